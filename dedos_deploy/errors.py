@@ -1,0 +1,63 @@
+"""Errors a user can cause or meet, and the one way to ask for an optional dependency.
+
+Every message is one sentence that says what was received, what is allowed and what to do next.
+Command lines print it on stderr and exit with code 2; anything else is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+class DedosError(Exception):
+    """Base of every error that the user can act on."""
+
+
+class BadInputError(DedosError, ValueError):
+    """An argument, a file or a class list is not usable."""
+
+
+class BadBundleError(DedosError):
+    """A bundle is damaged, incomplete, or does not match its manifest."""
+
+
+class UnsupportedVersionError(BadBundleError):
+    """An artefact was written by a newer format than this version reads."""
+
+
+class SourceError(DedosError):
+    """A camera, stream, video or folder cannot be opened or read."""
+
+
+class SinkError(DedosError):
+    """An output cannot be opened or written."""
+
+
+class EngineError(DedosError):
+    """An engine cannot be built, loaded or run."""
+
+
+class ParityError(DedosError):
+    """A deployed graph disagrees with the model it was exported from."""
+
+
+class MissingExtraError(DedosError, ImportError):
+    """An optional dependency is not installed."""
+
+
+def require(module: str, *, extra: str, purpose: str) -> ModuleType:
+    """Return the imported `module`, or raise MissingExtraError naming the extra that brings it.
+
+    >>> require("json", extra="train", purpose="reading settings").__name__
+    'json'
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.split(".")[0] != module.split(".")[0]:
+            raise
+        raise MissingExtraError(
+            f"{purpose} needs the package {module.split('.')[0]!r}, which is not installed; "
+            f"run: pip install 'dedos-deploy[{extra}]'"
+        ) from error

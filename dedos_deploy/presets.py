@@ -1,0 +1,217 @@
+"""Model presets: one table of frozen configurations, from the paper's sizes to `nano`."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
+
+from dedos_deploy.errors import BadInputError
+
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+
+Activation = Literal["quick_gelu", "gelu"]
+PixelDecoderKind = Literal["msdeform", "fpn"]
+AggregationKind = Literal["none", "light"]
+ClipTune = Literal["none", "ln", "qv", "all"]
+
+
+@dataclass(frozen=True)
+class TextTowerConfig:
+    """Text tower of CLIP: `width` channels, `layers` blocks, `heads` heads."""
+
+    width: int
+    layers: int
+    heads: int
+    context_length: int = 77
+    tokens: int = 49408
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """A CLIP model with a ViT trunk.
+
+    architecture: open_clip's name, or `dedos-nano` for our own small one;
+    grid: side of the square position-embedding grid it was trained with; text_width: D;
+    mean, std: RGB in [0, 1] units, as in open_clip's preprocessing.
+    """
+
+    architecture: str
+    patch: int
+    width: int
+    layers: int
+    heads: int
+    grid: int
+    text_width: int
+    text: TextTowerConfig
+    activation: Activation = "quick_gelu"
+    mean: tuple[float, float, float] = OPENAI_MEAN
+    std: tuple[float, float, float] = OPENAI_STD
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that decides the shape of a DEDOS model.
+
+    size_hw: default network size; queries, query_width: n and c of Eq. 6; basic_kernel and
+    diffusion_kernel: (n1, c1) and (n2, c2), whose products are n and c; steps: N of Eq. 7;
+    refine_blocks: indices of the trunk blocks followed by the refinement of Eq. 13-14;
+    refine_norm: LayerNorm before Eq. 13 (False: the literal formula);
+    detail_width: channels of the convolutional branch that gives the pixel decoder stride-4 and
+    stride-8 detail which a plain ViT lacks (0: none);
+    clip_tune: which parts of the trunk training may change.
+    """
+
+    preset: str
+    clip: ClipConfig
+    size_hw: tuple[int, int]
+    refine_blocks: tuple[int, ...]
+    pixel_decoder: PixelDecoderKind
+    pixel_layers: int
+    decoder_layers: int
+    queries: int = 100
+    query_width: int = 256
+    basic_kernel: tuple[int, int] = (25, 64)
+    diffusion_kernel: tuple[int, int] = (4, 4)
+    steps: int = 3
+    refine_norm: bool = True
+    detail_width: int = 0
+    pixel_ffn: int = 1024
+    aggregation: AggregationKind = "light"
+    aggregation_width: int = 16
+    decoder_heads: int = 8
+    decoder_ffn: int = 2048
+    text_blocks: int = 1
+    clip_tune: ClipTune = "none"
+
+    def __post_init__(self) -> None:
+        (n1, c1), (n2, c2) = self.basic_kernel, self.diffusion_kernel
+        if (n1 * n2, c1 * c2) != (self.queries, self.query_width):
+            raise BadInputError(
+                f"kernels {self.basic_kernel} and {self.diffusion_kernel} give "
+                f"{n1 * n2}x{c1 * c2} proxy queries, not {self.queries}x{self.query_width}"
+            )
+        if any(not 0 <= block < self.clip.layers for block in self.refine_blocks):
+            raise BadInputError(
+                f"refine_blocks {self.refine_blocks} must lie in [0, {self.clip.layers})"
+            )
+        self.check_size(self.size_hw)
+
+    def check_size(self, size_hw: tuple[int, int]) -> tuple[int, int]:
+        """Return `size_hw` if both sides are positive multiples of the patch, at least 2 patches.
+
+        Raises BadInputError naming the nearest size that fits.
+        """
+        patch = self.clip.patch
+        if all(side >= 2 * patch and side % patch == 0 for side in size_hw):
+            return size_hw
+        near = tuple(max(2 * patch, round(side / patch) * patch) for side in size_hw)
+        raise BadInputError(
+            f"size {size_hw[0]}x{size_hw[1]} does not fit {self.preset}, whose sides must be "
+            f"multiples of its patch {patch} and at least {2 * patch}; the nearest is "
+            f"{near[0]}x{near[1]}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values; `config_from_dict` is the inverse."""
+        return asdict(self)
+
+
+_CLIP_B16 = ClipConfig(
+    "ViT-B-16-quickgelu", 16, 768, 12, 12, grid=14, text_width=512, text=TextTowerConfig(512, 12, 8)
+)
+_CLIP_L14 = ClipConfig(
+    "ViT-L-14-quickgelu", 14, 1024, 24, 16, grid=16, text_width=768,
+    text=TextTowerConfig(768, 12, 12),
+)  # fmt: skip
+_CLIP_NANO = ClipConfig(
+    "dedos-nano", 16, 192, 6, 6, grid=14, text_width=384,
+    text=TextTowerConfig(128, 3, 4, context_length=32), activation="gelu",
+)  # fmt: skip
+
+_PAPER_L = ModelConfig(
+    preset="paper-l",
+    clip=_CLIP_L14,
+    size_hw=(644, 644),
+    refine_blocks=tuple(range(24)),
+    pixel_decoder="msdeform",
+    pixel_layers=6,
+    decoder_layers=9,
+)
+_PAPER_B = replace(
+    _PAPER_L,
+    preset="paper-b",
+    clip=_CLIP_B16,
+    size_hw=(640, 640),
+    refine_blocks=tuple(range(12)),
+)
+_EDGE_B = replace(
+    _PAPER_B,
+    preset="edge-b",
+    size_hw=(448, 448),
+    refine_blocks=(2, 5, 8, 11),
+    pixel_decoder="fpn",
+    pixel_layers=0,
+    decoder_layers=3,
+    decoder_ffn=1024,
+    detail_width=32,
+)
+_EDGE_L = replace(_EDGE_B, preset="edge-l", clip=_CLIP_L14, refine_blocks=(5, 11, 17, 23))
+_NANO = replace(
+    _EDGE_B,
+    preset="nano",
+    clip=_CLIP_NANO,
+    size_hw=(240, 320),
+    refine_blocks=(1, 3, 5),
+    queries=50,
+    query_width=128,
+    basic_kernel=(25, 32),
+    diffusion_kernel=(2, 4),
+    decoder_ffn=256,
+    clip_tune="all",
+)
+
+PRESETS: dict[str, ModelConfig] = {
+    config.preset: config for config in (_PAPER_L, _PAPER_B, _EDGE_L, _EDGE_B, _NANO)
+}
+
+
+def get_preset(name: str) -> ModelConfig:
+    """Return the preset called `name`.
+
+    Raises BadInputError that lists the presets and the nearest name.
+    """
+    if name in PRESETS:
+        return PRESETS[name]
+    raise BadInputError(f"unknown preset {name!r}{_nearest(name, PRESETS)}; presets: "
+                        f"{', '.join(PRESETS)}")  # fmt: skip
+
+
+def _nearest(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f", did you mean {close[0]!r}?" if close else ""
+
+
+def config_from_dict(values: dict[str, Any]) -> ModelConfig:
+    """Return the ModelConfig written by `ModelConfig.to_dict`.
+
+    Raises BadInputError for an unknown, missing or mistyped key, naming the nearest one.
+    """
+    try:
+        clip = dict(values["clip"])
+        clip["text"] = TextTowerConfig(**_checked(TextTowerConfig, clip["text"], "clip.text"))
+        clip = _checked(ClipConfig, clip, "clip")
+        top = dict(_checked(ModelConfig, values, "config"))
+        top["clip"] = ClipConfig(**clip)
+        return ModelConfig(**top)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BadInputError(f"model configuration is incomplete or mistyped: {error}") from error
+
+
+def _checked(kind: type, values: dict[str, Any], where: str) -> dict[str, Any]:
+    known = {field.name for field in fields(kind)}
+    for key in values:
+        if key not in known:
+            raise BadInputError(f"unknown key {key!r} in {where}{_nearest(key, known)}")
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}

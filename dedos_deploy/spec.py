@@ -1,0 +1,105 @@
+"""The graph contract: names, shapes and dtypes of the deployed image graph, defined once.
+
+Letters: B batch, K slots, D text width, H, W network size, h, w score map size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+SCORE_STRIDE = 4
+"""Pixels of the network input per cell of the score map, along each axis."""
+
+SLOT_BUCKETS = (16, 64, 256)
+"""Numbers of slots K that a TensorRT engine has a static profile for."""
+
+NONE_UINT8 = 255
+NONE_UINT16 = 65535
+MAX_UINT8_CLASSES = 254
+"""With more classes than this, label maps are uint16 and unlabelled pixels are NONE_UINT16."""
+
+MAX_CLASSES = 65534
+
+Dim = int | str
+DType = Literal["uint8", "float16", "float32"]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One named tensor: symbolic dims are strings (`K`), fixed ones are numbers."""
+
+    name: str
+    shape: tuple[Dim, ...]
+    dtype: DType
+    meaning: str
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """The four tensors of one exported graph.
+
+    height, width: network size in pixels; batch: fixed number of images per run;
+    text_width: D; score_dtype: dtype of the output.
+    """
+
+    height: int
+    width: int
+    text_width: int
+    batch: int = 1
+    score_dtype: DType = "float32"
+
+    @property
+    def score_hw(self) -> tuple[int, int]:
+        """Height and width of the score map, (H // 4, W // 4)."""
+        return self.height // SCORE_STRIDE, self.width // SCORE_STRIDE
+
+    @property
+    def image(self) -> TensorSpec:
+        shape = (self.batch, self.height, self.width, 3)
+        return TensorSpec("image", shape, "uint8", "BGR, resized to the network size")
+
+    @property
+    def text(self) -> TensorSpec:
+        meaning = "L2-normalised text embeddings, one row per slot"
+        return TensorSpec("text", ("K", self.text_width), "float32", meaning)
+
+    @property
+    def valid(self) -> TensorSpec:
+        return TensorSpec("valid", ("K",), "float32", "1 for a used slot, 0 for padding")
+
+    @property
+    def scores(self) -> TensorSpec:
+        shape = (self.batch, "K", *self.score_hw)
+        return TensorSpec("scores", shape, self.score_dtype, "per-class evidence in [0, 1]")
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, TensorSpec, TensorSpec]:
+        return self.image, self.text, self.valid
+
+    @property
+    def outputs(self) -> tuple[TensorSpec]:
+        return (self.scores,)
+
+
+def none_id(classes: int) -> int:
+    """Return the label-map id of an unlabelled pixel for a vocabulary of `classes` entries.
+
+    >>> none_id(254), none_id(255)
+    (255, 65535)
+    """
+    return NONE_UINT8 if classes <= MAX_UINT8_CLASSES else NONE_UINT16
+
+
+def bucket_for(slots: int) -> int:
+    """Return the smallest slot bucket that holds `slots`.
+
+    Raises ValueError when more than the largest bucket is asked for.
+
+    >>> bucket_for(2), bucket_for(17), bucket_for(171)
+    (16, 64, 256)
+    """
+    for bucket in SLOT_BUCKETS:
+        if slots <= bucket:
+            return bucket
+    raise ValueError(f"{slots} slots do not fit the largest engine profile, {SLOT_BUCKETS[-1]}")

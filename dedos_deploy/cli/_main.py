@@ -1,0 +1,55 @@
+"""What every command line shares: parse, run, and turn what the user can act on into an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from dedos_deploy.errors import DedosError
+
+EXIT_OK = 0
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+
+
+def run_command(
+    build_parser: Callable[[], argparse.ArgumentParser],
+    run: Callable[[argparse.Namespace], int],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Return the exit code of one command line.
+
+    build_parser: returns the parser, importing nothing heavy, so that --help is quick;
+    run: does the work and returns its own exit code; argv: arguments, sys.argv[1:] if None.
+
+    A DedosError becomes one line on stderr and 2, as argparse's own errors do; Ctrl-C becomes 130;
+    a closed stdout (`| head`) becomes 141. Anything else is a bug and keeps its traceback.
+    """
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    try:
+        code = run(args)
+        sys.stdout.flush()
+    except DedosError as error:
+        print(f"{parser.prog}: error: {one_line(str(error))}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print(f"\n{parser.prog}: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Python flushes stdout once more at exit; on a closed pipe that would print a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+    return code
+
+
+def one_line(message: str) -> str:
+    """Return `message` with every run of whitespace, line breaks included, as one space.
+
+    >>> one_line("two\\n  lines")
+    'two lines'
+    """
+    return " ".join(message.split())

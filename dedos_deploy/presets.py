@@ -49,6 +49,11 @@ class ClipConfig:
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
 
+    def __post_init__(self) -> None:
+        for name in ("patch", "width", "layers", "heads", "grid", "text_width"):
+            if getattr(self, name) < 1:
+                raise BadInputError(f"clip.{name} must be at least 1, not {getattr(self, name)}")
+
 
 @dataclass(frozen=True)
 class ModelConfig:

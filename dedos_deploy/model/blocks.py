@@ -1,0 +1,129 @@
+"""Shared blocks, written so that one module serves training, FP32 export and FP16 export.
+
+Note [Precision islands]
+`freeze(precision="fp16")` turns the weights of Linear and convolution layers to half. Whatever must
+stay in float32 says so here, by casting up and back around itself: LayerNorm, softmax, L2
+normalisation, linear attention's normaliser. In float32 these casts are no-ops and leave no node.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dedos_deploy.presets import Activation
+
+MASKED = -1.0e4
+"""Logit of a masked key: finite, since -inf rows give NaN, and inside float16's range."""
+
+
+class LayerNorm(nn.LayerNorm):
+    """LayerNorm over the last axis, computed in float32, returned in the input's dtype."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.float()).to(input.dtype)
+
+
+class QuickGelu(nn.Module):
+    """x * sigmoid(1.702 x), the activation OpenAI's CLIP weights were trained with."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+def activation(kind: Activation) -> nn.Module:
+    return {"quick_gelu": QuickGelu, "gelu": nn.GELU}[kind]()
+
+
+def softmax(logits: Tensor) -> Tensor:
+    """Return softmax over the last axis, computed in float32, in the input's dtype."""
+    return logits.float().softmax(-1).to(logits.dtype)
+
+
+def normalize(x: Tensor) -> Tensor:
+    """Return x scaled to unit L2 norm over the last axis, in float32."""
+    x = x.float()
+    return x * torch.rsqrt((x * x).sum(-1, keepdim=True) + 1e-12)
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """[B, N, C] -> [B, heads, N, C / heads]."""
+    batch, tokens, width = x.shape
+    return x.reshape(batch, tokens, heads, width // heads).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """[B, heads, N, d] -> [B, N, heads * d]."""
+    batch, heads, tokens, width = x.shape
+    return x.transpose(1, 2).reshape(batch, tokens, heads * width)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return softmax(q kᵀ / √d + bias) v for q, k, v [B, heads, N, d]; bias broadcasts in float32."""
+    logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    if bias is not None:
+        return (logits.float() + bias).softmax(-1).to(v.dtype) @ v
+    return softmax(logits) @ v
+
+
+def linear_attend(q: Tensor, k: Tensor, v: Tensor, valid: Tensor) -> Tensor:
+    """Return linear attention with feature map φ = elu + 1 (Katharopoulos et al., Eq. 4-6).
+
+    out_i = φ(q_i) Σ_j m_j φ(k_j)ᵀ v_j / (φ(q_i) · Σ_j m_j φ(k_j)), all in float32, where the mask
+    m = valid [..., K] in {0, 1} removes padded keys exactly.
+
+    q: [..., N, d]; k: [..., K, d]; v: [..., K, e]; returns float32 [..., N, e].
+    """
+    q, k, v = F.elu(q.float()) + 1, (F.elu(k.float()) + 1) * valid[..., None], v.float()
+    normaliser = (q * k.sum(-2, keepdim=True)).sum(-1, keepdim=True)
+    return (q @ (k.transpose(-1, -2) @ v)) / (normaliser + 1e-6)
+
+
+def resize_map(x: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """Return x [B, C, h, w] bilinearly resized (half-pixel centres); x itself when it fits."""
+    if (x.shape[-2], x.shape[-1]) == tuple(size_hw):
+        return x
+    return F.interpolate(x, size=size_hw, mode="bilinear", align_corners=False)
+
+
+def tokens_from_map(x: Tensor) -> Tensor:
+    """[B, C, h, w] -> [B, h * w, C]."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def map_from_tokens(x: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """[B, h * w, C] -> [B, C, h, w]."""
+    return x.transpose(1, 2).reshape(x.shape[0], x.shape[2], *size_hw)
+
+
+class Mlp(nn.Sequential):
+    """Linear layers of the given widths with ReLU between them."""
+
+    def __init__(self, *widths: int) -> None:
+        layers: list[nn.Module] = []
+        for index, (wide, narrow) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+            layers += [nn.ReLU()] * (index > 0) + [nn.Linear(wide, narrow)]
+        super().__init__(*layers)
+
+
+def sine_position(size_hw: tuple[int, int], width: int, *, like: Tensor) -> Tensor:
+    """Return the 2-D sine position embedding of DETR, [1, h * w, width], normalised to [0, 2π]."""
+    height, wide = size_hw
+    axis = torch.arange(width // 4, device=like.device, dtype=torch.float32)
+    frequency = 10000.0 ** (-axis / (width // 4))
+    rows = (torch.arange(height, device=like.device, dtype=torch.float32) + 0.5) / height
+    cols = (torch.arange(wide, device=like.device, dtype=torch.float32) + 0.5) / wide
+
+    def encode(position: Tensor) -> Tensor:
+        angle = position[:, None] * (2 * torch.pi) * frequency
+        return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+    grid_y = encode(rows)[:, None].expand(height, wide, width // 2)
+    grid_x = encode(cols)[None].expand(height, wide, width // 2)
+    return torch.cat([grid_y, grid_x], dim=-1).reshape(1, height * wide, width).to(like.dtype)
+
+
+Precision = Literal["fp32", "fp16"]

@@ -1,0 +1,182 @@
+"""CLIP's ViT trunk on uint8 BGR frames, with a refinement hook after chosen blocks.
+
+Parameters load from open_clip by the explicit table in `open_clip_weights.py`.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dedos_deploy.model.blocks import LayerNorm, activation, attend, merge_heads, split_heads
+from dedos_deploy.model.refinement import FoldedRefinement, Refinement
+from dedos_deploy.presets import ClipConfig
+
+
+class PatchEmbedding(nn.Module):
+    """open_clip's preprocessing and patch convolution, from the deployed graph's uint8 BGR input.
+
+    image: uint8 [B, H, W, 3] BGR -> [B, (H/p)(W/p), C]. Channels are flipped to RGB, scaled to
+    [0, 1] and normalised by CLIP's mean and std before the bias-free convolution.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: ClipConfig) -> None:
+        super().__init__()
+        self.patch = config.patch
+        self.conv = nn.Conv2d(3, config.width, config.patch, stride=config.patch, bias=False)
+        self.register_buffer("mean", torch.tensor(config.mean), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        rgb = image.to(self.conv.weight.dtype).flip(-1) / 255
+        rgb = (rgb - self.mean) / self.std
+        return self.conv(rgb.permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)
+
+    def folded(self) -> FoldedPatchEmbedding:
+        """Return the same map as one matrix product on raw BGR bytes.
+
+        A linear map of a linear map: with u the BGR bytes of a patch in (y, x, channel) order,
+        conv((u/255 - mean)/std) = u @ W' + b'. Computed in float64.
+        """
+        weight = self.conv.weight.detach().double()  # [C, 3 RGB, p, p]
+        mean, std = self.mean.double(), self.std.double()
+        bias = -(weight.sum((2, 3)) * (mean / std)).sum(1)
+        scaled = weight / (255 * std)[None, :, None, None]
+        matrix = scaled.flip(1).permute(2, 3, 1, 0).reshape(-1, weight.shape[0])
+        return FoldedPatchEmbedding(matrix.float(), bias.float(), self.patch)
+
+
+class FoldedPatchEmbedding(nn.Module):
+    """Patch embedding as one Linear on bytes; see `PatchEmbedding.folded`."""
+
+    def __init__(self, matrix: Tensor, bias: Tensor, patch: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.linear = nn.Linear(*matrix.shape)
+        self.linear.weight.data = matrix.t().contiguous()
+        self.linear.bias.data = bias
+
+    def forward(self, image: Tensor) -> Tensor:
+        batch, height, width, _ = image.shape
+        p = self.patch
+        # The cast comes first: TensorRT refuses Transpose on uint8.
+        x = image.to(self.linear.weight.dtype)
+        x = x.reshape(batch, height // p, p, width // p, p * 3).transpose(2, 3)
+        return self.linear(x.reshape(batch, (height // p) * (width // p), p * p * 3))
+
+
+class TrunkBlock(nn.Module):
+    """Pre-norm transformer block with open_clip's fused qkv projection."""
+
+    def __init__(self, config: ClipConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.heads = config.heads
+        self.ln_1 = LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.ln_2 = LayerNorm(width)
+        self.fc = nn.Linear(width, 4 * width)
+        self.act = activation(config.activation)
+        self.proj = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.ln_1(x)).chunk(3, dim=-1)
+        mixed = attend(*(split_heads(part, self.heads) for part in (q, k, v)))
+        x = x + self.out(merge_heads(mixed))
+        return x + self.proj(self.act(self.fc(self.ln_2(x))))
+
+
+class PositionEmbedding(nn.Module):
+    """Learned positions of a square grid, resized bicubically to the grid at hand."""
+
+    def __init__(self, grid: int, width: int) -> None:
+        super().__init__()
+        self.grid = grid
+        self.cls = nn.Parameter(torch.randn(1, width) * width**-0.5)
+        self.table = nn.Parameter(torch.randn(grid * grid, width) * width**-0.5)
+
+    def forward(self, grid_hw: tuple[int, int]) -> Tensor:
+        """Return [1, 1 + gh * gw, C]; row 0 belongs to the CLS token."""
+        if grid_hw == (self.grid, self.grid):
+            return torch.cat([self.cls, self.table])[None]
+        square = self.table.reshape(1, self.grid, self.grid, -1).permute(0, 3, 1, 2)
+        resized = F.interpolate(square, size=grid_hw, mode="bicubic", align_corners=False)
+        flat = resized.flatten(2).transpose(1, 2)[0]
+        return torch.cat([self.cls, flat])[None]
+
+    def frozen(self, grid_hw: tuple[int, int]) -> FixedPosition:
+        with torch.no_grad():
+            return FixedPosition(self(grid_hw))
+
+
+class FixedPosition(nn.Module):
+    """The position embedding of one grid as a constant."""
+
+    value: Tensor
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("value", value)
+
+    def forward(self, grid_hw: tuple[int, int]) -> Tensor:
+        return self.value
+
+
+class ClipTrunk(nn.Module):
+    """CLIP image encoder that returns token maps after chosen blocks.
+
+    refine_blocks: blocks whose output passes through the refinement of Eq. 13-14, CLS excluded.
+    """
+
+    def __init__(self, config: ClipConfig, refine_blocks: tuple[int, ...]) -> None:
+        super().__init__()
+        self.patch = config.patch
+        self.refine_blocks = refine_blocks
+        self.patch_embedding: nn.Module = PatchEmbedding(config)
+        self.cls = nn.Parameter(torch.randn(config.width) * config.width**-0.5)
+        self.position: nn.Module = PositionEmbedding(config.grid, config.width)
+        self.ln_pre = LayerNorm(config.width)
+        self.blocks = nn.ModuleList(TrunkBlock(config) for _ in range(config.layers))
+        self.ln_post = LayerNorm(config.width)
+        self.proj = nn.Linear(config.width, config.text_width, bias=False)
+
+    def embed(self, image: Tensor) -> Tensor:
+        """Return the tokens that enter the first block, [B, 1 + N, C], for uint8 [B, H, W, 3]."""
+        grid_hw = (image.shape[1] // self.patch, image.shape[2] // self.patch)
+        patches = self.patch_embedding(image)
+        cls = self.cls.to(patches.dtype).expand(image.shape[0], 1, -1)
+        x = torch.cat([cls, patches], dim=1) + self.position(grid_hw).to(patches.dtype)
+        return self.ln_pre(x)
+
+    def forward(
+        self,
+        image: Tensor,
+        refine: Refinement | FoldedRefinement,
+        q_hat: Tensor | None,
+        taps: tuple[int, ...],
+    ) -> list[Tensor]:
+        """Return the patch tokens [B, N, C] after each block in `taps`, in that order.
+
+        q_hat: the projected proxy queries of Eq. 13, None when `refine` holds them as constants.
+        """
+        x = self.embed(image)
+        tapped: dict[int, Tensor] = {}
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if index in self.refine_blocks:
+                x = torch.cat([x[:, :1], refine(x[:, 1:], q_hat)], dim=1)
+            if index in taps:
+                tapped[index] = x[:, 1:]
+        return [tapped[index] for index in taps]
+
+    def image_embedding(self, image: Tensor) -> Tensor:
+        """Return plain CLIP's image embedding [B, D], not normalised and without refinement."""
+        x = self.embed(image)
+        for block in self.blocks:
+            x = block(x)
+        return self.proj(self.ln_post(x[:, 0]))  # type: ignore[no-any-return]

@@ -1,0 +1,156 @@
+"""DEDOS as one module: the diffusion-free graph, and what training reads beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dedos_deploy.model.clip_trunk import ClipTrunk
+from dedos_deploy.model.cost_aggregation import CostAggregation
+from dedos_deploy.model.detail_branch import DetailBranch
+from dedos_deploy.model.mask_decoder import MaskDecoder
+from dedos_deploy.model.pixel_decoder import MaskFeatures, PixelDecoder
+from dedos_deploy.model.proxy_queries import ProxyQueries
+from dedos_deploy.model.refinement import FoldedRefinement, Refinement
+from dedos_deploy.model.text_aggregation import TextAggregation, scores_from_logits
+from dedos_deploy.model.text_tower import TextTower
+from dedos_deploy.presets import ModelConfig
+from dedos_deploy.spec import SCORE_STRIDE
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the criterion reads.
+
+    class_logits: [B, Q, K]; mask_logits: [B, Q, h, w]; auxiliary: the same pair for the queries
+    before the first decoder layer and after each one but the last; dense_logits: [B, K, gh, gw]
+    class logits of the cost aggregation, None without it.
+    """
+
+    class_logits: Tensor
+    mask_logits: Tensor
+    auxiliary: tuple[tuple[Tensor, Tensor], ...]
+    dense_logits: Tensor | None
+
+
+@dataclass(frozen=True)
+class _Features:
+    objects: list[Tensor]
+    mask_features: Tensor
+    dense_logits: Tensor | None
+
+
+class Dedos(nn.Module):
+    """Refined CLIP, pixel decoder, cost aggregation, mask decoder, text aggregation.
+
+    Inputs and outputs follow the graph contract (`dedos_deploy.spec`): image uint8 [B, H, W, 3]
+    BGR, text float32 [K, D] unit rows, valid float32 [K]; scores [B, K, H // 4, W // 4] in [0, 1].
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        clip, width = config.clip, config.query_width
+        self.taps = decoder_taps(clip.layers)
+        self.trunk = ClipTrunk(clip, config.refine_blocks)
+        self.text_tower = TextTower(clip.text, clip.text_width, clip.activation)
+        self.proxy_queries = ProxyQueries(
+            config.basic_kernel, config.diffusion_kernel, config.steps
+        )
+        self.refinement: Refinement | FoldedRefinement = Refinement(
+            width, clip.width, norm=config.refine_norm
+        )
+        self.detail = DetailBranch(config.detail_width) if config.detail_width else None
+        details = self.detail.widths if self.detail is not None else ()
+        self.pixel_decoder = PixelDecoder(
+            config.pixel_decoder,
+            clip_width=clip.width,
+            width=width,
+            layers=config.pixel_layers,
+            ffn=config.pixel_ffn,
+            heads=config.decoder_heads,
+            detail_widths=details,
+        )
+        self.cost_aggregation = (
+            CostAggregation(width, clip.text_width, config.aggregation_width)
+            if config.aggregation == "light"
+            else None
+        )
+        self.mask_features = MaskFeatures(width, details)
+        self.mask_decoder = MaskDecoder(
+            width,
+            queries=config.queries,
+            layers=config.decoder_layers,
+            heads=config.decoder_heads,
+            ffn=config.decoder_ffn,
+        )
+        self.text_aggregation = TextAggregation(
+            width, clip.text_width, blocks=config.text_blocks, heads=config.decoder_heads
+        )
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """Return text embeddings [N, D], not normalised, of BPE tokens int64 [N, L]."""
+        return self.text_tower(tokens)  # type: ignore[no-any-return]
+
+    def forward(self, image: Tensor, text: Tensor, valid: Tensor) -> Tensor:
+        features = self._features(image, text, valid, None)
+        objects = features.objects[-1]
+        class_logits = self.text_aggregation(objects, text, valid)
+        mask_logits = self.mask_decoder.mask_logits(objects, features.mask_features)
+        return scores_from_logits(class_logits, mask_logits, valid)
+
+    def predict(
+        self, image: Tensor, text: Tensor, valid: Tensor, proxy: Tensor | None = None
+    ) -> Predictions:
+        """Return all logits that training supervises.
+
+        proxy: global queries Q, [n, c] or one set per image [B, n, c]; default: the proxy bank.
+        """
+        features = self._features(image, text, valid, proxy)
+        pairs = [
+            (
+                self.text_aggregation(objects, text, valid),
+                self.mask_decoder.mask_logits(objects, features.mask_features),
+            )
+            for objects in features.objects
+        ]
+        return Predictions(*pairs[-1], tuple(pairs[:-1]), features.dense_logits)
+
+    def _features(
+        self, image: Tensor, text: Tensor, valid: Tensor, proxy: Tensor | None
+    ) -> _Features:
+        patch = self.config.clip.patch
+        height, width = image.shape[1], image.shape[2]
+        grid_hw = (height // patch, width // patch)
+        proxy = self.proxy_queries() if proxy is None else proxy
+        folded = isinstance(self.refinement, FoldedRefinement)
+        q_hat = None if folded else self.refinement.q_hat(proxy)
+        taps = self.trunk(image, self.refinement, q_hat, self.taps)
+        detail = self.detail(image) if self.detail is not None else ()
+        levels = self.pixel_decoder(taps, grid_hw, detail)
+        dense: Tensor | None = None
+        if self.cost_aggregation is not None:
+            clip_embedding = self.trunk.proj(self.trunk.ln_post(taps[-1]))
+            levels, dense = self.cost_aggregation(levels, clip_embedding, text, valid)
+        score_hw = (height // SCORE_STRIDE, width // SCORE_STRIDE)
+        mask_features = self.mask_features(levels[-1], score_hw, detail)
+        objects = self.mask_decoder(proxy, levels, mask_features)
+        return _Features(objects, mask_features, dense)
+
+
+def decoder_taps(layers: int) -> tuple[int, int, int]:
+    """Return the trunk blocks whose outputs feed the fine, middle and coarse levels.
+
+    >>> decoder_taps(12), decoder_taps(24), decoder_taps(6)
+    ((5, 8, 11), (11, 17, 23), (2, 3, 5))
+    """
+    return layers // 2 - 1, 3 * layers // 4 - 1, layers - 1
+
+
+def build_model(config: ModelConfig, *, seed: int = 0) -> Dedos:
+    """Return a DEDOS model with random weights drawn from `seed`, in eval mode."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Dedos(config).eval()

@@ -1,0 +1,67 @@
+"""CLIP's text tower: causal transformer over BPE tokens, pooled at the end-of-text token."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dedos_deploy.model.blocks import (
+    MASKED,
+    LayerNorm,
+    activation,
+    attend,
+    merge_heads,
+    split_heads,
+)
+from dedos_deploy.presets import Activation, TextTowerConfig
+
+
+class TextBlock(nn.Module):
+    """Pre-norm transformer block with a causal mask."""
+
+    def __init__(self, width: int, heads: int, act: Activation) -> None:
+        super().__init__()
+        self.heads = heads
+        self.ln_1 = LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.ln_2 = LayerNorm(width)
+        self.fc = nn.Linear(width, 4 * width)
+        self.act = activation(act)
+        self.proj = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.ln_1(x)).chunk(3, dim=-1)
+        mixed = attend(*(split_heads(part, self.heads) for part in (q, k, v)), bias)
+        x = x + self.out(merge_heads(mixed))
+        return x + self.proj(self.act(self.fc(self.ln_2(x))))  # type: ignore[no-any-return]
+
+
+class TextTower(nn.Module):
+    """tokens int64 [N, L] -> text embedding [N, D], not normalised.
+
+    The end-of-text token has the largest id, so argmax finds it.
+    """
+
+    causal: Tensor
+
+    def __init__(self, config: TextTowerConfig, text_width: int, act: Activation) -> None:
+        super().__init__()
+        self.token_embedding = nn.Embedding(config.tokens, config.width)
+        self.position = nn.Parameter(torch.randn(config.context_length, config.width) * 0.01)
+        self.blocks = nn.ModuleList(
+            TextBlock(config.width, config.heads, act) for _ in range(config.layers)
+        )
+        self.ln_final = LayerNorm(config.width)
+        self.projection = nn.Linear(config.width, text_width, bias=False)
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+        mask = torch.full((config.context_length, config.context_length), MASKED).triu(1)
+        self.register_buffer("causal", mask, persistent=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.token_embedding(tokens) + self.position
+        for block in self.blocks:
+            x = block(x, self.causal)
+        end = tokens.argmax(-1, keepdim=True)[..., None].expand(-1, 1, x.shape[-1])
+        pooled = self.ln_final(x).gather(1, end)[:, 0]
+        return self.projection(pooled)  # type: ignore[no-any-return]

@@ -1,0 +1,168 @@
+"""JSON values checked against annotated dataclasses, so that a wrong one is named by its path."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+_MAX_INT = 2**31 - 1
+_KINDS: dict[type, str] = {
+    str: "a string",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a finite number",
+    list: "a list",
+    dict: "an object",
+    type(None): "null",
+}
+
+
+class FieldError(Exception):
+    """One field is wrong; the message names it."""
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """Return `repr(value)` on one line, shortened to `limit` characters.
+
+    >>> shown("a" * 90)
+    "'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa..."
+    """
+    # Sliced first: the repr of a hostile value may be as large as the file it came from.
+    text = repr(value[: limit + 1] if isinstance(value, (str, list, tuple)) else value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def load_json(text: str) -> object:
+    """Return the value of a JSON text.
+
+    Raises FieldError for anything that RFC 8259 does not allow or leaves open: syntax, NaN and
+    Infinity, a key given twice, nesting deeper than Python's parser can follow.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        raise FieldError(
+            f"is not valid JSON ({error.msg} at line {error.lineno}, column {error.colno})"
+        ) from error
+    except ValueError as error:  # a number with more digits than Python converts
+        raise FieldError("is not valid JSON (a number is too long)") from error
+    except RecursionError as error:
+        raise FieldError("is not valid JSON (nested too deeply)") from error
+
+
+def checked(hint: Any, value: object, path: str, *, complete: bool) -> Any:
+    """Return `value`, a JSON value, as the type that `hint` describes.
+
+    hint: dataclass, Literal, union, list, dict, tuple or scalar type; path: name of the field;
+    complete: whether dataclass fields that have a default must be given all the same.
+
+    Raises FieldError naming the path, what was found and what is allowed.
+    """
+    origin = get_origin(hint)
+    if origin is Literal:
+        return _literal(get_args(hint), value, path)
+    if origin in (Union, types.UnionType):
+        return _union(get_args(hint), value, path, complete)
+    if origin is list:
+        (item,) = get_args(hint)
+        values = _of_kind(list, value, path)
+        return [checked(item, v, f"{path}[{i}]", complete=complete) for i, v in enumerate(values)]
+    if origin is tuple:
+        return _tuple(get_args(hint), value, path, complete)
+    if origin is dict:
+        _, item = get_args(hint)
+        pairs = _of_kind(dict, value, path).items()
+        names = [checked(str, k, f"{path}.{k}", complete=complete) for k, _ in pairs]
+        items = [checked(item, v, f"{path}.{k}", complete=complete) for k, v in pairs]
+        return dict(zip(names, items, strict=True))
+    if is_dataclass(hint):
+        return _record(hint, value, path, complete)
+    return value if hint is Any else _of_kind(hint, value, path)
+
+
+def _of_kind(kind: type, value: object, path: str) -> Any:
+    if kind is float and type(value) is int and abs(value) <= _MAX_INT:
+        return float(value)
+    # `type(...) is`: True is an int to isinstance, and a size of `true` pixels must not pass.
+    if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
+        raise _mistyped(path, _KINDS[kind], value)
+    if isinstance(value, int) and abs(value) > _MAX_INT:
+        raise _mistyped(path, f"a whole number up to {_MAX_INT}", value)
+    if isinstance(value, str) and not value.isprintable():
+        raise _mistyped(path, "printable text on one line", value)
+    return value
+
+
+def _mistyped(path: str, expected: str, value: object) -> FieldError:
+    found = shown(value) if type(value) not in (list, dict) else _KINDS[type(value)]
+    return FieldError(f"field {shown(path)} must be {expected}, not {found}")
+
+
+def _literal(allowed: tuple[object, ...], value: object, path: str) -> object:
+    # Types are compared too, because 1 == True.
+    if any(value == known and type(value) is type(known) for known in allowed):
+        return value
+    raise _mistyped(path, f"one of {', '.join(map(repr, allowed))}", value)
+
+
+def _union(hints: tuple[Any, ...], value: object, path: str, complete: bool) -> object:
+    if value is None and type(None) in hints:
+        return None
+    (hint,) = (hint for hint in hints if hint is not type(None))
+    return checked(hint, value, path, complete=complete)
+
+
+def _tuple(items: tuple[Any, ...], value: object, path: str, complete: bool) -> tuple[Any, ...]:
+    values = list(value) if isinstance(value, tuple) else _of_kind(list, value, path)
+    if items[-1] is Ellipsis:
+        items = (items[0],) * len(values)
+    if len(values) != len(items):
+        raise FieldError(f"field {shown(path)} must have {len(items)} values, not {len(values)}")
+    numbered = enumerate(zip(items, values, strict=True))
+    return tuple(checked(hint, v, f"{path}[{i}]", complete=complete) for i, (hint, v) in numbered)
+
+
+def _record(kind: Any, value: object, path: str, complete: bool) -> Any:
+    values = _of_kind(dict, value, path)
+    known = {field.name: field for field in fields(kind)}
+    prefix = f"{path}." if path else ""
+    for key in values:
+        if key not in known:
+            raise FieldError(f"unknown key {shown(prefix + key)}{nearest(key, known)}")
+    for name, field in known.items():
+        optional = field.default is not MISSING or field.default_factory is not MISSING
+        if name not in values and (complete or not optional):
+            raise FieldError(f"key {shown(prefix + name)} is missing")
+    hints = get_type_hints(kind)
+    return kind(**{
+        name: checked(hints[name], item, prefix + name, complete=complete)
+        for name, item in values.items()
+    })  # fmt: skip
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a hint that names the known word closest to `name`, or "" when none is close.
+
+    >>> nearest("presett", ["preset", "target"])
+    ", did you mean 'preset'?"
+    """
+    close = difflib.get_close_matches(name[:80], list(known), n=1)
+    return f", did you mean {close[0]!r}?" if close else ""
+
+
+def _unique(pairs: list[tuple[str, object]]) -> Mapping[str, object]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise FieldError(f"has the key {shown(twice)} twice")
+    return values
+
+
+def _no_constant(name: str) -> object:
+    raise FieldError(f"is not valid JSON ({name} is not a JSON number)")

@@ -1,0 +1,80 @@
+"""Names of files inside a bundle: portable, relative, never leading out of the folder."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+from dedos_deploy.bundle._fields import shown
+
+MANIFEST = "manifest.json"
+MODEL = "model.onnx"
+TEXT_ENCODER = "text_encoder.onnx"
+TOKENIZER = "tokenizer.json"
+REPORT = "report.json"
+ENGINES = "engines"
+REQUIRED = (MODEL, TEXT_ENCODER, TOKENIZER)
+"""Files that every bundle lists in its manifest."""
+
+_MAX_NAME = 200
+_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+_VOCABULARY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_HASH = re.compile(r"[0-9a-f]{64}")
+_CHUNK = 1 << 20
+
+
+def is_safe_name(name: str) -> bool:
+    """Return whether `name` may be a file of a bundle: letters, digits, `_.+-`, parts split by `/`.
+
+    >>> is_safe_name("engines/rtx/model.bin"), is_safe_name("../model.onnx"), is_safe_name("/etc")
+    (True, False, False)
+    """
+    return len(name) <= _MAX_NAME and all(_PART.fullmatch(part) for part in name.split("/"))
+
+
+def is_sha256(text: str) -> bool:
+    """Return whether `text` is a SHA-256 digest in lower-case hexadecimal."""
+    return _HASH.fullmatch(text) is not None
+
+
+def clash(names: Iterable[str]) -> str | None:
+    """Return a sentence part on the first two names that cannot stand beside each other, or None.
+
+    Names that differ only in case are one file on Windows and macOS; a name cannot be a file and
+    the folder of another.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(name.casefold(), name)
+        if other is not name:
+            return f"{shown(name)} comes twice" + ("" if other == name else f" (as {other!r})")
+    for key, name in seen.items():
+        for parent in Path(key).parents:
+            if parent.as_posix() in seen:
+                return f"{shown(name)} lies in {shown(seen[parent.as_posix()])}, which is a file"
+    return None
+
+
+def vocabulary_file(name: str) -> str:
+    """Return the file of the vocabulary called `name`.
+
+    >>> vocabulary_file("base")
+    'vocabularies/base.safetensors'
+    """
+    return f"vocabularies/{name}.safetensors"
+
+
+def is_vocabulary_name(name: str) -> bool:
+    """Return whether `name` can be the name of a vocabulary shipped in a bundle."""
+    return len(name) <= _MAX_NAME // 2 and _VOCABULARY.fullmatch(name) is not None
+
+
+def sha256_of(stream: BinaryIO) -> str:
+    """Return the SHA-256 of all bytes from the position of `stream` to its end."""
+    digest = hashlib.sha256()
+    while chunk := stream.read(_CHUNK):
+        digest.update(chunk)
+    return digest.hexdigest()

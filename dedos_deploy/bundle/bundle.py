@@ -1,0 +1,186 @@
+"""Bundle: opens a bundle, holds it against its manifest, and gives its parts out by name."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import weakref
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from dedos_deploy.bundle._fields import nearest, shown
+from dedos_deploy.bundle._names import ENGINES, vocabulary_file
+from dedos_deploy.bundle._unpack import unpack
+from dedos_deploy.bundle._verify import read_manifest, verify_folder
+from dedos_deploy.bundle.manifest import Manifest
+from dedos_deploy.errors import BadBundleError, BadInputError, UnsupportedVersionError
+from dedos_deploy.spec import GraphSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+DEMO_NAME = "demo"
+"""The name of the bundle embedded in the package."""
+
+_DEMO_FILE = Path(__file__).parent.parent / "assets" / "demo.dedos"
+
+
+class Bundle:
+    """An open bundle; use it as a context manager, or call `close`.
+
+    manifest: its checked manifest; folder: where its files lie, which for a `.dedos` file is the
+    user's cache; name: what it was opened as.
+
+    with Bundle.open("demo") as bundle:
+        print(bundle.manifest.preset, bundle.spec.height, bundle.spec.width)
+    """
+
+    def __init__(self, manifest: Manifest, folder: Path, *, name: str, temporary: bool) -> None:
+        self.manifest = manifest
+        self.folder = folder
+        self.name = name
+        self._label = _label(name)
+        self._vocabularies: dict[str, tuple[tuple[str, ...], NDArray[np.float32]]] = {}
+        self._remove = (
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True) if temporary else None
+        )
+
+    @classmethod
+    def open(cls, path_or_name: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
+        """Return the bundle in a folder, in a `.dedos` file, or the embedded one called "demo".
+
+        verify: compare the SHA-256 of every file with the manifest; False does so only for files
+        under 1 MiB, which saves about a second per GB, and still checks all that is cheap.
+        A folder that is called demo is opened as "./demo".
+
+        Raises BadBundleError naming the first file or field that is wrong, UnsupportedVersionError
+        for a bundle of a newer format, BadInputError when nothing is there.
+        """
+        name = os.fspath(path_or_name)
+        path = _DEMO_FILE if name == DEMO_NAME else Path(name)
+        label = _label(name)
+        if not os.path.exists(path):
+            raise _nothing_there(name)
+        if path.is_dir():
+            folder, temporary = path, False
+            manifest = verify_folder(folder, label=label, hashes=verify)
+        else:
+            folder, temporary = unpack(path, label=label, hashes=verify)
+            manifest = read_manifest(folder, label=label)
+        return cls(manifest, folder, name=name, temporary=temporary)
+
+    @property
+    def spec(self) -> GraphSpec:
+        """The tensors of `model.onnx`."""
+        return self.manifest.spec
+
+    @property
+    def engines_folder(self) -> Path:
+        """Where engines built for a device are cached; it need not exist."""
+        return self.folder / ENGINES
+
+    def path(self, name: str) -> Path:
+        """Return the path of a file that the manifest lists, for example `model.onnx`.
+
+        Raises BadBundleError when the bundle does not hold it.
+        """
+        if name not in self.manifest.files:
+            raise BadBundleError(
+                f"{self._label}: holds no file {shown(name)}{nearest(name, self.manifest.files)}; "
+                f"it holds {', '.join(self.manifest.files)}"
+            )
+        return self.folder / name
+
+    def vocabulary(self, name: str) -> tuple[tuple[str, ...], NDArray[np.float32]]:
+        """Return the words of a shipped vocabulary and their embeddings, float32 [N, D], unit rows.
+
+        The array is read once and shared: copy it before writing to it.
+
+        Raises BadBundleError when the bundle has no such vocabulary, or it is damaged.
+        """
+        if name not in self.manifest.vocabularies:
+            known = self.manifest.vocabularies
+            raise BadBundleError(
+                f"{self._label}: holds no vocabulary {shown(name)}{nearest(name, known)}; it holds "
+                f"{', '.join(known) or 'none'}"
+            )
+        if name not in self._vocabularies:
+            self._vocabularies[name] = self._load_vocabulary(name)
+        return self._vocabularies[name]
+
+    @property
+    def base_words(self) -> tuple[str, ...]:
+        """Words of the base vocabulary, from which negatives are taken; empty without one."""
+        base = self.manifest.base_vocabulary
+        return self.vocabulary(base)[0] if base is not None else ()
+
+    def known_embeddings(self) -> dict[str, NDArray[np.float32]]:
+        """Return the shipped embedding of every word, float32 [D]; the base vocabulary wins."""
+        base = self.manifest.base_vocabulary
+        known: dict[str, NDArray[np.float32]] = {}
+        for name in sorted(self.manifest.vocabularies, key=lambda name: name != base):
+            words, embeddings = self.vocabulary(name)
+            for word, row in zip(words, embeddings, strict=True):
+                known.setdefault(word, row)
+        return known
+
+    def close(self) -> None:
+        """Remove what was unpacked to a temporary folder; a second call does nothing."""
+        if self._remove is not None:
+            self._remove()
+
+    def __enter__(self) -> Bundle:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        spec = self.spec
+        return (
+            f"Bundle({self.name!r}, preset={self.manifest.preset!r}, "
+            f"target={self.manifest.target!r}, size={spec.height}x{spec.width})"
+        )
+
+    def _load_vocabulary(self, name: str) -> tuple[tuple[str, ...], NDArray[np.float32]]:
+        from dedos_deploy.text.vocabulary_file import load_vocabulary
+
+        file = vocabulary_file(name)
+        try:
+            words, embeddings = load_vocabulary(self.path(file).read_bytes())
+        except OSError as error:
+            raise BadBundleError(
+                f"{self._label}: file {file!r} cannot be read ({error.strerror})"
+            ) from error
+        except (BadInputError, BadBundleError) as error:
+            kind = UnsupportedVersionError if isinstance(error, UnsupportedVersionError) else None
+            raise (kind or BadBundleError)(f"{self._label}: file {file!r}: {error}") from error
+        if embeddings.shape[1] != self.spec.text_width:
+            raise BadBundleError(
+                f"{self._label}: file {file!r} has embeddings of {embeddings.shape[1]} values, "
+                f"but field 'spec.text_width' is {self.spec.text_width}"
+            )
+        return words, embeddings
+
+
+def _label(name: str) -> str:
+    return f"bundle {name!r}"
+
+
+def _nothing_there(name: str) -> Exception:
+    if name == DEMO_NAME:
+        return BadBundleError(
+            "this installation has no embedded demo bundle (assets/demo.dedos is missing); "
+            "install dedos-deploy again"
+        )
+    return BadInputError(
+        f"bundle {name!r} does not exist; give a bundle folder, a .dedos file, or the name "
+        f"{DEMO_NAME!r} for the embedded one"
+    )

@@ -1,0 +1,239 @@
+"""The manifest of a bundle: what it holds, what made it, and a strict way from and to JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from typing import Any, Literal, cast
+
+from dedos_deploy import __version__
+from dedos_deploy.bundle._fields import FieldError, checked, load_json, shown
+from dedos_deploy.bundle._names import (
+    MANIFEST,
+    REQUIRED,
+    clash,
+    is_safe_name,
+    is_sha256,
+    is_vocabulary_name,
+    vocabulary_file,
+)
+from dedos_deploy.errors import BadBundleError, BadInputError, UnsupportedVersionError
+from dedos_deploy.presets import Activation, ModelConfig, config_from_dict
+from dedos_deploy.spec import GraphSpec
+
+FORMAT_VERSION = 1
+"""Version of the bundle format that this package writes, and the newest that it reads."""
+
+Target = Literal["cpu", "rtx", "trt", "cuda"]
+PRECISIONS = ("fp32", "fp16", "int8")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything that is known about a bundle without reading its graphs.
+
+    preset, config: name and `ModelConfig.to_dict()` of the model; spec: tensors of the graph;
+    target: what the graph was written for; precision: one of PRECISIONS per part (`image`,
+    `text`, ...); activation: of the CLIP towers; template_name, templates: the prompt templates,
+    each with one `{}`; context_length: tokens per text;
+    default_threshold, thresholds: score in [0, 1] below which a pixel stays unlabelled, in
+    general and per class name; checkpoint_sha256: of the file it was exported from (None: random
+    weights); tools: versions by name; sources: what the weights learned from, with credits;
+    licence: of the weights; created: ISO 8601 time with its offset; base_vocabulary: the
+    vocabulary that negatives are taken from; calibration_hash: SHA-256 of the calibration table;
+    vocabularies: names of the shipped vocabularies; files: SHA-256 of every file but the manifest.
+    """
+
+    preset: str
+    config: dict[str, Any]
+    spec: GraphSpec
+    target: Target
+    precision: dict[str, str]
+    activation: Activation
+    template_name: str
+    templates: list[str]
+    context_length: int
+    thresholds: dict[str, float]
+    default_threshold: float
+    checkpoint_sha256: str | None
+    tools: dict[str, str]
+    sources: list[str]
+    licence: str
+    created: str
+    base_vocabulary: str | None = None
+    calibration_hash: str | None = None
+    vocabularies: list[str] = field(default_factory=list)
+    files: dict[str, str] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def model_config(self) -> ModelConfig:
+        """The model's configuration as a record."""
+        return config_from_dict(self.config)
+
+    def to_json(self) -> str:
+        """Return the manifest as JSON text that `from_json` accepts.
+
+        Raises BadBundleError when a value could not be read back, naming its field.
+        """
+        try:
+            text = json.dumps(asdict(self), indent=2, allow_nan=False, ensure_ascii=False)
+        except (TypeError, ValueError) as error:
+            raise BadBundleError(
+                f"{MANIFEST}: a field cannot be stored as JSON: {error}"
+            ) from error
+        Manifest.from_json(text)
+        return text + "\n"
+
+    @staticmethod
+    def from_json(text: str, *, where: str = MANIFEST) -> Manifest:
+        """Return the manifest in a JSON text, with every field checked.
+
+        where: what the text is called in messages.
+
+        Raises UnsupportedVersionError for a newer format, and BadBundleError naming the first
+        field that is unknown, missing, mistyped, or at odds with another one.
+        """
+        try:
+            values = load_json(text)
+            if not isinstance(values, dict):
+                raise FieldError("must hold one JSON object")
+            _check_version(values, where)
+            manifest = _parse(values)
+        except FieldError as error:
+            raise BadBundleError(f"{where}: {error}") from error
+        problem = next(_problems(manifest), None)
+        if problem is not None:
+            raise BadBundleError(f"{where}: {problem}")
+        return manifest
+
+
+def created_now() -> str:
+    """Return the present time in UTC as `Manifest.created` wants it, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _check_version(values: dict[str, object], where: str) -> None:
+    version = values.get("format_version")
+    if type(version) is int and version > FORMAT_VERSION:
+        raise UnsupportedVersionError(
+            f"{where}: field 'format_version' is {shown(version)}, but dedos-deploy {__version__} "
+            f"reads formats up to {FORMAT_VERSION}; upgrade this machine with: "
+            f"pip install --upgrade dedos-deploy"
+        )
+    # Checked before all else: in another format, every other key may mean something else.
+    checked(Literal[1], version, "format_version", complete=True)
+
+
+def _parse(values: dict[str, object]) -> Manifest:
+    raw_config = values.get("config")
+    if raw_config is None:
+        raise FieldError("key 'config' is missing")
+    try:
+        # Defaults of the configuration may be absent: a preset can gain a switch without a new
+        # format version. The result is thrown away: config_from_dict is what knows old files.
+        checked(ModelConfig, raw_config, "config", complete=False)
+        config = config_from_dict(cast(dict[str, Any], raw_config)).to_dict()
+    except BadInputError as error:
+        raise FieldError(f"field 'config' is not usable: {error}") from error
+    manifest: Manifest = checked(Manifest, {**values, "config": config}, "", complete=True)
+    return manifest
+
+
+def _problems(manifest: Manifest) -> Iterator[str]:
+    """Yield what does not fit together, in the order of the fields."""
+    yield from _model_problems(manifest)
+    yield from _text_problems(manifest)
+    yield from _file_problems(manifest)
+    if not _is_iso_time(manifest.created):
+        yield (
+            f"field 'created' must be an ISO 8601 time with its offset, not "
+            f"{shown(manifest.created)}"
+        )
+    for name in ("checkpoint_sha256", "calibration_hash"):
+        digest = getattr(manifest, name)
+        if digest is not None and not is_sha256(digest):
+            yield f"field {name!r} must be a SHA-256 in hexadecimal, not {shown(digest)}"
+
+
+def _model_problems(manifest: Manifest) -> Iterator[str]:
+    config, spec = manifest.model_config, manifest.spec
+    pairs = (
+        ("preset", manifest.preset, "config.preset", config.preset),
+        ("activation", manifest.activation, "config.clip.activation", config.clip.activation),
+        ("spec.text_width", spec.text_width, "config.clip.text_width", config.clip.text_width),
+        ("context_length", manifest.context_length, "config.clip.text.context_length",
+         config.clip.text.context_length),
+    )  # fmt: skip
+    for field_name, value, other, expected in pairs:
+        if value != expected:
+            yield f"field {field_name!r} is {shown(value)}, but {other!r} is {shown(expected)}"
+    if not manifest.preset:
+        yield "field 'preset' must not be empty"
+    if spec.batch < 1:
+        yield f"field 'spec.batch' must be at least 1, not {spec.batch}"
+    if spec.score_dtype == "uint8":
+        yield "field 'spec.score_dtype' must be 'float32' or 'float16', not 'uint8'"
+    try:
+        config.check_size((spec.height, spec.width))
+    except BadInputError as error:
+        yield f"fields 'spec.height' and 'spec.width' do not fit: {error}"
+    for part, precision in manifest.precision.items():
+        if precision not in PRECISIONS:
+            allowed = ", ".join(map(repr, PRECISIONS))
+            yield f"field {shown(f'precision.{part}')} must be one of {allowed}, " \
+                  f"not {shown(precision)}"  # fmt: skip
+
+
+def _text_problems(manifest: Manifest) -> Iterator[str]:
+    if not manifest.templates:
+        yield "field 'templates' must hold at least one prompt template"
+    for index, template in enumerate(manifest.templates):
+        if template.count("{}") != 1:
+            yield f"field 'templates[{index}]' must have one {{}} for the word, not " \
+                  f"{shown(template)}"  # fmt: skip
+    scores = {"default_threshold": manifest.default_threshold}
+    scores |= {f"thresholds.{name}": value for name, value in manifest.thresholds.items()}
+    for name, value in scores.items():
+        if not 0 <= value <= 1:
+            yield f"field {shown(name)} must lie in [0, 1], not {shown(value)}"
+
+
+def _file_problems(manifest: Manifest) -> Iterator[str]:
+    for name, digest in manifest.files.items():
+        if not is_safe_name(name) or name == MANIFEST:
+            yield f"field 'files' lists {shown(name)}, which cannot be the name of a bundle's file"
+        if not is_sha256(digest):
+            yield f"field {shown(f'files.{name}')} must be a SHA-256 in hexadecimal, " \
+                  f"not {shown(digest)}"  # fmt: skip
+    problem = clash([*manifest.files, MANIFEST])
+    if problem is not None:
+        yield f"field 'files' is ambiguous: {problem}"
+    for name in REQUIRED:
+        if name not in manifest.files:
+            yield f"field 'files' does not list {name!r}, which every bundle needs"
+    yield from _vocabulary_problems(manifest)
+
+
+def _vocabulary_problems(manifest: Manifest) -> Iterator[str]:
+    listed = set()
+    for index, name in enumerate(manifest.vocabularies):
+        if not is_vocabulary_name(name) or name in listed:
+            yield f"field 'vocabularies[{index}]' must be a new plain name, not {shown(name)}"
+        listed.add(name)
+        if vocabulary_file(name) not in manifest.files:
+            yield f"field 'files' does not list {vocabulary_file(name)!r}, which " \
+                  f"'vocabularies[{index}]' needs"  # fmt: skip
+    base = manifest.base_vocabulary
+    if base is not None and base not in listed:
+        yield f"field 'base_vocabulary' is {shown(base)}, which 'vocabularies' does not list"
+
+
+def _is_iso_time(text: str) -> bool:
+    try:
+        # Python 3.10 does not read the Z that stands for UTC.
+        return datetime.fromisoformat(text.replace("Z", "+00:00")).tzinfo is not None
+    except ValueError:
+        return False

@@ -35,7 +35,7 @@ class QuickGelu(nn.Module):
 
 
 def activation(kind: Activation) -> nn.Module:
-    return {"quick_gelu": QuickGelu, "gelu": nn.GELU}[kind]()
+    return QuickGelu() if kind == "quick_gelu" else nn.GELU()
 
 
 def softmax(logits: Tensor) -> Tensor:
@@ -46,7 +46,8 @@ def softmax(logits: Tensor) -> Tensor:
 def normalize(x: Tensor) -> Tensor:
     """Return x scaled to unit L2 norm over the last axis, in float32."""
     x = x.float()
-    return x * torch.rsqrt((x * x).sum(-1, keepdim=True) + 1e-12)
+    norm = torch.rsqrt((x * x).sum(-1, keepdim=True) + 1e-12)
+    return x * norm
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -61,12 +62,38 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).reshape(batch, tokens, heads * width)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return softmax(q kᵀ / √d + bias) v for q, k, v [B, heads, N, d]; bias broadcasts in float32."""
+def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None = None) -> Tensor:
+    """Return multi-head attention softmax(q kᵀ / √d + bias) v, [B, N, C].
+
+    q: [B, N, C]; k, v: [B, M, C]; d = C / heads; bias: float32, broadcast to [B, heads, N, M].
+    """
+    q, k, v = (split_heads(part, heads) for part in (q, k, v))
     logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if bias is not None:
-        return (logits.float() + bias).softmax(-1).to(v.dtype) @ v
-    return softmax(logits) @ v
+        logits = logits.float() + bias
+    return merge_heads(softmax(logits).to(v.dtype) @ v)
+
+
+class TransformerBlock(nn.Module):
+    """CLIP's pre-norm block, of both towers, with open_clip's fused qkv projection."""
+
+    def __init__(self, width: int, heads: int, act: Activation) -> None:
+        super().__init__()
+        self.heads = heads
+        self.ln_1 = LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.ln_2 = LayerNorm(width)
+        self.fc = nn.Linear(width, 4 * width)
+        self.act = activation(act)
+        self.proj = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x: [B, N, C]; bias: float32 attention bias broadcast to [B, heads, N, N]."""
+        q, k, v = self.qkv(self.ln_1(x)).chunk(3, dim=-1)
+        x = x + self.out(attend(q, k, v, self.heads, bias))
+        mixed: Tensor = x + self.proj(self.act(self.fc(self.ln_2(x))))
+        return mixed
 
 
 def linear_attend(q: Tensor, k: Tensor, v: Tensor, valid: Tensor) -> Tensor:
@@ -79,7 +106,8 @@ def linear_attend(q: Tensor, k: Tensor, v: Tensor, valid: Tensor) -> Tensor:
     """
     q, k, v = F.elu(q.float()) + 1, (F.elu(k.float()) + 1) * valid[..., None], v.float()
     normaliser = (q * k.sum(-2, keepdim=True)).sum(-1, keepdim=True)
-    return (q @ (k.transpose(-1, -2) @ v)) / (normaliser + 1e-6)
+    mixed: Tensor = (q @ (k.transpose(-1, -2) @ v)) / (normaliser + 1e-6)
+    return mixed
 
 
 def resize_map(x: Tensor, size_hw: tuple[int, int]) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dedos_deploy.model.blocks import LayerNorm, activation, attend, merge_heads, split_heads
+from dedos_deploy.model.blocks import LayerNorm, TransformerBlock
 from dedos_deploy.model.refinement import FoldedRefinement, Refinement
 from dedos_deploy.presets import ClipConfig
 
@@ -34,7 +34,8 @@ class PatchEmbedding(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         rgb = image.to(self.conv.weight.dtype).flip(-1) / 255
         rgb = (rgb - self.mean) / self.std
-        return self.conv(rgb.permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)
+        patches: Tensor = self.conv(rgb.permute(0, 3, 1, 2))
+        return patches.flatten(2).transpose(1, 2)
 
     def folded(self) -> FoldedPatchEmbedding:
         """Return the same map as one matrix product on raw BGR bytes.
@@ -66,29 +67,8 @@ class FoldedPatchEmbedding(nn.Module):
         # The cast comes first: TensorRT refuses Transpose on uint8.
         x = image.to(self.linear.weight.dtype)
         x = x.reshape(batch, height // p, p, width // p, p * 3).transpose(2, 3)
-        return self.linear(x.reshape(batch, (height // p) * (width // p), p * p * 3))
-
-
-class TrunkBlock(nn.Module):
-    """Pre-norm transformer block with open_clip's fused qkv projection."""
-
-    def __init__(self, config: ClipConfig) -> None:
-        super().__init__()
-        width = config.width
-        self.heads = config.heads
-        self.ln_1 = LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        self.ln_2 = LayerNorm(width)
-        self.fc = nn.Linear(width, 4 * width)
-        self.act = activation(config.activation)
-        self.proj = nn.Linear(4 * width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(self.ln_1(x)).chunk(3, dim=-1)
-        mixed = attend(*(split_heads(part, self.heads) for part in (q, k, v)))
-        x = x + self.out(merge_heads(mixed))
-        return x + self.proj(self.act(self.fc(self.ln_2(x))))
+        patches: Tensor = self.linear(x.reshape(batch, (height // p) * (width // p), p * p * 3))
+        return patches
 
 
 class PositionEmbedding(nn.Module):
@@ -141,7 +121,10 @@ class ClipTrunk(nn.Module):
         self.cls = nn.Parameter(torch.randn(config.width) * config.width**-0.5)
         self.position: nn.Module = PositionEmbedding(config.grid, config.width)
         self.ln_pre = LayerNorm(config.width)
-        self.blocks = nn.ModuleList(TrunkBlock(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(
+            TransformerBlock(config.width, config.heads, config.activation)
+            for _ in range(config.layers)
+        )
         self.ln_post = LayerNorm(config.width)
         self.proj = nn.Linear(config.width, config.text_width, bias=False)
 
@@ -151,7 +134,8 @@ class ClipTrunk(nn.Module):
         patches = self.patch_embedding(image)
         cls = self.cls.to(patches.dtype).expand(image.shape[0], 1, -1)
         x = torch.cat([cls, patches], dim=1) + self.position(grid_hw).to(patches.dtype)
-        return self.ln_pre(x)
+        tokens: Tensor = self.ln_pre(x)
+        return tokens
 
     def forward(
         self,
@@ -179,4 +163,5 @@ class ClipTrunk(nn.Module):
         x = self.embed(image)
         for block in self.blocks:
             x = block(x)
-        return self.proj(self.ln_post(x[:, 0]))  # type: ignore[no-any-return]
+        embedding: Tensor = self.proj(self.ln_post(x[:, 0]))
+        return embedding

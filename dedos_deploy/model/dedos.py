@@ -125,8 +125,7 @@ class Dedos(nn.Module):
         height, width = image.shape[1], image.shape[2]
         grid_hw = (height // patch, width // patch)
         proxy = self.proxy_queries() if proxy is None else proxy
-        folded = isinstance(self.refinement, FoldedRefinement)
-        q_hat = None if folded else self.refinement.q_hat(proxy)
+        q_hat = self.refinement.q_hat(proxy) if isinstance(self.refinement, Refinement) else None
         taps = self.trunk(image, self.refinement, q_hat, self.taps)
         detail = self.detail(image) if self.detail is not None else ()
         levels = self.pixel_decoder(taps, grid_hw, detail)

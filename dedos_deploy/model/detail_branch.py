@@ -34,7 +34,8 @@ class DetailBranch(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # Bytes to about [-1, 1]; the branch learns its own channel statistics.
-        x = image.to(self.stem[0][0].weight.dtype).permute(0, 3, 1, 2) * (1 / 127.5) - 1
+        dtype = next(self.stem.parameters()).dtype
+        x = image.to(dtype).permute(0, 3, 1, 2) * (1 / 127.5) - 1
         x4 = self.stem(x)
         x8 = self.stage8(x4)
         return x4, x8, self.stage16(x8)

@@ -84,8 +84,9 @@ def _fold(model: Dedos, size_hw: tuple[int, int]) -> None:
     if isinstance(trunk.position, PositionEmbedding):
         trunk.position = trunk.position.frozen(grid_hw)
     for unit in [module for module in model.modules() if isinstance(module, ConvUnit)]:
-        unit[0] = fuse_conv_bn_eval(unit[0], unit[1])
-        unit[1] = nn.Identity()
+        conv, norm = unit[0], unit[1]
+        assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+        unit[0], unit[1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
 
 
 def _halve(model: Dedos) -> None:

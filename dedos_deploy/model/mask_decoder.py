@@ -11,10 +11,8 @@ from dedos_deploy.model.blocks import (
     LayerNorm,
     Mlp,
     attend,
-    merge_heads,
     resize_map,
     sine_position,
-    split_heads,
     tokens_from_map,
 )
 
@@ -32,8 +30,7 @@ class CrossAttention(nn.Module):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
         q, k, v = self.q(query), self.k(key), self.v(value)
-        mixed = attend(*(split_heads(part, self.heads) for part in (q, k, v)), bias)
-        return self.out(merge_heads(mixed))  # type: ignore[no-any-return]
+        return self.out(attend(q, k, v, self.heads, bias))  # type: ignore[no-any-return]
 
 
 class MaskDecoderLayer(nn.Module):

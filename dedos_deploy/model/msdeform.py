@@ -158,7 +158,7 @@ class DeformableEncoder(nn.Module):
         for layer in self.layers:
             x = layer(x, position, reference, sizes)
         lengths = [height * width for height, width in sizes]
-        parts = x.split(lengths, dim=1)
+        parts = torch.split(x, lengths, dim=1)
         return [map_from_tokens(part, size) for part, size in zip(parts, sizes, strict=True)]
 
 

@@ -5,36 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dedos_deploy.model.blocks import (
-    MASKED,
-    LayerNorm,
-    activation,
-    attend,
-    merge_heads,
-    split_heads,
-)
+from dedos_deploy.model.blocks import MASKED, LayerNorm, TransformerBlock
 from dedos_deploy.presets import Activation, TextTowerConfig
-
-
-class TextBlock(nn.Module):
-    """Pre-norm transformer block with a causal mask."""
-
-    def __init__(self, width: int, heads: int, act: Activation) -> None:
-        super().__init__()
-        self.heads = heads
-        self.ln_1 = LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        self.ln_2 = LayerNorm(width)
-        self.fc = nn.Linear(width, 4 * width)
-        self.act = activation(act)
-        self.proj = nn.Linear(4 * width, width)
-
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        q, k, v = self.qkv(self.ln_1(x)).chunk(3, dim=-1)
-        mixed = attend(*(split_heads(part, self.heads) for part in (q, k, v)), bias)
-        x = x + self.out(merge_heads(mixed))
-        return x + self.proj(self.act(self.fc(self.ln_2(x))))  # type: ignore[no-any-return]
 
 
 class TextTower(nn.Module):
@@ -50,7 +22,7 @@ class TextTower(nn.Module):
         self.token_embedding = nn.Embedding(config.tokens, config.width)
         self.position = nn.Parameter(torch.randn(config.context_length, config.width) * 0.01)
         self.blocks = nn.ModuleList(
-            TextBlock(config.width, config.heads, act) for _ in range(config.layers)
+            TransformerBlock(config.width, config.heads, act) for _ in range(config.layers)
         )
         self.ln_final = LayerNorm(config.width)
         self.projection = nn.Linear(config.width, text_width, bias=False)

@@ -1,0 +1,132 @@
+"""What a model costs: parameters, multiply-accumulates and activation memory, without running it.
+
+Everything is computed on PyTorch's meta device, so paper-l takes a second and no memory.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from dedos_deploy.model.dedos import Dedos
+from dedos_deploy.model.freeze import freeze
+from dedos_deploy.presets import ModelConfig
+
+PARTS = (
+    "trunk",
+    "refinement",
+    "detail",
+    "pixel_decoder",
+    "cost_aggregation",
+    "mask_features",
+    "mask_decoder",
+    "text_aggregation",
+)
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """Cost of the frozen graph for one image.
+
+    macs: all multiply-accumulates of matrix products and convolutions; macs_table7: the same
+    without CLIP's own attention products, the convention behind the paper's Table 7 (fvcore does
+    not see inside nn.MultiheadAttention); macs_by_part: `macs` per module; parameters_trained:
+    what training learns (CLIP frozen unless the preset tunes it); parameters_shipped: learned
+    numbers in the deployed graph, CLIP's own excluded when it is frozen; parameters_clip: trunk
+    weights in the deployed graph; activation_bytes: peak of live FP32 activations, weights excluded.
+    """
+
+    macs: int
+    macs_table7: int
+    macs_by_part: dict[str, int]
+    parameters_trained: int
+    parameters_shipped: int
+    parameters_clip: int
+    activation_bytes: int
+
+
+def model_cost(config: ModelConfig, *, size_hw: tuple[int, int], slots: int) -> ModelCost:
+    """Return the cost of `config` at one network size and number of slots K."""
+    with torch.device("meta"):
+        model = Dedos(config).eval()
+        frozen = freeze(model, size_hw=size_hw)
+        image = torch.zeros(1, *size_hw, 3, dtype=torch.uint8)
+        text = torch.zeros(slots, config.clip.text_width)
+        valid = torch.ones(slots)
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            frozen(image, text, valid)
+        with torch.no_grad(), _LiveBytes() as live:
+            frozen(image, text, valid)
+    counts = counter.get_flop_counts()
+    macs = counter.get_total_flops() // 2
+    prefix = "FrozenDedos.model."
+    parts = {part: _macs(counts.get(prefix + part, {})) for part in PARTS}
+    parts["trunk"] -= parts["refinement"]  # the trunk calls it, so its count holds it too
+    tuned = config.clip_tune == "all"
+    clip = _parameters(frozen.model.trunk)
+    shipped = _parameters(frozen.model) + config.queries * config.query_width
+    return ModelCost(
+        macs=macs,
+        macs_table7=macs - _trunk_attention(config, size_hw),
+        macs_by_part={name: count for name, count in parts.items() if count},
+        parameters_trained=_trained(model, tuned),
+        parameters_shipped=shipped if tuned else shipped - clip,
+        parameters_clip=clip,
+        activation_bytes=live.peak,
+    )
+
+
+def _macs(counts: dict[Any, int]) -> int:
+    return sum(counts.values()) // 2
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _trained(model: Dedos, tuned: bool) -> int:
+    parts = _parameters(model) - _parameters(model.text_tower)
+    return parts if tuned else parts - _parameters(model.trunk)
+
+
+def _trunk_attention(config: ModelConfig, size_hw: tuple[int, int]) -> int:
+    """MACs of q kᵀ and of the weighted sum over v in every trunk block."""
+    patch = config.clip.patch
+    tokens = 1 + (size_hw[0] // patch) * (size_hw[1] // patch)
+    return 2 * tokens * tokens * config.clip.width * config.clip.layers
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Peak bytes of storages that operations created and that are still alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = 0
+        self.peak = 0
+        self._seen: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(tensor, Tensor):
+                self._track(tensor)
+        return out
+
+    def _track(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage in self._seen:
+            return
+        self._seen.add(storage)
+        size = storage.nbytes()
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._release, size)
+
+    def _release(self, size: int) -> None:
+        self.live -= size

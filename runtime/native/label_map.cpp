@@ -115,39 +115,30 @@ void blend_rows(const float* a, const float* b, float weight0, float weight1, in
   for (int x = 0; x < count; ++x) out[x] = blend(a[x], b[x], weight0, weight1);
 }
 
-struct Winners {
-  float value[kLanes];
-  float threshold[kLanes];
-  std::int32_t id[kLanes];
-};
-
-// Best candidate for kLanes pixels of one row; earlier candidates are lower slots and keep ties.
+// Which candidate wins each of kLanes pixels of one row, and with what score; earlier candidates are
+// lower slots and keep ties.
 DEDOS_MULTIVERSION
 void elect(const Candidate* candidates, int count, const float* across0, const float* across1,
-           float down0, float down1, Winners* winners) {
-  float value[kLanes], threshold[kLanes];
-  std::int32_t id[kLanes];
+           float down0, float down1, float* winning, std::int32_t* winner) {
+  float value[kLanes];
+  std::int32_t which[kLanes];
   for (int x = 0; x < kLanes; ++x) {
     value[x] = -std::numeric_limits<float>::infinity();
-    threshold[x] = 0;
-    id[x] = 0;
+    which[x] = 0;
   }
   for (int c = 0; c < count; ++c) {
-    const Candidate& candidate = candidates[c];
+    const Candidate candidate = candidates[c];
     for (int x = 0; x < kLanes; ++x) {
       const float top = blend(candidate.top_left, candidate.top_right, across0[x], across1[x]);
       const float bottom =
           blend(candidate.bottom_left, candidate.bottom_right, across0[x], across1[x]);
       const float rival = blend(top, bottom, down0, down1);
-      const bool wins = rival > value[x];
-      value[x] = wins ? rival : value[x];
-      threshold[x] = wins ? candidate.threshold : threshold[x];
-      id[x] = wins ? candidate.id : id[x];
+      which[x] = rival > value[x] ? c : which[x];
+      value[x] = rival > value[x] ? rival : value[x];
     }
   }
-  std::memcpy(winners->value, value, sizeof value);
-  std::memcpy(winners->threshold, threshold, sizeof threshold);
-  std::memcpy(winners->id, id, sizeof id);
+  std::memcpy(winning, value, sizeof value);
+  std::memcpy(winner, which, sizeof which);
 }
 
 template <typename Id>
@@ -367,14 +358,17 @@ class Worker {
 
   void elect_quad(int x, float down0, float down1) {
     const Candidate* list = candidates_.get() + static_cast<std::size_t>(x) * scores_.slots;
-    Winners winners;
+    float winning[kLanes];
+    std::int32_t winner[kLanes];
     for (int begin = across_.first[x]; begin < across_.first[x + 1]; begin += kLanes) {
       elect(list, candidate_count_[x], across_.weight0.data() + begin,
-            across_.weight1.data() + begin, down0, down1, &winners);
+            across_.weight1.data() + begin, down0, down1, winning, winner);
       const int count = std::min(kLanes, across_.first[x + 1] - begin);
-      std::copy_n(winners.value, count, pixels_.value.begin() + begin);
-      std::copy_n(winners.threshold, count, pixels_.threshold.begin() + begin);
-      std::copy_n(winners.id, count, pixels_.id.begin() + begin);
+      for (int i = 0; i < count; ++i) {
+        pixels_.value[begin + i] = winning[i];
+        pixels_.threshold[begin + i] = list[winner[i]].threshold;
+        pixels_.id[begin + i] = list[winner[i]].id;
+      }
     }
   }
 

@@ -7,7 +7,7 @@ import json
 import math
 import types
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 _MAX_INT = 2**31 - 1
@@ -55,11 +55,11 @@ def load_json(text: str) -> object:
         raise FieldError("is not valid JSON (nested too deeply)") from error
 
 
-def checked(hint: Any, value: object, path: str, *, complete: bool) -> Any:
+def checked(hint: Any, value: object, path: str) -> Any:
     """Return `value`, a JSON value, as the type that `hint` describes.
 
-    hint: dataclass, Literal, union, list, dict, tuple or scalar type; path: name of the field;
-    complete: whether dataclass fields that have a default must be given all the same.
+    hint: dataclass (every field must be given, also one with a default), Literal, optional, list,
+    dict, tuple or scalar type; path: name of the field, "" for the whole.
 
     Raises FieldError naming the path, what was found and what is allowed.
     """
@@ -67,21 +67,21 @@ def checked(hint: Any, value: object, path: str, *, complete: bool) -> Any:
     if origin is Literal:
         return _literal(get_args(hint), value, path)
     if origin in (Union, types.UnionType):
-        return _union(get_args(hint), value, path, complete)
+        return _union(get_args(hint), value, path)
     if origin is list:
         (item,) = get_args(hint)
         values = _of_kind(list, value, path)
-        return [checked(item, v, f"{path}[{i}]", complete=complete) for i, v in enumerate(values)]
+        return [checked(item, v, f"{path}[{i}]") for i, v in enumerate(values)]
     if origin is tuple:
-        return _tuple(get_args(hint), value, path, complete)
+        return _tuple(get_args(hint), value, path)
     if origin is dict:
         _, item = get_args(hint)
         pairs = _of_kind(dict, value, path).items()
-        names = [checked(str, k, f"{path}.{k}", complete=complete) for k, _ in pairs]
-        items = [checked(item, v, f"{path}.{k}", complete=complete) for k, v in pairs]
+        names = [checked(str, k, f"{path}.{k}") for k, _ in pairs]
+        items = [checked(item, v, f"{path}.{k}") for k, v in pairs]
         return dict(zip(names, items, strict=True))
     if is_dataclass(hint):
-        return _record(hint, value, path, complete)
+        return _record(hint, value, path)
     return value if hint is Any else _of_kind(hint, value, path)
 
 
@@ -110,37 +110,36 @@ def _literal(allowed: tuple[object, ...], value: object, path: str) -> object:
     raise _mistyped(path, f"one of {', '.join(map(repr, allowed))}", value)
 
 
-def _union(hints: tuple[Any, ...], value: object, path: str, complete: bool) -> object:
+def _union(hints: tuple[Any, ...], value: object, path: str) -> object:
     if value is None and type(None) in hints:
         return None
     (hint,) = (hint for hint in hints if hint is not type(None))
-    return checked(hint, value, path, complete=complete)
+    return checked(hint, value, path)
 
 
-def _tuple(items: tuple[Any, ...], value: object, path: str, complete: bool) -> tuple[Any, ...]:
+def _tuple(items: tuple[Any, ...], value: object, path: str) -> tuple[Any, ...]:
     values = list(value) if isinstance(value, tuple) else _of_kind(list, value, path)
     if items[-1] is Ellipsis:
         items = (items[0],) * len(values)
     if len(values) != len(items):
         raise FieldError(f"field {shown(path)} must have {len(items)} values, not {len(values)}")
     numbered = enumerate(zip(items, values, strict=True))
-    return tuple(checked(hint, v, f"{path}[{i}]", complete=complete) for i, (hint, v) in numbered)
+    return tuple(checked(hint, v, f"{path}[{i}]") for i, (hint, v) in numbered)
 
 
-def _record(kind: Any, value: object, path: str, complete: bool) -> Any:
+def _record(kind: Any, value: object, path: str) -> Any:
     values = _of_kind(dict, value, path)
-    known = {field.name: field for field in fields(kind)}
+    known = [field.name for field in fields(kind)]
     prefix = f"{path}." if path else ""
     for key in values:
         if key not in known:
             raise FieldError(f"unknown key {shown(prefix + key)}{nearest(key, known)}")
-    for name, field in known.items():
-        optional = field.default is not MISSING or field.default_factory is not MISSING
-        if name not in values and (complete or not optional):
+    for name in known:
+        if name not in values:
             raise FieldError(f"key {shown(prefix + name)} is missing")
     hints = get_type_hints(kind)
     return kind(**{
-        name: checked(hints[name], item, prefix + name, complete=complete)
+        name: checked(hints[name], item, prefix + name)
         for name, item in values.items()
     })  # fmt: skip
 

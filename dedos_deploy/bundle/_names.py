@@ -48,9 +48,10 @@ def clash(names: Iterable[str]) -> str | None:
     """
     seen: dict[str, str] = {}
     for name in names:
-        other = seen.setdefault(name.casefold(), name)
-        if other is not name:
+        other = seen.get(name.casefold())
+        if other is not None:
             return f"{shown(name)} comes twice" + ("" if other == name else f" (as {other!r})")
+        seen[name.casefold()] = name
     for key, name in seen.items():
         for parent in Path(key).parents:
             if parent.as_posix() in seen:

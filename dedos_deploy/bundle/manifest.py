@@ -124,7 +124,7 @@ def _check_version(values: dict[str, object], where: str) -> None:
             f"pip install --upgrade dedos-deploy"
         )
     # Checked before all else: in another format, every other key may mean something else.
-    checked(Literal[1], version, "format_version", complete=True)
+    checked(Literal[1], version, "format_version")
 
 
 def _parse(values: dict[str, object]) -> Manifest:
@@ -132,13 +132,12 @@ def _parse(values: dict[str, object]) -> Manifest:
     if raw_config is None:
         raise FieldError("key 'config' is missing")
     try:
-        # Defaults of the configuration may be absent: a preset can gain a switch without a new
-        # format version. The result is thrown away: config_from_dict is what knows old files.
-        checked(ModelConfig, raw_config, "config", complete=False)
+        # For its messages only: config_from_dict makes the record, here as for checkpoints.
+        checked(ModelConfig, raw_config, "config")
         config = config_from_dict(cast(dict[str, Any], raw_config)).to_dict()
     except BadInputError as error:
         raise FieldError(f"field 'config' is not usable: {error}") from error
-    manifest: Manifest = checked(Manifest, {**values, "config": config}, "", complete=True)
+    manifest: Manifest = checked(Manifest, {**values, "config": config}, "")
     return manifest
 
 

@@ -1,0 +1,193 @@
+"""`dedos-train`: label folders in, a checkpoint for `dedos-export` out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dedos_deploy.cli._main import EXIT_OK, run_command
+from dedos_deploy.errors import BadInputError, require
+
+if TYPE_CHECKING:
+    from dedos_deploy.training.evaluate import Evaluation
+    from dedos_deploy.training.loop import StepReport
+
+_DESCRIPTION = """\
+Train a model on label folders: images/<split>/*.jpg, labels/<split>/*.png (8-bit, value = line
+number in classes.txt from 0, 255 = unlabelled) and classes.txt. Splits `train` and, if there,
+`val` are used. Classes of several folders are unified by their text; a class that a folder does
+not label is never learned to be absent from its images."""
+
+_EPILOG = """\
+examples:
+  dedos-train --preset nano --data camvid --output runs/camvid --minutes 45
+      a small model from scratch on a CPU; `camvid` is ./camvid or $DEDOS_DATA/camvid
+  dedos-train --preset nano --data camvid hall=2 --output runs/both --init nano.safetensors
+      two folders, each image of `hall` twice an epoch, from given weights
+  dedos-train --preset nano --data camvid --output runs/camvid --minutes 45 --resume
+      goes on after Ctrl-C or a crash exactly where the last saved state was
+  dedos-train --preset edge-b --data coco-stuff --output runs/b --clip-weights openai
+      frozen CLIP weights through open_clip, the head trained
+
+The output folder gets checkpoint.safetensors (dedos-export --checkpoint), state.safetensors
+(--resume), log.jsonl (one line per 10 steps) and evaluation.json. Options left out take the
+preset's value. Ctrl-C finishes the step, saves and exits with 130."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of `dedos-train`."""
+    parser = argparse.ArgumentParser(
+        prog="dedos-train",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_arguments(parser)
+    return parser
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `dedos-train`; None means the preset's default."""
+    parser.add_argument("--preset", default="nano", help="model size (default: %(default)s)")
+    parser.add_argument("--data", nargs="+", required=True, metavar="FOLDER[=SHARE]",
+                        help="label folders; SHARE: how often an epoch shows each image (1)")  # fmt: skip
+    parser.add_argument("--output", type=Path, required=True, help="folder of this run")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
+    start = parser.add_argument_group("where to start")
+    start.add_argument("--init", metavar="CHECKPOINT", help="start from these weights")
+    start.add_argument("--clip-weights", metavar="TAG|FILE",
+                       help="CLIP weights through open_clip, such as openai; needed by every "
+                            "preset but nano unless --init is given")  # fmt: skip
+    _add_schedule(parser.add_argument_group("how long and how fast"))
+    _add_method(parser.add_argument_group("what is learned"))
+    _add_machine(parser.add_argument_group("machine"))
+
+
+def _add_schedule(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--steps", type=int, help="optimizer steps")
+    group.add_argument("--minutes", type=float,
+                       help="wall clock after which the run ends; the learning rate follows "
+                            "whichever of steps and minutes is further")  # fmt: skip
+    group.add_argument("--batch", type=int, help="images a step")
+    group.add_argument("--size", type=_size, metavar="HxW", help="network size, such as 240x320")
+    group.add_argument("--lr", type=float, help="peak learning rate of the head")
+    group.add_argument("--backbone-lr", type=float, help="peak learning rate of the CLIP trunk")
+    group.add_argument("--warmup", type=int, help="steps until the peak learning rate")
+    group.add_argument("--schedule", choices=("poly", "cosine"), help="fall of the learning rate")
+    group.add_argument("--weight-decay", type=float, help="AdamW's weight decay")
+    group.add_argument("--ema", type=float, metavar="DECAY",
+                       help="average the weights, such as 0.999; 0: off")  # fmt: skip
+    group.add_argument("--seed", type=int, help="one seed for weights, order and augmentation")
+
+
+def _add_method(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--tune-text", action=argparse.BooleanOptionalAction,
+                       help="train the text tower, too; words it was not trained on suffer")  # fmt: skip
+    group.add_argument("--template", help="prompt templates: single, vild14 or imagenet80")
+    group.add_argument("--background", choices=("ignore", "negative"),
+                       help="pixels of words like 'background' teach nothing, or that none of the "
+                            "folder's other words is there")  # fmt: skip
+    group.add_argument("--vocabulary", type=int, help="most words in one batch")
+    group.add_argument("--drop-words", type=float, metavar="P",
+                       help="probability that a batch loses part of its words, which teaches to "
+                            "leave the rest of the image unlabelled")  # fmt: skip
+
+
+def _add_machine(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--workers", type=int, help="processes that load images; 0: none")
+    group.add_argument("--threads", type=int, help="threads of the training process")
+    group.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where to train")
+    group.add_argument("--amp", action=argparse.BooleanOptionalAction,
+                       help="bfloat16 where it is safe; faster on CPUs with AVX512-BF16 or AMX "
+                            "and on GPUs")  # fmt: skip
+    group.add_argument("--save-minutes", type=float, help="time between saved states")
+    group.add_argument("--eval-minutes", type=float,
+                       help="time between evaluations; 0: only at the end")  # fmt: skip
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, cross, width = text.lower().partition("x")
+    if not (cross and height.isdigit() and width.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; write HEIGHTxWIDTH, as 240x320")
+    return int(height), int(width)
+
+
+_NOT_SETTINGS = ("preset", "data", "output", "resume", "size")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train as the parsed options say."""
+    for module in ("torch", "scipy", "tqdm", "open_clip"):
+        require(module, extra="train", purpose="training")
+    from dedos_deploy.training.loop import Trainer
+    from dedos_deploy.training.settings import settings_for
+
+    given: dict[str, Any] = {k: v for k, v in vars(args).items() if k not in _NOT_SETTINGS}
+    settings = settings_for(args.preset, tuple(args.data), size_hw=args.size, **given)
+    _check_writable(args.output)
+    trainer = Trainer(settings, args.output, resume=args.resume)
+    height, width = settings.network_hw
+    words = trainer.stream.words
+    items = sum(len(folder.items) for folder in trainer.stream.folders)
+    _say(f"{settings.preset} at {height}x{width}, {len(words)} words, {items} training images")
+    with _Progress() as progress:
+        trainer.train(progress)
+    _say(f"wrote {args.output / 'checkpoint.safetensors'}; next: "
+         f"dedos-export --checkpoint {args.output / 'checkpoint.safetensors'}")  # fmt: skip
+    return EXIT_OK
+
+
+def _check_writable(output: Path) -> None:
+    if output.exists() and not output.is_dir():
+        raise BadInputError(f"--output {output} is a file; give a folder for the run")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+class _Progress:
+    """A bar with loss, speed and remaining time; a table after each evaluation."""
+
+    def __enter__(self) -> _Progress:
+        from tqdm import tqdm
+
+        self._bar = tqdm(total=100.0, bar_format="{l_bar}{bar}| {elapsed}<{remaining} {postfix}")
+        self._speed = 0.0
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def on_step(self, report: StepReport) -> None:
+        self._speed += (report.images_per_s - self._speed) * (0.05 if self._speed else 1.0)
+        self._bar.set_postfix_str(
+            f"step {report.step}, loss {report.loss:.3f}, {self._speed:.1f} images/s, "
+            f"lr {report.rate:.1e}",
+            refresh=False,
+        )
+        self._bar.update(round(100 * report.progress, 2) - self._bar.n)
+
+    def on_evaluation(self, result: Evaluation) -> None:
+        self._bar.write(evaluation_table(result), file=sys.stderr)
+
+
+def evaluation_table(result: Evaluation) -> str:
+    """Return the IoU per word and their mean as text."""
+    width = max(map(len, result.words))
+    rows = [f"  {word:<{width}}  {'absent' if iou is None else f'{iou:.3f}'}"
+            for word, iou in zip(result.words, result.iou, strict=True)]  # fmt: skip
+    head = f"{result.name}, {result.images} images: miou_present {result.miou_present:.3f}"
+    return "\n".join([head, *rows])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `dedos-train` and return its exit code."""
+    return run_command(build_parser, run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

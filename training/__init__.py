@@ -1,0 +1,1 @@
+"""Training: label folders in, checkpoints out. Needs the extra `train`."""

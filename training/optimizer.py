@@ -1,0 +1,104 @@
+"""AdamW over the trained parts, the learning-rate schedule, and the running mean of the weights."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+
+from dedos_deploy.model import Dedos
+from dedos_deploy.training.settings import Schedule, TrainSettings
+
+
+def choose_trained(model: Dedos, *, tune_text: bool) -> None:
+    """Set requires_grad of every parameter by the preset's `clip_tune` and `tune_text`.
+
+    `qv` trains the query and value rows of the fused projections; their key rows get no gradient.
+    """
+    tune = model.config.clip_tune
+    for name, parameter in model.named_parameters():
+        if name.startswith("text_tower."):
+            parameter.requires_grad_(tune_text)
+        elif name.startswith("trunk."):
+            wanted = {"none": False, "all": True, "ln": ".ln_" in name, "qv": ".qkv." in name}
+            parameter.requires_grad_(wanted[tune])
+            if tune == "qv" and ".qkv." in name:
+                parameter.register_hook(_without_keys)  # type: ignore[no-untyped-call]
+
+
+def _without_keys(gradient: Tensor) -> Tensor:
+    third = gradient.shape[0] // 3
+    kept = gradient.clone()
+    kept[third : 2 * third] = 0
+    return kept
+
+
+def build_optimizer(model: Dedos, settings: TrainSettings) -> torch.optim.AdamW:
+    """Return AdamW with two learning rates: CLIP's towers and the rest.
+
+    Vectors, scales and embeddings are not decayed, nor is a partly trained projection, whose
+    frozen rows would shrink. Each group keeps its peak rate as `peak_lr`.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        tower = name.startswith(("trunk.", "text_tower."))
+        partial = tower and model.config.clip_tune == "qv"
+        plain = parameter.ndim < 2 or partial or _is_embedding(name)
+        key = (settings.backbone_lr if tower else settings.lr,
+               0.0 if plain else settings.weight_decay)  # fmt: skip
+        groups.setdefault(key, []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": members, "lr": rate, "peak_lr": rate, "weight_decay": decay}
+            for (rate, decay), members in groups.items()
+        ],
+        fused=True,
+    )
+
+
+def _is_embedding(name: str) -> bool:
+    return name.rpartition(".")[2] in ("place", "level_embedding", "cls", "table", "position")
+
+
+def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Set every group to `factor` times its peak learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * factor
+
+
+def rate_factor(step: int, progress: float, *, warmup: int, schedule: Schedule) -> float:
+    """Return the learning rate at `step` as a part of its peak, in [0, 1].
+
+    progress: how much of the run is over, in [0, 1], by steps or by the clock, whichever is
+    further; so a run that the clock ends has seen its whole schedule.
+    """
+    ramp = min(1.0, (step + 1) / warmup) if warmup else 1.0
+    left = max(0.0, 1.0 - progress)
+    return ramp * (left**0.9 if schedule == "poly" else 0.5 - 0.5 * math.cos(math.pi * left))
+
+
+class WeightAverage:
+    """Exponential moving average of a model's weights, evaluated and saved in their place.
+
+    Early weights are forgotten faster than `decay` says: the mean of step n uses at most
+    (n + 1) / (n + 10), so that a short run is not an average of its random start.
+    """
+
+    def __init__(self, model: Dedos, decay: float) -> None:
+        self.decay = decay
+        self.model = copy.deepcopy(model).eval()
+        self.model.requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: Dedos, step: int) -> None:
+        decay = min(self.decay, (step + 1) / (step + 10))
+        current = model.state_dict()
+        for name, mean in self.model.state_dict().items():
+            if mean.is_floating_point():
+                mean.lerp_(current[name], 1 - decay)
+            else:
+                mean.copy_(current[name])

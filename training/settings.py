@@ -1,0 +1,146 @@
+"""Everything that decides a training run, with the defaults of each preset in one table."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from dedos_deploy.errors import BadInputError
+from dedos_deploy.presets import get_preset
+from dedos_deploy.text.templates import TEMPLATES
+from dedos_deploy.training.augment import AugmentSettings
+from dedos_deploy.training.losses import LossWeights
+
+Schedule = Literal["poly", "cosine"]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """One training run. Fields in `FREE_FIELDS` may change between a run and its continuation.
+
+    data: folders or names, each with an optional `=SHARE`; size_hw: None for the preset's;
+    steps: optimizer steps (None: until `minutes`); minutes: wall clock after which the run ends,
+    with the learning rate at the end of its schedule; backbone_lr: learning rate of the CLIP trunk;
+    clip_norm: largest gradient norm; amp: bfloat16 autocast; ema: decay of the averaged weights
+    that are evaluated and written (0: none); init: checkpoint to start from; clip_weights:
+    open_clip tag or file; tune_text: train the text tower, too; background: what pixels of
+    background words teach: nothing (ignore) or "none of the other words" (negative);
+    vocabulary, drop_words: see BatchSettings; save_minutes: time between checkpoints;
+    eval_minutes: time between evaluations (0: only at the end); eval_images: images of one of
+    those, the last one takes all; workers: processes that load images; threads: of the training
+    process (0: torch's choice).
+    """
+
+    preset: str
+    data: tuple[str, ...]
+    size_hw: tuple[int, int] | None = None
+    steps: int | None = 60_000
+    minutes: float | None = None
+    batch: int = 4
+    lr: float = 2e-4
+    backbone_lr: float = 2e-6
+    weight_decay: float = 0.05
+    warmup: int = 100
+    schedule: Schedule = "poly"
+    clip_norm: float = 1.0
+    amp: bool = False
+    ema: float = 0.0
+    seed: int = 0
+    init: str | None = None
+    clip_weights: str | None = None
+    template: str = "single"
+    tune_text: bool = False
+    background: Literal["ignore", "negative"] = "ignore"
+    vocabulary: int = 64
+    drop_words: float = 0.25
+    loss: LossWeights = field(default_factory=LossWeights)
+    augmentation: AugmentSettings = field(default_factory=AugmentSettings)
+    save_minutes: float = 5.0
+    eval_minutes: float = 10.0
+    eval_images: int = 40
+    workers: int = 1
+    threads: int = 0
+    device: Device = "auto"
+
+    def __post_init__(self) -> None:
+        if not self.data:
+            raise BadInputError("no data set was given; name at least one with --data")
+        if self.steps is None and self.minutes is None:
+            raise BadInputError("a run needs an end; give --steps, --minutes or both")
+        for name in ("steps", "minutes", "batch", "lr", "vocabulary", "clip_norm"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise BadInputError(f"{name} is {value}, but must be more than 0")
+        for name in ("backbone_lr", "weight_decay", "warmup", "workers", "threads"):
+            if getattr(self, name) < 0:
+                raise BadInputError(f"{name} is {getattr(self, name)}, but must not be negative")
+        if not 0 <= self.ema < 1:
+            raise BadInputError(f"ema is {self.ema}, but a decay lies in [0, 1); 0.999 is usual")
+        if self.template not in TEMPLATES:
+            raise BadInputError(
+                f"unknown prompt template {self.template!r}; templates: {', '.join(TEMPLATES)}"
+            )
+        if self.init and self.clip_weights:
+            raise BadInputError(
+                "init and clip_weights exclude each other: a checkpoint holds its CLIP already"
+            )
+        if self.size_hw is not None:
+            get_preset(self.preset).check_size(self.size_hw)
+
+    @property
+    def network_hw(self) -> tuple[int, int]:
+        """Network size in pixels, the preset's own unless given."""
+        return self.size_hw or get_preset(self.preset).size_hw
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    def check_continues(self, earlier: str) -> None:
+        """Raise BadInputError unless a run with settings `earlier` (JSON) can go on under these."""
+        before: dict[str, Any] = json.loads(earlier)
+        for name, value in json.loads(self.to_json()).items():
+            if name not in FREE_FIELDS and before.get(name) != value:
+                raise BadInputError(
+                    f"the run to resume has {name} {before.get(name)!r}, not {value!r}; repeat its "
+                    "options, or start a new run in another --output"
+                )
+
+
+FREE_FIELDS = frozenset(
+    {"steps", "minutes", "save_minutes", "eval_minutes", "eval_images", "workers", "threads",
+     "device"}
+)  # fmt: skip
+
+# From scratch a trunk needs the full rate, and the auxiliary terms teach it pixels from step one.
+_NANO = {
+    "steps": 6000,
+    "batch": 8,
+    "lr": 1e-3,
+    "backbone_lr": 1e-3,
+    "schedule": "cosine",
+    "ema": 0.998,
+    "amp": True,
+    "loss": LossWeights(auxiliary=0.3, dense=1.0, score=1.0),
+    "augmentation": AugmentSettings(scale=(0.75, 2.0)),
+}
+
+DEFAULTS: dict[str, dict[str, Any]] = {"nano": _NANO}
+"""Where a preset departs from the paper's recipe, the defaults of TrainSettings."""
+
+
+def settings_for(preset: str, data: tuple[str, ...], **given: Any) -> TrainSettings:
+    """Return the settings of a run: the preset's defaults under what was `given`.
+
+    A run with minutes but no steps ends by the clock alone.
+
+    >>> settings_for("nano", ("street",), batch=2).batch, settings_for("nano", ("street",)).batch
+    (2, 8)
+    """
+    get_preset(preset)
+    values = dict(DEFAULTS.get(preset, {}))
+    if given.get("minutes") is not None and given.get("steps") is None:
+        values["steps"] = None
+    values.update({name: value for name, value in given.items() if value is not None})
+    return replace(TrainSettings(preset, data), **values)

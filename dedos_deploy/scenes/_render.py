@@ -1,0 +1,200 @@
+"""Rendering of whole scenes: one picture, or a drive through one scene."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dedos_deploy.errors import BadInputError
+from dedos_deploy.scenes import hall, street, texture
+from dedos_deploy.scenes.canvas import Camera, Canvas, Light
+
+KINDS = ("street", "hall")
+_CLASSES = {"street": street.CLASSES, "hall": hall.CLASSES}
+_MIN_SIDE = 16
+
+
+class Scene(Protocol):
+    """What street and hall scenes have in common."""
+
+    @property
+    def light(self) -> Light: ...
+
+    def roughness(self) -> NDArray[np.float32]: ...
+
+    def paint(self, canvas: Canvas, time_s: float) -> None: ...
+
+
+@dataclass(frozen=True)
+class Lens:
+    """How a camera of this scene records: white balance, tone curve, falloff, grain, blur."""
+
+    tint: tuple[float, float, float]
+    gamma: float
+    vignette: float
+    grain: float
+    blur: float
+
+
+def class_names(kind: str) -> tuple[str, ...]:
+    """Return the class names of a kind of scene; a label is an index into them.
+
+    Raises BadInputError for an unknown kind.
+    """
+    if kind not in _CLASSES:
+        raise BadInputError(f"unknown kind of scene {kind!r}; kinds: {', '.join(KINDS)}")
+    return _CLASSES[kind]
+
+
+def render_image(
+    kind: str, *, seed: int, size_hw: tuple[int, int]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return one picture and its labels.
+
+    | value | shape | dtype | meaning |
+    |---|---|---|---|
+    | picture | [H, W, 3] | uint8 | BGR |
+    | labels | [H, W] | uint8 | index into `class_names(kind)`; every pixel has one |
+
+    Raises BadInputError for an unknown kind or a side under 16 pixels.
+    """
+    scene, camera, lens = _set_up(kind, seed, size_hw, length=150.0, start=(0.0, 20.0))
+    return _shoot(scene, camera, lens, 0.0, seed, grain_seed=seed)
+
+
+def render_video(
+    kind: str, *, frames: int, size_hw: tuple[int, int], seed: int
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+    """Yield `frames` pictures and labels of a camera that moves forward through one scene.
+
+    Shapes and dtypes as `render_image`; 25 frames make one second. Raises BadInputError as
+    `render_image` does, and for a negative number of frames.
+    """
+    if frames < 0:
+        raise BadInputError(f"the number of frames must not be negative, received {frames}")
+    step = 0.22 if kind == "street" else 0.06
+    length = 140.0 + frames * step
+    scene, camera, lens = _set_up(kind, seed, size_hw, length=length, start=(0.0, 0.0), steady=True)
+    return _drive(scene, camera, lens, frames, step, seed)
+
+
+def _drive(
+    scene: Scene, camera: Camera, lens: Lens, frames: int, step: float, seed: int
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+    for index in range(frames):
+        time_s = index / 25
+        moved = Camera(
+            camera.size_hw,
+            camera.focal_px,
+            camera.horizon_px + 0.004 * camera.size_hw[0] * math.sin(2.1 * time_s),
+            camera.s + 0.12 * math.sin(0.5 * time_s),
+            camera.height,
+            camera.z + step * index,
+            camera.yaw + 0.03 * math.sin(0.6 * time_s),
+            camera.bend_m,
+            camera.bend_length_m,
+        )
+        yield _shoot(scene, moved, lens, time_s, seed, grain_seed=seed + index)
+
+
+def _shoot(
+    scene: Scene, camera: Camera, lens: Lens, time_s: float, seed: int, grain_seed: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    canvas = Canvas(camera, scene.light)
+    scene.paint(canvas, time_s)
+    image = texture.finish(
+        canvas.image,
+        canvas.labels,
+        roughness=scene.roughness(),
+        tint=lens.tint,
+        gamma=lens.gamma,
+        vignette=lens.vignette,
+        grain=lens.grain,
+        blur=lens.blur * camera.size_hw[0] / 240,
+        texture_seed=seed,
+        grain_seed=grain_seed,
+    )
+    return image, canvas.labels
+
+
+def _set_up(
+    kind: str,
+    seed: int,
+    size_hw: tuple[int, int],
+    *,
+    length: float,
+    start: tuple[float, float],
+    steady: bool = False,
+) -> tuple[Scene, Camera, Lens]:
+    class_names(kind)
+    if min(size_hw) < _MIN_SIDE:
+        raise BadInputError(
+            f"size {size_hw[0]}x{size_hw[1]} is too small for a scene; "
+            f"each side must be at least {_MIN_SIDE} pixels"
+        )
+    rng = random.Random(f"{kind} {seed}")
+    scene: Scene
+    if kind == "street":
+        planned = street.plan_street(rng.randrange(1 << 30), length)
+        scene, camera = planned, _street_camera(rng, planned.street.road, size_hw, start, steady)
+    else:
+        room = hall.plan_hall(rng.randrange(1 << 30), length)
+        scene, camera = room, _hall_camera(rng, room.room.half_width, size_hw, start, steady)
+    spread = 0.05 if steady else 0.1
+    warm = rng.uniform(-spread, spread)
+    gain = rng.uniform(0.92, 1.1) if steady else rng.uniform(0.7, 1.2)
+    lens = Lens(
+        tint=(gain * (1 - warm), gain, gain * (1 + warm)),
+        gamma=rng.uniform(0.85, 1.25),
+        vignette=rng.uniform(0.0, 0.3),
+        grain=rng.uniform(1.0, 3.0) if steady else rng.uniform(1.0, 9.0),
+        blur=0.4 if steady else rng.choice((0.0, 0.5, 0.7, 1.0)),
+    )
+    return scene, camera, lens
+
+
+def _street_camera(
+    rng: random.Random,
+    road: float,
+    size_hw: tuple[int, int],
+    start: tuple[float, float],
+    steady: bool,
+) -> Camera:
+    height, width = size_hw
+    where = rng.random()
+    lane = road * rng.uniform(0.2, 0.6) * (1 if where < 0.75 or steady else -1)
+    if not steady and where > 0.9:
+        lane = (road + 1.2) * rng.choice((-1, 1))
+    return Camera(
+        size_hw,
+        focal_px=width * rng.uniform(0.7, 1.15),
+        horizon_px=height * (rng.uniform(0.38, 0.48) if steady else rng.uniform(0.22, 0.62)),
+        s=lane,
+        height=rng.uniform(1.2, 1.6) if steady or rng.random() < 0.6 else rng.uniform(0.5, 2.4),
+        z=rng.uniform(*start),
+        yaw=rng.uniform(-0.02, 0.02) if steady else rng.gauss(0, 0.16),
+        bend_m=rng.choice((0.0, 0.0, 3.0, -4.0, 6.0)),
+        bend_length_m=rng.uniform(45, 90),
+    )
+
+
+def _hall_camera(
+    rng: random.Random, half_width: float, size_hw: tuple[int, int], start: tuple[float, float],
+    steady: bool,
+) -> Camera:  # fmt: skip
+    height, width = size_hw
+    return Camera(
+        size_hw,
+        focal_px=width * rng.uniform(0.6, 1.0),
+        horizon_px=height * (rng.uniform(0.4, 0.5) if steady else rng.uniform(0.12, 0.65)),
+        s=half_width * rng.uniform(-0.25, 0.25) if steady else half_width * rng.uniform(-0.6, 0.6),
+        height=rng.uniform(0.9, 1.4) if steady else rng.uniform(0.35, 1.6),
+        z=rng.uniform(start[0], start[1] * 0.4),
+        yaw=rng.uniform(-0.05, 0.05) if steady else rng.gauss(0, 0.35),
+    )

@@ -1,0 +1,253 @@
+"""A pinhole camera on a bending street or corridor, and a canvas that paints picture and labels.
+
+Coordinates are metres: `s` right of the centre line, `y` up from the ground, `z` along the line.
+Colours are BGR in [0, 255]. Every drawing call writes the same shape to the picture
+(anti-aliased) and to the label map, so the two cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Point = tuple[float, float, float]
+Colour = tuple[float, float, float]
+
+_SHIFT = 3  # drawing coordinates carry three binary digits below the pixel
+_UNIT = 1 << _SHIFT
+_NEAR_M = 0.25
+_FAR_AWAY_PX = 20000.0  # clip of projected coordinates, far outside any picture
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Where the picture is taken from.
+
+    size_hw: picture size in pixels; focal_px; horizon_px: row of the horizon;
+    s, height, z: position in metres; yaw: radians to the right of the line's direction;
+    bend_m, bend_length_m: amplitude and length scale of the line's sideways swing.
+    """
+
+    size_hw: tuple[int, int]
+    focal_px: float
+    horizon_px: float
+    s: float
+    height: float
+    z: float
+    yaw: float = 0.0
+    bend_m: float = 0.0
+    bend_length_m: float = 60.0
+
+    def bend(self, z: float) -> float:
+        """Return the sideways offset of the centre line at `z`, in metres."""
+        return self.bend_m * math.sin(z / self.bend_length_m)
+
+    @property
+    def heading(self) -> float:
+        """Viewing direction against the world's z axis, in radians."""
+        slope = self.bend_m / self.bend_length_m * math.cos(self.z / self.bend_length_m)
+        return math.atan(slope) + self.yaw
+
+
+@dataclass(frozen=True)
+class Light:
+    """Brightness of surfaces by the side they face, and the air between them and the camera.
+
+    left, right, front, top: factors for surfaces facing -s, +s, the camera, the sky;
+    haze, haze_m: colour of the air and the distance that mixes in 63 % of it;
+    shadow: factor of shadowed ground; sun_s, sun_z: metres of shadow per metre of height.
+    """
+
+    left: float
+    right: float
+    front: float
+    top: float
+    haze: Colour
+    haze_m: float
+    shadow: float
+    sun_s: float
+    sun_z: float
+
+
+class Canvas:
+    """Picture [H, W, 3] uint8 BGR and label map [H, W] uint8 of one frame."""
+
+    def __init__(self, camera: Camera, light: Light) -> None:
+        height, width = camera.size_hw
+        self.camera = camera
+        self.light = light
+        self.image: NDArray[np.uint8] = np.zeros((height, width, 3), np.uint8)
+        self.labels: NDArray[np.uint8] = np.zeros((height, width), np.uint8)
+        self._cos, self._sin = math.cos(camera.heading), math.sin(camera.heading)
+        self._origin = camera.bend(camera.z) + camera.s
+
+    def view(self, point: Point) -> Point:
+        """Return right, up and depth of a point as the camera sees it, in metres."""
+        s, y, z = point
+        camera = self.camera
+        x = s + camera.bend_m * math.sin(z / camera.bend_length_m) - self._origin
+        ahead = z - camera.z
+        return (
+            x * self._cos - ahead * self._sin,
+            y - camera.height,
+            x * self._sin + ahead * self._cos,
+        )
+
+    def pixels_per_metre(self, point: Point) -> float:
+        """Return the scale of the picture at `point`, 0 when it is behind the camera."""
+        depth = self.view(point)[2]
+        return self.camera.focal_px / depth if depth > _NEAR_M else 0.0
+
+    def colour_at(self, colour: Colour, depth: float, tone: float) -> Colour:
+        """Return `colour` times `tone` seen through `depth` metres of haze."""
+        air = 1.0 - math.exp(-max(depth, 0.0) / self.light.haze_m)
+        b, g, r = (
+            min(255.0, c * tone) * (1 - air) + h * air
+            for c, h in zip(colour, self.light.haze, strict=True)
+        )
+        return b, g, r
+
+    def polygon(
+        self, points: Sequence[Point], colour: Colour, label: int, tone: float = 1.0
+    ) -> None:
+        """Fill a flat polygon; what lies behind the camera is cut off."""
+        seen = [self.view(point) for point in points]
+        depths = [point[2] for point in seen]
+        if max(depths) <= _NEAR_M:
+            return
+        if min(depths) <= _NEAR_M:
+            seen = _cut_near(seen)
+        pixels = self._to_pixels(seen)
+        if pixels is None:
+            return
+        ink = self.colour_at(colour, sum(depths) / len(depths), tone)
+        cv2.fillPoly(self.image, [pixels], ink, cv2.LINE_AA, _SHIFT)
+        cv2.fillPoly(self.labels, [pixels], label, cv2.LINE_8, _SHIFT)
+
+    def polygons(
+        self, points: NDArray[np.float32], colour: Colour, label: int, tone: float = 1.0
+    ) -> None:
+        """Fill many polygons [N, corners, 3] of one colour that do not overlap."""
+        camera = self.camera
+        s, y, z = points[..., 0], points[..., 1], points[..., 2]
+        x = s + camera.bend_m * np.sin(z / camera.bend_length_m) - self._origin
+        ahead = z - camera.z
+        depth = x * self._sin + ahead * self._cos
+        keep = depth.min(axis=1) > _NEAR_M
+        if not keep.any():
+            return
+        x, y, ahead, depth = x[keep], y[keep], ahead[keep], depth[keep]
+        scale = camera.focal_px / depth
+        u = camera.size_hw[1] / 2 + (x * self._cos - ahead * self._sin) * scale
+        v = camera.horizon_px - (y - camera.height) * scale
+        pixels = np.stack([u, v], -1).clip(-_FAR_AWAY_PX, _FAR_AWAY_PX) * _UNIT
+        shapes = list(pixels.astype(np.int32))
+        ink = self.colour_at(colour, float(depth.mean()), tone)
+        cv2.fillPoly(self.image, shapes, ink, cv2.LINE_AA, _SHIFT)
+        cv2.fillPoly(self.labels, shapes, label, cv2.LINE_8, _SHIFT)
+
+    def disc(
+        self, centre: Point, radius: float, colour: Colour, label: int, tone: float = 1.0
+    ) -> None:
+        """Fill a disc of `radius` metres that faces the camera."""
+        self.ellipse(centre, (radius, radius), colour, label, tone)
+
+    def ellipse(
+        self,
+        centre: Point,
+        radii: tuple[float, float],
+        colour: Colour,
+        label: int,
+        tone: float = 1.0,
+    ) -> None:
+        """Fill an ellipse with half axes `radii` (across, up) in metres, facing the camera."""
+        x, y, depth = self.view(centre)
+        if depth <= _NEAR_M:
+            return
+        scale = self.camera.focal_px / depth
+        u = self.camera.size_hw[1] / 2 + x * scale
+        v = self.camera.horizon_px - y * scale
+        if max(abs(u), abs(v), max(radii) * scale) > _FAR_AWAY_PX / 8:
+            return
+        where = (round(u * _UNIT), round(v * _UNIT))
+        size = (
+            max(_UNIT // 2, round(radii[0] * scale * _UNIT)),
+            max(_UNIT // 2, round(radii[1] * scale * _UNIT)),
+        )
+        ink = self.colour_at(colour, depth, tone)
+        if size[0] == size[1]:
+            cv2.circle(self.image, where, size[0], ink, -1, cv2.LINE_8, _SHIFT)
+            cv2.circle(self.labels, where, size[0], label, -1, cv2.LINE_8, _SHIFT)
+            return
+        for target, paint in ((self.image, ink), (self.labels, label)):
+            cv2.ellipse(target, where, size, 0, 0, 360, paint, -1, cv2.LINE_8, _SHIFT)  # type: ignore[call-overload]
+
+    def line(self, start: Point, end: Point, width: float, colour: Colour, label: int) -> None:
+        """Draw a bar `width` metres thick, at least one pixel."""
+        a, b = self.view(start), self.view(end)
+        if min(a[2], b[2]) <= _NEAR_M:
+            return
+        pixels = self._to_pixels([a, b])
+        if pixels is None:
+            return
+        depth = (a[2] + b[2]) / 2
+        thickness = max(1, round(width * self.camera.focal_px / depth))
+        ink = self.colour_at(colour, depth, 1.0)
+        first, last = pixels.tolist()
+        cv2.line(self.image, first, last, ink, thickness, cv2.LINE_AA, _SHIFT)
+        cv2.line(self.labels, first, last, label, thickness, cv2.LINE_8, _SHIFT)
+
+    def shade_ground(self, shapes: Sequence[Sequence[Point]], soft_px: int) -> None:
+        """Darken the ground under `shapes` with edges `soft_px` pixels soft; labels stay."""
+        mask = np.zeros(self.labels.shape, np.uint8)
+        for shape in shapes:
+            seen = [self.view(point) for point in shape]
+            if max(point[2] for point in seen) <= _NEAR_M:
+                continue
+            pixels = self._to_pixels(_cut_near(seen))
+            if pixels is not None:
+                cv2.fillPoly(mask, [pixels], 255, cv2.LINE_8, _SHIFT)
+        top = max(0, int(self.camera.horizon_px))
+        mask = cv2.blur(mask[top:], (soft_px, soft_px))
+        factor = cv2.LUT(mask, _shadow_table(self.light.shadow))
+        ground = self.image[top:]
+        cv2.multiply(ground, cv2.merge([factor] * 3), ground, 1 / 255)
+
+    def _to_pixels(self, seen: Sequence[Point]) -> NDArray[np.int32] | None:
+        height, width = self.camera.size_hw
+        focal, horizon = self.camera.focal_px, self.camera.horizon_px
+        flat = [
+            (width / 2 + focal * x / depth, horizon - focal * y / depth) for x, y, depth in seen
+        ]
+        us, vs = [p[0] for p in flat], [p[1] for p in flat]
+        if max(us) < 0 or min(us) > width or max(vs) < 0 or min(vs) > height:
+            return None
+        far = _FAR_AWAY_PX
+        return np.array(
+            [
+                (int(min(max(u, -far), far) * _UNIT), int(min(max(v, -far), far) * _UNIT))
+                for u, v in flat
+            ],
+            np.int32,
+        )
+
+
+def _shadow_table(factor: float) -> NDArray[np.uint8]:
+    return np.linspace(255, 255 * factor, 256).astype(np.uint8)
+
+
+def _cut_near(seen: Sequence[Point]) -> list[Point]:
+    """Cut a polygon in camera coordinates at the near plane."""
+    kept: list[Point] = []
+    for a, b in zip(seen, [*seen[1:], seen[0]], strict=True):
+        if a[2] > _NEAR_M:
+            kept.append(a)
+        if (a[2] > _NEAR_M) != (b[2] > _NEAR_M):
+            t = (_NEAR_M - a[2]) / (b[2] - a[2])
+            kept.append((a[0] + t * (b[0] - a[0]), a[1] + t * (b[1] - a[1]), _NEAR_M))
+    return kept

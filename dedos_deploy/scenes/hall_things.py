@@ -1,0 +1,390 @@
+"""What stands or hangs in a hall: doors, windows, furniture, fixtures."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from dedos_deploy.scenes.canvas import Canvas, Colour, Point
+from dedos_deploy.scenes.solids import Face, Frame, draw_box, draw_solid
+from dedos_deploy.scenes.street_things import draw_bin
+
+__all__ = [
+    "Panel", "draw_bin", "draw_cabinet", "draw_chair", "draw_on_wall", "draw_pillar",
+    "draw_railing", "draw_rug", "draw_sofa", "draw_stairs", "draw_table", "draw_vending_machine",
+]  # fmt: skip
+
+WOODS: tuple[Colour, ...] = (
+    (70, 105, 150), (90, 135, 185), (50, 70, 105), (185, 190, 195), (215, 218, 220), (80, 85, 90),
+)  # fmt: skip
+STEEL: Colour = (150, 152, 154)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A strip of wall that starts at (s, z) and runs `long` metres along (ds, dz).
+
+    inward: sign of the direction into the room for side walls, 0 for an end wall.
+    """
+
+    s: float
+    z: float
+    ds: float
+    dz: float
+    long: float
+    inward: int
+
+    def quad(self, a0: float, a1: float, low: float, high: float, out: float = 0.0) -> list[Point]:
+        """Return the corners of a rectangle from a0 to a1 along and low to high, `out` proud."""
+        s, z = self.s + self.inward * out, self.z - (out if self.inward == 0 else 0.0)
+        return [
+            (s + a * self.ds, y, z + a * self.dz)
+            for a, y in ((a0, low), (a1, low), (a1, high), (a0, high))
+        ]
+
+
+def draw_on_wall(canvas: Canvas, panel: Panel, what: str, seed: int, label: int) -> None:
+    """Draw a door, window, picture, elevator, clock or fire extinguisher on a wall."""
+    rng = random.Random(seed)
+    tone = canvas.light.front
+    if panel.inward:
+        tone = canvas.light.left if panel.inward < 0 else canvas.light.right
+    {
+        "door": _door, "window": _window, "picture": _picture, "elevator": _elevator,
+        "clock": _clock, "extinguisher": _extinguisher,
+    }[what](canvas, panel, rng, label, tone)  # fmt: skip
+
+
+def _door(canvas: Canvas, panel: Panel, rng: random.Random, label: int, tone: float) -> None:
+    wood: Colour = rng.choice((*WOODS, (120, 90, 60), (90, 130, 100)))
+    tall, long = rng.uniform(2.0, 2.2), panel.long
+    frame = (wood[0] * 0.6, wood[1] * 0.6, wood[2] * 0.6)
+    if rng.random() < 0.4:
+        frame = (205, 208, 210)
+    canvas.polygon(panel.quad(0, long, 0, tall + 0.08), frame, label, tone)
+    leaves = (
+        [(0.06, long - 0.06)]
+        if long < 1.3
+        else [(0.06, long / 2 - 0.02), (long / 2 + 0.02, long - 0.06)]
+    )
+    style = rng.randrange(4)
+    for a0, a1 in leaves:
+        canvas.polygon(panel.quad(a0, a1, 0.02, tall, 0.005), wood, label, tone)
+        wide = a1 - a0
+        if style == 0:  # glass pane above
+            canvas.polygon(panel.quad(a0 + 0.2 * wide, a1 - 0.2 * wide, 1.15, tall - 0.2, 0.01),
+                           (150, 140, 125), label, tone)  # fmt: skip
+        elif style == 1:  # two panels
+            for low, high in ((0.2, 0.95), (1.1, tall - 0.2)):
+                canvas.polygon(panel.quad(a0 + 0.15 * wide, a1 - 0.15 * wide, low, high, 0.01),
+                               wood, label, tone * 0.85)  # fmt: skip
+        elif style == 2:  # all glass
+            canvas.polygon(panel.quad(a0 + 0.08, a1 - 0.08, 0.12, tall - 0.1, 0.01),
+                           (165, 160, 145), label, tone * 0.9)  # fmt: skip
+        knob = a1 - 0.12 if rng.random() < 0.5 else a0 + 0.06
+        canvas.polygon(panel.quad(knob, knob + 0.07, 0.95, 1.08, 0.03), STEEL, label, 0.7)
+
+
+def _window(canvas: Canvas, panel: Panel, rng: random.Random, label: int, tone: float) -> None:
+    low, high = rng.choice(((0.9, 2.1), (0.7, 2.3), (1.0, 2.0), (0.15, 2.3)))
+    frame: Colour = rng.choice(((220, 222, 224), (95, 97, 98), (60, 85, 120)))
+    canvas.polygon(panel.quad(0, panel.long, low, high), frame, label, tone)
+    panes = max(1, round(panel.long / 0.8))
+    wide = panel.long / panes
+    night = rng.random() < 0.15
+    sky: Colour = (
+        (70, 55, 50) if night else rng.choice(((245, 235, 220), (235, 215, 190), (250, 250, 248)))
+    )
+    green: Colour = (
+        (50, 45, 40) if night else rng.choice(((120, 160, 130), (150, 155, 155), (110, 140, 120)))
+    )
+    split = low + (high - low) * rng.uniform(0.25, 0.55)
+    for k in range(panes):
+        a0, a1 = k * wide + 0.05, (k + 1) * wide - 0.05
+        canvas.polygon(panel.quad(a0, a1, split, high - 0.06, 0.005), sky, label)
+        canvas.polygon(panel.quad(a0, a1, low + 0.06, split, 0.005), green, label)
+    canvas.polygon(panel.quad(-0.05, panel.long + 0.05, low - 0.06, low, 0.06), frame, label, 0.9)
+
+
+def _picture(canvas: Canvas, panel: Panel, rng: random.Random, label: int, tone: float) -> None:
+    low = rng.uniform(1.1, 1.4)
+    high = low + min(0.9, panel.long * rng.uniform(0.6, 1.3))
+    frame: Colour = rng.choice(((40, 40, 45), (60, 110, 150), (225, 228, 230), (70, 140, 180)))
+    canvas.polygon(panel.quad(0, panel.long, low, high, 0.01), frame, label, tone)
+    colours = [tuple(rng.uniform(40, 230) for _ in range(3)) for _ in range(5)]
+    b, g, r = colours[0]
+    canvas.polygon(
+        panel.quad(0.05, panel.long - 0.05, low + 0.05, high - 0.05, 0.012), (b, g, r), label, tone
+    )
+    for b, g, r in colours[1:]:
+        a0, a1 = sorted(rng.uniform(0.08, panel.long - 0.08) for _ in range(2))
+        y0, y1 = sorted(rng.uniform(low + 0.08, high - 0.08) for _ in range(2))
+        canvas.polygon(panel.quad(a0, a1, y0, y1, 0.015), (b, g, r), label, tone)
+
+
+def _elevator(canvas: Canvas, panel: Panel, rng: random.Random, label: int, tone: float) -> None:
+    metal: Colour = rng.choice(((175, 178, 180), (140, 145, 150), (120, 150, 170)))
+    canvas.polygon(panel.quad(0, panel.long, 0, 2.3), (95, 98, 100), label, tone)
+    half = panel.long / 2
+    for a0, a1, shade in ((0.1, half - 0.008, 1.0), (half + 0.008, panel.long - 0.1, 0.93)):
+        canvas.polygon(panel.quad(a0, a1, 0.0, 2.12, 0.005), metal, label, tone * shade)
+        third = (a1 - a0) / 3
+        canvas.polygon(
+            panel.quad(a0 + third, a1 - third, 0, 2.12, 0.008), metal, label, tone * shade * 1.12
+        )
+    canvas.polygon(panel.quad(half - 0.14, half + 0.14, 2.17, 2.27, 0.01), (40, 40, 200), label)
+
+
+def _clock(canvas: Canvas, panel: Panel, rng: random.Random, label: int, tone: float) -> None:
+    y, radius = rng.uniform(2.0, 2.25), rng.uniform(0.16, 0.24)
+    middle = panel.quad(panel.long / 2, panel.long / 2, y, y, 0.03)[0]
+    rim: Colour = rng.choice(((40, 40, 40), (150, 150, 150), (60, 60, 170)))
+    wide = radius if panel.inward == 0 else radius * 0.75
+    canvas.ellipse(middle, (wide, radius + 0.001), rim, label, tone)
+    canvas.ellipse(middle, (wide * 0.86, radius * 0.86), (240, 242, 243), label, tone)
+    for dx, dy in ((0.0, 0.7), (0.5, 0.15)):
+        hand = (middle[0] + dx * wide, middle[1] + dy * radius, middle[2])
+        canvas.line(middle, hand, 0.02, (30, 30, 30), label)
+
+
+def _extinguisher(
+    canvas: Canvas, panel: Panel, rng: random.Random, label: int, tone: float
+) -> None:
+    base = rng.choice((0.02, 0.5, 0.8))
+    foot = panel.quad(panel.long / 2, panel.long / 2, base, base, 0.12)[0]
+    s, y, z = foot
+    red: Colour = (45 + rng.uniform(-15, 20), 35, 190 + rng.uniform(-30, 30))
+    half, tall = 0.085, rng.uniform(0.42, 0.55)
+    body = [(s - half, y, z), (s + half, y, z), (s + half, y + tall * 0.85, z), (s + half * 0.5, y + tall, z),
+            (s - half * 0.5, y + tall, z), (s - half, y + tall * 0.85, z)]  # fmt: skip
+    canvas.polygon(body, red, label, tone)
+    shine = [(s - half * 0.6, y + 0.04, z), (s - half * 0.2, y + 0.04, z),
+             (s - half * 0.2, y + tall * 0.8, z), (s - half * 0.6, y + tall * 0.8, z)]  # fmt: skip
+    canvas.polygon(shine, (120, 110, 240), label, tone)
+    tag = [(s - half, y + tall * 0.35, z), (s + half, y + tall * 0.35, z), (s + half, y + tall * 0.6, z),
+           (s - half, y + tall * 0.6, z)]  # fmt: skip
+    canvas.polygon(tag, (200, 215, 225), label, tone)
+    canvas.line((s, y + tall, z), (s, y + tall + 0.1, z), 0.05, (40, 40, 40), label)
+    canvas.line((s, y + tall + 0.08, z), (s + 0.14, y + tall * 0.7, z), 0.03, (35, 35, 35), label)
+
+
+def draw_cabinet(
+    canvas: Canvas, frame: Frame, size: Point, seed: int, label: int, side: int
+) -> None:
+    """Draw a cabinet, locker or bookcase `size` = (deep, tall, long) against the wall at `side`."""
+    rng = random.Random(seed)
+    wood: Colour = rng.choice((*WOODS, (140, 120, 90), (120, 135, 120)))
+    deep, tall, long = size
+    draw_box(canvas, frame, size, 0.0, wood, label)
+    front = frame.s - side * (deep / 2 + 0.01)
+    tone = canvas.light.left if side > 0 else canvas.light.right
+    count, rows = max(1, round(long / 0.5)), 1 if rng.random() < 0.6 else max(2, round(tall / 0.45))
+    books = rng.random() < 0.25
+    for k in range(count):
+        for r in range(rows):
+            a0, a1 = frame.z + (k + 0.06) * long / count, frame.z + (k + 0.94) * long / count
+            y0, y1 = (
+                0.08 + (tall - 0.12) * (r + 0.05) / rows,
+                0.08 + (tall - 0.12) * (r + 0.95) / rows,
+            )
+            ink = (
+                (rng.uniform(30, 220), rng.uniform(30, 220), rng.uniform(30, 220))
+                if books
+                else wood
+            )
+            points = [(front, y0, a0), (front, y0, a1), (front, y1, a1), (front, y1, a0)]
+            canvas.polygon(points, ink, label, tone * (0.9 if not books else 0.8))
+            if not books:
+                y = (y0 + y1) / 2
+                knob = [(front - side * 0.02, y - 0.06, a1 - 0.09), (front - side * 0.02, y - 0.06, a1 - 0.05),
+                        (front - side * 0.02, y + 0.06, a1 - 0.05), (front - side * 0.02, y + 0.06, a1 - 0.09)]  # fmt: skip
+                canvas.polygon(knob, STEEL, label, 0.6)
+
+
+def draw_table(canvas: Canvas, frame: Frame, size: Point, seed: int, label: int) -> None:
+    """Draw a table `size` = (across, tall, long)."""
+    rng = random.Random(seed)
+    wood: Colour = rng.choice(WOODS)
+    legs: Colour = rng.choice((wood, (60, 62, 64), STEEL))
+    across, tall, long = size
+    corners = [(x, a) for a in (long - 0.09, 0.03) for x in (-across / 2 + 0.06, across / 2 - 0.06)]
+    for x, a in corners:
+        draw_box(
+            canvas, Frame(frame.s + x, frame.z + a), (0.06, tall - 0.05, 0.06), 0.0, legs, label
+        )
+    draw_box(canvas, frame, (across, 0.05, long), tall - 0.05, wood, label)
+    if rng.random() < 0.5:
+        z = frame.z + long * rng.uniform(0.3, 0.7)
+        screen: Colour = (60, 55, 50)
+        draw_box(canvas, Frame(frame.s, z), (0.4, 0.28, 0.04), tall + 0.02, screen, label)
+
+
+def draw_chair(canvas: Canvas, frame: Frame, seed: int, label: int) -> None:
+    """Draw a chair centred on the frame's origin; its back is at the near end of its turn."""
+    rng = random.Random(seed)
+    seat: Colour = rng.choice(((150, 80, 50), (60, 60, 160), (70, 70, 75), (80, 120, 170),
+                               (90, 130, 70), (185, 188, 190), (60, 90, 120)))  # fmt: skip
+    legs: Colour = rng.choice((STEEL, (50, 50, 52), (60, 90, 125)))
+    half, high = 0.22, rng.uniform(0.42, 0.48)
+    back = [
+        Face(tuple(frame.place(x, y, -half - lean) for x, y, lean in outline), seat)
+        for outline in (
+            ((-half, high + 0.12, 0.0), (half, high + 0.12, 0.0), (half, high + 0.5, 0.06),
+             (-half, high + 0.5, 0.06)),
+        )
+    ]  # fmt: skip
+    centre = frame.place(0, high, 0)
+    away = canvas.view(frame.place(0, high, -half))[2] > canvas.view(centre)[2]
+    if away:
+        _chair_back(canvas, frame, back, half, high, legs, label)
+    for x in (-half, half):
+        for a in (-half, half):
+            canvas.line(frame.place(x, 0, a), frame.place(x, high, a), 0.035, legs, label)
+    start = frame.place(0, 0, -half)
+    draw_box(
+        canvas, Frame(start[0], start[2], frame.turn), (2 * half, 0.06, 2 * half), high, seat, label
+    )
+    if not away:
+        _chair_back(canvas, frame, back, half, high, legs, label)
+
+
+def _chair_back(
+    canvas: Canvas,
+    frame: Frame,
+    back: list[Face],
+    half: float,
+    high: float,
+    legs: Colour,
+    label: int,
+) -> None:
+    for x in (-half, half):
+        canvas.line(
+            frame.place(x, high, -half),
+            frame.place(x, high + 0.45, -half - 0.05),
+            0.035,
+            legs,
+            label,
+        )
+    for face in back:
+        canvas.polygon(face.points, face.colour, label, canvas.light.front)
+
+
+def draw_sofa(canvas: Canvas, frame: Frame, size: Point, seed: int, label: int, side: int) -> None:
+    """Draw a sofa `size` = (deep, tall, long) with its back to the wall at `side`."""
+    rng = random.Random(seed)
+    cloth: Colour = rng.choice(((60, 60, 65), (50, 70, 110), (130, 90, 60), (90, 110, 120),
+                                (60, 60, 150), (150, 155, 160)))  # fmt: skip
+    deep, tall, long = size
+    draw_box(
+        canvas,
+        Frame(frame.s + side * (deep / 2 - 0.12), frame.z),
+        (0.24, tall, long),
+        0.0,
+        cloth,
+        label,
+    )
+    draw_box(canvas, Frame(frame.s, frame.z + long - 0.2), (deep, 0.6, 0.2), 0.0, cloth, label)
+    count = max(1, round(long / 0.7))
+    step = (long - 0.4) / count
+    for k in reversed(range(count)):
+        z = frame.z + 0.2 + k * step
+        draw_box(
+            canvas,
+            Frame(frame.s - side * 0.1, z),
+            (deep - 0.2, 0.42, step - 0.03),
+            0.02,
+            cloth,
+            label,
+        )
+    draw_box(canvas, Frame(frame.s, frame.z), (deep, 0.6, 0.2), 0.0, cloth, label)
+
+
+def draw_vending_machine(
+    canvas: Canvas, frame: Frame, size: Point, seed: int, label: int, side: int
+) -> None:
+    """Draw a vending machine `size` = (deep, tall, long) against the wall at `side`."""
+    rng = random.Random(seed)
+    paint: Colour = rng.choice(((40, 40, 180), (150, 80, 40), (50, 50, 52), (60, 130, 70)))
+    deep, tall, long = size
+    draw_box(canvas, frame, size, 0.0, paint, label)
+    front = frame.s - side * (deep / 2 + 0.01)
+
+    def plate(a0: float, a1: float, y0: float, y1: float, ink: Colour, tone: float) -> None:
+        z = frame.z
+        points = [
+            (front, y0, z + a0),
+            (front, y0, z + a1),
+            (front, y1, z + a1),
+            (front, y1, z + a0),
+        ]
+        canvas.polygon(points, ink, label, tone)
+
+    plate(0.08, long * 0.7, 0.55, tall - 0.12, (235, 230, 215), 1.0)
+    for row in range(4):
+        for column in range(5):
+            ink = (rng.uniform(30, 230), rng.uniform(30, 230), rng.uniform(30, 230))
+            a, y = 0.11 + column * (long * 0.7 - 0.16) / 5, 0.6 + row * 0.28
+            plate(a, a + 0.08, y, y + 0.19, ink, 1.0)
+    plate(long * 0.76, long * 0.92, 0.9, 1.4, (60, 60, 60), 1.0)
+    plate(0.1, long * 0.7, 0.18, 0.4, (35, 35, 35), 1.0)
+
+
+def draw_pillar(canvas: Canvas, s: float, z: float, seed: int, label: int, top: float) -> None:
+    """Draw a round or square pillar from floor to ceiling."""
+    rng = random.Random(seed)
+    stone: Colour = rng.choice(((205, 212, 216), (170, 190, 205), (150, 155, 158), (225, 228, 228)))
+    half = rng.uniform(0.2, 0.38)
+    if rng.random() < 0.5:
+        draw_box(canvas, Frame(s, z - half), (2 * half, top, 2 * half), 0.0, stone, label)
+        draw_box(canvas, Frame(s, z - half - 0.02), (2 * half + 0.04, 0.15, 2 * half + 0.04), 0.0,
+                 (110, 112, 115), label)  # fmt: skip
+        return
+    strips = 9
+    for k in range(strips):
+        x0, x1 = -1 + 2 * k / strips, -1 + 2 * (k + 1) / strips
+        mix = (x0 + x1) / 2
+        tone = canvas.light.left * (1 - mix) / 2 + canvas.light.right * (1 + mix) / 2
+        tone *= 1.05 - 0.35 * mix * mix
+        points = [
+            (s + half * x0, 0, z),
+            (s + half * x1, 0, z),
+            (s + half * x1, top, z),
+            (s + half * x0, top, z),
+        ]
+        canvas.polygon(points, stone, label, tone)
+        skirt = [(x * 1.01 - s * 0.01, y * 0.15 / top, a - 0.01) for x, y, a in points]
+        canvas.polygon(skirt, (120, 122, 125), label, tone)
+
+
+def draw_stairs(canvas: Canvas, s: float, z: float, seed: int, label: int) -> None:
+    """Draw a flight of steps that climbs away from the camera."""
+    rng = random.Random(seed)
+    stone: Colour = rng.choice(((180, 184, 186), (140, 150, 158), (110, 135, 165)))
+    wide, steps = rng.uniform(1.2, 1.8), rng.randint(5, 9)
+    for k in reversed(range(steps)):
+        frame = Frame(s, z + 0.28 * k)
+        draw_box(canvas, frame, (wide, 0.17 * (k + 1), 0.29), 0.0, stone, label)
+
+
+def draw_railing(canvas: Canvas, s: float, z: float, seed: int, label: int, long: float) -> None:
+    """Draw a railing along the hall."""
+    rng = random.Random(seed)
+    ink: Colour = rng.choice((STEEL, (50, 52, 54), (60, 95, 140), (70, 75, 80)))
+    bars = rng.random() < 0.6
+    for y in (1.0, 0.12) if bars else (1.0, 0.7, 0.4):
+        canvas.line((s, y, z), (s, y, z + long), 0.05, ink, label)
+    step = 0.14 if bars else 1.0
+    for k in range(int(long / step) + 1):
+        canvas.line(
+            (s, 0, z + k * step), (s, 1.0, z + k * step), 0.025 if bars else 0.05, ink, label
+        )
+
+
+def draw_rug(canvas: Canvas, s: float, z: float, seed: int, label: int) -> None:
+    """Draw a rug with a border and stripes, flat on the floor."""
+    rng = random.Random(seed)
+    half, long = rng.uniform(0.5, 1.0), rng.uniform(1.5, 3.0)
+    for inset in (0.0, 0.12, 0.24):
+        ink = (rng.uniform(40, 150), rng.uniform(40, 150), rng.uniform(60, 190))
+        w, z0, z1 = half - inset, z + inset, z + long - inset
+        canvas.polygon([(s - w, 0, z0), (s + w, 0, z0), (s + w, 0, z1), (s - w, 0, z1)], ink, label)

@@ -1,0 +1,542 @@
+"""Street scenes: city, suburb, campus and highway, as seen by a car or a small robot."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+from functools import partial
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dedos_deploy.scenes import nature, street_things, texture, vehicles
+from dedos_deploy.scenes.actors import Actor, paint_actors
+from dedos_deploy.scenes.canvas import Camera, Canvas, Colour, Light
+
+CLASSES = (
+    "sky", "road", "lane marking", "sidewalk", "grass", "mountain", "building", "wall", "fence",
+    "pole", "traffic light", "traffic sign", "tree", "bush", "person", "bicycle", "motorcycle",
+    "car", "truck", "bus", "bench", "trash can",
+)  # fmt: skip
+ID = {name: index for index, name in enumerate(CLASSES)}
+FAR_M = 130.0
+
+_ROUGHNESS = {"tree": 0.28, "bush": 0.3, "grass": 0.16, "building": 0.05, "wall": 0.07,
+              "mountain": 0.08, "road": 0.03, "sidewalk": 0.03, "sky": 0.0}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Street:
+    """Cross-section and looks of a street.
+
+    road: half width; verge, walk: widths of the grass strip and the pavement on each side
+    (left, right); lanes: s of the dashed lines; crossings: z of zebra crossings; junctions: z of
+    side streets; colours are BGR; wear: strength of stains; outer: class beyond the pavement.
+    """
+
+    road: float
+    verge: tuple[float, float]
+    walk: tuple[float, float]
+    lanes: tuple[float, ...]
+    solid: tuple[float, ...]
+    crossings: tuple[float, ...]
+    junctions: tuple[float, ...]
+    asphalt: Colour
+    paving: Colour
+    lawn: Colour
+    paint: Colour
+    wear: float
+    tiles: float
+    outer: str
+
+
+@dataclass(frozen=True)
+class Sky:
+    """Colours at the horizon and above, amount of clouds in [0, 1] and their place."""
+
+    low: Colour
+    high: Colour
+    clouds: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class StreetScene:
+    """A street with all that stands on it."""
+
+    street: Street
+    sky: Sky
+    light: Light
+    actors: tuple[Actor, ...]
+
+    def roughness(self) -> NDArray[np.float32]:
+        """Return the surface texture amplitude per class id, [256]."""
+        table = np.full(256, 0.04, np.float32)
+        for name, amount in _ROUGHNESS.items():
+            table[ID[name]] = amount
+        return table
+
+    def paint(self, canvas: Canvas, time_s: float) -> None:
+        """Paint sky, ground and actors."""
+        _paint_sky(canvas, self.sky)
+        _paint_ground(canvas, self.street)
+        paint_actors(canvas, self.actors, time_s, far_m=FAR_M)
+
+
+def _paint_sky(canvas: Canvas, sky: Sky) -> None:
+    height, width = canvas.labels.shape
+    rows = min(height, max(1, int(canvas.camera.horizon_px) + 2))
+    ramp = np.linspace(1, 0, rows, dtype=np.float32)[:, None, None] ** 0.8
+    colours = ramp * np.array(sky.high, np.float32) + (1 - ramp) * np.array(sky.low, np.float32)
+    band = np.broadcast_to(colours, (rows, width, 3))
+    if sky.clouds > 0.05:
+        rng = random.Random(sky.seed)
+        tile = texture.noise(64)
+        pitch = (np.arange(rows, dtype=np.float32)[:, None] / max(rows, 1)) ** 1.6
+        turn = np.arange(width, dtype=np.float32)[None] * (160 / width)
+        offset = rng.randrange(512)
+        cloud = texture.sample(
+            tile, pitch * 220 + offset, turn + offset + canvas.camera.heading * 90
+        )
+        share = np.clip(cloud * 1.4 + sky.clouds * 2 - 1, 0, 1) * (0.35 + 0.65 * ramp[..., 0])
+        white = 238.0 - 40 * np.clip(cloud, 0, 1)
+        band = band + share[..., None] * (white[..., None] - band)
+    canvas.image[:rows] = band.astype(np.uint8)
+    canvas.labels[:rows] = ID["sky"]
+
+
+def _paint_ground(canvas: Canvas, street: Street) -> None:
+    """Cast every pixel below the horizon on the ground and colour it by where it lands."""
+    camera = canvas.camera
+    height, width = canvas.labels.shape
+    top = max(0, int(camera.horizon_px) + 1)
+    if top >= height:
+        return
+    v = np.arange(top, height, dtype=np.float32)[:, None]
+    u = np.arange(width, dtype=np.float32)[None]
+    ahead = camera.focal_px * camera.height / np.maximum(v - camera.horizon_px, 0.35)
+    aside = (u - width / 2) / camera.focal_px * ahead
+    cos, sin = math.cos(camera.heading), math.sin(camera.heading)
+    z = camera.z + ahead * cos - aside * sin
+    s = aside * cos + ahead * sin + camera.bend(camera.z) + camera.s
+    if camera.bend_m:
+        s -= camera.bend_m * np.sin(z / camera.bend_length_m)
+    colour, labels = _ground_zones(street, s, z)
+    _ground_marks(street, s, z, ahead / camera.focal_px, colour, labels)
+    near = np.exp(-ahead / 18)
+    fine = texture.sample(texture.noise(4), z * 14, s * 14)
+    coarse = texture.sample(texture.noise(64), z * 5 + 77, s * 9)
+    gain = 1 + street.wear * (0.16 * near * fine + 0.22 * coarse * (0.3 + 0.7 * near))
+    _tile_joints(street, s, z, ahead, labels, gain)
+    air = np.exp(-ahead / canvas.light.haze_m)[..., None]
+    lit = colour * (gain * canvas.light.top)[..., None]
+    haze = np.array(canvas.light.haze, np.float32)
+    canvas.image[top:] = np.clip(lit * air + haze * (1 - air), 0, 255).astype(np.uint8)
+    canvas.labels[top:] = labels
+
+
+def _ground_zones(
+    street: Street, s: NDArray[np.float32], z: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    road, (verge_l, verge_r), (walk_l, walk_r) = street.road, street.verge, street.walk
+    edges = (
+        -road - verge_l - walk_l, -road - verge_l, -road - 0.16, -road,
+        road, road + 0.16, road + verge_r, road + verge_r + walk_r,
+    )  # fmt: skip
+    kerb: Colour = (165, 168, 170)
+    outer: Colour = street.lawn if street.outer == "grass" else street.paving
+    strip: Colour = street.lawn
+    zone_colours = (
+        outer,
+        street.paving,
+        strip,
+        kerb,
+        street.asphalt,
+        kerb,
+        strip,
+        street.paving,
+        outer,
+    )
+    walk, lawn, tar = ID["sidewalk"], ID["grass"], ID["road"]
+    zone_labels = (ID[street.outer], walk, lawn, walk, tar, walk, lawn, walk, ID[street.outer])
+    zone = np.zeros(s.shape, np.uint8)
+    for edge in edges:
+        zone += s > edge
+    for start in street.junctions:
+        zone[(z > start) & (z < start + 7)] = 4
+    colour = np.array(zone_colours, np.float32)[zone]
+    return colour, np.array(zone_labels, np.uint8)[zone]
+
+
+def _ground_marks(
+    street: Street,
+    s: NDArray[np.float32],
+    z: NDArray[np.float32],
+    metres_per_pixel: NDArray[np.float32],
+    colour: NDArray[np.float32],
+    labels: NDArray[np.uint8],
+) -> None:
+    half = 0.075 + 0.25 * metres_per_pixel
+    marked = np.zeros(s.shape, bool)
+    dashes = (z % 9.0) < 4.0
+    for lane in street.lanes:
+        marked |= (np.abs(s - lane) < half) & dashes
+    for lane in street.solid:
+        marked |= np.abs(s - lane) < half
+    for start in street.junctions:
+        marked &= ~((z > start) & (z < start + 7))
+    for start in street.crossings:
+        inside = (z > start) & (z < start + 3)
+        marked = (marked & ~inside) | (inside & ((s % 1.0) < 0.5))
+        stop = (z > start - 1.6) & (z < start - 1.2) & (s > 0)
+        marked |= stop
+    marked &= (np.abs(s) < street.road - 0.12) & (z < z.min() + 90)
+    colour[marked] = street.paint
+    labels[marked] = ID["lane marking"]
+
+
+def _tile_joints(
+    street: Street,
+    s: NDArray[np.float32],
+    z: NDArray[np.float32],
+    ahead: NDArray[np.float32],
+    labels: NDArray[np.uint8],
+    gain: NDArray[np.float32],
+) -> None:
+    if not street.tiles:
+        return
+    size = street.tiles
+    joints = ((s % size) < 0.04) | ((z % size) < 0.05)
+    joints &= (labels == ID["sidewalk"]) & (ahead < 14)
+    gain[joints] *= 0.8
+
+
+def plan_street(seed: int, length: float) -> StreetScene:
+    """Return a street scene of `length` metres from its seed."""
+    rng = random.Random(seed)
+    kind = rng.choices(("city", "suburb", "campus", "highway"), (0.4, 0.25, 0.2, 0.15))[0]
+    street = _plan_ground(rng, kind, length)
+    light, sky = _plan_light(rng)
+    actors: list[Actor] = []
+    for side in (-1, 1):
+        _line_side(actors, rng, kind, street, side, length)
+    _traffic(actors, rng, kind, street, length)
+    if kind != "city" or rng.random() < 0.3:
+        actors.append(_skyline(rng, length))
+    return StreetScene(street, sky, light, tuple(actors))
+
+
+def _plan_ground(rng: random.Random, kind: str, length: float) -> Street:
+    grey = rng.uniform(70, 135)
+    warm = rng.uniform(-6, 8)
+    asphalt = (grey - warm, grey, grey + warm * 0.6)
+    light = rng.uniform(125, 190)
+    paving = (light - rng.uniform(0, 25), light, light + rng.uniform(-5, 20))
+    lawn = rng.choice(((60, 125, 85), (55, 105, 75), (75, 135, 120), (70, 120, 140)))
+    lanes_each = {"city": rng.choice((1, 1, 2)), "suburb": 1, "campus": 1, "highway": 2}[kind]
+    lane_width = 3.6 if kind == "highway" else rng.uniform(2.6, 3.4)
+    road = lanes_each * lane_width + (rng.uniform(0, 2.2) if kind == "city" else 0.3)
+    lanes = [lane_width * k for k in range(1 - lanes_each, lanes_each)]
+    solid: list[float] = (
+        [road - 0.35, 0.35 - road] if rng.random() < 0.5 or kind == "highway" else []
+    )
+    if rng.random() < 0.3 and 0.0 in lanes:
+        lanes.remove(0.0)
+        solid += [-0.15, 0.15]
+    if kind == "campus" and rng.random() < 0.6:
+        lanes, solid = [], []
+    verge = (0.0, 0.0)
+    if kind in ("suburb", "campus") or rng.random() < 0.2:
+        verge = (rng.uniform(0.5, 2.0), rng.uniform(0.5, 2.0))
+    walk = (0.0, 0.0) if kind == "highway" else (rng.uniform(1.4, 4.0), rng.uniform(1.4, 4.0))
+    crossings: list[float] = []
+    if kind in ("city", "suburb") and rng.random() < 0.6:
+        crossings = [k * 60 + rng.uniform(8, 45) for k in range(int(length // 60) + 1)]
+    junctions = [] if kind == "highway" else [
+        k * 80 + rng.uniform(20, 70) for k in range(int(length // 80) + 1) if rng.random() < 0.5
+    ]  # fmt: skip
+    return Street(
+        road, verge, walk, tuple(lanes), tuple(solid), tuple(crossings), tuple(junctions),
+        asphalt, paving, lawn, rng.choice(((225, 228, 230), (205, 210, 212), (110, 190, 225))),
+        rng.uniform(0.4, 1.2), rng.choice((0.0, 0.5, 0.8, 1.2)),
+        "grass" if kind != "city" else "sidewalk",
+    )  # fmt: skip
+
+
+def _plan_light(rng: random.Random) -> tuple[Light, Sky]:
+    mood = rng.choices(("clear", "overcast", "dusk", "hazy"), (0.45, 0.25, 0.12, 0.18))[0]
+    table: dict[str, tuple[Colour, Colour, float, float, float]] = {
+        "clear": ((225, 205, 175), (215, 150, 85), rng.uniform(0.1, 0.6), 260.0, 0.5),
+        "overcast": ((215, 215, 212), (190, 185, 180), rng.uniform(0.5, 0.9), 170.0, 0.8),
+        "dusk": ((150, 185, 235), (150, 105, 85), rng.uniform(0.2, 0.7), 220.0, 0.7),
+        "hazy": ((225, 222, 218), (215, 200, 185), 0.1, 85.0, 0.7),
+    }
+    low, high, clouds, haze_m, shadow = table[mood]
+    sun = rng.uniform(-1, 1)
+    contrast = 0.35 if mood == "clear" else 0.12
+    light = Light(
+        left=0.8 - contrast * sun, right=0.8 + contrast * sun, front=rng.uniform(0.65, 0.95),
+        top=1.0, haze=low, haze_m=haze_m, shadow=shadow,
+        sun_s=-sun * (0.9 if mood == "clear" else 0.15), sun_z=rng.uniform(-0.4, 0.4),
+    )  # fmt: skip
+    return light, Sky(low, high, clouds, rng.randrange(1 << 30))
+
+
+def _line_side(
+    actors: list[Actor], rng: random.Random, kind: str, street: Street, side: int, length: float
+) -> None:
+    """Put buildings, barriers, trees and street furniture on one side."""
+    k = 0 if side < 0 else 1
+    kerb = street.road + street.verge[k]
+    edge = kerb + street.walk[k]
+    blocked = street.junctions
+    z = -14.0
+    while z < length and kind != "highway":
+        depth = rng.uniform(8, 14)
+        tall = rng.uniform(9, 24) if kind == "city" else rng.uniform(4.5, 8.0)
+        long = rng.uniform(9, 22) if kind == "city" else rng.uniform(8, 13)
+        back = 0.0 if kind == "city" else rng.uniform(4, 9)
+        open_gap = any(z - 1 < j + 7 and j < z + long + 1 for j in blocked)
+        if not open_gap and rng.random() < {"city": 0.92, "suburb": 0.8, "campus": 0.35}[kind]:
+            paint = partial(_building, s=side * (edge + back), seed=rng.randrange(1 << 30),
+                            size=(depth, tall, long))  # fmt: skip
+            actors.append(Actor(paint, side * (edge + back + depth / 2), z, long, 1,
+                                half_width=depth / 2, height=tall * 0.45))  # fmt: skip
+        z += long + (rng.choice((0.0, 0.0, 3.0)) if kind == "city" else rng.uniform(2, 9))
+    if kind != "city":
+        _green(actors, rng, kind, edge, side, length)
+        _barriers(actors, rng, kind, edge, side, length, blocked)
+    _furniture(actors, rng, kind, (kerb, edge), side, length, blocked)
+
+
+def _building(
+    canvas: Canvas, z: float, _: float, *, s: float, seed: int, size: tuple[float, float, float]
+) -> None:
+    street_things.draw_building(canvas, s, z, seed, ID["building"], size)
+
+
+def _tree(canvas: Canvas, z: float, _: float, *, s: float, seed: int, height: float) -> None:
+    nature.draw_tree(canvas, s, z, seed, ID["tree"], height)
+
+
+def _bush(
+    canvas: Canvas, z: float, _: float, *, s: float, seed: int, size: tuple[float, float]
+) -> None:
+    nature.draw_bush(canvas, s, z, seed, ID["bush"], size)
+
+
+def _green(
+    actors: list[Actor], rng: random.Random, kind: str, edge: float, side: int, length: float
+) -> None:
+    dense = rng.choice((4.0, 7.0, 14.0))
+    z = rng.uniform(-2, 5)
+    while z < length:
+        back = rng.uniform(1.5, 9.0) + (3 if kind == "highway" else 0)
+        tall = rng.uniform(4, 11)
+        paint = partial(_tree, s=side * (edge + back), seed=rng.randrange(1 << 30), height=tall)
+        actors.append(Actor(paint, side * (edge + back), z, 0.5, 1, half_width=tall * 0.25,
+                            height=tall * 0.5))  # fmt: skip
+        z += dense * rng.uniform(0.4, 1.8)
+
+
+def _barriers(
+    actors: list[Actor], rng: random.Random, kind: str, edge: float, side: int, length: float,
+    blocked: tuple[float, ...],
+) -> None:  # fmt: skip
+    material = rng.choice(("brick", "plaster", "planks", "railing", "hedge", "hedge", "none"))
+    if kind == "highway":
+        material = rng.choice(("guardrail", "guardrail", "plaster", "none"))
+    if material == "none":
+        return
+    height, step = rng.uniform(0.9, 1.9), 6.0
+    if material == "guardrail":
+        height = 0.8
+    name = "wall" if material in ("brick", "plaster") else "fence"
+    s = side * (edge + 0.4)
+    for z in np.arange(-6.0, length, step).tolist():
+        if any(z < j + 7 and j < z + step for j in blocked) or rng.random() < 0.08:
+            continue
+        if material == "hedge":
+            for along in (1.0, 3.0, 5.0):
+                size = (rng.uniform(0.9, 1.2), height * rng.uniform(0.75, 0.95))
+                paint = partial(_bush, s=s, seed=7 if rng.random() < 0.6 else 8, size=size)
+                actors.append(Actor(paint, s, z + along, 0.5, 2, half_width=0.6, height=height))
+            continue
+        barrier = partial(
+            _barrier, s=s, seed=side, label=ID[name], size=(height, step), kind=material
+        )
+        actors.append(Actor(barrier, s, z, step, 2, half_width=0.15, height=height))
+
+
+def _barrier(
+    canvas: Canvas, z: float, _: float, *, s: float, seed: int, label: int,
+    size: tuple[float, float], kind: str,
+) -> None:  # fmt: skip
+    street_things.draw_barrier(canvas, s, z, seed, label, size, kind)
+
+
+def _furniture(
+    actors: list[Actor], rng: random.Random, kind: str, band: tuple[float, float], side: int,
+    length: float, blocked: tuple[float, ...],
+) -> None:  # fmt: skip
+    kerb, edge = band[0] * side, band[1] * side
+    rates = {
+        "pole": 22.0, "sign": 35.0, "light": 70.0 if kind == "city" else 160.0, "bench": 60.0,
+        "bin": 40.0, "person": 11.0 if kind == "city" else 20.0, "bicycle": 40.0, "tree": 16.0,
+    }  # fmt: skip
+    if kind == "highway":
+        rates = {"pole": 40.0, "sign": 45.0}
+    elif rng.random() < 0.3:
+        rates.pop("tree")
+    for what, gap in rates.items():
+        z = rng.uniform(3, gap)
+        while z < length:
+            if not any(j - 0.5 < z < j + 7.5 for j in blocked):
+                share = {"pole": 0.12, "sign": 0.1, "light": 0.08, "tree": 0.3}.get(
+                    what, rng.uniform(0.2, 0.95)
+                )
+                s = kerb + share * (edge - kerb) + (0.5 * side if kind == "highway" else 0.0)
+                actors.append(_prop(what, rng, s, z))
+            z += gap * rng.uniform(0.4, 1.7)
+
+
+def _prop(what: str, rng: random.Random, s: float, z: float) -> Actor:
+    seed = rng.randrange(1 << 30)
+    if what == "person":
+        speed = rng.choice((-1.2, -1.0, 0.0, 1.0, 1.3))
+        return Actor(
+            partial(_person, s=s, seed=seed), s, z, speed=speed, half_width=0.25, height=1.7
+        )
+    if what == "tree":
+        tall = rng.uniform(4.0, 9.0)
+        return Actor(partial(_tree, s=s, seed=seed, height=tall), s, z, half_width=tall * 0.22,
+                     height=tall * 0.4)  # fmt: skip
+    if what == "bicycle":
+        return Actor(
+            partial(_bike, s=s, seed=seed, rider=False, turn=seed % 2), s, z, half_width=0.3
+        )
+    height = {"pole": 6.0, "sign": 2.4, "light": 3.4, "bench": 0.8, "bin": 0.8}[what]
+    paint = partial(_fixed, s=s, seed=seed, what=what)
+    return Actor(paint, s, z, half_width=0.4 if what in ("bench", "bin") else 0.08, height=height)
+
+
+def _fixed(canvas: Canvas, z: float, _: float, *, s: float, seed: int, what: str) -> None:
+    pole = ID["pole"]
+    if what == "pole":
+        street_things.draw_lamp_post(canvas, s, z, seed, pole)
+    elif what == "sign":
+        street_things.draw_sign(canvas, s, z, seed, (ID["traffic sign"], pole))
+    elif what == "light":
+        street_things.draw_traffic_light(canvas, s, z, seed, (ID["traffic light"], pole))
+    elif what == "bench":
+        street_things.draw_bench(canvas, s, z, seed, ID["bench"])
+    else:
+        street_things.draw_bin(canvas, s, z, seed, ID["trash can"])
+
+
+def _person(canvas: Canvas, z: float, time_s: float, *, s: float, seed: int) -> None:
+    nature.draw_person(canvas, s, z, seed, ID["person"], "walk", phase=5.0 * time_s)
+
+
+def _bike(
+    canvas: Canvas, z: float, time_s: float, *, s: float, seed: int, rider: bool, turn: int
+) -> None:
+    vehicles.draw_bicycle(canvas, s, z, seed, ID["bicycle"], turn)
+    if rider:
+        nature.draw_person(canvas, s, z, seed, ID["person"], "ride", phase=6.0 * time_s)
+
+
+def _motorbike(canvas: Canvas, z: float, _: float, *, s: float, seed: int, turn: int) -> None:
+    vehicles.draw_motorcycle(canvas, s, z, seed, ID["motorcycle"], turn)
+    nature.draw_person(canvas, s, z, seed, ID["person"], "ride")
+
+
+def _vehicle(
+    canvas: Canvas, z: float, _: float, *, s: float, seed: int, turn: int, what: str
+) -> None:
+    draw = {"car": vehicles.draw_car, "truck": vehicles.draw_truck, "bus": vehicles.draw_bus}[what]
+    draw(canvas, s, z, seed, ID[what], turn)
+
+
+def _traffic(
+    actors: list[Actor], rng: random.Random, kind: str, street: Street, length: float
+) -> None:
+    lane = street.road / 2 if not street.lanes or len(street.lanes) == 1 else 3.2
+    offsets = [lane] if len(street.lanes) < 2 else [lane * 0.5, lane * 1.5]
+    busy = {"city": 24.0, "suburb": 34.0, "campus": 45.0, "highway": 22.0}[kind]
+    for side in (-1, 1):
+        for offset in offsets:
+            z = rng.uniform(6, busy)
+            pace = rng.uniform(2.0, 6.0) * side
+            while z < length:
+                actors.append(_road_user(rng, side * offset, z, 0 if side > 0 else 2, pace, kind))
+                z += 7 + busy * rng.uniform(0.2, 1.6)
+    if kind in ("city", "suburb"):
+        for side in (-1, 1):
+            if rng.random() < 0.65:
+                _parked(actors, rng, street, side, length)
+    for start in street.crossings:
+        for _ in range(rng.randint(0, 3)):
+            s = rng.uniform(-street.road, street.road)
+            actors.append(Actor(partial(_person, s=s, seed=rng.randrange(1 << 30)), s,
+                                start + rng.uniform(0, 3), half_width=0.25, height=1.7))  # fmt: skip
+
+
+def _road_user(rng: random.Random, s: float, z: float, turn: int, pace: float, kind: str) -> Actor:
+    seed = rng.randrange(1 << 30)
+    weights = (0.58, 0.14, 0.1, 0.09, 0.09) if kind != "highway" else (0.68, 0.24, 0.08, 0.0, 0.0)
+    what = rng.choices(("car", "truck", "bus", "bicycle", "motorcycle"), weights)[0]
+    if what == "bicycle":
+        s = s * 1.35
+        paint = partial(_bike, s=s, seed=seed, rider=True, turn=turn)
+        return Actor(paint, s, z, speed=pace * 0.5, half_width=0.3, height=1.6)
+    if what == "motorcycle":
+        bike = partial(_motorbike, s=s, seed=seed, turn=turn)
+        return Actor(bike, s, z, speed=pace, half_width=0.35, height=1.5)
+    long, tall = {"car": (4.2, 1.4), "truck": (8.5, 3.2), "bus": (10.0, 3.1)}[what]
+    s += rng.uniform(-0.3, 0.3)
+    body = partial(_vehicle, s=s, seed=seed, turn=turn, what=what)
+    return Actor(body, s, z, long, speed=pace, half_width=0.95, height=tall)
+
+
+def _parked(
+    actors: list[Actor], rng: random.Random, street: Street, side: int, length: float
+) -> None:
+    s = side * (street.road - 1.0)
+    z = rng.uniform(0, 12)
+    while z < length:
+        if not any(abs(z - c - 1.5) < 5 for c in street.crossings + street.junctions):
+            turn = 0 if (side > 0) == (rng.random() < 0.85) else 2
+            body = partial(_vehicle, s=s, seed=rng.randrange(1 << 30), turn=turn, what="car")
+            actors.append(Actor(body, s, z, 4.2, half_width=0.95, height=1.4))
+        z += rng.uniform(5.2, 14)
+
+
+def _skyline(rng: random.Random, length: float) -> Actor:
+    """Hills or a far line of trees along the horizon."""
+    seed, is_hill = rng.randrange(1 << 30), rng.random() < 0.55
+    paint = partial(_paint_skyline, seed=seed, name="mountain" if is_hill else "tree")
+    return Actor(paint, 0.0, -1.0, length + 2 * FAR_M, 0)
+
+
+def _paint_skyline(canvas: Canvas, _: float, __: float, *, seed: int, name: str) -> None:
+    rng = random.Random(seed)
+    height, width = canvas.labels.shape
+    horizon = canvas.camera.horizon_px
+    tall = height * (rng.uniform(0.04, 0.2) if name == "mountain" else rng.uniform(0.03, 0.08))
+    angle = np.arange(0, width + 3, 3, dtype=np.float32)
+    turn = (angle / canvas.camera.focal_px + canvas.camera.heading) * 30
+    tile = texture.noise(64 if name == "mountain" else 16)
+    row = np.full_like(turn, float(rng.randrange(512)))
+    rise = 0.55 + 0.45 * texture.sample(tile, row, turn * (2 if name == "mountain" else 5) + 512)
+    top = horizon - tall * rise
+    outline = np.concatenate([
+        np.stack([angle, top], -1), [[width + 3, horizon + 2], [0, horizon + 2]],
+    ]).round().astype(np.int32)  # fmt: skip
+    base: Colour = rng.choice(((90, 105, 80), (110, 105, 95), (75, 95, 70)))
+    base = base if name == "mountain" else (50, 85, 60)
+    ink = canvas.colour_at(base, 0.8 * canvas.light.haze_m, 0.95)
+    cv2.fillPoly(canvas.image, [outline], ink, cv2.LINE_AA)
+    cv2.fillPoly(canvas.labels, [outline], ID[name])

@@ -1,0 +1,300 @@
+"""What stands along a street: buildings, walls, fences, poles, lights, signs, benches, bins."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import numpy as np
+
+from dedos_deploy.scenes.canvas import Canvas, Colour
+from dedos_deploy.scenes.solids import Frame, draw_box
+
+FACADES: tuple[Colour, ...] = (
+    (75, 90, 140), (95, 115, 165), (170, 190, 205), (200, 205, 210), (150, 155, 160),
+    (120, 150, 185), (130, 120, 110), (90, 100, 120), (180, 175, 150), (140, 170, 200),
+)  # fmt: skip
+METAL: Colour = (95, 97, 98)
+
+
+def draw_building(
+    canvas: Canvas, s: float, z: float, seed: int, label: int, size: tuple[float, float, float]
+) -> None:
+    """Draw a building whose street corner nearest the camera stands at (s, z).
+
+    size: (depth away from the street, height, length along it) in metres.
+    """
+    rng = random.Random(seed)
+    depth, height, length = size
+    side = 1 if s > 0 else -1
+    paint, glass = rng.choice(FACADES), rng.choice(((80, 65, 55), (120, 105, 90), (55, 50, 48)))
+    frame = Frame(s + side * depth / 2, z)
+    for part in range(3):  # short pieces follow the bend of the street
+        piece = Frame(frame.s, z + length * (2 - part) / 3)
+        draw_box(canvas, piece, (depth, height, length / 3 + 0.05), 0.0, paint, label)
+    if height < 8 and rng.random() < 0.75:
+        _gable(canvas, s, z, (side * depth, height, length), rng, label)
+    tone_side = canvas.light.left if side > 0 else canvas.light.right
+    floor = rng.uniform(2.8, 3.6)
+    first = floor * (1.15 if height > 7 else 0.35)
+    frames: Colour = rng.choice(((215, 220, 222), (90, 90, 90), (60, 80, 100)))
+    pane = (rng.uniform(1.0, 1.7), rng.uniform(1.3, 1.9))
+    gap = pane[0] + rng.uniform(0.7, 1.6)
+    along = _grid(z, length, first, height, gap, floor, pane)
+    across = _grid(0.0, depth, first, height, gap, floor, pane)
+    near = abs(canvas.camera.z - z) < 45
+    for grown, ink, tone in ((0.12, frames, 0.9), (0.0, glass, 1.0)):
+        if grown and not near:
+            continue
+        if len(along):
+            wall = _grow(along, grown)
+            facade = np.stack(
+                [np.full(wall.shape[:2], s - side * 0.03), wall[..., 1], wall[..., 0]], -1
+            )
+            canvas.polygons(facade.astype(np.float32), ink, label, tone * tone_side)
+        if len(across):
+            wall = _grow(across, grown)
+            front = np.stack(
+                [s + side * wall[..., 0], wall[..., 1], np.full(wall.shape[:2], z - 0.03)], -1
+            )
+            canvas.polygons(front.astype(np.float32), ink, label, tone * canvas.light.front)
+    if height > 7:
+        _ground_floor(canvas, s, z, side, length, first, rng, label)
+
+
+def _ground_floor(
+    canvas: Canvas, s: float, z: float, side: int, length: float, top: float,
+    rng: random.Random, label: int,
+) -> None:  # fmt: skip
+    """Shop fronts, doors and a ledge under the first row of windows."""
+    shop = rng.random() < 0.6
+    sign: Colour = rng.choice(
+        ((60, 60, 170), (150, 90, 40), (70, 130, 60), (60, 150, 210), (50, 50, 50))
+    )
+    out, count = s - side * 0.05, max(2, int(length / 4))
+    step = length / count
+    for k in range(count):
+        a0, a1 = z + k * step + 0.4, z + (k + 1) * step - 0.4
+        up = top - 1.0 if shop else 2.1
+        if not shop and k % 3:
+            continue
+        end = a1 if shop else a0 + 1.1
+        ink: Colour = (85, 75, 65) if shop else (50, 60, 80)
+        canvas.polygon([(out, 0.3 if shop else 0.0, a0), (out, 0.3 if shop else 0.0, end),
+                        (out, up, end), (out, up, a0)], ink, label, 0.9)  # fmt: skip
+        if shop:
+            canvas.polygon([(out, top - 0.85, a0), (out, top - 0.85, a1), (out, top - 0.2, a1),
+                            (out, top - 0.2, a0)], sign, label, canvas.light.front)  # fmt: skip
+    ledge = [(out, top - 0.12, z), (out, top - 0.12, z + length), (out, top + 0.08, z + length),
+             (out, top + 0.08, z)]  # fmt: skip
+    canvas.polygon(ledge, (190, 195, 198), label, canvas.light.front)
+
+
+def _grid(
+    start: float, length: float, first: float, height: float, gap: float, floor: float,
+    pane: tuple[float, float],
+) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:  # fmt: skip
+    """Corners [N, 4, 2] (along, up) of the windows of one wall."""
+    columns = int((length - 0.6) / gap)
+    rows = int((height - first - 0.4) / floor)
+    if columns <= 0 or rows <= 0:
+        return np.zeros((0, 4, 2))
+    left = start + (length - columns * gap) / 2 + (gap - pane[0]) / 2 + gap * np.arange(columns)
+    low = first + 0.7 + floor * np.arange(rows)
+    a, y = (grid.ravel() for grid in np.meshgrid(left, low))
+    corners = [(a, y), (a + pane[0], y), (a + pane[0], y + pane[1]), (a, y + pane[1])]
+    return np.stack([np.stack(corner, -1) for corner in corners], 1)
+
+
+def _grow(
+    wall: np.ndarray[tuple[int, ...], np.dtype[np.float64]], by: float
+) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    return wall + by * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
+
+
+def _gable(
+    canvas: Canvas, s: float, z: float, size: tuple[float, float, float],
+    rng: random.Random, label: int,
+) -> None:  # fmt: skip
+    depth, height, length = size
+    tiles: Colour = rng.choice(((60, 70, 125), (70, 75, 85), (55, 60, 70), (70, 90, 140)))
+    ridge = height + rng.uniform(1.5, 3.0)
+    middle, eave = s + depth / 2, 0.3 * math.copysign(1, -depth)
+    wall = [(s, height, z), (s + depth, height, z), (middle, ridge, z)]
+    canvas.polygon(wall, rng.choice(FACADES), label, canvas.light.front)
+    slope = [(s + eave, height - 0.15, z - 0.3), (s + eave, height - 0.15, z + length),
+             (middle, ridge, z + length), (middle, ridge, z - 0.3)]  # fmt: skip
+    canvas.polygon(slope, tiles, label, canvas.light.top * 0.9)
+
+
+def draw_barrier(
+    canvas: Canvas, s: float, z: float, seed: int, label: int, size: tuple[float, float], kind: str
+) -> None:
+    """Draw a piece of wall or fence along the street; size: (height, length); kind by material."""
+    rng = random.Random(seed)
+    height, length = size
+    tone = canvas.light.left if s > 0 else canvas.light.right
+
+    def strip(low: float, high: float, colour: Colour, factor: float) -> None:
+        canvas.polygon([(s, low, z), (s, low, z + length), (s, high, z + length), (s, high, z)],
+                       colour, label, factor * tone)  # fmt: skip
+
+    if kind in ("brick", "plaster"):
+        paint: Colour = (85, 100, 150) if kind == "brick" else (175, 185, 190)
+        strip(0.0, height, paint, 1.0)
+        strip(height - 0.12, height, (160, 165, 168), 1.1)
+        return
+    if kind == "planks":
+        strip(0.05, height, (75, 110, 150), 0.9)
+        posts = z + np.arange(0.0, length, 0.3)
+    elif kind == "guardrail":
+        strip(0.45, 0.78, (175, 178, 180), 1.0)
+        strip(0.57, 0.63, (110, 112, 115), 1.0)
+        posts = z + np.arange(0.0, length, 2.0)
+    else:  # railing
+        strip(height - 0.08, height, METAL, 0.8)
+        strip(0.15, 0.22, METAL, 0.8)
+        posts = z + np.arange(0.0, length, 0.25 if canvas.camera.z > z - 14 else 0.6)
+    half = 0.035 if kind != "planks" else 0.02
+    top = height if kind != "guardrail" else 0.6
+    ink: Colour = METAL if kind != "planks" else (55, 80, 110)
+    if rng.random() < 0.3 and kind == "railing":
+        ink = (55, 85, 50)
+    corners = [(0.0, -half), (0.0, half), (top, half), (top, -half)]
+    shape = np.stack(
+        [np.stack([np.full(len(posts), s), np.full(len(posts), y), posts + a], -1)
+         for y, a in corners], 1)  # fmt: skip
+    canvas.polygons(shape.astype(np.float32), ink, label, tone)
+
+
+def draw_lamp_post(canvas: Canvas, s: float, z: float, seed: int, label: int) -> None:
+    """Draw a street lamp or plain mast."""
+    rng = random.Random(seed)
+    tall = rng.uniform(4.5, 8.5)
+    ink: Colour = rng.choice((METAL, (60, 62, 62), (140, 142, 143), (50, 70, 55)))
+    canvas.line((s, 0, z), (s, tall, z), rng.uniform(0.12, 0.2), ink, label)
+    if rng.random() < 0.75:
+        arm = -math.copysign(rng.uniform(0.8, 1.8), s)
+        canvas.line((s, tall, z), (s + arm, tall + 0.25, z), 0.1, ink, label)
+        canvas.line((s + arm * 0.75, tall + 0.2, z), (s + arm * 1.2, tall + 0.28, z), 0.22,
+                    (190, 195, 196), label)  # fmt: skip
+
+
+def draw_traffic_light(
+    canvas: Canvas, s: float, z: float, seed: int, labels: tuple[int, int]
+) -> None:
+    """Draw signal heads on a mast; labels: ids of (light, pole)."""
+    rng = random.Random(seed)
+    lit = rng.randrange(3)
+    heads = [(s, 2.5)]
+    canvas.line((s, 0, z), (s, 3.4, z), 0.14, (70, 72, 72), labels[1])
+    if rng.random() < 0.5:
+        reach = s - math.copysign(rng.uniform(2.5, 3.5), s)
+        canvas.line((s, 0, z), (s, 5.4, z), 0.16, (70, 72, 72), labels[1])
+        canvas.line((s, 5.4, z), (reach, 5.5, z), 0.12, (70, 72, 72), labels[1])
+        heads.append((reach, 4.75))
+    for x, base in heads:
+        body = [
+            (x - 0.22, base, z),
+            (x + 0.22, base, z),
+            (x + 0.22, base + 1.1, z),
+            (x - 0.22, base + 1.1, z),
+        ]
+        canvas.polygon(body, (32, 34, 34), labels[0])
+        for k, on in enumerate(((90, 230, 90), (60, 190, 250), (50, 50, 245))):
+            ink: Colour = on if k == lit else (on[0] * 0.2, on[1] * 0.2, on[2] * 0.2)
+            canvas.disc((x, base + 0.22 + 0.33 * k, z), 0.13, ink, labels[0], 1.1)
+
+
+def draw_sign(canvas: Canvas, s: float, z: float, seed: int, labels: tuple[int, int]) -> None:
+    """Draw a traffic sign on a pole; labels: ids of (sign, pole)."""
+    rng = random.Random(seed)
+    tall = rng.uniform(2.0, 2.8)
+    canvas.line((s, 0, z), (s, tall, z), 0.08, (130, 132, 133), labels[1])
+    sign, radius = labels[0], rng.uniform(0.32, 0.45)
+    red, blue, white, yellow = (45, 40, 200), (175, 90, 30), (235, 235, 235), (60, 205, 245)
+    kind = rng.randrange(6)
+
+    def shape(corners: int, size: float, start: float, ink: Colour) -> None:
+        points = [
+            (s + size * math.cos(t), tall + size * math.sin(t), z)
+            for t in (start + 2 * math.pi * k / corners for k in range(corners))
+        ]
+        canvas.polygon(points, ink, sign, canvas.light.front + 0.1)
+
+    if kind == 0:
+        shape(14, radius, 0.0, red)
+        shape(14, radius * 0.72, 0.0, white)
+    elif kind == 1:
+        shape(3, radius * 1.15, math.pi / 2, red)
+        shape(3, radius * 0.72, math.pi / 2, white)
+    elif kind == 2:
+        shape(8, radius, math.pi / 8, red)
+        shape(4, radius * 0.4, 0.0, white)
+    elif kind == 3:
+        shape(14, radius, 0.0, blue)
+        shape(3, radius * 0.5, math.pi / 2, white)
+    elif kind == 4:
+        shape(4, radius * 1.1, 0.0, yellow)
+        shape(4, radius * 0.5, 0.0, (40, 45, 45))
+    else:
+        wide, up = rng.uniform(0.5, 1.2), rng.uniform(0.3, 0.6)
+        ink: Colour = rng.choice((blue, (60, 110, 40), white))
+        for grow, paint in ((0.06, (235, 235, 235)), (0.0, ink)):
+            w, h = wide + grow, up + grow
+            points = [
+                (s - w, tall - h, z),
+                (s + w, tall - h, z),
+                (s + w, tall + h, z),
+                (s - w, tall + h, z),
+            ]
+            canvas.polygon(points, paint, sign, canvas.light.front + 0.1)
+        for y in (-0.4, 0.2):
+            canvas.line((s - wide * 0.6, tall + y * up, z), (s + wide * 0.4, tall + y * up, z), 0.08,
+                        (225, 225, 225), sign)  # fmt: skip
+
+
+def draw_bench(canvas: Canvas, s: float, z: float, seed: int, label: int) -> None:
+    """Draw a bench that looks towards the street."""
+    rng = random.Random(seed)
+    wood: Colour = rng.choice(((60, 95, 140), (70, 80, 90), (60, 100, 60)))
+    side = 1 if s > 0 else -1
+    for along in (0.1, 1.45):
+        draw_box(canvas, Frame(s, z + along), (0.45, 0.42, 0.08), 0.0, METAL, label)
+    draw_box(canvas, Frame(s, z), (0.5, 0.07, 1.6), 0.42, wood, label)
+    draw_box(canvas, Frame(s + side * 0.24, z), (0.06, 0.45, 1.6), 0.5, wood, label)
+
+
+def draw_bin(canvas: Canvas, s: float, z: float, seed: int, label: int) -> None:
+    """Draw a trash can, round or square."""
+    rng = random.Random(seed)
+    ink: Colour = rng.choice(
+        ((60, 100, 55), (60, 60, 60), (140, 90, 50), (50, 110, 200), (120, 122, 122))
+    )
+    wide, tall = rng.uniform(0.18, 0.3), rng.uniform(0.5, 1.05)
+    if rng.random() < 0.5:
+        draw_box(canvas, Frame(s, z), (2 * wide, tall, 2 * wide), 0.0, ink, label)
+        draw_box(
+            canvas,
+            Frame(s, z - 0.02),
+            (2 * wide + 0.05, 0.07, 2 * wide + 0.05),
+            tall,
+            (45, 45, 45),
+            label,
+        )
+        return
+    body = [
+        (s - wide * 0.85, 0, z),
+        (s + wide * 0.85, 0, z),
+        (s + wide, tall, z),
+        (s - wide, tall, z),
+    ]
+    canvas.polygon(body, ink, label, canvas.light.front)
+    lit = [
+        (s - wide * 0.85, 0, z),
+        (s - wide * 0.2, 0, z),
+        (s - wide * 0.25, tall, z),
+        (s - wide, tall, z),
+    ]
+    canvas.polygon(lit, ink, label, canvas.light.left)
+    canvas.ellipse((s, tall, z), (wide, 0.06), (50, 50, 50), label)

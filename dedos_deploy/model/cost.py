@@ -67,7 +67,8 @@ def model_cost(config: ModelConfig, *, size_hw: tuple[int, int], slots: int) -> 
     macs = counter.get_total_flops() // 2
     prefix = "FrozenDedos.model."
     parts = {part: _macs(counts.get(prefix + part, {})) for part in PARTS}
-    parts["trunk"] -= parts["refinement"]  # the trunk calls it, so its count holds it too
+    # The trunk calls the refinement, and the cost aggregation calls CLIP's output projection.
+    parts["trunk"] += _macs(counts.get(prefix + "trunk.proj", {})) - parts["refinement"]
     tuned = config.clip_tune == "all"
     clip = _parameters(frozen.model.trunk)
     shipped = _parameters(frozen.model) + config.queries * config.query_width

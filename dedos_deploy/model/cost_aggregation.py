@@ -44,7 +44,8 @@ class CostAggregation(nn.Module):
         self.out = nn.Linear(width, width)
         # Learned sharpness of the cosine in the readout and in the auxiliary dense logits.
         self.log_scale = nn.Parameter(torch.tensor(10.0).log())
-        self.bias = nn.Parameter(torch.tensor(-2.0))
+        # Shifts the auxiliary dense logits alone: the readout's softmax cancels it.
+        nn.init.constant_(self.evidence.bias, -2.0)
 
     def forward(
         self, levels: list[Tensor], clip_embedding: Tensor, text: Tensor, valid: Tensor
@@ -68,7 +69,7 @@ class CostAggregation(nn.Module):
         update = self.out(self.norm_out(words + self.summary(mean)))
         update_map = map_from_tokens(update, (gh, gw))
         enriched = [x + resize_map(update_map, (x.shape[2], x.shape[3])) for x in levels]
-        dense = (logits + self.bias.float()).transpose(1, 2).reshape(batch, -1, gh, gw)
+        dense = logits.transpose(1, 2).reshape(batch, -1, gh, gw)
         return enriched, dense
 
     def _mixed(self, cost: Tensor, valid: Tensor, grid_hw: tuple[int, int]) -> Tensor:

@@ -1,0 +1,68 @@
+"""Checkpoints: round trip, strictness and clear refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dedos_deploy.errors import BadInputError
+from dedos_deploy.model import build_model, load_checkpoint, save_checkpoint
+
+from .conftest import lively, micro_config
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    model = lively(build_model(micro_config()))
+    model.proxy_queries.fill = "ema"
+    save_checkpoint(tmp_path / "m.safetensors", model, extra={"step": 7, "sources": ["a"]})
+    loaded, extra = load_checkpoint(tmp_path / "m.safetensors", preset="micro")
+    assert extra == {"step": 7, "sources": ["a"]}
+    assert loaded.config == model.config and loaded.proxy_queries.fill == "ema"
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, loaded.state_dict()[name]), name
+    assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+def test_refusals(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    with pytest.raises(BadInputError, match="does not exist"):
+        load_checkpoint(path)
+    model = build_model(micro_config())
+    save_checkpoint(path, model)
+    with pytest.raises(BadInputError, match="of preset 'micro', not 'nano'; use --preset micro"):
+        load_checkpoint(path, preset="nano")
+    load_checkpoint(path, preset="micro")
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(BadInputError, match="not a readable safetensors"):
+        load_checkpoint(path)
+    save_file({"a": torch.zeros(1)}, path)
+    with pytest.raises(BadInputError, match="not a DEDOS checkpoint"):
+        load_checkpoint(path)
+
+
+def test_wrong_tensors_and_headers(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    model = build_model(micro_config())
+    save_checkpoint(path, model)
+    tensors = load_file(path)
+    config = json.dumps({"config": model.config.to_dict(), "bank_fill": "static", "extra": {}})
+    meta = {"format": "dedos-checkpoint-1", "dedos": config}
+    tensors.pop("trunk.cls")
+    save_file(tensors, path, metadata=meta)
+    with pytest.raises(BadInputError, match="trunk.cls"):
+        load_checkpoint(path)
+    save_file(tensors, path, metadata={**meta, "dedos": config.replace('"queries"', '"querys"')})
+    with pytest.raises(
+        BadInputError, match="unknown key 'querys' in config, did you mean 'queries'"
+    ):
+        load_checkpoint(path)
+
+
+def test_unwritable_place_is_said_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="cannot write checkpoint"):
+        save_checkpoint(tmp_path / "no" / "m.safetensors", build_model(micro_config()))
+    assert not list(tmp_path.iterdir())

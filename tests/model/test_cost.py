@@ -1,0 +1,50 @@
+"""Costs against hand-computed values and the paper's Table 7."""
+
+from __future__ import annotations
+
+import torch
+
+from dedos_deploy.model.cost import model_cost
+from dedos_deploy.presets import PRESETS
+
+from .conftest import MICRO_CLIP, micro_config
+
+
+def test_trunk_macs_by_hand() -> None:
+    cost = model_cost(micro_config(), size_hw=(32, 48), slots=5)
+    tokens, width, layers = 4 * 6 + 1, MICRO_CLIP.width, MICRO_CLIP.layers
+    gemms = layers * 12 * width * width * tokens + 24 * (8 * 8 * 3) * width
+    attention = layers * 2 * tokens * tokens * width
+    projection = 24 * width * MICRO_CLIP.text_width
+    assert cost.macs_by_part["trunk"] == gemms + attention + projection
+    assert cost.macs - cost.macs_table7 == attention
+    refinement = 2 * 24 * (2 * 6 * width + width * width)
+    assert cost.macs_by_part["refinement"] == refinement
+    assert sum(cost.macs_by_part.values()) <= cost.macs
+    assert sum(cost.macs_by_part.values()) >= 0.95 * cost.macs
+
+
+def test_clip_trunk_at_644_is_the_known_number() -> None:
+    """open_clip's ViT-L/14 at 644x644 needs 860.9 G in all, 647.2 G in Table 7's convention."""
+    cost = model_cost(PRESETS["paper-l"], size_hw=(644, 644), slots=171)
+    trunk = cost.macs_by_part["trunk"] / 1e9
+    assert abs(trunk - 860.9) < 0.01 * 860.9
+    assert abs(trunk - (cost.macs - cost.macs_table7) / 1e9 - 647.2) < 0.01 * 647.2
+
+
+def test_paper_l_keeps_inside_the_papers_budget() -> None:
+    cost = model_cost(PRESETS["paper-l"], size_hw=(644, 644), slots=171)
+    assert cost.macs_table7 <= 900e9
+    assert cost.parameters_shipped <= 23.57e6
+
+
+def test_activation_peak_counts_live_tensors_only() -> None:
+    from dedos_deploy.model.cost import _LiveBytes
+
+    with torch.device("meta"), _LiveBytes() as live:
+        a = torch.zeros(1000)
+        b = a + 1
+        del a
+        c = b.reshape(10, 100) + 1
+        del b, c
+    assert live.peak == 8000

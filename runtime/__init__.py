@@ -1,0 +1,32 @@
+"""Running a bundle: sources, the segmenter, sinks, and the pipeline between them."""
+
+from __future__ import annotations
+
+from dedos_deploy.runtime.engine import Engine, open_engine
+from dedos_deploy.runtime.frames import Frame, Outcome, Source
+from dedos_deploy.runtime.overlay import OverlayPainter
+from dedos_deploy.runtime.pipeline import Pipeline, run
+from dedos_deploy.runtime.segmentation import Segmentation
+from dedos_deploy.runtime.segmenter import Segmenter
+from dedos_deploy.runtime.sinks import Sink, SinkOptions, StopRequested, open_sink
+from dedos_deploy.runtime.sources import open_source
+from dedos_deploy.runtime.statistics import Statistics
+
+__all__ = [
+    "Engine",
+    "Frame",
+    "Outcome",
+    "OverlayPainter",
+    "Pipeline",
+    "Segmentation",
+    "Segmenter",
+    "Sink",
+    "SinkOptions",
+    "Source",
+    "Statistics",
+    "StopRequested",
+    "open_engine",
+    "open_sink",
+    "open_source",
+    "run",
+]

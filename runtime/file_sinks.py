@@ -1,0 +1,157 @@
+"""Sinks that write pictures, label maps and JSON lines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dedos_deploy.errors import SinkError
+from dedos_deploy.runtime.files import (
+    reserve_file,
+    reserve_folder,
+    write_whole,
+    writing,
+)
+from dedos_deploy.runtime.frames import Frame
+from dedos_deploy.runtime.segmentation import Segmentation
+from dedos_deploy.runtime.sinks import Sink, SinkOptions
+
+CLASSES_FILE = "classes.json"
+
+
+class LastPicture(Sink):
+    """The overlay of the last frame, drawn when the sink is closed."""
+
+    def __init__(self, path: Path, options: SinkOptions) -> None:
+        self.uri = str(path)
+        self._path = path
+        self._options = options
+        self._last: tuple[Frame, Segmentation] | None = None
+        self._is_written = False
+        reserve_file(path, overwrite=options.overwrite).unlink()
+
+    @property
+    def written(self) -> str | None:
+        return self.uri if self._is_written else None
+
+    def write(self, frame: Frame, result: Segmentation) -> None:
+        self._last = frame, result
+
+    def close(self) -> None:
+        last, self._last = self._last, None
+        if last is not None:
+            overlay = self._options.painter.paint(last[0].frame_bgr, last[1])
+            write_whole(self._path, encode_picture(self._path.suffix, overlay))
+            self._is_written = True
+
+
+class OverlayFolder(Sink):
+    """One overlay JPEG per frame, named as the frame."""
+
+    def __init__(self, folder: Path, options: SinkOptions) -> None:
+        self.uri = f"overlays:{folder}"
+        self._folder = folder
+        self._options = options
+        self._count = 0
+        reserve_folder(folder, overwrite=options.overwrite)
+
+    @property
+    def written(self) -> str | None:
+        return f"{self._folder} ({self._count} pictures)"
+
+    def write(self, frame: Frame, result: Segmentation) -> None:
+        overlay = self._options.painter.paint(frame.frame_bgr, result)
+        write_whole(self._folder / f"{frame.name}.jpg", encode_picture(".jpg", overlay))
+        self._count += 1
+
+    def close(self) -> None:
+        """Every picture is complete already."""
+
+
+class MaskFolder(Sink):
+    """One label map PNG per frame, and the classes of the ids in `classes.json`."""
+
+    def __init__(self, folder: Path, options: SinkOptions) -> None:
+        self.uri = f"masks:{folder}"
+        self._folder = folder
+        self._count = 0
+        self._version = 0
+        reserve_folder(folder, overwrite=options.overwrite)
+
+    @property
+    def written(self) -> str | None:
+        return f"{self._folder} ({self._count} label maps)"
+
+    def write(self, frame: Frame, result: Segmentation) -> None:
+        if result.vocabulary_version != self._version:
+            # Ids are never given twice, so the newest list also explains the older masks; only the
+            # id of unlabelled pixels follows the dtype, and is 255 or 65535.
+            classes = {"classes": list(result.classes), "none_id": result.none_id}
+            content = json.dumps(classes, indent=2, ensure_ascii=False)
+            write_whole(self._folder / CLASSES_FILE, content.encode() + b"\n")
+            self._version = result.vocabulary_version
+        content_png = encode_picture(".png", result.label_map)
+        write_whole(self._folder / f"{frame.name}.png", content_png)
+        self._count += 1
+
+    def close(self) -> None:
+        """Every label map is complete already."""
+
+
+class JsonLines(Sink):
+    """One JSON object per frame, flushed line by line so that it can be followed.
+
+    Keys: source, frame_id, timestamp_s (`time.monotonic()` of the capture), media_s (position in
+    a recording or null), vocabulary_version, coverage (fraction per class), unlabelled (fraction),
+    latency_ms (pre, engine, post, total).
+    """
+
+    def __init__(self, path: Path, options: SinkOptions) -> None:
+        self.uri = str(path)
+        self._path = path
+        self._count = 0
+        reserve_file(path, overwrite=options.overwrite).unlink()
+        with writing(path):
+            self._file: IO[str] = path.open("w", encoding="utf-8")
+
+    @property
+    def written(self) -> str | None:
+        return f"{self.uri} ({self._count} lines)"
+
+    def write(self, frame: Frame, result: Segmentation) -> None:
+        latency_ms = {**result.latency_ms, "total": result.total_ms}
+        line = {
+            "source": frame.source_id,
+            "frame_id": frame.frame_id,
+            "timestamp_s": round(frame.timestamp_s, 6),
+            "media_s": None if frame.media_s is None else round(frame.media_s, 6),
+            "vocabulary_version": result.vocabulary_version,
+            "coverage": {name: round(part, 6) for name, part in result.coverage.items()},
+            "unlabelled": round(result.unlabelled, 6),
+            "latency_ms": {name: round(value, 3) for name, value in latency_ms.items()},
+        }
+        with writing(self._path):
+            self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self._file.flush()
+        self._count += 1
+
+    def close(self) -> None:
+        with writing(self._path):
+            self._file.close()
+
+
+def encode_picture(suffix: str, picture: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
+    """Return a picture or label map as the bytes of a file of type `suffix`. Raises SinkError."""
+    import cv2
+
+    encoded, content = cv2.imencode(suffix, picture)
+    if not encoded:
+        raise SinkError(
+            f"a picture of {picture.shape[1]}x{picture.shape[0]} cannot be written as {suffix}; "
+            "choose another format"
+        )
+    return bytes(content)

@@ -1,0 +1,103 @@
+"""From a bundle to the parts that a Segmenter is built from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dedos_deploy.errors import BadBundleError, BadInputError
+from dedos_deploy.runtime.slots import Encode, Rows, Thresholds
+
+if TYPE_CHECKING:
+    from dedos_deploy.bundle import Bundle
+
+BACKGROUNDS = ("none", "threshold", "negatives")
+
+
+@dataclass(frozen=True)
+class BundleParts:
+    """What a Segmenter needs besides the engine.
+
+    base: words and rows [M, D] of the base vocabulary where negatives are wanted, else None;
+    close: releases the bundle if it was opened here.
+    """
+
+    bundle: Bundle
+    encode: Encode
+    thresholds: Thresholds
+    base: tuple[tuple[str, ...], Rows] | None
+    close: Callable[[], None]
+
+
+def bundle_parts(
+    bundle: str | os.PathLike[str] | Bundle, *, background: str, threshold: float | None
+) -> BundleParts:
+    """Open `bundle` unless it is open, and return its parts; arguments as Segmenter.load's."""
+    from dedos_deploy.bundle import Bundle
+
+    _check_background(background)
+    if threshold is not None and not 0.0 <= threshold <= 1.0:
+        raise BadInputError(f"threshold must lie in [0, 1], not {threshold}")
+    is_open = isinstance(bundle, Bundle)
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    try:
+        return BundleParts(
+            bundle=opened,
+            encode=_text_encoder(opened),
+            thresholds=_thresholds(opened, background, threshold),
+            base=_base(opened) if background == "negatives" else None,
+            close=_nothing if is_open else opened.close,
+        )
+    except BaseException:
+        if not is_open:
+            opened.close()
+        raise
+
+
+def _nothing() -> None:
+    """Leave a bundle open that the caller opened."""
+
+
+def _check_background(background: str) -> None:
+    if background not in BACKGROUNDS:
+        raise BadInputError(
+            f"unknown background {background!r}; choose one of {', '.join(BACKGROUNDS)}"
+        )
+
+
+def _thresholds(bundle: Bundle, background: str, threshold: float | None) -> Thresholds:
+    if background == "none":
+        return Thresholds({}, 0.0, enabled=False)
+    if threshold is not None:
+        return Thresholds({}, threshold)
+    return Thresholds(bundle.manifest.thresholds, bundle.manifest.default_threshold)
+
+
+def _base(bundle: Bundle) -> tuple[tuple[str, ...], Rows]:
+    base = bundle.manifest.base_vocabulary
+    if base is None:
+        raise BadBundleError(
+            f"bundle {bundle.name!r} ships no base vocabulary to take negatives from; choose the "
+            "background 'threshold' or 'none'"
+        )
+    return bundle.vocabulary(base)
+
+
+def _text_encoder(bundle: Bundle) -> Encode:
+    from dedos_deploy.text.cache import EmbeddingCache
+    from dedos_deploy.text.encoder import TextEncoder
+
+    manifest = bundle.manifest
+    return TextEncoder(
+        model_path=bundle.path("text_encoder.onnx"),
+        tokenizer_path=bundle.path("tokenizer.json"),
+        context_length=manifest.context_length,
+        text_width=bundle.spec.text_width,
+        model_sha256=manifest.files["text_encoder.onnx"],
+        templates=tuple(manifest.templates),
+        template_name=manifest.template_name,
+        known=bundle.known_embeddings(),
+        cache=EmbeddingCache(),
+    ).encode

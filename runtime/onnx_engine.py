@@ -1,0 +1,158 @@
+"""The engine that runs everywhere: ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dedos_deploy.errors import EngineError
+from dedos_deploy.runtime.engine import Tensors, check_inputs
+from dedos_deploy.spec import GraphSpec, TensorSpec
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+FATAL_ONLY = 4
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def session_options(threads: int | None = None) -> Any:
+    """Return the onnxruntime.SessionOptions that the engine uses."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    # Said even for the default: with 0 ONNX Runtime pins threads to cores, which containers refuse.
+    options.intra_op_num_threads = threads or usable_cores()
+    options.inter_op_num_threads = 1
+    # Workers spin between the operators of one run, which is fast, but not between runs: a robot
+    # waiting for its camera would otherwise burn every core.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    # Errors come back as exceptions; a second copy on stderr would only confuse.
+    options.log_severity_level = FATAL_ONLY
+    return options
+
+
+class OnnxEngine:
+    """An image graph in ONNX Runtime, for any number of slots K.
+
+    Inputs are used in place and `scores` is one array per K that the next call overwrites.
+    """
+
+    max_slots: int | None = None
+
+    def __init__(self, model: Path, spec: GraphSpec, *, threads: int | None = None) -> None:
+        """Load `model`, an ONNX file whose tensors are those of `spec`.
+
+        Raises EngineError when the file is missing, damaged or another graph.
+        """
+        import onnxruntime
+
+        if not model.is_file():
+            raise EngineError(f"the model {model.name} is missing; export the bundle again")
+        try:
+            self._session: Any = onnxruntime.InferenceSession(
+                os.fspath(model), session_options(threads), providers=["CPUExecutionProvider"]
+            )
+        except _runtime_errors() as error:
+            raise EngineError(
+                f"ONNX Runtime cannot load {model.name}: {_reason(error)}; "
+                "the file is damaged or needs a newer onnxruntime"
+            ) from error
+        self.spec = spec
+        self._scores: NDArray[Any] = np.empty((0, 0, 0, 0), dtype=spec.score_dtype)
+        self._check_graph(model.name)
+
+    def infer(self, inputs: Mapping[str, NDArray[Any]]) -> Tensors:
+        """Run the graph; see Engine.infer."""
+        if self._session is None:
+            raise EngineError("this engine is closed; open it again with open_engine")
+        slots = check_inputs(self.spec, inputs, self.max_slots)
+        import onnxruntime
+
+        scores = self._buffer(slots)
+        binding = self._session.io_binding()
+        for name, array in inputs.items():
+            binding.bind_cpu_input(name, array)
+        value = onnxruntime.OrtValue.ortvalue_from_numpy(scores)
+        binding.bind_ortvalue_output(self.spec.scores.name, value)
+        try:
+            self._session.run_with_iobinding(binding)
+        except _runtime_errors() as error:
+            raise EngineError(f"ONNX Runtime failed on a frame: {_reason(error)}") from error
+        return {self.spec.scores.name: scores}
+
+    def close(self) -> None:
+        """Release the graph; may be called twice."""
+        self._session = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _buffer(self, slots: int) -> NDArray[Any]:
+        shape = (self.spec.batch, slots, *self.spec.score_hw)
+        if self._scores.shape != shape:
+            self._scores = np.empty(shape, dtype=self.spec.score_dtype)
+        return self._scores
+
+    def _check_graph(self, name: str) -> None:
+        found = {node.name: node for node in self._session.get_inputs()}
+        found |= {node.name: node for node in self._session.get_outputs()}
+        wanted = (*self.spec.inputs, *self.spec.outputs)
+        if found.keys() != {tensor.name for tensor in wanted}:
+            raise EngineError(
+                f"{name} has the tensors {', '.join(found)}, but the bundle promises "
+                f"{', '.join(tensor.name for tensor in wanted)}; export it again"
+            )
+        for tensor in wanted:
+            _check_node(name, tensor, found[tensor.name])
+
+
+def _check_node(model: str, tensor: TensorSpec, node: Any) -> None:
+    dtype = {"tensor(float)": "float32"}.get(node.type, node.type[len("tensor(") : -1])
+    shape_fits = len(node.shape) == len(tensor.shape) and all(
+        not isinstance(have, int) or have == want
+        for have, want in zip(node.shape, tensor.shape, strict=True)
+    )
+    if dtype != tensor.dtype or not shape_fits:
+        raise EngineError(
+            f"tensor {tensor.name!r} of {model} is {dtype} {node.shape}, but the bundle promises "
+            f"{tensor.dtype} {list(tensor.shape)}; export it again"
+        )
+
+
+def _runtime_errors() -> tuple[type[Exception], ...]:
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    names = ("Fail", "InvalidArgument", "NoSuchFile", "NoModel", "EngineError",
+             "RuntimeException", "InvalidProtobuf", "NotImplemented", "InvalidGraph",
+             "EPFail")  # fmt: skip
+    # Older releases lack some of them.
+    return tuple(getattr(state, name) for name in names if hasattr(state, name))
+
+
+def _reason(error: Exception) -> str:
+    """Return the informative end of an ONNX Runtime message, on one line."""
+    text = " ".join(str(error).split())
+    return text.rsplit(" : ", 1)[-1].rstrip(".;")[:200]

@@ -1,0 +1,154 @@
+"""The pipeline: a source thread, an inference thread, and sinks on the caller's thread."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dedos_deploy.errors import BadInputError
+from dedos_deploy.runtime.frames import POLL_S, Frame, Outcome, Source
+from dedos_deploy.runtime.segmentation import Segmentation
+from dedos_deploy.runtime.sinks import Sink, StopRequested
+from dedos_deploy.runtime.statistics import Meter, Statistics
+from dedos_deploy.runtime.workers import Handover, Worker, prefetch
+
+log = logging.getLogger(__name__)
+
+Result = tuple[Frame, Segmentation]
+OnResult = Callable[[Frame, Segmentation], None]
+
+STOP_GRACE_S = 30.0
+"""How long a stop waits for the frame that is being labelled."""
+
+
+class Labeller(Protocol):
+    """The part of Segmenter that the pipeline uses."""
+
+    def segment(
+        self, frame_bgr: NDArray[np.uint8], *, timestamp_s: float | None = None
+    ) -> Segmentation: ...
+
+
+class Pipeline:
+    """Labels a source into sinks.
+
+    Files are read ahead by a source thread and every frame is labelled; live sources keep only
+    their newest frame. Labelling runs on its own thread, one result ahead of the sinks, which run
+    on the thread that calls `run`, as windows require. Whatever fails, a source, the segmenter, a
+    sink or the callback, everything stops and the exception leaves `run`; results from before it
+    are delivered first. Source, segmenter and sinks stay open: who opened them closes them.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        segmenter: Labeller,
+        sinks: Sequence[Sink] = (),
+        *,
+        stop: threading.Event | None = None,
+        on_result: OnResult | None = None,
+        max_frames: int | None = None,
+    ) -> None:
+        """Prepare a run.
+
+        stop: set it from anywhere to end the run after the frame in work; on_result: called after
+        the sinks with every frame and its result, may raise StopRequested; max_frames: end after
+        so many results.
+        """
+        if max_frames is not None and max_frames < 1:
+            raise BadInputError(f"max_frames must be at least 1, not {max_frames}")
+        self._source = source
+        self._segmenter = segmenter
+        self._sinks = tuple(sinks)
+        self._stop = stop or threading.Event()
+        self._on_result = on_result
+        self._max_frames = max_frames
+        self._meter = Meter()
+        self._outcome = "running"
+
+    def statistics(self) -> Statistics:
+        """Return the numbers so far, from any thread."""
+        return self._meter.snapshot(drops=self._source.drops, outcome=self._outcome)
+
+    def run(self) -> Statistics:
+        """Run until the source ends, a stop is asked for, or something fails; call it once."""
+        self._meter = Meter()
+        reader = None if self._source.live else prefetch(self._source)
+        read = self._source.read if reader is None else reader.get
+        results: Handover[Result] = Handover(1, when_full="wait")
+        labeller = Worker("dedos-label", self._label_all(read), results)
+        try:
+            self._outcome = self._deliver_all(labeller)
+        finally:
+            for worker in (labeller, reader):
+                if worker is not None:
+                    worker.close()
+        return self.statistics()
+
+    def _label_all(
+        self, read: Callable[[float], Frame | Outcome]
+    ) -> Callable[[Callable[[Result], bool], threading.Event], None]:
+        def work(emit: Callable[[Result], bool], stop: threading.Event) -> None:
+            labelled = 0
+            while not (stop.is_set() or self._stop.is_set() or labelled == self._max_frames):
+                frame = read(POLL_S)
+                if frame is Outcome.END:
+                    return
+                if isinstance(frame, Frame):
+                    result = self._segmenter.segment(frame.frame_bgr, timestamp_s=frame.timestamp_s)
+                    labelled += 1
+                    if not emit((frame, result)):
+                        return
+
+        return work
+
+    def _deliver_all(self, labeller: Worker[Result]) -> str:
+        delivered, deadline_s = 0, float("inf")
+        while (item := labeller.get(POLL_S)) is not Outcome.END:
+            if not isinstance(item, Outcome):
+                try:
+                    self._deliver(*item)
+                except StopRequested:
+                    return "stopped"
+                delivered += 1
+            elif self._stop.is_set():
+                deadline_s = min(deadline_s, time.monotonic() + STOP_GRACE_S)
+                if time.monotonic() > deadline_s:
+                    log.warning("stopped while a frame was in work for over %g s", STOP_GRACE_S)
+                    return "stopped"
+        if delivered == self._max_frames:
+            return "max_frames"
+        return "stopped" if self._stop.is_set() else "end"
+
+    def _deliver(self, frame: Frame, result: Segmentation) -> None:
+        for sink in self._sinks:
+            sink.write(frame, result)
+        self._meter.add(frame, result)
+        if self._on_result is not None:
+            self._on_result(frame, result)
+
+
+def run(
+    source: Source,
+    segmenter: Labeller,
+    sinks: Sequence[Sink] = (),
+    *,
+    stop: threading.Event | None = None,
+    on_result: OnResult | None = None,
+    max_frames: int | None = None,
+) -> Statistics:
+    """Label `source` into `sinks` and return the statistics; see Pipeline.
+
+    with open_source("drive.mp4") as source, open_sink("overlay.mp4") as sink:
+        run(source, segmenter, [sink])
+    """
+    pipeline = Pipeline(
+        source, segmenter, sinks, stop=stop, on_result=on_result, max_frames=max_frames
+    )
+    return pipeline.run()

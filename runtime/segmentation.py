@@ -1,0 +1,62 @@
+"""The result of labelling one frame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+LabelMap = NDArray[np.uint8] | NDArray[np.uint16]
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """The label map of one frame and how it came about.
+
+    label_map: uint8 [H, W] class ids, `none_id` where nothing was named; uint16 once a session has
+    more than 254 class names; confidence: uint8 [H, W], 255 times the winning score, also where
+    the pixel stayed unlabelled; classes: name of every class id of the session; class_ids: ids
+    that this frame was asked for, in the order of the vocabulary; counts: int64 [len(classes)]
+    pixels per class id; none_id: id of unlabelled pixels; vocabulary_version: 1 for the first
+    class list, one more per change; timestamp_s: `time.monotonic()` of the frame's capture;
+    latency_ms: milliseconds of `pre` (resize), `engine` and `post` (label map).
+    The arrays belong to the receiver and are never written again.
+    """
+
+    label_map: LabelMap
+    confidence: NDArray[np.uint8]
+    classes: tuple[str, ...]
+    class_ids: tuple[int, ...]
+    counts: NDArray[np.int64]
+    none_id: int
+    vocabulary_version: int
+    timestamp_s: float
+    latency_ms: Mapping[str, float]
+
+    @property
+    def total_ms(self) -> float:
+        """Milliseconds from frame to label map."""
+        return sum(self.latency_ms.values())
+
+    @property
+    def coverage(self) -> dict[str, float]:
+        """Fraction of the frame's pixels per class of the vocabulary, in its order."""
+        return {
+            self.classes[class_id]: int(self.counts[class_id]) / self.label_map.size
+            for class_id in self.class_ids
+        }
+
+    @property
+    def unlabelled(self) -> float:
+        """Fraction of the frame's pixels that have no class."""
+        return 1.0 - int(self.counts.sum()) / self.label_map.size
+
+    def __repr__(self) -> str:
+        height, width = self.label_map.shape
+        return (
+            f"Segmentation({height}x{width} {self.label_map.dtype}, "
+            f"{len(self.class_ids)} classes, version {self.vocabulary_version}, "
+            f"{self.total_ms:.1f} ms)"
+        )

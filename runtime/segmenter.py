@@ -1,0 +1,283 @@
+"""Segmenter: frames in, label maps out, for a class list that may change between frames."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dedos_deploy.errors import BadBundleError, EngineError
+from dedos_deploy.runtime.engine import Engine, Tensors, open_engine
+from dedos_deploy.runtime.preprocess import check_frame, resize_frame
+from dedos_deploy.runtime.segmentation import LabelMap, Segmentation
+from dedos_deploy.runtime.slots import (
+    Encode,
+    Rows,
+    SlotTable,
+    Thresholds,
+    build_table,
+    check_slots,
+    spare_slots,
+)
+from dedos_deploy.text.negatives import close_similarity, negatives
+from dedos_deploy.vocabulary import Vocabulary, parse_vocabulary
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from dedos_deploy.bundle import Bundle
+
+Background = Literal["none", "threshold", "negatives"]
+Classes = str | os.PathLike[str] | Sequence[str] | Vocabulary
+BaseVocabulary = tuple[Sequence[str], Rows]
+
+
+class Segmenter:
+    """Labels frames by class names.
+
+    with Segmenter.load("demo", classes="road,car|automobile") as segmenter:
+        result = segmenter.segment(frame_bgr)
+        segmenter.set_classes("road,person")
+
+    `segment` is for one thread at a time (a second one waits); `set_classes` may come from any
+    thread and takes effect between two frames. Network input and scores live in buffers that are
+    reused; per frame only the returned arrays are allocated.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        encode: Encode,
+        *,
+        classes: Classes,
+        thresholds: Thresholds,
+        base: BaseVocabulary | None = None,
+        threads: int | None = None,
+    ) -> None:
+        """Build from parts; `load` does so from a bundle.
+
+        encode: words to unit rows float32 [N, D]; base: words and rows of the vocabulary whose
+        members serve as negatives, None for no negatives; threads: for the label map, None for
+        one per usable core.
+        """
+        from dedos_deploy.runtime.onnx_engine import usable_cores
+
+        spec = engine.spec
+        if spec.batch != 1:
+            raise BadBundleError(
+                f"this bundle's graph takes {spec.batch} frames at a time, Segmenter needs 1; "
+                "export it with batch 1"
+            )
+        self._engine = engine
+        self._encode = encode
+        self._thresholds = thresholds
+        self._base = base
+        # Once here, since it compares all pairs of base words: too slow for every class change.
+        self._close = close_similarity(base[1]) if base is not None else None
+        self._threads = threads or usable_cores()
+        self._image = np.empty((1, spec.height, spec.width, 3), dtype=np.uint8)
+        self._scores = np.empty((0, *spec.score_hw), dtype=np.float32)
+        self._busy = threading.Lock()
+        self._changing = threading.Lock()
+        self._closing = contextlib.ExitStack()
+        self._closing.callback(engine.close)
+        self._table = self._next_table(classes, None)
+
+    @classmethod
+    def load(
+        cls,
+        bundle: str | os.PathLike[str] | Bundle = "demo",
+        *,
+        classes: Classes,
+        engine: str = "cpu",
+        background: Background = "threshold",
+        threshold: float | None = None,
+        threads: int | None = None,
+    ) -> Segmenter:
+        """Return a segmenter for a bundle.
+
+        bundle: a folder, a `.dedos` file, "demo" for the embedded one, or an open Bundle, which
+        stays open; classes: as `parse_vocabulary` takes them, or a Vocabulary;
+        engine: what to run on, one of `dedos_deploy.runtime.engine.ENGINES`;
+        background: `threshold` leaves a pixel unlabelled when its best class scores below that
+        class's threshold; `negatives` also lets words of the bundle's base vocabulary compete,
+        and leaves unlabelled what they win; `none` labels every pixel with its best class;
+        threshold: in [0, 1], for every entry without its own, None for the bundle's;
+        threads: CPU threads, None for one per usable core.
+
+        Raises BadInputError for unusable arguments, BadBundleError and EngineError for an
+        unusable bundle.
+        """
+        from dedos_deploy.runtime.loading import bundle_parts
+
+        vocabulary = _vocabulary(classes)
+        with contextlib.ExitStack() as opened:
+            parts = bundle_parts(bundle, background=background, threshold=threshold)
+            opened.callback(parts.close)
+            runner = open_engine(parts.bundle, engine, threads)
+            opened.callback(runner.close)
+            segmenter = cls(
+                runner,
+                parts.encode,
+                classes=vocabulary,
+                thresholds=parts.thresholds,
+                base=parts.base,
+                threads=threads,
+            )
+            segmenter._closing = opened.pop_all()
+        return segmenter
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the current vocabulary's entries, in its order."""
+        table = self._table
+        return tuple(table.names[class_id] for class_id in table.class_ids)
+
+    @property
+    def negatives(self) -> tuple[str, ...]:
+        """Words that compete for pixels and leave them unlabelled."""
+        return self._table.negatives
+
+    @property
+    def vocabulary_version(self) -> int:
+        """Version that the next frame will carry."""
+        return self._table.version
+
+    def set_classes(self, classes: Classes) -> int:
+        """Replace the class list from the next frame on and return the new vocabulary version.
+
+        Names that occurred before in this session keep their ids, new ones get new ids. On an
+        error the old list stays. Words never met before cost a run of the text tower each; known
+        ones under a millisecond in all. Raises BadInputError.
+        """
+        vocabulary = _vocabulary(classes)
+        with self._changing:
+            # One reference assignment: a frame sees the old table or the new one, never a mix.
+            self._table = self._next_table(vocabulary, self._table)
+            return self._table.version
+
+    def segment(
+        self, frame_bgr: NDArray[np.uint8], *, timestamp_s: float | None = None
+    ) -> Segmentation:
+        """Return the label map of one frame.
+
+        frame_bgr: uint8 [H, W, 3], any size; timestamp_s: `time.monotonic()` of its capture, None
+        for now. Raises BadInputError for another array, EngineError when the engine fails or
+        gives something that is not a number.
+        """
+        frame_bgr = check_frame(frame_bgr)
+        captured_s = time.monotonic() if timestamp_s is None else timestamp_s
+        with self._busy:
+            table = self._table
+            started = time.perf_counter()
+            resize_frame(frame_bgr, self._image[0])
+            resized = time.perf_counter()
+            scores = self._infer(table)
+            inferred = time.perf_counter()
+            label_map, confidence, counts = self._label(scores, table, frame_bgr.shape[:2])
+            done = time.perf_counter()
+        return Segmentation(
+            label_map=label_map,
+            confidence=confidence,
+            classes=table.names,
+            class_ids=table.class_ids,
+            counts=counts,
+            none_id=table.none_id,
+            vocabulary_version=table.version,
+            timestamp_s=captured_s,
+            latency_ms={
+                "pre": 1e3 * (resized - started),
+                "engine": 1e3 * (inferred - resized),
+                "post": 1e3 * (done - inferred),
+            },
+        )
+
+    def close(self) -> None:
+        """Release the engine and, if `load` opened it, the bundle; may be called twice."""
+        with self._busy:
+            self._closing.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _next_table(self, classes: Classes, previous: SlotTable | None) -> SlotTable:
+        vocabulary = _vocabulary(classes)
+        check_slots(len(vocabulary.words), self._engine.max_slots)
+        return build_table(
+            vocabulary,
+            previous,
+            encode=self._encode,
+            thresholds=self._thresholds,
+            negatives=self._negatives_for(vocabulary),
+        )
+
+    def _negatives_for(self, vocabulary: Vocabulary) -> BaseVocabulary:
+        if self._base is None:
+            return (), np.empty((0, self._engine.spec.text_width), dtype=np.float32)
+        words, rows = self._base
+        user_words = vocabulary.words
+        chosen = negatives(
+            self._encode(user_words),
+            words,
+            rows,
+            limit=spare_slots(len(user_words), len(words), self._engine.max_slots),
+            user_words=user_words,
+            similarity=self._close,
+        )
+        return [words[index] for index in chosen], rows[chosen]
+
+    def _infer(self, table: SlotTable) -> NDArray[np.float32]:
+        inputs: Tensors = {"image": self._image, "text": table.text, "valid": table.valid}
+        scores: NDArray[Any] = self._engine.infer(inputs)["scores"][0]
+        if scores.dtype == np.float32:
+            return scores
+        if self._scores.shape != scores.shape:
+            self._scores = np.empty(scores.shape, dtype=np.float32)
+        np.copyto(self._scores, scores)
+        return self._scores
+
+    def _label(
+        self, scores: NDArray[np.float32], table: SlotTable, size_hw: tuple[int, ...]
+    ) -> tuple[LabelMap, NDArray[np.uint8], NDArray[np.int64]]:
+        from dedos_deploy import _native
+
+        label_map = table.empty_label_map(size_hw)
+        confidence = np.empty(size_hw, dtype=np.uint8)
+        counts = np.zeros(len(table.names) + 1, dtype=np.uint64)
+        try:
+            _native.label_map(
+                scores,
+                table.thresholds,
+                table.slot_ids,
+                label_map,
+                confidence,
+                counts,
+                self._threads,
+            )
+        except ValueError as error:
+            raise EngineError(
+                f"the engine gave scores that are not usable ({error}); run the parity check of "
+                "the export on this device, or export in a higher precision"
+            ) from error
+        return label_map, confidence, counts[:-1].astype(np.int64)
+
+
+def _vocabulary(classes: Classes) -> Vocabulary:
+    if isinstance(classes, Vocabulary):
+        return classes
+    return parse_vocabulary(classes)

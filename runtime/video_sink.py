@@ -1,0 +1,142 @@
+"""The overlay video: written beside its final name, and put there once it plays."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dedos_deploy.errors import SinkError
+from dedos_deploy.runtime.files import reserve_file, writing
+from dedos_deploy.runtime.frames import Frame
+from dedos_deploy.runtime.opencv import open_capture, quiet_opencv
+from dedos_deploy.runtime.segmentation import Segmentation
+from dedos_deploy.runtime.sinks import Sink, SinkOptions
+
+FOURCC = {".mp4": "mp4v", ".avi": "MJPG", ".mkv": "MJPG"}
+UNKNOWN_FPS = 25.0
+LIVE_FPS = 10.0
+LONGEST_STILL_S = 10.0
+"""A pause of a live source longer than this is shortened to it in the video."""
+
+
+class Writer(Protocol):
+    """The part of cv2.VideoWriter that the sink uses."""
+
+    def isOpened(self) -> bool: ...
+
+    def write(self, image: NDArray[np.uint8], /) -> object: ...
+
+    def release(self) -> None: ...
+
+
+class VideoSink(Sink):
+    """An overlay video at the source's frame rate; it has its name once it is complete.
+
+    Frames of a live source come unevenly: each is repeated until the next one, at 10 frames a
+    second, so that the video lasts as long as what it shows. All frames have the first one's size;
+    others are fitted into it.
+    """
+
+    def __init__(self, path: Path, options: SinkOptions) -> None:
+        self.uri = str(path)
+        self._path = path
+        self._options = options
+        self._fps = LIVE_FPS if options.live else options.fps or UNKNOWN_FPS
+        self._size_hw: tuple[int, int] | None = None
+        self._results = 0
+        self._frames = 0
+        self._started_s = 0.0
+        self._is_written = False
+        self._temporary = reserve_file(path, overwrite=options.overwrite)
+        try:
+            # A small video written now shows whether this OpenCV has the codec at all.
+            self._open_writer((64, 64)).release()
+        except SinkError:
+            self._temporary.unlink(missing_ok=True)
+            raise
+        self._writer: Writer | None = None
+
+    @property
+    def written(self) -> str | None:
+        return f"{self.uri} ({self._results} frames)" if self._is_written else None
+
+    def write(self, frame: Frame, result: Segmentation) -> None:
+        overlay = self._options.painter.paint(frame.frame_bgr, result)
+        if self._writer is None or self._size_hw is None:
+            self._size_hw = overlay.shape[0], overlay.shape[1]
+            self._started_s = frame.timestamp_s
+            self._writer = self._open_writer(self._size_hw)
+        picture = fit_into(overlay, self._size_hw)
+        for _ in range(self._repeats(frame.timestamp_s)):
+            self._writer.write(picture)
+            self._frames += 1
+        self._results += 1
+
+    def close(self) -> None:
+        writer, self._writer = self._writer, None
+        try:
+            if writer is not None:
+                with quiet_opencv():
+                    writer.release()
+                self._check_complete()
+                with writing(self._path):
+                    os.replace(self._temporary, self._path)
+                self._is_written = True
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+    def _repeats(self, timestamp_s: float) -> int:
+        if not self._options.live:
+            return 1
+        due = 1 + round((timestamp_s - self._started_s) * self._fps) - self._frames
+        longest = round(LONGEST_STILL_S * self._fps)
+        if due > longest:
+            self._started_s += (due - longest) / self._fps
+        return min(max(due, 0), longest)
+
+    def _open_writer(self, size_hw: tuple[int, int]) -> Writer:
+        import cv2
+
+        fourcc = cv2.VideoWriter.fourcc(*FOURCC[self._path.suffix.lower()])
+        with quiet_opencv():
+            writer = cv2.VideoWriter(
+                str(self._temporary), cv2.CAP_FFMPEG, fourcc, self._fps, size_hw[::-1]
+            )
+        if not writer.isOpened():
+            raise SinkError(
+                f"OpenCV cannot write the video {self.uri!r} at {size_hw[1]}x{size_hw[0]}; choose "
+                "another of .mp4, .avi, .mkv, or pictures with overlays:FOLDER"
+            )
+        return writer
+
+    def _check_complete(self) -> None:
+        # OpenCV reports nothing when the disk is full or a frame was refused.
+        import cv2
+
+        capture = open_capture(str(self._temporary))
+        found = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
+        capture.release()
+        if found < self._frames:
+            raise SinkError(
+                f"the video {self.uri!r} holds {found} of {self._frames} frames and was removed; "
+                "check the free space of its disk"
+            )
+
+
+def fit_into(picture: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return `picture` scaled to lie in the middle of a black picture of `size_hw`."""
+    import cv2
+
+    height, width = picture.shape[:2]
+    if (height, width) == size_hw:
+        return picture
+    scale = min(size_hw[0] / height, size_hw[1] / width)
+    new_h, new_w = max(1, round(height * scale)), max(1, round(width * scale))
+    top, left = (size_hw[0] - new_h) // 2, (size_hw[1] - new_w) // 2
+    fitted = np.zeros((*size_hw, 3), dtype=np.uint8)
+    fitted[top : top + new_h, left : left + new_w] = cv2.resize(picture, (new_w, new_h))
+    return fitted

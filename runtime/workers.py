@@ -1,0 +1,138 @@
+"""Threads with an owner, and the bounded hand-over through which their items and errors come out."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, Literal, TypeVar
+
+from dedos_deploy.runtime.frames import POLL_S, Frame, Outcome, Source
+
+log = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+WhenFull = Literal["wait", "drop_oldest"]
+PREFETCHED_FRAMES = 2
+JOIN_S = 5.0
+
+
+class Handover(Generic[Item]):
+    """At most `capacity` items between one producer and one consumer thread.
+
+    when_full: `wait` keeps every item (files), `drop_oldest` keeps the newest and counts the rest
+    in `dropped` (live).
+    """
+
+    def __init__(self, capacity: int, *, when_full: WhenFull) -> None:
+        self.dropped = 0
+        self._capacity = capacity
+        self._when_full = when_full
+        self._items: deque[Item] = deque()
+        self._changed = threading.Condition()
+        self._finished = False
+        self._closed = False
+        self._error: BaseException | None = None
+
+    def put(self, item: Item) -> bool:
+        """Hand over `item`; return False when the consumer has closed and wants no more."""
+        with self._changed:
+            while len(self._items) >= self._capacity and not self._closed:
+                if self._when_full == "drop_oldest":
+                    self._items.popleft()
+                    self.dropped += 1
+                else:
+                    self._changed.wait()
+            if not self._closed:
+                self._items.append(item)
+                self._changed.notify_all()
+            return not self._closed
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """Say that no item follows; the consumer meets `error` after the items that are left."""
+        with self._changed:
+            self._finished, self._error = True, error
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Drop what is left and let a waiting producer go."""
+        with self._changed:
+            self._closed = True
+            self._items.clear()
+            self._changed.notify_all()
+
+    def get(self, timeout_s: float) -> Item | Outcome:
+        """Return the next item, Outcome.TIMEOUT, or Outcome.END; raise the producer's error."""
+        deadline = time.monotonic() + timeout_s
+        with self._changed:
+            while not self._items:
+                if self._error is not None:
+                    raise self._error
+                if self._finished or self._closed:
+                    return Outcome.END
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return Outcome.TIMEOUT
+                self._changed.wait(left)
+            item = self._items.popleft()
+            self._changed.notify_all()
+            return item
+
+
+class Worker(Generic[Item]):
+    """A thread that runs `work(emit, stop)` and hands over what it emits.
+
+    `emit(item)` returns False, and `stop` is set, once the work should end. The owner takes the
+    items with `get`, which raises what the work raised, and must call `close`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[Callable[[Item], bool], threading.Event], None],
+        handover: Handover[Item],
+    ) -> None:
+        self.handover = handover
+        self._work = work
+        self._stop = threading.Event()
+        # A daemon, so that a driver stuck in a system call cannot keep the process alive.
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def get(self, timeout_s: float) -> Item | Outcome:
+        return self.handover.get(timeout_s)
+
+    def request_stop(self) -> None:
+        """Ask the work to end after the item it is busy with; returns at once."""
+        self._stop.set()
+
+    def close(self, timeout_s: float = JOIN_S) -> None:
+        """Stop the work and wait for its thread, at most `timeout_s`; may be called twice."""
+        self.request_stop()
+        self.handover.close()
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            log.warning("thread %s did not end within %g s", self._thread.name, timeout_s)
+
+    def _run(self) -> None:
+        try:
+            self._work(self.handover.put, self._stop)
+        except BaseException as error:  # crosses to the owner's thread, where `get` raises it
+            self.handover.finish(error)
+        else:
+            self.handover.finish()
+
+
+def prefetch(source: Source) -> Worker[Frame]:
+    """Return a worker that reads `source` ahead of its consumer by a few frames."""
+
+    def read_all(emit: Callable[[Frame], bool], stop: threading.Event) -> None:
+        while not stop.is_set():
+            item = source.read(POLL_S)
+            if item is Outcome.END or (isinstance(item, Frame) and not emit(item)):
+                return
+
+    name = f"dedos-source {source.source_id}"
+    return Worker(name, read_all, Handover(PREFETCHED_FRAMES, when_full="wait"))

@@ -45,7 +45,7 @@ class CacheKey:
         """Return 32 bytes that differ whenever any part differs."""
         digest = hashlib.sha256()
         for part in (self.tower_sha256, *self.templates, self.word):
-            data = part.encode()
+            data = part.encode("utf-8", "surrogatepass")
             # The length keeps ("ab", "c") apart from ("a", "bc").
             digest.update(len(data).to_bytes(8, "little") + data)
         return digest.digest()

@@ -1,7 +1,8 @@
 """CLIP's byte-pair tokenizer on the `tokenizers` library, with the token ids of open_clip.
 
 A row of tokens is [start, …, end, 0, 0, …]: open_clip pads with zeros after the end token, and
-the text tower reads its result at the end token, the largest id of the row.
+the text tower reads its result at the end token, the largest id of the row. Letters that Unicode
+added lately may be split differently, as they are between releases of the libraries involved.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Vocabulary files: words with their text embeddings in one small safetensors file.
 
 Layout: the tensor `embeddings`, float32 [N, D], and string metadata: `format`, `version`,
-`words` (a JSON list of N strings), `sha256` of the tensor's bytes, and what the writer adds.
+`words` (a JSON list of N strings), `sha256` of that list's and the tensor's bytes, and what the
+writer adds.
 """
 
 from __future__ import annotations
@@ -65,11 +66,12 @@ def save_vocabulary(
     reserved = [key for key in content.metadata if key in _OWN_KEYS]
     if reserved:
         raise BadInputError(f"metadata key {reserved[0]!r} is the format's own; use another name")
+    listed = json.dumps(content.words)
     own = {
         "format": FORMAT,
         "version": str(VERSION),
-        "words": json.dumps(content.words, ensure_ascii=False),
-        "sha256": _digest(content.embeddings),
+        "words": listed,
+        "sha256": _digest(listed, content.embeddings),
     }
     data = save({"embeddings": content.embeddings}, metadata={**content.metadata, **own})
     try:
@@ -117,8 +119,8 @@ def read_vocabulary_file(source: str | os.PathLike[str] | bytes) -> VocabularyFi
     extra = {key: value for key, value in metadata.items() if key not in _OWN_KEYS}
     content = VocabularyFile(_words(metadata, name), tensors["embeddings"], extra)
     problem = _problem(content)
-    if problem is None and metadata.get("sha256") != _digest(content.embeddings):
-        problem = "its embeddings do not match their sha256"
+    if problem is None and metadata.get("sha256") != _digest(metadata["words"], content.embeddings):
+        problem = "its content does not match its sha256"
     if problem is not None:
         raise BadBundleError(f"{name} is damaged ({problem}); make it again")
     return content
@@ -185,5 +187,5 @@ def _problem(content: VocabularyFile) -> str | None:
     return None
 
 
-def _digest(rows: Rows) -> str:
-    return hashlib.sha256(np.ascontiguousarray(rows).tobytes()).hexdigest()
+def _digest(listed_words: str, rows: Rows) -> str:
+    return hashlib.sha256(listed_words.encode() + rows.tobytes()).hexdigest()

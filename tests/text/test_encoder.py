@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from tiny_tower import CONTEXT, ROWS, WIDTH, Tower, tower_model
+
+from dedos_deploy.errors import BadBundleError, BadInputError, EngineError
+from dedos_deploy.text import TEMPLATES, EmbeddingCache, TextEncoder, Tokenizer
+
+Make = Callable[..., TextEncoder]
+
+UNIT = np.eye(WIDTH, dtype=np.float32)
+
+
+@pytest.fixture
+def make(tower_onnx: Path, tokenizer_json: Path) -> Make:
+    """Build an encoder of the tiny tower; keyword arguments replace the defaults."""
+
+    def build(**changes: Any) -> TextEncoder:
+        arguments: dict[str, Any] = {
+            "model_path": tower_onnx,
+            "tokenizer_path": tokenizer_json,
+            "context_length": CONTEXT,
+            "text_width": WIDTH,
+            "model_sha256": "0" * 64,
+            "templates": TEMPLATES["single"],
+            "template_name": "single",
+            "known": {},
+            "cache": None,
+        }
+        return TextEncoder(**{**arguments, **changes})
+
+    return build
+
+
+@pytest.fixture
+def sessions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Record every ONNX Runtime session that is created."""
+    created: list[str] = []
+    original = onnxruntime.InferenceSession
+
+    def create(source: Any, *args: Any, **kwargs: Any) -> Any:
+        created.append(str(source)[:80])
+        return original(source, *args, **kwargs)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", create)
+    return created
+
+
+@pytest.mark.parametrize("name", list(TEMPLATES))
+def test_parity_with_numpy(name: str, make: Make, tokenizer_json: Path, tower_numpy: Tower) -> None:
+    words = ["road", "traffic light", "Straße", "x" * 20]
+    tokenizer = Tokenizer(tokenizer_json, CONTEXT)
+    expected = []
+    for word in words:
+        prompts = tower_numpy(tokenizer.encode([t.format(word) for t in TEMPLATES[name]]))
+        mean = (prompts / np.linalg.norm(prompts, axis=1, keepdims=True)).mean(axis=0)
+        expected.append(mean / np.linalg.norm(mean))
+    rows = make(templates=TEMPLATES[name], template_name=name).encode(words)
+    assert rows.dtype == np.float32
+    np.testing.assert_allclose(rows, expected, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1.0, atol=1e-6)
+
+
+def test_many_words_equal_one_at_a_time(make: Make) -> None:
+    """More prompts than fit one run of the tower."""
+    words = [f"word {index}" for index in range(70)]
+    rows = make().encode(words)
+    alone = np.concatenate([make().encode([word]) for word in words[::23]])
+    np.testing.assert_allclose(rows[::23], alone, atol=1e-6)
+    assert make().encode([]).shape == (0, WIDTH)
+
+
+def test_runs_are_bounded(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    original = TextEncoder._run
+
+    def run(self: TextEncoder, session: Any, tokens: np.ndarray) -> np.ndarray:
+        sizes.append(len(tokens))
+        return original(self, session, tokens)
+
+    monkeypatch.setattr(TextEncoder, "_run", run)
+    make(templates=TEMPLATES["vild14"]).encode([str(index) for index in range(10)])
+    assert sizes == [64, 64, 12]
+
+
+def test_known_words_need_no_tower(make: Make, sessions: list[str], tmp_path: Path) -> None:
+    known = {"road": UNIT[0], "Traffic  Light": UNIT[1]}
+    encoder = make(
+        known=known, model_path=tmp_path / "none.onnx", tokenizer_path=tmp_path / "none.json"
+    )
+    rows = encoder.encode(["traffic light", "road", "ROAD"])
+    assert (rows == UNIT[[1, 0, 0]]).all()
+    assert sessions == []
+    with pytest.raises(BadBundleError, match="tokenizer.json cannot be read"):
+        encoder.encode(["road", "sky"])
+
+
+def test_cached_words_need_no_tower(make: Make, sessions: list[str], tmp_path: Path) -> None:
+    first = make(cache=EmbeddingCache(tmp_path)).encode(["sky", "road"])
+    assert len(sessions) == 1
+    again = make(cache=EmbeddingCache(tmp_path), model_path=b"no model")
+    assert (again.encode(["road", "SKY", "road"]) == first[[1, 0, 1]]).all()
+    assert len(sessions) == 1
+
+
+def test_a_word_is_encoded_once(make: Make, sessions: list[str]) -> None:
+    encoder = make()
+    first = encoder.encode(["sky", "sky", "Sky"])
+    assert (first == first[0]).all()
+    assert (encoder.encode(["SKY"]) == first[:1]).all()
+    assert len(sessions) == 1
+
+
+def test_known_words_import_no_runtime() -> None:
+    code = """
+import sys
+import numpy as np
+from dedos_deploy.text import TextEncoder
+encoder = TextEncoder(model_path="none", tokenizer_path="none", context_length=77, text_width=2,
+    model_sha256="", templates=("{}",), template_name="bare", cache=None,
+    known={"road": np.array([0, 1], dtype=np.float32)})
+encoder.encode(["road"])
+print([m for m in ("onnxruntime", "tokenizers", "ftfy", "torch", "cv2") if m in sys.modules])
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[]"
+
+
+def test_another_tower_or_template_is_another_cache_entry(
+    make: Make, sessions: list[str], tmp_path: Path
+) -> None:
+    cache = EmbeddingCache(tmp_path)
+    for changes in ({}, {"model_sha256": "1" * 64}, {"templates": ("the {}",)}):
+        make(cache=cache, **changes).encode(["sky"])
+    assert len(sessions) == 3
+
+
+def test_a_damaged_cache_file_is_replaced(
+    make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = make(cache=EmbeddingCache(tmp_path)).encode(["sky"])
+    (path,) = [path for path in tmp_path.rglob("*") if path.is_file()]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-7])
+    assert (make(cache=EmbeddingCache(tmp_path)).encode(["sky"]) == first).all()
+    (record,) = caplog.records
+    assert "'sky'" in record.getMessage() and "damaged" in record.getMessage()
+    assert path.read_bytes() == whole
+
+
+def test_an_unwritable_cache_costs_only_a_warning(
+    make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    rows = make(cache=EmbeddingCache(tmp_path / "file")).encode(["sky", "road", "car"])
+    assert (rows == make().encode(["sky", "road", "car"])).all()
+    written = [r.getMessage() for r in caplog.records if "cannot be written" in r.getMessage()]
+    assert len(written) == 1
+
+
+def test_bytes_serve_as_files(make: Make, tower_onnx: Path, tokenizer_json: Path) -> None:
+    encoder = make(model_path=tower_onnx.read_bytes(), tokenizer_path=tokenizer_json.read_bytes())
+    assert (encoder.encode(["sky"]) == make().encode(["sky"])).all()
+
+
+def test_a_word_longer_than_the_context_is_named(make: Make, sessions: list[str]) -> None:
+    long = "very " * 80 + "long road"
+    with pytest.raises(BadInputError, match="word 'very very.* is too long: .*text tower takes 77"):
+        make().encode(["sky", long])
+    assert sessions == []
+    with pytest.raises(BadInputError, match="holds a token that marks the start or end"):
+        make().encode(["the <end_of_text>"])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
+def test_numbers_that_are_no_embedding_are_refused(value: float, make: Make) -> None:
+    model = tower_model(
+        np.full((ROWS, WIDTH), value, dtype=np.float32), np.ones(CONTEXT, dtype=np.float32)
+    )
+    with pytest.raises(EngineError, match="no usable embedding for the prompt 'A photo of a sky"):
+        make(model_path=model.SerializeToString()).encode(["sky"])
+
+
+def test_templates_that_cancel_are_refused(make: Make) -> None:
+    weights = np.zeros(CONTEXT, dtype=np.float32)
+    weights[1] = 1.0
+    table = np.zeros((ROWS, WIDTH), dtype=np.float32)
+    # "a" is token 320 and "the" 518; their embeddings are opposite, so the mean has no direction.
+    table[320 % ROWS], table[518 % ROWS] = UNIT[0], -UNIT[0]
+    model = tower_model(table, weights).SerializeToString()
+    with pytest.raises(EngineError, match="no usable embedding for the word 'sky'"):
+        make(model_path=model, templates=("a {}", "the {}")).encode(["sky"])
+
+
+def test_a_tower_of_another_width_or_interface_is_refused(
+    make: Make, tower_weights: tuple[np.ndarray, np.ndarray]
+) -> None:
+    with pytest.raises(EngineError, match=r"gave float32 \[1, 6\], not float32 \[1, 7\]"):
+        make(text_width=7).encode(["sky"])
+    other = tower_model(*tower_weights, output="text").SerializeToString()
+    with pytest.raises(BadBundleError, match=r"outputs \['text'\], not \['tokens'\]"):
+        make(model_path=other).encode(["sky"])
+    with pytest.raises(EngineError, match="the text tower failed"):
+        make(context_length=20).encode(["sky"])
+
+
+def test_unusable_towers_are_named(make: Make, tmp_path: Path, tower_onnx: Path) -> None:
+    with pytest.raises(BadBundleError, match="text_encoder.onnx is missing at"):
+        make(model_path=tmp_path / "none.onnx").encode(["sky"])
+    with pytest.raises(BadBundleError, match="text_encoder.onnx cannot be loaded"):
+        make(model_path=b"no model").encode(["sky"])
+    broken = onnx.load(tower_onnx)
+    broken.graph.node[0].op_type = "NoSuchOperator"
+    path = tmp_path / "broken.onnx"
+    onnx.save(broken, path)
+    with pytest.raises(BadBundleError, match="text_encoder.onnx cannot be loaded"):
+        make(model_path=path).encode(["sky"])
+
+
+def test_templates_need_a_place_for_the_word(make: Make) -> None:
+    with pytest.raises(BadInputError, match="'mine' need at least one sentence.*'a photo'"):
+        make(templates=("a {}", "a photo"), template_name="mine")
+    with pytest.raises(BadInputError, match="'mine' need at least one sentence"):
+        make(templates=(), template_name="mine")
+
+
+def test_a_vocabulary_made_on_a_laptop_serves_a_robot(
+    make: Make, sessions: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "street.safetensors"
+    laptop = make()
+    laptop.save_vocabulary(path, ["sky", "Road"])
+    robot = make(model_path=b"no model")
+    assert robot.load_vocabulary(path) == ("sky", "Road")
+    assert (robot.encode(["road", "sky"]) == laptop.encode(["road", "sky"])).all()
+    assert len(sessions) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_sha256": "1" * 64}, "has text_tower_sha256 '0{64}', this bundle '1{64}'"),
+        ({"templates": ("the {}",)}, "has templates 'A photo of a {} in the scene'"),
+    ],
+)
+def test_a_vocabulary_of_another_bundle_is_refused(
+    changes: dict[str, Any], message: str, make: Make, tmp_path: Path
+) -> None:
+    path = make().save_vocabulary(tmp_path / "street.safetensors", ["sky"])
+    other = make(**changes)
+    with pytest.raises(BadInputError, match=message + ".*make the file again with this bundle"):
+        other.load_vocabulary(path)
+    # What the message says works.
+    other.save_vocabulary(path, ["sky"])
+    assert other.load_vocabulary(path) == ("sky",)

@@ -103,11 +103,11 @@ def _trunk_attention(config: ModelConfig, size_hw: tuple[int, int]) -> int:
     return 2 * tokens * tokens * config.clip.width * config.clip.layers
 
 
-class _LiveBytes(TorchDispatchMode):
+class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Peak bytes of storages that operations created and that are still alive."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = 0
         self.peak = 0
         self._seen: weakref.WeakSet[Any] = weakref.WeakSet()

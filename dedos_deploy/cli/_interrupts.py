@@ -1,0 +1,57 @@
+"""Ctrl-C and SIGTERM: at once while loading, after the frame in work while labelling."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupts:
+    """Takes over the two signals inside its block.
+
+    Before `defer` a signal raises KeyboardInterrupt. After it the first signal sets the event that
+    `defer` returned, so that the work can end in order, and a second one ends the process at once.
+    seen: whether a deferred signal came.
+    """
+
+    def __init__(self) -> None:
+        self.seen = False
+        self._stop = threading.Event()
+        self._deferred = False
+        self._before: dict[signal.Signals, object] = {}
+
+    def defer(self) -> threading.Event:
+        """From now on ask for a stop instead of raising; return the event that asks."""
+        self._deferred = True
+        return self._stop
+
+    def __enter__(self) -> Interrupts:
+        # Python sets handlers on its main thread only; elsewhere the owner of that thread decides.
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                before = signal.getsignal(number)
+                # A shell's background jobs ignore Ctrl-C on purpose.
+                if before is not signal.SIG_IGN:
+                    self._before[number] = before
+                    signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, before)  # type: ignore[arg-type]
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if not self._deferred:
+            raise KeyboardInterrupt
+        self.seen = True
+        self._stop.set()
+        for handled in self._before:
+            signal.signal(handled, signal.SIG_DFL)

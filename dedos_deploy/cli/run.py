@@ -1,0 +1,249 @@
+"""dedos-run: label a camera, stream, video or set of images by class names."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from dedos_deploy.cli._main import EXIT_INTERRUPTED, EXIT_OK, run_command
+from dedos_deploy.errors import BadInputError
+
+if TYPE_CHECKING:
+    from dedos_deploy.bundle import Bundle
+    from dedos_deploy.cli._interrupts import Interrupts
+    from dedos_deploy.runtime import Frame, Segmentation, Segmenter, Sink, Source, Statistics
+    from dedos_deploy.vocabulary import Vocabulary
+
+DESCRIPTION = """\
+Label a camera, stream, video or set of images by class names that you choose.
+Every pixel gets one of your classes, or none of them."""
+
+EPILOG = """\
+examples:
+  dedos-run --source scene:street --classes "road,car,tree" --output overlay.mp4
+      labels a scene drawn by this package with the embedded demo bundle
+  dedos-run --camera 0 --classes "floor,person" --show
+      labels a camera and shows a window; q or Esc ends it
+  dedos-run --source drive.mp4 --bundle street.dedos --classes "road@0.3,car|automobile,person" \\
+            --output overlay.mp4 --output frames.jsonl --output masks:masks
+      labels every frame of a video into three outputs at once; "car" also answers to
+      "automobile", and "road" needs a score of 0.3
+  dedos-run --source rtsp://user:password@10.0.0.5/live --classes classes.txt --background negatives
+      labels a network camera with the class list of a file, one class a line
+
+sources:   0 or camera:0, /dev/video0, a video file, an image, a folder or "quoted/glob*.jpg",
+           rtsp:// or http(s)://, scene:street or scene:hall (?frames=50&size=240x320&seed=3)
+outputs:   out.mp4 .avi .mkv   overlay video          masks:FOLDER     label map PNGs + classes.json
+           out.png .jpg        overlay, last frame    overlays:FOLDER  overlay JPEGs
+           out.jsonl           one JSON line a frame  window, null
+
+Files give every frame; cameras and streams give the newest, and frames that could not be labelled
+in time are counted as drops. A lost camera or stream is opened again with growing pauses. A video
+that is cut short is labelled as far as it goes, with a warning.
+Ctrl-C finishes the frame, completes the outputs and prints the summary; once more ends at once.
+exit code: 0 done, 2 something to correct (one line on stderr), 130 interrupted"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dedos-run",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_arguments(parser)
+    return parser
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--source", metavar="URI", help="what to label, see sources below")
+    source.add_argument("--camera", type=int, metavar="N", help="the same as --source camera:N")
+    parser.add_argument(
+        "--bundle",
+        default="demo",
+        metavar="PATH",
+        help='bundle folder or .dedos file; "demo" (default) is the embedded one',
+    )
+    parser.add_argument(
+        "--classes",
+        metavar="LIST",
+        help='"car|automobile,road@0.3" or a text file with one class a line (default: the '
+        "bundle's base vocabulary)",
+    )
+    parser.add_argument(
+        "--background",
+        choices=("threshold", "negatives", "none"),
+        default="threshold",
+        help="what stays unlabelled: pixels scoring below the threshold of their best class "
+        "(default), also pixels that look more like another word of the bundle's base vocabulary, "
+        "or none at all",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        metavar="X",
+        help="score in [0, 1] for classes without their own @X (default: the bundle's)",
+    )
+    parser.add_argument(
+        "--output",
+        action="append",
+        default=[],
+        metavar="URI",
+        help="what to write, see outputs below; repeat for several",
+    )
+    parser.add_argument(
+        "--show", action=argparse.BooleanOptionalAction, default=False, help="show a window"
+    )
+    parser.add_argument(
+        "--overwrite",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="replace outputs that exist, which is refused otherwise",
+    )
+    parser.add_argument(
+        "--opacity", type=float, metavar="X", help="of the overlay, in [0, 1] (default: 0.5)"
+    )
+    parser.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames")
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="CPU threads (default: one per usable core)"
+    )
+    parser.add_argument(
+        "--json",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="print the summary as one JSON object instead of a table",
+    )
+    parser.add_argument(
+        "--quiet",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="no status line and no notes on stderr; warnings and errors stay",
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_command(build_parser, run, argv)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Label as told by the arguments and return the exit code."""
+    from dedos_deploy.cli._interrupts import Interrupts
+    from dedos_deploy.runtime.opencv import silence_ffmpeg
+
+    silence_ffmpeg()
+    # What is cheap to check comes first: a typing mistake should not cost a model's loading time.
+    vocabulary = _vocabulary_of(args.classes)
+    if args.max_frames is not None and args.max_frames < 1:
+        raise BadInputError(f"--max-frames must be at least 1, not {args.max_frames}")
+    with Interrupts() as interrupts:
+        with ExitStack() as opened:
+            bundle, vocabulary = _open_bundle(args, vocabulary, opened)
+            source, sinks = _open_ends(args, opened)
+            segmenter = opened.enter_context(_load(args, bundle, vocabulary))
+            statistics = _label(args, source, segmenter, sinks, interrupts)
+        _report(args, source, sinks, statistics)
+        return EXIT_INTERRUPTED if interrupts.seen else EXIT_OK
+
+
+def _vocabulary_of(classes: str | None) -> Vocabulary | None:
+    from dedos_deploy.vocabulary import parse_vocabulary
+
+    return None if classes is None else parse_vocabulary(classes)
+
+
+def _open_bundle(
+    args: argparse.Namespace, vocabulary: Vocabulary | None, opened: ExitStack
+) -> tuple[Bundle, Vocabulary]:
+    from dedos_deploy.bundle import Bundle
+    from dedos_deploy.vocabulary import Entry, Vocabulary
+
+    bundle = opened.enter_context(Bundle.open(args.bundle))
+    if vocabulary is not None:
+        return bundle, vocabulary
+    words = bundle.base_words
+    if not words:
+        raise BadInputError(
+            f"bundle {args.bundle!r} ships no base vocabulary to fall back on; name your classes, "
+            "as in --classes 'road,car|automobile'"
+        )
+    _note(args, f"no --classes given: using the bundle's own {len(words)}, {', '.join(words)}")
+    return bundle, Vocabulary(tuple(Entry(word) for word in words))
+
+
+def _open_ends(args: argparse.Namespace, opened: ExitStack) -> tuple[Source, list[Sink]]:
+    from dedos_deploy.runtime import OverlayPainter, SinkOptions, open_sink, open_source
+
+    uri = args.source if args.camera is None else f"camera:{args.camera}"
+    painter = OverlayPainter() if args.opacity is None else OverlayPainter(args.opacity)
+    source = opened.enter_context(open_source(uri))
+    options = SinkOptions(
+        fps=source.fps, live=source.live, overwrite=args.overwrite, painter=painter
+    )
+    uris = [*args.output, *(["window"] if args.show else [])]
+    if len(set(uris)) < len(uris):
+        raise BadInputError(f"an output is named twice among {', '.join(uris)}; remove one")
+    return source, [opened.enter_context(open_sink(uri, options)) for uri in uris]
+
+
+def _load(args: argparse.Namespace, bundle: Bundle, vocabulary: Vocabulary) -> Segmenter:
+    from dedos_deploy.runtime import Segmenter
+
+    return Segmenter.load(
+        bundle,
+        classes=vocabulary,
+        background=args.background,
+        threshold=args.threshold,
+        threads=args.threads,
+    )
+
+
+def _label(
+    args: argparse.Namespace,
+    source: Source,
+    segmenter: Segmenter,
+    sinks: Sequence[Sink],
+    interrupts: Interrupts,
+) -> Statistics:
+    from dedos_deploy.cli._status import StatusLine
+    from dedos_deploy.runtime import Pipeline
+
+    with StatusLine(sys.stderr, enabled=not args.quiet, frames=source.frames) as status:
+
+        def show(frame: Frame, result: Segmentation) -> None:
+            status.update(pipeline.statistics)
+
+        pipeline = Pipeline(
+            source,
+            segmenter,
+            sinks,
+            stop=interrupts.defer(),
+            on_result=show,
+            max_frames=args.max_frames,
+        )
+        return pipeline.run()
+
+
+def _report(
+    args: argparse.Namespace, source: Source, sinks: Sequence[Sink], statistics: Statistics
+) -> None:
+    written = [sink.written for sink in sinks if sink.written is not None]
+    for warning in source.warnings:
+        print(f"dedos-run: warning: {warning}", file=sys.stderr)
+    if args.json:
+        report = {"source": source.source_id, **statistics.to_dict(), "written": written,
+                  "warnings": list(source.warnings)}  # fmt: skip
+        print(json.dumps(report, ensure_ascii=False))
+        return
+    from dedos_deploy.cli._status import summary_table
+
+    print(summary_table(source.source_id, statistics, written))
+
+
+def _note(args: argparse.Namespace, text: str) -> None:
+    if not args.quiet:
+        print(f"dedos-run: {text}", file=sys.stderr)

@@ -1,0 +1,152 @@
+"""A bundle whose graph is a colour detector: the words red, green and blue score their channel."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from dedos_deploy.bundle import BundleWriter, Manifest
+from dedos_deploy.presets import PRESETS
+from dedos_deploy.spec import GraphSpec
+from dedos_deploy.text.tokenizer import write_tokenizer_json
+
+HEIGHT, WIDTH = 32, 48
+TEXT_WIDTH = PRESETS["nano"].clip.text_width
+CONTEXT = PRESETS["nano"].clip.text.context_length
+COLOURS_BGR = {"blue": (255, 0, 0), "green": (0, 255, 0), "red": (0, 0, 255)}
+BASE_WORDS = ("blue", "green", "red", "table", "chair", "lamp", "shelf", "door", "window", "floor")
+DEFAULT_THRESHOLD = 0.5
+
+
+def embeddings() -> NDArray[np.float32]:
+    """Return unit rows [10, D]: colours are axes 0 to 2, the rest lie in other dimensions."""
+    rows = np.zeros((len(BASE_WORDS), TEXT_WIDTH), dtype=np.float32)
+    rows[:3, :3] = np.eye(3)
+    rows[3:, 3:] = np.random.default_rng(0).normal(size=(len(BASE_WORDS) - 3, TEXT_WIDTH - 3))
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def image_graph(
+    *, height: int = HEIGHT, width: int = WIDTH, text_width: int = TEXT_WIDTH, gain: float = 1.0,
+    half: bool = False,
+) -> bytes:  # fmt: skip
+    """Return scores[k] = clip(gain * text[k, :3] . mean BGR of a cell / 255) * valid[k] as ONNX."""
+    rows, columns = height // 4, width // 4
+    constants = {
+        "scale": np.float32(gain / 255.0),
+        "starts": np.array([0]), "ends": np.array([3]), "axes": np.array([1]),
+        "flat": np.array([3, rows * columns]),
+        "map": np.array([1, -1, rows, columns]), "column": np.array([-1, 1]),
+        "zero": np.float32(0.0), "one": np.float32(1.0),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Cast", ["image"], ["cast"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["cast"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("AveragePool", ["planes"], ["cells"], kernel_shape=[4, 4], strides=[4, 4]),
+        helper.make_node("Mul", ["cells", "scale"], ["scaled"]),
+        helper.make_node("Reshape", ["scaled", "flat"], ["columns"]),
+        helper.make_node("Slice", ["text", "starts", "ends", "axes"], ["colour"]),
+        helper.make_node("MatMul", ["colour", "columns"], ["product"]),
+        helper.make_node("Reshape", ["valid", "column"], ["used"]),
+        helper.make_node("Mul", ["product", "used"], ["masked"]),
+        helper.make_node("Clip", ["masked", "zero", "one"], ["clipped"]),
+        helper.make_node("Reshape", ["clipped", "map"], ["full"]),
+        helper.make_node("Cast", ["full"], ["scores"], to=_float_type(half)),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "colours",
+        [
+            helper.make_tensor_value_info("image", TensorProto.UINT8, [1, height, width, 3]),
+            helper.make_tensor_value_info("text", TensorProto.FLOAT, ["K", text_width]),
+            helper.make_tensor_value_info("valid", TensorProto.FLOAT, ["K"]),
+        ],
+        [helper.make_tensor_value_info("scores", _float_type(half), [1, "K", rows, columns])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    return _serialised(graph)
+
+
+def _float_type(half: bool) -> int:
+    return int(TensorProto.FLOAT16 if half else TensorProto.FLOAT)
+
+
+def text_graph() -> bytes:
+    """Return a text tower that maps tokens to a fixed random projection."""
+    weights = np.random.default_rng(1).normal(size=(CONTEXT, TEXT_WIDTH)).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["tokens"], ["cast"], to=TensorProto.FLOAT),
+            helper.make_node("MatMul", ["cast", "weights"], ["embedding"]),
+        ],
+        "text",
+        [helper.make_tensor_value_info("tokens", TensorProto.INT64, ["N", CONTEXT])],
+        [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["N", TEXT_WIDTH])],
+        [numpy_helper.from_array(weights, "weights")],
+    )
+    return _serialised(graph)
+
+
+def _serialised(graph: onnx.GraphProto) -> bytes:
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+@functools.cache
+def _tokenizer_json() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        return write_tokenizer_json(Path(folder) / "tokenizer.json", CONTEXT).read_bytes()
+
+
+def tiny_spec() -> GraphSpec:
+    return GraphSpec(height=HEIGHT, width=WIDTH, text_width=TEXT_WIDTH)
+
+
+def write_tiny_bundle(
+    dest: Path, *, model: bytes | None = None, base: bool = True, half: bool = False,
+    thresholds: dict[str, float] | None = None,
+) -> Path:  # fmt: skip
+    """Write the bundle to `dest` and return it."""
+    config = PRESETS["nano"]
+    manifest = Manifest(
+        preset="nano",
+        config=config.to_dict(),
+        spec=replace(tiny_spec(), score_dtype="float16" if half else "float32"),
+        target="cpu",
+        precision={"image": "fp32", "text": "fp32"},
+        activation=config.clip.activation,
+        template_name="single",
+        templates=["{}"],
+        context_length=CONTEXT,
+        thresholds=thresholds or {},
+        default_threshold=DEFAULT_THRESHOLD,
+        checkpoint_sha256=None,
+        tools={},
+        sources=[],
+        licence="Apache-2.0",
+        created="2026-01-02T03:04:05+00:00",
+        base_vocabulary="base" if base else None,
+    )
+    with BundleWriter(dest) as writer:
+        writer.add_bytes("model.onnx", model or image_graph(half=half))
+        writer.add_bytes("text_encoder.onnx", text_graph())
+        writer.add_bytes("tokenizer.json", _tokenizer_json())
+        if base:
+            writer.add_vocabulary("base", BASE_WORDS, embeddings())
+        return writer.commit(manifest)
+
+
+def stripes(height: int = 60, width: int = 90) -> NDArray[np.uint8]:
+    """Return a frame of three vertical stripes, blue, green and red."""
+    frame = np.zeros((height, width, 3), dtype=np.uint8)
+    for index, colour in enumerate(COLOURS_BGR.values()):
+        frame[:, index * width // 3 : (index + 1) * width // 3] = colour
+    return frame

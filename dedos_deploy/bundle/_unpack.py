@@ -120,7 +120,8 @@ def _is_good(cached: Path, *, label: str, hashes: bool) -> bool:
 
 
 def _checked_members(archive: zipfile.ZipFile, label: str) -> list[zipfile.ZipInfo]:
-    members = [info for info in archive.infolist() if not info.is_dir()]
+    # Not ZipInfo.is_dir: for an empty name it is an IndexError in some versions of Python.
+    members = [info for info in archive.infolist() if not info.filename.endswith("/")]
     if len(members) > _MAX_FILES:
         raise BadBundleError(f"{label}: holds {len(members)} files, more than {_MAX_FILES}")
     for info in members:

@@ -200,6 +200,13 @@ def test_refuses_unsafe_archives(
     assert not cache_folder.exists() or not list((cache_folder / "bundles").iterdir())
 
 
+def test_refuses_an_empty_name(archive: Path) -> None:
+    repacked(archive, lambda file: file.writestr("@@", b""))
+    archive.write_bytes(archive.read_bytes().replace(b"@@", b"\0@"))  # names end at a NUL
+    with pytest.raises(BadBundleError, match="has a name that a bundle may not use"):
+        Bundle.open(archive)
+
+
 def test_zipped_by_hand_with_folder_entries(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "byhand.dedos"
     with zipfile.ZipFile(path, "w") as file:

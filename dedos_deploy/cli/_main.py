@@ -53,3 +53,15 @@ def one_line(message: str) -> str:
     'two lines'
     """
     return " ".join(message.split())
+
+
+def size_hw(text: str) -> tuple[int, int]:
+    """Return (height, width) of `HxW`, as an argparse type.
+
+    >>> size_hw("240x320")
+    (240, 320)
+    """
+    height, cross, width = text.lower().partition("x")
+    if not (cross and height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; write HEIGHTxWIDTH, as 240x320")
+    return int(height), int(width)

@@ -1,0 +1,117 @@
+"""dedos-bench: what a model costs on paper, and what a bundle costs on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from dedos_deploy.cli._main import EXIT_OK, run_command, size_hw
+from dedos_deploy.presets import PRESETS, get_preset
+
+EPILOG = """\
+examples:
+  dedos-bench model --preset paper-l               parameters, MACs and memory of one preset
+  dedos-bench model                                the table of all presets
+  dedos-bench frame --bundle demo                  seconds per frame, measured here
+  dedos-bench frame --bundle edge-b.dedos --slots 171 --size 1080x1920
+
+`model` runs nothing: it counts on PyTorch's meta device (needs the extra [export]).
+`frame` reports process CPU seconds divided by threads, which other programs disturb least, and
+wall seconds beside them.
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dedos-bench",
+        description="Costs of DEDOS models: counted for presets, measured for bundles.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_arguments(parser)
+    return parser
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="model|frame")
+    model = verbs.add_parser("model", help="count parameters, MACs and activation memory")
+    model.add_argument("--preset", help=f"one of {', '.join(PRESETS)}; default: all")
+    model.add_argument(
+        "--size", type=size_hw, metavar="HxW", help="network size; default: the preset's"
+    )
+    frame = verbs.add_parser("frame", help="measure one frame end to end on this machine")
+    frame.add_argument("--bundle", default="demo", help="bundle, or `demo` (default)")
+    frame.add_argument(
+        "--size", type=size_hw, metavar="HxW", default=(720, 1280), help="frame size (720x1280)"
+    )
+    frame.add_argument("--frames", type=int, default=5, help="timed frames after one warm-up (5)")
+    frame.add_argument("--threads", type=int, default=2, help="threads of the engine (2)")
+    for verb in (model, frame):
+        verb.add_argument("--slots", type=int, default=171, help="class slots K (171)")
+        verb.add_argument("--json", action="store_true", help="one JSON object as the last line")
+
+
+def run(args: argparse.Namespace) -> int:
+    return _run_model(args) if args.verb == "model" else _run_frame(args)
+
+
+def _run_model(args: argparse.Namespace) -> int:
+    from dedos_deploy.errors import BadInputError, require
+
+    require("torch", extra="export", purpose="counting a model's cost")
+    from dedos_deploy.model.cost import model_cost
+
+    if args.slots < 1:
+        raise BadInputError(f"--slots is {args.slots}, but a model needs at least 1")
+    configs = [get_preset(args.preset)] if args.preset else list(PRESETS.values())
+    costs = {}
+    print("preset   size     K    trained M  shipped M  CLIP M  GMACs   Table-7 GMACs  peak MB")
+    for config in configs:
+        size = args.size or config.size_hw
+        config.check_size(size)
+        cost = costs[config.preset] = model_cost(config, size_hw=size, slots=args.slots)
+        print(
+            f"{config.preset:8} {size[0]}x{size[1]:<4} {args.slots:<4} "
+            f"{cost.parameters_trained / 1e6:9.2f} {cost.parameters_shipped / 1e6:10.2f} "
+            f"{cost.parameters_clip / 1e6:7.1f} {cost.macs / 1e9:7.1f} "
+            f"{cost.macs_table7 / 1e9:14.1f} {cost.activation_bytes / 1e6:8.0f}"
+        )
+    if args.preset:
+        cost = costs[args.preset]
+        print("\npart                 GMACs")
+        for part, count in cost.macs_by_part.items():
+            print(f"{part:18} {count / 1e9:7.2f}")
+    if args.json:
+        values = {name: asdict(cost) for name, cost in costs.items()}
+        print(json.dumps(values[args.preset] if args.preset else values))
+    return EXIT_OK
+
+
+def _run_frame(args: argparse.Namespace) -> int:
+    from dedos_deploy.runtime.timing import time_frames
+
+    times = time_frames(
+        args.bundle,
+        frame_hw=args.size,
+        slots=args.slots,
+        frames=args.frames,
+        threads=args.threads,
+    )
+    print(
+        f"{times.preset} {times.precision} at {times.network_hw[0]}x{times.network_hw[1]}, "
+        f"K={times.slots}, {times.threads} threads, frames of {args.size[0]}x{args.size[1]}:\n"
+        f"  {times.cpu_s_per_thread:.3f} CPU seconds per thread and frame (median of "
+        f"{times.frames}); wall {times.wall_s:.3f} s\n"
+        f"  wall: resize {times.pre_ms:.1f} ms, engine {times.engine_ms:.1f} ms, "
+        f"label map {times.post_ms:.1f} ms; peak memory {times.peak_mb:.0f} MB"
+    )
+    if args.json:
+        print(json.dumps(asdict(times)))
+    return EXIT_OK
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `dedos-bench`; see `--help`."""
+    return run_command(build_parser, run, argv)

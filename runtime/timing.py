@@ -66,7 +66,8 @@ def time_frames(
 
         def unit_rows(words: Sequence[str]) -> Rows:
             rows = rng.standard_normal((len(words), width)).astype(np.float32)
-            return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+            unit: Rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+            return unit
 
         segmenter = Segmenter(
             open_engine(opened, "cpu", threads),
@@ -83,16 +84,22 @@ def time_frames(
                 stages = segmenter.segment(frame).latency_ms
                 cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
                 runs.append((cpu / threads, wall, stages["pre"], stages["engine"], stages["post"]))
-        medians = [statistics.median(column) for column in zip(*runs[1:], strict=True)]
+        cpu_s, wall_s, pre_ms, engine_ms, post_ms = (
+            statistics.median(column) for column in zip(*runs[1:], strict=True)
+        )
         return FrameTimes(
-            opened.manifest.preset,
-            opened.manifest.precision.get("model", "unknown"),
-            (opened.spec.height, opened.spec.width),
-            frame_hw,
-            slots,
-            threads,
-            frames,
-            *medians,
+            preset=opened.manifest.preset,
+            precision=opened.manifest.precision.get("model", "unknown"),
+            network_hw=(opened.spec.height, opened.spec.width),
+            frame_hw=frame_hw,
+            slots=slots,
+            threads=threads,
+            frames=frames,
+            cpu_s_per_thread=cpu_s,
+            wall_s=wall_s,
+            pre_ms=pre_ms,
+            engine_ms=engine_ms,
+            post_ms=post_ms,
             peak_mb=_peak_mb(),
         )
 

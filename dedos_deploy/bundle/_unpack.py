@@ -227,26 +227,16 @@ def _write_members(source: _Source, folder: Path) -> None:
 
 
 def _chunks(archive: zipfile.ZipFile, info: zipfile.ZipInfo, label: str) -> Iterator[bytes]:
-    """Yield the bytes of a member, never more than the archive's directory announces."""
-    left = info.file_size
+    """Yield the bytes of a member; zipfile stops at the length that its directory announces."""
     try:
         with archive.open(info) as stream:
             while chunk := stream.read(_CHUNK):
-                left -= len(chunk)
-                if left < 0:
-                    break
                 yield chunk
     except _ZIP_ERRORS as error:
-        raise _damaged(label, info, str(error)) from error
-    if left:
-        raise _damaged(label, info, "it has another length than announced")
-
-
-def _damaged(label: str, info: zipfile.ZipInfo, reason: str) -> BadBundleError:
-    return BadBundleError(
-        f"{label}: file {info.filename!r} is damaged ({shown(reason)}); copy the bundle again "
-        f"or export it again"
-    )
+        raise BadBundleError(
+            f"{label}: file {info.filename!r} is damaged ({shown(str(error))}); copy the bundle "
+            f"again or export it again"
+        ) from error
 
 
 def _publish(staging: Path, cached: Path, label: str) -> Path:

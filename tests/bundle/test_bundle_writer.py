@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -160,6 +161,8 @@ def test_the_same_contents_give_the_same_bytes(tmp_path: Path, manifest: Manifes
             for index, file in enumerate(("model.onnx", "text_encoder.onnx", "tokenizer.json")):
                 os.utime(writer.add_bytes(file, b"x"), (index + len(name), 10**9 * int(name[0])))
             writer.commit(replace(manifest, base_vocabulary=None))
+    with zipfile.ZipFile(tmp_path / "1.dedos") as archive:
+        assert {info.date_time[0] for info in archive.infolist()} == {1980}
     assert (tmp_path / "1.dedos").read_bytes() == (tmp_path / "2.dedos").read_bytes()
 
 

@@ -117,6 +117,8 @@ def jitter_colour(
         1 + random.uniform(-amount, amount)
         for amount in (settings.brightness, settings.contrast, settings.saturation)
     )
+    if not any((settings.brightness, settings.contrast, settings.saturation, settings.hue)):
+        return image_bgr
     hsv = cv2.cvtColor(image_bgr, cv2.COLOR_BGR2HSV)
     levels = np.arange(256)
     # OpenCV stores hue in steps of two degrees, [0, 180).

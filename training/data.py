@@ -112,7 +112,9 @@ class BatchStream(Dataset["Batch | DedosError"]):
         known = np.zeros((len(owners), len(self.words)), dtype=bool)
         for row, owner in enumerate(owners):
             known[row, [self._slots[word] for word in self.folders[owner].annotated]] = True
-        chosen = self._choose(np.any(known, axis=0, keepdims=True)[0], np.unique(labels[labels >= 0]), random)
+        chosen = self._choose(
+            np.any(known, axis=0, keepdims=True)[0], np.unique(labels[labels >= 0]), random
+        )
         slot_of = np.full(len(self.words), OTHER, dtype=np.int64)
         slot_of[chosen] = np.arange(len(chosen))
         renamed = np.where(labels >= 0, slot_of[np.maximum(labels, 0)], labels)
@@ -137,7 +139,9 @@ class BatchStream(Dataset["Batch | DedosError"]):
         return np.sort(order[:limit]).astype(np.int64)
 
 
-def batches(stream: BatchStream, *, start: int, stop: int, workers: int) -> Generator[Batch, None, None]:
+def batches(
+    stream: BatchStream, *, start: int, stop: int, workers: int
+) -> Generator[Batch, None, None]:
     """Yield batches start..stop-1 in order, made by `workers` processes ahead of the training step.
 
     workers: 0 makes them in this process. Raises the DedosError of an unreadable file.

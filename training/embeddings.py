@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -56,6 +57,7 @@ def encode(model: Dedos, tokens: Tensor) -> Tensor:
     return F.normalize(each.reshape(words, prompts, -1).mean(1), dim=-1)
 
 
+@lru_cache(maxsize=2)
 def clip_tokenizer(context_length: int) -> Tokenizer:
     """Return CLIP's tokenizer, taken from the installed open_clip.
 

@@ -202,6 +202,8 @@ class Trainer:
             training.step, self.progress, warmup=settings.warmup, schedule=settings.schedule
         )
         set_rate(training.optimizer, factor)
+        # Each step has its own seed, so that nothing random needs to be saved to resume exactly.
+        torch.manual_seed(settings.seed * ENDLESS + training.step)
         loss, terms = self.loss(batch)
         training.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
@@ -255,7 +257,7 @@ class Trainer:
     def _save_failure(self, batch: Batch, loss: Tensor, norm: Tensor) -> None:
         from safetensors.torch import save_file
 
-        path = self.output / FAILED
+        path, loss = self.output / FAILED, loss.detach()
         words = [self.stream.words[slot] for slot in batch.slots]
         tensors = {"images": batch.images, "labels": batch.labels, "annotated": batch.annotated}
         save_file(

@@ -39,7 +39,9 @@ class Training:
 
 
 def save_state(path: Path, training: Training, settings_json: str) -> None:
-    """Write weights, optimizer moments, averages and the random state to `path`, atomically.
+    """Write weights, optimizer moments and averages to `path`, atomically.
+
+    Random numbers need no state: every step draws its own from (seed, step).
 
     Raises BadInputError when the file cannot be written.
     """
@@ -49,7 +51,6 @@ def save_state(path: Path, training: Training, settings_json: str) -> None:
     for name, parameter in training.model.named_parameters():
         for key, value in training.optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{name}/{key}"] = value
-    tensors["random.torch"] = torch.get_rng_state()
     record = {"step": training.step, "elapsed_s": training.elapsed_s}
     metadata = {"format": FORMAT, "record": json.dumps(record), "settings": settings_json}
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
@@ -96,7 +97,6 @@ def load_state(path: Path, training: Training) -> None:
         if mine:
             on_device = {key: value.to(parameter.device) for key, value in mine.items()}
             training.optimizer.state[parameter] = on_device
-    torch.set_rng_state(tensors["random.torch"])
     training.step, training.elapsed_s = record["step"], record["elapsed_s"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -120,6 +121,9 @@ _NOT_SETTINGS = ("preset", "data", "output", "resume", "size")
 
 def run(args: argparse.Namespace) -> int:
     """Train as the parsed options say."""
+    # Threads of OpenMP that spin while they wait take the cores from the processes that load
+    # images. The variable is read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for module in ("torch", "scipy", "tqdm", "open_clip"):
         require(module, extra="train", purpose="training")
     from dedos_deploy.training.loop import Trainer

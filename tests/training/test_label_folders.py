@@ -1,0 +1,110 @@
+"""Label folders: what is missing is named, and following the message helps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from dedos_deploy.errors import BadInputError
+from dedos_deploy.training.folders import open_folder, read_pair, union_words
+from dedos_deploy.training.targets import IGNORE, OTHER
+
+Write = Callable[..., Path]
+
+
+def test_a_folder_is_read_with_its_words(write_folder: Write) -> None:
+    folder = open_folder(str(write_folder()))
+    image, raw = read_pair(folder, 0)
+    assert folder.annotated == ("sky", "road", "car")
+    assert (image.shape, raw.shape, len(folder.items)) == ((36, 48, 3), (36, 48), 6)
+    assert set(np.unique(raw)) == {0, 1, 2, 255}
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("classes.txt", r"classes\.txt is missing"),
+        ("images", r"no folder images/train; splits found there: none"),
+        ("labels", r"no folder labels/train"),
+        ("labels/train/002.png", r"image .*002\.png has no label .*labels/train/002\.png"),
+    ],
+)
+def test_a_missing_part_is_named(write_folder: Write, missing: str, message: str) -> None:
+    root = write_folder()
+    (root / missing).rename(root / "elsewhere")
+    with pytest.raises(BadInputError, match=message):
+        open_folder(str(root))
+    (root / "elsewhere").rename(root / missing)
+    assert open_folder(str(root)).items
+
+
+def test_an_unknown_split_lists_the_known_ones(write_folder: Write) -> None:
+    root = write_folder()
+    with pytest.raises(BadInputError, match="no folder images/test; splits found there: train"):
+        open_folder(str(root), split="test")
+
+
+def test_a_name_is_found_through_the_environment(
+    write_folder: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_folder()
+    with pytest.raises(BadInputError, match="no data set folder 'street'.*set DEDOS_DATA"):
+        open_folder("street")
+    monkeypatch.setenv("DEDOS_DATA", str(root.parent))
+    assert open_folder("street").name == "street"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sky\n\nroad\n", "line 2 is empty"),
+        ("sky\nroad\nSky\n", "'sky' on lines 1 and 3"),
+        ("background\n", "no class but background words"),
+    ],
+)
+def test_a_faulty_class_list_is_named(write_folder: Write, text: str, message: str) -> None:
+    root = write_folder()
+    (root / "classes.txt").write_text(text)
+    with pytest.raises(BadInputError, match=message):
+        open_folder(str(root))
+
+
+def test_a_label_value_without_class_is_named(write_folder: Write) -> None:
+    root = write_folder()
+    path = root / "labels/train/001.png"
+    label = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    label[3, 3] = 7
+    cv2.imwrite(str(path), label)
+    with pytest.raises(BadInputError, match=r"001\.png holds the value 7.*has 3 lines"):
+        read_pair(open_folder(str(root)), 1)
+
+
+def test_a_label_of_another_size_is_named(write_folder: Write) -> None:
+    root = write_folder()
+    cv2.imwrite(str(root / "labels/train/001.png"), np.zeros((10, 20), np.uint8))
+    with pytest.raises(BadInputError, match="is 20x10 but its image is 48x36"):
+        read_pair(open_folder(str(root)), 1)
+
+
+def test_a_broken_image_is_named(write_folder: Write) -> None:
+    root = write_folder()
+    (root / "images/train/001.png").write_bytes(b"not a picture")
+    with pytest.raises(BadInputError, match=r"images/train/001\.png cannot be read"):
+        read_pair(open_folder(str(root)), 1)
+
+
+def test_background_words_teach_nothing_unless_asked(write_folder: Write) -> None:
+    root = str(write_folder(words=("background", "road", "car")))
+    slots = {"road": 0, "car": 1}
+    assert open_folder(root).lookup(slots)[[0, 1, 2, 255]].tolist() == [IGNORE, 0, 1, IGNORE]
+    assert open_folder(root, background=OTHER).lookup(slots)[0] == OTHER
+
+
+def test_words_of_several_folders_are_unified_by_text(write_folder: Write) -> None:
+    one = open_folder(str(write_folder("one", words=("Sky", "traffic_light", "car"))))
+    two = open_folder(str(write_folder("two", words=("car", "traffic light", "tree"))))
+    assert union_words([one, two]) == ("sky", "traffic light", "car", "tree")

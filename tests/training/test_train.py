@@ -1,0 +1,296 @@
+"""Whole runs of a micro model: resume is exact, failures are kept, the command line is clear."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from dedos_deploy.cli.train import main
+from dedos_deploy.errors import BadInputError
+from dedos_deploy.model import build_model, load_checkpoint, save_checkpoint
+from dedos_deploy.presets import ModelConfig
+from dedos_deploy.training.evaluate import Evaluation, count_pairs, iou_from_confusion
+from dedos_deploy.training.loop import (
+    CHECKPOINT,
+    FAILED,
+    LOG,
+    STATE,
+    DivergedError,
+    StepReport,
+    Trainer,
+)
+from dedos_deploy.training.optimizer import build_optimizer, choose_trained, rate_factor
+from dedos_deploy.training.settings import TrainSettings, settings_for
+
+Write = Callable[..., Path]
+
+
+class Recorder:
+    """Keeps losses; `stop_after` sends Ctrl-C to this process after that step."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.losses: list[float] = []
+        self.results: list[Evaluation] = []
+        self._stop_after = stop_after
+
+    def on_step(self, report: StepReport) -> None:
+        self.losses.append(report.loss)
+        if report.step == self._stop_after:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def on_evaluation(self, result: Evaluation) -> None:
+        self.results.append(result)
+
+
+def settings(root: Path, **changes: object) -> TrainSettings:
+    values = dict(
+        steps=6, batch=2, workers=0, threads=1, ema=0.9, lr=1e-3, backbone_lr=1e-3, warmup=2,
+        eval_minutes=0.0, device="cpu",
+    )  # fmt: skip
+    return settings_for("micro", (str(root),), **{**values, **changes})
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}
+
+
+@pytest.mark.parametrize("tune_text", [False, True])
+def test_a_resumed_run_repeats_the_uninterrupted_one(
+    micro: ModelConfig, write_folder: Write, tmp_path: Path, tune_text: bool
+) -> None:
+    root = write_folder()
+    chosen = settings(root, tune_text=tune_text)
+    whole, first, second = Recorder(), Recorder(stop_after=3), Recorder()
+    Trainer(chosen, tmp_path / "whole").train(whole)
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(chosen, tmp_path / "parts").train(first)
+    torch.manual_seed(99)
+    Trainer(chosen, tmp_path / "parts", resume=True).train(second)
+    assert first.losses + second.losses == whole.losses
+    expected, found = weights(tmp_path / "whole" / STATE), weights(tmp_path / "parts" / STATE)
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        assert torch.equal(value, found[name]), name
+
+
+def test_training_lowers_the_loss_and_writes_a_checkpoint_that_loads(
+    micro: ModelConfig, write_folder: Write, tmp_path: Path
+) -> None:
+    write_folder(split="train")
+    root = tmp_path / "street"
+    for kind in ("images", "labels"):
+        (root / kind / "val").symlink_to(root / kind / "train")
+    seen = Recorder()
+    chosen = settings(root, steps=30, lr=3e-3, tune_text=True)
+    results = Trainer(chosen, tmp_path / "run").train(seen)
+    assert sum(seen.losses[-5:]) < 0.7 * sum(seen.losses[:5])
+    assert results == seen.results and results[0].words == ("sky", "road", "car")
+    model, record = load_checkpoint(tmp_path / "run" / CHECKPOINT, preset="micro")
+    assert model.config == micro
+    assert (record["step"], record["words"], record["sources"]) == (
+        30, ["sky", "road", "car"], ["street"],
+    )  # fmt: skip
+    lines = [json.loads(line) for line in (tmp_path / "run" / LOG).read_text().splitlines()]
+    assert [line["step"] for line in lines] == [10, 20, 30]
+    assert lines[-1]["loss"] == seen.losses[-1]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_its_batch(
+    micro: ModelConfig, write_folder: Write, tmp_path: Path
+) -> None:
+    trainer = Trainer(settings(write_folder()), tmp_path / "run")
+    with torch.no_grad():
+        trainer.training.model.mask_features.out.bias.fill_(float("nan"))
+    with pytest.raises(DivergedError, match=r"step 0 has loss nan.*failed_step\.safetensors"):
+        trainer.train(Recorder())
+    kept = weights(tmp_path / "run" / FAILED)
+    assert torch.equal(kept["images"], trainer.stream[0].images)
+
+
+def test_the_clock_ends_a_run_at_the_end_of_its_schedule(
+    micro: ModelConfig, write_folder: Write, tmp_path: Path
+) -> None:
+    trainer = Trainer(settings(write_folder(), steps=None, minutes=0.02), tmp_path / "run")
+    trainer.train(Recorder())
+    last = json.loads((tmp_path / "run" / LOG).read_text().splitlines()[-1])
+    assert trainer.progress == 1.0 and trainer.training.step > 1
+    assert last["progress"] == 1.0 and last["step"] == trainer.training.step
+
+
+@pytest.mark.parametrize("schedule", ["poly", "cosine"])
+def test_the_rate_rises_and_falls_to_zero(schedule: str) -> None:
+    rates = [rate_factor(s, s / 100, warmup=10, schedule=schedule) for s in range(101)]
+    assert rates[0] < rates[4] < rates[9] and max(rates) <= 1.0
+    assert rates[10:] == sorted(rates[10:], reverse=True) and rates[100] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("tune", "moves"),
+    [("none", ()), ("ln", ("blocks.0.ln_1.weight",)), ("all", ("blocks.0.fc.weight",))],
+)
+def test_clip_tune_decides_what_moves(
+    micro: ModelConfig, tune: str, moves: tuple[str, ...]
+) -> None:
+    model = build_model(replace(micro, clip_tune=tune))
+    choose_trained(model, tune_text=False)
+    trained = {
+        n.removeprefix("trunk.") for n, p in model.trunk.named_parameters() if p.requires_grad
+    }
+    assert set(moves) <= trained and bool(trained) == bool(moves)
+    assert not any(p.requires_grad for p in model.text_tower.parameters())
+    assert all(p.requires_grad for p in model.mask_decoder.parameters())
+
+
+def test_qv_tuning_leaves_key_rows_alone(micro: ModelConfig, write_folder: Write) -> None:
+    model = build_model(replace(micro, clip_tune="qv"))
+    choose_trained(model, tune_text=False)
+    optimizer = build_optimizer(model, settings(write_folder()))
+    before = model.trunk.blocks[0].qkv.weight.detach().clone()
+    image = torch.randint(0, 255, (1, 32, 32, 3), dtype=torch.uint8)
+    text = torch.nn.functional.normalize(torch.randn(2, 16), dim=-1)
+    model.predict(image, text, torch.ones(2)).mask_logits.square().mean().backward()
+    optimizer.step()
+    moved = (model.trunk.blocks[0].qkv.weight != before).any(1).reshape(3, -1)
+    assert moved[0].any() and moved[2].any() and not moved[1].any()
+
+
+def test_iou_against_sets() -> None:
+    labels = torch.tensor([0, 0, 1, 1, 1, -1, -2, 2]).numpy()
+    predicted = torch.tensor([0, 1, 1, 1, 0, 0, 0, 2]).numpy()
+    iou, mean = iou_from_confusion(count_pairs(labels, predicted, 4))
+    assert iou == (1 / 3, 2 / 4, 1.0, None)
+    assert mean == pytest.approx((1 / 3 + 2 / 4 + 1) / 3)
+
+
+def test_resume_refuses_other_options_and_names_them(
+    micro: ModelConfig, write_folder: Write, tmp_path: Path
+) -> None:
+    chosen = settings(write_folder(), steps=1)
+    Trainer(chosen, tmp_path / "run").train(Recorder())
+    with pytest.raises(BadInputError, match="has batch 2, not 3"):
+        Trainer(replace(chosen, batch=3), tmp_path / "run", resume=True)
+    with pytest.raises(BadInputError, match="already holds a run; add --resume"):
+        Trainer(chosen, tmp_path / "run")
+    longer = Trainer(replace(chosen, steps=2), tmp_path / "run", resume=True)
+    assert longer.training.step == 1
+
+
+def test_a_damaged_state_is_refused(
+    micro: ModelConfig, write_folder: Write, tmp_path: Path
+) -> None:
+    chosen = settings(write_folder(), steps=1)
+    Trainer(chosen, tmp_path / "run").train(Recorder())
+    path = tmp_path / "run" / STATE
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(BadInputError, match="state.safetensors is damaged"):
+        Trainer(chosen, tmp_path / "run", resume=True)
+
+
+def command(root: Path, output: Path, *more: str) -> list[str]:
+    return ["--preset", "micro", "--data", str(root), "--output", str(output), "--steps", "2",
+            "--batch", "2", "--workers", "0", "--device", "cpu", "--eval-minutes", "0", *more]  # fmt: skip
+
+
+def test_the_command_trains_and_says_what_comes_next(
+    micro: ModelConfig, write_folder: Write, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = write_folder()
+    write_folder("other", split="val")
+    (root / "images/val").symlink_to(tmp_path / "other/images/val")
+    (root / "labels/val").symlink_to(tmp_path / "other/labels/val")
+    assert main(command(root, tmp_path / "run")) == 0
+    shown = capfd.readouterr().err
+    assert "street, 6 images: miou_present" in shown and "images/s" in shown
+    assert f"dedos-export --checkpoint {tmp_path / 'run' / CHECKPOINT}" in shown
+    assert json.loads((tmp_path / "run" / "evaluation.json").read_text())[0]["images"] == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data", "nowhere"], "there is no data set folder 'nowhere'"),
+        (["--preset", "nanoo"], "unknown preset 'nanoo', did you mean 'nano'"),
+        (["--size", "33x32"], "size 33x32 does not fit micro"),
+        (["--lr", "-1"], "lr is -1.0, but must be more than 0"),
+        (["--ema", "1"], "ema is 1.0, but a decay lies in"),
+        (["--template", "poem"], "unknown prompt template 'poem'"),
+        (["--resume"], "there is nothing to resume"),
+        (["--init", "none.safetensors"], "checkpoint none.safetensors does not exist"),
+        (["--init", "a", "--clip-weights", "b"], "init and clip_weights exclude each other"),
+        (["--preset", "edge-b"], "preset edge-b keeps CLIP frozen and needs its weights"),
+    ],
+)
+def test_a_wrong_option_is_one_sentence_and_exit_2(
+    micro: ModelConfig, write_folder: Write, tmp_path: Path, capfd: pytest.CaptureFixture[str],
+    options: list[str], message: str,
+) -> None:  # fmt: skip
+    if options[-1] == "edge-b":
+        # Shrunk, since only its frozen CLIP matters here.
+        from dedos_deploy import presets
+
+        presets.PRESETS["edge-b"], kept = replace(micro, preset="edge-b", clip_tune="none"), \
+            presets.PRESETS["edge-b"]  # fmt: skip
+        try:
+            code = main(command(write_folder(), tmp_path / "run", *options))
+        finally:
+            presets.PRESETS["edge-b"] = kept
+    else:
+        code = main(command(write_folder(), tmp_path / "run", *options))
+    captured = capfd.readouterr()
+    assert code == 2 and captured.out == ""
+    assert message in captured.err and captured.err.count("\n") == 1
+
+
+def test_a_share_that_is_no_number_is_named(
+    micro: ModelConfig, write_folder: Write, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = write_folder()
+    assert main(command(Path(f"{root}=often"), tmp_path / "run")) == 2
+    assert "data share 'often'" in capfd.readouterr().err
+    assert main(command(Path(f"{root}=2"), tmp_path / "run")) == 0
+
+
+def test_a_checkpoint_of_another_preset_is_refused(
+    micro: ModelConfig, write_folder: Write, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "other.safetensors"
+    save_checkpoint(path, build_model(replace(micro, preset="tiny")))
+    assert main(command(write_folder(), tmp_path / "run", "--init", str(path))) == 2
+    assert "is of preset 'tiny', not 'micro'" in capfd.readouterr().err
+
+
+def test_ctrl_c_saves_and_exits_with_130(
+    micro: ModelConfig, write_folder: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dedos_deploy.cli import train
+
+    def interrupt(self: object, report: StepReport) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(train._Progress, "on_step", interrupt)
+    assert main(command(write_folder(), tmp_path / "run")) == 130
+    with safe_open(tmp_path / "run" / STATE, framework="pt") as file:
+        assert json.loads(file.metadata()["record"])["step"] == 1
+
+
+def test_help_needs_nothing_heavy() -> None:
+    program = (
+        "import sys\nfrom dedos_deploy.cli.train import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'numpy', 'torch', 'cv2', 'tqdm', 'open_clip'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--minutes" in done.stdout and "examples:" in done.stdout

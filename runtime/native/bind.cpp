@@ -65,8 +65,8 @@ void check(const char* name, const Input& array, std::size_t rank) {
     }
   }
   if (!contiguous(array)) {
-    throw std::invalid_argument(
-        which + " is not C-contiguous; copy it with numpy.ascontiguousarray first");
+    throw std::invalid_argument(which +
+                                " is not C-contiguous; copy it with numpy.ascontiguousarray first");
   }
 }
 
@@ -94,10 +94,9 @@ void check_slots(const dedos::SlotTable& slots, std::size_t count, std::size_t c
     }
     if (id + std::size_t{1} >= cells) {
       throw std::invalid_argument("slot " + std::to_string(k) + " has class id " +
-                                  std::to_string(id) + ", but counts has " +
-                                  std::to_string(cells) + " cells, of which the last is for " +
-                                  "unlabelled pixels; make it at least " +
-                                  std::to_string(id + 2));
+                                  std::to_string(id) + ", but counts has " + std::to_string(cells) +
+                                  " cells, of which the last is for " +
+                                  "unlabelled pixels; make it at least " + std::to_string(id + 2));
     }
   }
 }
@@ -105,14 +104,12 @@ void check_slots(const dedos::SlotTable& slots, std::size_t count, std::size_t c
 template <typename Id>
 void run(const Input& scores, const dedos::SlotTable& slots, const Output& ids,
          const Output& confidence, const Output& counts, int threads) {
-  const dedos::Scores source{static_cast<const float*>(scores.data()),
-                             static_cast<std::int32_t>(scores.shape(0)),
-                             static_cast<std::int32_t>(scores.shape(1)),
-                             static_cast<std::int32_t>(scores.shape(2))};
-  const dedos::LabelImage<Id> image{static_cast<Id*>(ids.data()),
-                                    static_cast<std::uint8_t*>(confidence.data()),
-                                    static_cast<std::int32_t>(ids.shape(0)),
-                                    static_cast<std::int32_t>(ids.shape(1))};
+  const dedos::Scores source{
+      static_cast<const float*>(scores.data()), static_cast<std::int32_t>(scores.shape(0)),
+      static_cast<std::int32_t>(scores.shape(1)), static_cast<std::int32_t>(scores.shape(2))};
+  const dedos::LabelImage<Id> image{
+      static_cast<Id*>(ids.data()), static_cast<std::uint8_t*>(confidence.data()),
+      static_cast<std::int32_t>(ids.shape(0)), static_cast<std::int32_t>(ids.shape(1))};
   const std::size_t cells = counts.shape(0);
   check_slots(slots, scores.shape(0), cells, std::numeric_limits<Id>::max());
   const nb::gil_scoped_release release;

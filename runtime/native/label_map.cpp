@@ -8,9 +8,9 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <memory>
-#include <functional>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -22,8 +22,8 @@
 namespace dedos {
 namespace {
 
-constexpr int kLanes = 8;    // output pixels evaluated together
-constexpr int kBlock = 16;   // score cells examined together
+constexpr int kLanes = 8;                       // output pixels evaluated together
+constexpr int kBlock = 16;                      // score cells examined together
 constexpr std::int32_t kExponent = 0x7f800000;  // bits of infinity; NaN lies above
 
 constexpr int padded(int size, int step) { return (size + step - 1) / step * step; }
@@ -98,8 +98,8 @@ void flag_candidates(const float* top, const float* bottom, const float* top_lef
                      const float* top_right, const float* bottom_left, const float* bottom_right,
                      std::uint8_t* flags) {
   for (int x = 0; x < kBlock; ++x) {
-    flags[x] = (top[x] > top_left[x]) | (top[x + 1] > top_right[x]) |
-               (bottom[x] > bottom_left[x]) | (bottom[x + 1] > bottom_right[x]);
+    flags[x] = (top[x] > top_left[x]) | (top[x + 1] > top_right[x]) | (bottom[x] > bottom_left[x]) |
+               (bottom[x + 1] > bottom_right[x]);
   }
 }
 
@@ -115,8 +115,8 @@ void blend_rows(const float* a, const float* b, float weight0, float weight1, in
   for (int x = 0; x < count; ++x) out[x] = blend(a[x], b[x], weight0, weight1);
 }
 
-// Which candidate wins each of kLanes pixels of one row, and with what score; earlier candidates are
-// lower slots and keep ties.
+// Which candidate wins each of kLanes pixels of one row, and with what score; earlier candidates
+// are lower slots and keep ties.
 DEDOS_MULTIVERSION
 void elect(const Candidate* candidates, int count, const float* across0, const float* across1,
            float down0, float down1, float* winning, std::int32_t* winner) {
@@ -184,11 +184,11 @@ void count_ids(const Id* ids, int count, std::uint64_t* counts) {
   const std::size_t plane = static_cast<std::size_t>(scores.height) * scores.width;
   std::size_t i = 0;
   while (std::isfinite(scores.values[i])) ++i;
-  throw std::invalid_argument(
-      "scores must be finite, but slot " + std::to_string(i / plane) + " has " +
-      (std::isnan(scores.values[i]) ? "NaN" : "an infinity") + " at row " +
-      std::to_string(i % plane / scores.width) + ", column " +
-      std::to_string(i % scores.width) + "; check the network that made them");
+  throw std::invalid_argument("scores must be finite, but slot " + std::to_string(i / plane) +
+                              " has " + (std::isnan(scores.values[i]) ? "NaN" : "an infinity") +
+                              " at row " + std::to_string(i % plane / scores.width) + ", column " +
+                              std::to_string(i % scores.width) +
+                              "; check the network that made them");
 }
 
 // Labels the output rows that start from a range of cell rows; one worker per thread.
@@ -197,7 +197,11 @@ class Worker {
  public:
   Worker(const Scores& scores, const SlotTable& slots, const LabelImage<Id>& image,
          const Axis& across, const Axis& down)
-      : scores_(scores), slots_(slots), image_(image), across_(across), down_(down),
+      : scores_(scores),
+        slots_(slots),
+        image_(image),
+        across_(across),
+        down_(down),
         stride_(padded(scores.width, kBlock) + kBlock),
         counts_(std::size_t{std::numeric_limits<Id>::max()} + 1) {
     for (CellRow& row : rows_) {
@@ -207,8 +211,8 @@ class Worker {
       row.slot.resize(stride_);
     }
     magnitude_.resize(stride_);
-    for (auto* bound : {&bounds_.top_left, &bounds_.top_right, &bounds_.bottom_left,
-                        &bounds_.bottom_right}) {
+    for (auto* bound :
+         {&bounds_.top_left, &bounds_.top_right, &bounds_.bottom_left, &bounds_.bottom_right}) {
       bound->resize(stride_, std::numeric_limits<float>::infinity());
     }
     const std::size_t pixels = across.weight0.size();
@@ -340,7 +344,7 @@ class Worker {
 
   void add_candidate(const float* top, const float* bottom, int x, int k) {
     Candidate* list = candidates_.get() + static_cast<std::size_t>(x) * scores_.slots;
-    list[candidate_count_[x]++] = {top[x],    top[x + 1],           bottom[x],
+    list[candidate_count_[x]++] = {top[x],        top[x + 1],           bottom[x],
                                    bottom[x + 1], slots_.thresholds[k], slots_.ids[k]};
   }
 
@@ -413,8 +417,7 @@ void label_map(const Scores& scores, const SlotTable& slots, const LabelImage<Id
     workers.push_back(std::make_unique<Worker<Id>>(scores, slots, image, across, down));
   }
   const auto work = [&](Worker<Id>& worker) {
-    for (int begin = next.fetch_add(chunk); begin < scores.height;
-         begin = next.fetch_add(chunk)) {
+    for (int begin = next.fetch_add(chunk); begin < scores.height; begin = next.fetch_add(chunk)) {
       for (int y = begin; y < std::min(begin + chunk, scores.height); ++y) {
         if (!finite || !worker.label(y)) finite = false;
       }

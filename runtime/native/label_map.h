@@ -15,7 +15,8 @@ struct Scores {
   std::int32_t width;
 };
 
-// For each slot, the least score that labels a pixel and the class id it stands for (kNone16: none).
+// For each slot, the least score that labels a pixel and the class id it stands for (kNone16:
+// none).
 struct SlotTable {
   const float* thresholds;
   const std::uint16_t* ids;

@@ -1,6 +1,6 @@
 // The arithmetic of a label map: where an output pixel falls between score cells, the value there,
-// and what is written for it. Every rounding is spelled out (explicit fma, one order of operations),
-// so that any device and any instruction set gives the same bits.
+// and what is written for it. Every rounding is spelled out (explicit fma, one order of
+// operations), so that any device and any instruction set gives the same bits.
 #pragma once
 
 #include <cmath>
@@ -44,8 +44,8 @@ DEDOS_HOST_DEVICE inline float rounding_margin(float magnitude) {
   return magnitude * 0x1p-20f + 0x1p-120f;
 }
 
-// 255 * score, clipped to [0, 255] and rounded half to even: adding 1.5 * 2^23 leaves the integer in
-// the low bits of the sum.
+// 255 * score, clipped to [0, 255] and rounded half to even: adding 1.5 * 2^23 leaves the integer
+// in the low bits of the sum.
 DEDOS_HOST_DEVICE inline std::uint8_t confidence_at(float score) {
   float clipped = score > 0.0f ? score : 0.0f;
   clipped = clipped < 1.0f ? clipped : 1.0f;

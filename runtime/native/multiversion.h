@@ -1,6 +1,6 @@
 // Compiles a loop once per x86-64 level and picks the best at load time, so that one portable wheel
-// uses AVX2 or AVX-512 (and their fma) where the processor has them. Elsewhere the baseline is used:
-// aarch64 always has fma and vectors of 128 bits.
+// uses AVX2 or AVX-512 (and their fma) where the processor has them. Elsewhere the baseline is
+// used: aarch64 always has fma and vectors of 128 bits.
 #pragma once
 
 #include <cstdlib>  // defines __GLIBC__, whose loader can choose at load time

@@ -1,0 +1,154 @@
+"""Who may import whom, and how light the first import is; each case in a clean interpreter."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint, distribution
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "dedos_deploy"
+SCRIPTS = [
+    entry for entry in distribution("dedos-deploy").entry_points if entry.group == "console_scripts"
+]
+
+# What each room must not import, at the top of a file or inside a function.
+FORBIDDEN = {
+    "runtime": {
+        "torch",
+        "torchvision",
+        "onnx",
+        "onnxscript",
+        "open_clip",
+        "diffusers",
+        "transformers",
+        "dedos_deploy.model",
+        "dedos_deploy.training",
+        "dedos_deploy.export",
+        "dedos_deploy.calib",
+        "dedos_deploy.cli",
+    },
+    "bundle": {"torch", "onnx", "pickle", "dedos_deploy.model", "dedos_deploy.runtime"},
+    "model": {"diffusers", "dedos_deploy.training", "dedos_deploy.runtime", "dedos_deploy.export"},
+    "calib": {"diffusers", "dedos_deploy.training"},
+    "export": {"diffusers", "dedos_deploy.training"},
+}
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Absolute names of all that a source file imports, wherever the statement stands."""
+    package = ["dedos_deploy", *path.relative_to(PACKAGE).parts[:-1]]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def within(name: str, roots: set[str]) -> bool:
+    return any(name == root or name.startswith(root + ".") for root in roots)
+
+
+@pytest.mark.parametrize("room", FORBIDDEN)
+def test_sources_keep_to_their_side(room: str) -> None:
+    files = sorted((PACKAGE / room).rglob("*.py"))
+    assert files
+    found = {
+        f"{path.name}: {name}"
+        for path in files
+        for name in imported(path)
+        if within(name, FORBIDDEN[room])
+    }
+    assert not found
+
+
+def modules_after(code: str) -> set[str]:
+    """Names in sys.modules after running `code` in a fresh interpreter, apart from this folder."""
+    report = "\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
+    finished = subprocess.run(
+        [sys.executable, "-I", "-c", code + report], capture_output=True, text=True
+    )
+    assert finished.returncode == 0, finished.stderr
+    return set(json.loads(finished.stdout.splitlines()[-1]))
+
+
+IMPORT_ALL = """
+import importlib, pkgutil
+package = importlib.import_module({name!r})
+for found in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+    importlib.import_module(found.name)
+"""
+
+
+@pytest.mark.parametrize("room", ["runtime", "model"])
+def test_loaded_modules_keep_to_their_side(room: str) -> None:
+    if room == "model":
+        pytest.importorskip("torch")
+    loaded = modules_after(IMPORT_ALL.format(name=f"dedos_deploy.{room}"))
+    assert f"dedos_deploy.{room}" in loaded
+    assert not {name for name in loaded if within(name, FORBIDDEN[room])}
+
+
+def test_importing_the_runtime_is_light() -> None:
+    heavy = {"cv2", "onnxruntime", "tokenizers", "torch", "scipy"}
+    loaded = modules_after("import dedos_deploy.runtime")
+    assert not {name for name in loaded if within(name, heavy)}
+
+
+def test_importing_the_package_loads_only_the_standard_library() -> None:
+    before = modules_after("")
+    loaded = modules_after("import dedos_deploy") - before
+    ours = {name for name in loaded if within(name, {"dedos_deploy"})}
+    foreign = {name.split(".")[0] for name in loaded - ours} - sys.stdlib_module_names
+    assert not foreign
+
+
+# Everything but the standard library and ourselves is out of reach, base dependencies included.
+HELP = """
+import importlib.abc, sys
+
+class Refuse(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        root = name.split(".")[0]
+        if root != "dedos_deploy" and root not in sys.stdlib_module_names:
+            raise ModuleNotFoundError(f"{name} must not be needed for --help", name=name)
+
+sys.meta_path.insert(0, Refuse())
+from importlib import import_module
+sys.argv = [SCRIPT, *ARGUMENTS]
+sys.exit(getattr(import_module(MODULE), FUNCTION)([*ARGUMENTS]))
+"""
+
+
+def help_text(entry: EntryPoint, *arguments: str) -> str:
+    values = {
+        "SCRIPT": entry.name,
+        "MODULE": entry.module,
+        "FUNCTION": entry.attr,
+        "ARGUMENTS": list(arguments),
+    }
+    setup = "".join(f"{name} = {value!r}\n" for name, value in values.items())
+    finished = subprocess.run(
+        [sys.executable, "-I", "-c", setup + HELP], capture_output=True, text=True
+    )
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+@pytest.mark.parametrize("entry", SCRIPTS, ids=lambda entry: entry.name)
+def test_help_needs_only_the_standard_library(entry: EntryPoint) -> None:
+    assert help_text(entry, "--help").startswith(f"usage: {entry.name}")
+
+
+def test_every_script_is_tested() -> None:
+    assert {"dedos-train", "dedos-export", "dedos-run", "dedos-bench"} <= {
+        entry.name for entry in SCRIPTS
+    }

@@ -1,0 +1,161 @@
+"""What is built and installed: the wheel, the sdist, and a wheel made from that sdist."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import venv
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("runtime", "export", "training", "calib")
+WERROR = {"cmake.define.DEDOS_WERROR": "ON"}
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A virtual environment that holds one wheel and sees the packages it depends on."""
+
+    folder: Path
+    site: Path
+
+    @property
+    def python(self) -> Path:
+        return self.folder / "bin" / "python"
+
+
+def build(kind: str, source: Path, dest: Path, settings: Mapping[str, str] | None = None) -> Path:
+    """Call the build backend as pip does, in a process of its own; the built file."""
+    dest.mkdir(parents=True, exist_ok=True)
+    # Apart from the folder of an editable install, so that neither disturbs the other.
+    settings = {"build-dir": str(dest / "build"), **(settings or {})}
+    code = (
+        "import json, sys; from scikit_build_core import build as backend; "
+        "getattr(backend, 'build_' + sys.argv[1])(sys.argv[2], json.loads(sys.argv[3]))"
+    )
+    arguments = [sys.executable, "-c", code, kind, str(dest), json.dumps(settings)]
+    finished = subprocess.run(arguments, cwd=source, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    (built,) = dest.glob("*.whl" if kind == "wheel" else "*.tar.gz")
+    return built
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build("sdist", ROOT, tmp_path_factory.mktemp("sdist"))
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build("wheel", ROOT, tmp_path_factory.mktemp("wheel"), WERROR)
+
+
+@pytest.fixture(scope="module")
+def wheel_from_sdist(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("from_sdist")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder, filter="data")
+    (source,) = folder.iterdir()
+    return build("wheel", source, folder / "dist")
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    folder = tmp_path_factory.mktemp("venv")
+    venv.create(folder)
+    python = folder / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
+    subprocess.run([*pip, "--no-deps", "--no-index", str(wheel)], check=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    # Dependencies come from the environment of the tests; its own path files are not followed
+    # from here, so an editable install there stays out of sight.
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return Installed(folder, site)
+
+
+def package_files() -> set[str]:
+    """Python files, stubs, markers and bundles of the package, through the links."""
+    folder = ROOT / "dedos_deploy"
+    files = [path for path in folder.iterdir() if path.is_file()]
+    for child in folder.iterdir():
+        if child.is_dir():
+            files += [path for path in child.resolve().rglob("*") if path.is_file()]
+    kinds = {".py", ".pyi", ".typed", ".dedos"}
+    names = {
+        path.relative_to(ROOT).as_posix()
+        for path in files
+        if path.suffix in kinds or path.name == "py.typed"
+    }
+    return {name if name.startswith("dedos_deploy/") else f"dedos_deploy/{name}" for name in names}
+
+
+@pytest.mark.parametrize("which", ["wheel", "wheel_from_sdist"])
+def test_wheel_holds_the_package_and_nothing_else(
+    which: str, request: pytest.FixtureRequest
+) -> None:
+    with zipfile.ZipFile(request.getfixturevalue(which)) as archive:
+        names = set(archive.namelist())
+        kinds = {entry.external_attr >> 16 & 0o170000 for entry in archive.infolist()}
+    assert kinds <= {0, 0o100000}, "a wheel cannot hold links"
+    tops = {name.split("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"dedos_deploy"}
+    assert package_files() <= names
+    for room in ROOMS:
+        assert f"dedos_deploy/{room}/__init__.py" in names
+    assert any(name.startswith("dedos_deploy/_native.") and ".so" in name for name in names)
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+    assert not [name for name in names if name.endswith((".cpp", ".h", ".cu", ".pyc"))]
+
+
+def test_sdist_holds_everything_to_build_from(sdist: Path) -> None:
+    with tarfile.open(sdist) as archive:
+        members = [member for member in archive.getmembers() if not member.isdir()]
+    assert all(member.isreg() for member in members), "links do not survive every unpacker"
+    names = {member.name.split("/", 1)[1] for member in members}
+    assert package_files() <= names
+    needed = {"CMakeLists.txt", "LICENSE", "README.md", "pyproject.toml"}
+    needed |= {f"runtime/native/{path.name}" for path in (ROOT / "runtime/native").iterdir()}
+    assert needed <= names
+    assert not [name for name in names if name.endswith((".so", ".pyc"))]
+
+
+def test_installed_wheel_is_what_runs(installed: Installed, tmp_path: Path) -> None:
+    code = (
+        "import dedos_deploy.runtime, dedos_deploy._native as native\n"
+        "print(dedos_deploy.runtime.__file__, native.__file__, sep='\\n')"
+    )
+    finished = subprocess.run(
+        [installed.python, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert finished.returncode == 0, finished.stderr
+    for path in finished.stdout.splitlines():
+        assert Path(path).is_relative_to(installed.site / "dedos_deploy")
+
+
+def test_no_bare_rooms_are_installed(installed: Installed, tmp_path: Path) -> None:
+    assert not [room for room in ROOMS if (installed.site / room).exists()]
+    code = "import importlib.util, sys; sys.exit(any(map(importlib.util.find_spec, sys.argv[1:])))"
+    command = [str(installed.python), "-I", "-c", code, *ROOMS]
+    assert subprocess.run(command, cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "script", [entry.name for entry in distribution("dedos-deploy").entry_points]
+)
+def test_installed_scripts_show_help(installed: Installed, script: str, tmp_path: Path) -> None:
+    finished = subprocess.run(
+        [installed.folder / "bin" / script, "--help"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.startswith(f"usage: {script}")

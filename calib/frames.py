@@ -1,0 +1,111 @@
+"""Real frames from whatever the user has: a picture, a folder of them, or a video."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dedos_deploy.errors import BadInputError
+
+if TYPE_CHECKING:
+    import cv2
+
+Frame = NDArray[np.uint8]
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
+
+
+def sample_frames(source: str | os.PathLike[str], *, count: int, seed: int = 0) -> list[Frame]:
+    """Return up to `count` frames of `source`, uint8 [H, W, 3] BGR, the same ones every time.
+
+    source: a picture; a folder, searched with its sub-folders; or a video file. A folder gives a
+    random choice drawn from `seed`, in the order of the names; a video gives frames spread evenly
+    over its length. Fewer frames come back only when there are no more.
+
+    Raises BadInputError when the source does not exist, or holds a picture that cannot be read, or
+    nothing to read at all.
+    """
+    if count < 1:
+        raise BadInputError(f"the number of frames must be at least 1, not {count}")
+    path = Path(source)
+    if path.is_dir():
+        return _from_folder(path, count, seed)
+    if not path.is_file():
+        raise BadInputError(
+            f"{str(path)!r} does not exist; give a picture, a folder of pictures or a video file"
+        )
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return [read_image(path)]
+    return _from_video(path, count)
+
+
+def read_image(path: Path) -> Frame:
+    """Return a picture as uint8 [H, W, 3] BGR, whatever its depth and channels.
+
+    Raises BadInputError when it cannot be read.
+    """
+    import cv2
+
+    try:
+        content = np.frombuffer(path.read_bytes(), np.uint8)
+    except OSError as error:
+        raise BadInputError(f"picture {str(path)!r} cannot be read: {error.strerror}") from error
+    # From memory: cv2.imread writes its own warning to stderr when a file is missing or damaged.
+    image = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
+    if image is None:
+        raise BadInputError(
+            f"picture {str(path)!r} is damaged or of an unknown format; remove or convert it"
+        )
+    return image  # type: ignore[return-value]
+
+
+def _from_folder(folder: Path, count: int, seed: int) -> list[Frame]:
+    paths = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+    )
+    if not paths:
+        raise BadInputError(
+            f"folder {str(folder)!r} has no picture ({', '.join(sorted(IMAGE_SUFFIXES))}); "
+            f"give a folder of pictures or a video file"
+        )
+    chosen = sorted(random.Random(seed).sample(range(len(paths)), min(count, len(paths))))
+    return [read_image(paths[index]) for index in chosen]
+
+
+def _from_video(path: Path, count: int) -> list[Frame]:
+    import cv2
+
+    video = cv2.VideoCapture(os.fspath(path))
+    try:
+        total = int(video.get(cv2.CAP_PROP_FRAME_COUNT)) if video.isOpened() else 0
+        # Decoded from the start: seeking lands on other frames with other builds of FFmpeg.
+        frames = list(_spread(video, total, count)) if total > 0 else []
+    finally:
+        video.release()
+    if not frames:
+        raise BadInputError(
+            f"{str(path)!r} is not a readable picture or video; "
+            f"give a picture, a folder of pictures or a video file"
+        )
+    return frames
+
+
+def _spread(video: cv2.VideoCapture, total: int, count: int) -> Iterator[Frame]:
+    """Yield up to `count` frames from the middles of equal parts; a broken end yields fewer."""
+    parts = min(count, total)
+    wanted = {(2 * part + 1) * total // (2 * parts) for part in range(parts)}
+    for index in range(max(wanted) + 1):
+        if not video.grab():
+            return
+        if index in wanted:
+            ok, frame = video.retrieve()
+            if ok:
+                yield frame  # type: ignore[misc]

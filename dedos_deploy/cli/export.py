@@ -1,0 +1,187 @@
+"""dedos-export: a checkpoint as a bundle for a target, with proof that it still labels the same."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from dedos_deploy.cli._main import run_command
+from dedos_deploy.errors import BadInputError, require
+from dedos_deploy.export.options import PRECISIONS, TARGETS, ExportOptions
+from dedos_deploy.presets import PRESETS
+from dedos_deploy.text.templates import TEMPLATES
+
+if TYPE_CHECKING:
+    from dedos_deploy.export import ExportReport, WeightsSource
+
+_EPILOG = """\
+targets:
+  cpu    ONNX Runtime on any machine
+  rtx    TensorRT for RTX: an engine for RTX 30, 40 and 50 is built here, no GPU needed
+  trt    TensorRT: the typed graph; the engine is built on the device at its first run
+  cuda   ONNX Runtime on an NVIDIA GPU
+
+examples:
+  dedos-export --preset nano                              the embedded weights, for this CPU
+  dedos-export --checkpoint run/last.safetensors --size 384x640 --frames drive.mp4
+  dedos-export --checkpoint run/last.safetensors --target rtx --precision fp16
+  dedos-export --preset edge-b --random-weights           to measure size and speed only
+
+Before anything is written, the exported graph labels --frames beside the FP32 model; a bundle
+whose labels differ on more than 0.1 % (fp32) or 1 % (fp16) of pixels is refused.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of dedos-export."""
+    default = ExportOptions()
+    weights = parser.add_argument_group("weights")
+    weights.add_argument("--checkpoint", metavar="FILE", help="a file written by dedos-train")
+    weights.add_argument(
+        "--preset",
+        metavar="NAME",
+        help=f"one of {', '.join(PRESETS)}; alone, only nano has embedded weights",
+    )
+    weights.add_argument(
+        "--random-weights", action="store_true", help="random weights of --preset, for sizing"
+    )
+    graph = parser.add_argument_group("graph")
+    graph.add_argument(
+        "--target", choices=TARGETS, default=default.target, help="default: %(default)s"
+    )
+    graph.add_argument(
+        "--precision", choices=PRECISIONS, default=default.precision, help="default: %(default)s"
+    )
+    graph.add_argument(
+        "--size", metavar="HxW", help="network size in pixels (default: the preset's)"
+    )
+    graph.add_argument(
+        "--batch", type=int, default=default.batch, metavar="N", help="images per run (default: 1)"
+    )
+    graph.add_argument(
+        "--compute-capabilities",
+        default=",".join(default.compute_capabilities),
+        metavar="LIST",
+        help="GPUs of an rtx engine (default: %(default)s; 7.5 adds Turing)",
+    )
+    words = parser.add_argument_group("words")
+    words.add_argument(
+        "--vocabulary", "--classes", metavar="WORDS",
+        help="base vocabulary shipped with embeddings: 'car|automobile,road' or a text file "
+        "(default: the checkpoint's words)",
+    )  # fmt: skip
+    words.add_argument(
+        "--templates", choices=tuple(TEMPLATES), default=default.templates,
+        help="prompt templates (default: %(default)s)",
+    )  # fmt: skip
+    words.add_argument(
+        "--threshold", type=float, metavar="T",
+        help="score in [0, 1] below which a pixel stays unlabelled (default: the checkpoint's)",
+    )  # fmt: skip
+    gate = parser.add_argument_group("parity gate")
+    gate.add_argument(
+        "--frames", metavar="PATH",
+        help="picture, folder or video to compare on (default: embedded scenes)",
+    )  # fmt: skip
+    gate.add_argument(
+        "--frame-count", type=int, default=default.frame_count, metavar="N",
+        help="how many frames to compare (default: %(default)s)",
+    )  # fmt: skip
+    gate.add_argument(
+        "--allow-drift", action="store_true", help="write the bundle even if the gate refuses"
+    )
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--output", metavar="PATH",
+        help="a folder, or a file ending in .dedos (default: such as nano-fp32-cpu.dedos)",
+    )  # fmt: skip
+    output.add_argument("--overwrite", action="store_true", help="replace a bundle that is there")
+    output.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export and print the report."""
+    from dedos_deploy.cli._stages import StageLines
+    from dedos_deploy.vocabulary import parse_vocabulary
+
+    options = ExportOptions(
+        precision=args.precision,
+        target=args.target,
+        size_hw=parse_size(args.size) if args.size else None,
+        batch=args.batch,
+        frames=args.frames,
+        frame_count=args.frame_count,
+        vocabulary=parse_vocabulary(args.vocabulary) if args.vocabulary is not None else None,
+        templates=args.templates,
+        threshold=args.threshold,
+        compute_capabilities=tuple(args.compute_capabilities.split(",")),
+        overwrite=args.overwrite,
+        allow_drift=args.allow_drift,
+    )
+    require("torch", extra="export", purpose="exporting a model")
+    require("onnxscript", extra="export", purpose="exporting a model")
+    from dedos_deploy.export import WeightsSource, export_bundle
+
+    weights = WeightsSource(args.checkpoint, args.preset, args.random_weights)
+    dest = args.output or _default_output(weights, options)
+    report = export_bundle(weights, dest, options=options, progress=StageLines())
+    print(json.dumps(report.to_dict()) if args.json else _summary(report))
+    return 0
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Return the (height, width) of a text such as 384x640.
+
+    >>> parse_size("384x640")
+    (384, 640)
+    """
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text.strip().lower())
+    if match is None:
+        raise BadInputError(f"size {text!r} is not HEIGHTxWIDTH; write for example 384x640")
+    return int(match[1]), int(match[2])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run dedos-export and return its exit code."""
+    return run_command(build_parser, run, argv)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dedos-export",
+        description="Write a bundle: the image graph, the text tower and their proof of parity.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_arguments(parser)
+    return parser
+
+
+def _default_output(weights: WeightsSource, options: ExportOptions) -> str:
+    return f"{weights.name}-{options.precision}-{options.target}.dedos"
+
+
+def _summary(report: ExportReport) -> str:
+    parity = report.parity
+    lines = [
+        f"{report.path}: {report.size / 1e6:.1f} MB",
+        f"  parity     {parity.agreement:.2%} of pixels agree with the FP32 model "
+        f"(at least {parity.min_agreement:.1%}), scores within {parity.max_abs:.2g}, "
+        f"{parity.frames} frames: {parity.frames_from}",
+        f"  text       cosine ≥ {report.text.min_cosine:.5f} to the FP32 tower",
+    ]
+    if report.engine is not None:
+        key = report.engine.key
+        lines.append(
+            f"  engine     {key.flavour} {key.version}, K = {'/'.join(map(str, key.profiles))}, "
+            f"SM {', '.join(key.compute_capabilities)}, {report.engine.size / 1e6:.1f} MB"
+        )
+    lines.append(f"run it: dedos-run --bundle {report.path} --source VIDEO --classes 'car,road'")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

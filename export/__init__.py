@@ -1,0 +1,28 @@
+"""Export: a trained model as a checked, self-describing bundle."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dedos_deploy.export.exporter import ExportReport, export_bundle
+    from dedos_deploy.export.options import ExportOptions
+    from dedos_deploy.export.weights import TrainedModel, WeightsSource
+
+__all__ = ["ExportOptions", "ExportReport", "TrainedModel", "WeightsSource", "export_bundle"]
+
+_HOMES = {
+    "ExportOptions": "options",
+    "ExportReport": "exporter",
+    "TrainedModel": "weights",
+    "WeightsSource": "weights",
+    "export_bundle": "exporter",
+}
+
+
+def __getattr__(name: str) -> object:
+    # Imported on first use: the options are needed by --help, which must not import torch.
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,310 @@
+"""From a trained model to a bundle: every step checked, and nothing left behind when one fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+
+from dedos_deploy import __version__
+from dedos_deploy.bundle import BundleWriter, Manifest, created_now
+from dedos_deploy.calib.frames import sample_frames
+from dedos_deploy.errors import SinkError
+from dedos_deploy.export.base_words import BASE_WORDS
+from dedos_deploy.export.fuse_attention import fuse_attention
+from dedos_deploy.export.graph import check_ops, image_graph, save_graph
+from dedos_deploy.export.options import ExportOptions
+from dedos_deploy.export.parity import ParityReport, check_parity, measure_parity, parity_cases
+from dedos_deploy.export.precision import PrecisionReport, check_precision
+from dedos_deploy.export.progress import Progress, Quiet, Stages
+from dedos_deploy.export.rtx import EngineFile, build_rtx_engine, require_rtx
+from dedos_deploy.export.text_tower import TextParity, check_text_tower, save_text_tower
+from dedos_deploy.export.weights import TrainedModel, WeightsSource, sha256_of_file
+from dedos_deploy.model import freeze
+from dedos_deploy.runtime.onnx_engine import OnnxEngine
+from dedos_deploy.scenes import KINDS, render_image
+from dedos_deploy.spec import GraphSpec
+from dedos_deploy.text import TEMPLATES, TextEncoder, Tokenizer, write_tokenizer_json
+from dedos_deploy.vocabulary import canonical_word
+
+BASE_VOCABULARY = "base"
+DEFAULT_THRESHOLD = 0.3
+"""Half of what a confident query alone gives a pixel of its mask in a trained model."""
+
+SCENE_FRAMES = "embedded scenes"
+SCENE_HW = (480, 640)
+TEXT_CHECKED = 64
+
+Frame = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was proved about a bundle; stored in it as report.json, without `path` and `size`.
+
+    path, size: the bundle and its bytes; fused_attention: attention blocks rewritten for the cpu
+    target; engine: the key of the engine inside, with its size in bytes, None without one.
+    """
+
+    path: Path
+    size: int
+    parity: ParityReport
+    precision: PrecisionReport
+    text: TextParity
+    fused_attention: int
+    engine: EngineFile | None
+    warnings: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {"bundle": str(self.path), "size": self.size, **_facts(self)}
+
+
+@dataclass(frozen=True)
+class _Graph:
+    files: tuple[Path, ...]
+    precision: PrecisionReport
+    fused_attention: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Text:
+    tower: Path
+    tokenizer: Path
+    words: list[str]
+    embeddings: NDArray[np.float32]
+    parity: TextParity
+
+
+def export_bundle(
+    weights: WeightsSource | TrainedModel,
+    dest: str | os.PathLike[str],
+    *,
+    options: ExportOptions | None = None,
+    progress: Progress | None = None,
+) -> ExportReport:
+    """Write the bundle of a model to `dest` and return what was proved about it.
+
+    dest: a folder, or a file ending in `.dedos`; it appears whole at the end, or not at all.
+
+    Raises BadInputError for options that do not fit the model, MissingExtraError without the
+    packages of the target, EngineError for a graph the target cannot run, ParityError when the
+    graph disagrees with the model, SinkError when `dest` cannot be written.
+    """
+    options, progress = options or ExportOptions(), progress or Quiet()
+    if options.target == "rtx":
+        require_rtx()
+    with BundleWriter(dest, overwrite=options.overwrite) as writer:
+        try:
+            # Beside the bundle: a small /tmp would not hold the graph of a large model.
+            with tempfile.TemporaryDirectory(
+                prefix=".dedos-export-", dir=writer.dest.parent, ignore_cleanup_errors=True
+            ) as folder:
+                return _Export(writer, Path(folder), options, progress).run(weights)
+        except OSError as error:
+            if isinstance(error, SinkError):
+                raise
+            raise SinkError(
+                f"export to {str(writer.dest)!r} failed: {error.strerror or error}; nothing was "
+                f"left behind, choose another place or make room"
+            ) from error
+
+
+class _Export:
+    """One export: its stages in order."""
+
+    def __init__(
+        self, writer: BundleWriter, folder: Path, options: ExportOptions, progress: Progress
+    ) -> None:
+        self.writer, self.folder, self.options = writer, folder, options
+        self.stages = Stages(progress, total=7 if options.target == "rtx" else 6)
+        self.warnings: list[str] = []
+
+    def run(self, weights: WeightsSource | TrainedModel) -> ExportReport:
+        options = self.options
+        with self.stages.stage("loading the model and the frames"):
+            trained = weights.load() if isinstance(weights, WeightsSource) else weights
+            spec = self._spec(trained)
+            frames, frames_from = self._frames()
+            if trained.random:
+                self._warn("the weights are random: the labels of this bundle mean nothing")
+        with self.stages.stage(f"exporting the image graph, {spec.height}x{spec.width}"):
+            graph = self._image_graph(trained, spec)
+        with self.stages.stage("exporting the text tower"):
+            text = self._text(trained)
+        with self.stages.stage("comparing with the FP32 model") as progress:
+            with OnnxEngine(graph.files[0], spec) as engine:
+                parity = measure_parity(
+                    engine.infer, trained.model, frames, parity_cases(text.embeddings),
+                    spec=spec, precision=options.precision, frames_from=frames_from,
+                    allow_drift=options.allow_drift, note=progress.note,
+                )  # fmt: skip
+            check_parity(parity)
+            if not parity.passed:
+                self._warn(f"written with drift: {parity.agreement:.2%} of pixels agree")
+        built = self._engine(graph, spec) if options.target == "rtx" else None
+        with self.stages.stage("writing the bundle"):
+            report = ExportReport(
+                self.writer.dest, 0, parity, graph.precision, text.parity, graph.fused_attention,
+                built, tuple(self.warnings),
+            )  # fmt: skip
+            self._write(trained, spec, graph, text, report)
+        return _with_size(report)
+
+    def _warn(self, text: str) -> None:
+        self.warnings.append(text)
+        self.stages.progress.warn(text)
+
+    def _spec(self, trained: TrainedModel) -> GraphSpec:
+        config = trained.model.config
+        height, width = config.check_size(self.options.size_hw or config.size_hw)
+        return GraphSpec(height, width, config.clip.text_width, self.options.batch)
+
+    def _frames(self) -> tuple[list[Frame], str]:
+        count, source = self.options.frame_count, self.options.frames
+        if source is not None:
+            return sample_frames(source, count=count), "frames given by the user"
+        pairs = [(KINDS[index % len(KINDS)], index) for index in range(count)]
+        frames = [render_image(kind, seed=seed, size_hw=SCENE_HW)[0] for kind, seed in pairs]
+        return frames, SCENE_FRAMES
+
+    def _image_graph(self, trained: TrainedModel, spec: GraphSpec) -> _Graph:
+        options = self.options
+        tensorrt = options.target in ("rtx", "trt")
+        frozen = freeze(
+            trained.model,
+            size_hw=(spec.height, spec.width),
+            precision=options.precision,
+            deformable="gather" if tensorrt else "grid_sample",
+        )
+        model = image_graph(frozen, spec)
+        fused = fuse_attention(model) if options.target == "cpu" else 0
+        check_ops(model, options.target)
+        precision = check_precision(model, options.precision)
+        return _Graph(save_graph(model, self.folder / "model.onnx"), precision, fused)
+
+    def _text(self, trained: TrainedModel) -> _Text:
+        clip = trained.model.config.clip
+        length = clip.text.context_length
+        tokenizer = write_tokenizer_json(self.folder / "tokenizer.json", length)
+        tower = save_text_tower(
+            trained.model.text_tower, self.folder / "text_encoder.onnx", context_length=length
+        )
+        words = self._base_words(trained)
+        templates = TEMPLATES[self.options.templates]
+        prompts = [templates[0].replace("{}", word) for word in words[:TEXT_CHECKED]]
+        tokens = Tokenizer(tokenizer, length).encode(prompts)
+        parity = check_text_tower(trained.model.text_tower, tower, tokens)
+        encoder = TextEncoder(
+            model_path=tower,
+            tokenizer_path=tokenizer,
+            context_length=length,
+            text_width=clip.text_width,
+            model_sha256=sha256_of_file(tower),
+            templates=templates,
+            template_name=self.options.templates,
+            known={},
+            cache=None,
+        )
+        return _Text(tower, tokenizer, words, encoder.encode(words), parity)
+
+    def _base_words(self, trained: TrainedModel) -> list[str]:
+        if self.options.vocabulary is not None:
+            return list(self.options.vocabulary.words)
+        words = trained.words or list(BASE_WORDS)
+        return list({canonical_word(word): word for word in words}.values())
+
+    def _engine(self, graph: _Graph, spec: GraphSpec) -> EngineFile:
+        with self.stages.stage("building the TensorRT for RTX engine") as progress:
+            engine = build_rtx_engine(
+                graph.files[0],
+                self.folder,
+                spec=spec,
+                precision=self.options.precision,
+                model_sha256=sha256_of_file(graph.files[0]),
+                compute_capabilities=self.options.compute_capabilities,
+                on_progress=progress.note,
+            )
+        for path in (engine.path, engine.path.with_suffix(".json")):
+            self.writer.add_file(f"engines/{path.name}", path)
+        return engine
+
+    def _write(
+        self,
+        trained: TrainedModel,
+        spec: GraphSpec,
+        graph: _Graph,
+        text: _Text,
+        report: ExportReport,
+    ) -> None:
+        for path in (*graph.files, text.tower, text.tokenizer):
+            self.writer.add_file(path.name, path)
+        self.writer.add_vocabulary(BASE_VOCABULARY, text.words, text.embeddings)
+        facts = json.dumps(_facts(report), indent=2) + "\n"
+        self.writer.add_bytes("report.json", facts.encode())
+        self.writer.commit(self._manifest(trained, spec))
+
+    def _manifest(self, trained: TrainedModel, spec: GraphSpec) -> Manifest:
+        options, config = self.options, trained.model.config
+        threshold = options.threshold
+        if threshold is None:
+            threshold = trained.number("default_threshold", DEFAULT_THRESHOLD)
+        entries = options.vocabulary.entries if options.vocabulary is not None else ()
+        return Manifest(
+            preset=config.preset,
+            config=config.to_dict(),
+            spec=spec,
+            target=options.target,
+            precision={"image": options.precision, "text": "fp16"},
+            activation=config.clip.activation,
+            template_name=options.templates,
+            templates=list(TEMPLATES[options.templates]),
+            context_length=config.clip.text.context_length,
+            thresholds={e.name: e.threshold for e in entries if e.threshold is not None},
+            default_threshold=threshold,
+            checkpoint_sha256=trained.checkpoint_sha256,
+            tools=_tool_versions(rtx=options.target == "rtx"),
+            sources=trained.sources,
+            licence=trained.licence,
+            created=created_now(),
+            base_vocabulary=BASE_VOCABULARY,
+        )
+
+
+def _tool_versions(*, rtx: bool) -> dict[str, str]:
+    tools = {
+        "dedos-deploy": __version__,
+        "torch": str(torch.__version__),
+        "onnx": onnx.__version__,
+        "onnxruntime": onnxruntime.__version__,
+    }
+    if rtx:
+        tools["tensorrt-rtx"] = require_rtx().__version__
+    return tools
+
+
+def _facts(report: ExportReport) -> dict[str, Any]:
+    engine = report.engine
+    return {
+        "parity": asdict(report.parity),
+        "precision": asdict(report.precision),
+        "text": asdict(report.text),
+        "fused_attention": report.fused_attention,
+        "engine": None if engine is None else {**asdict(engine.key), "size": engine.size},
+        "warnings": list(report.warnings),
+    }
+
+
+def _with_size(report: ExportReport) -> ExportReport:
+    path = report.path
+    files = [path] if path.is_file() else [item for item in path.rglob("*") if item.is_file()]
+    return replace(report, size=sum(item.stat().st_size for item in files))

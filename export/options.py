@@ -1,0 +1,64 @@
+"""The choices of an export, without torch, so that the command line's --help can read them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from dedos_deploy.errors import BadInputError
+from dedos_deploy.text.templates import TEMPLATES
+from dedos_deploy.vocabulary import Vocabulary
+
+Precision = Literal["fp32", "fp16"]
+Target = Literal["cpu", "rtx", "trt", "cuda"]
+
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+TARGETS: tuple[Target, ...] = get_args(Target)
+RTX_CAPABILITIES = ("8.6", "8.9", "12.0")
+"""RTX 30, 40 and 50; 7.5 adds Turing at the price of a larger build."""
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to make of a model.
+
+    precision: arithmetic of the image graph; target: what will run it; size_hw: network size,
+    None for the preset's; batch: images per run; frames: picture, folder or video for the parity
+    gate, None for pictures of embedded scenes; frame_count: how many of them;
+    vocabulary: base vocabulary shipped with embeddings, None for the checkpoint's own words;
+    templates: name of the prompt templates; threshold: score in [0, 1] below which a pixel stays
+    unlabelled, None for the checkpoint's own; compute_capabilities: GPUs of an rtx engine;
+    overwrite: replace a bundle that is there; allow_drift: write the bundle even when the parity
+    gate is not passed.
+
+    Raises BadInputError naming the first value that is not allowed.
+    """
+
+    precision: Precision = "fp32"
+    target: Target = "cpu"
+    size_hw: tuple[int, int] | None = None
+    batch: int = 1
+    frames: str | os.PathLike[str] | None = None
+    frame_count: int = 4
+    vocabulary: Vocabulary | None = None
+    templates: str = "single"
+    threshold: float | None = None
+    compute_capabilities: tuple[str, ...] = field(default=RTX_CAPABILITIES)
+    overwrite: bool = False
+    allow_drift: bool = False
+
+    def __post_init__(self) -> None:
+        _check_choice("precision", self.precision, PRECISIONS)
+        _check_choice("target", self.target, TARGETS)
+        _check_choice("templates", self.templates, tuple(TEMPLATES))
+        for name, value in (("batch", self.batch), ("frame_count", self.frame_count)):
+            if value < 1:
+                raise BadInputError(f"{name} must be at least 1, not {value}")
+        if self.threshold is not None and not 0.0 <= self.threshold <= 1.0:
+            raise BadInputError(f"threshold must lie in [0, 1], not {self.threshold}")
+
+
+def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise BadInputError(f"{name} {value!r} is unknown; choose one of {', '.join(allowed)}")

@@ -1,0 +1,228 @@
+"""The parity gate: the deployed graph against the FP32 torch model, on real frames.
+
+What counts is what a user sees, the label map at frame size. The graph runs on ONNX Runtime, also
+when an engine for another target is built from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dedos_deploy.errors import BadInputError, ParityError
+from dedos_deploy.model import Dedos
+from dedos_deploy.spec import NONE_UINT8, NONE_UINT16, SLOT_BUCKETS, GraphSpec, none_id
+
+MIN_AGREEMENT = {"fp32": 0.999, "fp16": 0.99, "int8": 0.97}
+"""Lowest part of pixels with the same label, per precision of the image graph."""
+
+PADDED_SLOTS = SLOT_BUCKETS[0]
+SMALL_WORDS = 3
+SHORT_CASE_FRAMES = 2
+
+Infer = Callable[[Mapping[str, NDArray[Any]]], dict[str, NDArray[Any]]]
+
+
+@dataclass(frozen=True, eq=False)
+class ParityCase:
+    """One vocabulary to compare with.
+
+    text: float32 [K, D] unit rows; padding: slots with valid = 0 that only the deployed graph
+    gets, and that must change nothing; max_frames: how many frames to compare.
+    """
+
+    name: str
+    text: NDArray[np.float32]
+    padding: int = 0
+    max_frames: int | None = None
+
+
+@dataclass(frozen=True)
+class ParityRow:
+    """One frame of one case: part of pixels with the same label, largest difference of scores."""
+
+    case: str
+    slots: int
+    frame: int
+    agreement: float
+    max_abs: float
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """What the gate saw.
+
+    agreement: of all pixels of the worst case; max_abs: largest difference of scores;
+    finite: no NaN or infinity in any score; passed: agreement ≥ min_agreement and finite;
+    drift_allowed: the bundle may be written without passing.
+    """
+
+    precision: str
+    min_agreement: float
+    agreement: float
+    max_abs: float
+    finite: bool
+    passed: bool
+    drift_allowed: bool
+    frames: int
+    frames_from: str
+    rows: tuple[ParityRow, ...]
+
+
+def parity_cases(base: NDArray[np.float32]) -> tuple[ParityCase, ...]:
+    """Return the cases of the gate: the base vocabulary, a few of its words, the same padded."""
+    small = base[:SMALL_WORDS]
+    padding = PADDED_SLOTS - len(small)
+    return (
+        ParityCase("base vocabulary", base),
+        ParityCase("few words", small, max_frames=SHORT_CASE_FRAMES),
+        ParityCase("few words, padded", small, padding, max_frames=SHORT_CASE_FRAMES),
+    )
+
+
+def measure_parity(
+    infer: Infer,
+    model: Dedos,
+    frames_bgr: Sequence[NDArray[np.uint8]],
+    cases: Sequence[ParityCase],
+    *,
+    spec: GraphSpec,
+    precision: str,
+    frames_from: str,
+    allow_drift: bool = False,
+    note: Callable[[str], None] = lambda text: None,
+) -> ParityReport:
+    """Return how far the deployed graph is from the FP32, unfolded `model`.
+
+    infer: runs the deployed graph on the tensors of `spec`; frames_bgr: uint8 [H, W, 3], any size;
+    frames_from: where the frames came from, for the report.
+
+    The model sees frames one by one, the graph in batches of `spec.batch`: a row that depends on
+    its neighbours shows up as disagreement.
+    """
+    if not frames_bgr:
+        raise BadInputError("the parity gate got no frame; give at least one picture")
+    rows: list[ParityRow] = []
+    by_case: list[float] = []
+    finite = True
+    for case in cases:
+        frames = frames_bgr[: case.max_frames]
+        note(f"{case.name}, K={len(case.text)}, {len(frames)} frames")
+        deployed = _deployed_scores(infer, frames, case, spec)
+        pixels = agreeing = 0
+        for index, (frame, found) in enumerate(zip(frames, deployed, strict=True)):
+            expected = _model_scores(model, frame, case.text, spec)
+            finite &= bool(np.isfinite(found).all())
+            agreement = _agreement(expected, found, frame.shape[:2])
+            rows.append(ParityRow(case.name, len(case.text), index, agreement,
+                                  _largest_difference(expected, found)))  # fmt: skip
+            area = frame.shape[0] * frame.shape[1]
+            pixels, agreeing = pixels + area, agreeing + round(agreement * area)
+        by_case.append(agreeing / pixels)
+    lowest, minimum = min(by_case), MIN_AGREEMENT[precision]
+    return ParityReport(
+        precision=precision,
+        min_agreement=minimum,
+        agreement=lowest,
+        max_abs=max(row.max_abs for row in rows),
+        finite=finite,
+        passed=finite and lowest >= minimum,
+        drift_allowed=allow_drift,
+        frames=len(frames_bgr),
+        frames_from=frames_from,
+        rows=tuple(rows),
+    )
+
+
+def check_parity(report: ParityReport) -> None:
+    """Raise ParityError when the gate is not passed and drift is not allowed."""
+    if report.passed or report.drift_allowed:
+        return
+    worst = min(report.rows, key=lambda row: row.agreement)
+    if not report.finite:
+        raise ParityError(
+            f"the {report.precision} graph gives NaN or infinite scores ({worst.case}, frame "
+            f"{worst.frame}), so no bundle was written; export with --precision fp32, or with "
+            f"--allow-drift to look at it"
+        )
+    raise ParityError(
+        f"the {report.precision} graph agrees with the FP32 model on {report.agreement:.2%} of "
+        f"pixels, {report.min_agreement:.1%} are needed (worst: {worst.case}, frame {worst.frame}, "
+        f"{worst.agreement:.2%}, scores differ by {worst.max_abs:.2g}), so no bundle was written; "
+        f"choose a higher precision, or accept it with --allow-drift"
+    )
+
+
+def _deployed_scores(
+    infer: Infer, frames_bgr: Sequence[NDArray[np.uint8]], case: ParityCase, spec: GraphSpec
+) -> list[NDArray[np.float32]]:
+    """Return scores float32 [K, h, w] per frame, padding slots removed."""
+    used = len(case.text)
+    # Padding rows are not zero: they must be ignored for what `valid` says, not for what they are.
+    text = np.concatenate([case.text, np.resize(case.text[::-1], (case.padding, spec.text_width))])
+    valid = np.zeros(used + case.padding, np.float32)
+    valid[:used] = 1
+    scores: list[NDArray[np.float32]] = []
+    for start in range(0, len(frames_bgr), spec.batch):
+        batch = list(frames_bgr[start : start + spec.batch])
+        filled = batch + [batch[-1]] * (spec.batch - len(batch))
+        image = np.stack([_resized(frame, spec) for frame in filled])
+        result = infer({"image": image, "text": text, "valid": valid})[spec.scores.name]
+        scores += [row[:used].astype(np.float32) for row in result[: len(batch)]]
+    return scores
+
+
+def _model_scores(
+    model: Dedos, frame_bgr: NDArray[np.uint8], text: NDArray[np.float32], spec: GraphSpec
+) -> NDArray[np.float32]:
+    image = torch.from_numpy(_resized(frame_bgr, spec))[None]
+    with torch.no_grad():
+        scores = model(image, torch.from_numpy(text), torch.ones(len(text)))
+    result: NDArray[np.float32] = scores[0].numpy()
+    return result
+
+
+def _resized(frame_bgr: NDArray[np.uint8], spec: GraphSpec) -> NDArray[np.uint8]:
+    from dedos_deploy.runtime.preprocess import check_frame, resize_frame
+
+    out = np.empty((spec.height, spec.width, 3), np.uint8)
+    resize_frame(check_frame(frame_bgr), out)
+    return out
+
+
+def _largest_difference(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
+    difference = np.abs(expected - found)
+    return float(np.nan_to_num(difference, nan=np.finfo(np.float32).max).max())
+
+
+def _agreement(
+    expected: NDArray[np.float32], found: NDArray[np.float32], frame_hw: tuple[int, ...]
+) -> float:
+    """Return the part of pixels with the same label; 0 when a score is not a number."""
+    if not np.isfinite(found).all():
+        return 0.0
+    return float(np.mean(_labels(expected, frame_hw) == _labels(found, frame_hw)))
+
+
+def _labels(scores: NDArray[np.float32], frame_hw: tuple[int, ...]) -> NDArray[Any]:
+    """Return the label map [H, W] of the deployed post-processing, without thresholds.
+
+    A threshold would call two graphs equal wherever both leave a pixel unlabelled.
+    """
+    from dedos_deploy import _native
+
+    slots = len(scores)
+    small = none_id(slots) == NONE_UINT8
+    labels = np.empty(frame_hw, np.uint8 if small else np.uint16)
+    confidence = np.empty(frame_hw, np.uint8)
+    counts = np.zeros(slots + 1, np.uint64)
+    thresholds = np.zeros(slots, np.float32)
+    ids = np.arange(slots, dtype=np.uint16)
+    assert slots < NONE_UINT16
+    _native.label_map(np.ascontiguousarray(scores), thresholds, ids, labels, confidence, counts, 1)
+    return labels

@@ -37,8 +37,8 @@ class VideoSink(Sink):
     """An overlay video at the source's frame rate; it has its name once it is complete.
 
     Frames of a live source come unevenly: each is repeated until the next one, at 10 frames a
-    second, so that the video lasts as long as what it shows. All frames have the first one's size;
-    others are fitted into it.
+    second, so that the video lasts as long as what it shows. All frames have the first one's size,
+    rounded up to even; others are fitted into it.
     """
 
     def __init__(self, path: Path, options: SinkOptions) -> None:
@@ -69,8 +69,8 @@ class VideoSink(Sink):
         if self._writer is None or self._size_hw is None:
             self._size_hw = overlay.shape[0], overlay.shape[1]
             self._started_s = frame.timestamp_s
-            self._writer = self._open_writer(self._size_hw)
-        picture = fit_into(overlay, self._size_hw)
+            self._writer = self._open_writer(even(self._size_hw))
+        picture = pad_to_even(fit_into(overlay, self._size_hw))
         for _ in range(self._repeats(frame.timestamp_s)):
             self._writer.write(picture)
             self._frames += 1
@@ -125,6 +125,22 @@ class VideoSink(Sink):
                 f"the video {self.uri!r} holds {found} of {self._frames} frames and was removed; "
                 "check the free space of its disk"
             )
+
+
+def even(size_hw: tuple[int, int]) -> tuple[int, int]:
+    """Return the next even size, which is all that video codecs take."""
+    return size_hw[0] + size_hw[0] % 2, size_hw[1] + size_hw[1] % 2
+
+
+def pad_to_even(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return `picture` with its last row or column repeated where its size is odd.
+
+    OpenCV would cut them off instead.
+    """
+    height, width = picture.shape[:2]
+    if height % 2 == 0 and width % 2 == 0:
+        return picture
+    return np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
 
 
 def fit_into(picture: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uint8]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +10,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from dedos_deploy.bundle import BundleWriter, Manifest
 from dedos_deploy.presets import PRESETS
 from dedos_deploy.spec import GraphSpec
-from dedos_deploy.text.tokenizer import write_tokenizer_json
+from dedos_deploy.text.tokenizer import END, START
 
 HEIGHT, WIDTH = 32, 48
 TEXT_WIDTH = PRESETS["nano"].clip.text_width
@@ -102,8 +102,12 @@ def _serialised(graph: onnx.GraphProto) -> bytes:
 
 @functools.cache
 def _tokenizer_json() -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        return write_tokenizer_json(Path(folder) / "tokenizer.json", CONTEXT).read_bytes()
+    """Return a tokenizer of the bundle's format with one token per letter, which needs no CLIP."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {letter: index for index, letter in enumerate([*letters, START, END])}
+    pairs = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    pairs.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return pairs.to_str().encode()
 
 
 def tiny_spec() -> GraphSpec:

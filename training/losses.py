@@ -159,7 +159,8 @@ def score_loss(class_logits: Tensor, mask_logits: Tensor, targets: MaskTargets) 
     known = targets.annotated[:, :, None, None]
     weight = targets.weight[:, None]
     mass = targets.coverage * weight * known
-    log_total = (scores * known).sum(1, keepdim=True).log()
+    # The clamp is for an image none of whose classes are in the vocabulary: mass 0, not NaN.
+    log_total = (scores * known).sum(1, keepdim=True).clamp(min=1e-6).log()
     right = log_total - scores.log() - scores.clamp(max=1.0).log()
     wrong_mass = (1 - targets.coverage) * weight * known
     wrong = _minus_log_complement(scores)

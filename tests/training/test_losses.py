@@ -191,6 +191,19 @@ def test_an_image_without_any_label_gives_a_finite_loss() -> None:
     assert torch.isfinite(loss)
 
 
+def test_an_image_none_of_whose_classes_are_asked_for_gives_a_finite_loss() -> None:
+    """Dropping words can leave an image without a single annotated slot."""
+    outputs, labels, annotated = problem()
+    annotated[0] = False
+    labels[0] = OTHER
+    loss, _ = segmentation_loss(outputs, labels, annotated, FULL)
+    loss.backward()
+    assert torch.isfinite(loss)
+    for classes, masks in outputs.layers:
+        assert classes.grad is not None and torch.isfinite(classes.grad).all()
+        assert masks.grad is not None and torch.isfinite(masks.grad).all()
+
+
 def test_terms_add_up_with_equal_weights_over_all_layers() -> None:
     outputs, labels, annotated = problem(requires_grad=False)
     total, _ = segmentation_loss(outputs, labels, annotated, LossWeights())

@@ -37,9 +37,9 @@ DEDOS_HOST_DEVICE inline float blend(float a, float b, float weight0, float weig
   return std::fma(a, weight0, b * weight1);
 }
 
-// Twice the worst rounding error between two bilinear values of scores bounded by `magnitude`, with
-// room to spare: each value is off by at most 4 half-ulps (2^-22), an average of corner winners by
-// as much again. A lead greater than this in exact arithmetic is a strict lead after rounding.
+// A lead in exact arithmetic that rounding cannot undo, for scores bounded by `magnitude`: a
+// bilinear value is off by at most 4 half-ulps (2^-22 of it), two of them and an average of corner
+// winners by less than 2^-20.
 DEDOS_HOST_DEVICE inline float rounding_margin(float magnitude) {
   return magnitude * 0x1p-20f + 0x1p-120f;
 }

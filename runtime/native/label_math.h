@@ -1,6 +1,7 @@
 // The arithmetic of a label map: where an output pixel falls between score cells, the value there,
 // and what is written for it. Every rounding is spelled out (explicit fma, one order of
-// operations), so that any device and any instruction set gives the same bits.
+// operations), so that any device and any instruction set gives the same bits, provided that the
+// compiler adds no fma of its own (-ffp-contract=off, nvcc -fmad=false).
 #pragma once
 
 #include <cmath>

@@ -5,30 +5,22 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError
-from dedos_deploy.scenes import hall, street, texture
-from dedos_deploy.scenes.canvas import Camera, Canvas, Light
+from dedos_deploy.scenes import hall, hall_plan, street, street_plan, texture
+from dedos_deploy.scenes.actors import Actor
+from dedos_deploy.scenes.canvas import Camera, Canvas
 
 KINDS = ("street", "hall")
 _CLASSES = {"street": street.CLASSES, "hall": hall.CLASSES}
 _MIN_SIDE = 16
 
 
-class Scene(Protocol):
-    """What street and hall scenes have in common."""
-
-    @property
-    def light(self) -> Light: ...
-
-    def roughness(self) -> NDArray[np.float32]: ...
-
-    def paint(self, canvas: Canvas, time_s: float) -> None: ...
+Scene = street.StreetScene | hall.HallScene
 
 
 @dataclass(frozen=True)
@@ -65,6 +57,8 @@ def render_image(
     Raises BadInputError for an unknown kind or a side under 16 pixels.
     """
     scene, camera, lens = _set_up(kind, seed, size_hw, length=150.0, start=(0.0, 20.0))
+    half, ahead = (1.6, 7.0) if kind == "street" else (0.6, 2.0)
+    scene = replace(scene, actors=_view_cleared(scene.actors, camera, half, ahead))
     return _shoot(scene, camera, lens, 0.0, seed, grain_seed=seed)
 
 
@@ -81,6 +75,8 @@ def render_video(
     step = 0.22 if kind == "street" else 0.06
     length = 140.0 + frames * step
     scene, camera, lens = _set_up(kind, seed, size_hw, length=length, start=(0.0, 0.0), steady=True)
+    half = 2.0 if kind == "street" else 0.7
+    scene = replace(scene, actors=_way_cleared(scene.actors, camera, half, step * 25))
     return _drive(scene, camera, lens, frames, step, seed)
 
 
@@ -89,18 +85,42 @@ def _drive(
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
     for index in range(frames):
         time_s = index / 25
-        moved = Camera(
-            camera.size_hw,
-            camera.focal_px,
-            camera.horizon_px + 0.004 * camera.size_hw[0] * math.sin(2.1 * time_s),
-            camera.s + 0.12 * math.sin(0.5 * time_s),
-            camera.height,
-            camera.z + step * index,
-            camera.yaw + 0.03 * math.sin(0.6 * time_s),
-            camera.bend_m,
-            camera.bend_length_m,
+        moved = replace(
+            camera,
+            horizon_px=camera.horizon_px + 0.004 * camera.size_hw[0] * math.sin(2.1 * time_s),
+            s=camera.s + 0.12 * math.sin(0.5 * time_s),
+            z=camera.z + step * index,
+            yaw=camera.yaw + 0.03 * math.sin(0.6 * time_s),
         )
         yield _shoot(scene, moved, lens, time_s, seed, grain_seed=seed + index)
+
+
+_SOLID = 3  # actors of this layer can stand in the camera's way
+
+
+def _view_cleared(
+    actors: tuple[Actor, ...], camera: Camera, half: float, ahead: float
+) -> tuple[Actor, ...]:
+    """Leave out what would fill the picture: things within `half` x `ahead` metres."""
+    return tuple(
+        actor for actor in actors
+        if actor.layer < _SOLID or abs(actor.s - camera.s) > half
+        or actor.z - actor.length / 2 > camera.z + ahead
+    )  # fmt: skip
+
+
+def _way_cleared(
+    actors: tuple[Actor, ...], camera: Camera, half: float, pace: float
+) -> tuple[Actor, ...]:
+    """Let the camera drive at `pace`: traffic in its lane is as fast, the rest is left out."""
+    kept = []
+    for actor in actors:
+        if actor.layer == _SOLID and abs(actor.s - camera.s) < half:
+            if actor.speed <= 0 or actor.z < camera.z + 12:
+                continue
+            actor = replace(actor, speed=max(actor.speed, pace))
+        kept.append(actor)
+    return tuple(kept)
 
 
 def _shoot(
@@ -141,10 +161,10 @@ def _set_up(
     rng = random.Random(f"{kind} {seed}")
     scene: Scene
     if kind == "street":
-        planned = street.plan_street(rng.randrange(1 << 30), length)
+        planned = street_plan.plan_street(rng.randrange(1 << 30), length)
         scene, camera = planned, _street_camera(rng, planned.street.road, size_hw, start, steady)
     else:
-        room = hall.plan_hall(rng.randrange(1 << 30), length)
+        room = hall_plan.plan_hall(rng.randrange(1 << 30), length)
         scene, camera = room, _hall_camera(rng, room.room.half_width, size_hw, start, steady)
     spread = 0.05 if steady else 0.1
     warm = rng.uniform(-spread, spread)

@@ -17,7 +17,8 @@ class Actor:
     paint: draws it on a canvas at position z and time t (seconds); s, z: where it stands at t=0;
     length: its extent along z, in metres; layer: lower layers are painted first (0 backdrop,
     1 buildings, 2 barriers, 3 the rest); speed: metres per second along z;
-    half_width, height: of its ground shadow, 0 for none.
+    half_width, height: of its ground shadow, 0 for none; far_m: beyond this distance it is too
+    small to be painted; reach: how far it sticks out to both sides, in metres.
     """
 
     paint: Paint
@@ -28,6 +29,8 @@ class Actor:
     speed: float = 0.0
     half_width: float = 0.0
     height: float = 0.0
+    far_m: float = 130.0
+    reach: float = 3.0
 
     def at(self, time_s: float) -> float:
         """Return z at a time."""
@@ -35,21 +38,30 @@ class Actor:
 
 
 def paint_actors(
-    canvas: Canvas, actors: Iterable[Actor], time_s: float, *, far_m: float, soft_px: int = 5
+    canvas: Canvas, actors: Iterable[Actor], time_s: float, *, soft_px: int = 5
 ) -> None:
-    """Paint shadows, then every actor between the camera and `far_m`, far ones first."""
-    here = canvas.camera.z
-    seen = [
-        (actor, actor.at(time_s))
-        for actor in actors
-        if -actor.length - 3 < actor.at(time_s) - here < far_m
-    ]
-    canvas.shade_ground(
-        [_shadow(canvas, actor, z) for actor, z in seen if actor.half_width], soft_px
-    )
+    """Paint the shadows of what can be seen, then every such actor, far ones first."""
+    seen = [(actor, actor.at(time_s)) for actor in actors]
+    seen = [(actor, z) for actor, z in seen if _in_sight(canvas, actor, z)]
+    shadows = [_shadow(canvas, actor, z) for actor, z in seen if actor.half_width]
+    canvas.shade_ground(shadows, soft_px)
     seen.sort(key=lambda item: (item[0].layer, -_far_edge(*item)))
     for actor, z in seen:
         actor.paint(canvas, z, time_s)
+
+
+def _in_sight(canvas: Canvas, actor: Actor, z: float) -> bool:
+    ahead = z - canvas.camera.z
+    if not -actor.length - 3 < ahead < actor.far_m:
+        return False
+    half_view = canvas.camera.size_hw[1] / 2 / canvas.camera.focal_px
+    ends = (z - 2, z + actor.length + 2)
+    views = [canvas.view((actor.s, 0.0, end)) for end in ends]
+    # outside when both ends lie beyond the same edge of the picture
+    for side in (-1, 1):
+        if all(side * x - actor.reach > max(depth, 0) * half_view for x, _, depth in views):
+            return False
+    return max(depth for _, _, depth in views) > 0
 
 
 def _far_edge(actor: Actor, z: float) -> float:

@@ -21,6 +21,7 @@ Colour = tuple[float, float, float]
 _SHIFT = 3  # drawing coordinates carry three binary digits below the pixel
 _UNIT = 1 << _SHIFT
 _NEAR_M = 0.25
+_RAMP = np.linspace(0, 1, 256)[:, None]
 _FAR_AWAY_PX = 20000.0  # clip of projected coordinates, far outside any picture
 
 
@@ -151,42 +152,6 @@ class Canvas:
         cv2.fillPoly(self.image, shapes, ink, cv2.LINE_AA, _SHIFT)
         cv2.fillPoly(self.labels, shapes, label, cv2.LINE_8, _SHIFT)
 
-    def disc(
-        self, centre: Point, radius: float, colour: Colour, label: int, tone: float = 1.0
-    ) -> None:
-        """Fill a disc of `radius` metres that faces the camera."""
-        self.ellipse(centre, (radius, radius), colour, label, tone)
-
-    def ellipse(
-        self,
-        centre: Point,
-        radii: tuple[float, float],
-        colour: Colour,
-        label: int,
-        tone: float = 1.0,
-    ) -> None:
-        """Fill an ellipse with half axes `radii` (across, up) in metres, facing the camera."""
-        x, y, depth = self.view(centre)
-        if depth <= _NEAR_M:
-            return
-        scale = self.camera.focal_px / depth
-        u = self.camera.size_hw[1] / 2 + x * scale
-        v = self.camera.horizon_px - y * scale
-        if max(abs(u), abs(v), max(radii) * scale) > _FAR_AWAY_PX / 8:
-            return
-        where = (round(u * _UNIT), round(v * _UNIT))
-        size = (
-            max(_UNIT // 2, round(radii[0] * scale * _UNIT)),
-            max(_UNIT // 2, round(radii[1] * scale * _UNIT)),
-        )
-        ink = self.colour_at(colour, depth, tone)
-        if size[0] == size[1]:
-            cv2.circle(self.image, where, size[0], ink, -1, cv2.LINE_8, _SHIFT)
-            cv2.circle(self.labels, where, size[0], label, -1, cv2.LINE_8, _SHIFT)
-            return
-        for target, paint in ((self.image, ink), (self.labels, label)):
-            cv2.ellipse(target, where, size, 0, 0, 360, paint, -1, cv2.LINE_8, _SHIFT)  # type: ignore[call-overload]
-
     def line(self, start: Point, end: Point, width: float, colour: Colour, label: int) -> None:
         """Draw a bar `width` metres thick, at least one pixel."""
         a, b = self.view(start), self.view(end)
@@ -201,6 +166,51 @@ class Canvas:
         first, last = pixels.tolist()
         cv2.line(self.image, first, last, ink, thickness, cv2.LINE_AA, _SHIFT)
         cv2.line(self.labels, first, last, label, thickness, cv2.LINE_8, _SHIFT)
+
+    def faces(
+        self,
+        seen: NDArray[np.float64],
+        order: Sequence[int],
+        inks: Sequence[Colour],
+        label: int,
+    ) -> None:
+        """Fill faces [F, corners, 3] given in view coordinates, without dents, in `order`.
+
+        Faces that reach behind the camera are cut; inks: the colour of each face.
+        """
+        camera = self.camera
+        near = seen[..., 2].min(axis=1) > _NEAR_M
+        scale = camera.focal_px / np.maximum(seen[..., 2], _NEAR_M)
+        u = camera.size_hw[1] / 2 + seen[..., 0] * scale
+        v = camera.horizon_px - seen[..., 1] * scale
+        pixels = (np.stack([u, v], -1) * _UNIT).clip(-_FAR_AWAY_PX * _UNIT, _FAR_AWAY_PX * _UNIT)
+        pixels = pixels.astype(np.int32)
+        for index in order:
+            if near[index]:
+                shape = pixels[index]
+            else:
+                kept = _cut_near([(x, y, z) for x, y, z in seen[index].tolist()])
+                cut = self._to_pixels(kept) if kept else None
+                if cut is None:
+                    continue
+                shape = cut
+            cv2.fillConvexPoly(self.image, shape, inks[index], cv2.LINE_AA, _SHIFT)
+            cv2.fillConvexPoly(self.labels, shape, label, cv2.LINE_8, _SHIFT)
+
+    def axes(
+        self, s: float, z: float, turn: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return origin [3] and axes [3, 3] in view coordinates of a local frame on the street.
+
+        Rows of the axes: across, up, along after `turn` quarter turns.
+        """
+        camera = self.camera
+        slope = camera.bend_m / camera.bend_length_m * math.cos(z / camera.bend_length_m)
+        angle = math.atan(slope) - self.camera.heading + turn * math.pi / 2
+        cos, sin = math.cos(angle), math.sin(angle)
+        return np.array(self.view((s, 0.0, z))), np.array(
+            [(cos, 0.0, -sin), (0.0, 1.0, 0.0), (sin, 0.0, cos)]
+        )
 
     def shade_ground(self, shapes: Sequence[Sequence[Point]], soft_px: int) -> None:
         """Darken the ground under `shapes` with edges `soft_px` pixels soft; labels stay."""
@@ -235,6 +245,140 @@ class Canvas:
             ],
             np.int32,
         )
+
+
+class Billboard:
+    """An upright plane that faces the camera at (s, z): flat shapes are drawn on it cheaply.
+
+    Points are (right of s, up from the ground) in metres. `scale` is pixels per metre, 0 when the
+    plane lies behind the camera or outside the picture, and then nothing is drawn.
+    """
+
+    def __init__(self, canvas: Canvas, s: float, z: float, reach: float = 12.0) -> None:
+        x, y, depth = canvas.view((s, 0.0, z))
+        camera = canvas.camera
+        self._image, self._labels = canvas.image, canvas.labels
+        self.scale = camera.focal_px / depth if depth > _NEAR_M else 0.0
+        self._u = camera.size_hw[1] / 2 + x * self.scale
+        self._v = camera.horizon_px - y * self.scale
+        outside = max(-self._u, self._u - camera.size_hw[1])
+        if outside > reach * self.scale:
+            self.scale = 0.0
+        air = 1.0 - math.exp(-max(depth, 0.0) / canvas.light.haze_m)
+        self._clear = 1 - air
+        b, g, r = canvas.light.haze
+        self._haze = (b * air, g * air, r * air)
+
+    def ink(self, colour: Colour, tone: float) -> Colour:
+        """Return `colour` times `tone` as seen through the air before the plane."""
+        clear, haze = self._clear, self._haze
+        return (
+            min(255.0, colour[0] * tone) * clear + haze[0],
+            min(255.0, colour[1] * tone) * clear + haze[1],
+            min(255.0, colour[2] * tone) * clear + haze[2],
+        )
+
+    def pixel(self, right: float, up: float) -> tuple[float, float]:
+        """Return column and row of a point of the plane."""
+        return self._u + right * self.scale, self._v - up * self.scale
+
+    def polygon(
+        self, points: Sequence[tuple[float, float]], colour: Colour, label: int, tone: float = 1.0
+    ) -> None:
+        """Fill a polygon without dents."""
+        if not self.scale:
+            return
+        scale, u, v = self.scale * _UNIT, self._u * _UNIT, self._v * _UNIT
+        pixels = np.array([(int(u + x * scale), int(v - y * scale)) for x, y in points], np.int32)
+        ink = self.ink(colour, tone)
+        cv2.fillConvexPoly(self._image, pixels, ink, cv2.LINE_AA, _SHIFT)
+        cv2.fillConvexPoly(self._labels, pixels, label, cv2.LINE_8, _SHIFT)
+
+    def ellipse(
+        self,
+        centre: tuple[float, float],
+        radii: tuple[float, float],
+        colour: Colour,
+        label: int,
+        tone: float = 1.0,
+    ) -> None:
+        """Fill an ellipse with half axes `radii` (across, up)."""
+        if not self.scale:
+            return
+        scale = self.scale * _UNIT
+        where = int(self._u * _UNIT + centre[0] * scale), int(self._v * _UNIT - centre[1] * scale)
+        size = max(_UNIT // 2, int(radii[0] * scale)), max(_UNIT // 2, int(radii[1] * scale))
+        if max(*map(abs, where), *size) > _FAR_AWAY_PX * _UNIT:
+            return
+        ink = self.ink(colour, tone)
+        if size[0] == size[1]:
+            cv2.circle(self._image, where, size[0], ink, -1, cv2.LINE_8, _SHIFT)
+            cv2.circle(self._labels, where, size[0], label, -1, cv2.LINE_8, _SHIFT)
+            return
+        box = (where, size, 0, 0, 360)
+        cv2.ellipse(self._image, *box, ink, -1, cv2.LINE_AA, _SHIFT)  # type: ignore[call-overload]
+        cv2.ellipse(self._labels, *box, label, -1, cv2.LINE_8, _SHIFT)  # type: ignore[call-overload]
+
+    def line(
+        self,
+        start: tuple[float, float],
+        end: tuple[float, float],
+        width: float,
+        colour: Colour,
+        label: int,
+    ) -> None:
+        """Draw a bar `width` metres thick, at least one pixel."""
+        if not self.scale:
+            return
+        scale, u, v = self.scale * _UNIT, self._u * _UNIT, self._v * _UNIT
+        first = int(u + start[0] * scale), int(v - start[1] * scale)
+        last = int(u + end[0] * scale), int(v - end[1] * scale)
+        thickness = max(1, round(width * self.scale))
+        cv2.line(self._image, first, last, self.ink(colour, 1.0), thickness, cv2.LINE_AA, _SHIFT)
+        cv2.line(self._labels, first, last, label, thickness, cv2.LINE_8, _SHIFT)
+
+    def stamp(
+        self,
+        sprite: NDArray[np.uint8],
+        box: tuple[float, float, float, float],
+        table: Colour,
+        label: int,
+        *,
+        tone: float = 1.0,
+        mirrored: bool = False,
+    ) -> None:
+        """Draw a sprite [h, w, 2] of (shade, cover) stretched over box (left, base, right, top).
+
+        Shade 128 is `table` times `tone`; cover above half is drawn.
+        """
+        if not self.scale:
+            return
+        height, width = self._labels.shape
+        left, bottom = self.pixel(box[0], box[1])
+        right, top = self.pixel(box[2], box[3])
+        x0, x1 = max(0, math.floor(left)), min(width, math.ceil(right))
+        y0, y1 = max(0, math.floor(top)), min(height, math.ceil(bottom))
+        if x1 - x0 < 1 or y1 - y0 < 1 or right - left < 1 or bottom - top < 1:
+            return
+        sx, sy = sprite.shape[1] / (right - left), sprite.shape[0] / (bottom - top)
+        across = (
+            (-sx, (right - x0 - 0.5) * sx - 0.5) if mirrored else (sx, (x0 + 0.5 - left) * sx - 0.5)
+        )
+        matrix = np.array([[across[0], 0, across[1]], [0, sy, (y0 + 0.5 - top) * sy - 0.5]])
+        cut = cv2.warpAffine(
+            sprite, matrix, (x1 - x0, y1 - y0),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE,
+        )  # fmt: skip
+        shade, cover = cv2.split(cut)
+        mask = cv2.threshold(cover, 127, 255, cv2.THRESH_BINARY)[1]
+        inks = _sprite_inks(self.ink(table, 0.0), self.ink(table, tone * 255 / 128))
+        cv2.copyTo(cv2.LUT(cv2.merge([shade] * 3), inks), mask, self._image[y0:y1, x0:x1])
+        self._labels[y0:y1, x0:x1][mask > 0] = label
+
+
+def _sprite_inks(dark: Colour, light: Colour) -> NDArray[np.uint8]:
+    inks = np.array(dark) + _RAMP * (np.array(light) - np.array(dark))
+    return np.minimum(inks, 255).astype(np.uint8).reshape(256, 1, 3)
 
 
 def _shadow_table(factor: float) -> NDArray[np.uint8]:

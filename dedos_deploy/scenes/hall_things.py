@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 
 from dedos_deploy.scenes.canvas import Canvas, Colour, Point
-from dedos_deploy.scenes.solids import Face, Frame, draw_box, draw_solid
+from dedos_deploy.scenes.solids import Frame, draw_box, draw_boxes
 from dedos_deploy.scenes.street_things import draw_bin
 
 __all__ = [
@@ -33,6 +34,10 @@ class Panel:
     dz: float
     long: float
     inward: int
+
+    def point(self, a: float, y: float) -> Point:
+        """Return the point `a` metres along the strip, `y` above the floor."""
+        return self.s + a * self.ds, y, self.z + a * self.dz
 
     def quad(self, a0: float, a1: float, low: float, high: float, out: float = 0.0) -> list[Point]:
         """Return the corners of a rectangle from a0 to a1 along and low to high, `out` proud."""
@@ -136,15 +141,15 @@ def _elevator(canvas: Canvas, panel: Panel, rng: random.Random, label: int, tone
 
 
 def _clock(canvas: Canvas, panel: Panel, rng: random.Random, label: int, tone: float) -> None:
-    y, radius = rng.uniform(2.0, 2.25), rng.uniform(0.16, 0.24)
-    middle = panel.quad(panel.long / 2, panel.long / 2, y, y, 0.03)[0]
+    y, radius, middle = rng.uniform(2.0, 2.25), rng.uniform(0.16, 0.24), panel.long / 2
     rim: Colour = rng.choice(((40, 40, 40), (150, 150, 150), (60, 60, 170)))
-    wide = radius if panel.inward == 0 else radius * 0.75
-    canvas.ellipse(middle, (wide, radius + 0.001), rim, label, tone)
-    canvas.ellipse(middle, (wide * 0.86, radius * 0.86), (240, 242, 243), label, tone)
-    for dx, dy in ((0.0, 0.7), (0.5, 0.15)):
-        hand = (middle[0] + dx * wide, middle[1] + dy * radius, middle[2])
-        canvas.line(middle, hand, 0.02, (30, 30, 30), label)
+    for size, ink in ((radius, rim), (radius * 0.86, (240, 242, 243))):
+        turns = (2 * math.pi * k / 16 for k in range(16))
+        ring = [panel.point(middle + size * math.cos(a), y + size * math.sin(a)) for a in turns]
+        canvas.polygon(ring, ink, label, tone)
+    for da, dy in ((0.0, 0.7), (0.5, 0.15)):
+        end = panel.point(middle + da * radius, y + dy * radius)
+        canvas.line(panel.point(middle, y), end, 0.02, (30, 30, 30), label)
 
 
 def _extinguisher(
@@ -178,27 +183,40 @@ def draw_cabinet(
     draw_box(canvas, frame, size, 0.0, wood, label)
     front = frame.s - side * (deep / 2 + 0.01)
     tone = canvas.light.left if side > 0 else canvas.light.right
-    count, rows = max(1, round(long / 0.5)), 1 if rng.random() < 0.6 else max(2, round(tall / 0.45))
     books = rng.random() < 0.25
+    count = max(1, round(long / 0.5))
+    rows = max(2, round(tall / 0.38)) if books or rng.random() < 0.35 else 1
     for k in range(count):
         for r in range(rows):
             a0, a1 = frame.z + (k + 0.06) * long / count, frame.z + (k + 0.94) * long / count
-            y0, y1 = (
-                0.08 + (tall - 0.12) * (r + 0.05) / rows,
-                0.08 + (tall - 0.12) * (r + 0.95) / rows,
-            )
-            ink = (
-                (rng.uniform(30, 220), rng.uniform(30, 220), rng.uniform(30, 220))
-                if books
-                else wood
-            )
-            points = [(front, y0, a0), (front, y0, a1), (front, y1, a1), (front, y1, a0)]
-            canvas.polygon(points, ink, label, tone * (0.9 if not books else 0.8))
-            if not books:
-                y = (y0 + y1) / 2
-                knob = [(front - side * 0.02, y - 0.06, a1 - 0.09), (front - side * 0.02, y - 0.06, a1 - 0.05),
-                        (front - side * 0.02, y + 0.06, a1 - 0.05), (front - side * 0.02, y + 0.06, a1 - 0.09)]  # fmt: skip
-                canvas.polygon(knob, STEEL, label, 0.6)
+            y0, y1 = (0.08 + (tall - 0.12) * (r + share) / rows for share in (0.06, 0.94))
+            cell = (front, a0, a1, y0, y1)
+            if books:
+                _books(canvas, cell, rng, label, tone)
+                continue
+            canvas.polygon(_upright(*cell), wood, label, tone * 0.9)
+            y = (y0 + y1) / 2
+            knob = _upright(front - side * 0.02, a1 - 0.09, a1 - 0.05, y - 0.06, y + 0.06)
+            canvas.polygon(knob, STEEL, label, 0.6)
+
+
+def _upright(s: float, a0: float, a1: float, low: float, high: float) -> list[Point]:
+    return [(s, low, a0), (s, low, a1), (s, high, a1), (s, high, a0)]
+
+
+def _books(
+    canvas: Canvas, cell: tuple[float, float, float, float, float], rng: random.Random, label: int,
+    tone: float,
+) -> None:  # fmt: skip
+    s, a0, a1, low, high = cell
+    canvas.polygon(_upright(*cell), (45, 50, 55), label, tone)
+    a = a0
+    while a < a1 - 0.04:
+        wide = rng.uniform(0.03, 0.09)
+        ink = (rng.uniform(40, 190), rng.uniform(40, 190), rng.uniform(40, 190))
+        top = low + (high - low) * rng.uniform(0.65, 0.95)
+        canvas.polygon(_upright(s, a, min(a + wide, a1), low, top), ink, label, tone)
+        a += wide + 0.005
 
 
 def draw_table(canvas: Canvas, frame: Frame, size: Point, seed: int, label: int) -> None:
@@ -207,11 +225,12 @@ def draw_table(canvas: Canvas, frame: Frame, size: Point, seed: int, label: int)
     wood: Colour = rng.choice(WOODS)
     legs: Colour = rng.choice((wood, (60, 62, 64), STEEL))
     across, tall, long = size
-    corners = [(x, a) for a in (long - 0.09, 0.03) for x in (-across / 2 + 0.06, across / 2 - 0.06)]
-    for x, a in corners:
-        draw_box(
-            canvas, Frame(frame.s + x, frame.z + a), (0.06, tall - 0.05, 0.06), 0.0, legs, label
-        )
+    feet = [
+        (x, 0.0, a, 0.06, tall - 0.05, 0.06)
+        for a in (long - 0.09, 0.03)
+        for x in (-across / 2 + 0.06, across / 2 - 0.06)
+    ]
+    draw_boxes(canvas, frame, feet, legs, label)
     draw_box(canvas, frame, (across, 0.05, long), tall - 0.05, wood, label)
     if rng.random() < 0.5:
         z = frame.z + long * rng.uniform(0.3, 0.7)
@@ -226,47 +245,22 @@ def draw_chair(canvas: Canvas, frame: Frame, seed: int, label: int) -> None:
                                (90, 130, 70), (185, 188, 190), (60, 90, 120)))  # fmt: skip
     legs: Colour = rng.choice((STEEL, (50, 50, 52), (60, 90, 125)))
     half, high = 0.22, rng.uniform(0.42, 0.48)
-    back = [
-        Face(tuple(frame.place(x, y, -half - lean) for x, y, lean in outline), seat)
-        for outline in (
-            ((-half, high + 0.12, 0.0), (half, high + 0.12, 0.0), (half, high + 0.5, 0.06),
-             (-half, high + 0.5, 0.06)),
-        )
-    ]  # fmt: skip
-    centre = frame.place(0, high, 0)
-    away = canvas.view(frame.place(0, high, -half))[2] > canvas.view(centre)[2]
-    if away:
-        _chair_back(canvas, frame, back, half, high, legs, label)
-    for x in (-half, half):
-        for a in (-half, half):
-            canvas.line(frame.place(x, 0, a), frame.place(x, high, a), 0.035, legs, label)
-    start = frame.place(0, 0, -half)
-    draw_box(
-        canvas, Frame(start[0], start[2], frame.turn), (2 * half, 0.06, 2 * half), high, seat, label
-    )
-    if not away:
-        _chair_back(canvas, frame, back, half, high, legs, label)
-
-
-def _chair_back(
-    canvas: Canvas,
-    frame: Frame,
-    back: list[Face],
-    half: float,
-    high: float,
-    legs: Colour,
-    label: int,
-) -> None:
-    for x in (-half, half):
-        canvas.line(
-            frame.place(x, high, -half),
-            frame.place(x, high + 0.45, -half - 0.05),
-            0.035,
-            legs,
-            label,
-        )
-    for face in back:
-        canvas.polygon(face.points, face.colour, label, canvas.light.front)
+    feet = [
+        (x, 0.0, along, 0.035, high, 0.035)
+        for x in (-half + 0.02, half - 0.02)
+        for along in (-half, half - 0.035)
+    ]
+    cushion = (0.0, high, -half, 2 * half, 0.06, 2 * half)
+    low = high + rng.choice((0.06, 0.16))
+    back = (0.0, low, -half - 0.03, 2 * half, high + 0.48 - low, 0.05)
+    posts = [(x, high, -half - 0.01, 0.03, 0.3, 0.03) for x in (-half + 0.03, half - 0.03)]
+    draw_boxes(canvas, frame, [*feet, *posts], legs, label)
+    middle = canvas.view(frame.place(0, high, 0))[2]
+    parts = [cushion, back]
+    if canvas.view(frame.place(0, high, -half))[2] > middle:
+        parts.reverse()
+    for part in parts:
+        draw_boxes(canvas, frame, [part], seat, label)
 
 
 def draw_sofa(canvas: Canvas, frame: Frame, size: Point, seed: int, label: int, side: int) -> None:

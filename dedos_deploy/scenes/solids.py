@@ -1,20 +1,17 @@
-"""Shapes with volume: boxes and extruded side profiles, each face lit by the way it looks."""
+"""Shapes with volume, drawn face by face: boxes and extruded outlines, lit by where they look."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
-from dedos_deploy.scenes.canvas import Canvas, Colour, Point
+import numpy as np
+from numpy.typing import NDArray
 
+from dedos_deploy.scenes.canvas import Canvas, Colour
 
-@dataclass(frozen=True)
-class Face:
-    """One flat outline and its colour; `shine` multiplies the light that falls on it."""
-
-    points: tuple[Point, ...]
-    colour: Colour
-    shine: float = 1.0
+Outline = Sequence[tuple[float, float, float]]
 
 
 @dataclass(frozen=True)
@@ -29,7 +26,7 @@ class Frame:
     z: float
     turn: int = 0
 
-    def place(self, across: float, up: float, along: float) -> Point:
+    def place(self, across: float, up: float, along: float) -> tuple[float, float, float]:
         """Return street coordinates of a local point."""
         if self.turn == 0:
             return self.s + across, up, self.z + along
@@ -39,71 +36,118 @@ class Frame:
             return self.s - across, up, self.z - along
         return self.s - along, up, self.z + across
 
+    def moved(self, across: float, along: float) -> Frame:
+        """Return a frame of the same turn with its origin at a local point."""
+        s, _, z = self.place(across, 0.0, along)
+        return Frame(s, z, self.turn)
 
-def box_faces(frame: Frame, size: Point, base: float, colour: Colour) -> list[Face]:
-    """Return the faces of a box `size` = (across, up, along), centred across, standing on `base`."""
-    half, top, end = size[0] / 2, base + size[1], size[2]
-    corners = {
-        (i, j, k): frame.place((-half, half)[i], (base, top)[j], (0.0, end)[k])
-        for i in (0, 1)
-        for j in (0, 1)
-        for k in (0, 1)
-    }
-    rings = [
-        ((0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0)),
-        ((0, 0, 1), (1, 0, 1), (1, 1, 1), (0, 1, 1)),
-        ((0, 0, 0), (0, 0, 1), (0, 1, 1), (0, 1, 0)),
-        ((1, 0, 0), (1, 0, 1), (1, 1, 1), (1, 1, 0)),
-        ((0, 1, 0), (1, 1, 0), (1, 1, 1), (0, 1, 1)),
-        ((0, 0, 0), (1, 0, 0), (1, 0, 1), (0, 0, 1)),
+
+@dataclass(frozen=True, eq=False)
+class Mesh:
+    """Faces of a solid in local coordinates.
+
+    corners: float64 [F, P, 3], (across, up, along), shorter outlines repeat their last corner;
+    normals: float64 [F, 3], outward unit vectors; kinds: index of the colour of each face;
+    ranks: int64 [F], faces of lower rank are drawn first, whatever their depth.
+    """
+
+    corners: NDArray[np.float64]
+    normals: NDArray[np.float64]
+    kinds: NDArray[np.int64]
+    ranks: NDArray[np.int64]
+
+
+def mesh_from_faces(
+    faces: Sequence[tuple[Outline, int]],
+    centre: tuple[float, float, float],
+    ranks: Sequence[int] | None = None,
+) -> Mesh:
+    """Return the mesh of outlines with colour indices; normals point away from `centre`.
+
+    ranks: drawing rank of each colour index; None: all alike.
+    """
+    longest = max(len(outline) for outline, _ in faces)
+    corners = np.array(
+        [[*outline, *[outline[-1]] * (longest - len(outline))] for outline, _ in faces], np.float64
+    )
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9)
+    away = ((corners[:, 0] - np.array(centre)) * normals).sum(axis=1)
+    normals *= np.where(away < 0, -1.0, 1.0)[:, None]
+    kinds = np.array([kind for _, kind in faces], np.int64)
+    return Mesh(corners, normals, kinds, np.array(ranks)[kinds] if ranks else np.zeros_like(kinds))
+
+
+def draw_mesh(
+    canvas: Canvas, frame: Frame, mesh: Mesh, colours: Sequence[Colour], label: int
+) -> None:
+    """Draw the faces that look at the camera, far ones first; colours: one for each kind."""
+    origin, axes = canvas.axes(frame.s, frame.z, frame.turn)
+    seen = mesh.corners @ axes + origin
+    normals = mesh.normals @ axes
+    facing = np.flatnonzero(np.einsum("ij,ij->i", seen[:, 0], normals) < 0)
+    if not len(facing):
+        return
+    seen, normals = seen[facing], normals[facing]
+    depth = seen[..., 2].mean(axis=1)
+    order = np.argsort(1000 * mesh.ranks[facing] - depth, kind="stable")
+    tones = _lit(canvas, normals)
+    air = np.exp(-np.maximum(depth, 0) / canvas.light.haze_m)[:, None]
+    paint = np.array(colours)[mesh.kinds[facing]]
+    inks = np.minimum(paint * tones[:, None], 255) * air + (1 - air) * np.array(canvas.light.haze)
+    canvas.faces(seen, order.tolist(), inks.tolist(), label)
+
+
+def _lit(canvas: Canvas, normals: NDArray[np.float64]) -> NDArray[np.float64]:
+    light = canvas.light
+    x, y, z = normals.T
+    total = np.abs(x) + np.abs(y) + np.abs(z)
+    side = np.where(x > 0, light.right, light.left)
+    top = np.where(y > 0, light.top, 0.4)
+    result: NDArray[np.float64] = (
+        np.abs(x) * side + np.abs(y) * top + np.abs(z) * light.front
+    ) / total
+    return result
+
+
+@lru_cache(maxsize=1)
+def _unit_box() -> Mesh:
+    """A box 1 wide, 1 tall, 1 long: centred across, from 0 upwards and onwards."""
+    a, b = -0.5, 0.5
+    faces: list[tuple[Outline, int]] = [
+        (((a, 0, 0), (b, 0, 0), (b, 1, 0), (a, 1, 0)), 0),
+        (((a, 0, 1), (b, 0, 1), (b, 1, 1), (a, 1, 1)), 0),
+        (((a, 0, 0), (a, 0, 1), (a, 1, 1), (a, 1, 0)), 0),
+        (((b, 0, 0), (b, 0, 1), (b, 1, 1), (b, 1, 0)), 0),
+        (((a, 1, 0), (b, 1, 0), (b, 1, 1), (a, 1, 1)), 0),
     ]
-    return [Face(tuple(corners[c] for c in ring), colour) for ring in rings]
-
-
-def draw_solid(canvas: Canvas, faces: Sequence[Face], centre: Point, label: int) -> None:
-    """Draw the faces of a roughly convex solid that look at the camera, far ones first."""
-    inside = canvas.view(centre)
-    visible: list[tuple[float, Face, float]] = []
-    for face in faces:
-        seen = [canvas.view(point) for point in face.points[:3]]
-        normal = _cross(_minus(seen[1], seen[0]), _minus(seen[2], seen[0]))
-        if _dot(normal, _minus(seen[0], inside)) < 0:
-            normal = (-normal[0], -normal[1], -normal[2])
-        if _dot(normal, seen[0]) < 0:  # the camera is the origin of view coordinates
-            depth = sum(point[2] for point in seen)
-            visible.append((depth, face, face.shine * _lit(canvas, normal)))
-    for _, face, tone in sorted(visible, key=lambda item: -item[0]):
-        canvas.polygon(face.points, face.colour, label, tone)
+    return mesh_from_faces(faces, (0.0, 0.5, 0.5))
 
 
 def draw_box(
-    canvas: Canvas, frame: Frame, size: Point, base: float, colour: Colour, label: int
+    canvas: Canvas,
+    frame: Frame,
+    size: tuple[float, float, float],
+    base: float,
+    colour: Colour,
+    label: int,
 ) -> None:
     """Draw a box `size` = (across, up, along), centred across, standing on height `base`."""
-    faces = box_faces(frame, size, base, colour)
-    draw_solid(canvas, faces, frame.place(0, base + size[1] / 2, size[2] / 2), label)
+    draw_boxes(canvas, frame, [(0.0, base, 0.0, *size)], colour, label)
 
 
-def _lit(canvas: Canvas, normal: Point) -> float:
-    light = canvas.light
-    x, y, z = normal
-    total = abs(x) + abs(y) + abs(z) + 1e-9
-    side = light.right if x > 0 else light.left
-    top = light.top if y > 0 else 0.4
-    return (abs(x) * side + abs(y) * top + abs(z) * light.front) / total
-
-
-def _minus(a: Point, b: Point) -> Point:
-    return a[0] - b[0], a[1] - b[1], a[2] - b[2]
-
-
-def _dot(a: Point, b: Point) -> float:
-    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
-
-
-def _cross(a: Point, b: Point) -> Point:
-    return (
-        a[1] * b[2] - a[2] * b[1],
-        a[2] * b[0] - a[0] * b[2],
-        a[0] * b[1] - a[1] * b[0],
-    )
+def draw_boxes(
+    canvas: Canvas,
+    frame: Frame,
+    boxes: Sequence[tuple[float, float, float, float, float, float]],
+    colour: Colour,
+    label: int,
+) -> None:
+    """Draw boxes (across, up, along of the foot's near middle, then their size) of one colour."""
+    unit = _unit_box()
+    table = np.array(boxes, np.float64)
+    corners = unit.corners[None] * table[:, None, None, 3:] + table[:, None, None, :3]
+    normals = np.tile(unit.normals, (len(boxes), 1))
+    plain = np.zeros(len(normals), np.int64)
+    mesh = Mesh(corners.reshape(-1, 4, 3), normals, plain, plain)
+    draw_mesh(canvas, frame, mesh, (colour,), label)

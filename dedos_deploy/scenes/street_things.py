@@ -7,14 +7,25 @@ import random
 
 import numpy as np
 
-from dedos_deploy.scenes.canvas import Canvas, Colour
-from dedos_deploy.scenes.solids import Frame, draw_box
+from dedos_deploy.scenes.canvas import Billboard, Canvas, Colour
+from dedos_deploy.scenes.solids import Frame, draw_boxes
 
 FACADES: tuple[Colour, ...] = (
     (75, 90, 140), (95, 115, 165), (170, 190, 205), (200, 205, 210), (150, 155, 160),
     (120, 150, 185), (130, 120, 110), (90, 100, 120), (180, 175, 150), (140, 170, 200),
 )  # fmt: skip
 METAL: Colour = (95, 97, 98)
+_RED, _BLUE, _WHITE, _YELLOW = (45, 40, 200), (175, 90, 30), (235, 235, 235), (60, 205, 245)
+
+# signs as layers of regular polygons: corners, share of the radius, first corner's angle, colour
+_SIGNS: tuple[tuple[tuple[int, float, float, Colour], ...], ...] = (
+    ((14, 1.0, 0.0, _RED), (14, 0.72, 0.0, _WHITE)),
+    ((3, 1.15, math.pi / 2, _RED), (3, 0.72, math.pi / 2, _WHITE)),
+    ((8, 1.0, math.pi / 8, _RED), (4, 0.4, 0.0, _WHITE)),
+    ((14, 1.0, 0.0, _BLUE), (3, 0.5, math.pi / 2, _WHITE)),
+    ((4, 1.1, 0.0, _YELLOW), (4, 0.5, 0.0, (40, 45, 45))),
+    ((14, 1.0, 0.0, _RED), (4, 0.6, 0.0, _WHITE)),
+)
 
 
 def draw_building(
@@ -29,9 +40,11 @@ def draw_building(
     side = 1 if s > 0 else -1
     paint, glass = rng.choice(FACADES), rng.choice(((80, 65, 55), (120, 105, 90), (55, 50, 48)))
     frame = Frame(s + side * depth / 2, z)
-    for part in range(3):  # short pieces follow the bend of the street
-        piece = Frame(frame.s, z + length * (2 - part) / 3)
-        draw_box(canvas, piece, (depth, height, length / 3 + 0.05), 0.0, paint, label)
+    # short pieces follow the bend of the street
+    pieces = 3 if canvas.camera.bend_m else 1
+    for part in reversed(range(pieces)):
+        piece = Frame(frame.s, z + length * part / pieces)
+        draw_boxes(canvas, piece, [(0, 0, 0, depth, height, length / pieces + 0.05)], paint, label)
     if height < 8 and rng.random() < 0.75:
         _gable(canvas, s, z, (side * depth, height, length), rng, label)
     tone_side = canvas.light.left if side > 0 else canvas.light.right
@@ -58,7 +71,7 @@ def draw_building(
                 [s + side * wall[..., 0], wall[..., 1], np.full(wall.shape[:2], z - 0.03)], -1
             )
             canvas.polygons(front.astype(np.float32), ink, label, tone * canvas.light.front)
-    if height > 7:
+    if height > 7 and near:
         _ground_floor(canvas, s, z, side, length, first, rng, label)
 
 
@@ -170,14 +183,15 @@ def draw_barrier(
 def draw_lamp_post(canvas: Canvas, s: float, z: float, seed: int, label: int) -> None:
     """Draw a street lamp or plain mast."""
     rng = random.Random(seed)
+    board = Billboard(canvas, s, z, reach=2.5)
     tall = rng.uniform(4.5, 8.5)
     ink: Colour = rng.choice((METAL, (60, 62, 62), (140, 142, 143), (50, 70, 55)))
-    canvas.line((s, 0, z), (s, tall, z), rng.uniform(0.12, 0.2), ink, label)
+    board.line((0, 0), (0, tall), rng.uniform(0.12, 0.2), ink, label)
     if rng.random() < 0.75:
         arm = -math.copysign(rng.uniform(0.8, 1.8), s)
-        canvas.line((s, tall, z), (s + arm, tall + 0.25, z), 0.1, ink, label)
-        canvas.line((s + arm * 0.75, tall + 0.2, z), (s + arm * 1.2, tall + 0.28, z), 0.22,
-                    (190, 195, 196), label)  # fmt: skip
+        board.line((0, tall), (arm, tall + 0.25), 0.1, ink, label)
+        head: Colour = (190, 195, 196)
+        board.line((arm * 0.75, tall + 0.2), (arm * 1.2, tall + 0.28), 0.22, head, label)
 
 
 def draw_traffic_light(
@@ -185,84 +199,66 @@ def draw_traffic_light(
 ) -> None:
     """Draw signal heads on a mast; labels: ids of (light, pole)."""
     rng = random.Random(seed)
+    board = Billboard(canvas, s, z, reach=4.0)
     lit = rng.randrange(3)
-    heads = [(s, 2.5)]
-    canvas.line((s, 0, z), (s, 3.4, z), 0.14, (70, 72, 72), labels[1])
+    mast: Colour = (70, 72, 72)
+    heads = [(0.0, 2.5)]
+    board.line((0, 0), (0, 3.4), 0.14, mast, labels[1])
     if rng.random() < 0.5:
-        reach = s - math.copysign(rng.uniform(2.5, 3.5), s)
-        canvas.line((s, 0, z), (s, 5.4, z), 0.16, (70, 72, 72), labels[1])
-        canvas.line((s, 5.4, z), (reach, 5.5, z), 0.12, (70, 72, 72), labels[1])
-        heads.append((reach, 4.75))
+        arm = -math.copysign(rng.uniform(2.5, 3.5), s)
+        board.line((0, 0), (0, 5.4), 0.16, mast, labels[1])
+        board.line((0, 5.4), (arm, 5.5), 0.12, mast, labels[1])
+        heads.append((arm, 4.75))
     for x, base in heads:
-        body = [
-            (x - 0.22, base, z),
-            (x + 0.22, base, z),
-            (x + 0.22, base + 1.1, z),
-            (x - 0.22, base + 1.1, z),
-        ]
-        canvas.polygon(body, (32, 34, 34), labels[0])
+        board.polygon(_rectangle(x - 0.22, base, x + 0.22, base + 1.1), (32, 34, 34), labels[0])
         for k, on in enumerate(((90, 230, 90), (60, 190, 250), (50, 50, 245))):
             ink: Colour = on if k == lit else (on[0] * 0.2, on[1] * 0.2, on[2] * 0.2)
-            canvas.disc((x, base + 0.22 + 0.33 * k, z), 0.13, ink, labels[0], 1.1)
+            board.ellipse((x, base + 0.22 + 0.33 * k), (0.13, 0.13), ink, labels[0], 1.1)
+
+
+def _rectangle(
+    left: float, low: float, right: float, high: float
+) -> tuple[tuple[float, float], ...]:
+    return (left, low), (right, low), (right, high), (left, high)
 
 
 def draw_sign(canvas: Canvas, s: float, z: float, seed: int, labels: tuple[int, int]) -> None:
     """Draw a traffic sign on a pole; labels: ids of (sign, pole)."""
     rng = random.Random(seed)
+    board = Billboard(canvas, s, z, reach=1.5)
+    if not board.scale:
+        return
     tall = rng.uniform(2.0, 2.8)
-    canvas.line((s, 0, z), (s, tall, z), 0.08, (130, 132, 133), labels[1])
-    sign, radius = labels[0], rng.uniform(0.32, 0.45)
-    red, blue, white, yellow = (45, 40, 200), (175, 90, 30), (235, 235, 235), (60, 205, 245)
-    kind = rng.randrange(6)
-
-    def shape(corners: int, size: float, start: float, ink: Colour) -> None:
-        points = [
-            (s + size * math.cos(t), tall + size * math.sin(t), z)
-            for t in (start + 2 * math.pi * k / corners for k in range(corners))
-        ]
-        canvas.polygon(points, ink, sign, canvas.light.front + 0.1)
-
-    if kind == 0:
-        shape(14, radius, 0.0, red)
-        shape(14, radius * 0.72, 0.0, white)
-    elif kind == 1:
-        shape(3, radius * 1.15, math.pi / 2, red)
-        shape(3, radius * 0.72, math.pi / 2, white)
-    elif kind == 2:
-        shape(8, radius, math.pi / 8, red)
-        shape(4, radius * 0.4, 0.0, white)
-    elif kind == 3:
-        shape(14, radius, 0.0, blue)
-        shape(3, radius * 0.5, math.pi / 2, white)
-    elif kind == 4:
-        shape(4, radius * 1.1, 0.0, yellow)
-        shape(4, radius * 0.5, 0.0, (40, 45, 45))
-    else:
-        wide, up = rng.uniform(0.5, 1.2), rng.uniform(0.3, 0.6)
-        ink: Colour = rng.choice((blue, (60, 110, 40), white))
-        for grow, paint in ((0.06, (235, 235, 235)), (0.0, ink)):
-            w, h = wide + grow, up + grow
+    board.line((0, 0), (0, tall), 0.08, (130, 132, 133), labels[1])
+    kind, radius = rng.randrange(len(_SIGNS) + 1), rng.uniform(0.32, 0.45)
+    tone = canvas.light.front + 0.1
+    if kind < len(_SIGNS):
+        for corners, size, start, ink in _SIGNS[kind]:
+            turns = (start + 2 * math.pi * k / corners for k in range(corners))
             points = [
-                (s - w, tall - h, z),
-                (s + w, tall - h, z),
-                (s + w, tall + h, z),
-                (s - w, tall + h, z),
+                (size * radius * math.cos(t), tall + size * radius * math.sin(t)) for t in turns
             ]
-            canvas.polygon(points, paint, sign, canvas.light.front + 0.1)
-        for y in (-0.4, 0.2):
-            canvas.line((s - wide * 0.6, tall + y * up, z), (s + wide * 0.4, tall + y * up, z), 0.08,
-                        (225, 225, 225), sign)  # fmt: skip
+            board.polygon(points, ink, labels[0], tone)
+        return
+    wide, up = rng.uniform(0.5, 1.2), rng.uniform(0.3, 0.6)
+    ink = rng.choice((_BLUE, (60, 110, 40), _WHITE))
+    for grow, paint in ((0.06, _WHITE), (0.0, ink)):
+        outline = _rectangle(-wide - grow, tall - up - grow, wide + grow, tall + up + grow)
+        board.polygon(outline, paint, labels[0], tone)
+    text = _WHITE if ink != _WHITE else (60, 60, 60)
+    for y, end in ((-0.4, 0.4), (0.2, 0.7)):
+        board.line((-wide * 0.7, tall + y * up), (wide * end, tall + y * up), 0.09, text, labels[0])
 
 
 def draw_bench(canvas: Canvas, s: float, z: float, seed: int, label: int) -> None:
     """Draw a bench that looks towards the street."""
     rng = random.Random(seed)
     wood: Colour = rng.choice(((60, 95, 140), (70, 80, 90), (60, 100, 60)))
-    side = 1 if s > 0 else -1
-    for along in (0.1, 1.45):
-        draw_box(canvas, Frame(s, z + along), (0.45, 0.42, 0.08), 0.0, METAL, label)
-    draw_box(canvas, Frame(s, z), (0.5, 0.07, 1.6), 0.42, wood, label)
-    draw_box(canvas, Frame(s + side * 0.24, z), (0.06, 0.45, 1.6), 0.5, wood, label)
+    side, frame = (1 if s > 0 else -1), Frame(s, z)
+    legs = [(0.0, 0.0, along, 0.45, 0.42, 0.08) for along in (0.1, 1.45)]
+    draw_boxes(canvas, frame, legs, METAL, label)
+    seat = [(0.0, 0.42, 0.0, 0.5, 0.07, 1.6), (side * 0.24, 0.5, 0.0, 0.06, 0.45, 1.6)]
+    draw_boxes(canvas, frame, seat, wood, label)
 
 
 def draw_bin(canvas: Canvas, s: float, z: float, seed: int, label: int) -> None:
@@ -273,28 +269,15 @@ def draw_bin(canvas: Canvas, s: float, z: float, seed: int, label: int) -> None:
     )
     wide, tall = rng.uniform(0.18, 0.3), rng.uniform(0.5, 1.05)
     if rng.random() < 0.5:
-        draw_box(canvas, Frame(s, z), (2 * wide, tall, 2 * wide), 0.0, ink, label)
-        draw_box(
-            canvas,
-            Frame(s, z - 0.02),
-            (2 * wide + 0.05, 0.07, 2 * wide + 0.05),
-            tall,
-            (45, 45, 45),
-            label,
-        )
+        frame = Frame(s, z)
+        draw_boxes(canvas, frame, [(0, 0, 0, 2 * wide, tall, 2 * wide)], ink, label)
+        lid = [(0, tall, -0.02, 2 * wide + 0.05, 0.07, 2 * wide + 0.05)]
+        draw_boxes(canvas, frame, lid, (45, 45, 45), label)
         return
-    body = [
-        (s - wide * 0.85, 0, z),
-        (s + wide * 0.85, 0, z),
-        (s + wide, tall, z),
-        (s - wide, tall, z),
-    ]
-    canvas.polygon(body, ink, label, canvas.light.front)
-    lit = [
-        (s - wide * 0.85, 0, z),
-        (s - wide * 0.2, 0, z),
-        (s - wide * 0.25, tall, z),
-        (s - wide, tall, z),
-    ]
-    canvas.polygon(lit, ink, label, canvas.light.left)
-    canvas.ellipse((s, tall, z), (wide, 0.06), (50, 50, 50), label)
+    board = Billboard(canvas, s, z, reach=0.5)
+    light = canvas.light
+    body = ((-wide * 0.85, 0), (wide * 0.85, 0), (wide, tall), (-wide, tall))
+    board.polygon(body, ink, label, light.front)
+    lit = ((-wide * 0.85, 0), (-wide * 0.2, 0), (-wide * 0.25, tall), (-wide, tall))
+    board.polygon(lit, ink, label, light.left)
+    board.ellipse((0, tall), (wide, 0.06), (50, 50, 50), label)

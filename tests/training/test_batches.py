@@ -12,7 +12,13 @@ import pytest
 import torch
 
 from dedos_deploy.errors import BadInputError
-from dedos_deploy.training.augment import AugmentSettings, augment, jitter_colour
+from dedos_deploy.training.augment import (
+    AugmentSettings,
+    Window,
+    augment,
+    crop_resize,
+    jitter_colour,
+)
 from dedos_deploy.training.data import BatchSettings, BatchStream, batches
 from dedos_deploy.training.folders import open_folder
 from dedos_deploy.training.targets import IGNORE, OTHER
@@ -147,3 +153,11 @@ def test_an_unreadable_file_reaches_the_caller_through_a_worker(write_folder: Wr
     (root / "images/train/001.png").write_bytes(b"")
     with pytest.raises(BadInputError, match=r"^\S*001\.png cannot be read as an image"):
         list(batches(stream, start=0, stop=3, workers=1))
+
+
+def test_a_shrunk_label_takes_the_middle_of_each_cell() -> None:
+    whole = Window(0, 9, 0, 3)
+    labels = np.tile(np.arange(9), (9, 1)).astype(np.int64)
+    image = np.zeros((9, 9, 3), np.uint8)
+    _, ids = crop_resize(image, labels, (3, 3), (whole, whole), IGNORE)
+    assert ids[0].tolist() == [1, 4, 7]

@@ -8,7 +8,9 @@ RUN_TESTS ?=
 .PHONY: demo test lint clean
 
 demo: $(VENV)/.base
-	$(BIN)/dedos-run --demo demo
+	$(BIN)/dedos-run --source "scene:street?frames=60&size=480x640&seed=3" --bundle demo \
+		--classes "road,sidewalk,car,tree,building,sky" --background none \
+		--output demo/street.mp4 --output demo/street.png --overwrite
 
 test: lint
 	$(BIN)/python -m pytest $(RUN_TESTS)

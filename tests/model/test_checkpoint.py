@@ -27,6 +27,21 @@ def test_round_trip(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
 
 
+def test_compact_checkpoint_is_small_and_stable(tmp_path: Path) -> None:
+    model = lively(build_model(micro_config()))
+    plain, small, again = (tmp_path / name for name in ("plain", "small", "again"))
+    save_checkpoint(plain, model)
+    save_checkpoint(small, model, compact=True)
+    assert small.stat().st_size < 0.6 * plain.stat().st_size
+    rounded, _ = load_checkpoint(small)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(rounded.state_dict()[name], value, atol=2e-2, rtol=2e-3)
+    save_checkpoint(again, rounded, compact=True)
+    twice, _ = load_checkpoint(again)
+    for name, value in rounded.state_dict().items():
+        torch.testing.assert_close(twice.state_dict()[name], value, atol=1e-6, rtol=1e-6)
+
+
 def test_refusals(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     with pytest.raises(BadInputError, match="does not exist"):

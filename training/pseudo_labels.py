@@ -89,7 +89,9 @@ class OnnxTeacher:
         threads: int = 0,
     ) -> None:
         import onnxruntime
+        from onnxruntime.capi import onnxruntime_pybind11_state as state
 
+        unreadable = (state.Fail, state.InvalidProtobuf, state.InvalidGraph, state.NoSuchFile)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         try:
@@ -98,7 +100,7 @@ class OnnxTeacher:
             )
             outputs = {output.name: output.shape for output in self._session.get_outputs()}
             channels = outputs["logits"][1]
-        except (KeyError, RuntimeError, ValueError, OSError) as error:
+        except (KeyError, *unreadable) as error:
             raise BadInputError(
                 f"{path} is no segmentation net with an output `logits`; convert one with "
                 f"tflite_to_onnx.py"

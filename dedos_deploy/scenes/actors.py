@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from dedos_deploy.scenes.canvas import Canvas, Point
 
+_SHADOW_M = 50.0  # shadows farther away are thinner than a pixel
+
 Paint = Callable[[Canvas, float, float], None]
 
 
@@ -43,7 +45,11 @@ def paint_actors(
     """Paint the shadows of what can be seen, then every such actor, far ones first."""
     seen = [(actor, actor.at(time_s)) for actor in actors]
     seen = [(actor, z) for actor, z in seen if _in_sight(canvas, actor, z)]
-    shadows = [_shadow(canvas, actor, z) for actor, z in seen if actor.half_width]
+    shadows = [
+        _shadow(canvas, actor, z)
+        for actor, z in seen
+        if actor.half_width and z < canvas.camera.z + _SHADOW_M
+    ]
     canvas.shade_ground(shadows, soft_px)
     seen.sort(key=lambda item: (item[0].layer, -_far_edge(*item)))
     for actor, z in seen:

@@ -21,6 +21,7 @@ Colour = tuple[float, float, float]
 _SHIFT = 3  # drawing coordinates carry three binary digits below the pixel
 _UNIT = 1 << _SHIFT
 _NEAR_M = 0.25
+_SMOOTH_M = 15.0  # small shapes farther away need no anti-aliasing
 _RAMP = np.linspace(0, 1, 256)[:, None]
 _FAR_AWAY_PX = 20000.0  # clip of projected coordinates, far outside any picture
 
@@ -131,26 +132,34 @@ class Canvas:
         cv2.fillPoly(self.labels, [pixels], label, cv2.LINE_8, _SHIFT)
 
     def polygons(
-        self, points: NDArray[np.float32], colour: Colour, label: int, tone: float = 1.0
+        self, points: NDArray[np.float64], colour: Colour, label: int | None, tone: float = 1.0
     ) -> None:
-        """Fill many polygons [N, corners, 3] of one colour that do not overlap."""
+        """Fill many polygons [N, corners, 3] of one colour that do not overlap.
+
+        label: None when they lie on something that has its label already.
+        """
         camera = self.camera
+        height, width = camera.size_hw
         s, y, z = points[..., 0], points[..., 1], points[..., 2]
-        x = s + camera.bend_m * np.sin(z / camera.bend_length_m) - self._origin
+        x = s - self._origin
+        if camera.bend_m:
+            x = x + camera.bend_m * np.sin(z / camera.bend_length_m)
         ahead = z - camera.z
         depth = x * self._sin + ahead * self._cos
-        keep = depth.min(axis=1) > _NEAR_M
+        scale = camera.focal_px / np.maximum(depth, _NEAR_M)
+        u = width / 2 + (x * self._cos - ahead * self._sin) * scale
+        v = camera.horizon_px - (y - camera.height) * scale
+        keep = (depth.min(axis=1) > _NEAR_M) & (u.max(axis=1) > 0) & (u.min(axis=1) < width)
+        keep &= (v.max(axis=1) > 0) & (v.min(axis=1) < height)
         if not keep.any():
             return
-        x, y, ahead, depth = x[keep], y[keep], ahead[keep], depth[keep]
-        scale = camera.focal_px / depth
-        u = camera.size_hw[1] / 2 + (x * self._cos - ahead * self._sin) * scale
-        v = camera.horizon_px - (y - camera.height) * scale
-        pixels = np.stack([u, v], -1).clip(-_FAR_AWAY_PX, _FAR_AWAY_PX) * _UNIT
+        pixels = np.stack([u[keep], v[keep]], -1).clip(-_FAR_AWAY_PX, _FAR_AWAY_PX) * _UNIT
         shapes = list(pixels.astype(np.int32))
-        ink = self.colour_at(colour, float(depth.mean()), tone)
-        cv2.fillPoly(self.image, shapes, ink, cv2.LINE_AA, _SHIFT)
-        cv2.fillPoly(self.labels, shapes, label, cv2.LINE_8, _SHIFT)
+        away = float(depth[keep].mean())
+        edges = cv2.LINE_AA if away < _SMOOTH_M else cv2.LINE_8
+        cv2.fillPoly(self.image, shapes, self.colour_at(colour, away, tone), edges, _SHIFT)
+        if label is not None:
+            cv2.fillPoly(self.labels, shapes, label, cv2.LINE_8, _SHIFT)
 
     def line(self, start: Point, end: Point, width: float, colour: Colour, label: int) -> None:
         """Draw a bar `width` metres thick, at least one pixel."""
@@ -180,13 +189,17 @@ class Canvas:
         """
         camera = self.camera
         near = seen[..., 2].min(axis=1) > _NEAR_M
+        edges = cv2.LINE_AA if seen[0, 0, 2] < 3 * _SMOOTH_M else cv2.LINE_8
         scale = camera.focal_px / np.maximum(seen[..., 2], _NEAR_M)
         u = camera.size_hw[1] / 2 + seen[..., 0] * scale
         v = camera.horizon_px - seen[..., 1] * scale
+        height, width = camera.size_hw
+        inside = (u.min(axis=1) > -width) & (u.max(axis=1) < 2 * width)
+        inside &= (v.min(axis=1) > -height) & (v.max(axis=1) < 2 * height) & near
         pixels = (np.stack([u, v], -1) * _UNIT).clip(-_FAR_AWAY_PX * _UNIT, _FAR_AWAY_PX * _UNIT)
         pixels = pixels.astype(np.int32)
         for index in order:
-            if near[index]:
+            if inside[index]:
                 shape = pixels[index]
             else:
                 kept = _cut_near([(x, y, z) for x, y, z in seen[index].tolist()])
@@ -194,7 +207,7 @@ class Canvas:
                 if cut is None:
                     continue
                 shape = cut
-            cv2.fillConvexPoly(self.image, shape, inks[index], cv2.LINE_AA, _SHIFT)
+            cv2.fillConvexPoly(self.image, shape, inks[index], edges, _SHIFT)
             cv2.fillConvexPoly(self.labels, shape, label, cv2.LINE_8, _SHIFT)
 
     def axes(
@@ -223,8 +236,8 @@ class Canvas:
             if pixels is not None:
                 cv2.fillPoly(mask, [pixels], 255, cv2.LINE_8, _SHIFT)
         top = max(0, int(self.camera.horizon_px))
-        mask = cv2.blur(mask[top:], (soft_px, soft_px))
-        factor = cv2.LUT(mask, _shadow_table(self.light.shadow))
+        soft = cv2.blur(mask[top:], (soft_px, soft_px))
+        factor = cv2.LUT(soft, _shadow_table(self.light.shadow))
         ground = self.image[top:]
         cv2.multiply(ground, cv2.merge([factor] * 3), ground, 1 / 255)
 
@@ -235,16 +248,17 @@ class Canvas:
             (width / 2 + focal * x / depth, horizon - focal * y / depth) for x, y, depth in seen
         ]
         us, vs = [p[0] for p in flat], [p[1] for p in flat]
-        if max(us) < 0 or min(us) > width or max(vs) < 0 or min(vs) > height:
+        left, right, top, bottom = min(us), max(us), min(vs), max(vs)
+        if right < 0 or left > width or bottom < 0 or top > height:
             return None
-        far = _FAR_AWAY_PX
-        return np.array(
-            [
-                (int(min(max(u, -far), far) * _UNIT), int(min(max(v, -far), far) * _UNIT))
-                for u, v in flat
-            ],
-            np.int32,
-        )
+        # OpenCV visits every row of a polygon, also those far outside the picture
+        if left < -width or right > 2 * width:
+            flat = _cut_band(flat, 0, -width, 2.0 * width)
+        if top < -height or bottom > 2 * height:
+            flat = _cut_band(flat, 1, -height, 2.0 * height)
+        if len(flat) < 2:
+            return None
+        return np.array([(int(u * _UNIT), int(v * _UNIT)) for u, v in flat], np.int32)
 
 
 class Billboard:
@@ -316,8 +330,8 @@ class Billboard:
             cv2.circle(self._labels, where, size[0], label, -1, cv2.LINE_8, _SHIFT)
             return
         box = (where, size, 0, 0, 360)
-        cv2.ellipse(self._image, *box, ink, -1, cv2.LINE_AA, _SHIFT)  # type: ignore[call-overload]
-        cv2.ellipse(self._labels, *box, label, -1, cv2.LINE_8, _SHIFT)  # type: ignore[call-overload]
+        cv2.ellipse(self._image, *box, ink, -1, cv2.LINE_AA, _SHIFT)
+        cv2.ellipse(self._labels, *box, label, -1, cv2.LINE_8, _SHIFT)
 
     def line(
         self,
@@ -378,11 +392,28 @@ class Billboard:
 
 def _sprite_inks(dark: Colour, light: Colour) -> NDArray[np.uint8]:
     inks = np.array(dark) + _RAMP * (np.array(light) - np.array(dark))
-    return np.minimum(inks, 255).astype(np.uint8).reshape(256, 1, 3)
+    return np.asarray(np.minimum(inks, 255), np.uint8).reshape(256, 1, 3)
 
 
 def _shadow_table(factor: float) -> NDArray[np.uint8]:
     return np.linspace(255, 255 * factor, 256).astype(np.uint8)
+
+
+def _cut_band(
+    flat: list[tuple[float, float]], axis: int, low: float, high: float
+) -> list[tuple[float, float]]:
+    """Cut a polygon in pixels to low <= u (axis 0) or v (axis 1) <= high."""
+    for limit, sign in ((low, 1.0), (high, -1.0)):
+        kept: list[tuple[float, float]] = []
+        for a, b in zip(flat, [*flat[1:], *flat[:1]], strict=True):
+            over, next_over = sign * (a[axis] - limit), sign * (b[axis] - limit)
+            if over >= 0:
+                kept.append(a)
+            if (over >= 0) != (next_over >= 0):
+                t = over / (over - next_over)
+                kept.append((a[0] + t * (b[0] - a[0]), a[1] + t * (b[1] - a[1])))
+        flat = kept
+    return flat
 
 
 def _cut_near(seen: Sequence[Point]) -> list[Point]:

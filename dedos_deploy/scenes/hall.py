@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -85,7 +86,10 @@ def _paint_room(canvas: Canvas, room: Room) -> None:
     on_floor = labels == ID["floor"]
     if room.gloss > 0.02 and on_floor.any():
         first = int(on_floor.any(axis=1).argmax())
-        mirrored, _ = _look(room, -camera.height, (right, -up[first:], ahead), (camera.s, camera.z))
+        # a blurred mirror image is enough, and more like a worn floor
+        ray = (right[:, ::2], -up[first::2], ahead[:, ::2])
+        small, _ = _look(room, -camera.height, ray, (camera.s, camera.z))
+        mirrored = cv2.resize(small, (width, height - first), interpolation=cv2.INTER_LINEAR)
         grazing = np.clip(1.3 - 1.4 * np.abs(up[first:]), 0.25, 1.0)
         share = (room.gloss * grazing * on_floor[first:])[..., None]
         colour[first:] += share * (mirrored - colour[first:] * 0.8)
@@ -106,30 +110,28 @@ def _look(
     wall = np.minimum(side, end)
     reach = np.minimum(wall, level).astype(np.float32)
     s, y, z = at[0] + reach * right, eye + reach * up, at[1] + reach * ahead
-    flat = np.broadcast_to(level < wall, shape)
-    above = np.broadcast_to(up > 0, shape)
-    labels = np.where(flat, np.where(above, ID["ceiling"], ID["floor"]), ID["wall"]).astype(
-        np.uint8
-    )
-    along = np.where(np.broadcast_to(side < end, shape), z, s)
-    colour = np.empty((*shape, 3), np.float32)
+    flat, above = level < wall, np.broadcast_to(up > 0, shape)
+    labels = np.full(shape, ID["wall"], np.uint8)
     glow = 0.86 + 0.14 * np.cos((2 * math.pi / room.lamps[2]) * z) + 0.05 * y / room.height
     corner = np.where(flat, room.half_width - np.abs(s), np.minimum(np.abs(y), room.height - y))
     glow -= 0.22 * np.exp(-np.abs(corner) * 5)
+    colour = np.empty((shape[0] * shape[1], 3), np.float32)
     for name, mask, paint in (
         ("floor", flat & ~above, _floor_colour), ("ceiling", flat & above, _ceiling_colour),
     ):  # fmt: skip
-        if mask.any():
-            bright, lamp = paint(room, s[mask], z[mask], reach[mask])
-            colour[mask] = bright * glow[mask][:, None]
+        where = np.flatnonzero(mask)
+        if len(where):
+            bright, lamp = paint(room, s.take(where), z.take(where), reach.take(where))
+            colour[where] = bright * glow.take(where)[:, None]
+            labels.ravel()[where] = ID[name]
             if name == "ceiling":
-                where = np.flatnonzero(mask)[lamp]
-                labels.ravel()[where] = ID["lamp"]
-                colour.reshape(-1, 3)[where] = (250, 253, 255)
-    mask = ~flat
-    colour[mask] = _wall_colour(room, along[mask], y[mask], side.repeat(shape[0], 0)[mask] < 0
-                                if side.shape != shape else side[mask] < 0) * glow[mask][:, None]  # fmt: skip
-    return colour, labels
+                colour[where[lamp]] = (250, 253, 255)
+                labels.ravel()[where[lamp]] = ID["lamp"]
+    where = np.flatnonzero(~flat)
+    along = np.where(side < end, z, s)
+    bright = _wall_colour(room, along.take(where), y.take(where))
+    colour[where] = bright * glow.take(where)[:, None]
+    return colour.reshape(*shape, 3), labels
 
 
 def _floor_colour(
@@ -139,8 +141,9 @@ def _floor_colour(
     column, row = np.floor(s / across), np.floor(z / along)
     shift = texture.sample(texture.noise(1), row * 17 + 5, column * 31 + 9)
     stain = texture.sample(texture.noise(64), z * 9, s * 9 + 50)
-    tone = 1 + room.wear * (0.05 * shift + 0.09 * stain)
-    tone -= room.checker * ((column + row) % 2)
+    tone = 1 + np.float32(room.wear) * (np.float32(0.05) * shift + np.float32(0.09) * stain)
+    if room.checker:
+        tone -= np.float32(2 * room.checker) * texture.phase(0.5 * (column + row), 1.0)
     width = 0.008 + 0.0016 * reach
     joint = ((s - column * across) < width) | ((z - row * along) < width * 1.5)
     fade = np.exp(-reach / 12)
@@ -165,7 +168,7 @@ def _ceiling_colour(
     return colour, lamp
 
 
-def _wall_colour(room: Room, along: _Array, y: _Array, _: NDArray[np.bool_]) -> _Array:
+def _wall_colour(room: Room, along: _Array, y: _Array) -> _Array:
     colour = np.repeat(np.array([room.wall], np.float32), len(y), 0)
     if room.low_top:
         colour[y < room.low_top] = room.low_wall

@@ -34,7 +34,8 @@ def _levels(kind: Foliage, variant: int) -> tuple[NDArray[np.uint8], ...]:
     {"crown": _crown, "bush": _bush, "conifer": _conifer, "bare": _bare}[kind](whole, rng)
     levels = [whole]
     for level in range(1, _LEVELS):
-        small = cv2.resize(whole, None, fx=0.5**level, fy=0.5**level, interpolation=cv2.INTER_AREA)
+        side = _SIDE >> level
+        small = np.asarray(cv2.resize(whole, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
         if kind == "bare":  # thin branches would fall below half cover
             small[..., 1] = np.minimum(small[..., 1].astype(np.float32) * (1 + level), 255)
         levels.append(small)

@@ -86,22 +86,23 @@ class StreetScene:
 def _paint_sky(canvas: Canvas, sky: Sky) -> None:
     height, width = canvas.labels.shape
     rows = min(height, max(1, int(canvas.camera.horizon_px) + 2))
-    ramp = np.linspace(1, 0, rows, dtype=np.float32)[:, None, None] ** 0.8
-    colours = ramp * np.array(sky.high, np.float32) + (1 - ramp) * np.array(sky.low, np.float32)
-    band = np.broadcast_to(colours, (rows, width, 3))
+    # clouds are soft: half the size is enough
+    small = max(1, rows // 2), max(1, width // 2)
+    ramp = np.linspace(1, 0, small[0], dtype=np.float32)[:, None, None] ** np.float32(0.8)
+    high, low = np.array(sky.high, np.float32), np.array(sky.low, np.float32)
+    band = np.broadcast_to(ramp * high + (1 - ramp) * low, (*small, 3))
     if sky.clouds > 0.05:
-        rng = random.Random(sky.seed)
-        tile = texture.noise(64)
-        pitch = (np.arange(rows, dtype=np.float32)[:, None] / max(rows, 1)) ** 1.6
-        turn = np.arange(width, dtype=np.float32)[None] * (160 / width)
-        offset = rng.randrange(512)
-        cloud = texture.sample(
-            tile, pitch * 220 + offset, turn + offset + canvas.camera.heading * 90
-        )
-        share = np.clip(cloud * 1.4 + sky.clouds * 2 - 1, 0, 1) * (0.35 + 0.65 * ramp[..., 0])
+        offset = np.float32(random.Random(sky.seed).randrange(512))
+        pitch = 220 * np.linspace(0, 1, small[0], dtype=np.float32)[:, None] ** np.float32(1.6)
+        turn = np.linspace(0, 160, small[1], dtype=np.float32)[None]
+        turn = turn + np.float32(canvas.camera.heading * 90)
+        cloud = texture.sample(texture.noise(64), pitch + offset, turn + offset)
+        share = np.clip(cloud * 1.4 + (sky.clouds * 2 - 1), 0, 1) * (0.35 + 0.65 * ramp[..., 0])
         white = 238.0 - 40 * np.clip(cloud, 0, 1)
         band = band + share[..., None] * (white[..., None] - band)
-    canvas.image[:rows] = band.astype(np.uint8)
+    band = np.ascontiguousarray(band, np.float32)
+    smooth = cv2.resize(band, (width, rows), interpolation=cv2.INTER_LINEAR)
+    canvas.image[:rows] = smooth.astype(np.uint8)
     canvas.labels[:rows] = ID["sky"]
 
 
@@ -217,10 +218,11 @@ def paint_skyline(canvas: Canvas, _: float, __: float, *, seed: int, name: str) 
     horizon = canvas.camera.horizon_px
     tall = height * (rng.uniform(0.04, 0.2) if name == "mountain" else rng.uniform(0.03, 0.08))
     angle = np.arange(0, width + 3, 3, dtype=np.float32)
-    turn = (angle / canvas.camera.focal_px + canvas.camera.heading) * 30
+    turn = (angle / np.float32(canvas.camera.focal_px) + np.float32(canvas.camera.heading)) * 30
     tile = texture.noise(64 if name == "mountain" else 16)
-    row = np.full_like(turn, float(rng.randrange(512)))
-    rise = 0.55 + 0.45 * texture.sample(tile, row, turn * (2 if name == "mountain" else 5) + 512)
+    row = np.full(turn.shape, rng.randrange(512), np.float32)
+    bumps = turn * np.float32(2 if name == "mountain" else 5) + 512
+    rise = 0.55 + 0.45 * texture.sample(tile, row, bumps.astype(np.float32))
     top = horizon - tall * rise
     outline = np.concatenate([
         np.stack([angle, top], -1), [[width + 3, horizon + 2], [0, horizon + 2]],

@@ -300,7 +300,7 @@ def _road_user(rng: random.Random, s: float, z: float, turn: int, pace: float, k
     long, tall = {"car": (4.2, 1.4), "truck": (8.5, 3.2), "bus": (10.0, 3.1)}[what]
     s += rng.uniform(-0.3, 0.3)
     body = partial(_vehicle, s=s, seed=seed, turn=turn, what=what)
-    return Actor(body, s, z, long, speed=pace, half_width=0.95, height=tall)
+    return Actor(body, s, z, long, speed=pace, half_width=0.95, height=tall, far_m=110.0)
 
 
 def _parked(
@@ -312,7 +312,7 @@ def _parked(
         if not any(abs(z - c - 1.5) < 5 for c in street.crossings + street.junctions):
             turn = 0 if (side > 0) == (rng.random() < 0.85) else 2
             body = partial(_vehicle, s=s, seed=rng.randrange(1 << 30), turn=turn, what="car")
-            actors.append(Actor(body, s, z, 4.2, half_width=0.95, height=1.4))
+            actors.append(Actor(body, s, z, 4.2, half_width=0.95, height=1.4, far_m=80.0))
         z += rng.uniform(5.2, 14)
 
 

@@ -53,25 +53,22 @@ def draw_building(
     frames: Colour = rng.choice(((215, 220, 222), (90, 90, 90), (60, 80, 100)))
     pane = (rng.uniform(1.0, 1.7), rng.uniform(1.3, 1.9))
     gap = pane[0] + rng.uniform(0.7, 1.6)
+    away = z - canvas.camera.z
     along = _grid(z, length, first, height, gap, floor, pane)
-    across = _grid(0.0, depth, first, height, gap, floor, pane)
-    near = abs(canvas.camera.z - z) < 45
+    across = _grid(0.0, min(depth, 9.0) if away < 60 else 0.0, first, height, gap, floor, pane)
     for grown, ink, tone in ((0.12, frames, 0.9), (0.0, glass, 1.0)):
-        if grown and not near:
+        if grown and away > 20:
             continue
-        if len(along):
-            wall = _grow(along, grown)
-            facade = np.stack(
-                [np.full(wall.shape[:2], s - side * 0.03), wall[..., 1], wall[..., 0]], -1
-            )
-            canvas.polygons(facade.astype(np.float32), ink, label, tone * tone_side)
-        if len(across):
-            wall = _grow(across, grown)
-            front = np.stack(
-                [s + side * wall[..., 0], wall[..., 1], np.full(wall.shape[:2], z - 0.03)], -1
-            )
-            canvas.polygons(front.astype(np.float32), ink, label, tone * canvas.light.front)
-    if height > 7 and near:
+        for wall, light in ((along, tone_side), (across, canvas.light.front)):
+            if len(wall):
+                spread = _grow(wall, grown)
+                a, y = spread[..., 0], spread[..., 1]
+                if wall is along:
+                    points = np.stack([np.full(a.shape, s - side * 0.03), y, a], -1)
+                else:
+                    points = np.stack([s + side * a, y, np.full(a.shape, z - 0.03)], -1)
+                canvas.polygons(points, ink, None, tone * light)
+    if height > 7 and away < 45:
         _ground_floor(canvas, s, z, side, length, first, rng, label)
 
 
@@ -177,7 +174,7 @@ def draw_barrier(
     shape = np.stack(
         [np.stack([np.full(len(posts), s), np.full(len(posts), y), posts + a], -1)
          for y, a in corners], 1)  # fmt: skip
-    canvas.polygons(shape.astype(np.float32), ink, label, tone)
+    canvas.polygons(shape, ink, label, tone)
 
 
 def draw_lamp_post(canvas: Canvas, s: float, z: float, seed: int, label: int) -> None:

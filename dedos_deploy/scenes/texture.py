@@ -22,7 +22,9 @@ def noise(cell: int) -> NDArray[np.float32]:
     while size >= 1 and weight > 0.1:
         grid = rng.standard_normal((SIDE // size, SIDE // size)).astype(np.float32)
         wrapped = np.pad(grid, 2, mode="wrap")
-        smooth = cv2.resize(wrapped, None, fx=size, fy=size, interpolation=cv2.INTER_CUBIC)
+        smooth: NDArray[np.float32] = np.asarray(
+            cv2.resize(wrapped, None, fx=size, fy=size, interpolation=cv2.INTER_CUBIC), np.float32
+        )
         edge = 2 * size
         total += weight * smooth[edge : edge + SIDE, edge : edge + SIDE]
         size, weight = size // 2, weight * 0.6
@@ -36,12 +38,13 @@ def sample(
 ) -> NDArray[np.float32]:
     """Return the tile's values at real positions (in grains), repeated endlessly."""
     index = (rows.astype(np.int32) & (SIDE - 1)) * SIDE + (columns.astype(np.int32) & (SIDE - 1))
-    return tile.ravel().take(index)
+    values: NDArray[np.float32] = tile.ravel().take(index)
+    return values
 
 
 def phase(values: NDArray[np.float32], period: float) -> NDArray[np.float32]:
     """Return values modulo `period`; several times faster than numpy's `%` on floats."""
-    turns = values * np.float32(1 / period)
+    turns: NDArray[np.float32] = values * np.float32(1 / period)
     turns -= np.floor(turns)
     turns *= np.float32(period)
     return turns
@@ -56,7 +59,8 @@ def window(
         top = rng.randrange(SIDE - height + 1)
         left = rng.randrange(SIDE - width + 1)
         return tile[top : top + height, left : left + width]
-    return cv2.resize(tile, (width, height), interpolation=cv2.INTER_LINEAR)
+    stretched = cv2.resize(tile, (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(stretched, np.float32)
 
 
 def finish(
@@ -82,29 +86,28 @@ def finish(
     gain = window(noise(4), size_hw, rng) * roughness[labels]
     gain += _falloff(size_hw, vignette)
     bright = cv2.LUT(image, _tone_table(gamma, tint))
-    out = cv2.multiply(bright, cv2.merge([gain] * 3), dtype=cv2.CV_32F)
+    lit = cv2.multiply(bright, cv2.merge([gain] * 3), dtype=cv2.CV_32F)
     if grain > 0:
         rng = random.Random(grain_seed)
-        speckle = window(noise(1), size_hw, rng)
-        colour = window(noise(1), size_hw, rng)
-        out += cv2.merge([grain * speckle, grain * colour, grain * (speckle - 0.5 * colour)])
-    result: NDArray[np.uint8] = cv2.addWeighted(out, 1.0, out, 0.0, 0.0, dtype=cv2.CV_8U)
-    return cv2.GaussianBlur(result, (0, 0), blur) if blur > 0.3 else result
+        speckle = np.float32(grain) * window(noise(1), size_hw, rng)
+        colour = np.float32(grain) * window(noise(1), size_hw, rng)
+        lit = cv2.add(lit, cv2.merge([speckle, colour, speckle - np.float32(0.5) * colour]))
+    rounded = cv2.addWeighted(lit, 1.0, lit, 0.0, 0.0, dtype=cv2.CV_8U)
+    return np.asarray(cv2.GaussianBlur(rounded, (0, 0), blur) if blur > 0.3 else rounded, np.uint8)
 
 
 @lru_cache(maxsize=8)
 def _radius_squared(size_hw: tuple[int, int]) -> NDArray[np.float32]:
     rows = np.linspace(-1, 1, size_hw[0], dtype=np.float32)[:, None]
     columns = np.linspace(-1, 1, size_hw[1], dtype=np.float32)[None]
-    result: NDArray[np.float32] = (rows * rows + columns * columns) / 2
-    return result
+    return np.asarray((rows * rows + columns * columns) / 2, np.float32)
 
 
 def _falloff(size_hw: tuple[int, int], vignette: float) -> NDArray[np.float32]:
-    return np.float32(1.0) - np.float32(vignette) * _radius_squared(size_hw)
+    return np.asarray(1.0 - np.float32(vignette) * _radius_squared(size_hw), np.float32)
 
 
 def _tone_table(gamma: float, tint: tuple[float, float, float]) -> NDArray[np.uint8]:
     ramp = np.linspace(0, 1, 256) ** gamma * 255
     table = np.clip(ramp[:, None] * np.array(tint)[None], 0, 255)
-    return table.astype(np.uint8).reshape(256, 1, 3)
+    return np.asarray(table, np.uint8).reshape(256, 1, 3)

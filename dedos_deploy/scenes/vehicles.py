@@ -105,7 +105,7 @@ def _car_mesh(kind: int, detail: int) -> Mesh:
         )
         faces.append((outline, _GLASS if index in (2, 4) else _PAINT))
     low = [point for k, point in enumerate(profile) if k not in (3, 4)]
-    for side in (-1, 1):
+    for side in (-1.0, 1.0):
         for part in (low, profile[2:6]):
             faces.append(([(side * (half - i), y, a) for a, y, i in part], _PAINT))
     if detail:

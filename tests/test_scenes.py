@@ -1,0 +1,146 @@
+"""Procedural scenes: the same seed gives the same picture, labels fit it, all classes appear."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from dedos_deploy import scenes
+from dedos_deploy.errors import BadInputError
+from dedos_deploy.scenes.canvas import Billboard, Camera, Canvas, Light
+from dedos_deploy.scenes.solids import Frame, draw_box
+from dedos_deploy.scenes.texture import phase
+
+_LIGHT = Light(1.0, 1.0, 1.0, 1.0, (255.0, 255.0, 255.0), 1e9, 0.5, 0.0, 0.0)
+
+
+def _camera(**changes: float) -> Camera:
+    settings = {"focal_px": 64.0, "horizon_px": 32.0, "s": 0.0, "height": 1.5, "z": 0.0}
+    return Camera((64, 96), **(settings | changes))
+
+
+@pytest.mark.parametrize("kind", scenes.KINDS)
+def test_the_same_seed_gives_the_same_picture_and_another_seed_another(kind: str) -> None:
+    first = scenes.render_image(kind, seed=5, size_hw=(60, 80))
+    again = scenes.render_image(kind, seed=5, size_hw=(60, 80))
+    other = scenes.render_image(kind, seed=6, size_hw=(60, 80))
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert (first[0] != other[0]).mean() > 0.5
+
+
+@pytest.mark.parametrize("kind", scenes.KINDS)
+def test_every_class_appears_and_every_pixel_has_one(kind: str) -> None:
+    names = scenes.class_names(kind)
+    assert len(set(names)) == len(names)
+    seen: set[int] = set()
+    for seed in range(400):
+        image, labels = scenes.render_image(kind, seed=seed, size_hw=(72, 96))
+        assert image.shape == (72, 96, 3) and image.dtype == np.uint8
+        assert labels.shape == (72, 96) and labels.dtype == np.uint8
+        assert labels.max() < len(names)
+        seen |= set(np.unique(labels).tolist())
+        if len(seen) == len(names):
+            return
+    missing = [name for index, name in enumerate(names) if index not in seen]
+    assert not missing
+
+
+def test_the_two_kinds_name_more_than_25_things() -> None:
+    words = {word for kind in scenes.KINDS for word in scenes.class_names(kind)}
+    assert len(words) >= 25
+    assert {"road", "car", "person", "tree", "floor", "wall", "door", "chair"} <= words
+
+
+@pytest.mark.parametrize("size_hw", [(16, 16), (33, 51), (600, 800)])
+def test_odd_small_and_large_sizes_are_filled(size_hw: tuple[int, int]) -> None:
+    for kind in scenes.KINDS:
+        image, labels = scenes.render_image(kind, seed=3, size_hw=size_hw)
+        assert image.shape[:2] == labels.shape == size_hw
+        assert image.std() > 5
+
+
+def test_picture_and_labels_agree_on_what_is_where() -> None:
+    """Sky and ceiling are above, road and floor below, and regions differ in colour."""
+    for kind, above, below in (("street", "sky", "road"), ("hall", "ceiling", "floor")):
+        names = scenes.class_names(kind)
+        rows: dict[str, list[float]] = {above: [], below: []}
+        for seed in range(30):
+            _, labels = scenes.render_image(kind, seed=seed, size_hw=(60, 80))
+            for name, found in rows.items():
+                found += np.nonzero(labels == names.index(name))[0].tolist()
+        assert np.mean(rows[above]) < 20 < 35 < np.mean(rows[below])
+
+
+@pytest.mark.parametrize("kind", scenes.KINDS)
+def test_a_video_moves_smoothly_through_one_scene(kind: str) -> None:
+    frames = list(scenes.render_video(kind, frames=12, size_hw=(60, 80), seed=2))
+    assert len(frames) == 12
+    steps = [(a[1] != b[1]).mean() for a, b in itertools.pairwise(frames)]
+    assert 0 < max(steps) < 0.25
+    assert (frames[0][1] != frames[-1][1]).mean() > np.median(steps)
+    again = list(scenes.render_video(kind, frames=12, size_hw=(60, 80), seed=2))
+    assert np.array_equal(frames[-1][0], again[-1][0])
+
+
+def test_bad_requests_are_refused_with_advice() -> None:
+    with pytest.raises(BadInputError, match="kinds: street, hall"):
+        scenes.render_image("beach", seed=0, size_hw=(64, 64))
+    with pytest.raises(BadInputError, match="at least 16 pixels"):
+        scenes.render_image("hall", seed=0, size_hw=(8, 64))
+    with pytest.raises(BadInputError, match="must not be negative"):
+        scenes.render_video("hall", frames=-1, size_hw=(64, 64), seed=0)
+
+
+def test_a_point_projects_where_a_pinhole_camera_puts_it() -> None:
+    canvas = Canvas(_camera(), _LIGHT)
+    board = Billboard(canvas, s=2.0, z=8.0)
+    # 64 px focal length, 8 m away: 8 px per metre; column 48 + 2 * 8, row 32 + 1.5 * 8
+    assert board.scale == pytest.approx(8.0)
+    assert board.pixel(0.0, 0.0) == pytest.approx((64.0, 44.0))
+    assert board.pixel(1.0, 1.5) == pytest.approx((72.0, 32.0))
+
+
+def test_turning_the_camera_right_moves_things_left() -> None:
+    straight = Canvas(_camera(), _LIGHT).view((0.0, 0.0, 10.0))
+    turned = Canvas(_camera(yaw=0.1), _LIGHT).view((0.0, 0.0, 10.0))
+    assert straight[0] == pytest.approx(0.0)
+    assert turned[0] == pytest.approx(-10 * np.sin(0.1))
+    assert turned[2] == pytest.approx(10 * np.cos(0.1))
+
+
+@pytest.mark.parametrize("turn", [0, 1, 2, 3])
+def test_a_frame_places_points_as_its_axes_do(turn: int) -> None:
+    canvas = Canvas(_camera(yaw=0.3, s=0.4), _LIGHT)
+    frame = Frame(1.0, 6.0, turn)
+    origin, axes = canvas.axes(frame.s, frame.z, turn)
+    local = np.array([0.7, 0.9, 1.3])
+    assert local @ axes + origin == pytest.approx(canvas.view(frame.place(*local.tolist())))
+
+
+def test_a_box_covers_the_pixels_its_corners_enclose() -> None:
+    canvas = Canvas(_camera(), _LIGHT)
+    draw_box(canvas, Frame(0.0, 4.0), (2.0, 1.5, 2.0), 0.0, (10.0, 20.0, 200.0), 7)
+    rows, columns = np.nonzero(canvas.labels == 7)
+    # front face at 4 m: 16 px per metre, from the ground (row 32 + 24) up to eye height (row 32)
+    assert (columns.min(), columns.max()) == (pytest.approx(32, abs=1), pytest.approx(64, abs=1))
+    assert (rows.min(), rows.max()) == (pytest.approx(32, abs=1), pytest.approx(56, abs=1))
+    assert (canvas.image[40, 48] == (10, 20, 200)).all()
+
+
+def test_what_reaches_behind_the_camera_is_cut_not_mirrored() -> None:
+    canvas = Canvas(_camera(), _LIGHT)
+    wall = [(1.0, 0.0, -5.0), (1.0, 0.0, 9.0), (1.0, 3.0, 9.0), (1.0, 3.0, -5.0)]
+    canvas.polygon(wall, (1.0, 2.0, 3.0), 9)
+    columns = np.nonzero(canvas.labels == 9)[1]
+    assert columns.min() > 48
+    assert columns.max() == 95
+
+
+def test_phase_is_the_remainder_of_a_division() -> None:
+    values = np.linspace(-7, 7, 101, dtype=np.float32)
+    wrapped = phase(values, 0.6)
+    assert ((wrapped >= 0) & (wrapped <= 0.6)).all()
+    turns = (values - wrapped) / 0.6
+    assert np.abs(turns - np.round(turns)).max() < 1e-4

@@ -1,0 +1,140 @@
+"""Pseudo labels: what a sure, an unsure and a merged answer become, and the folders written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from dedos_deploy.errors import BadInputError, SourceError
+from dedos_deploy.training import pseudo_labels as pseudo
+from dedos_deploy.training.folders import open_folder
+
+_RULES = pseudo.LabelRules(confidence=0.6, side_px=64)
+
+
+class FakeTeacher:
+    """Sure of `person` (split over two channels) on the left, of `road` below, else unsure."""
+
+    words = ("road", "person", "person", None)
+
+    def probabilities(self, image_bgr: NDArray[np.uint8]) -> pseudo.Probabilities:
+        height, width = image_bgr.shape[:2]
+        out = np.full((height, width, 4), 0.25, np.float32)
+        out[height // 2 :] = (0.7, 0.1, 0.1, 0.1)
+        out[:, : width // 2] = (0.1, 0.4, 0.4, 0.1)
+        out[0, -1] = (0.05, 0.05, 0.0, 0.9)
+        return out
+
+
+def _frames(count: int = 2) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    rng = np.random.default_rng(0)
+    for index in range(count):
+        yield f"f{index}", rng.integers(0, 255, (32, 48, 3)).astype(np.uint8)
+
+
+def test_channels_of_one_word_are_added_and_unsure_pixels_stay_unknown() -> None:
+    labels, words = pseudo.label_image(FakeTeacher(), next(_frames())[1], _RULES)
+    assert words == ("road", "person")
+    assert (labels[:, :24] == 1).all()
+    assert (labels[16:, 24:] == 0).all()
+    assert (labels[:16, 24:] == pseudo.UNKNOWN).all()
+
+
+def test_only_the_wanted_words_become_labels() -> None:
+    rules = pseudo.LabelRules(confidence=0.6, words=("person",))
+    labels, words = pseudo.label_image(FakeTeacher(), next(_frames())[1], rules)
+    assert words == ("person",)
+    assert set(np.unique(labels)) == {0, pseudo.UNKNOWN}
+    assert (labels[:, :24] == 0).all()
+
+
+def test_the_folder_is_one_that_training_reads(tmp_path: Path) -> None:
+    folder = tmp_path / "made"
+    assert pseudo.write_pseudo_labels(FakeTeacher(), _frames(3), folder, _RULES) == 3
+    read = open_folder(str(folder))
+    assert read.annotated == ("road", "person") and len(read.items) == 3
+    labels = cv2.imread(str(read.items[0][1]), cv2.IMREAD_UNCHANGED)
+    assert labels.shape == (32, 48) and set(np.unique(labels)) == {0, 1, 255}
+    assert not [path for path in folder.rglob("*") if path.suffix == ".tmp"]
+
+
+def test_pictures_with_hardly_a_label_are_left_out(tmp_path: Path) -> None:
+    rules = pseudo.LabelRules(confidence=0.6, least_known=0.99)
+    assert pseudo.write_pseudo_labels(FakeTeacher(), _frames(), tmp_path / "made", rules) == 0
+
+
+def test_large_frames_are_made_smaller(tmp_path: Path) -> None:
+    rules = pseudo.LabelRules(confidence=0.6, side_px=24)
+    pseudo.write_pseudo_labels(FakeTeacher(), _frames(1), tmp_path, rules)
+    image = cv2.imread(str(tmp_path / "images" / "train" / "f0.jpg"))
+    assert image.shape == (16, 24, 3)
+
+
+def test_background_of_a_labelled_folder_is_completed(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for part in ("images", "labels"):
+        (source / part / "train").mkdir(parents=True)
+    (source / "classes.txt").write_text("background\nroad\nbump\n")
+    given = np.zeros((32, 48), np.uint8)
+    given[20:, 30:] = 2
+    given[0, 0] = 255
+    cv2.imwrite(str(source / "images" / "train" / "a.jpg"), next(_frames())[1])
+    cv2.imwrite(str(source / "labels" / "train" / "a.png"), given)
+    made = tmp_path / "made"
+    assert pseudo.complete_folder(FakeTeacher(), source, made, _RULES, split="train") == 1
+    read = open_folder(str(made))
+    assert read.annotated == ("road", "bump", "person")
+    labels = cv2.imread(str(made / "labels" / "train" / "a.png"), cv2.IMREAD_UNCHANGED)
+    assert (labels[20:, 30:] == 1).all()  # what was given stays
+    assert (labels[1:20, :24] == 2).all()  # the teacher's person on background
+    assert (labels[16:20, 24:] == 255).all()  # its road is refused: the source knows its roads
+    assert labels[0, 0] == 255
+
+
+def test_frames_come_from_videos_and_folders(tmp_path: Path) -> None:
+    video = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*"MJPG"), 10, (48, 32))
+    for _, frame in _frames(7):
+        writer.write(frame)
+    writer.release()
+    assert [name for name, _ in pseudo.read_frames(video, step=3)] == [
+        "clip_00000", "clip_00003", "clip_00006",
+    ]  # fmt: skip
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for name, frame in _frames(4):
+        cv2.imwrite(str(pictures / f"{name}.png"), frame)
+    assert [name for name, _ in pseudo.read_frames(pictures, step=2)] == [
+        "pictures_f0", "pictures_f2",
+    ]  # fmt: skip
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    with pytest.raises(SourceError, match="broken.mp4 cannot be read as a video"):
+        list(pseudo.read_frames(broken, step=1))
+    with pytest.raises(SourceError, match="holds no .jpg or .png"):
+        list(pseudo.read_frames(tmp_path, step=1))
+    with pytest.raises(BadInputError, match="at least 1, received 0"):
+        pseudo.read_frames(tmp_path, step=0)
+    with pytest.raises(BadInputError, match="no segmentation net"):
+        pseudo.OnnxTeacher(broken, pseudo.VOC_WORDS)
+    with pytest.raises(BadInputError, match="there is no picture to label"):
+        pseudo.write_pseudo_labels(FakeTeacher(), [], tmp_path / "made", _RULES)
+
+
+def test_a_folder_of_other_classes_is_not_mixed_up(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("sky\n")
+    with pytest.raises(BadInputError, match="lists other classes"):
+        pseudo.write_pseudo_labels(FakeTeacher(), _frames(), tmp_path, _RULES)
+
+
+def test_the_word_tables_fit_the_nets() -> None:
+    assert len(pseudo.CITYSCAPES_WORDS) == 19
+    assert len(pseudo.VOC_WORDS) == 21

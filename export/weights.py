@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dedos_deploy.assets import assets_path
+from dedos_deploy.assets import EMBEDDED_WEIGHTS, assets_path
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.model import Dedos, build_model, load_checkpoint
 from dedos_deploy.presets import get_preset
 
 EMBEDDED_PRESET = "nano"
-EMBEDDED_WEIGHTS = "nano.safetensors"
 RANDOM_SOURCE = "random weights: nothing was learned, labels mean nothing"
 NO_LICENCE = "not stated by the checkpoint"
 

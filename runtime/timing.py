@@ -89,7 +89,7 @@ def time_frames(
         )
         return FrameTimes(
             preset=opened.manifest.preset,
-            precision=opened.manifest.precision.get("model", "unknown"),
+            precision=opened.manifest.precision.get("image", "unknown"),
             network_hw=(opened.spec.height, opened.spec.width),
             frame_hw=frame_hw,
             slots=slots,

@@ -31,7 +31,8 @@ class LabelFolder:
 
     name: the folder's own name; words: class words in file order; words[i] is None where line i
     is a background word; items: (image, label) paths; background: label of those pixels, IGNORE or
-    OTHER; share: how often an epoch shows each item (1.0: once).
+    OTHER; share: how often an epoch shows each item (1.0: once); credits: where the data comes from,
+    the lines of the folder's `credits.txt`, or its name without one.
     """
 
     name: str
@@ -39,6 +40,7 @@ class LabelFolder:
     items: tuple[tuple[Path, Path], ...]
     background: int = IGNORE
     share: float = 1.0
+    credits: tuple[str, ...] = ()
 
     @property
     def annotated(self) -> tuple[str, ...]:
@@ -92,7 +94,16 @@ def open_folder(
         if file.stem not in by_stem:
             raise BadInputError(f"image {file} has no label {labels / (file.stem + '.png')}")
     items = tuple((file, by_stem[file.stem]) for file in files)
-    return LabelFolder(root.name, words, items, background, share)
+    return LabelFolder(root.name, words, items, background, share, _read_credits(root))
+
+
+def _read_credits(root: Path) -> tuple[str, ...]:
+    """Licences ask for credit, so what is trained on a folder carries its credits to the bundle."""
+    path = root / "credits.txt"
+    if not path.is_file():
+        return (root.name,)
+    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    return tuple(line for line in lines if line) or (root.name,)
 
 
 def find_folder(path_or_name: str) -> Path:

@@ -12,11 +12,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from dedos_deploy.assets import EMBEDDED_WEIGHTS, assets_path
 from dedos_deploy.errors import BadInputError, DedosError
 from dedos_deploy.model import Dedos, build_model, load_checkpoint, load_open_clip, save_checkpoint
 from dedos_deploy.presets import get_preset
@@ -40,6 +41,9 @@ _LOG = logging.getLogger(__name__)
 
 CHECKPOINT, STATE, LOG = "checkpoint.safetensors", "state.safetensors", "log.jsonl"
 RESULT, FAILED = "evaluation.json", "failed_step.safetensors"
+
+EMBEDDED = "embedded"
+"""What `init` calls the nano weights that ship with the package."""
 
 ENDLESS = 10**9
 
@@ -94,7 +98,9 @@ class Trainer:
         torch.manual_seed(settings.seed)
         self.stream = BatchStream(_folders(settings, "train"), _batch_settings(settings))
         self.validation = _folders(settings, "val", optional=True)
-        model = _initial_model(settings).to(self.device).train()
+        model, record = _initial_model(settings)
+        model = model.to(self.device).train()
+        self._inherited: list[str] = list(record.get("sources", ()))
         choose_trained(model, tune_text=settings.tune_text)
         self.embeddings = WordEmbeddings(
             model, self.stream.words, template=settings.template, tuned=settings.tune_text
@@ -141,12 +147,17 @@ class Trainer:
         extra = {
             "step": self.training.step,
             "words": list(self.stream.words),
-            "sources": [folder.name for folder in self.stream.folders],
+            "sources": self._sources(),
             "template": self.settings.template,
             "size_hw": list(self.settings.network_hw),
             "settings": json.loads(self.settings.to_json()),
         }
         save_checkpoint(self.output / CHECKPOINT, self.training.best_model, extra=extra)
+
+    def _sources(self) -> list[str]:
+        """Credits of everything these weights learned from, those of the first weights included."""
+        credits = [line for folder in self.stream.folders for line in folder.credits]
+        return list(dict.fromkeys([*self._inherited, *credits]))
 
     def evaluate(self, images: int | None) -> list[Evaluation]:
         """Return the result on every validation split with the weights that would be shipped."""
@@ -271,9 +282,11 @@ class Trainer:
         )
 
 
-def _initial_model(settings: TrainSettings) -> Dedos:
+def _initial_model(settings: TrainSettings) -> tuple[Dedos, dict[str, Any]]:
+    """Return the model to start from and what its checkpoint recorded."""
     if settings.init:
-        return load_checkpoint(settings.init, preset=settings.preset)[0]
+        path = assets_path(EMBEDDED_WEIGHTS) if settings.init == EMBEDDED else settings.init
+        return load_checkpoint(path, preset=settings.preset)
     model = build_model(get_preset(settings.preset), seed=settings.seed)
     if settings.clip_weights:
         load_open_clip(model, settings.clip_weights)
@@ -282,7 +295,7 @@ def _initial_model(settings: TrainSettings) -> Dedos:
             f"preset {settings.preset} keeps CLIP frozen and needs its weights; give "
             "--clip-weights openai, a local file, or --init CHECKPOINT"
         )
-    return model
+    return model, {}
 
 
 def _folders(settings: TrainSettings, split: str, *, optional: bool = False) -> list[LabelFolder]:

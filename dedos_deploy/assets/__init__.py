@@ -6,6 +6,8 @@ from pathlib import Path
 
 from dedos_deploy.errors import BadInputError
 
+EMBEDDED_WEIGHTS = "nano.safetensors"
+
 
 def assets_path(name: str) -> Path:
     """Return the path of a file that ships with the package.

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dedos_deploy.cli._main import EXIT_OK, run_command
+from dedos_deploy.cli._main import EXIT_OK, run_command, size_hw
 from dedos_deploy.errors import BadInputError, require
 
 if TYPE_CHECKING:
@@ -58,7 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder of this run")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
     start = parser.add_argument_group("where to start")
-    start.add_argument("--init", metavar="CHECKPOINT", help="start from these weights")
+    start.add_argument("--init", metavar="CHECKPOINT",
+                       help="start from these weights; `embedded`: the nano weights that ship with "
+                            "the package")  # fmt: skip
     start.add_argument("--clip-weights", metavar="TAG|FILE",
                        help="CLIP weights through open_clip, such as openai; needed by every "
                             "preset but nano unless --init is given")  # fmt: skip
@@ -73,7 +75,7 @@ def _add_schedule(group: argparse._ArgumentGroup) -> None:
                        help="wall clock after which the run ends; the learning rate follows "
                             "whichever of steps and minutes is further")  # fmt: skip
     group.add_argument("--batch", type=int, help="images a step")
-    group.add_argument("--size", type=_size, metavar="HxW", help="network size, such as 240x320")
+    group.add_argument("--size", type=size_hw, metavar="HxW", help="network size, such as 240x320")
     group.add_argument("--lr", type=float, help="peak learning rate of the head")
     group.add_argument("--backbone-lr", type=float, help="peak learning rate of the CLIP trunk")
     group.add_argument("--warmup", type=int, help="steps until the peak learning rate")
@@ -107,13 +109,6 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--save-minutes", type=float, help="time between saved states")
     group.add_argument("--eval-minutes", type=float,
                        help="time between evaluations; 0: only at the end")  # fmt: skip
-
-
-def _size(text: str) -> tuple[int, int]:
-    height, cross, width = text.lower().partition("x")
-    if not (cross and height.isdigit() and width.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size; write HEIGHTxWIDTH, as 240x320")
-    return int(height), int(width)
 
 
 _NOT_SETTINGS = ("preset", "data", "output", "resume", "size")

@@ -106,6 +106,18 @@ def test_training_lowers_the_loss_and_writes_a_checkpoint_that_loads(
     assert lines[-1]["loss"] == seen.losses[-1]
 
 
+def test_credits_follow_the_weights(
+    micro: ModelConfig, write_folder: Write, tmp_path: Path
+) -> None:
+    first, second = write_folder("street"), write_folder("hall")
+    (first / "credits.txt").write_text("Street pictures, CC BY 4.0\n\nTeacher X, Apache-2.0\n")
+    Trainer(settings(first, steps=1), tmp_path / "a").train(Recorder())
+    earlier = str(tmp_path / "a" / CHECKPOINT)
+    Trainer(settings(second, steps=1, init=earlier), tmp_path / "b").train(Recorder())
+    _, record = load_checkpoint(tmp_path / "b" / CHECKPOINT)
+    assert record["sources"] == ["Street pictures, CC BY 4.0", "Teacher X, Apache-2.0", "hall"]
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_its_batch(
     micro: ModelConfig, write_folder: Write, tmp_path: Path
 ) -> None:

@@ -27,6 +27,7 @@ from dedos_deploy.export.parity import ParityReport, check_parity, measure_parit
 from dedos_deploy.export.precision import PrecisionReport, check_precision
 from dedos_deploy.export.progress import Progress, Quiet, Stages
 from dedos_deploy.export.rtx import EngineFile, build_rtx_engine, require_rtx
+from dedos_deploy.export.storage import store_half
 from dedos_deploy.export.text_tower import TextParity, check_text_tower, save_text_tower
 from dedos_deploy.export.weights import TrainedModel, WeightsSource, sha256_of_file
 from dedos_deploy.model import freeze
@@ -190,6 +191,8 @@ class _Export:
         fused = fuse_attention(model) if options.target == "cpu" else 0
         check_ops(model, options.target)
         precision = check_precision(model, options.precision)
+        if options.storage == "half":
+            store_half(model)
         return _Graph(save_graph(model, self.folder / "model.onnx"), precision, fused)
 
     def _text(self, trained: TrainedModel) -> _Text:

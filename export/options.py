@@ -12,9 +12,11 @@ from dedos_deploy.vocabulary import Vocabulary
 
 Precision = Literal["fp32", "fp16"]
 Target = Literal["cpu", "rtx", "trt", "cuda"]
+Storage = Literal["full", "half"]
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 TARGETS: tuple[Target, ...] = get_args(Target)
+STORAGES: tuple[Storage, ...] = get_args(Storage)
 RTX_CAPABILITIES = ("8.6", "8.9", "12.0")
 """RTX 30, 40 and 50; 7.5 adds Turing at the price of a larger build."""
 
@@ -23,7 +25,8 @@ RTX_CAPABILITIES = ("8.6", "8.9", "12.0")
 class ExportOptions:
     """What to make of a model.
 
-    precision: arithmetic of the image graph; target: what will run it; size_hw: network size,
+    precision: arithmetic of the image graph; storage: `half` keeps its float32 weights as float16
+    in the file, at half the size and the same speed; target: what will run it; size_hw: network size,
     None for the preset's; batch: images per run; frames: picture, folder or video for the parity
     gate, None for pictures of embedded scenes; frame_count: how many of them;
     vocabulary: base vocabulary shipped with embeddings, None for the checkpoint's own words;
@@ -36,6 +39,7 @@ class ExportOptions:
     """
 
     precision: Precision = "fp32"
+    storage: Storage = "full"
     target: Target = "cpu"
     size_hw: tuple[int, int] | None = None
     batch: int = 1
@@ -50,6 +54,7 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         _check_choice("precision", self.precision, PRECISIONS)
+        _check_choice("storage", self.storage, STORAGES)
         _check_choice("target", self.target, TARGETS)
         _check_choice("templates", self.templates, tuple(TEMPLATES))
         for name, value in (("batch", self.batch), ("frame_count", self.frame_count)):

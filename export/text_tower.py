@@ -14,10 +14,8 @@ from onnx import numpy_helper
 from torch import nn
 
 from dedos_deploy.errors import ParityError
-from dedos_deploy.export.graph import save_graph, tensor_bytes, to_onnx
-
-STORED_HALF_FROM = 4096
-"""Bytes from which a float32 constant is worth storing as float16."""
+from dedos_deploy.export.graph import save_graph, to_onnx
+from dedos_deploy.export.storage import store_half
 
 MIN_COSINE = 0.999
 TRACED_TEXTS = 3
@@ -78,32 +76,6 @@ def check_text_tower(tower: nn.Module, path: Path, tokens: NDArray[np.int64]) ->
     return TextParity(len(tokens), lowest)
 
 
-def store_half(model: onnx.ModelProto) -> None:
-    """Store large float32 constants as float16, each cast back to float32 when the graph loads."""
-    graph = model.graph
-    casts = []
-    for tensor in graph.initializer:
-        large = tensor_bytes(tensor) >= STORED_HALF_FROM
-        if tensor.data_type != onnx.TensorProto.FLOAT or not large:
-            continue
-        name = tensor.name
-        half = _to_half(numpy_helper.to_array(tensor), name)
-        tensor.CopyFrom(numpy_helper.from_array(half, f"{name}.half"))
-        cast = onnx.helper.make_node(
-            "Cast", [f"{name}.half"], [name], f"{name}/Cast", to=onnx.TensorProto.FLOAT
-        )
-        casts.append(cast)
-    _prepend(graph, casts)
-
-
-def _to_half(values: NDArray[np.float32], name: str) -> NDArray[np.float16]:
-    if np.abs(values).max() > np.finfo(np.float16).max:
-        raise ParityError(
-            f"weight {name!r} reaches {np.abs(values).max():.3g}, beyond what float16 can store"
-        )
-    return values.astype(np.float16)
-
-
 def _quantize_table(model: onnx.ModelProto) -> None:
     """Turn Gather(table, tokens) into Cast(Gather(int8 table)) * Gather(row scales).
 
@@ -140,9 +112,3 @@ def _replace(graph: onnx.GraphProto, index: int, replacement: Sequence[onnx.Node
     nodes[index : index + 1] = replacement
     del graph.node[:]
     graph.node.extend(nodes)
-
-
-def _prepend(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
-    following = list(graph.node)
-    del graph.node[:]
-    graph.node.extend([*nodes, *following])

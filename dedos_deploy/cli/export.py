@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dedos_deploy.cli._main import run_command
 from dedos_deploy.errors import BadInputError, require
-from dedos_deploy.export.options import PRECISIONS, TARGETS, ExportOptions
+from dedos_deploy.export.options import PRECISIONS, STORAGES, TARGETS, ExportOptions
 from dedos_deploy.presets import PRESETS
 from dedos_deploy.text.templates import TEMPLATES
 
@@ -54,6 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     graph.add_argument(
         "--precision", choices=PRECISIONS, default=default.precision, help="default: %(default)s"
+    )
+    graph.add_argument(
+        "--storage",
+        choices=STORAGES,
+        default=default.storage,
+        help="weights in the file: as computed with, or float16 for half the size at the same "
+        "speed (default: %(default)s)",
     )
     graph.add_argument(
         "--size", metavar="HxW", help="network size in pixels (default: the preset's)"
@@ -109,6 +116,7 @@ def run(args: argparse.Namespace) -> int:
 
     options = ExportOptions(
         precision=args.precision,
+        storage=args.storage,
         target=args.target,
         size_hw=parse_size(args.size) if args.size else None,
         batch=args.batch,

@@ -98,7 +98,9 @@ def to_onnx(
         )
     if program is None:
         raise EngineError("torch.onnx.export returned no program; use torch 2.6 or newer")
+    _restore_constants(program)
     model: onnx.ModelProto = program.model_proto
+    _check_complete(model.graph)
     _rename_output(model.graph, output)
     return _tidied(model)
 
@@ -206,6 +208,36 @@ def _quietly() -> Iterator[None]:
             yield
         finally:
             folding.setLevel(level)
+
+
+def _restore_constants(program: torch.onnx.ONNXProgram) -> None:
+    """Put back constants that onnxscript's rewriting dropped from the graph.
+
+    Its fusion of Min and Max into Clip names the bounds after the clipped value, so a value that is
+    clipped twice, as deformable sampling does, keeps one pair of bounds and loses the other.
+    """
+    graph = program.model.graph
+    kept = {id(value) for value in (*graph.inputs, *graph.initializers.values())}
+    for node in graph:
+        for value in node.inputs:
+            if value is None or value.producer() is not None or id(value) in kept:
+                continue
+            if value.const_value is not None:
+                value.name = f"{value.name}.{len(graph.initializers)}"
+                graph.initializers[value.name] = value
+                kept.add(id(value))
+
+
+def _check_complete(graph: onnx.GraphProto) -> None:
+    known = {value.name for value in (*graph.input, *graph.initializer)}
+    for node in graph.node:
+        for name in node.input:
+            if name and name not in known:
+                raise EngineError(
+                    f"the exported graph lacks {name!r}, an input of node {node.name!r}; this is a "
+                    f"fault of the installed onnxscript, try another version of it"
+                )
+        known.update(node.output)
 
 
 def _rename_output(graph: onnx.GraphProto, output: str) -> None:

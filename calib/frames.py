@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 Frame = NDArray[np.uint8]
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
+
+
+_FRAME_COUNT = 7
+"""cv2.CAP_PROP_FRAME_COUNT, of a module that is imported only when frames are read."""
 
 
 def sample_frames(source: str | os.PathLike[str], *, count: int, seed: int = 0) -> list[Frame]:
@@ -81,21 +86,31 @@ def _from_folder(folder: Path, count: int, seed: int) -> list[Frame]:
 
 
 def _from_video(path: Path, count: int) -> list[Frame]:
-    import cv2
-
-    video = cv2.VideoCapture(os.fspath(path))
-    try:
-        total = int(video.get(cv2.CAP_PROP_FRAME_COUNT)) if video.isOpened() else 0
+    with _opened(path) as video:
+        total = int(video.get(_FRAME_COUNT)) if video.isOpened() else 0
+        if video.isOpened() and total <= 0:
+            # A recording that broke off has no index, so nobody knows its length yet.
+            total = sum(1 for _ in iter(video.grab, False))
+    with _opened(path) as video:
         # Decoded from the start: seeking lands on other frames with other builds of FFmpeg.
         frames = list(_spread(video, total, count)) if total > 0 else []
-    finally:
-        video.release()
     if not frames:
         raise BadInputError(
             f"{str(path)!r} is not a readable picture or video; "
             f"give a picture, a folder of pictures or a video file"
         )
     return frames
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[cv2.VideoCapture]:
+    import cv2
+
+    video = cv2.VideoCapture(os.fspath(path))
+    try:
+        yield video
+    finally:
+        video.release()
 
 
 def _spread(video: cv2.VideoCapture, total: int, count: int) -> Iterator[Frame]:

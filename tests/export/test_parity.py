@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from export_micro import CONTEXT, copied
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from dedos_deploy.errors import BadInputError, ParityError
+from dedos_deploy.export.parity import (
+    ParityCase,
+    ParityReport,
+    check_parity,
+    measure_parity,
+    parity_cases,
+)
+from dedos_deploy.export.storage import store_half
+from dedos_deploy.export.text_tower import check_text_tower
+from dedos_deploy.model import Dedos
+from dedos_deploy.runtime.onnx_engine import OnnxEngine
+from dedos_deploy.spec import GraphSpec
+
+Frames = list[NDArray[np.uint8]]
+
+
+def _measure(
+    engine: OnnxEngine, model: Dedos, frames: Frames, text: Any, spec: GraphSpec, **options: Any
+) -> ParityReport:
+    options = {"precision": "fp32", "frames_from": "a test"} | options
+    return measure_parity(engine.infer, model, frames, parity_cases(text), spec=spec, **options)
+
+
+def test_exact_graph_passes(
+    model: Dedos, spec: GraphSpec, float_graph: Any, open_graph: Any, frames: Frames, base_text: Any
+) -> None:
+    with open_graph(float_graph, spec) as engine:
+        report = _measure(engine, model, frames, base_text, spec)
+    check_parity(report)
+    assert report.passed and report.finite and report.agreement >= 0.999
+    assert report.max_abs < 1e-4
+    # Every frame with the base vocabulary, two of them with few words, and padded.
+    assert [(row.case, row.slots, row.frame) for row in report.rows] == [
+        *(("base vocabulary", 9, frame) for frame in range(3)),
+        *(("few words", 3, frame) for frame in range(2)),
+        *(("few words, padded", 3, frame) for frame in range(2)),
+    ]
+
+
+def test_batches_are_compared_row_by_row(
+    model: Dedos, wide_spec: GraphSpec, wide_graph: Any, open_graph: Any, frames: Frames,
+    base_text: Any,
+) -> None:  # fmt: skip
+    with open_graph(wide_graph, wide_spec) as engine:
+        # Three frames, two per run: the last run is half filler.
+        report = _measure(engine, model, frames, base_text, wide_spec)
+        assert report.passed and len(report.rows) == 7
+
+        def swapped(inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+            return {"scores": engine.infer(inputs)["scores"][::-1]}
+
+        cases = parity_cases(base_text)[:1]
+        broken = measure_parity(
+            swapped, model, frames, cases, spec=wide_spec, precision="fp32", frames_from="a test"
+        )
+    assert broken.max_abs > 10 * report.max_abs
+
+
+def test_broken_weight_is_refused(
+    model: Dedos, spec: GraphSpec, float_graph: Any, open_graph: Any, frames: Frames, base_text: Any
+) -> None:
+    broken = copied(float_graph)
+    _change(broken, "model.text_aggregation.class_embedding.weight", lambda value: -value)
+    with open_graph(broken, spec) as engine:
+        report = _measure(engine, model, frames, base_text, spec)
+    with pytest.raises(
+        ParityError, match=r"fp32 graph agrees .* 99\.9% are needed .*--allow-drift"
+    ):
+        check_parity(report)
+    # What the message offers.
+    check_parity(replace(report, drift_allowed=True))
+
+
+def test_nan_is_refused_and_named(
+    model: Dedos, spec: GraphSpec, float_graph: Any, open_graph: Any, frames: Frames, base_text: Any
+) -> None:
+    broken = copied(float_graph)
+    _change(broken, "model.text_aggregation.bias", lambda value: value * np.float32(np.nan))
+    with open_graph(broken, spec) as engine:
+        report = _measure(engine, model, frames, base_text, spec, precision="fp16")
+    assert not report.finite and report.agreement == 0.0
+    with pytest.raises(ParityError, match="NaN or infinite scores .base vocabulary, frame 0"):
+        check_parity(report)
+
+
+def test_padding_that_leaks_is_seen(
+    model: Dedos, spec: GraphSpec, float_graph: Any, open_graph: Any, frames: Frames, base_text: Any
+) -> None:
+    with open_graph(float_graph, spec) as engine:
+
+        def ignores_valid(inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+            return engine.infer({**inputs, "valid": np.ones_like(inputs["valid"])})
+
+        exact = _measure(engine, model, frames, base_text, spec)
+        leaking = measure_parity(
+            ignores_valid, model, frames, parity_cases(base_text), spec=spec, precision="fp32",
+            frames_from="a test",
+        )  # fmt: skip
+    differences = {row.case: row.max_abs for row in leaking.rows}
+    assert differences["few words"] < 1e-4
+    assert differences["few words, padded"] > 100 * exact.max_abs
+
+
+@pytest.mark.parametrize("precision, passes", [("fp32", False), ("fp16", True), ("int8", True)])
+def test_thresholds_follow_precision(
+    model: Dedos, spec: GraphSpec, frames: Frames, base_text: Any, precision: str, passes: bool
+) -> None:
+    """One row in 200 pixels differs: too much for fp32, fine for the others."""
+    case = ParityCase("one", base_text[:2])
+
+    def infer(inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        tensors = (torch.from_numpy(np.ascontiguousarray(inputs[n])) for n in inputs)
+        with torch.no_grad():
+            scores = model(*tensors).numpy()
+        scores[0, :, 0, 0] = scores[0, ::-1, 0, 0] + np.array([1e-3, 0]) * 0
+        return {"scores": scores}
+
+    frame = frames[0][:32, :48]
+    report = measure_parity(
+        infer, model, [np.ascontiguousarray(frame)], [case], spec=spec, precision=precision,
+        frames_from="a test",
+    )  # fmt: skip
+    assert 0.985 < report.agreement < 0.999
+    assert report.passed == passes
+
+
+def test_no_frame_is_an_error(model: Dedos, spec: GraphSpec, base_text: Any) -> None:
+    with pytest.raises(BadInputError, match="at least one picture"):
+        measure_parity(
+            lambda inputs: {}, model, [], parity_cases(base_text), spec=spec, precision="fp32",
+            frames_from="a test",
+        )  # fmt: skip
+
+
+def test_half_storage_keeps_labels(
+    model: Dedos, spec: GraphSpec, float_graph: Any, open_graph: Any, frames: Frames, base_text: Any
+) -> None:
+    stored = copied(float_graph)
+    store_half(stored)
+    with open_graph(stored, spec) as engine:
+        report = _measure(engine, model, frames, base_text, spec, precision="fp16")
+    assert report.passed and 0 < report.max_abs < 1e-2
+    assert len(stored.SerializeToString()) < 0.75 * len(float_graph.SerializeToString())
+
+
+def test_storage_beyond_half_is_refused(float_graph: onnx.ModelProto) -> None:
+    broken = copied(float_graph)
+    _change(broken, "model.trunk.blocks.0.fc.weight", lambda value: value * np.float32(1e7))
+    with pytest.raises(ParityError, match=r"blocks\.0\.fc\.weight' reaches .* float16"):
+        store_half(broken)
+
+
+def test_stored_text_tower_follows_the_model(model: Dedos, text_file: Path) -> None:
+    rng = np.random.default_rng(1)
+    tokens = rng.integers(1, 49407, (7, CONTEXT))
+    tokens[:, 5:] = 0
+    tokens[:, 4] = 49407
+    for count in (1, 7):
+        report = check_text_tower(model.text_tower, text_file, tokens[:count])
+        assert report.texts == count and report.min_cosine > 0.9995
+    stored = {tensor.name: tensor for tensor in onnx.load(text_file).graph.initializer}
+    table = stored["token_embedding.weight.int8"]
+    assert table.data_type == onnx.TensorProto.INT8 and list(table.dims) == [49408, 32]
+    assert text_file.stat().st_size < 49408 * (32 + 4) + 100_000
+
+
+def test_another_text_tower_is_refused(model: Dedos, text_file: Path) -> None:
+    from dedos_deploy.model import build_model
+
+    other = build_model(model.config, seed=9).text_tower
+    tokens = np.zeros((2, CONTEXT), np.int64)
+    tokens[:, :3] = [[49406, 320, 49407], [49406, 1125, 49407]]
+    with pytest.raises(ParityError, match="cosine .* at least 0.999"):
+        check_text_tower(other, text_file, tokens)
+
+
+def _change(graph: onnx.ModelProto, name: str, change: Any) -> None:
+    tensor = next(tensor for tensor in graph.graph.initializer if tensor.name == name)
+    tensor.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(tensor)), name))

@@ -6,7 +6,9 @@ Command lines print it on stderr and exit with code 2; anything else is a bug an
 
 from __future__ import annotations
 
+import difflib
 import importlib
+from collections.abc import Iterable
 from types import ModuleType
 
 
@@ -61,3 +63,13 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
             f"{purpose} needs the package {module.split('.')[0]!r}, which is not installed; "
             f"run: pip install 'dedos-deploy[{extra}]'"
         ) from error
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a hint that names the known word closest to `name`, or "" when none is close.
+
+    >>> nearest("presett", ["preset", "target"])
+    ", did you mean 'preset'?"
+    """
+    close = difflib.get_close_matches(name[:80], list(known), n=1)
+    return f", did you mean {close[0]!r}?" if close else ""

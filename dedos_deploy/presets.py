@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
-from dedos_deploy.errors import BadInputError
+from dedos_deploy.errors import BadInputError, nearest
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -189,13 +188,9 @@ def get_preset(name: str) -> ModelConfig:
     """
     if name in PRESETS:
         return PRESETS[name]
-    raise BadInputError(f"unknown preset {name!r}{_nearest(name, PRESETS)}; presets: "
-                        f"{', '.join(PRESETS)}")  # fmt: skip
-
-
-def _nearest(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f", did you mean {close[0]!r}?" if close else ""
+    raise BadInputError(
+        f"unknown preset {name!r}{nearest(name, PRESETS) or ';'} presets: {', '.join(PRESETS)}"
+    )
 
 
 def config_from_dict(values: dict[str, Any]) -> ModelConfig:
@@ -218,5 +213,5 @@ def _checked(kind: type, values: dict[str, Any], where: str) -> dict[str, Any]:
     known = {field.name for field in fields(kind)}
     for key in values:
         if key not in known:
-            raise BadInputError(f"unknown key {key!r} in {where}{_nearest(key, known)}")
+            raise BadInputError(f"unknown key {key!r} in {where}{nearest(key, known)}")
     return {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from dedos_deploy.errors import nearest
 
 _MAX_INT = 2**31 - 1
 _KINDS: dict[type, str] = {
@@ -142,16 +143,6 @@ def _record(kind: Any, value: object, path: str) -> Any:
         name: checked(hints[name], item, prefix + name)
         for name, item in values.items()
     })  # fmt: skip
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return a hint that names the known word closest to `name`, or "" when none is close.
-
-    >>> nearest("presett", ["preset", "target"])
-    ", did you mean 'preset'?"
-    """
-    close = difflib.get_close_matches(name[:80], list(known), n=1)
-    return f", did you mean {close[0]!r}?" if close else ""
 
 
 def _unique(pairs: list[tuple[str, object]]) -> Mapping[str, object]:

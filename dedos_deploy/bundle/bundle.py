@@ -9,12 +9,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from dedos_deploy.bundle._fields import nearest, shown
+from dedos_deploy.bundle._fields import shown
 from dedos_deploy.bundle._names import ENGINES, vocabulary_file
 from dedos_deploy.bundle._unpack import unpack
 from dedos_deploy.bundle._verify import read_manifest, verify_folder
 from dedos_deploy.bundle.manifest import Manifest
-from dedos_deploy.errors import BadBundleError, BadInputError, UnsupportedVersionError
+from dedos_deploy.errors import (
+    BadBundleError,
+    BadInputError,
+    UnsupportedVersionError,
+    nearest,
+)
 from dedos_deploy.spec import GraphSpec
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dedos_deploy.errors import BadInputError
+from dedos_deploy.errors import BadInputError, nearest
 from dedos_deploy.evaluation.confusion import IGNORE
 from dedos_deploy.vocabulary import Entry, Vocabulary
 
@@ -138,8 +137,7 @@ def ignore_id(vocabulary: Vocabulary) -> int:
 
 
 def _no_class(entry: Entry, folder_classes: tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(_canonical(entry.name), folder_classes, n=1)
-    hint = f", did you mean {close[0]!r}?" if close else ""
+    hint = nearest(_canonical(entry.name), folder_classes)
     return (
         f"class {entry.name!r} is not in the data{hint}; it has {', '.join(folder_classes)}; "
         f"rename one with a synonym, as in '{entry.name}|{folder_classes[0]}'"

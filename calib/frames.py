@@ -88,12 +88,12 @@ def _from_folder(folder: Path, count: int, seed: int) -> list[Frame]:
 def _from_video(path: Path, count: int) -> list[Frame]:
     with _opened(path) as video:
         total = int(video.get(_FRAME_COUNT)) if video.isOpened() else 0
-        if video.isOpened() and total <= 0:
-            # A recording that broke off has no index, so nobody knows its length yet.
+    frames = _spread(path, total, count)
+    if len(frames) < count and len(frames) < total or total < 0:
+        # A recording that broke off: its header promises more, or nothing, so count what is there.
+        with _opened(path) as video:
             total = sum(1 for _ in iter(video.grab, False))
-    with _opened(path) as video:
-        # Decoded from the start: seeking lands on other frames with other builds of FFmpeg.
-        frames = list(_spread(video, total, count)) if total > 0 else []
+        frames = _spread(path, total, count)
     if not frames:
         raise BadInputError(
             f"{str(path)!r} is not a readable picture or video; "
@@ -113,14 +113,17 @@ def _opened(path: Path) -> Iterator[cv2.VideoCapture]:
         video.release()
 
 
-def _spread(video: cv2.VideoCapture, total: int, count: int) -> Iterator[Frame]:
-    """Yield up to `count` frames from the middles of equal parts; a broken end yields fewer."""
+def _spread(path: Path, total: int, count: int) -> list[Frame]:
+    """Return up to `count` frames from the middles of equal parts of the first `total`."""
     parts = min(count, total)
     wanted = {(2 * part + 1) * total // (2 * parts) for part in range(parts)}
-    for index in range(max(wanted) + 1):
-        if not video.grab():
-            return
-        if index in wanted:
-            ok, frame = video.retrieve()
-            if ok:
-                yield frame  # type: ignore[misc]
+    frames: list[Frame] = []
+    with _opened(path) as video:
+        # Decoded from the start: seeking lands on other frames with other builds of FFmpeg.
+        for index in range(max(wanted, default=-1) + 1):
+            if not video.grab():
+                break
+            if index in wanted:
+                ok, frame = video.retrieve()
+                frames += [frame] if ok else []  # type: ignore[list-item]
+    return frames

@@ -20,7 +20,7 @@ def class_colour_bgr(class_id: int) -> tuple[int, int, int]:
     are; every eight ids the shade changes too.
 
     >>> class_colour_bgr(0), class_colour_bgr(1)
-    ((38, 38, 255), (255, 97, 38))
+    ((38, 38, 255), (255, 101, 38))
     """
     saturation, brightness = SHADES[class_id // ROUND % len(SHADES)]
     rgb = colorsys.hsv_to_rgb(class_id * GOLDEN_RATIO % 1.0, saturation, brightness)

@@ -79,6 +79,7 @@ def session_ids(
 
     An id stands for one name as long as the session lasts, also while that name is not asked for.
 
+    >>> from dedos_deploy.vocabulary import parse_vocabulary
     >>> session_ids(("road", "car"), parse_vocabulary("car,tree"))
     (('road', 'car', 'tree'), (1, 2))
     """

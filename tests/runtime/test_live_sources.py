@@ -112,13 +112,16 @@ def test_waits_double_up_to_the_longest_and_start_anew() -> None:
         assert source.reconnects == 6
 
 
-def test_closing_while_it_waits_to_reconnect_is_quick() -> None:
+def test_closing_while_it_waits_to_reconnect_ends_its_thread(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     source = live(FakeCapture(0), reconnect=Reconnect(first_s=60.0))
     time.sleep(0.05)
     started_s = time.monotonic()
     source.close()
     source.close()
     assert time.monotonic() - started_s < 10.0
+    assert "did not end" not in caplog.text
     assert source.read(0.0) is Outcome.END
 
 

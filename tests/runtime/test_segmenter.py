@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -184,18 +185,31 @@ def test_class_change_from_another_thread_falls_between_frames(segmenter: Segmen
             assert label == expected
 
 
-def test_concurrent_segment_calls_give_each_its_own_result(segmenter: Segmenter) -> None:
-    frames = [np.full((40, 40, 3), colour, np.uint8) for colour in ((0, 0, 255), (255, 0, 0))]
+class LookAgainEngine(ConstantEngine):
+    """Looks at the image only after a pause, as an engine does that works on it in place."""
+
+    def infer(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        time.sleep(0.002)
+        is_red = float(inputs["image"][0, 0, 0, 2] > 128)
+        self._scores[:, 0], self._scores[:, 1] = is_red, 1.0 - is_red
+        return {"scores": self._scores}
+
+
+def test_concurrent_segment_calls_give_each_its_own_result() -> None:
+    engine = LookAgainEngine(np.zeros((1, 2, 4, 4), np.float32))
+    segmenter = Segmenter(engine, encode, classes="a,b", thresholds=Thresholds({}, 0.5), threads=1)
     wrong: list[int] = []
 
-    def label(frame: NDArray[np.uint8], expected: int) -> None:
-        for _ in range(30):
+    def label(colour: tuple[int, int, int], expected: int) -> None:
+        frame = np.full((40, 40, 3), colour, np.uint8)
+        for _ in range(40):
             if not (segmenter.segment(frame).label_map == expected).all():
                 wrong.append(expected)
 
+    colours = ((0, 0, 255), (255, 0, 0))
     threads = [
-        threading.Thread(target=label, args=(frame, expected))
-        for frame, expected in zip(frames, (0, 2), strict=True)
+        threading.Thread(target=label, args=(colour, expected))
+        for expected, colour in enumerate(colours)
     ]
     for thread in threads:
         thread.start()

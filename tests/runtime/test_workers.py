@@ -34,7 +34,9 @@ def test_error_comes_after_the_items_and_again_on_every_read() -> None:
 def test_closing_frees_a_waiting_producer() -> None:
     handover: Handover[int] = Handover(1, when_full="wait")
     kept: list[bool] = []
-    producer = threading.Thread(target=lambda: kept.extend(handover.put(n) for n in range(2)))
+    producer = threading.Thread(
+        target=lambda: kept.extend(handover.put(n) for n in range(2)), daemon=True
+    )
     producer.start()
     time.sleep(0.05)
     handover.close()

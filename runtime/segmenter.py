@@ -218,21 +218,21 @@ class Segmenter:
     def _next_table(self, classes: Classes, previous: SlotTable | None) -> SlotTable:
         vocabulary = _vocabulary(classes)
         check_slots(len(vocabulary.words), self._engine.max_slots)
+        rows = self._encode(vocabulary.words)
         return build_table(
             vocabulary,
             previous,
-            encode=self._encode,
+            rows=rows,
             thresholds=self._thresholds,
-            negatives=self._negatives_for(vocabulary),
+            negatives=self._negatives_for(vocabulary.words, rows),
         )
 
-    def _negatives_for(self, vocabulary: Vocabulary) -> BaseVocabulary:
+    def _negatives_for(self, user_words: Sequence[str], user: Rows) -> BaseVocabulary:
         if self._base is None:
             return (), np.empty((0, self._engine.spec.text_width), dtype=np.float32)
         words, rows = self._base
-        user_words = vocabulary.words
         chosen = negatives(
-            self._encode(user_words),
+            user,
             words,
             rows,
             limit=spare_slots(len(user_words), len(words), self._engine.max_slots),

@@ -98,13 +98,13 @@ def build_table(
     vocabulary: Vocabulary,
     previous: SlotTable | None,
     *,
-    encode: Encode,
+    rows: Rows,
     thresholds: Thresholds,
     negatives: tuple[Sequence[str], Rows],
 ) -> SlotTable:
     """Return the slot table of `vocabulary` that follows `previous` in a session.
 
-    encode: words to unit rows float32 [N, D]; negatives: words and their rows, [M, D].
+    rows: unit rows of its words, float32 [N, D]; negatives: words and their rows, [M, D].
     """
     known = previous.names if previous else ()
     names, class_ids = session_ids(known, vocabulary)
@@ -119,7 +119,7 @@ def build_table(
         version=previous.version + 1 if previous else 1,
         names=names,
         class_ids=class_ids,
-        text=np.ascontiguousarray(np.concatenate([encode(vocabulary.words), negative_rows])),
+        text=np.ascontiguousarray(np.concatenate([rows, negative_rows])),
         valid=np.ones(len(ids) + len(words), dtype=np.float32),
         thresholds=np.array(floors + [NO_THRESHOLD] * len(words), dtype=np.float32),
         slot_ids=np.array(ids + [NONE_UINT16] * len(words), dtype=np.uint16),

@@ -103,7 +103,7 @@ def export_bundle(
     """
     options, progress = options or ExportOptions(), progress or Quiet()
     if options.target == "rtx":
-        require_rtx()
+        require_rtx(options.compute_capabilities)
     with BundleWriter(dest, overwrite=options.overwrite) as writer:
         try:
             # Beside the bundle: a small /tmp would not hold the graph of a large model.
@@ -127,7 +127,7 @@ class _Export:
         self, writer: BundleWriter, folder: Path, options: ExportOptions, progress: Progress
     ) -> None:
         self.writer, self.folder, self.options = writer, folder, options
-        self.stages = Stages(progress, total=7 if options.target == "rtx" else 6)
+        self.stages = Stages(progress, total=6 if options.target == "rtx" else 5)
         self.warnings: list[str] = []
 
     def run(self, weights: WeightsSource | TrainedModel) -> ExportReport:

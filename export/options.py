@@ -18,7 +18,8 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 TARGETS: tuple[Target, ...] = get_args(Target)
 STORAGES: tuple[Storage, ...] = get_args(Storage)
 RTX_CAPABILITIES = ("8.6", "8.9", "12.0")
-"""RTX 30, 40 and 50; 7.5 adds Turing at the price of a larger build."""
+"""RTX 30, 40 and 50. Turing, 7.5, is not among them: TensorRT for RTX has no float32 matrix product
+there, which the linear attention and the class logits need."""
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def build_rtx_engine(
     Raises MissingExtraError without tensorrt_rtx, BadInputError for a compute capability it does
     not know, EngineError with TensorRT's own words when the graph cannot be built.
     """
-    trt = require_rtx()
+    trt = require_rtx(compute_capabilities)
     key = EngineKey(
         model_sha256, precision, FLAVOUR, trt.__version__, SLOT_BUCKETS, compute_capabilities
     )
@@ -95,9 +95,15 @@ def build_rtx_engine(
     return EngineFile(key, path, len(engine))
 
 
-def require_rtx() -> ModuleType:
-    """Return the tensorrt_rtx module, or raise MissingExtraError naming the extra `rtx`."""
-    return require("tensorrt_rtx", extra="rtx", purpose="building an engine for --target rtx")
+def require_rtx(compute_capabilities: tuple[str, ...] = RTX_CAPABILITIES) -> ModuleType:
+    """Return the tensorrt_rtx module if it can build for `compute_capabilities`.
+
+    Raises MissingExtraError naming the extra `rtx`, BadInputError for an unknown capability.
+    """
+    trt = require("tensorrt_rtx", extra="rtx", purpose="building an engine for --target rtx")
+    for text in compute_capabilities:
+        _capability(trt, text)
+    return trt
 
 
 def _capability(trt: ModuleType, text: str) -> Any:
@@ -140,7 +146,8 @@ class _Build:
         self._on_progress("reading the graph")
         # From the file, not from bytes: external data is found beside it.
         if not parser.parse_from_file(str(model_path)):
-            reasons = [parser.get_error(index).desc() for index in range(parser.num_errors)]
+            errors = [parser.get_error(index) for index in range(parser.num_errors)]
+            reasons = [f"{e.desc()} (node {e.node_name()!r}, {e.node_operator()})" for e in errors]
             raise EngineError(
                 f"TensorRT for RTX {trt.__version__} cannot read the graph: "
                 f"{'; '.join(reasons) or self._reason()}"

@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--compute-capabilities",
         default=",".join(default.compute_capabilities),
         metavar="LIST",
-        help="GPUs of an rtx engine (default: %(default)s; 7.5 adds Turing)",
+        help="GPUs of an rtx engine (default: %(default)s)",
     )
     words = parser.add_argument_group("words")
     words.add_argument(

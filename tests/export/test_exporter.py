@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from export_micro import CONTEXT, copied
+from onnx import numpy_helper
+
+from dedos_deploy.bundle import Bundle, BundleWriter
+from dedos_deploy.errors import (
+    BadInputError,
+    EngineError,
+    MissingExtraError,
+    ParityError,
+    SinkError,
+)
+from dedos_deploy.export import ExportOptions, TrainedModel, WeightsSource, export_bundle
+from dedos_deploy.export import exporter as exporter_module
+from dedos_deploy.model import Dedos, load_checkpoint, save_checkpoint
+from dedos_deploy.runtime import Segmenter
+from dedos_deploy.vocabulary import parse_vocabulary
+
+QUICK = ExportOptions(frame_count=1)
+
+
+class Recorder:
+    """A Progress that keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.stages: list[str] = []
+        self.notes: list[str] = []
+        self.warnings: list[str] = []
+        self.ends: list[bool] = []
+
+    def begin(self, index: int, total: int, title: str) -> None:
+        self.stages.append(f"{index}/{total} {title}")
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+    def end(self, *, completed: bool) -> None:
+        self.ends.append(completed)
+
+
+@pytest.fixture
+def traced(
+    monkeypatch: pytest.MonkeyPatch, float_graph: onnx.ModelProto, text_file: Path
+) -> onnx.ModelProto:
+    """Let the exporter find the session's graphs instead of tracing them again, for speed.
+
+    Returns the graph it will use, which a test may break.
+    """
+    graph = copied(float_graph)
+    monkeypatch.setattr(exporter_module, "image_graph", lambda module, spec: copied(graph))
+
+    def save(tower: Any, path: Path, *, context_length: int) -> Path:
+        assert context_length == CONTEXT
+        return Path(shutil.copyfile(text_file, path))
+
+    monkeypatch.setattr(exporter_module, "save_text_tower", save)
+    return graph
+
+
+def test_whole_export_from_a_checkpoint(
+    model: Dedos, trained: TrainedModel, float_graph: onnx.ModelProto, tmp_path: Path
+) -> None:
+    checkpoint = tmp_path / "last.safetensors"
+    record = {"sources": ["made by a test"], "words": ["road", "Car", "car", "sky"],
+              "licence": "CC0", "default_threshold": 0.25}  # fmt: skip
+    save_checkpoint(checkpoint, model, extra=record)
+    progress = Recorder()
+    report = export_bundle(
+        WeightsSource(checkpoint), tmp_path / "micro.dedos", options=QUICK, progress=progress
+    )
+    assert report.path == tmp_path / "micro.dedos" and report.size == report.path.stat().st_size
+    assert report.parity.passed and report.parity.frames_from == "embedded scenes"
+    assert [stage.split(" ")[0] for stage in progress.stages] == [f"{i}/5" for i in range(1, 6)]
+    assert progress.ends == [True] * 5 and not progress.warnings
+    with Bundle.open(report.path) as bundle:
+        manifest = bundle.manifest
+        assert (manifest.preset, manifest.target, manifest.licence) == ("nano", "cpu", "CC0")
+        assert manifest.sources == ["made by a test"] and manifest.default_threshold == 0.25
+        assert manifest.precision["image"] == "fp32" and manifest.tools["onnx"] == onnx.__version__
+        assert manifest.checkpoint_sha256 == exporter_module.sha256_of_file(checkpoint)
+        # Words that the text tower cannot tell apart are kept once.
+        assert sorted(word.lower() for word in bundle.base_words) == ["car", "road", "sky"]
+        stored = json.loads(bundle.path("report.json").read_text())
+        assert stored["parity"]["agreement"] == report.parity.agreement
+        assert stored["precision"]["half_weights"] == 0
+        # A second trace of the same weights gives the same bytes.
+        again = onnx.load(bundle.path("model.onnx"))
+        assert again.SerializeToString(deterministic=True) == float_graph.SerializeToString(
+            deterministic=True
+        )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.safetensors", "micro.dedos"]
+    # The bundle is what the runtime takes.
+    with Segmenter.load(report.path, classes="road,car,zebra crossing", threads=1) as segmenter:
+        result = segmenter.segment(np.zeros((50, 70, 3), np.uint8))
+    assert result.label_map.shape == (50, 70)
+    restored, _ = load_checkpoint(checkpoint)
+    assert restored.config == model.config
+
+
+STEPS = (
+    "sample_frames", "freeze", "image_graph", "fuse_attention", "check_ops", "check_precision",
+    "save_graph", "write_tokenizer_json", "save_text_tower", "check_text_tower", "OnnxEngine",
+    "measure_parity", "check_parity", "created_now",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("kind", ["error", "interrupt", "disk"])
+def test_failure_leaves_nothing_and_keeps_the_old_bundle(
+    trained: TrainedModel, traced: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str,
+    kind: str, frames: Any,
+) -> None:  # fmt: skip
+    import cv2
+
+    raised: BaseException = {
+        "error": EngineError("told to fail"),
+        "interrupt": KeyboardInterrupt(),
+        "disk": OSError(errno.ENOSPC, "No space left on device"),
+    }[kind]
+
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        raise raised
+
+    place = tmp_path / "out"
+    place.mkdir()
+    old = place / "street.dedos"
+    old.write_bytes(b"the bundle of yesterday")
+    picture = tmp_path / "frame.png"
+    cv2.imwrite(str(picture), frames[0])
+    monkeypatch.setattr(exporter_module, step, fail)
+    progress = Recorder()
+    expected = {"error": EngineError, "interrupt": KeyboardInterrupt, "disk": SinkError}[kind]
+    message = {"error": "told to fail", "interrupt": "^$", "disk": "street.dedos.*No space left"}
+    with pytest.raises(expected, match=message[kind]):
+        options = replace(QUICK, overwrite=True, frames=picture)
+        export_bundle(trained, old, options=options, progress=progress)
+    assert [path.name for path in place.iterdir()] == ["street.dedos"]
+    assert old.read_bytes() == b"the bundle of yesterday"
+    # The stage that failed says so, and no stage is left open.
+    assert len(progress.ends) == len(progress.stages) and progress.ends[-1] is False
+
+
+def test_failure_while_writing_leaves_nothing(
+    trained: TrainedModel, traced: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: BundleWriter, name: str, content: bytes) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(BundleWriter, "add_bytes", fail)
+    with pytest.raises(KeyboardInterrupt):
+        export_bundle(trained, tmp_path / "bundle", options=QUICK)
+    assert not list(tmp_path.iterdir())
+
+
+def test_drift_is_refused_unless_allowed(
+    trained: TrainedModel, traced: onnx.ModelProto, tmp_path: Path
+) -> None:
+    name = "model.text_aggregation.class_embedding.weight"
+    tensor = next(tensor for tensor in traced.graph.initializer if tensor.name == name)
+    tensor.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(tensor), name))
+    with pytest.raises(ParityError, match="no bundle was written.*--allow-drift"):
+        export_bundle(trained, tmp_path / "bundle", options=QUICK)
+    assert not list(tmp_path.iterdir())
+    progress = Recorder()
+    allowed = replace(QUICK, allow_drift=True)
+    report = export_bundle(trained, tmp_path / "bundle", options=allowed, progress=progress)
+    assert not report.parity.passed and "written with drift" in progress.warnings[0]
+    stored = json.loads((tmp_path / "bundle" / "report.json").read_text())
+    assert stored["parity"]["drift_allowed"] and not stored["parity"]["passed"]
+    assert stored["warnings"] == progress.warnings
+
+
+def test_vocabulary_templates_and_threshold_of_the_user(
+    trained: TrainedModel, traced: Any, tmp_path: Path
+) -> None:
+    vocabulary = parse_vocabulary("car|automobile@0.4,road")
+    options = replace(QUICK, vocabulary=vocabulary, templates="vild14", threshold=0.1)
+    report = export_bundle(trained, tmp_path / "bundle", options=options)
+    with Bundle.open(report.path) as bundle:
+        assert bundle.base_words == ("car", "automobile", "road")
+        assert bundle.manifest.thresholds == {"car": 0.4}
+        assert bundle.manifest.default_threshold == 0.1
+        assert len(bundle.manifest.templates) == 14
+        words, rows = bundle.vocabulary("base")
+    assert words == ("car", "automobile", "road")
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+
+
+def test_random_weights_are_said_aloud(trained: TrainedModel, traced: Any, tmp_path: Path) -> None:
+    progress = Recorder()
+    random = TrainedModel(trained.model, random=True)
+    report = export_bundle(random, tmp_path / "b.dedos", options=QUICK, progress=progress)
+    assert progress.warnings == ["the weights are random: the labels of this bundle mean nothing"]
+    with Bundle.open(report.path) as bundle:
+        assert bundle.manifest.checkpoint_sha256 is None
+        assert "nothing was learned" in bundle.manifest.sources[0]
+        # Without a checkpoint's or a user's words, the built-in base vocabulary.
+        assert "traffic light" in bundle.base_words
+
+
+def test_existing_output_is_refused_before_any_work(trained: TrainedModel, tmp_path: Path) -> None:
+    dest = tmp_path / "street.dedos"
+    dest.write_bytes(b"here")
+    progress = Recorder()
+    with pytest.raises(BadInputError, match="already exists; use --overwrite"):
+        export_bundle(trained, dest, progress=progress)
+    assert not progress.stages and dest.read_bytes() == b"here"
+
+
+def test_missing_tensorrt_is_said_before_any_work(
+    trained: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "tensorrt_rtx", None)
+    with pytest.raises(MissingExtraError, match=r"--target rtx needs .*dedos-deploy\[rtx\]"):
+        export_bundle(trained, tmp_path / "b", options=ExportOptions(target="rtx"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"precision": "fp8"}, "precision 'fp8' is unknown; choose one of fp32, fp16"),
+        ({"target": "tpu"}, "target 'tpu' is unknown; choose one of cpu, rtx, trt, cuda"),
+        ({"templates": "many"}, "templates 'many' is unknown; choose one of single"),
+        ({"batch": 0}, "batch must be at least 1, not 0"),
+        ({"threshold": 1.5}, r"threshold must lie in \[0, 1\], not 1.5"),
+    ],
+)
+def test_bad_options(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadInputError, match=message):
+        ExportOptions(**change)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: WeightsSource(), "no weights were named"),
+        (lambda: WeightsSource(preset="edge-b"), "no embedded weights.*--random-weights"),
+        (lambda: WeightsSource(preset="edge-c"), "unknown preset 'edge-c', did you mean"),
+        (lambda: WeightsSource(random=True), "random weights need a preset"),
+        (lambda: WeightsSource("c", "nano", random=True), "random weights need a preset"),
+    ],
+)
+def test_weights_must_be_named(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(BadInputError, match=message):
+        make()
+
+
+def test_record_of_the_wrong_kind_is_named(trained: TrainedModel) -> None:
+    with pytest.raises(BadInputError, match="sources 'COCO', a list of texts is needed"):
+        _ = TrainedModel(trained.model, {"sources": "COCO"}).sources
+    with pytest.raises(BadInputError, match="default_threshold True, a number is needed"):
+        TrainedModel(trained.model, {"default_threshold": True}).number("default_threshold", 0.5)

@@ -4,7 +4,8 @@ Bare: one session with the same options, run over frames that are already resize
 Ours: the whole way, from frames of the camera's size through source thread, resize, engine and
 label map at frame size into a null sink. First both must give the same labels. Then rounds of
 both alternate, their order swapped each time, and the median over the rounds of the ratio is
-reported, so that other programs on the machine disturb it little. Memory is the difference of the
+reported, so that other programs on the machine disturb it little; `throughput_ratio_best` compares
+the fastest round of each, which a busy machine disturbs least. Memory is the difference of the
 peak resident sets of two processes that each do only one of the two.
 
     python benchmarks/overhead.py --preset edge-b --json
@@ -162,6 +163,8 @@ def compare(
     return {
         "throughput_ratio": statistics.median(wall_ratios),
         "throughput_ratio_rounds": [round(ratio, 4) for ratio in wall_ratios],
+        "throughput_ratio_best": min(run[0] for run in times["bare"])
+        / min(run[0] for run in times["ours"]),
         "cpu_ratio": statistics.median(bare_s[1] / ours_s[1] for bare_s, ours_s in pairs),
         **{
             f"{name}_ms": 1e3 * statistics.median(wall_s for wall_s, _ in runs) / frames
@@ -283,8 +286,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{report['preset']} at {report['network_hw']}, frames of {report['frame_hw']}, "
         f"{report['slots']} slots; labels {'identical' if report['identical'] else 'DIFFER'}\n"
         f"bare {report['bare_ms']:.1f} ms a frame, ours {report['ours_ms']:.1f} ms: "
-        f"{report['throughput_ratio']:.1%} of the throughput (goal {RATIO_GOAL:.0%}; of CPU time "
-        f"{report['cpu_ratio']:.1%})\n"
+        f"{report['throughput_ratio']:.1%} of the throughput (goal {RATIO_GOAL:.0%}; best "
+        f"rounds {report['throughput_ratio_best']:.1%}, CPU time {report['cpu_ratio']:.1%})\n"
         f"peak memory {report['bare_peak_mb']:.0f} MB and {report['ours_peak_mb']:.0f} MB: "
         f"{report['extra_mb']:.1f} MB extra (goal at most {EXTRA_MB_GOAL:g})"
     )

@@ -36,7 +36,7 @@ _QUIET_SECONDS = 10.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run dedos-eval and return its exit code."""
-    return run_command(_build_parser, run, argv)
+    return run_command(build_parser, run, argv)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -133,7 +133,7 @@ def _table(result: EvaluationResult) -> str:
     return "\n".join(lines)
 
 
-def _build_parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dedos-eval",
         description=_DESCRIPTION,

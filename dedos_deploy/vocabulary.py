@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.spec import MAX_CLASSES
+
+# Unicode's categories Cc (controls) and Cs (lone surrogates), as ranges: a category look-up per
+# letter would be most of the time of a class change.
+_NOT_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 _COMMENT = re.compile(r"(^|\s)#.*$")
 
@@ -163,7 +166,7 @@ def _parse_entry(text: str, place: str) -> Entry:
             f"{place} is {text.strip()!r}, which has an empty word; remove it or give it a name"
         )
     for word in words:
-        if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in word):
+        if _NOT_TEXT.search(word):
             raise BadInputError(f"{place} is {word!r}, which has characters that are not text")
     return Entry(words[0], tuple(words[1:]), _parse_threshold(suffix, place) if at else None)
 

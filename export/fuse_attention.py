@@ -1,8 +1,9 @@
 """Attention as one ONNX Runtime kernel, for the cpu target only.
 
-Split, per-head transposes, MatMul, Softmax, MatMul become com.microsoft.MultiHeadAttention, which
-works in tiles and never stores the [heads, N, N] matrix: 1.2 to 1.6 times faster on the attention
-part of a ViT-B/16 at 448 and 640, without 31 to 123 MB of intermediate. The parity gate covers it.
+Per-head transposes, MatMul, Softmax, MatMul become com.microsoft.MultiHeadAttention, which works in
+tiles and never stores the [heads, N, N] matrix. Measured on a busy 2-core machine, ONNX Runtime
+1.32: the attention of a ViT-B/16 is 1.04 to 1.27 times as fast, the whole graph 1.03 times, and its
+peak memory at 640x640 is 50 MB lower. The parity gate covers it.
 """
 
 from __future__ import annotations

@@ -46,7 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"one of {', '.join(PRESETS)}; alone, only nano has embedded weights",
     )
     weights.add_argument(
-        "--random-weights", action="store_true", help="random weights of --preset, for sizing"
+        "--random-weights",
+        action="store_true",
+        help="random weights of --preset, for sizing; their fp16 labels hang on tiny margins, so add "
+        "--allow-drift",
     )
     graph = parser.add_argument_group("graph")
     graph.add_argument(

@@ -121,14 +121,14 @@ def test_padding_that_leaks_is_seen(
 def test_thresholds_follow_precision(
     model: Dedos, spec: GraphSpec, frames: Frames, base_text: Any, precision: str, passes: bool
 ) -> None:
-    """One row in 200 pixels differs: too much for fp32, fine for the others."""
+    """One cell of the score map has its two slots swapped: too much for fp32 only."""
     case = ParityCase("one", base_text[:2])
 
     def infer(inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         tensors = (torch.from_numpy(np.ascontiguousarray(inputs[n])) for n in inputs)
         with torch.no_grad():
             scores = model(*tensors).numpy()
-        scores[0, :, 0, 0] = scores[0, ::-1, 0, 0] + np.array([1e-3, 0]) * 0
+        scores[0, :, 0, 0] = scores[0, ::-1, 0, 0].copy()
         return {"scores": scores}
 
     frame = frames[0][:32, :48]

@@ -9,8 +9,8 @@ RUN_TESTS ?=
 
 demo: $(VENV)/.base
 	mkdir -p demo
-	$(BIN)/dedos-run --source "scene:street?frames=60&size=480x640&seed=3" --bundle demo \
-		--classes "road,sidewalk,car,bus,person,tree,building,sky" --background none \
+	$(BIN)/dedos-run --source "scene:street?frames=60&size=480x640&seed=5" --bundle demo \
+		--classes "road,sidewalk,car,tree,building,sky,grass" --background none \
 		--output demo/street.mp4 --output demo/street.png --overwrite
 	@echo "look at demo/street.mp4 and demo/street.png"
 

@@ -18,7 +18,7 @@ from dedos_deploy.text.vocabulary_file import write_atomically
 
 FORMAT = "dedos-checkpoint-1"
 TOKEN_TABLE = "text_tower.token_embedding.weight"
-TABLE_STEPS = 20
+TABLE_STEPS = 19
 """Steps on each side of zero in a compact token table: cosine above 0.998 to the original, and
 entropy low enough that zip takes a third off the int8 table."""
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 
 from dedos_deploy.errors import DedosError
 
@@ -25,13 +29,15 @@ def run_command(
     build_parser: returns the parser, importing nothing heavy, so that --help is quick;
     run: does the work and returns its own exit code; argv: arguments, sys.argv[1:] if None.
 
-    A DedosError becomes one line on stderr and 2, as argparse's own errors do; Ctrl-C becomes 130;
+    A DedosError becomes one line on stderr and 2, as argparse's own errors do; Ctrl-C becomes 130,
+    and so does SIGTERM, so that what is half written is removed as well when a container stops;
     a closed stdout (`| head`) becomes 141. Anything else is a bug and keeps its traceback.
     """
     parser = build_parser()
     args = parser.parse_args(argv)
     try:
-        code = run(args)
+        with _terminated_as_interrupted():
+            code = run(args)
         sys.stdout.flush()
     except DedosError as error:
         print(f"{parser.prog}: error: {one_line(str(error))}", file=sys.stderr)
@@ -44,6 +50,22 @@ def run_command(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
     return code
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def one_line(message: str) -> str:

@@ -1,0 +1,50 @@
+"""What every command line shares: exit codes, and nothing left behind when it is stopped."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+
+import pytest
+
+from dedos_deploy.cli._main import run_command
+from dedos_deploy.errors import BadInputError
+
+
+def command(run: object) -> int:
+    return run_command(lambda: argparse.ArgumentParser(prog="dedos-x"), run, [])  # type: ignore[arg-type]
+
+
+def test_a_user_error_is_one_line_and_2(capsys: pytest.CaptureFixture[str]) -> None:
+    def run(args: argparse.Namespace) -> int:
+        raise BadInputError("first\n  second")
+
+    assert command(run) == 2
+    assert capsys.readouterr().err == "dedos-x: error: first second\n"
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    def run(args: argparse.Namespace) -> int:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        command(run)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopping_unwinds_and_gives_130(number: signal.Signals) -> None:
+    cleaned = []
+
+    def run(args: argparse.Namespace) -> int:
+        try:
+            os.kill(os.getpid(), number)
+            signal.pause()
+        finally:
+            cleaned.append(True)
+        return 0
+
+    before = signal.getsignal(number)
+    assert command(run) == 130
+    assert cleaned == [True]
+    assert signal.getsignal(number) is before

@@ -11,6 +11,9 @@ from pathlib import Path
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.spec import MAX_CLASSES
 
+BACKGROUND_WORDS = ("background", "void", "ignore", "unknown", "unlabelled", "unlabeled", "other")
+"""Class names of data sets that say what a pixel is not; no text embedding could mean them."""
+
 # Unicode's categories Cc (controls) and Cs (lone surrogates), as ranges: a category look-up per
 # letter would be most of the time of a class change.
 _NOT_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")

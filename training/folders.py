@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.training.targets import IGNORE, OTHER
+from dedos_deploy.vocabulary import BACKGROUND_WORDS
 
 FILE_IGNORE = 255
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-BACKGROUND_WORDS = ("background", "void", "ignore", "unknown", "unlabelled", "unlabeled", "other")
-"""Class names that say what a pixel is not; no text embedding could mean them."""
 
 DATA_ENVIRONMENT = "DEDOS_DATA"
 

@@ -12,11 +12,9 @@ from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError, nearest
 from dedos_deploy.evaluation.confusion import IGNORE
-from dedos_deploy.vocabulary import Entry, Vocabulary
+from dedos_deploy.vocabulary import BACKGROUND_WORDS, Entry, Vocabulary
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-BACKGROUND_WORDS = ("background", "void", "ignore", "unknown", "unlabelled", "unlabeled", "other")
-"""Names that say what a pixel is not: such a class has no text embedding and is not counted."""
 
 
 @dataclass(frozen=True, eq=False)

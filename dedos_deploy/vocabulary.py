@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from dedos_deploy.errors import BadInputError
@@ -21,6 +22,8 @@ _NOT_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _COMMENT = re.compile(r"(^|\s)#.*$")
 
 
+# Every class change asks three times for every word: to find repeats twice, and for its embedding.
+@lru_cache(maxsize=1 << 14)
 def canonical_word(word: str) -> str:
     """Return `word` as the text tower sees it: one space between parts, lower case.
 

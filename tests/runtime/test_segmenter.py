@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Mapping
@@ -159,23 +160,27 @@ def test_class_change_from_another_thread_falls_between_frames(segmenter: Segmen
     """Every result is wholly of one vocabulary: the one its version was set with."""
     lists = ("red,green", "blue,red", "green,blue,red", "red")
     versions: dict[int, str] = {segmenter.set_classes(lists[0]): lists[0]}
-    done = threading.Event()
+    enough = threading.Event()
 
     def change() -> None:
-        for turn in range(300):
+        for turn in itertools.count():
+            if enough.is_set():
+                return
             classes = lists[turn % len(lists)]
             versions[segmenter.set_classes(classes)] = classes
-        done.set()
 
     frame = stripes()
     results = []
     thread = threading.Thread(target=change)
     thread.start()
-    while not done.is_set():
-        results.append(segmenter.segment(frame))
-    thread.join()
-    results.append(segmenter.segment(frame))
-    assert len({result.vocabulary_version for result in results}) > 1
+    deadline = time.monotonic() + 30
+    try:
+        while len({result.vocabulary_version for result in results}) < 20:
+            assert time.monotonic() < deadline, "frames and class changes never alternated"
+            results.append(segmenter.segment(frame))
+    finally:
+        enough.set()
+        thread.join()
     for result in results:
         asked = versions[result.vocabulary_version].split(",")
         assert [result.classes[class_id] for class_id in result.class_ids] == asked

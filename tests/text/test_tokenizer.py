@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import html
 import json
 import random
 import unicodedata
 from pathlib import Path
 from typing import Any
 
+import ftfy
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from dedos_deploy.errors import BadBundleError, BadInputError
@@ -80,7 +82,11 @@ def test_parity_with_open_clip_on_hard_strings(tokenizer: Tokenizer, reference: 
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(st.characters(exclude_categories=("Cs",)).filter(is_old), max_size=40))
+@example(text=":\xf0\x98\xb6\x80")
 def test_parity_with_open_clip_on_any_text(tokenizer: Tokenizer, reference: Any, text: str) -> None:
+    # Cleaning undoes mojibake, and can so bring up a letter of a newer Unicode.
+    cleaned = ftfy.fix_text(html.unescape(html.unescape(text)))
+    assume(all(map(is_old, cleaned)))
     assert (tokenizer.encode([text], truncate=True) == reference([text]).numpy()).all()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -125,13 +124,3 @@ class MaskFeatures(nn.Module):
         if detail:
             x = x + resize_map(self.detail4(detail[0]), size_hw)
         return map_from_tokens(self.out(tokens_from_map(self.unit(x))), size_hw)
-
-
-def level_positions(levels: Levels) -> list[tuple[int, int]]:
-    """Return (h, w) of every level."""
-    return [(level.shape[2], level.shape[3]) for level in levels]
-
-
-def flatten_levels(levels: Levels) -> Tensor:
-    """Return all levels as one token sequence [B, Σ h w, c], coarse first."""
-    return torch.cat([tokens_from_map(level) for level in levels], dim=1)

@@ -158,6 +158,19 @@ class ClipTrunk(nn.Module):
                 tapped[index] = x[:, 1:]
         return [tapped[index] for index in taps]
 
+    def plain_features(self, image: Tensor, layers: tuple[int, ...]) -> list[Tensor]:
+        """Return CLIP's own patch tokens [B, N, C] after each block in `layers`, in that order.
+
+        image: uint8 [B, H, W, 3]. Without refinement, which is what Eq. 9 reads.
+        """
+        x = self.embed(image)
+        tapped: dict[int, Tensor] = {}
+        for index, block in enumerate(self.blocks[: max(layers) + 1]):
+            x = block(x)
+            if index in layers:
+                tapped[index] = x[:, 1:]
+        return [tapped[index] for index in layers]
+
     def image_embedding(self, image: Tensor) -> Tensor:
         """Return plain CLIP's image embedding [B, D], not normalised and without refinement."""
         x = self.embed(image)

@@ -42,6 +42,12 @@ class ProxyQueries(nn.Module):
         parts = [stages.amax(-3), stages.mean(-3), *stages.unbind(-3)]
         return self.aggregate(torch.cat(parts, dim=-1))  # type: ignore[no-any-return]
 
+    @torch.no_grad()
+    def fill_bank(self, stages: Tensor, fill: BankFill) -> None:
+        """Make Q of the denoised queries `stages` [N, n, c] the constant Q of inference."""
+        self.bank.copy_(self.global_queries(stages.to(self.bank)))
+        self.fill = fill
+
     def forward(self) -> Tensor:
         """Return the inference-time Q, [n, c]."""
         if self.fill == "static":

@@ -1,0 +1,245 @@
+"""Denoising learning: what training adds to the model, and nothing that is ever exported."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dedos_deploy.errors import BadInputError
+from dedos_deploy.model import Dedos
+from dedos_deploy.model.dedos import decoder_taps
+from dedos_deploy.presets import ModelConfig, config_from_dict
+from dedos_deploy.text.vocabulary_file import write_atomically
+from dedos_deploy.training.proxy_reader import MaskMap, ProxyReader
+from dedos_deploy.training.texture import TextureSeparation
+
+FORMAT = "dedos-learning-1"
+
+LiveFill = Literal["static", "ema"]
+"""The fillings of the bank that exist while training."""
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What one batch gives the trainer.
+
+    stages: q_{L,t}, float32 [B, N, n, c], highest t first; queries: Q of Eq. 7-8, [B, n, c];
+    consistency: L_consist of every image, float32 [B], None without separation.
+    """
+
+    stages: Tensor
+    queries: Tensor
+    consistency: Tensor | None
+
+
+class DenoisingLearning(nn.Module):
+    """The reader of Eq. 3-5, the separation of Eq. 9-12 and the running mean of q_{L,t}.
+
+    config: of the model that it teaches; channels: of the tapped diffusion layers; steps: N;
+    separation: whether L_consist is computed; ema: decay of the running mean.
+
+    Raises BadInputError when `steps` is not the number of the model's diffusion kernels.
+    """
+
+    stage_mean: Tensor
+    count: Tensor
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        channels: Sequence[int],
+        *,
+        steps: int,
+        mask_map: MaskMap = "gate",
+        separation: bool = True,
+        ema: float = 0.999,
+    ) -> None:
+        super().__init__()
+        if steps != config.steps:
+            raise BadInputError(
+                f"{steps} timesteps were given, but {config.preset} has {config.steps} diffusion "
+                f"kernels; give {config.steps} timesteps"
+            )
+        self.config, self.ema = config, ema
+        self.reader = ProxyReader(channels, config.query_width, mask_map=mask_map)
+        self.texture = (
+            TextureSeparation(
+                config.clip.width, config.query_width, decoder_taps(config.clip.layers)
+            )
+            if separation
+            else None
+        )
+        shape = (steps, config.queries, config.query_width)
+        self.register_buffer("stage_mean", torch.zeros(shape))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    def forward(
+        self,
+        model: Dedos,
+        features: Sequence[Sequence[Tensor]],
+        x_b: Tensor | None = None,
+        x_a: Tensor | None = None,
+    ) -> Learned:
+        """Return the denoised queries of a batch and how well they ignore texture.
+
+        features: [N][L], each [B, C_i, h_i, w_i]; x_b, x_a: the images before and after denoising,
+        uint8 BGR [B, H, W, 3] of any size, both or neither.
+        """
+        stages = self.reader(model.proxy_queries.stage_queries(), features)
+        queries = model.proxy_queries.global_queries(stages)
+        if self.texture is None or x_b is None or x_a is None:
+            return Learned(stages, queries, None)
+        before, after, grid_hw = clip_pair(model, x_b, x_a, self.texture.layers)
+        return Learned(stages, queries, self.texture(queries, before, after, grid_hw))
+
+    @torch.no_grad()
+    def update_mean(self, stages: Tensor) -> None:
+        """Take the mean over images of q_{L,t}, [..., N, n, c], into the running mean.
+
+        Several processes must hand in one and the same mean. Early means are forgotten faster than
+        `ema` says: update number u keeps at most u / (u + 9), since kernels move most at first.
+        """
+        batch_mean = stages.float().flatten(0, -4).mean(0) if stages.ndim > 3 else stages.float()
+        updates = int(self.count)
+        self.stage_mean.lerp_(batch_mean, 1 - min(self.ema, updates / (updates + 9)))
+        self.count += 1
+
+    def bank_queries(self, model: Dedos, fill: LiveFill) -> Tensor:
+        """Return the bank's Q [n, c] with gradient: what inference would use if training ended now.
+
+        static: Eq. 6-8 on the kernels, which get gradient; ema: Eq. 7-8 on the running mean, where
+        only W_Q and b_Q do. Before its first update the mean is that of no denoising: the kernels.
+        """
+        proxy = model.proxy_queries
+        if fill == "static" or int(self.count) == 0:
+            return proxy.global_queries(proxy.stage_queries())
+        return proxy.global_queries(self.stage_mean)
+
+
+@torch.no_grad()
+def clip_pair(
+    model: Dedos, x_b: Tensor, x_a: Tensor, layers: tuple[int, ...]
+) -> tuple[list[Tensor], list[Tensor], tuple[int, int]]:
+    """Return f^{clip,b} and f^{clip,a} of Eq. 9, each [B, P, C] per layer, and the grid (gh, gw).
+
+    x_b, x_a: uint8 BGR [B, H, W, 3]; resized to the multiple of CLIP's patch nearest to x_b.
+    """
+    patch = model.config.clip.patch
+    grid_hw = (max(1, round(x_b.shape[1] / patch)), max(1, round(x_b.shape[2] / patch)))
+    size_hw = (grid_hw[0] * patch, grid_hw[1] * patch)
+    both = torch.cat([_resized(x_b, size_hw), _resized(x_a, size_hw)])
+    pairs = [tokens.chunk(2) for tokens in model.trunk.plain_features(both, layers)]
+    return [before for before, _ in pairs], [after for _, after in pairs], grid_hw
+
+
+def _resized(images: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    if tuple(images.shape[1:3]) == size_hw:
+        return images
+    maps = images.permute(0, 3, 1, 2).float()
+    maps = F.interpolate(maps, size=size_hw, mode="bilinear", align_corners=False, antialias=True)
+    return maps.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+@dataclass(frozen=True)
+class LearningSource:
+    """The diffusion that a learning belongs to.
+
+    diffusion: its settings as plain JSON values, `asdict(DiffusionSettings)`; fingerprint: its
+    `LatentDiffusion.fingerprint`, since other weights give features the reader never saw.
+    """
+
+    diffusion: dict[str, Any]
+    fingerprint: str
+
+
+def save_learning(path: Path | str, learning: DenoisingLearning, source: LearningSource) -> None:
+    """Write `learning` and what it takes to use it again to `path`, atomically.
+
+    Raises BadInputError when the file cannot be written.
+    """
+    path = Path(path)
+    record = {
+        "config": learning.config.to_dict(),
+        "channels": list(learning.reader.channels),
+        "mask_map": learning.reader.mask_map,
+        "separation": learning.texture is not None,
+        "ema": learning.ema,
+        "source": asdict(source),
+    }
+    tensors = {n: v.detach().cpu().contiguous() for n, v in learning.state_dict().items()}
+    metadata = {"format": FORMAT, "learning": json.dumps(record)}
+    try:
+        write_atomically(path, save(tensors, metadata=metadata))
+    except OSError as error:
+        raise BadInputError(
+            f"cannot write {path} ({error.strerror or error}); make room or choose another folder"
+        ) from error
+
+
+def load_learning(path: Path | str) -> tuple[DenoisingLearning, LearningSource]:
+    """Return what `save_learning` wrote, in eval mode.
+
+    Raises BadInputError when the file is missing, damaged, or of another format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise BadInputError(
+            f"{path} does not exist; a run with --diffusion writes it beside its checkpoint"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise BadInputError(
+            f"{path} is not a readable safetensors file ({error}); resume its run to write it again"
+        ) from error
+    if metadata.get("format") != FORMAT:
+        raise BadInputError(
+            f"{path} has format {metadata.get('format')!r}, expected {FORMAT!r}; give the "
+            "learning.safetensors of a run by dedos-train --diffusion"
+        )
+    learning, source = _from_record(path, metadata.get("learning", ""))
+    try:
+        learning.load_state_dict(tensors)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise BadInputError(
+            f"{path} does not fit its own header ({first}); resume its run to write it again"
+        ) from error
+    return learning.eval(), source
+
+
+_KEYS = {"config", "channels", "mask_map", "separation", "ema", "source"}
+
+
+def _from_record(path: Path, text: str) -> tuple[DenoisingLearning, LearningSource]:
+    try:
+        record = json.loads(text)
+        if set(record) != _KEYS:
+            raise ValueError(f"keys {sorted(record)}, expected {sorted(_KEYS)}")
+        if record["mask_map"] not in get_args(MaskMap):
+            raise ValueError(f"mask_map {record['mask_map']!r}")
+        config = config_from_dict(record["config"])
+        learning = DenoisingLearning(
+            config,
+            record["channels"],
+            steps=config.steps,
+            mask_map=record["mask_map"],
+            separation=record["separation"],
+            ema=record["ema"],
+        )
+        return learning, LearningSource(**record["source"])
+    except (ValueError, TypeError) as error:
+        raise BadInputError(
+            f"{path} has a damaged header ({error}); resume its run to write it again"
+        ) from error

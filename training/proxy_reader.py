@@ -1,0 +1,120 @@
+"""Proxy queries read the diffusion model's features, layer after layer (Eq. 3-5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dedos_deploy.model.blocks import MASKED
+
+MaskMap = Literal["gate", "random", "none"]
+
+GATE_START = 0.95
+"""Value of the mask map M at the start: nearly open, with slope left in the sigmoid."""
+
+RANDOM_KEPT = 0.75
+"""Part of the positions that the `random` mask map leaves visible."""
+
+QUERY_START = 4.0
+"""Kronecker kernels start with entries of rms 1/4, so this gain gives attention logits near 1."""
+
+VALUE_START = 0.02
+"""rms of what one layer adds to queries of rms 1/4 at the start: the residual dominates."""
+
+
+class ProxyReader(nn.Module):
+    """Eq. 3-5 over the L tapped layers of the noise predictor, for all N steps at once.
+
+    channels: C_i of every tapped layer, in the order of the forward pass; query_width: c.
+    Parameters belong to a layer and are shared by the steps t, as the indices of Eq. 3 have it.
+    mask_map: `gate` learns M_i, `random` hides a quarter of the positions while training (and none
+    in eval mode), `none` is plain attention.
+    """
+
+    def __init__(
+        self, channels: Sequence[int], query_width: int, *, mask_map: MaskMap = "gate"
+    ) -> None:
+        super().__init__()
+        self.channels = tuple(channels)
+        self.mask_map: MaskMap = mask_map
+        self.layers = nn.ModuleList(
+            LayerReader(width, query_width, mask_map) for width in self.channels
+        )
+
+    def forward(self, queries: Tensor, features: Sequence[Sequence[Tensor]]) -> Tensor:
+        """Return q_{L,t}, float32 [B, N, n, c].
+
+        queries: q_t of Eq. 6, [N, n, c]; features: [N][L], each [B, C_i, h_i, w_i], of any
+        floating dtype; a layer has one size in all steps.
+        """
+        assert len(features) == len(queries), (len(features), len(queries))
+        batch = features[0][0].shape[0]
+        q = queries.float().expand(batch, *queries.shape)
+        for index, layer in enumerate(self.layers):
+            maps = torch.stack([step[index] for step in features], dim=1)
+            q = layer(q, normalized_tokens(maps))
+        return q
+
+
+class LayerReader(nn.Module):
+    """One layer i of Eq. 3-5, from q_{i-1,t} to q_{i,t}.
+
+    M enters as softmax(QKᵀ/√c + log M) V M: a position with M = 0 has no weight and no value. The
+    map of Eq. 5 is W_i = I + D_i with D_i = 0 at the start, so that weight decay pulls a layer
+    towards handing its queries on, not towards zero.
+    """
+
+    def __init__(self, channels: int, query_width: int, mask_map: MaskMap) -> None:
+        super().__init__()
+        self.mask_map = mask_map
+        self.query = nn.Linear(query_width, query_width, bias=False)
+        self.key = nn.Linear(channels, query_width, bias=False)
+        self.value = nn.Linear(channels, query_width, bias=False)
+        self.gate = nn.Linear(channels, 1) if mask_map == "gate" else None
+        self.move = nn.Linear(query_width, query_width)
+        nn.init.normal_(self.query.weight, std=QUERY_START * query_width**-0.5)
+        nn.init.normal_(self.key.weight, std=channels**-0.5)
+        nn.init.normal_(self.value.weight, std=VALUE_START * channels**-0.5)
+        nn.init.zeros_(self.move.weight)
+        nn.init.zeros_(self.move.bias)
+        if self.gate is not None:
+            nn.init.zeros_(self.gate.weight)
+            nn.init.constant_(self.gate.bias, torch.logit(torch.tensor(GATE_START)).item())
+
+    def forward(self, queries: Tensor, tokens: Tensor) -> Tensor:
+        """queries: float32 [B, N, n, c]; tokens: [B, N, P, C], normalised; returns as queries."""
+        mask, log_mask = self.mask(tokens)
+        # (Q W_Kᵀ) fᵀ and (A f) W_V instead of Q (f W_K)ᵀ and A (f W_V): there are fewer queries
+        # than positions, so the keys and values of every position are never formed.
+        asked = (self.query(queries) * queries.shape[-1] ** -0.5) @ self.key.weight
+        logits = asked @ tokens.transpose(-1, -2)
+        weights = (logits.float() + log_mask).softmax(-1) * mask
+        change: Tensor = self.value(weights @ tokens)
+        mixed = queries + change.float()
+        moved: Tensor = self.move(mixed)
+        return mixed + moved.float()
+
+    def mask(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Return M_i and log M_i, float32 [B, N, 1, P], one map for all queries."""
+        if self.gate is not None:
+            logit: Tensor = self.gate(tokens).float().transpose(-1, -2)
+            return logit.sigmoid(), F.logsigmoid(logit)
+        shape = (*tokens.shape[:2], 1, tokens.shape[2])
+        if self.mask_map == "random" and self.training:
+            seen = torch.rand(shape, device=tokens.device) < RANDOM_KEPT
+            return seen.float(), torch.where(seen, 0.0, MASKED)
+        return torch.ones(shape, device=tokens.device), torch.zeros(shape, device=tokens.device)
+
+
+def normalized_tokens(maps: Tensor) -> Tensor:
+    """Return f^sd [..., P, C], float32, of maps [..., C, h, w]: LayerNorm over channels, no weights.
+
+    The layers of a noise predictor differ in scale by orders of magnitude. One scale for all of
+    them gives all projections one initialisation and one learning rate, and bfloat16 its range.
+    """
+    tokens = maps.flatten(-2).transpose(-1, -2).float()
+    return F.layer_norm(tokens, tokens.shape[-1:])

@@ -55,8 +55,8 @@ class ProxyReader(nn.Module):
         batch = features[0][0].shape[0]
         q = queries.float().expand(batch, *queries.shape)
         for index, layer in enumerate(self.layers):
-            maps = torch.stack([step[index] for step in features], dim=1)
-            q = layer(q, normalized_tokens(maps))
+            tokens = [normalized_tokens(step[index]) for step in features]
+            q = layer(q, torch.stack(tokens, dim=1))
         return q
 
 

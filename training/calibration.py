@@ -115,9 +115,10 @@ def run_diffusion(run: Run, model: str | None = None) -> LatentDiffusion:
 
     Raises BadInputError when it cannot be loaded; `calibrate_run` sees whether it is the same.
     """
+    _, source = run.require_learning()
     from dedos_deploy.training.diffusion import load_diffusion
 
-    settings = diffusion_settings(run.require_learning()[1])
+    settings = diffusion_settings(source)
     return load_diffusion(
         settings if model is None else replace(settings, model=model), device=str(run.device)
     )

@@ -144,3 +144,12 @@ def test_phase_is_the_remainder_of_a_division() -> None:
     assert ((wrapped >= 0) & (wrapped <= 0.6)).all()
     turns = (values - wrapped) / 0.6
     assert np.abs(turns - np.round(turns)).max() < 1e-4
+
+
+def test_a_line_that_leaves_the_picture_on_both_sides_crosses_it() -> None:
+    """Cut ends used to be counted twice: some halls with a railing could not be rendered."""
+    canvas = Canvas(_camera(), _LIGHT)
+    canvas.line((-60.0, 1.5, 8.0), (90.0, 1.5, 8.0), 0.5, (10.0, 20.0, 200.0), 7)
+    rows, columns = np.nonzero(canvas.labels == 7)
+    assert (columns.min(), columns.max()) == (0, 95)
+    assert set(rows.tolist()) <= set(range(29, 36))  # eye height: the horizon, row 32

@@ -172,7 +172,8 @@ class Canvas:
         depth = (a[2] + b[2]) / 2
         thickness = max(1, round(width * self.camera.focal_px / depth))
         ink = self.colour_at(colour, depth, 1.0)
-        first, last = pixels.tolist()
+        # cutting walks the line there and back, so an end may be met twice
+        first, last = min(ends := pixels.tolist()), max(ends)
         cv2.line(self.image, first, last, ink, thickness, cv2.LINE_AA, _SHIFT)
         cv2.line(self.labels, first, last, label, thickness, cv2.LINE_8, _SHIFT)
 

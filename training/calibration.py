@@ -131,7 +131,10 @@ def diffusion_settings(source: LearningSource) -> DiffusionSettings:
     """
     from dedos_deploy.training.diffusion import DiffusionSettings
 
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in source.diffusion.items()}
+    values: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in source.diffusion.items()
+    }
     try:
         return DiffusionSettings(**values)
     except TypeError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import cv2
@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import Write, micro_config
 from denoiser import CHANNELS, TinyDenoiser
+from tiny_diffusion import write_tiny_diffusion
 from torch import Tensor
 
 from dedos_deploy.cli.train_bank import main
@@ -25,6 +26,7 @@ from dedos_deploy.training.calibration import (
     open_run,
 )
 from dedos_deploy.training.denoising import DenoisingLearning, LearningSource, save_learning
+from dedos_deploy.training.diffusion import DiffusionSettings, load_diffusion
 from dedos_deploy.training.folders import open_folder
 
 SOURCE = LearningSource({"model": "tiny"}, "tiny")
@@ -159,6 +161,15 @@ def test_calibration_stops_at_its_count_and_restores_the_mode(
     torch.testing.assert_close(found, calibrate_bank(model, learning, denoiser, [images(3)], 3))
 
 
+def test_calibration_is_not_random(model: Dedos) -> None:
+    learning = DenoisingLearning(micro_config(), CHANNELS, steps=3, mask_map="random").train()
+    torch.nn.init.normal_(learning.reader.layers[0].value.weight)  # type: ignore[union-attr, arg-type]
+    first, second = (
+        calibrate_bank(model, learning, TinyDenoiser(), [images()], 5) for _ in range(2)
+    )
+    assert torch.equal(first, second)
+
+
 def test_calibration_refuses_what_cannot_be(model: Dedos, learning: DenoisingLearning) -> None:
     with pytest.raises(BadInputError, match="asked for 6 images and found 5; give more --data"):
         calibrate_bank(model, learning, TinyDenoiser(), [images()], 6)
@@ -232,6 +243,36 @@ def test_files_of_two_runs_are_refused(run: Path, learning: DenoisingLearning) -
     save_checkpoint(run / "checkpoint.safetensors", build_model(other))
     with pytest.raises(BadInputError, match="belongs to another model .* both files of one run"):
         open_run(run)
+
+
+def test_command_calibrates_and_compares_with_a_diffusion_model(
+    tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = DiffusionSettings(str(write_tiny_diffusion(tmp_path / "sd")), size_hw=(16, 24))
+    diffusion = load_diffusion(settings)
+    learning = DenoisingLearning(micro_config(), diffusion.channels, steps=3)
+    learning.update_mean(torch.randn(3, 6, 16))
+    source = LearningSource(asdict(settings), diffusion.fingerprint)
+    save_learning(run / "learning.safetensors", learning, source)
+    assert main([str(run), "--images", "3"]) == 0
+    model, extra = load_checkpoint(run / "checkpoint.safetensors")
+    bank = extra["bank"]
+    assert (model.proxy_queries.fill, bank["images"]) == ("calibrated", 3)
+    assert bank["diffusion_fingerprint"] == diffusion.fingerprint
+
+    before = (run / "checkpoint.safetensors").read_bytes()
+    moved = (tmp_path / "sd").rename(tmp_path / "elsewhere")
+    capsys.readouterr()
+    assert main([str(run), "--images", "3"]) == 2
+    assert "sd" in capsys.readouterr().err
+    assert main([str(run), "--images", "3", "--compare", "--diffusion", str(moved)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["filling", "static", "ema", "calibrated"]
+    assert (run / "checkpoint.safetensors").read_bytes() == before
+
+    other = write_tiny_diffusion(tmp_path / "other", seed=1)
+    assert main([str(run), "--images", "3", "--diffusion", str(other)]) == 2
+    assert "is not the one that run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["static", "ema"])

@@ -89,6 +89,7 @@ def test_eq9_is_clip_without_refinement(model: Dedos) -> None:
     plain = Dedos(replace(model.config, refine_blocks=()))
     plain.load_state_dict(model.state_dict())
     assert grid_hw == (4, 5)
+    assert not any(tokens.requires_grad for tokens in before + after)
     for x, found in ((x_b, before), (x_a, after)):
         expected = plain.trunk(
             x, plain.refinement, plain.refinement.q_hat(plain.proxy_queries()), (1, 3)

@@ -1,0 +1,173 @@
+"""`dedos-train diffusion`: pictures in, a small latent diffusion model in diffusers' layout out."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dedos_deploy.cli._main import EXIT_OK, run_command, size_hw
+from dedos_deploy.errors import require
+
+if TYPE_CHECKING:
+    from dedos_deploy.training.nano_report import NanoReport
+    from dedos_deploy.training.nano_settings import NanoSettings
+
+_DESCRIPTION = """\
+Train a small latent diffusion model on pictures: an autoencoder, then a noise predictor on its
+latents. The folder it writes has the layout of diffusers and is read by `--diffusion FOLDER`
+wherever Stable Diffusion is."""
+
+_EPILOG = """\
+examples:
+  dedos-train diffusion --data scenes:2000 --output runs/diffusion
+      2000 procedural scenes, 12 minutes on one core
+  dedos-train diffusion --data hall road clip.mp4 scenes:800 --output runs/diffusion --minutes 25
+      label folders (their split `train`), folders of images and videos, videos, and scenes
+  dedos-train diffusion --data runs/scenes/base --text runs/clip/checkpoint.safetensors \\
+      --output runs/diffusion
+      under captions (captions.txt, or names of what the labels show), one text token each
+  dedos-train diffusion --data scenes:2000 --output runs/diffusion --resume
+      goes on after Ctrl-C or a crash where the last saved state was
+
+The output folder gets vae/, unet/, scheduler/, empty_prompt.safetensors, model_index.json, two
+sheets to look at (reconstructions.png: original, decoded, decoded after the walk t=200, 100, 50;
+samples.png: original, decoded, drawn from noise) and report.json. Ctrl-C saves and exits with 130."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of `dedos-train diffusion`."""
+    parser = argparse.ArgumentParser(
+        prog="dedos-train diffusion",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_arguments(parser)
+    return parser
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `dedos-train diffusion`; None means the default of NanoSettings."""
+    parser.add_argument("--data", nargs="+", required=True, metavar="SOURCE",
+                        help="label folders, folders of images, videos, or scenes:N")  # fmt: skip
+    parser.add_argument("--output", type=Path, required=True, help="folder of the model")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
+    parser.add_argument("--quick", action="store_true",
+                        help="half a minute on 64 pictures: shows that all works, draws noise")  # fmt: skip
+    parser.add_argument("--size", dest="size_hw", type=size_hw, metavar="HxW",
+                        help="size of the pictures (128x160); multiples of 32")  # fmt: skip
+    parser.add_argument("--minutes", type=float,
+                        help="wall clock of reading and training together (12)")  # fmt: skip
+    parser.add_argument("--vae-steps", type=int, help="steps of the autoencoder, at most")
+    parser.add_argument("--unet-steps", type=int, help="steps of the noise predictor, at most")
+    parser.add_argument("--prediction", choices=("v_prediction", "epsilon"),
+                        help="what is predicted, as in Stable Diffusion 2.1 (v_prediction) or 1.5")  # fmt: skip
+    parser.add_argument("--text", metavar="CHECKPOINT",
+                        help="Dedos checkpoint whose text tower embeds the captions")  # fmt: skip
+    parser.add_argument("--seed", type=int, help="one seed for weights, order and noise")
+    parser.add_argument("--threads", type=int, help="threads of the training")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where to train")
+    parser.add_argument("--amp", action=argparse.BooleanOptionalAction,
+                        help="bfloat16 where it is safe")  # fmt: skip
+    parser.add_argument("--save-minutes", type=float, help="time between saved states (2)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Pretrain as the parsed options say."""
+    # Threads of OpenMP that spin while they wait take the cores from whatever runs beside.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for module in ("torch", "diffusers", "tqdm"):
+        require(module, extra="train", purpose="training a diffusion model")
+    from dedos_deploy.training.nano_diffusion import pretrain_diffusion
+
+    settings = settings_of(args)
+    with _Progress() as progress:
+        report = pretrain_diffusion(
+            args.data, settings, args.output, resume=args.resume, observer=progress
+        )
+    print(summary(report))
+    print(f"look at {args.output / 'reconstructions.png'} and {args.output / 'samples.png'}; use it "
+          f"with: dedos-train --diffusion {args.output}", file=sys.stderr)  # fmt: skip
+    return EXIT_OK
+
+
+_NOT_SETTINGS = ("data", "output", "resume", "quick", "prediction")
+
+
+def settings_of(args: argparse.Namespace) -> NanoSettings:
+    """Return what the options mean; a run with steps of both stages but no minutes has no clock."""
+    from dataclasses import replace
+
+    from dedos_deploy.training.nano_settings import QUICK, NanoSettings
+
+    given: dict[str, Any] = {
+        name: value
+        for name, value in vars(args).items()
+        if name not in _NOT_SETTINGS and value is not None
+    }
+    start = QUICK if args.quick else NanoSettings()
+    if args.minutes is None and args.vae_steps and args.unet_steps:
+        given["minutes"] = None
+    if args.prediction:
+        given["unet"] = replace(start.unet, prediction=args.prediction)
+    return replace(start, **given)
+
+
+def summary(report: NanoReport) -> str:
+    """Return the figures of a finished run as a few lines."""
+    size, latent = report.size_hw, report.latent_shape
+    psnr, timed = report.figures.psnr_db, report.figures.ms_per_image
+    errors = ", ".join(f"{value:.3f} at {t}" for t, value in report.figures.error_at.items())
+    rows = (
+        ("pictures", f"{report.pictures} at {size[0]}x{size[1]}, {report.held_out} of them held "
+                     f"out; latents {'x'.join(map(str, latent))}"),
+        ("networks", ", ".join(f"{name} {count / 1e6:.2f} M parameters, {report.steps[name]} steps"
+                               for name, count in report.parameters.items())),
+        ("psnr", f"{psnr['mean']:.1f} dB decoded (worst {psnr['worst']:.1f}), "
+                 f"{psnr['walked']:.1f} dB after the walk"),
+        ("error", f"of the prediction, by timestep: {errors}"),
+        ("cost", ", ".join(f"{name} {value:.0f} ms" for name, value in timed.items())
+                 + " an image"),
+        ("time", ", ".join(f"{name} {value:.0f} s" for name, value in report.seconds.items())),
+    )  # fmt: skip
+    return "\n".join(f"{label:9} {text}" for label, text in rows)
+
+
+class _Progress:
+    """One bar for each part of the work."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def on_part(self, title: str) -> None:
+        from tqdm import tqdm
+
+        self.__exit__()
+        layout = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
+        # Into a file a bar writes a line every so often, not ten a second.
+        pause = 0.1 if sys.stderr.isatty() else 15.0
+        self._bar = tqdm(total=100.0, desc=title, bar_format=layout, mininterval=pause)
+
+    def on_progress(self, part: float, note: str) -> None:
+        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.update(round(100 * part, 2) - self._bar.n)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `dedos-train diffusion` and return its exit code."""
+    return run_command(build_parser, run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+import hashlib
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -22,13 +23,17 @@ class Batch:
     """Images of several data sets under one vocabulary.
 
     images: uint8 [B, H, W, 3] BGR; labels: int64 [B, H, W], slot, IGNORE or OTHER;
-    slots: indices into the union vocabulary, one per slot K; annotated: bool [B, K].
+    slots: indices into the union vocabulary, one per slot K; annotated: bool [B, K];
+    whole: the same images as they are in their files, only resized, uint8 [B, h, w, 3] BGR, and
+    keys: one name per image made of its pixels; both empty unless the stream is asked for them.
     """
 
     images: Tensor
     labels: Tensor
     slots: tuple[int, ...]
     annotated: Tensor
+    whole: Tensor | None = None
+    keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class BatchSettings:
     vocabulary: most slots in a batch; every class seen in the batch comes first, absent ones fill
     up at random as negatives. drop_words: probability that a batch loses a random part of its
     words, pixels of lost classes becoming OTHER: users ask for "car,road" alone, too.
+    whole_hw: size of `Batch.whole`, None for none.
     """
 
     size_hw: tuple[int, int]
@@ -46,6 +52,7 @@ class BatchSettings:
     vocabulary: int = 64
     drop_words: float = 0.25
     augmentation: AugmentSettings = field(default_factory=AugmentSettings)
+    whole_hw: tuple[int, int] | None = None
 
 
 class BatchStream(Dataset["Batch | DedosError"]):
@@ -77,7 +84,7 @@ class BatchStream(Dataset["Batch | DedosError"]):
     def _make(self, step: int) -> Batch:
         settings = self.settings
         random = np.random.default_rng((settings.seed, 1, step))
-        images, labels, owners = [], [], []
+        images, labels, owners, whole, keys = [], [], [], [], []
         for number in range(step * settings.batch, (step + 1) * settings.batch):
             owner, item = self._pick(number)
             image, raw = read_pair(self.folders[owner], item)
@@ -86,7 +93,13 @@ class BatchStream(Dataset["Batch | DedosError"]):
             images.append(pair[0])
             labels.append(pair[1])
             owners.append(owner)
-        return self._with_vocabulary(np.stack(images), np.stack(labels), owners, random)
+            if settings.whole_hw is not None:
+                whole.append(resized(image, settings.whole_hw))
+                keys.append(image_key(image))
+        batch = self._with_vocabulary(np.stack(images), np.stack(labels), owners, random)
+        if not whole:
+            return batch
+        return replace(batch, whole=torch.from_numpy(np.stack(whole)), keys=tuple(keys))
 
     def _pick(self, number: int) -> tuple[int, int]:
         epoch, position = divmod(number, self.epoch_items)
@@ -139,17 +152,51 @@ class BatchStream(Dataset["Batch | DedosError"]):
         return np.sort(order[:limit]).astype(np.int64)
 
 
-def batches(
-    stream: BatchStream, *, start: int, stop: int, workers: int
-) -> Generator[Batch, None, None]:
-    """Yield batches start..stop-1 in order, made by `workers` processes ahead of the training step.
+def image_key(image_bgr: NDArray[np.uint8]) -> str:
+    """Return a name made of the shape and pixels of an image: moved or copied files keep theirs."""
+    digest = hashlib.blake2b(repr(image_bgr.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(image_bgr))
+    return digest.hexdigest()
+
+
+def resized(image_bgr: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return the image at `size_hw`, averaged over area where it shrinks."""
+    import cv2
+
+    height, width = image_bgr.shape[:2]
+    shrinks = height > size_hw[0] and width > size_hw[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    out = cv2.resize(image_bgr, (size_hw[1], size_hw[0]), interpolation=method)
+    return np.asarray(out, dtype=np.uint8)
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which micro-batches a process makes: of every step's `step` ones, `first`, `first + by`, ...
+
+    start, stop: first step and the one after the last.
+    """
+
+    start: int
+    stop: int
+    step: int = 1
+    first: int = 0
+    by: int = 1
+
+    def __iter__(self) -> Iterator[int]:
+        for number in range(self.start, self.stop):
+            yield from range(number * self.step + self.first, (number + 1) * self.step, self.by)
+
+
+def batches(stream: BatchStream, share: Share, *, workers: int) -> Generator[Batch, None, None]:
+    """Yield the micro-batches of `share` in order, made by `workers` processes ahead of training.
 
     workers: 0 makes them in this process. Raises the DedosError of an unreadable file.
     """
     loader: DataLoader[Batch | DedosError] = DataLoader(
         stream,
         batch_size=None,
-        sampler=range(start, stop),
+        sampler=share,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_quiet_worker,

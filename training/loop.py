@@ -9,23 +9,24 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-from torch import Tensor
 
-from dedos_deploy.assets import EMBEDDED_WEIGHTS, assets_path
 from dedos_deploy.errors import BadInputError, DedosError
-from dedos_deploy.model import Dedos, build_model, load_checkpoint, load_open_clip, save_checkpoint
-from dedos_deploy.presets import get_preset
-from dedos_deploy.training.data import Batch, BatchSettings, BatchStream, batches
+from dedos_deploy.model import save_checkpoint
+from dedos_deploy.training.bank import fill_bank
+from dedos_deploy.training.data import Batch, BatchStream, Share, batches
+from dedos_deploy.training.denoising import DenoisingLearning, LearningSource, save_learning
+from dedos_deploy.training.distributed import Processes, open_processes
 from dedos_deploy.training.embeddings import WordEmbeddings
 from dedos_deploy.training.evaluate import Evaluation, evaluate
-from dedos_deploy.training.folders import LabelFolder, open_folder
-from dedos_deploy.training.losses import Outputs, segmentation_loss
+from dedos_deploy.training.logs import LOG, RunLog, StepReport
+from dedos_deploy.training.losses import Totals
+from dedos_deploy.training.objective import Loss, Objective
 from dedos_deploy.training.optimizer import (
     WeightAverage,
     build_optimizer,
@@ -33,42 +34,33 @@ from dedos_deploy.training.optimizer import (
     rate_factor,
     set_rate,
 )
+from dedos_deploy.training.preview import SAMPLES, write_samples
 from dedos_deploy.training.settings import TrainSettings
+from dedos_deploy.training.setup import (
+    batch_settings,
+    initial_model,
+    micro_batch_size,
+    open_diffusion,
+    open_folders,
+    open_learning,
+)
 from dedos_deploy.training.state import Training, load_state, save_state, saved_settings
-from dedos_deploy.training.targets import IGNORE, OTHER
+from dedos_deploy.training.walker import Walker
 
 _LOG = logging.getLogger(__name__)
 
-CHECKPOINT, STATE, LOG = "checkpoint.safetensors", "state.safetensors", "log.jsonl"
-RESULT, FAILED = "evaluation.json", "failed_step.safetensors"
+__all__ = ["LOG", "DivergedError", "Observer", "StepReport", "Trainer"]
 
-EMBEDDED = "embedded"
-"""What `init` calls the nano weights that ship with the package."""
+CHECKPOINT, STATE, LEARNING = (
+    "checkpoint.safetensors", "state.safetensors", "learning.safetensors",
+)  # fmt: skip
+RESULT, FAILED = "evaluation.json", "failed_step.safetensors"
 
 ENDLESS = 10**9
 
 
 class DivergedError(DedosError):
     """The loss or a gradient is not a finite number."""
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """One step as the observer sees it.
-
-    step: number done so far; progress: part of the run that is over, [0, 1]; terms: loss terms of
-    the final layer; waiting: part of the step's time spent waiting for data, [0, 1].
-    """
-
-    step: int
-    loss: float
-    terms: dict[str, float]
-    rate: float
-    gradient_norm: float
-    progress: float = 0.0
-    images_per_s: float = 0.0
-    waiting: float = 0.0
-    elapsed_s: float = 0.0
 
 
 class Observer(Protocol):
@@ -82,34 +74,51 @@ class Observer(Protocol):
 class Trainer:
     """One run in one output folder: `train` until the end, Ctrl-C, or a loss that is not finite.
 
-    output: folder for checkpoint.safetensors (for export), state.safetensors (to resume),
-    log.jsonl and evaluation.json; resume: go on from its state.
+    output: folder for checkpoint.safetensors (for export), learning.safetensors (what read the
+    diffusion, for `calibrate-bank`), state.safetensors (to resume), log.jsonl, samples/ and
+    evaluation.json; resume: go on from its state.
+
+    Under torchrun every process makes one Trainer with the same settings; the first one writes.
 
     Raises BadInputError for unusable settings, data or output.
     """
 
     def __init__(self, settings: TrainSettings, output: Path, *, resume: bool = False) -> None:
+        self.processes: Processes = open_processes(settings.device)
+        settings = replace(settings, micro_batch=micro_batch_size(settings, self.processes.count))
         self.settings, self.output = settings, output
         if resume:
             settings.check_continues(saved_settings(output / STATE))
-        self.device = _device(settings)
+        self.device = self.processes.device
         if settings.threads:
             torch.set_num_threads(settings.threads)
         torch.manual_seed(settings.seed)
-        self.stream = BatchStream(_folders(settings, "train"), _batch_settings(settings))
-        self.validation = _folders(settings, "val", optional=True)
-        model, record = _initial_model(settings)
+        folders = open_folders(settings, "train")
+        self.validation = open_folders(settings, "val", optional=True)
+        model, record = initial_model(settings)
         model = model.to(self.device).train()
         self._inherited: list[str] = list(record.get("sources", ()))
         choose_trained(model, tune_text=settings.tune_text)
+        diffusion = open_diffusion(settings, self.processes)
+        learning: DenoisingLearning | None = None
+        walker: Walker | None = None
+        self._source: LearningSource | None = None
+        if diffusion is not None:
+            learning, walker, self._source = open_learning(settings, model, diffusion)
+            learning = learning.to(self.device).train()
+        whole_hw = diffusion.size_hw if diffusion and settings.view == "whole" else None
+        self.stream = BatchStream(folders, batch_settings(settings, whole_hw))
         self.embeddings = WordEmbeddings(
             model, self.stream.words, template=settings.template, tuned=settings.tune_text
         )
+        self.objective = Objective(settings, model, self.embeddings, learning, walker)
         average = WeightAverage(model, settings.ema) if settings.ema else None
-        self.training = Training(model, build_optimizer(model, settings), average)
+        optimizer = build_optimizer(model, settings, learning)
+        self.training = Training(model, optimizer, average, learning)
         _make_output(output, resume)
         if resume:
             load_state(output / STATE, self.training)
+        self.log = RunLog(output, tensorboard=settings.tensorboard and self.processes.rank == 0)
 
     @property
     def progress(self) -> float:
@@ -127,22 +136,27 @@ class Trainer:
         """
         with _interruptible() as interrupted:
             for report in self._steps():
-                self._log(report)
+                if self.processes.rank == 0:
+                    self.log.step(report)
                 observer.on_step(report)
                 if interrupted.is_set():
                     self.save()
                     raise KeyboardInterrupt
                 self._periodic(observer)
         self.save()
-        results = self.evaluate(None)
-        for result in results:
-            observer.on_evaluation(result)
-        text = json.dumps([asdict(result) for result in results], indent=1)
-        _write_text(self.output / RESULT, text + "\n")
+        results: list[Evaluation] = []
+        if self.processes.rank == 0:
+            results = self._report(observer, None)
+            text = json.dumps([asdict(result) for result in results], indent=1)
+            _write_text(self.output / RESULT, text + "\n")
+        self.processes.wait()
+        self.log.close()
         return results
 
     def save(self) -> None:
-        """Write the training state, then the checkpoint that export reads."""
+        """Write the training state, then the checkpoint that export reads, its bank filled."""
+        if self.processes.rank:
+            return
         save_state(self.output / STATE, self.training, self.settings.to_json())
         extra = {
             "step": self.training.step,
@@ -152,7 +166,17 @@ class Trainer:
             "size_hw": list(self.settings.network_hw),
             "settings": json.loads(self.settings.to_json()),
         }
+        self._fill_bank()
         save_checkpoint(self.output / CHECKPOINT, self.training.best_model, extra=extra)
+        if self.training.learning is not None and self._source is not None:
+            save_learning(self.output / LEARNING, self.training.learning, self._source)
+
+    def _fill_bank(self) -> None:
+        """Give the weights to ship the bank that they would be deployed with now."""
+        learning = self.training.learning
+        if learning is not None:
+            fill = self.settings.bank if int(learning.count) else "static"
+            fill_bank(self.training.best_model, learning, fill)
 
     def _sources(self) -> list[str]:
         """Credits of everything these weights learned from, those of the first weights included."""
@@ -161,6 +185,7 @@ class Trainer:
 
     def evaluate(self, images: int | None) -> list[Evaluation]:
         """Return the result on every validation split with the weights that would be shipped."""
+        self._fill_bank()
         model = self.training.best_model
         index = {word: slot for slot, word in enumerate(self.stream.words)}
         training_mode = model.training
@@ -182,32 +207,40 @@ class Trainer:
     def _steps(self) -> Iterator[StepReport]:
         if self.progress >= 1.0:
             return
-        stop = self.settings.steps or ENDLESS
-        source = batches(
-            self.stream, start=self.training.step, stop=stop, workers=self.settings.workers
-        )
+        pieces = self.settings.batch // (self.settings.micro_batch or self.settings.batch)
+        share = Share(self.training.step, self.settings.steps or ENDLESS, pieces,
+                      self.processes.rank, self.processes.count)  # fmt: skip
+        source = batches(self.stream, share, workers=self.settings.workers)
+        own = pieces // self.processes.count
         before = time.monotonic()
         with contextlib.closing(source):
-            for batch in source:
+            while micro := [batch for _, batch in zip(range(own), source, strict=False)]:
                 waited = time.monotonic() - before
-                report = self._step(batch)
+                report = self._step(micro)
                 now = time.monotonic()
                 took, before = now - before, now
                 self.training.elapsed_s += took
                 yield replace(
                     report,
                     progress=self.progress,
-                    images_per_s=len(batch.images) / took,
+                    images_per_s=self.settings.batch / took,
                     waiting=waited / took,
                     elapsed_s=self.training.elapsed_s,
                 )
                 # What the caller did meanwhile, such as an evaluation, counts as time of the run.
                 self.training.elapsed_s += time.monotonic() - before
                 before = time.monotonic()
-                if self.progress >= 1.0:
+                if self._over():
                     return
 
-    def _step(self, batch: Batch) -> StepReport:
+    def _over(self) -> bool:
+        """Whether the run is over, by the first process's clock."""
+        if self.processes.count == 1 or not self.settings.minutes:
+            return self.progress >= 1.0
+        first = self.progress if self.processes.rank == 0 else 0.0
+        return self.processes.sum([first])[0] >= 1.0
+
+    def _step(self, micro: list[Batch]) -> StepReport:
         training, settings = self.training, self.settings
         factor = rate_factor(
             training.step, self.progress, warmup=settings.warmup, schedule=settings.schedule
@@ -215,142 +248,97 @@ class Trainer:
         set_rate(training.optimizer, factor)
         # Each step has its own seed, so that nothing random needs to be saved to resume exactly.
         torch.manual_seed(settings.seed * ENDLESS + training.step)
-        loss, terms = self.loss(batch)
         training.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
+        loss = self._backward(micro)
         trained = [p for group in training.optimizer.param_groups for p in group["params"]]
+        self.processes.add_gradients(trained)
         norm = torch.nn.utils.clip_grad_norm_(trained, settings.clip_norm)
-        if not (torch.isfinite(loss) and torch.isfinite(norm)):
-            self._save_failure(batch, loss, norm)
+        if not (torch.isfinite(loss.total) and torch.isfinite(norm)):
+            self._save_failure(micro, float(loss.total), float(norm))
         training.optimizer.step()
         if training.average is not None:
             training.average.update(training.model, training.step)
+        if training.learning is not None and loss.stages is not None:
+            training.learning.update_mean(loss.stages)
         training.step += 1
         return StepReport(
             step=training.step,
-            loss=float(loss.detach()),
-            terms={name: float(value) for name, value in terms.items()},
+            loss=float(loss.total),
+            terms={name: float(value) for name, value in loss.terms.items()},
             rate=settings.lr * factor,
             gradient_norm=float(norm),
         )
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the total loss of `batch` and its terms."""
-        text = self.embeddings(batch.slots)
-        valid = torch.ones(len(text), device=self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.amp):
-            found = self.training.model.predict(batch.images.to(self.device), text, valid)
-        outputs = Outputs(
-            (*found.auxiliary, (found.class_logits, found.mask_logits)), found.dense_logits
-        )
-        labels, annotated = batch.labels.to(self.device), batch.annotated.to(self.device)
-        return segmentation_loss(outputs, labels, annotated, self.settings.loss)
+    def _backward(self, micro: list[Batch]) -> Loss:
+        """Leave the step's gradients of this process; return the whole step's loss.
+
+        The stages returned are their mean over all images of all processes.
+        """
+        objective, step = self.objective, self.training.step
+        mine = sum((objective.totals(batch) for batch in micro), start=Totals(0.0, 0.0, 0.0, 0.0))
+        totals = Totals(*self.processes.sum(mine.values()))
+        denoise = objective.reads_diffusion(step)
+        losses = []
+        for number, batch in enumerate(micro):
+            piece = step * self.settings.batch + number * self.processes.count + self.processes.rank
+            loss = objective(batch, totals, denoise=denoise, seed=piece)
+            torch.autograd.backward(loss.total)
+            losses.append(replace(loss, total=loss.total.detach()))
+        names = list(losses[0].terms)
+        found = [float(sum(loss.total for loss in losses))]
+        found += [float(sum(loss.terms[name] for loss in losses)) for name in names]
+        total, *terms = self.processes.sum(found)
+        stages = None
+        if losses[0].stages is not None:
+            summed = torch.stack([loss.stages for loss in losses if loss.stages is not None]).sum(0)
+            stages = self.processes.add_tensor(summed) / totals.images
+        values = {n: torch.tensor(value) for n, value in zip(names, terms, strict=True)}
+        return Loss(torch.tensor(total), values, stages)
+
+    def _report(self, observer: Observer, images: int | None) -> list[Evaluation]:
+        """Evaluate, paint samples, and tell the observer and the logs."""
+        results = self.evaluate(images)
+        for result in results:
+            observer.on_evaluation(result)
+            self.log.evaluation(result, self.training.step)
+        for folder in self.validation[:1] if self.settings.samples else []:
+            path = self.output / SAMPLES / f"step_{self.training.step:06}.png"
+            sheet = write_samples(path, self.training.best_model, folder, self.embeddings,
+                                  self.stream.words, self.settings)  # fmt: skip
+            self.log.picture("samples", sheet, self.training.step)
+        return results
 
     def _periodic(self, observer: Observer) -> None:
         now, settings = self.training.elapsed_s, self.settings
-        if now - self._saved_at >= 60 * settings.save_minutes:
+        by_step = settings.save_steps and self.training.step % settings.save_steps == 0
+        if by_step or now - self._saved_at >= 60 * settings.save_minutes:
             self.save()
             self._saved_at = now
         if settings.eval_minutes and now - self._evaluated_at >= 60 * settings.eval_minutes:
-            for result in self.evaluate(settings.eval_images):
-                observer.on_evaluation(result)
+            if self.processes.rank == 0:
+                self._report(observer, settings.eval_images)
             self._evaluated_at = now
 
     _saved_at = 0.0
     _evaluated_at = 0.0
 
-    def _log(self, report: StepReport) -> None:
-        if report.step % 10 and report.progress < 1.0:
-            return
-        with (self.output / LOG).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(report)) + "\n")
-
-    def _save_failure(self, batch: Batch, loss: Tensor, norm: Tensor) -> None:
+    def _save_failure(self, micro: list[Batch], loss: float, norm: float) -> None:
         from safetensors.torch import save_file
 
-        path, loss = self.output / FAILED, loss.detach()
-        words = [self.stream.words[slot] for slot in batch.slots]
-        tensors = {"images": batch.images, "labels": batch.labels, "annotated": batch.annotated}
-        save_file(
-            {name: value.contiguous() for name, value in tensors.items()},
-            path,
-            metadata={"step": str(self.training.step), "words": json.dumps(words)},
-        )
+        path = self.output / FAILED
+        tensors, words = {}, []
+        for number, batch in enumerate(micro):
+            prefix = f"{number}." if len(micro) > 1 else ""
+            words.append([self.stream.words[slot] for slot in batch.slots])
+            for name in ("images", "labels", "annotated"):
+                tensors[prefix + name] = getattr(batch, name).contiguous()
+        metadata = {"step": str(self.training.step), "words": json.dumps(words)}
+        if self.processes.rank == 0:
+            save_file(tensors, path, metadata=metadata)
         raise DivergedError(
-            f"step {self.training.step} has loss {float(loss)} and gradient norm {float(norm)}, "
-            f"so the run stopped; its batch is in {path}; try a lower --lr or --no-amp"
+            f"step {self.training.step} has loss {loss} and gradient norm {norm}, so the run "
+            f"stopped; its batch is in {path}; try a lower --lr or --no-amp"
         )
-
-
-def _initial_model(settings: TrainSettings) -> tuple[Dedos, dict[str, Any]]:
-    """Return the model to start from and what its checkpoint recorded."""
-    if settings.init:
-        path = assets_path(EMBEDDED_WEIGHTS) if settings.init == EMBEDDED else settings.init
-        return load_checkpoint(path, preset=settings.preset)
-    model = build_model(get_preset(settings.preset), seed=settings.seed)
-    if settings.clip_weights:
-        load_open_clip(model, settings.clip_weights)
-    elif model.config.clip_tune != "all":
-        raise BadInputError(
-            f"preset {settings.preset} keeps CLIP frozen and needs its weights; give "
-            "--clip-weights openai, a local file, or --init CHECKPOINT"
-        )
-    return model, {}
-
-
-def _folders(settings: TrainSettings, split: str, *, optional: bool = False) -> list[LabelFolder]:
-    """Return the checked folders of `split`; with `optional`, those that have that split."""
-    background = OTHER if settings.background == "negative" else IGNORE
-    folders = []
-    for entry in settings.data:
-        path, share = _share(entry)
-        if optional and not _has_split(path, split):
-            continue
-        folders.append(open_folder(path, split=split, background=background, share=share))
-    return folders
-
-
-def _has_split(path: str, split: str) -> bool:
-    from dedos_deploy.training.folders import find_folder
-
-    return (find_folder(path) / "images" / split).is_dir()
-
-
-def _share(entry: str) -> tuple[str, float]:
-    path, equals, share = entry.rpartition("=")
-    if not equals:
-        return entry, 1.0
-    try:
-        value = float(share)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1e6:
-        raise BadInputError(
-            f"data share {share!r} in {entry!r} is not a positive number; write FOLDER=2 to show "
-            "each image twice an epoch"
-        )
-    return path, value
-
-
-def _batch_settings(settings: TrainSettings) -> BatchSettings:
-    return BatchSettings(
-        settings.network_hw,
-        settings.batch,
-        seed=settings.seed,
-        vocabulary=settings.vocabulary,
-        drop_words=settings.drop_words,
-        augmentation=settings.augmentation,
-    )
-
-
-def _device(settings: TrainSettings) -> torch.device:
-    if settings.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise BadInputError(
-            "torch finds no CUDA device; use --device cpu or install its CUDA build"
-        )
-    return torch.device(settings.device)
 
 
 def _make_output(output: Path, resume: bool) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dedos_deploy.training.matcher import Matches, match
-from dedos_deploy.training.targets import MaskTargets, mask_targets
+from dedos_deploy.training.targets import IGNORE, MaskTargets, mask_targets
 
 UNMATCHED_WEIGHT = 0.1
 """Weight of a query without target in L_cls: most queries have none, and would drown the rest."""
@@ -55,15 +55,57 @@ class Outputs:
     dense_logits: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Totals:
+    """What the terms are averaged over: counts of the labels of a whole step.
+
+    They depend on labels alone, so they are known before any forward pass, and add up over
+    micro-batches and processes. Every term is its own sum divided by them, which makes the gradient
+    of a step the same however the step is cut into pieces.
+
+    images: B; masks: classes present, summed over images; labelled, named: images' worth of pixels
+    with any label, and of pixels whose class the batch asks for.
+    """
+
+    images: float
+    masks: float
+    labelled: float
+    named: float
+
+    def __add__(self, other: Totals) -> Totals:
+        return Totals(*(a + b for a, b in zip(self.values(), other.values(), strict=True)))
+
+    def values(self) -> tuple[float, float, float, float]:
+        return self.images, self.masks, self.labelled, self.named
+
+
+def count_labels(labels: Tensor, annotated: Tensor) -> Totals:
+    """Return the totals of labels int64 [B, H, W] and annotated bool [B, K]."""
+    masks, named = 0, 0.0
+    for image, known in zip(labels, annotated, strict=True):
+        slots, counts = image[image >= 0].unique(return_counts=True)
+        asked = known[slots]
+        masks += int(asked.sum())
+        named += float(counts[asked].sum()) / image.numel()
+    labelled = float((labels != IGNORE).float().mean((1, 2)).sum())
+    return Totals(float(len(labels)), float(masks), labelled, named)
+
+
 def segmentation_loss(
-    outputs: Outputs, labels: Tensor, annotated: Tensor, weights: LossWeights
+    outputs: Outputs,
+    labels: Tensor,
+    annotated: Tensor,
+    weights: LossWeights,
+    totals: Totals | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the total loss and its detached terms by name.
 
-    labels: int64 [B, H, W], slot, IGNORE or OTHER; annotated: bool [B, K]. Everything is computed
-    in float32 whatever the precision of the logits.
+    labels: int64 [B, H, W], slot, IGNORE or OTHER; annotated: bool [B, K]; totals: of all pieces
+    of the step (None: these images are the whole step). Everything is computed in float32
+    whatever the precision of the logits.
     """
     class_logits, mask_logits = outputs.layers[-1]
+    totals = totals or count_labels(labels, annotated)
     targets = mask_targets(labels, annotated, _grid(mask_logits))
     total = torch.zeros((), device=mask_logits.device)
     terms: dict[str, Tensor] = {}
@@ -71,21 +113,21 @@ def segmentation_loss(
         factor = weights.auxiliary if depth else 1.0
         if factor == 0.0:
             break
-        parts = layer_losses(classes.float(), masks.float(), targets)
+        parts = layer_losses(classes.float(), masks.float(), targets, totals)
         total = total + factor * sum(getattr(weights, name) * part for name, part in parts.items())
         terms.update({name: part.detach() for name, part in parts.items()} if not depth else {})
     if weights.score:
-        score = score_loss(class_logits.float(), mask_logits.float(), targets)
+        score = score_loss(class_logits.float(), mask_logits.float(), targets, totals)
         total, terms["score"] = total + weights.score * score, score.detach()
     if weights.dense and outputs.dense_logits is not None:
         logits = outputs.dense_logits.float()
-        dense = dense_loss(logits, mask_targets(labels, annotated, _grid(logits)))
+        dense = dense_loss(logits, mask_targets(labels, annotated, _grid(logits)), totals)
         total, terms["dense"] = total + weights.dense * dense, dense.detach()
     return total, terms
 
 
 def layer_losses(
-    class_logits: Tensor, mask_logits: Tensor, targets: MaskTargets
+    class_logits: Tensor, mask_logits: Tensor, targets: MaskTargets, totals: Totals
 ) -> dict[str, Tensor]:
     """Return L_cls, L_bce and L_dice of one decoder layer under its own matching."""
     matches = match(class_logits, mask_logits, targets)
@@ -93,13 +135,13 @@ def layer_losses(
     soft = targets.coverage[matches.images, matches.slots]
     weight = targets.weight[matches.images]
     return {
-        "cls": class_loss(class_logits, targets.annotated, matches),
-        "bce": mask_bce(masks, soft, weight),
-        "dice": mask_dice(masks, soft, weight),
+        "cls": class_loss(class_logits, targets.annotated, matches, totals),
+        "bce": mask_bce(masks, soft, weight, totals.masks),
+        "dice": mask_dice(masks, soft, weight, totals.masks),
     }
 
 
-def class_loss(class_logits: Tensor, annotated: Tensor, matches: Matches) -> Tensor:
+def class_loss(class_logits: Tensor, annotated: Tensor, matches: Matches, totals: Totals) -> Tensor:
     """Return L_cls: sigmoid BCE summed over annotated classes, averaged over weighted queries.
 
     A matched query has target 1 for its class; every other (query, class) pair has target 0, with
@@ -112,28 +154,31 @@ def class_loss(class_logits: Tensor, annotated: Tensor, matches: Matches) -> Ten
     weight[matches.images, matches.queries] = 1.0
     bce = F.binary_cross_entropy_with_logits(class_logits, target, reduction="none")
     per_query = (bce * annotated[:, None, :]).sum(2)
-    return (per_query * weight).sum() / weight.sum()
+    queries = class_logits.shape[1]
+    unmatched = totals.images * queries - totals.masks
+    return (per_query * weight).sum() / (totals.masks + UNMATCHED_WEIGHT * unmatched)
 
 
-def mask_bce(masks: Tensor, soft: Tensor, weight: Tensor) -> Tensor:
-    """Return L_bce over matched masks: BCE averaged over labelled pixels, then over masks.
+def mask_bce(masks: Tensor, soft: Tensor, weight: Tensor, count: float) -> Tensor:
+    """Return L_bce over matched masks: BCE averaged over labelled pixels, summed, over `count`.
 
-    masks: logits [M, h, w]; soft: [M, h, w] in [0, 1]; weight: [M, h, w], 0 where nothing is known.
+    masks: logits [M, h, w]; soft: [M, h, w] in [0, 1]; weight: [M, h, w], 0 where nothing is known;
+    count: masks of the whole step.
     """
     bce = F.binary_cross_entropy_with_logits(masks, soft, reduction="none")
     per_mask = (bce * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1e-6)
-    return per_mask.sum() / max(len(masks), 1)
+    return per_mask.sum() / max(count, 1.0)
 
 
-def mask_dice(masks: Tensor, soft: Tensor, weight: Tensor) -> Tensor:
+def mask_dice(masks: Tensor, soft: Tensor, weight: Tensor, count: float) -> Tensor:
     """Return L_dice over matched masks, smoothed by one pixel; arguments as in `mask_bce`."""
     probabilities = masks.sigmoid() * weight
     overlap = (probabilities * soft).sum((1, 2))
     sizes = probabilities.sum((1, 2)) + (soft * weight).sum((1, 2))
-    return (1 - (2 * overlap + 1) / (sizes + 1)).sum() / max(len(masks), 1)
+    return (1 - (2 * overlap + 1) / (sizes + 1)).sum() / max(count, 1.0)
 
 
-def dense_loss(logits: Tensor, targets: MaskTargets) -> Tensor:
+def dense_loss(logits: Tensor, targets: MaskTargets, totals: Totals) -> Tensor:
     """Return the cross-entropy of `logits` [B, K, h, w] over each image's annotated classes.
 
     Cells count by how much of them is labelled with a class of the vocabulary.
@@ -141,10 +186,13 @@ def dense_loss(logits: Tensor, targets: MaskTargets) -> Tensor:
     blocked = ~targets.annotated[:, :, None, None]
     log_probabilities = logits.masked_fill(blocked, -1e4).log_softmax(1)
     mass = targets.coverage * targets.weight[:, None] * ~blocked
-    return -(mass * log_probabilities).sum() / mass.sum().clamp(min=1e-6)
+    cells = mass.shape[2] * mass.shape[3]
+    return -(mass * log_probabilities).sum() / max(totals.named * cells, 1e-6)
 
 
-def score_loss(class_logits: Tensor, mask_logits: Tensor, targets: MaskTargets) -> Tensor:
+def score_loss(
+    class_logits: Tensor, mask_logits: Tensor, targets: MaskTargets, totals: Totals
+) -> Tensor:
     """Return the negative log-likelihood of the deployed scores, per labelled cell.
 
     With S[k] = sum over q of sigmoid(class) sigmoid(mask), the unclipped score, a cell of class y
@@ -164,7 +212,8 @@ def score_loss(class_logits: Tensor, mask_logits: Tensor, targets: MaskTargets) 
     right = log_total - scores.log() - scores.clamp(max=1.0).log()
     wrong_mass = (1 - targets.coverage) * weight * known
     wrong = _minus_log_complement(scores)
-    return ((mass * right).sum() + (wrong_mass * wrong).sum()) / weight.sum().clamp(min=1e-6)
+    area = max(totals.labelled * grid[0] * grid[1], 1e-6)
+    return ((mass * right).sum() + (wrong_mass * wrong).sum()) / area
 
 
 def _minus_log_complement(scores: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ def choose_trained(model: Dedos, *, tune_text: bool) -> None:
     `qv` trains the query and value rows of the fused projections; their key rows get no gradient.
     """
     tune = model.config.clip_tune
+    if not model.config.refine_blocks:
+        model.refinement.requires_grad_(False)
     for name, parameter in model.named_parameters():
         if name.startswith("text_tower."):
             parameter.requires_grad_(tune_text)
@@ -35,14 +38,16 @@ def _without_keys(gradient: Tensor) -> Tensor:
     return kept
 
 
-def build_optimizer(model: Dedos, settings: TrainSettings) -> torch.optim.AdamW:
-    """Return AdamW with two learning rates: CLIP's towers and the rest.
+def build_optimizer(
+    model: Dedos, settings: TrainSettings, learning: nn.Module | None = None
+) -> torch.optim.AdamW:
+    """Return AdamW with two learning rates: CLIP's towers and the rest, `learning` included.
 
     Vectors, scales and embeddings are not decayed, nor is a partly trained projection, whose
     frozen rows would shrink. Each group keeps its peak rate as `peak_lr`.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in named_parameters(model, learning):
         if not parameter.requires_grad:
             continue
         tower = name.startswith(("trunk.", "text_tower."))
@@ -58,6 +63,15 @@ def build_optimizer(model: Dedos, settings: TrainSettings) -> torch.optim.AdamW:
         ],
         fused=True,
     )
+
+
+def named_parameters(
+    model: Dedos, learning: nn.Module | None
+) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yield the model's parameters, then those of `learning` under the prefix `learning.`."""
+    yield from model.named_parameters()
+    if learning is not None:
+        yield from learning.named_parameters(prefix="learning")
 
 
 def _is_embedding(name: str) -> bool:

@@ -10,10 +10,14 @@ from dedos_deploy.errors import BadInputError
 from dedos_deploy.presets import get_preset
 from dedos_deploy.text.templates import TEMPLATES
 from dedos_deploy.training.augment import AugmentSettings
+from dedos_deploy.training.components import COMPONENTS, Component, timesteps_for
+from dedos_deploy.training.denoising import LiveFill
 from dedos_deploy.training.losses import LossWeights
+from dedos_deploy.training.proxy_reader import MaskMap
 
 Schedule = Literal["poly", "cosine"]
 Device = Literal["auto", "cpu", "cuda"]
+View = Literal["whole", "crop"]
 
 
 @dataclass(frozen=True)
@@ -27,10 +31,23 @@ class TrainSettings:
     that are evaluated and written (0: none); init: checkpoint to start from; clip_weights:
     open_clip tag or file; tune_text: train the text tower, too; background: what pixels of
     background words teach: nothing (ignore) or "none of the other words" (negative);
-    vocabulary, drop_words: see BatchSettings; save_minutes: time between checkpoints;
-    eval_minutes: time between evaluations (0: only at the end); eval_images: images of one of
-    those, the last one takes all; workers: processes that load images; threads: of the training
-    process (0: torch's choice).
+    vocabulary, drop_words: see BatchSettings; save_minutes, save_steps: time and steps between
+    checkpoints (0 steps: by the clock alone); eval_minutes: time between evaluations (0: only at
+    the end); eval_images: images of one of those, the last one takes all; samples: images painted
+    at each; workers: processes that load images; threads: of the training process (0: torch's
+    choice); tensorboard: write event files, too.
+
+    micro_batch: images at once in one process (None: the batch divided by the processes); what it
+    is decides memory, not the result: a step's gradient is the sum over its micro-batches. (Only
+    BatchNorm in the detail branch of the edge presets sees micro-batches one by one.)
+
+    The method: component: row of the paper's Table 3; diffusion: hub name or diffusers folder of
+    the frozen teacher (None: train without it); timesteps: those it walks; diffusion_hw: image size
+    it reads; view: it reads the unaugmented image (`whole`, which can be cached) or the crop that
+    the model sees; add_noise: start from noised latents; diffusion_half: half precision;
+    diffusion_cache: folder for latents and denoised images; mask_map: M of Eq. 4; gamma: weight of
+    L_consist in Eq. 16; bank: filling of the proxy bank while training; bank_drop: part of the
+    steps that use the bank's queries in place of the images' own.
     """
 
     preset: str
@@ -39,6 +56,7 @@ class TrainSettings:
     steps: int | None = 60_000
     minutes: float | None = None
     batch: int = 4
+    micro_batch: int | None = None
     lr: float = 2e-4
     backbone_lr: float = 2e-6
     weight_decay: float = 0.05
@@ -55,11 +73,26 @@ class TrainSettings:
     background: Literal["ignore", "negative"] = "ignore"
     vocabulary: int = 64
     drop_words: float = 0.25
+    component: Component = "V"
+    diffusion: str | None = None
+    timesteps: tuple[int, ...] = (50, 100, 200)
+    diffusion_hw: tuple[int, int] | None = None
+    view: View = "whole"
+    add_noise: bool = False
+    diffusion_half: bool = False
+    diffusion_cache: str | None = None
+    mask_map: MaskMap = "gate"
+    gamma: float = 1.0
+    bank: LiveFill = "ema"
+    bank_drop: float = 0.5
     loss: LossWeights = field(default_factory=LossWeights)
     augmentation: AugmentSettings = field(default_factory=AugmentSettings)
     save_minutes: float = 5.0
+    save_steps: int = 0
     eval_minutes: float = 10.0
     eval_images: int = 40
+    samples: int = 4
+    tensorboard: bool = False
     workers: int = 1
     threads: int = 0
     device: Device = "auto"
@@ -73,11 +106,13 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise BadInputError(f"{name} is {value}, but must be more than 0")
-        for name in ("backbone_lr", "weight_decay", "warmup", "workers", "threads"):
+        for name in ("backbone_lr", "weight_decay", "warmup", "workers", "threads", "gamma",
+                     "save_steps", "samples"):  # fmt: skip
             if getattr(self, name) < 0:
                 raise BadInputError(f"{name} is {getattr(self, name)}, but must not be negative")
         if not 0 <= self.ema < 1:
             raise BadInputError(f"ema is {self.ema}, but a decay lies in [0, 1); 0.999 is usual")
+        self._check_method()
         if self.template not in TEMPLATES:
             raise BadInputError(
                 f"unknown prompt template {self.template!r}; templates: {', '.join(TEMPLATES)}"
@@ -88,6 +123,34 @@ class TrainSettings:
             )
         if self.size_hw is not None:
             get_preset(self.preset).check_size(self.size_hw)
+
+    def _check_method(self) -> None:
+        if self.micro_batch is not None and (self.micro_batch < 1 or self.batch % self.micro_batch):
+            raise BadInputError(
+                f"micro_batch {self.micro_batch} does not divide batch {self.batch}; choose one "
+                "that does"
+            )
+        if not 0 <= self.bank_drop <= 1:
+            raise BadInputError(f"bank_drop is {self.bank_drop}, but a probability lies in [0, 1]")
+        if self.component not in COMPONENTS:
+            raise BadInputError(
+                f"unknown component {self.component!r}; rows of Table 3: {', '.join(COMPONENTS)}"
+            )
+        if self.diffusion and not COMPONENTS[self.component].queries:
+            raise BadInputError(
+                f"component {self.component} is the baseline without proxy queries, so it cannot "
+                "learn from --diffusion; leave that out or choose II to V"
+            )
+        if self.diffusion_cache and (self.view != "whole" or self.add_noise or not self.diffusion):
+            raise BadInputError(
+                "a diffusion cache needs a diffusion, view `whole` and no added noise: only then "
+                "are latents constants of an image; leave out --diffusion-cache or the other option"
+            )
+
+    @property
+    def walked(self) -> tuple[int, ...]:
+        """Timesteps in the order walked, those of the component."""
+        return timesteps_for(self.component, self.timesteps)
 
     @property
     def network_hw(self) -> tuple[int, int]:
@@ -109,8 +172,8 @@ class TrainSettings:
 
 
 FREE_FIELDS = frozenset(
-    {"steps", "minutes", "save_minutes", "eval_minutes", "eval_images", "workers", "threads",
-     "device"}
+    {"steps", "minutes", "save_minutes", "save_steps", "eval_minutes", "eval_images", "samples",
+     "tensorboard", "workers", "threads", "device", "diffusion", "diffusion_cache"}
 )  # fmt: skip
 
 # From scratch a trunk needs the full rate, and the auxiliary terms teach it pixels from step one.

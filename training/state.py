@@ -14,7 +14,8 @@ from torch import Tensor
 
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.model import Dedos
-from dedos_deploy.training.optimizer import WeightAverage
+from dedos_deploy.training.denoising import DenoisingLearning
+from dedos_deploy.training.optimizer import WeightAverage, named_parameters
 
 FORMAT = "dedos-training-state-1"
 
@@ -23,12 +24,14 @@ FORMAT = "dedos-training-state-1"
 class Training:
     """What changes from step to step.
 
-    step: optimizer steps done; elapsed_s: wall clock of all parts of the run together.
+    learning: what reads the diffusion, None for a run without one; step: optimizer steps done;
+    elapsed_s: wall clock of all parts of the run together.
     """
 
     model: Dedos
     optimizer: torch.optim.AdamW
     average: WeightAverage | None
+    learning: DenoisingLearning | None = None
     step: int = 0
     elapsed_s: float = 0.0
 
@@ -48,7 +51,9 @@ def save_state(path: Path, training: Training, settings_json: str) -> None:
     tensors = {f"model.{name}": value for name, value in training.model.state_dict().items()}
     if training.average is not None:
         tensors.update({f"average.{n}": v for n, v in training.average.model.state_dict().items()})
-    for name, parameter in training.model.named_parameters():
+    if training.learning is not None:
+        tensors.update({f"learning.{n}": v for n, v in training.learning.state_dict().items()})
+    for name, parameter in named_parameters(training.model, training.learning):
         for key, value in training.optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{name}/{key}"] = value
     record = {"step": training.step, "elapsed_s": training.elapsed_s}
@@ -86,12 +91,14 @@ def load_state(path: Path, training: Training) -> None:
         training.model.load_state_dict(_part(tensors, "model."))
         if training.average is not None:
             training.average.model.load_state_dict(_part(tensors, "average."))
+        if training.learning is not None:
+            training.learning.load_state_dict(_part(tensors, "learning."))
     except RuntimeError as error:
         raise BadInputError(
             f"training state {path} is of another model; start a new run in another --output"
         ) from error
     moments = _part(tensors, "optimizer.")
-    for name, parameter in training.model.named_parameters():
+    for name, parameter in named_parameters(training.model, training.learning):
         mine = {key: moments[f"{name}/{key}"] for key in ("step", "exp_avg", "exp_avg_sq")
                 if f"{name}/{key}" in moments}  # fmt: skip
         if mine:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dedos_deploy.cli._main import EXIT_OK, run_command, size_hw
-from dedos_deploy.errors import BadInputError, require
+from dedos_deploy.cli._main import EXIT_OK, EXIT_USER_ERROR, run_command, size_hw
+from dedos_deploy.errors import BadInputError, nearest, require
 
 if TYPE_CHECKING:
     from dedos_deploy.training.evaluate import Evaluation
-    from dedos_deploy.training.loop import StepReport
+    from dedos_deploy.training.loop import StepReport, Trainer
+
+VERBS = {
+    "calibrate-bank": "train_bank",
+    "diffusion": "train_diffusion",
+}
+"""Further commands, `dedos-train VERB ...`, and the module of each."""
 
 _DESCRIPTION = """\
 Train a model on label folders: images/<split>/*.jpg, labels/<split>/*.png (8-bit, value = line
@@ -30,12 +37,19 @@ examples:
       two folders, each image of `hall` twice an epoch, from given weights
   dedos-train --preset nano --data camvid --output runs/camvid --minutes 45 --resume
       goes on after Ctrl-C or a crash exactly where the last saved state was
-  dedos-train --preset edge-b --data coco-stuff --output runs/b --clip-weights openai
-      frozen CLIP weights through open_clip, the head trained
+  dedos-train --preset edge-b --data coco-stuff --output runs/b --clip-weights openai \\
+              --diffusion stabilityai/stable-diffusion-2-1
+      the paper's method: frozen CLIP through open_clip, frozen Stable Diffusion, the head trained
+  torchrun --nproc-per-node 2 -m dedos_deploy.cli.train --preset paper-l ...
+      the same on two GPUs; the batch is shared, so a step means the same
 
 The output folder gets checkpoint.safetensors (dedos-export --checkpoint), state.safetensors
 (--resume), log.jsonl (one line per 10 steps) and evaluation.json. Options left out take the
-preset's value. Ctrl-C finishes the step, saves and exits with 130."""
+preset's value. Ctrl-C finishes the step, saves and exits with 130.
+
+further commands, each with its own --help:
+  dedos-train calibrate-bank   fill the proxy bank of a finished run, compare fillings
+  dedos-train diffusion        a small latent diffusion model of your own images"""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -62,10 +76,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        help="start from these weights; `embedded`: the nano weights that ship with "
                             "the package")  # fmt: skip
     start.add_argument("--clip-weights", metavar="TAG|FILE",
-                       help="CLIP weights through open_clip, such as openai; needed by every "
-                            "preset but nano unless --init is given")  # fmt: skip
+                       help="CLIP weights through open_clip, such as openai, or a DEDOS checkpoint "
+                            "(.safetensors, or `embedded`) whose CLIP alone is taken; needed by "
+                            "every preset but nano unless --init is given")  # fmt: skip
     _add_schedule(parser.add_argument_group("how long and how fast"))
     _add_method(parser.add_argument_group("what is learned"))
+    _add_diffusion(parser.add_argument_group("what is learned from a diffusion model"))
     _add_machine(parser.add_argument_group("machine"))
 
 
@@ -74,7 +90,10 @@ def _add_schedule(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--minutes", type=float,
                        help="wall clock after which the run ends; the learning rate follows "
                             "whichever of steps and minutes is further")  # fmt: skip
-    group.add_argument("--batch", type=int, help="images a step")
+    group.add_argument("--batch", type=int, help="images a step, over all processes")
+    group.add_argument("--micro-batch", type=int,
+                       help="images at once in one process: smaller takes less memory and gives "
+                            "the same step (default: the batch divided by the processes)")  # fmt: skip
     group.add_argument("--size", type=size_hw, metavar="HxW", help="network size, such as 240x320")
     group.add_argument("--lr", type=float, help="peak learning rate of the head")
     group.add_argument("--backbone-lr", type=float, help="peak learning rate of the CLIP trunk")
@@ -99,6 +118,37 @@ def _add_method(group: argparse._ArgumentGroup) -> None:
                             "leave the rest of the image unlabelled")  # fmt: skip
 
 
+def _add_diffusion(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--diffusion", metavar="NAME|FOLDER",
+                       help="frozen diffusion model that proxy queries read while training: a hub "
+                            "name such as stabilityai/stable-diffusion-2-1, or a folder")  # fmt: skip
+    group.add_argument("--component", choices=("I", "II", "III", "IV", "V"),
+                       help="row of the paper's Table 3: baseline, + proxy queries (one step), + "
+                            "progressive walk, + separation of texture, + text interaction; V is "
+                            "the whole method")  # fmt: skip
+    group.add_argument("--timesteps", type=int, nargs="+", metavar="T",
+                       help="denoising steps that are read (default: 50 100 200)")  # fmt: skip
+    group.add_argument("--diffusion-size", type=size_hw, metavar="HxW",
+                       help="image size the diffusion reads (default: what it was trained at)")  # fmt: skip
+    group.add_argument("--view", choices=("whole", "crop"),
+                       help="the diffusion reads the image as it is in its file, which can be "
+                            "cached (whole), or the very crop that the model sees (crop)")  # fmt: skip
+    group.add_argument("--diffusion-cache", metavar="DIR",
+                       help="keep latents and denoised images here, computed once per image")  # fmt: skip
+    group.add_argument("--diffusion-half", action=argparse.BooleanOptionalAction,
+                       help="the diffusion in half precision: half its memory")  # fmt: skip
+    group.add_argument("--add-noise", action=argparse.BooleanOptionalAction,
+                       help="start from noised latents; the paper takes the clean ones")  # fmt: skip
+    group.add_argument("--mask-map", choices=("gate", "random", "none"), help="M of Eq. 4")
+    group.add_argument("--gamma", type=float, help="weight of L_consist in Eq. 16")
+    group.add_argument("--bank", choices=("ema", "static"),
+                       help="what stands in for the diffusion at inference: the running mean of "
+                            "what it gave, or the kernels alone")  # fmt: skip
+    group.add_argument("--bank-drop", type=float, metavar="P",
+                       help="part of the steps that train with the bank instead of the diffusion, "
+                            "so that the decoder knows what it will be deployed with")  # fmt: skip
+
+
 def _add_machine(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--workers", type=int, help="processes that load images; 0: none")
     group.add_argument("--threads", type=int, help="threads of the training process")
@@ -107,11 +157,19 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
                        help="bfloat16 where it is safe; faster on CPUs with AVX512-BF16 or AMX "
                             "and on GPUs")  # fmt: skip
     group.add_argument("--save-minutes", type=float, help="time between saved states")
+    group.add_argument("--save-steps", type=int, help="steps between saved states, too; 0: off")
+    group.add_argument("--tensorboard", action=argparse.BooleanOptionalAction,
+                       help="write event files into the output folder, too")  # fmt: skip
+    group.add_argument("--samples", type=int, metavar="N",
+                       help="validation images painted into samples/ at each evaluation")  # fmt: skip
+    group.add_argument("--dry-run", action="store_true",
+                       help="print parameters, a memory estimate, and write the first batch as a "
+                            "picture; train nothing")  # fmt: skip
     group.add_argument("--eval-minutes", type=float,
                        help="time between evaluations; 0: only at the end")  # fmt: skip
 
 
-_NOT_SETTINGS = ("preset", "data", "output", "resume", "size")
+_NOT_SETTINGS = ("preset", "data", "output", "resume", "size", "diffusion_size", "dry_run")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -125,13 +183,21 @@ def run(args: argparse.Namespace) -> int:
     from dedos_deploy.training.settings import settings_for
 
     given: dict[str, Any] = {k: v for k, v in vars(args).items() if k not in _NOT_SETTINGS}
-    settings = settings_for(args.preset, tuple(args.data), size_hw=args.size, **given)
+    if args.timesteps:
+        given["timesteps"] = tuple(args.timesteps)
+    settings = settings_for(args.preset, tuple(args.data), size_hw=args.size,
+                            diffusion_hw=args.diffusion_size, **given)  # fmt: skip
     _check_writable(args.output)
     trainer = Trainer(settings, args.output, resume=args.resume)
+    if trainer.processes.rank:
+        trainer.train(_Silent())
+        return EXIT_OK
     height, width = settings.network_hw
     words = trainer.stream.words
     items = sum(len(folder.items) for folder in trainer.stream.folders)
     _say(f"{settings.preset} at {height}x{width}, {len(words)} words, {items} training images")
+    if args.dry_run:
+        return _dry_run(trainer)
     with _Progress() as progress:
         trainer.train(progress)
     _say(f"wrote {args.output / 'checkpoint.safetensors'}; next: "
@@ -142,6 +208,24 @@ def run(args: argparse.Namespace) -> int:
 def _check_writable(output: Path) -> None:
     if output.exists() and not output.is_dir():
         raise BadInputError(f"--output {output} is a file; give a folder for the run")
+
+
+def _dry_run(trainer: Trainer) -> int:
+    from dedos_deploy.training.dry_run import dry_run
+
+    for line in dry_run(trainer):
+        print(line)
+    return EXIT_OK
+
+
+class _Silent:
+    """What every process but the first shows."""
+
+    def on_step(self, report: StepReport) -> None:
+        pass
+
+    def on_evaluation(self, result: Evaluation) -> None:
+        pass
 
 
 def _say(text: str) -> None:
@@ -184,7 +268,16 @@ def evaluation_table(result: Evaluation) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `dedos-train` and return its exit code."""
+    """Run `dedos-train`, or the further command that comes first, and return its exit code."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if argv and not argv[0].startswith("-"):
+        if argv[0] not in VERBS:
+            hint = nearest(argv[0], VERBS) or ";"
+            print(f"dedos-train: error: unknown command {argv[0]!r}{hint} commands: "
+                  f"{', '.join(VERBS)}, or options alone to train", file=sys.stderr)  # fmt: skip
+            return EXIT_USER_ERROR
+        module = importlib.import_module(f"dedos_deploy.cli.{VERBS[argv[0]]}")
+        return run_command(module.build_parser, module.run, argv[1:])
     return run_command(build_parser, run, argv)
 
 

@@ -19,7 +19,7 @@ from dedos_deploy.training.augment import (
     crop_resize,
     jitter_colour,
 )
-from dedos_deploy.training.data import BatchSettings, BatchStream, batches
+from dedos_deploy.training.data import BatchSettings, BatchStream, Share, batches
 from dedos_deploy.training.folders import open_folder
 from dedos_deploy.training.targets import IGNORE, OTHER
 
@@ -107,7 +107,7 @@ def test_a_batch_depends_on_seed_and_step_alone(write_folder: Write) -> None:
 
 def test_worker_processes_give_the_same_batches_in_order(write_folder: Write) -> None:
     stream = two_folders(write_folder)
-    for step, batch in enumerate(batches(stream, start=2, stop=6, workers=2), start=2):
+    for step, batch in enumerate(batches(stream, Share(2, 6), workers=2), start=2):
         assert torch.equal(batch.images, stream[step].images)
         assert torch.equal(batch.labels, stream[step].labels)
 
@@ -152,7 +152,7 @@ def test_an_unreadable_file_reaches_the_caller_through_a_worker(write_folder: Wr
     stream = BatchStream([open_folder(str(root))], SETTINGS)
     (root / "images/train/001.png").write_bytes(b"")
     with pytest.raises(BadInputError, match=r"^\S*001\.png cannot be read as an image"):
-        list(batches(stream, start=0, stop=3, workers=1))
+        list(batches(stream, Share(0, 3), workers=1))
 
 
 def test_a_shrunk_label_takes_the_middle_of_each_cell() -> None:

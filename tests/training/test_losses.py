@@ -13,7 +13,9 @@ from dedos_deploy.training.losses import (
     UNMATCHED_WEIGHT,
     LossWeights,
     Outputs,
+    Totals,
     class_loss,
+    count_labels,
     dense_loss,
     mask_bce,
     mask_dice,
@@ -45,6 +47,17 @@ def soft_targets(seed: int, batch: int, slots: int, h: int, w: int) -> MaskTarge
     return MaskTargets(coverage, weight, annotated)
 
 
+def of_cells(targets: MaskTargets) -> Totals:
+    """Return the totals that soft targets stand for, images in cells."""
+    mass = targets.coverage * targets.weight[:, None] * targets.annotated[:, :, None, None]
+    cells = targets.weight[0].numel()
+    masks = sum(len(targets.present(image)) for image in range(len(targets.weight)))
+    return Totals(
+        float(len(targets.weight)), float(masks), float(targets.weight.sum()) / cells,
+        float(mass.sum()) / cells,
+    )  # fmt: skip
+
+
 def normal(seed: int, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * 2
 
@@ -63,7 +76,10 @@ def test_class_loss_equals_loops() -> None:
                 if annotated[b, k]:
                     hit = float(targets.get((b, q)) == k)
                     total += weight * bce(float(logits[b, q, k]), hit)
-    assert class_loss(logits, annotated, matches) == pytest.approx(total / weights, rel=1e-5)
+    totals = Totals(images=2.0, masks=3.0, labelled=2.0, named=2.0)
+    assert class_loss(logits, annotated, matches, totals) == pytest.approx(
+        total / weights, rel=1e-5
+    )
 
 
 def test_mask_losses_equal_loops() -> None:
@@ -84,8 +100,8 @@ def test_mask_losses_equal_loops() -> None:
             p, t, w = sigmoid(float(masks[m, y, x])), float(soft[m, y, x]), float(weight[m, y, x])
             overlap, sizes = overlap + w * p * t, sizes + w * (p + t)
         dices.append(1 - (2 * overlap + 1) / (sizes + 1))
-    assert mask_bce(masks, soft, weight) == pytest.approx(np.mean(bces), rel=1e-5)
-    assert mask_dice(masks, soft, weight) == pytest.approx(np.mean(dices), rel=1e-5)
+    assert mask_bce(masks, soft, weight, 3.0) == pytest.approx(np.mean(bces), rel=1e-5)
+    assert mask_dice(masks, soft, weight, 3.0) == pytest.approx(np.mean(dices), rel=1e-5)
 
 
 def test_dense_loss_equals_loops() -> None:
@@ -100,7 +116,7 @@ def test_dense_loss_equals_loops() -> None:
                     part = float(targets.coverage[b, k, y, x]) * float(targets.weight[b, y, x])
                     total -= part * (float(logits[b, k, y, x]) - norm)
                     mass += part
-    assert dense_loss(logits, targets) == pytest.approx(total / mass, rel=1e-5)
+    assert dense_loss(logits, targets, of_cells(targets)) == pytest.approx(total / mass, rel=1e-5)
 
 
 def test_score_loss_equals_loops() -> None:
@@ -123,7 +139,9 @@ def test_score_loss_equals_loops() -> None:
                     right = -math.log(s / sum(score.values())) - math.log(min(s, 1))
                     wrong = -math.log(1 - s) if s < 0.9 else math.log(10) + 10 * (s - 0.9)
                     total += weight * (part * right + (1 - part) * wrong)
-    assert score_loss(classes, masks, targets) == pytest.approx(total / area, rel=1e-4)
+    assert score_loss(classes, masks, targets, of_cells(targets)) == pytest.approx(
+        total / area, rel=1e-4
+    )
 
 
 def test_a_wrong_score_above_one_still_has_a_gradient() -> None:
@@ -131,7 +149,7 @@ def test_a_wrong_score_above_one_still_has_a_gradient() -> None:
     masks = torch.full((1, 4, 1, 1), 3.0)
     coverage = torch.tensor([1.0, 0.0]).reshape(1, 2, 1, 1)
     targets = MaskTargets(coverage, torch.ones(1, 1, 1), torch.ones(1, 2, dtype=torch.bool))
-    score_loss(classes, masks, targets).backward()
+    score_loss(classes, masks, targets, of_cells(targets)).backward()
     assert classes.grad is not None and (classes.grad[..., 1] > 0.01).all()
 
 
@@ -222,3 +240,31 @@ def test_no_auxiliary_term_is_computed_under_the_papers_weights() -> None:
     assert set(segmentation_loss(outputs, labels, annotated, LossWeights())[1]) == {
         "cls", "bce", "dice",
     }  # fmt: skip
+
+
+def test_pieces_of_a_step_add_up_to_the_step() -> None:
+    random = torch.Generator().manual_seed(8)
+    labels = torch.randint(-2, 3, (4, 16, 16), generator=random)
+    labels[1] = IGNORE
+    labels[2, :8] = IGNORE
+    annotated = torch.rand(4, 3, generator=random) > 0.3
+    classes, masks = normal(9, 4, 5, 3), normal(10, 4, 5, 8, 8)
+    early, dense = normal(11, 4, 5, 3), normal(12, 4, 3, 4, 4)
+    outputs = Outputs(((early, masks), (classes, masks)), dense)
+    whole, terms = segmentation_loss(outputs, labels, annotated, FULL)
+    totals = sum(
+        (count_labels(labels[i : i + 1], annotated[i : i + 1]) for i in range(4)),
+        start=Totals(0.0, 0.0, 0.0, 0.0),
+    )
+    assert totals.values() == pytest.approx(count_labels(labels, annotated).values())
+    pieces = []
+    for start, stop in ((0, 1), (1, 4)):
+        cut = Outputs(
+            tuple((c[start:stop], m[start:stop]) for c, m in outputs.layers), dense[start:stop]
+        )
+        pieces.append(
+            segmentation_loss(cut, labels[start:stop], annotated[start:stop], FULL, totals)
+        )
+    assert float(sum(loss for loss, _ in pieces)) == pytest.approx(float(whole), rel=1e-5)
+    for name, value in terms.items():
+        assert sum(float(t[name]) for _, t in pieces) == pytest.approx(float(value), rel=1e-5)

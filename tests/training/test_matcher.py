@@ -33,8 +33,8 @@ def test_matching_is_the_cheapest_of_all_assignments(seed: int) -> None:
             mask, soft = masks[0, q][None], targets.coverage[0, k][None]
             costs[q, k] = (
                 -torch.log(classes[0, q, k].sigmoid())
-                + mask_bce(mask, soft, targets.weight)
-                + mask_dice(mask, soft, targets.weight)
+                + mask_bce(mask, soft, targets.weight, 1.0)
+                + mask_dice(mask, soft, targets.weight, 1.0)
             )
     best = min(
         permutations(range(queries), slots),
@@ -53,7 +53,7 @@ def test_pair_costs_equal_the_losses_of_that_pair() -> None:
     logits = torch.randn(3, 2, generator=random)
     soft = targets.coverage[0].flatten(1)
     costs = pair_costs(logits, masks, soft, targets.weight[0].flatten())
-    pair = (masks[1].reshape(1, 4, 4), targets.coverage[0, 1][None], targets.weight)
+    pair = (masks[1].reshape(1, 4, 4), targets.coverage[0, 1][None], targets.weight, 1.0)
     expected = -torch.log(logits[1, 1].sigmoid()) + mask_bce(*pair) + mask_dice(*pair)
     assert costs[1, 1] == pytest.approx(float(expected), rel=1e-5)
 

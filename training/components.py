@@ -1,0 +1,58 @@
+"""The paper's components as switches: the rows of Table 3, each adding one to the one before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from dedos_deploy.presets import ModelConfig
+
+Component = Literal["I", "II", "III", "IV", "V"]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a row of Table 3 has: proxy queries that refine CLIP and read the diffusion, a
+    progressive walk with Kronecker kernels, separation of texture (Eq. 9-12), text aggregation.
+    """
+
+    queries: bool
+    progressive: bool
+    separation: bool
+    text: bool
+
+
+COMPONENTS: dict[Component, Parts] = {
+    "I": Parts(False, False, False, False),
+    "II": Parts(True, False, False, False),
+    "III": Parts(True, True, False, False),
+    "IV": Parts(True, True, True, False),
+    "V": Parts(True, True, True, True),
+}
+
+
+def timesteps_for(component: Component, timesteps: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the timesteps that a row walks, high to low; "once" is the middle one.
+
+    >>> timesteps_for("II", (50, 100, 200)), timesteps_for("V", (50, 100, 200))
+    ((100,), (200, 100, 50))
+    """
+    walked = tuple(sorted(timesteps, reverse=True))
+    return walked if COMPONENTS[component].progressive else (walked[len(walked) // 2],)
+
+
+def config_for(config: ModelConfig, component: Component, steps: int) -> ModelConfig:
+    """Return `config` with the parts of one row; steps: N of the walk, for rows that have one.
+
+    Without progressive learning q_t is one plain [n, c] matrix: a basic kernel of full size and a
+    1 x 1 diffusion kernel.
+    """
+    parts = COMPONENTS[component]
+    if parts.progressive:
+        config = replace(config, steps=steps)
+    else:
+        whole = (config.queries, config.query_width)
+        config = replace(config, steps=1, basic_kernel=whole, diffusion_kernel=(1, 1))
+    if not parts.queries:
+        config = replace(config, refine_blocks=())
+    return config if parts.text else replace(config, text_blocks=0)

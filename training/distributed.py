@@ -1,0 +1,106 @@
+"""Several processes, GPUs or machines under torchrun, through Hugging Face accelerate.
+
+The trained part is small (25 M parameters, 100 MB of gradients), so gradients are added up once
+per step, after the last micro-batch, instead of wrapping the model: no unused-parameter search, and
+a step means the same however many processes share it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from dedos_deploy.errors import BadInputError, require
+
+
+class Processes(Protocol):
+    """The processes of one run: `rank` of `count`; rank 0 writes files and talks."""
+
+    rank: int
+    count: int
+    device: torch.device
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Return the values added up over processes, in float64."""
+        ...
+
+    def add_tensor(self, value: Tensor) -> Tensor:
+        """Return `value` added up over processes."""
+        ...
+
+    def add_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Add up the gradients of all processes, in place; the same ones must be missing in all."""
+        ...
+
+    def wait(self) -> None:
+        """Return when every process has come here."""
+        ...
+
+
+class OneProcess:
+    """A run without torchrun."""
+
+    rank, count = 0, 1
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        return list(values)
+
+    def add_tensor(self, value: Tensor) -> Tensor:
+        return value
+
+    def add_gradients(self, parameters: Iterable[Tensor]) -> None:
+        pass
+
+    def wait(self) -> None:
+        pass
+
+
+class Launched:
+    """One of the processes that torchrun started; gloo on CPUs, NCCL on GPUs."""
+
+    def __init__(self, *, cpu: bool) -> None:
+        accelerate = require("accelerate", extra="train", purpose="training in several processes")
+        self._accelerator = accelerate.Accelerator(cpu=cpu)
+        self.rank: int = self._accelerator.process_index
+        self.count: int = self._accelerator.num_processes
+        self.device: torch.device = self._accelerator.device
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        # Not float64: Apple's devices lack it, and counts of a batch fit float32 exactly enough.
+        total = self.add_tensor(torch.tensor(values, dtype=torch.float32, device=self.device))
+        return [float(value) for value in total]
+
+    def add_tensor(self, value: Tensor) -> Tensor:
+        total: Tensor = self._accelerator.reduce(value, reduction="sum")
+        return total
+
+    def add_gradients(self, parameters: Iterable[Tensor]) -> None:
+        found = [p.grad for p in parameters if p.grad is not None]
+        total = self.add_tensor(torch.cat([gradient.flatten() for gradient in found]))
+        for gradient, part in zip(found, total.split([g.numel() for g in found]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def wait(self) -> None:
+        self._accelerator.wait_for_everyone()
+
+
+def open_processes(device: str) -> Processes:
+    """Return the processes of this run, as torchrun's environment says.
+
+    device: auto, cpu or cuda. Raises BadInputError for cuda without a CUDA device.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BadInputError(
+            "torch finds no CUDA device; use --device cpu or install its CUDA build"
+        )
+    cpu = device == "cpu" or not torch.cuda.is_available()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return Launched(cpu=cpu)
+    return OneProcess(torch.device("cpu" if cpu else "cuda"))

@@ -1,0 +1,100 @@
+"""The total objective L_total = L_seg + gamma L_consist (Eq. 16), micro-batch by micro-batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dedos_deploy.model import Dedos
+from dedos_deploy.training.data import Batch
+from dedos_deploy.training.denoising import DenoisingLearning, Learned
+from dedos_deploy.training.embeddings import WordEmbeddings
+from dedos_deploy.training.losses import Outputs, Totals, count_labels, segmentation_loss
+from dedos_deploy.training.settings import TrainSettings
+from dedos_deploy.training.walker import Walker
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Part of a step's loss that one micro-batch contributes.
+
+    total: scalar with gradient; terms: its detached parts by name; stages: q_{L,t} summed over the
+    micro-batch's images, [N, n, c], None when the step used the bank.
+    """
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    stages: Tensor | None
+
+
+class Objective:
+    """Computes losses for a model and what it learns from the diffusion.
+
+    learning, walker: both None for a run without diffusion, whose proxy queries are the bank's own.
+    """
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        model: Dedos,
+        embeddings: WordEmbeddings,
+        learning: DenoisingLearning | None,
+        walker: Walker | None,
+    ) -> None:
+        self.settings, self.model, self.embeddings = settings, model, embeddings
+        self.learning, self.walker = learning, walker
+
+    def reads_diffusion(self, step: int) -> bool:
+        """Whether `step` reads the diffusion, or trains the decoder with the bank's queries.
+
+        The same in all processes and after a resume: drawn from (seed, step).
+        """
+        if self.walker is None:
+            return False
+        random = np.random.default_rng((self.settings.seed, 2, step))
+        return bool(random.random() >= self.settings.bank_drop)
+
+    def totals(self, batch: Batch) -> Totals:
+        """Return what this micro-batch adds to the denominators of the step."""
+        return count_labels(batch.labels, batch.annotated)
+
+    def __call__(self, batch: Batch, totals: Totals, *, denoise: bool, seed: int) -> Loss:
+        """Return the loss of one micro-batch.
+
+        totals: of the whole step; denoise: read the diffusion; seed: of its noise.
+        """
+        device = self.model.proxy_queries.bank.device
+        text = self.embeddings(batch.slots)
+        valid = torch.ones(len(text), device=device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.amp):
+            proxy, learned = self._queries(batch, denoise, seed)
+            found = self.model.predict(batch.images.to(device), text, valid, proxy)
+        layers = (*found.auxiliary, (found.class_logits, found.mask_logits))
+        total, terms = segmentation_loss(
+            Outputs(layers, found.dense_logits),
+            batch.labels.to(device),
+            batch.annotated.to(device),
+            self.settings.loss,
+            totals,
+        )
+        if learned is None:
+            return Loss(total, terms, None)
+        if learned.consistency is not None:
+            consistency = learned.consistency.float().sum() / totals.images
+            total = total + self.settings.gamma * consistency
+            terms["consist"] = consistency.detach()
+        return Loss(total, terms, learned.stages.detach().float().sum(0))
+
+    def _queries(
+        self, batch: Batch, denoise: bool, seed: int
+    ) -> tuple[Tensor | None, Learned | None]:
+        if self.learning is None or self.walker is None:
+            return None, None
+        if not denoise:
+            return self.learning.bank_queries(self.model, self.settings.bank), None
+        walked = self.walker(batch, seed)
+        learned = self.learning(self.model, walked.features, walked.before, walked.after)
+        return learned.queries, learned

@@ -1,0 +1,120 @@
+"""Pictures of a run: the first batch with its labels, and what the model says while it learns."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from dedos_deploy.errors import BadInputError
+from dedos_deploy.model import Dedos
+from dedos_deploy.runtime.palette import class_colour_bgr, palette_bgr
+from dedos_deploy.training.data import Batch
+from dedos_deploy.training.embeddings import WordEmbeddings
+from dedos_deploy.training.evaluate import network_input
+from dedos_deploy.training.folders import LabelFolder, read_pair
+from dedos_deploy.training.settings import TrainSettings
+
+SAMPLES, FIRST_BATCH = "samples", "first_batch.png"
+
+Image = NDArray[np.uint8]
+
+_LINE = 16
+"""Height of a legend line in pixels."""
+
+
+def write_first_batch(path: Path, batch: Batch, words: Sequence[str]) -> None:
+    """Write a sheet of a batch: every image above its labels, and the words that occur.
+
+    words: the union vocabulary that `batch.slots` index. Grey is unlabelled, black a class that
+    this batch does not ask for.
+    """
+    rows = []
+    slots = [words[slot] for slot in batch.slots]
+    for image, labels in zip(batch.images.numpy(), batch.labels.numpy(), strict=True):
+        painted = _painted(image, labels)
+        seen = [(slots[slot], slot) for slot in np.unique(labels[labels >= 0])]
+        rows.append(np.concatenate([image, painted, _legend(seen, *image.shape[:2])], axis=1))
+    _write(path, np.concatenate(rows))
+
+
+@torch.no_grad()
+def write_samples(
+    path: Path,
+    model: Dedos,
+    folder: LabelFolder,
+    embeddings: WordEmbeddings,
+    words: Sequence[str],
+    settings: TrainSettings,
+) -> Image:
+    """Write and return a sheet of validation images: image, labels, the model's answer, words."""
+    index = {word: slot for slot, word in enumerate(words)}
+    asked = [word for word in folder.annotated if word in index]
+    text = embeddings([index[word] for word in asked], model=model)
+    valid = torch.ones(len(asked), device=text.device)
+    table = folder.lookup({word: slot for slot, word in enumerate(asked)})
+    training = model.training
+    model.eval()
+    rows = []
+    count = min(settings.samples, len(folder.items))
+    for item in (number * len(folder.items) // count for number in range(count)):
+        image, raw = read_pair(folder, item)
+        small = network_input(image, settings.network_hw)
+        scores = model(small.to(text.device), text, valid).float()
+        scores = F.interpolate(scores, settings.network_hw, mode="bilinear", align_corners=False)
+        found = scores[0].argmax(0).cpu().numpy()
+        shown = small[0].numpy()
+        labels = _nearest(table[raw], settings.network_hw)
+        seen = [(asked[slot], slot) for slot in np.union1d(np.unique(found), labels[labels >= 0])]
+        parts = [shown, _painted(shown, labels), _painted(shown, found)]
+        rows.append(np.concatenate([*parts, _legend(seen, *shown.shape[:2])], axis=1))
+    model.train(training)
+    sheet = np.concatenate(rows)
+    path.parent.mkdir(exist_ok=True)
+    _write(path, sheet)
+    return sheet
+
+
+def _nearest(labels: NDArray[np.int64], size_hw: tuple[int, int]) -> NDArray[np.int64]:
+    rows = (np.arange(size_hw[0]) * 2 + 1) * labels.shape[0] // (2 * size_hw[0])
+    columns = (np.arange(size_hw[1]) * 2 + 1) * labels.shape[1] // (2 * size_hw[1])
+    return labels[rows][:, columns]
+
+
+def _painted(image_bgr: Image, labels: NDArray[np.int64]) -> Image:
+    """Return the image mixed with class colours; negative labels stay grey or black."""
+    colours = palette_bgr(int(labels.max(initial=0)) + 1)[np.maximum(labels, 0)].astype(np.int64)
+    grey = image_bgr.mean(-1, keepdims=True).astype(np.int64) // 2
+    dark = np.where((labels == -1)[..., None], grey + 64, grey // 3)
+    mixed = np.where((labels >= 0)[..., None], (image_bgr + 2 * colours) // 3, dark)
+    return mixed.astype(np.uint8)
+
+
+def _legend(entries: Sequence[tuple[str, int]], height: int, width: int) -> Image:
+    import cv2
+
+    panel = np.full((height, max(120, width // 2), 3), 24, np.uint8)
+    for row, (word, slot) in enumerate(entries[: height // _LINE]):
+        top = row * _LINE
+        panel[top + 3 : top + 13, 4:14] = class_colour_bgr(int(slot))
+        text = word.encode("ascii", "replace").decode()
+        cv2.putText(panel, text, (20, top + 12), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (230, 230, 230), 1,
+                    cv2.LINE_AA)  # fmt: skip
+    return panel
+
+
+def _write(path: Path, image_bgr: Image) -> None:
+    import cv2
+
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        if not cv2.imwrite(str(temporary), image_bgr):
+            raise BadInputError(f"cannot write picture {path}; make room or choose another folder")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,169 @@
+"""What a run starts with: model, data, and the frozen diffusion model, from its settings."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from dedos_deploy.assets import EMBEDDED_WEIGHTS, assets_path
+from dedos_deploy.errors import BadInputError
+from dedos_deploy.model import Dedos, build_model, load_checkpoint, load_open_clip
+from dedos_deploy.presets import get_preset
+from dedos_deploy.training.components import COMPONENTS, config_for
+from dedos_deploy.training.data import BatchSettings
+from dedos_deploy.training.denoising import DenoisingLearning, LearningSource
+from dedos_deploy.training.diffusion import DiffusionSettings, LatentDiffusion, load_diffusion
+from dedos_deploy.training.diffusion_cache import DiffusionCache
+from dedos_deploy.training.distributed import Processes
+from dedos_deploy.training.folders import LabelFolder, find_folder, open_folder
+from dedos_deploy.training.settings import TrainSettings
+from dedos_deploy.training.targets import IGNORE, OTHER
+from dedos_deploy.training.walker import Walker
+
+_LOG = logging.getLogger(__name__)
+
+EMBEDDED = "embedded"
+"""What `init` calls the nano weights that ship with the package."""
+
+CLIP_PARTS = ("trunk", "text_tower")
+
+
+def initial_model(settings: TrainSettings) -> tuple[Dedos, dict[str, Any]]:
+    """Return the model to start from and what its checkpoint recorded.
+
+    Raises BadInputError when weights are missing or of another preset or component.
+    """
+    preset = get_preset(settings.preset)
+    config = config_for(preset, settings.component, len(settings.walked))
+    if settings.init:
+        model, record = load_checkpoint(checkpoint_path(settings.init), preset=settings.preset)
+        if model.config != config:
+            raise BadInputError(
+                f"checkpoint {settings.init} has other parts than component {settings.component} "
+                f"with {len(settings.walked)} timesteps; take only its CLIP with --clip-weights"
+            )
+        return model, record
+    model = build_model(config, seed=settings.seed)
+    if not settings.clip_weights:
+        if model.config.clip_tune != "all":
+            raise BadInputError(
+                f"preset {settings.preset} keeps CLIP frozen and needs its weights; give "
+                "--clip-weights openai, a local file, or --init CHECKPOINT"
+            )
+        return model, {}
+    if settings.clip_weights == EMBEDDED or settings.clip_weights.endswith(".safetensors"):
+        return model, take_clip(model, settings.clip_weights)
+    load_open_clip(model, settings.clip_weights)
+    return model, {}
+
+
+def checkpoint_path(name: str) -> Path:
+    """Return the checkpoint file meant by `name`, which may be `embedded`."""
+    return assets_path(EMBEDDED_WEIGHTS) if name == EMBEDDED else Path(name)
+
+
+def take_clip(model: Dedos, name: str) -> dict[str, Any]:
+    """Copy trunk and text tower of the DEDOS checkpoint `name` into `model`; return its record.
+
+    Raises BadInputError when its CLIP is another one.
+    """
+    other, record = load_checkpoint(checkpoint_path(name))
+    if other.config.clip != model.config.clip:
+        raise BadInputError(
+            f"checkpoint {name} has CLIP {other.config.clip.architecture}, but preset "
+            f"{model.config.preset} needs {model.config.clip.architecture} of the same sizes"
+        )
+    for part in CLIP_PARTS:
+        getattr(model, part).load_state_dict(getattr(other, part).state_dict())
+    return record
+
+
+def open_folders(
+    settings: TrainSettings, split: str, *, optional: bool = False
+) -> list[LabelFolder]:
+    """Return the checked folders of `split`; with `optional`, those that have that split."""
+    background = OTHER if settings.background == "negative" else IGNORE
+    folders = []
+    for entry in settings.data:
+        path, share = _share(entry)
+        if optional and not (find_folder(path) / "images" / split).is_dir():
+            continue
+        folders.append(open_folder(path, split=split, background=background, share=share))
+    return folders
+
+
+def _share(entry: str) -> tuple[str, float]:
+    path, equals, share = entry.rpartition("=")
+    if not equals:
+        return entry, 1.0
+    try:
+        value = float(share)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e6:
+        raise BadInputError(
+            f"data share {share!r} in {entry!r} is not a positive number; write FOLDER=2 to show "
+            "each image twice an epoch"
+        )
+    return path, value
+
+
+def micro_batch_size(settings: TrainSettings, processes: int) -> int:
+    """Return images per micro-batch; raises BadInputError unless the batch divides evenly."""
+    size = settings.micro_batch or max(1, settings.batch // processes)
+    if settings.batch % (size * processes):
+        raise BadInputError(
+            f"batch {settings.batch} cannot be shared by {processes} processes in micro-batches of "
+            f"{size}; make --batch a multiple of {size * processes}"
+        )
+    return size
+
+
+def batch_settings(settings: TrainSettings, whole_hw: tuple[int, int] | None) -> BatchSettings:
+    """Return the settings of the stream of micro-batches."""
+    return BatchSettings(
+        settings.network_hw,
+        settings.micro_batch or settings.batch,
+        seed=settings.seed,
+        vocabulary=settings.vocabulary,
+        drop_words=settings.drop_words,
+        augmentation=settings.augmentation,
+        whole_hw=whole_hw,
+    )
+
+
+def open_diffusion(settings: TrainSettings, processes: Processes) -> LatentDiffusion | None:
+    """Return the frozen diffusion model, None for a run without one."""
+    if not settings.diffusion:
+        if COMPONENTS[settings.component].queries:
+            _LOG.info("no --diffusion: proxy queries learn from masks alone, the bank is static")
+        return None
+    chosen = DiffusionSettings(
+        settings.diffusion,
+        timesteps=settings.walked,
+        size_hw=settings.diffusion_hw,
+        add_noise=settings.add_noise,
+        half=settings.diffusion_half,
+    )
+    return load_diffusion(chosen, device=processes.device)
+
+
+def open_learning(
+    settings: TrainSettings, model: Dedos, diffusion: LatentDiffusion
+) -> tuple[DenoisingLearning, Walker, LearningSource]:
+    """Return what reads the diffusion, what walks it, and which diffusion it is."""
+    separation = COMPONENTS[settings.component].separation and settings.gamma > 0
+    learning = DenoisingLearning(
+        model.config,
+        diffusion.channels,
+        steps=diffusion.steps,
+        mask_map=settings.mask_map,
+        separation=separation,
+    )
+    cache = None
+    if settings.diffusion_cache:
+        cache = DiffusionCache(Path(settings.diffusion_cache), diffusion)
+    source = LearningSource(asdict(diffusion.settings), diffusion.fingerprint)
+    return learning, Walker(diffusion, separation=separation, cache=cache), source

@@ -9,8 +9,9 @@ import pytest
 
 from dedos_deploy import scenes
 from dedos_deploy.errors import BadInputError
-from dedos_deploy.scenes.canvas import Billboard, Camera, Canvas, Light
-from dedos_deploy.scenes.solids import Frame, draw_box
+from dedos_deploy.scenes.billboard import Billboard
+from dedos_deploy.scenes.canvas import Camera, Canvas, Light
+from dedos_deploy.scenes.solids import Frame, draw_box, draw_mesh, mesh_from_faces
 from dedos_deploy.scenes.texture import phase
 
 _LIGHT = Light(1.0, 1.0, 1.0, 1.0, (255.0, 255.0, 255.0), 1e9, 0.5, 0.0, 0.0)
@@ -153,3 +154,39 @@ def test_a_line_that_leaves_the_picture_on_both_sides_crosses_it() -> None:
     rows, columns = np.nonzero(canvas.labels == 7)
     assert (columns.min(), columns.max()) == (0, 95)
     assert set(rows.tolist()) <= set(range(29, 36))  # eye height: the horizon, row 32
+
+
+@pytest.mark.parametrize("turn", [0, 1, 2, 3])
+@pytest.mark.parametrize("place", [(-2.0, 5.0), (0.3, 4.0), (3.0, 9.0), (0.4, 0.8)])
+def test_a_box_is_drawn_as_the_mesh_of_its_faces(turn: int, place: tuple[float, float]) -> None:
+    light = Light(0.6, 0.8, 0.7, 1.0, (200.0, 190.0, 180.0), 60.0, 0.5, 0.0, 0.0)
+    boxes, meshes = (Canvas(_camera(yaw=0.2, s=0.1), light) for _ in range(2))
+    frame, (a, b, top, end) = Frame(*place, turn), (-0.4, 0.4, 1.2, 0.7)
+    draw_box(boxes, frame, (0.8, 1.0, 0.7), 0.2, (90.0, 120.0, 200.0), 3)
+    sides = [((a, a), (0.0, end)), ((b, b), (0.0, end)), ((a, b), (0.0, 0.0)), ((a, b), (end, end))]
+    faces = [
+        ([(x0, 0.2, z0), (x1, 0.2, z1), (x1, top, z1), (x0, top, z0)], 0)
+        for (x0, x1), (z0, z1) in sides
+    ]
+    faces.append(([(a, top, 0.0), (b, top, 0.0), (b, top, end), (a, top, end)], 0))
+    mesh = mesh_from_faces(faces, (0.0, 0.7, end / 2))
+    draw_mesh(meshes, frame, mesh, ((90.0, 120.0, 200.0),), 3)
+    assert (boxes.labels == 3).sum() > 20
+    assert np.array_equal(boxes.labels, meshes.labels)
+    assert np.abs(boxes.image.astype(int) - meshes.image).max() <= 1
+
+
+def test_panes_are_the_rectangles_their_edges_name() -> None:
+    """In one call as one by one, on a wall along the street that reaches behind the camera."""
+    together, single = (Canvas(_camera(bend_m=3.0), _LIGHT) for _ in range(2))
+    z = np.array([[-3.0, 1.0, 4.0, 7.5], [-2.0, 2.5, 6.0, 9.0]])
+    foot = np.stack([np.full(z.shape, 1.2), z], -1)
+    levels = np.array([[0.2, 1.4, 30.0], [1.0, 2.4, 31.0]])
+    together.panes(foot, levels, (20.0, 90.0, 160.0), 1.0, label=5)
+    for z0, z1 in z.T.tolist():
+        for low, high in levels.T.tolist():
+            if z0 > 0:
+                corners = [(1.2, low, z0), (1.2, low, z1), (1.2, high, z1), (1.2, high, z0)]
+                single.polygon(corners, (20.0, 90.0, 160.0), 5)
+    assert (together.labels == 5).sum() > 300
+    assert np.array_equal(together.labels, single.labels)

@@ -60,14 +60,14 @@ def _in_sight(canvas: Canvas, actor: Actor, z: float) -> bool:
     ahead = z - canvas.camera.z
     if not -actor.length - 3 < ahead < actor.far_m:
         return False
-    half_view = canvas.camera.size_hw[1] / 2 / canvas.camera.focal_px
-    ends = (z - 2, z + actor.length + 2)
-    views = [canvas.view((actor.s, 0.0, end)) for end in ends]
+    half_view, reach = canvas.half_view, actor.reach
+    x0, _, depth0 = canvas.view((actor.s, 0.0, z - 2))
+    x1, _, depth1 = canvas.view((actor.s, 0.0, z + actor.length + 2))
+    edge0, edge1 = max(depth0, 0.0) * half_view + reach, max(depth1, 0.0) * half_view + reach
     # outside when both ends lie beyond the same edge of the picture
-    for side in (-1, 1):
-        if all(side * x - actor.reach > max(depth, 0) * half_view for x, _, depth in views):
-            return False
-    return max(depth for _, _, depth in views) > 0
+    if (x0 > edge0 and x1 > edge1) or (-x0 > edge0 and -x1 > edge1):
+        return False
+    return depth0 > 0 or depth1 > 0
 
 
 def _far_edge(actor: Actor, z: float) -> float:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import random
 
-from dedos_deploy.scenes.canvas import Billboard, Canvas, Colour
+from dedos_deploy.scenes.billboard import Billboard
+from dedos_deploy.scenes.canvas import Canvas, Colour
 from dedos_deploy.scenes.sprites import VARIANTS, Foliage, sprite
 
 LEAVES: tuple[Colour, ...] = (
@@ -45,11 +46,11 @@ def draw_tree(canvas: Canvas, s: float, z: float, seed: int, label: int, height:
         (lean - width * 0.6, top),
     )
     board.polygon(outline, bark, label, 0.9)
-    lit = 1.5 * width if mirrored else -0.3 * width
-    board.polygon(
-        ((lit - width, 0.0), (lit, 0.0), (lean + lit * 0.5, top), (lean + lit * 0.5 - width * 0.5, top)),
-        bark, label, 1.15,
-    )  # fmt: skip
+    if width * board.scale > 0.5:  # else the lit half of the trunk is thinner than half a pixel
+        lit = 1.5 * width if mirrored else -0.3 * width
+        high = lean + lit * 0.5
+        lit_side = ((lit - width, 0.0), (lit, 0.0), (high, top), (high - width * 0.5, top))
+        board.polygon(lit_side, bark, label, 1.15)
     half = height * rng.uniform(0.32, 0.5)
     foliage: Foliage = "conifer" if kind < 0.26 else "crown"
     low = height * (0.06 if foliage == "conifer" else rng.uniform(0.16, 0.34))

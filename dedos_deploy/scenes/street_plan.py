@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from functools import partial
 
@@ -93,6 +94,7 @@ def _line_side(
     edge = kerb + street.walk[k]
     blocked = street.junctions
     z = -14.0
+    before, ended = 0.0, -math.inf  # height and end of the last building
     while z < length and kind != "highway":
         depth = rng.uniform(8, 14)
         tall = rng.uniform(9, 24) if kind == "city" else rng.uniform(4.5, 8.0)
@@ -101,10 +103,11 @@ def _line_side(
         open_gap = any(z - 1 < j + 7 and j < z + long + 1 for j in blocked)
         if not open_gap and rng.random() < {"city": 0.92, "suburb": 0.8, "campus": 0.35}[kind]:
             paint = partial(_building, s=side * (edge + back), seed=rng.randrange(1 << 30),
-                            size=(depth, tall, long))  # fmt: skip
+                            size=(depth, tall, long), hidden=before if z == ended else 0.0)  # fmt: skip
+            before, ended = tall, z + long
             actors.append(Actor(paint, side * (edge + back + depth / 2), z, long, 1,
                                 half_width=depth / 2, height=tall * 0.45, reach=depth / 2 + 1))  # fmt: skip
-        z += long + (rng.choice((0.0, 0.0, 3.0)) if kind == "city" else rng.uniform(2, 9))
+        z = z + long + (rng.choice((0.0, 0.0, 3.0)) if kind == "city" else rng.uniform(2, 9))
     if kind != "city":
         _green(actors, rng, kind, edge, side, length)
         _barriers(actors, rng, kind, edge, side, length, blocked)
@@ -112,9 +115,10 @@ def _line_side(
 
 
 def _building(
-    canvas: Canvas, z: float, _: float, *, s: float, seed: int, size: tuple[float, float, float]
-) -> None:
-    street_things.draw_building(canvas, s, z, seed, ID["building"], size)
+    canvas: Canvas, z: float, _: float, *, s: float, seed: int, size: tuple[float, float, float],
+    hidden: float,
+) -> None:  # fmt: skip
+    street_things.draw_building(canvas, s, z, seed, ID["building"], size, hidden=hidden)
 
 
 def _tree(canvas: Canvas, z: float, _: float, *, s: float, seed: int, height: float) -> None:

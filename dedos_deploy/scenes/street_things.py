@@ -6,9 +6,13 @@ import math
 import random
 
 import numpy as np
+from numpy.typing import NDArray
 
-from dedos_deploy.scenes.canvas import Billboard, Canvas, Colour
+from dedos_deploy.scenes.billboard import Billboard
+from dedos_deploy.scenes.canvas import Canvas, Colour
 from dedos_deploy.scenes.solids import Frame, draw_boxes
+
+_Array = NDArray[np.float64]
 
 FACADES: tuple[Colour, ...] = (
     (75, 90, 140), (95, 115, 165), (170, 190, 205), (200, 205, 210), (150, 155, 160),
@@ -29,11 +33,13 @@ _SIGNS: tuple[tuple[tuple[int, float, float, Colour], ...], ...] = (
 
 
 def draw_building(
-    canvas: Canvas, s: float, z: float, seed: int, label: int, size: tuple[float, float, float]
-) -> None:
+    canvas: Canvas, s: float, z: float, seed: int, label: int, size: tuple[float, float, float],
+    *, hidden: float = 0.0,
+) -> None:  # fmt: skip
     """Draw a building whose street corner nearest the camera stands at (s, z).
 
-    size: (depth away from the street, height, length along it) in metres.
+    size: (depth away from the street, height, length along it) in metres;
+    hidden: height up to which the neighbour before it hides its front.
     """
     rng = random.Random(seed)
     depth, height, length = size
@@ -41,7 +47,8 @@ def draw_building(
     paint, glass = rng.choice(FACADES), rng.choice(((80, 65, 55), (120, 105, 90), (55, 50, 48)))
     frame = Frame(s + side * depth / 2, z)
     # short pieces follow the bend of the street
-    pieces = 3 if canvas.camera.bend_m else 1
+    away = z - canvas.camera.z
+    pieces = 3 if canvas.camera.bend_m and away < 60 else 1
     for part in reversed(range(pieces)):
         piece = Frame(frame.s, z + length * part / pieces)
         draw_boxes(canvas, piece, [(0, 0, 0, depth, height, length / pieces + 0.05)], paint, label)
@@ -53,21 +60,20 @@ def draw_building(
     frames: Colour = rng.choice(((215, 220, 222), (90, 90, 90), (60, 80, 100)))
     pane = (rng.uniform(1.0, 1.7), rng.uniform(1.3, 1.9))
     gap = pane[0] + rng.uniform(0.7, 1.6)
-    away = z - canvas.camera.z
-    along = _grid(z, length, first, height, gap, floor, pane)
-    across = _grid(0.0, min(depth, 9.0) if away < 60 else 0.0, first, height, gap, floor, pane)
+    rows = _spread(first + 0.7, int((height - first - 0.4) / floor), floor, pane[1])
+    along = _centred(length, gap, pane[0])
+    across = _centred(min(depth, 9.0) if away < 60 else 0.0, gap, pane[0])
+    walls = (
+        (_foot(s - side * 0.03, z + along), rows, tone_side),
+        (_foot(s + side * across, z - 0.03), rows[:, rows[1] > hidden], canvas.light.front),
+    )
     for grown, ink, tone in ((0.12, frames, 0.9), (0.0, glass, 1.0)):
         if grown and away > 20:
             continue
-        for wall, light in ((along, tone_side), (across, canvas.light.front)):
-            if len(wall):
-                spread = _grow(wall, grown)
-                a, y = spread[..., 0], spread[..., 1]
-                if wall is along:
-                    points = np.stack([np.full(a.shape, s - side * 0.03), y, a], -1)
-                else:
-                    points = np.stack([s + side * a, y, np.full(a.shape, z - 0.03)], -1)
-                canvas.polygons(points, ink, None, tone * light)
+        for foot, rows, light in walls:
+            if foot.size and rows.size:
+                edge = np.array([[-grown], [grown]])
+                canvas.panes(_widened(foot, grown), rows + edge, ink, tone * light)
     if height > 7 and away < 45:
         _ground_floor(canvas, s, z, side, length, first, rng, label)
 
@@ -100,26 +106,31 @@ def _ground_floor(
     canvas.polygon(ledge, (190, 195, 198), label, canvas.light.front)
 
 
-def _grid(
-    start: float, length: float, first: float, height: float, gap: float, floor: float,
-    pane: tuple[float, float],
-) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:  # fmt: skip
-    """Corners [N, 4, 2] (along, up) of the windows of one wall."""
+def _centred(length: float, gap: float, wide: float) -> _Array:
+    """Starts and ends [2, C] of the windows that fit on a wall, every `gap` metres."""
     columns = int((length - 0.6) / gap)
-    rows = int((height - first - 0.4) / floor)
-    if columns <= 0 or rows <= 0:
-        return np.zeros((0, 4, 2))
-    left = start + (length - columns * gap) / 2 + (gap - pane[0]) / 2 + gap * np.arange(columns)
-    low = first + 0.7 + floor * np.arange(rows)
-    a, y = (grid.ravel() for grid in np.meshgrid(left, low))
-    corners = [(a, y), (a + pane[0], y), (a + pane[0], y + pane[1]), (a, y + pane[1])]
-    return np.stack([np.stack(corner, -1) for corner in corners], 1)
+    return _spread((length - columns * gap) / 2 + (gap - wide) / 2, columns, gap, wide)
 
 
-def _grow(
-    wall: np.ndarray[tuple[int, ...], np.dtype[np.float64]], by: float
-) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    return wall + by * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
+def _spread(start: float, count: int, step: float, size: float) -> _Array:
+    """Starts and ends [2, count] of equal pieces, every `step` metres from `start`."""
+    return start + step * np.arange(max(0, count)) + np.array([[0.0], [size]])
+
+
+def _foot(s: _Array | float, z: _Array | float) -> _Array:
+    """Return where columns start and end on the ground, [2, C, 2]."""
+    foot = np.empty((*(z if isinstance(z, np.ndarray) else np.asarray(s)).shape, 2))
+    foot[..., 0], foot[..., 1] = s, z
+    return foot
+
+
+def _widened(foot: _Array, by: float) -> _Array:
+    """Move the starts of columns [2, C, 2] back and their ends on by `by` metres."""
+    if not by:
+        return foot
+    step = foot[1, :1] - foot[0, :1]
+    away = step * (by / float(np.abs(step).sum()))
+    return np.stack([foot[0] - away, foot[1] + away])
 
 
 def _gable(
@@ -152,7 +163,8 @@ def draw_barrier(
     if kind in ("brick", "plaster"):
         paint: Colour = (85, 100, 150) if kind == "brick" else (175, 185, 190)
         strip(0.0, height, paint, 1.0)
-        strip(height - 0.12, height, (160, 165, 168), 1.1)
+        if canvas.camera.z > z - 30:  # the coping is thinner than a pixel farther away
+            strip(height - 0.12, height, (160, 165, 168), 1.1)
         return
     if kind == "planks":
         strip(0.05, height, (75, 110, 150), 0.9)
@@ -170,11 +182,8 @@ def draw_barrier(
     ink: Colour = METAL if kind != "planks" else (55, 80, 110)
     if rng.random() < 0.3 and kind == "railing":
         ink = (55, 85, 50)
-    corners = [(0.0, -half), (0.0, half), (top, half), (top, -half)]
-    shape = np.stack(
-        [np.stack([np.full(len(posts), s), np.full(len(posts), y), posts + a], -1)
-         for y, a in corners], 1)  # fmt: skip
-    canvas.polygons(shape, ink, label, tone)
+    foot = _foot(s, posts + np.array([[-half], [half]]))
+    canvas.panes(foot, np.array([[0.0], [top]]), ink, tone, label=label)
 
 
 def draw_lamp_post(canvas: Canvas, s: float, z: float, seed: int, label: int) -> None:

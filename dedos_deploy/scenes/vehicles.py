@@ -7,7 +7,7 @@ import random
 from functools import lru_cache
 
 from dedos_deploy.scenes.canvas import Canvas, Colour, Point
-from dedos_deploy.scenes.solids import Frame, Mesh, Outline, draw_mesh, mesh_from_faces
+from dedos_deploy.scenes.solids import Frame, Mesh, Outline, draw_boxes, draw_mesh, mesh_from_faces
 
 GLASS: Colour = (70, 55, 45)
 TYRE: Colour = (28, 27, 26)
@@ -21,6 +21,8 @@ PAINTS: tuple[Colour, ...] = (
 )  # fmt: skip
 # kinds of faces of a vehicle's mesh
 _PAINT, _GLASS, _TYRE, _HUBS, _REAR, _FRONT, _TRIM, _NUMBER, _LOAD = range(9)
+
+_TINY = 2.6  # pixels per metre below which windows and lamps of a car are smaller than a pixel
 
 _RANKS = (1, 1, 0, 3, 2, 2, 2, 2, 1, 2, 2)  # blocks of tyres, body, what is on it, hubs
 _PANE, _RIM = 9, 10  # side windows and the outer face of wheels: glass and tyre on top of the body
@@ -48,8 +50,26 @@ def draw_car(canvas: Canvas, s: float, z: float, seed: int, label: int, turn: in
     paint = _vary(rng, rng.choice(PAINTS), 14)
     rear: Colour = (40, 35, 190) if rng.random() < 0.6 else (60, 60, 235)
     scale = canvas.pixels_per_metre((s, 0.7, z))
+    if scale < _TINY:
+        _draw_tiny_car(canvas, Frame(s, z, turn), kind, paint, label)
+        return
     mesh = _car_mesh(kind, _detail(scale))
     _draw(canvas, Frame(s, z, turn), mesh, paint, paint, rear, label)
+
+
+def _draw_tiny_car(canvas: Canvas, frame: Frame, kind: int, paint: Colour, label: int) -> None:
+    """Draw a car of a few pixels: dark under the body, the body, and a cabin half of glass."""
+    profile, width = CARS[kind]
+    (_, low, _), (_, waist, _), (roof_start, roof, inset) = profile[0], profile[2], profile[3]
+    roof_end, length = profile[4][0], profile[-1][0]
+    cabin = [(p + g) / 2 for p, g in zip(paint, GLASS, strict=True)]
+    for (start, end), (base, top), wide, ink in (
+        ((0.3, length - 0.3), (0.0, low), width - 0.2, TYRE),
+        ((0.0, length), (low, waist), width, paint),
+        ((roof_start - 0.3, roof_end + 0.4), (waist, roof), width - inset, cabin),
+    ):
+        box = (0.0, base, start - length / 2, wide, top - base, end - start)
+        draw_boxes(canvas, frame, [box], (ink[0], ink[1], ink[2]), label)
 
 
 def draw_truck(canvas: Canvas, s: float, z: float, seed: int, label: int, turn: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from dedos_deploy.training.data import Batch
@@ -41,6 +42,12 @@ class Walker:
         seed: of the noise, where noise is added.
         """
         device = self.diffusion.alphas.device
+        # What the cache holds must not depend on a run's --amp; half precision is an option of its
+        # own, and part of the diffusion's fingerprint.
+        with torch.autocast(device.type, enabled=False):
+            return self._walk(batch, seed, device)
+
+    def _walk(self, batch: Batch, seed: int, device: torch.device) -> Walked:
         images = (batch.images if batch.whole is None else batch.whole).to(device)
         after: Tensor | None = None
         if self.cache is not None and batch.keys:

@@ -7,6 +7,7 @@ by the same code as Stable Diffusion: vae/, unet/, scheduler/ and an embedded em
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dedos_deploy.errors import BadInputError, require
-from dedos_deploy.training.diffusion import EMPTY_PROMPT
+from dedos_deploy.training.diffusion_files import EMPTY_PROMPT
 from dedos_deploy.training.nano_captions import EMPTY_ROW, Prompts, embed_captions, mirrored
 from dedos_deploy.training.nano_folder import (
     INDEX,
@@ -111,7 +112,7 @@ class _Pretraining:
         self._write_networks(vae_stage.average, unet_stage.average, prompts)
         with self._part("measure", "measuring and drawing"):
             diffusion = read_back(self.output, self.device)
-            figures = measure(diffusion, shown)
+            figures = measure(diffusion, self.output, shown)
             drawn = Prompts(prompts.table, prompts.rows[-len(held) :])
             draw_sheets(diffusion, self.output, shown, drawn, self.settings)
         report = NanoReport(
@@ -126,7 +127,7 @@ class _Pretraining:
             parameters={"vae": _size(vae_stage.model), "unet": _size(unet_stage.model)},
             latent_std=latent_std,
             sources=pictures.credits,
-            settings={"data": list(self.data), **asdict(self.settings)},
+            settings=json.loads(json.dumps({"data": list(self.data), **asdict(self.settings)})),
         )
         write_bytes(self.output / REPORT, (report.to_json() + "\n").encode())
         for name in (VAE_STATE, UNET_STATE):

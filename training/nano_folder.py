@@ -20,7 +20,6 @@ from dedos_deploy.text.vocabulary_file import write_atomically
 if TYPE_CHECKING:
     from diffusers import ConfigMixin
 
-EMPTY_PROMPT = "empty_prompt.safetensors"
 INDEX = "model_index.json"
 GAP = 6
 """White pixels between the pictures of a sheet."""

@@ -31,8 +31,8 @@ class Figures:
     """Figures of held-out pictures.
 
     psnr_db: reconstructions, mean and worst, and how like the picture its reconstruction is after
-    the walk; error_at: mean squared error of the prediction by timestep; ms_per_image: one forward
-    in batches of 4 on this machine, under the threads the run had.
+    the walk; error_at: mean squared error of the prediction by timestep; ms_per_image: in batches of
+    4 on this machine, under the threads the run had; a walk is three steps.
     """
 
     psnr_db: dict[str, float]
@@ -75,13 +75,13 @@ class NanoReport:
         return NanoReport(figures=figures, **values)
 
 
-def read_back(folder: Path, device: torch.device) -> LatentDiffusion:
+def read_back(folder: Path, device: torch.device, *, half: bool = False) -> LatentDiffusion:
     """Return the model of `folder`, through the code that reads Stable Diffusion."""
-    return load_diffusion(DiffusionSettings(str(folder)), device=device)
+    return load_diffusion(DiffusionSettings(str(folder), half=half), device=device)
 
 
-def measure(diffusion: LatentDiffusion, shown: NDArray[np.uint8]) -> Figures:
-    """Return the figures of pictures uint8 BGR [N, H, W, 3]."""
+def measure(diffusion: LatentDiffusion, folder: Path, shown: NDArray[np.uint8]) -> Figures:
+    """Return the figures of the model of `folder` on pictures uint8 BGR [N, H, W, 3]."""
     images = torch.from_numpy(shown)
     latents = diffusion.encode(images)
     decoded = diffusion.decode(latents)
@@ -92,8 +92,8 @@ def measure(diffusion: LatentDiffusion, shown: NDArray[np.uint8]) -> Figures:
         "decode": _ms_per_image(diffusion.decode, latents),
         "walk": _ms_per_image(diffusion.denoise, latents),
     }
-    with torch.autocast(latents.device.type, torch.bfloat16):
-        timed["walk_bf16"] = _ms_per_image(diffusion.denoise, latents)
+    half = read_back(folder, latents.device, half=True)
+    timed["walk_half"] = _ms_per_image(half.denoise, latents)
     return Figures(
         {
             "mean": round(float(quality.mean()), 2),

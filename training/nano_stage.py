@@ -202,13 +202,23 @@ class Stage(Generic[Model]):
         self.average.load_state_dict(_part(tensors, "average."))
         moments = _part(tensors, "optimizer.")
         for name, parameter in self.model.named_parameters():
-            mine = {key: moments[f"{name}/{key}"].to(parameter.device)
-                    for key in ("step", "exp_avg", "exp_avg_sq") if f"{name}/{key}" in moments}  # fmt: skip
+            mine = {
+                key: _laid_out_as(parameter, moments[f"{name}/{key}"])
+                for key in ("step", "exp_avg", "exp_avg_sq")
+                if f"{name}/{key}" in moments
+            }
             if mine:
                 self.optimizer.state[parameter] = mine
         record = json.loads(metadata["record"])
         self.step, self.elapsed_s = record["step"], record["elapsed_s"]
         self.loss, self.terms = record["loss"], record["terms"]
+
+
+def _laid_out_as(parameter: Tensor, moment: Tensor) -> Tensor:
+    """The fused optimizer walks weights and moments in memory order, whatever their strides say."""
+    if moment.shape != parameter.shape:
+        return moment.to(parameter.device)
+    return torch.empty_like(parameter, requires_grad=False).copy_(moment)
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from dedos_deploy.errors import BadInputError
-from dedos_deploy.training.nano_vae import GROUPS, check_widths
+from dedos_deploy.training.nano_vae import check_widths
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler, UNet2DConditionModel
 
+GROUPS = 8
 Prediction = Literal["v_prediction", "epsilon"]
 
 
@@ -41,7 +42,7 @@ class UNetSettings:
     empty: float = 0.2
 
     def __post_init__(self) -> None:
-        check_widths(self.widths)
+        check_widths(self.widths, GROUPS)
         for scale in self.attention:
             if not 0 <= scale < len(self.widths) or self.widths[scale] % self.head:
                 raise BadInputError(
@@ -120,7 +121,8 @@ def unet_loss(
     each = (found - target).square().mean((1, 2, 3))
     weights = snr_weights(scheduler.alphas_cumprod[timesteps.cpu()].to(each), settings)
     low = each[: max(1, count // 4)]
-    return (each * weights).mean(), {"mse": float(each.mean()), "mse_low_t": float(low.mean())}
+    terms = {"mse": float(each.detach().mean()), "mse_low_t": float(low.detach().mean())}
+    return (each * weights).mean(), terms
 
 
 def prediction_target(

@@ -12,13 +12,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.training.nano_start import start_linear
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
-GROUPS = 8
-"""Groups of every GroupNorm; all widths are multiples of it."""
-LOGVAR_AT_START = -5.0
+GROUPS = 4
+"""Groups of every GroupNorm; they need at least four channels each to start linear."""
+LOGVAR_AT_START = -7.0
 
 
 @dataclass(frozen=True)
@@ -32,18 +33,18 @@ class VaeSettings:
     Laplacian pyramids, which counts contours more than areas.
     """
 
-    widths: tuple[int, ...] = (16, 32, 64)
+    widths: tuple[int, ...] = (16, 32, 32)
     channels: int = 4
     crop: int = 64
     whole: float = 0.2
-    batch: int = 8
+    batch: int = 4
     lr: float = 2e-3
     kl: float = 1e-5
     squares: float = 5.0
     edges: float = 1.0
 
     def __post_init__(self) -> None:
-        check_widths(self.widths)
+        check_widths(self.widths, 4 * GROUPS)
         if self.crop % self.factor:
             raise BadInputError(
                 f"crop {self.crop} is not a multiple of {self.factor}, by which the autoencoder "
@@ -56,16 +57,17 @@ class VaeSettings:
         return int(2 ** (len(self.widths) - 1))
 
 
-def check_widths(widths: tuple[int, ...]) -> None:
-    """Raise BadInputError unless there are widths and each has whole groups."""
-    if not widths or any(width < 1 or width % GROUPS for width in widths):
+def check_widths(widths: tuple[int, ...], multiple: int) -> None:
+    """Raise BadInputError unless there are widths, all of them multiples of `multiple`."""
+    if not widths or any(width < 1 or width % multiple for width in widths):
         raise BadInputError(
-            f"widths {widths} do not all divide into {GROUPS} groups; use multiples of {GROUPS}"
+            f"widths {widths} must all be multiples of {multiple}, as "
+            f"{(multiple, 2 * multiple, 2 * multiple)}"
         )
 
 
 def build_vae(settings: VaeSettings, size_hw: tuple[int, int]) -> AutoencoderKL:
-    """Return an untrained autoencoder for pictures of `size_hw`."""
+    """Return an untrained autoencoder for pictures of `size_hw`; see Note [Linear start]."""
     from diffusers import AutoencoderKL
 
     scales = len(settings.widths)
@@ -80,6 +82,7 @@ def build_vae(settings: VaeSettings, size_hw: tuple[int, int]) -> AutoencoderKL:
         sample_size=max(size_hw),
         mid_block_add_attention=False,
     )
+    start_linear(vae, GROUPS)
     with torch.no_grad():
         # Latents start nearly without noise: at the deviation of 1 that zeros mean, it drowns them,
         # and the first minutes teach nothing but to make them large.

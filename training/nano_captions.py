@@ -49,7 +49,7 @@ def embed_captions(captions: Sequence[str], checkpoint: str | None, width: int) 
     index = {text: row for row, text in enumerate(dict.fromkeys(["", *captions]))}
     tokens = torch.stack([torch.from_numpy(tokenizer.encode([text])) for text in index])
     with torch.no_grad():
-        table = torch.cat([encode(model, part) for part in tokens.split(EMBEDDED_AT_ONCE)])
+        table = torch.cat([encode(model, part) for part in torch.split(tokens, EMBEDDED_AT_ONCE)])
     table = table * table.shape[1] ** 0.5
     return Prompts(table[:, None], torch.tensor([index[text] for text in captions]))
 

@@ -112,7 +112,7 @@ class _Pretraining:
         self._write_networks(vae_stage.average, unet_stage.average, prompts)
         with self._part("measure", "measuring and drawing"):
             diffusion = read_back(self.output, self.device)
-            figures = measure(diffusion, self.output, shown)
+            figures = measure(diffusion, self.output, shown, self.settings)
             drawn = Prompts(prompts.table, prompts.rows[-len(held) :])
             draw_sheets(diffusion, self.output, shown, drawn, self.settings)
         report = NanoReport(

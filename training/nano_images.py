@@ -67,7 +67,8 @@ def read_pictures(
     """Return the pictures of several sources, in a fixed order.
 
     entries: label folders (their split `train` if they have splits), folders of images and videos
-    at any depth, videos (120 frames of each, evenly spaced), or `scenes:N`; captions: the lines of
+    at any depth, videos (120 frames of each, evenly spaced), or `scenes:N`, each with an optional
+    `=SHARE`, the part of its pictures to take, evenly spaced, in (0, 1]; captions: the lines of
     a label folder's captions.txt, or names of what its label maps show; limit: most pictures, evenly spaced over all;
     on_progress: called with the part that is read, [0, 1], and how many that are.
 
@@ -76,11 +77,12 @@ def read_pictures(
     readers: list[Reader] = []
     credits: list[str] = []
     for entry in entries:
-        found, credit = _readers(entry, size_hw, captions)
-        readers += found
+        source, share = _share(entry)
+        found, credit = _readers(source, size_hw, captions)
+        readers += _spread(found, max(1, round(share * len(found))))
         credits += credit
-    if limit is not None and len(readers) > limit:
-        readers = [readers[i] for i in np.linspace(0, len(readers) - 1, limit).astype(int)]
+    if limit is not None:
+        readers = _spread(readers, min(limit, len(readers)))
     images = np.empty((len(readers), *size_hw, 3), np.uint8)
     words = []
     for index, reader in enumerate(readers):
@@ -91,6 +93,26 @@ def read_pictures(
 
 
 Reader = Callable[[], tuple[Picture, str]]
+
+
+def _share(entry: str) -> tuple[str, float]:
+    source, equals, share = entry.rpartition("=")
+    if not equals:
+        return entry, 1.0
+    try:
+        value = float(share)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise BadInputError(
+            f"share {share!r} in {entry!r} is not in (0, 1]; write FOLDER=0.25 to take every fourth "
+            "picture"
+        )
+    return source, value
+
+
+def _spread(readers: list[Reader], count: int) -> list[Reader]:
+    return [readers[i] for i in np.linspace(0, len(readers) - 1, count).astype(int)]
 
 
 def _readers(entry: str, size_hw: Size, captions: bool) -> tuple[list[Reader], tuple[str, ...]]:

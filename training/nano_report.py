@@ -17,7 +17,12 @@ from dedos_deploy.training.diffusion import DiffusionSettings, LatentDiffusion, 
 from dedos_deploy.training.nano_captions import Prompts
 from dedos_deploy.training.nano_folder import write_sheet
 from dedos_deploy.training.nano_settings import NanoSettings
-from dedos_deploy.training.nano_unet import build_scheduler, draw_latents, prediction_target
+from dedos_deploy.training.nano_unet import (
+    Prediction,
+    build_scheduler,
+    draw_latents,
+    prediction_target,
+)
 from dedos_deploy.training.nano_vae import psnr_db
 
 RECONSTRUCTIONS, SAMPLES = "reconstructions.png", "samples.png"
@@ -80,7 +85,9 @@ def read_back(folder: Path, device: torch.device, *, half: bool = False) -> Late
     return load_diffusion(DiffusionSettings(str(folder), half=half), device=device)
 
 
-def measure(diffusion: LatentDiffusion, folder: Path, shown: NDArray[np.uint8]) -> Figures:
+def measure(
+    diffusion: LatentDiffusion, folder: Path, shown: NDArray[np.uint8], settings: NanoSettings
+) -> Figures:
     """Return the figures of the model of `folder` on pictures uint8 BGR [N, H, W, 3]."""
     images = torch.from_numpy(shown)
     latents = diffusion.encode(images)
@@ -100,15 +107,17 @@ def measure(diffusion: LatentDiffusion, folder: Path, shown: NDArray[np.uint8]) 
             "worst": round(float(quality.min()), 2),
             "walked": round(float(psnr_db(shown, walked.cpu().numpy()).mean()), 2),
         },
-        errors_at(diffusion, latents),
+        errors_at(diffusion, latents, settings.unet.prediction),
         timed,
     )
 
 
 @torch.no_grad()
-def errors_at(diffusion: LatentDiffusion, latents: Tensor) -> dict[str, float]:
+def errors_at(
+    diffusion: LatentDiffusion, latents: Tensor, prediction: Prediction
+) -> dict[str, float]:
     """Return the mean squared error of the prediction at a few timesteps, under the same noise."""
-    scheduler = build_scheduler(diffusion.prediction)
+    scheduler = build_scheduler(prediction)
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(latents)
     prompt = diffusion.empty_prompt.expand(len(latents), -1, -1)
     errors = {}

@@ -157,4 +157,4 @@ def psnr_db(images: NDArray[np.uint8], found: NDArray[np.uint8]) -> NDArray[np.f
     """Return the peak signal-to-noise ratio in dB of each picture [B, H, W, 3]; at most 99."""
     error = (images.astype(np.float64) - found) ** 2
     mean = error.reshape(len(images), -1).mean(1)
-    return np.minimum(99.0, 10 * np.log10(255.0**2 / np.maximum(mean, 1e-9)))
+    return np.asarray(np.minimum(99.0, 10 * np.log10(255.0**2 / np.maximum(mean, 1e-9))))

@@ -25,7 +25,7 @@ _EPILOG = """\
 examples:
   dedos-train diffusion --data scenes:2000 --output runs/diffusion
       2000 procedural scenes, 12 minutes on one core
-  dedos-train diffusion --data hall road clip.mp4 scenes:800 --output runs/diffusion --minutes 25
+  dedos-train diffusion --data hall road clip.mp4=0.5 scenes:800 --output runs/diffusion --minutes 25
       label folders (their split `train`), folders of images and videos, videos, and scenes
   dedos-train diffusion --data runs/scenes/base --text runs/clip/checkpoint.safetensors \\
       --output runs/diffusion
@@ -52,8 +52,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `dedos-train diffusion`; None means the default of NanoSettings."""
-    parser.add_argument("--data", nargs="+", required=True, metavar="SOURCE",
-                        help="label folders, folders of images, videos, or scenes:N")  # fmt: skip
+    parser.add_argument("--data", nargs="+", required=True, metavar="SOURCE[=SHARE]",
+                        help="label folders, folders of images, videos, or scenes:N; SHARE: part of its pictures "
+                             "to take, evenly spaced (1)")  # fmt: skip
     parser.add_argument("--output", type=Path, required=True, help="folder of the model")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
     parser.add_argument("--quick", action="store_true",

@@ -254,6 +254,8 @@ def test_pictures_come_from_folders_videos_and_scenes(write_folder: Write, tmp_p
     assert pictures.captions[3:7] == ("",) * 4 and all(pictures.captions[7:])
     # Largest first, so a caption of one word names the class of most pixels.
     assert {caption.split(", ")[0] for caption in pictures.captions[:3]} <= {"road", "sky"}
+    part = read_pictures([f"{entries[0]}=0.67", "scenes:2=0.1"], (32, 48))
+    assert np.array_equal(part.images, pictures.images[[0, 2, 7]])
     few = read_pictures(entries, (32, 48), limit=3)
     assert np.array_equal(few.images, pictures.images[[0, 4, 8]])
 
@@ -309,6 +311,7 @@ def test_heads_and_blocks_are_those_of_the_settings() -> None:
         (["--data", "scenes:many"], "does not say how many scenes.*scenes:2000"),
         (["--data", "scenes:1", "--size", "100x160"], "multiples of 32.*128x160"),
         (["--data", "scenes:1"], "holds 1 pictures"),
+        (["--data", "scenes:9=2"], "share '2' in 'scenes:9=2' is not in"),
         (["--data", "nowhere"], "no data set folder 'nowhere'"),
         (["--data", "{empty}"], "holds no picture and no video"),
         (["--data", "{broken}"], "not a video that OpenCV can read"),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 VERBS = {
     "calibrate-bank": "train_bank",
+    "cache-diffusion": "train_cache",
     "diffusion": "train_diffusion",
 }
 """Further commands, `dedos-train VERB ...`, and the module of each."""
@@ -49,6 +50,7 @@ preset's value. Ctrl-C finishes the step, saves and exits with 130.
 
 further commands, each with its own --help:
   dedos-train calibrate-bank   fill the proxy bank of a finished run, compare fillings
+  dedos-train cache-diffusion  latents and denoised images of a data set, made before training
   dedos-train diffusion        a small latent diffusion model of your own images"""
 
 

@@ -1,0 +1,155 @@
+"""`dedos-train cache-diffusion`: latents and denoised images of a data set, made before training."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from dedos_deploy.cli._main import EXIT_OK, run_command, size_hw
+from dedos_deploy.errors import BadInputError, require
+
+if TYPE_CHECKING:
+    from dedos_deploy.training.cache_fill import FillReport
+
+_DESCRIPTION = """\
+Fill the cache of `dedos-train --diffusion-cache DIR` ahead of training: the latent code of every
+training image, and the image after denoising. Both are constants of an image, so that a step that
+reads them neither encodes nor decodes; the walk of the noise predictor remains, as its features
+are too large to keep."""
+
+_EPILOG = """\
+examples:
+  dedos-train cache-diffusion --data coco-stuff --diffusion sd21 --cache /fast/cache
+      then train with: --diffusion sd21 --diffusion-cache /fast/cache, and the same --timesteps,
+      --diffusion-size and --diffusion-half, which are part of what is cached
+  torchrun --nproc-per-node 2 -m dedos_deploy.cli.train cache-diffusion ...
+      half of the images on each of two GPUs
+
+Images that are there are left alone: stopped with Ctrl-C, the same command goes on."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of `dedos-train cache-diffusion`."""
+    parser = argparse.ArgumentParser(
+        prog="dedos-train cache-diffusion",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_arguments(parser)
+    return parser
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `dedos-train cache-diffusion`; None means the default of training."""
+    parser.add_argument("--data", nargs="+", required=True, metavar="FOLDER[=SHARE]",
+                        help="label folders; their training images are cached")  # fmt: skip
+    parser.add_argument("--diffusion", required=True, metavar="NAME|FOLDER",
+                        help="frozen diffusion model, as in training")  # fmt: skip
+    parser.add_argument("--cache", required=True, metavar="DIR", help="folder of the cache")
+    parser.add_argument("--timesteps", type=int, nargs="+", metavar="T",
+                        help="denoising steps that the images go through (50 100 200)")  # fmt: skip
+    parser.add_argument("--component", choices=("II", "III", "IV", "V"),
+                        help="row of the paper's Table 3 that will be trained: II walks the middle "
+                             "timestep alone")  # fmt: skip
+    parser.add_argument("--diffusion-size", dest="diffusion_hw", type=size_hw, metavar="HxW",
+                        help="image size the diffusion reads (what it was trained at)")  # fmt: skip
+    parser.add_argument("--diffusion-half", action=argparse.BooleanOptionalAction,
+                        help="the noise predictor in half precision")  # fmt: skip
+    parser.add_argument("--batch", type=int, default=4,
+                        help="images computed at once (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--max-gib", type=float, metavar="GIB",
+                        help="keep no more than this; the rest is computed while training")  # fmt: skip
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where to compute")
+    parser.add_argument("--threads", type=int, help="CPU threads (torch's choice)")
+
+
+_NOT_SETTINGS = ("data", "cache", "batch", "max_gib")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Fill the cache as the parsed options say."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for module in ("torch", "diffusers", "tqdm"):
+        require(module, extra="train", purpose="caching a diffusion model")
+    for name in ("batch", "max_gib"):
+        value = getattr(args, name)
+        if value is not None and value <= 0:
+            raise BadInputError(f"--{name.replace('_', '-')} is {value}, but must be more than 0")
+    report = _fill(args)
+    if report is not None:
+        print(summary(report))
+        print(f"use it with: dedos-train --diffusion {args.diffusion} --diffusion-cache "
+              f"{args.cache} and the same other options", file=sys.stderr)  # fmt: skip
+    return EXIT_OK
+
+
+def _fill(args: argparse.Namespace) -> FillReport | None:
+    """Return what came of it, None in every process but the first."""
+    from pathlib import Path
+
+    import torch
+    from tqdm import tqdm
+
+    from dedos_deploy.training.cache_fill import fill_cache, image_paths
+    from dedos_deploy.training.diffusion_cache import DiffusionCache
+    from dedos_deploy.training.distributed import open_processes
+    from dedos_deploy.training.settings import settings_for
+    from dedos_deploy.training.setup import open_diffusion, open_folders
+
+    given: dict[str, Any] = {k: v for k, v in vars(args).items() if k not in _NOT_SETTINGS}
+    if args.timesteps:
+        given["timesteps"] = tuple(args.timesteps)
+    # The settings of a run, so that data and diffusion mean here what they mean in training; of
+    # the preset nothing is used.
+    settings = settings_for("nano", tuple(args.data), **given)
+    processes = open_processes(settings.device)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    folders = open_folders(settings, "train")
+    diffusion = open_diffusion(settings, processes)
+    assert diffusion is not None  # --diffusion is required
+    limit = None if args.max_gib is None else int(args.max_gib * 2**30 / processes.count)
+    cache = DiffusionCache(Path(args.cache), diffusion, max_bytes=limit)
+    paths = image_paths(folders, first=processes.rank, by=processes.count)
+    pause = 0.1 if sys.stderr.isatty() else 15.0
+    with tqdm(total=len(paths), unit="image", desc="caching", mininterval=pause,
+              disable=processes.rank > 0) as bar:  # fmt: skip
+        report = fill_cache(cache, paths, batch=args.batch, on_images=bar.update)
+    processes.wait()
+    return None if processes.rank else report
+
+
+def summary(report: FillReport) -> str:
+    """Return what a pass did as a few lines."""
+    counts = report.counts
+    rows = [
+        ("images", f"{report.images}, of which {report.there} were there and {counts.computed} "
+                   "were computed"),
+        ("size", f"{report.bytes_per_image / 1e3:.1f} kB an image, {report.bytes / 1e6:.1f} MB of "
+                 f"{report.stored} in all"),
+    ]  # fmt: skip
+    read_ms = 1000 * counts.read_s / max(1, counts.read)
+    if counts.computed:
+        encode, walk, decode = (
+            1000 * seconds / counts.computed
+            for seconds in (counts.encode_s, counts.walk_s, counts.decode_s)
+        )
+        rows.append(("cost", f"encode {encode:.1f} ms, walk {walk:.1f} ms, decode {decode:.1f} ms "
+                             "an image"))  # fmt: skip
+    if counts.computed and counts.read:
+        rows.append(("saves", f"{encode + decode - read_ms:.1f} ms of each image that a step reads "
+                              f"(reading it back takes {read_ms:.1f} ms)"))  # fmt: skip
+    return "\n".join(f"{label:7} {text}" for label, text in rows)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `dedos-train cache-diffusion` and return its exit code."""
+    return run_command(build_parser, run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -10,16 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_diffusion import PROMPT_WIDTH, write_tiny_diffusion
 from torch import Tensor
 
 from dedos_deploy.errors import BadInputError
-from dedos_deploy.training.diffusion import (
-    DiffusionSettings,
-    LatentDiffusion,
-    load_diffusion,
-    unet_channels,
-)
+from dedos_deploy.training.diffusion import DiffusionSettings, LatentDiffusion, load_diffusion
+from dedos_deploy.training.diffusion_files import WEIGHTS, DiffusionParts, Schedule
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +46,35 @@ def test_the_latent_code_is_the_scaled_mean_of_the_encoder(tiny: LatentDiffusion
 def test_images_of_another_size_are_resized(tiny: LatentDiffusion) -> None:
     flat = torch.full((1, 60, 50, 3), 90, dtype=torch.uint8)
     assert torch.allclose(tiny.encode(flat), tiny.encode(flat[:, :32, :48]), atol=1e-5)
+
+
+def test_shrinking_averages_over_what_it_leaves_out(tiny: LatentDiffusion) -> None:
+    ramp = torch.linspace(0, 130, 192)[:, None].expand(1, 128, 192, 3)
+    lines = torch.zeros(128, 1, 1)
+    lines[::4] = 120
+    found, expected, unlike = (tiny.encode((ramp + add).byte()) for add in (lines, 30, 0))
+    inner = (..., slice(2, -2), slice(2, -2))
+    assert (found - expected)[inner].norm() < 0.2 * (unlike - expected)[inner].norm()
+
+
+def test_a_shift_of_the_code_is_taken_off_and_put_back(tmp_path: Path, folder: Path) -> None:
+    root = shutil.copytree(folder, tmp_path / "sd")
+    config = json.loads((root / "vae/config.json").read_text())
+    (root / "vae/config.json").write_text(json.dumps({**config, "shift_factor": 0.25}))
+    plain, shifted = (
+        load_diffusion(DiffusionSettings(str(path), size_hw=(32, 48))) for path in (folder, root)
+    )
+    latents = plain.encode(images())
+    assert torch.allclose(shifted.encode(images()), latents - 0.25 * 0.5, atol=1e-6)
+    assert torch.equal(shifted.decode(latents - 0.25 * 0.5), plain.decode(latents))
+
+
+@pytest.mark.parametrize(
+    "wrong", [torch.zeros(1, 32, 48, 3), torch.zeros(1, 3, 32, 48, dtype=torch.uint8)]
+)
+def test_other_images_than_bgr_bytes_are_refused(tiny: LatentDiffusion, wrong: Tensor) -> None:
+    with pytest.raises(BadInputError, match=r"the diffusion reads uint8 BGR \[B, H, W, 3\]"):
+        tiny.encode(wrong)
 
 
 def ddim64(
@@ -86,15 +112,41 @@ def test_the_walk_equals_ddim_by_its_definition(tmp_path: Path, prediction: str,
     np.testing.assert_allclose(model.denoise(latents).latents.numpy(), z, rtol=1e-4, atol=1e-4)
 
 
-def test_one_step_equals_diffusers_own_scheduler(folder: Path, tiny: LatentDiffusion) -> None:
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("one", [False, True])
+def test_the_walk_equals_diffusers_own_scheduler(
+    tmp_path: Path, prediction: str, one: bool
+) -> None:
     from diffusers import DDIMScheduler
 
-    scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler")
-    scheduler.set_timesteps(10)
-    z, found = torch.randn(2, 1, 4, 8, 12, generator=torch.Generator().manual_seed(2)).unbind()
-    time = 401
-    expected = scheduler.step(found, time, z).prev_sample
-    assert torch.allclose(tiny._step(z, found, time, time - 100), expected, atol=1e-5)
+    root = write_tiny_diffusion(tmp_path / "sd", prediction=prediction, final_alpha_one=one)
+    times = (249, 149, 49)
+    model = load_diffusion(DiffusionSettings(str(root), timesteps=times, size_hw=(16, 24)))
+    scheduler = DDIMScheduler.from_pretrained(root, subfolder="scheduler")
+    latents = torch.randn(2, 4, 4, 6, generator=torch.Generator().manual_seed(2))
+    z = latents
+    # The scheduler knows even steps only, so that each gap is set by a number of steps.
+    for time, gap in zip(times, (100, 100, 50), strict=True):
+        scheduler.set_timesteps(1000 // gap)
+        with torch.no_grad():
+            found = model.unet(
+                z, time, encoder_hidden_states=model.empty_prompt.expand(2, -1, -1)
+            ).sample
+        z = scheduler.step(found, time, z, eta=0.0).prev_sample
+    assert torch.allclose(model.denoise(latents).latents, z, atol=1e-4)
+
+
+def test_a_batch_of_two_equals_two_of_one(tiny: LatentDiffusion) -> None:
+    together, apart = images(), images().split(1)
+    latents = tiny.encode(together)
+    walked, alone = tiny.denoise(latents), [tiny.denoise(tiny.encode(one)) for one in apart]
+    assert torch.allclose(walked.latents, torch.cat([one.latents for one in alone]), atol=1e-5)
+    for step in range(3):
+        for layer in range(5):
+            single = torch.cat([one.features[step][layer] for one in alone])
+            assert torch.allclose(walked.features[step][layer], single, atol=1e-5)
+    decoded = torch.cat([tiny.decode(one.latents) for one in alone])
+    assert (tiny.decode(walked.latents).int() - decoded.int()).abs().max() <= 1
 
 
 def test_timesteps_are_walked_from_high_to_low_with_features_of_each(
@@ -112,6 +164,29 @@ def test_timesteps_are_walked_from_high_to_low_with_features_of_each(
     for found, expected in zip(walked.features[0], first, strict=True):
         assert torch.equal(found, expected)
     assert not torch.equal(walked.features[1][0], walked.features[0][0])
+
+
+def test_the_taps_are_what_the_blocks_return(tiny: LatentDiffusion) -> None:
+    latents = tiny.encode(images())
+    found = tiny.denoise(latents).features[0]
+    seen: dict[str, Tensor] = {}
+    handles = [
+        tiny.unet.conv_out.register_forward_pre_hook(lambda _m, inputs: seen.update(out=inputs[0])),
+        tiny.unet.mid_block.register_forward_pre_hook(
+            lambda _m, inputs: seen.update(mid=inputs[0])
+        ),
+    ]
+    single = load_diffusion(replace(tiny.settings, timesteps=(200,), taps="up"))
+    tiny.denoise(latents)
+    for handle in handles:
+        handle.remove()
+    norm = tiny.unet.conv_norm_out
+    last = tiny.denoise(latents).features[2][-1]
+    assert torch.allclose(torch.nn.functional.silu(norm(last)), seen["out"], atol=1e-5)
+    assert torch.equal(tiny.denoise(latents).features[2][1], seen["mid"])
+    assert single.channels == tiny.channels[3:] == (16, 8)
+    for up, expected in zip(single.denoise(latents).features[0], found[3:], strict=True):
+        assert torch.equal(up, expected)
 
 
 def test_hooks_are_gone_after_a_walk_and_after_a_failure(tiny: LatentDiffusion) -> None:
@@ -162,7 +237,9 @@ def test_the_fingerprint_follows_what_changes_results(
 ) -> None:
     moved = shutil.copytree(folder, tmp_path / "moved")
     assert load_diffusion(replace(tiny.settings, model=str(moved))).fingerprint == tiny.fingerprint
-    for change in ({"timesteps": (100,)}, {"size_hw": (32, 32)}, {"add_noise": True}):
+    changes = ({"timesteps": (100,)}, {"size_hw": (32, 32)}, {"add_noise": True}, {"half": True},
+               {"taps": "up"})  # fmt: skip
+    for change in changes:
         assert load_diffusion(replace(tiny.settings, **change)).fingerprint != tiny.fingerprint
     other = write_tiny_diffusion(tmp_path / "other", seed=5)
     assert load_diffusion(replace(tiny.settings, model=str(other))).fingerprint != tiny.fingerprint
@@ -173,31 +250,50 @@ def test_half_precision_stays_close(tiny: LatentDiffusion) -> None:
     assert next(half.unet.parameters()).dtype == torch.bfloat16
     full, found = (m.denoise(m.encode(images())).features[0][-1].float() for m in (tiny, half))
     assert float((full - found).norm() / full.norm()) < 0.05
+    assert next(half.vae.parameters()).dtype == torch.float32
+    assert torch.equal(half.encode(images()), tiny.encode(images()))
+    assert half.denoise(half.encode(images())).latents.dtype == torch.float32
+
+
+def test_an_overflow_of_half_precision_is_no_result(tiny: LatentDiffusion) -> None:
+    half = load_diffusion(replace(tiny.settings, half=True))
+    half.unet.conv_out.bias.fill_(3e38)
+    with pytest.raises(BadInputError, match=r"overflows in torch.bfloat16; use it in full"):
+        half.denoise(half.encode(images()))
 
 
 @pytest.mark.parametrize(
-    ("name", "widths", "depth"),
-    [("stable-diffusion-2-1", (320, 640, 1280, 1280), 1024),
-     ("stable-diffusion-v1-5", (320, 640, 1280, 1280), 768)],
+    ("config", "parameters", "native"),
+    [({"cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20], "sample_size": 96,
+       "use_linear_projection": True}, 865_910_724, 768),
+     ({"cross_attention_dim": 768, "attention_head_dim": 8, "sample_size": 64}, 859_520_964, 512)],
+    ids=["2.1", "1.5"],
 )  # fmt: skip
-def test_nine_taps_in_stable_diffusion(name: str, widths: tuple[int, ...], depth: int) -> None:
-    from diffusers import UNet2DConditionModel
+def test_nine_taps_in_stable_diffusion(
+    config: dict[str, object], parameters: int, native: int
+) -> None:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
 
-    heads = [5, 10, 20, 20] if depth == 1024 else 8
     with torch.device("meta"):
-        unet = UNet2DConditionModel(
-            sample_size=96, block_out_channels=widths, cross_attention_dim=depth,
-            attention_head_dim=heads, use_linear_projection=depth == 1024,
-        ).eval()  # fmt: skip
-        shapes: list[int] = []
-        for layer in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
-            layer.register_forward_hook(
-                lambda _m, _i, out: shapes.append(
-                    (out[0] if isinstance(out, tuple) else out).shape[1]
-                )
-            )
-        unet(torch.empty(1, 4, 80, 80), torch.tensor([50]), torch.empty(1, 77, depth))
-    assert tuple(shapes) == unet_channels(unet) == (*widths, 1280, 1280, 1280, 640, 320)
+        unet = UNet2DConditionModel(**config)
+        vae = AutoencoderKL(
+            block_out_channels=(128, 256, 512, 512), latent_channels=4, layers_per_block=2,
+            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        )  # fmt: skip
+        prompt = torch.empty(1, 77, unet.config.cross_attention_dim)
+        schedule = Schedule(torch.linspace(0.999, 0.005, 1000, device="cpu"), 0.999, "epsilon")
+        model = LatentDiffusion(
+            DiffusionSettings("x", timesteps=(200, 50)), DiffusionParts(vae, unet, schedule, prompt)
+        )
+        walked = model.denoise(torch.empty(1, 4, 80, 80))
+    assert sum(parameter.numel() for parameter in unet.parameters()) == parameters
+    assert sum(parameter.numel() for parameter in vae.parameters()) == 83_653_863
+    assert model.size_hw == (native, native)
+    assert model.channels == (320, 640, 1280, 1280, 1280, 1280, 1280, 640, 320)
+    assert [tuple(layer.shape[1:]) for layer in walked.features[1]] == [
+        (320, 40, 40), (640, 20, 20), (1280, 10, 10), (1280, 10, 10), (1280, 10, 10),
+        (1280, 20, 20), (1280, 40, 40), (640, 80, 80), (320, 80, 80),
+    ]  # fmt: skip
 
 
 def test_the_empty_prompt_comes_from_the_text_encoder(
@@ -227,6 +323,12 @@ def test_the_empty_prompt_comes_from_the_text_encoder(
         expected = encoder(torch.tensor([[0, 1, 1, 1, 1, 1, 1]]))[0]
     found = load_diffusion(replace(tiny.settings, model=str(root)))
     assert torch.allclose(found.empty_prompt, expected, atol=1e-6)
+    assert not [name for name, _ in found.named_modules() if "text" in name.split(".")[0]]
+    # With no files transformers makes a tokenizer of a few words up.
+    for file in (root / "tokenizer").iterdir():
+        file.unlink()
+    with pytest.raises(BadInputError, match=r"words where tokenizer/ has|sd/tokenizer"):
+        load_diffusion(replace(tiny.settings, model=str(root)))
 
 
 @pytest.mark.parametrize(
@@ -244,7 +346,7 @@ def test_unusable_settings_are_named(
         load_diffusion(replace(tiny.settings, **change))
 
 
-@pytest.mark.parametrize("times", [(), (50, 50), (0, 10)])
+@pytest.mark.parametrize("times", [(), (50, 50), (0, 10), (50.5, 10), (True, 10)])
 def test_timesteps_must_differ_and_be_positive(times: tuple[int, ...]) -> None:
     with pytest.raises(BadInputError, match="must be different whole numbers of at least 1"):
         DiffusionSettings("x", timesteps=times)
@@ -254,18 +356,93 @@ def test_a_missing_part_and_a_damaged_file_are_named(
     tmp_path: Path, folder: Path, tiny: LatentDiffusion
 ) -> None:
     root = shutil.copytree(folder, tmp_path / "sd")
+    broken = replace(tiny.settings, model=str(root))
     (root / "unet/config.json").write_text("{")
-    with pytest.raises(BadInputError, match=r"cannot read the diffusion model .*sd"):
-        load_diffusion(replace(tiny.settings, model=str(root)))
+    with pytest.raises(BadInputError, match=r"cannot read the diffusion model in .*sd/unet"):
+        load_diffusion(broken)
+    shutil.copy(folder / "unet/config.json", root / "unet")
+    (root / "unet" / WEIGHTS).write_bytes(b"no weights")
+    with pytest.raises(BadInputError, match=r"cannot read the diffusion model in .*sd/unet"):
+        load_diffusion(broken)
+    (root / "unet" / WEIGHTS).rename(root / "unet/diffusion_pytorch_model.fp16.safetensors")
+    with pytest.raises(
+        BadInputError, match=rf"no unet/{WEIGHTS} \(unet/ holds .*fp16.*plain names"
+    ):
+        load_diffusion(broken)
+    # Pickled weights are not read, even where there are no others.
+    torch.save(load_file(folder / "unet" / WEIGHTS), root / "unet/diffusion_pytorch_model.bin")
+    with pytest.raises(BadInputError, match=rf"has no unet/{WEIGHTS}"):
+        load_diffusion(broken)
+    shutil.copy(folder / "unet" / WEIGHTS, root / "unet" / WEIGHTS)
+    assert load_diffusion(broken).fingerprint == tiny.fingerprint
     shutil.rmtree(root / "vae")
     with pytest.raises(BadInputError, match=r"has no vae/"):
-        load_diffusion(replace(tiny.settings, model=str(root)))
+        load_diffusion(broken)
 
 
-def test_a_hub_name_without_a_connection_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    import huggingface_hub.constants
+def test_weights_that_do_not_fit_are_not_made_up(tmp_path: Path, folder: Path) -> None:
+    root = shutil.copytree(folder, tmp_path / "sd")
+    settings, path = DiffusionSettings(str(root), size_hw=(32, 32)), root / "vae" / WEIGHTS
+    weights = load_file(path)
+    lacking = {name: value for name, value in weights.items() if name != "decoder.conv_in.bias"}
+    save_file(lacking, path, metadata={"format": "pt"})
+    with pytest.raises(BadInputError, match=r"1 missing keys, such as decoder.conv_in.bias"):
+        load_diffusion(settings)
+    save_file({**weights, "other": torch.zeros(2)}, path, metadata={"format": "pt"})
+    with pytest.raises(BadInputError, match=r"1 unexpected keys, such as other"):
+        load_diffusion(settings)
+    save_file({**lacking, "decoder.conv_in.bias": torch.zeros(3)}, path, metadata={"format": "pt"})
+    with pytest.raises(BadInputError, match=r"in .*vae .*conv_in.bias expected shape"):
+        load_diffusion(settings)
 
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(BadInputError, match="or a folder downloaded by"):
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"in_channels": 9}, r"reads 9 channels, but its latent code has 4; .*inpainting"),
+     ({"cross_attention_dim": 20}, r"reads text of width 20, but the empty prompt has 12"),
+     ({"addition_embed_type": "text_time", "addition_time_embed_dim": 4,
+       "projection_class_embeddings_input_dim": 8}, r"needs more than a text .*1.4, 1.5 or 2.1")],
+)  # fmt: skip
+def test_other_kinds_of_diffusion_are_refused(
+    tmp_path: Path, folder: Path, changes: dict[str, object], message: str
+) -> None:
+    from diffusers import UNet2DConditionModel
+
+    root = shutil.copytree(folder, tmp_path / "sd")
+    config = json.loads((root / "unet/config.json").read_text())
+    UNet2DConditionModel.from_config({**config, **changes}).save_pretrained(root / "unet")
+    with pytest.raises(BadInputError, match=message):
+        load_diffusion(DiffusionSettings(str(root)))
+
+
+def test_a_hub_name_without_a_connection_says_what_to_do(tmp_path: Path, offline_hub: Path) -> None:
+    with pytest.raises(
+        BadInputError, match="or a folder downloaded by `hf download nobody/no-such"
+    ):
         load_diffusion(DiffusionSettings("nobody/no-such-diffusion"))
+    with pytest.raises(BadInputError, match="withdrew that name, a mirror is sd2-community/"):
+        load_diffusion(DiffusionSettings("stabilityai/stable-diffusion-2-1"))
+
+
+def test_a_hub_name_that_was_downloaded_needs_no_connection(
+    folder: Path, tiny: LatentDiffusion, offline_hub: Path
+) -> None:
+    repository = offline_hub / "models--somebody--tiny"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs/main").write_text("0" * 40)
+    shutil.copytree(folder, repository / "snapshots" / ("0" * 40))
+    found = load_diffusion(replace(tiny.settings, model="somebody/tiny"))
+    assert found.fingerprint == tiny.fingerprint
+    (repository / "snapshots" / ("0" * 40) / "unet" / WEIGHTS).unlink()
+    with pytest.raises(BadInputError, match=r"cannot download|has no unet"):
+        load_diffusion(replace(tiny.settings, model="somebody/tiny"))
+
+
+@pytest.fixture
+def offline_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the hub, and no connection."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional as F
 
 from dedos_deploy.errors import BadInputError
@@ -40,10 +42,21 @@ def write_first_batch(path: Path, batch: Batch, words: Sequence[str]) -> None:
         painted = _painted(image, labels)
         seen = [(slots[slot], slot) for slot in np.unique(labels[labels >= 0])]
         rows.append(np.concatenate([image, painted, _legend(seen, *image.shape[:2])], axis=1))
-    _write(path, np.concatenate(rows))
+    write_picture(path, np.concatenate(rows))
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Sample:
+    """Pictures of one validation image, uint8 BGR [H, W, 3] each: as the network sees it, its
+    labels, the model's answer, and the words that occur in either.
+    """
+
+    image: Image
+    labels: Image
+    answer: Image
+    legend: Image
+
+
 def write_samples(
     path: Path,
     model: Dedos,
@@ -52,32 +65,49 @@ def write_samples(
     words: Sequence[str],
     settings: TrainSettings,
 ) -> Image:
-    """Write and return a sheet of validation images: image, labels, the model's answer, words."""
+    """Write and return a sheet of validation images: image, labels, the model's answer, words.
+
+    words: the union vocabulary that `embeddings` index.
+    """
     index = {word: slot for slot, word in enumerate(words)}
-    asked = [word for word in folder.annotated if word in index]
-    text = embeddings([index[word] for word in asked], model=model)
-    valid = torch.ones(len(asked), device=text.device)
-    table = folder.lookup({word: slot for slot, word in enumerate(asked)})
+    text = embeddings([index[word] for word in folder.annotated], model=model)
+    rows = sample_rows(model, folder, text, settings.network_hw, settings.samples)
+    sheet = np.concatenate(
+        [np.concatenate([row.image, row.labels, row.answer, row.legend], axis=1) for row in rows]
+    )
+    path.parent.mkdir(exist_ok=True)
+    write_picture(path, sheet)
+    return sheet
+
+
+@torch.no_grad()
+def sample_rows(
+    model: Dedos, folder: LabelFolder, text: Tensor, size_hw: tuple[int, int], count: int
+) -> list[Sample]:
+    """Return `count` validation images, evenly spread, with what the model says.
+
+    text: embeddings float32 [K, D] of the folder's annotated words.
+    """
+    words = folder.annotated
+    valid = torch.ones(len(words), device=text.device)
+    table = folder.lookup({word: slot for slot, word in enumerate(words)})
     training = model.training
     model.eval()
     rows = []
-    count = min(settings.samples, len(folder.items))
+    count = min(count, len(folder.items))
     for item in (number * len(folder.items) // count for number in range(count)):
         image, raw = read_pair(folder, item)
-        small = network_input(image, settings.network_hw)
+        small = network_input(image, size_hw)
         scores = model(small.to(text.device), text, valid).float()
-        scores = F.interpolate(scores, settings.network_hw, mode="bilinear", align_corners=False)
+        scores = F.interpolate(scores, size_hw, mode="bilinear", align_corners=False)
         found = scores[0].argmax(0).cpu().numpy()
         shown = small[0].numpy()
-        labels = _nearest(table[raw], settings.network_hw)
-        seen = [(asked[slot], slot) for slot in np.union1d(np.unique(found), labels[labels >= 0])]
-        parts = [shown, _painted(shown, labels), _painted(shown, found)]
-        rows.append(np.concatenate([*parts, _legend(seen, *shown.shape[:2])], axis=1))
+        labels = _nearest(table[raw], size_hw)
+        seen = [(words[slot], slot) for slot in np.union1d(np.unique(found), labels[labels >= 0])]
+        legend = _legend(seen, *size_hw)
+        rows.append(Sample(shown, _painted(shown, labels), _painted(shown, found), legend))
     model.train(training)
-    sheet = np.concatenate(rows)
-    path.parent.mkdir(exist_ok=True)
-    _write(path, sheet)
-    return sheet
+    return rows
 
 
 def _nearest(labels: NDArray[np.int64], size_hw: tuple[int, int]) -> NDArray[np.int64]:
@@ -108,7 +138,11 @@ def _legend(entries: Sequence[tuple[str, int]], height: int, width: int) -> Imag
     return panel
 
 
-def _write(path: Path, image_bgr: Image) -> None:
+def write_picture(path: Path, image_bgr: Image) -> None:
+    """Write uint8 BGR [H, W, 3] to `path` whole or not at all.
+
+    Raises BadInputError when it cannot be written.
+    """
     import cv2
 
     temporary = path.with_name(f".{os.getpid()}.{path.name}")

@@ -21,6 +21,7 @@ VERBS = {
     "calibrate-bank": "train_bank",
     "cache-diffusion": "train_cache",
     "diffusion": "train_diffusion",
+    "miniature": "train_miniature",
 }
 """Further commands, `dedos-train VERB ...`, and the module of each."""
 
@@ -51,7 +52,8 @@ preset's value. Ctrl-C finishes the step, saves and exits with 130.
 further commands, each with its own --help:
   dedos-train calibrate-bank   fill the proxy bank of a finished run, compare fillings
   dedos-train cache-diffusion  latents and denoised images of a data set, made before training
-  dedos-train diffusion        a small latent diffusion model of your own images"""
+  dedos-train diffusion        a small latent diffusion model of your own images
+  dedos-train miniature        the whole method at small scale, on a CPU"""
 
 
 def build_parser() -> argparse.ArgumentParser:

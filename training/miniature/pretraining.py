@@ -1,0 +1,56 @@
+"""The two pretrainings of the miniature as processes: nano CLIP and nano diffusion."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from dedos_deploy.presets import get_preset
+from dedos_deploy.training.miniature.clip import ClipSettings, pretrain_clip
+from dedos_deploy.training.miniature.data import SceneSet, render_scenes
+from dedos_deploy.training.miniature.plan import MiniaturePlan, plan_from_json
+from dedos_deploy.training.nano_diffusion import pretrain_diffusion
+
+TRAIN_SEED, VAL_SEED = 1, 2
+
+
+def scenes(plan: MiniaturePlan) -> tuple[SceneSet, SceneSet]:
+    """Return the scenes to learn from and to score on: the same in every process."""
+    train = render_scenes(plan.train, size_hw=plan.size_hw, seed=TRAIN_SEED)
+    return train, render_scenes(plan.val, size_hw=plan.size_hw, seed=VAL_SEED)
+
+
+def pretrain(plan: MiniaturePlan, stage: str, base: Path, output: Path) -> None:
+    """Run one pretraining, or go on with it where it was interrupted."""
+    if stage == "diffusion":
+        begun = any(output.glob("*_state.safetensors"))
+        pretrain_diffusion((str(base / "images" / "train"),), plan.diffusion, output, resume=begun)
+        return
+    torch.set_num_threads(1)
+    train, val = scenes(plan)
+    settings = ClipSettings(steps=plan.clip_steps)
+    pretrain_clip(
+        get_preset("nano"), train, settings, output, held_out=val,
+        resume=(output / "state.safetensors").exists(),
+        on_step=lambda step, losses: print(step, losses, file=sys.stderr),
+    )  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one pretraining; the miniature starts this once per stage."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("plan")
+    parser.add_argument("stage", choices=("clip", "diffusion"))
+    parser.add_argument("base", type=Path)
+    parser.add_argument("output", type=Path)
+    args = parser.parse_args(argv)
+    pretrain(plan_from_json(args.plan), args.stage, args.base, args.output)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

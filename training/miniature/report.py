@@ -1,0 +1,192 @@
+"""The miniature's report: figures as JSON, Table 3 as markdown, a sheet of pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dedos_deploy.model import load_checkpoint
+from dedos_deploy.training.components import Component
+from dedos_deploy.training.embeddings import WordEmbeddings
+from dedos_deploy.training.folders import open_folder
+from dedos_deploy.training.miniature.plan import MiniaturePlan
+from dedos_deploy.training.miniature.statistics import Spread, paired_difference, spread
+from dedos_deploy.training.miniature.table3 import FILLS, Places, RunResult, Score
+from dedos_deploy.training.preview import sample_rows, write_picture
+
+NAMES: dict[Component, str] = {
+    "I": "Baseline",
+    "II": "(I) + Proxy queries (once)",
+    "III": "(II) + Progressive learning",
+    "IV": "(III) + Decoupling",
+    "V": "(IV) + Text interaction",
+}
+GROUPS = ("all", "base", "novel")
+PICTURES = 6
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """Reports of the nano CLIP and the nano diffusion, as JSON values."""
+
+    clip: dict[str, Any]
+    diffusion: dict[str, Any]
+
+
+def write_report(
+    folder: Path,
+    plan: MiniaturePlan,
+    runs: Sequence[RunResult],
+    pretraining: Pretraining,
+    seconds: dict[str, float],
+    places: Places,
+    output: Path,
+    bundle: Path,
+) -> None:
+    """Write miniature.json, miniature.md and miniature_*.png into `folder`, as it came out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {
+        "plan": json.loads(plan.to_json()),
+        "machine": {"cpus": os.cpu_count(), "python": platform.python_version(),
+                    "torch": torch.__version__},
+        "seconds": seconds,
+        "clip": pretraining.clip,
+        "diffusion": pretraining.diffusion,
+        "table3": table(plan, runs),
+        "fillings": fillings(runs),
+        "runs": [asdict(run) for run in runs],
+        "bundle_bytes": bundle.stat().st_size,
+    }  # fmt: skip
+    _write(folder / "miniature.json", json.dumps(record, indent=1) + "\n")
+    _write(folder / "miniature.md", markdown(plan, runs, record))
+    write_picture(folder / "miniature_table3.png", _sheet(plan, places, output))
+    for name in ("reconstructions", "samples"):
+        source = output / "diffusion" / f"{name}.png"
+        if source.exists():
+            shutil.copyfile(source, folder / f"miniature_{name}.png")
+
+
+def table(plan: MiniaturePlan, runs: Sequence[RunResult]) -> list[dict[str, Any]]:
+    """Return one record per component: means, deviations, differences to the row before."""
+    rows: list[dict[str, Any]] = []
+    before: dict[str, list[float]] = {}
+    for component in plan.components:
+        mine = sorted((r for r in runs if r.component == component), key=lambda r: r.seed)
+        row: dict[str, Any] = {"component": component, "name": NAMES[component]}
+        for group in GROUPS:
+            values = [getattr(run.score, group) for run in mine]
+            row[group] = asdict(spread(values))
+            if group in before:
+                row[f"{group}_gain"] = asdict(paired_difference(before[group], values))
+            before[group] = values
+        row["seconds"] = spread([run.seconds for run in mine]).mean
+        rows.append(row)
+    return rows
+
+
+def fillings(runs: Sequence[RunResult]) -> list[dict[str, Any]]:
+    """Return one record per component and filling of the bank."""
+    rows = []
+    for component in dict.fromkeys(run.component for run in runs if run.fillings):
+        mine = [run for run in runs if run.component == component]
+        for fill in FILLS:
+            scores: list[Score] = [run.fillings[fill] for run in mine]
+            row: dict[str, Any] = {"component": component, "fill": fill}
+            row.update({g: asdict(spread([getattr(s, g) for s in scores])) for g in GROUPS})
+            rows.append(row)
+    return rows
+
+
+def markdown(plan: MiniaturePlan, runs: Sequence[RunResult], record: dict[str, Any]) -> str:
+    """Return the report as text: every number is in the record, nothing is left out."""
+    clip, diffusion = record["clip"], record["diffusion"]
+    lines = [
+        "# The method in miniature",
+        "",
+        f"Written by `dedos-train miniature`: {plan.train} procedural scenes of "
+        f"{plan.size_hw[0]}x{plan.size_hw[1]}, {plan.steps} steps of {plan.batch} for each of "
+        f"{len(runs)} runs; mIoU in percent on {plan.val} scenes never seen, mean ± sample standard "
+        f"deviation over {plan.seeds} seed{'s' if plan.seeds > 1 else ''}. Novel words were only "
+        "ever named in captions. It exercises the method; it claims nothing about real scenes.",
+        "",
+        "| | component | all words | base | novel | gain on base | gain on novel |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in record["table3"]:
+        gains = [_gain(row.get(f"{group}_gain")) for group in ("base", "novel")]
+        cells = [str(Spread(**row[group])) for group in GROUPS]
+        lines.append(f"| ({row['component']}) | {row['name']} | {' | '.join([*cells, *gains])} |")
+    lines += [
+        "",
+        "Gains are over the row above, paired by seed, in points with their 95 % interval (Student's "
+        "t): an interval that holds 0 shows no gain.",
+    ]
+    if record["fillings"]:
+        lines += ["", "## Fillings of the proxy bank", "",
+                  "| component | filling | all words | base | novel |", "|---|---|---|---|---|"]  # fmt: skip
+        for row in record["fillings"]:
+            cells = [str(Spread(**row[group])) for group in GROUPS]
+            lines.append(f"| ({row['component']}) | {row['fill']} | {' | '.join(cells)} |")
+    regions, patches = clip["regions"], clip["patches"]
+    psnr = diffusion["figures"]["psnr_db"]
+    lines += [
+        "",
+        "## What came before",
+        "",
+        f"- nano CLIP, {clip['steps']} steps: zero-shot accuracy on held-out regions "
+        f"{_percent(regions['all'])} (base {_percent(regions['base'])}, novel "
+        f"{_percent(regions['novel'])}, chance {_percent(clip['chance'])}); IoU of the nearest word "
+        f"of each patch {_percent(patches['all'])}.",
+        f"- nano diffusion: reconstructions {psnr['mean']:.1f} dB (worst {psnr['worst']:.1f}), "
+        f"{psnr['walked']:.1f} dB after the walk; pictures in miniature_reconstructions.png and "
+        "miniature_samples.png.",
+        f"- seconds: {', '.join(f'{name} {value:.0f}' for name, value in record['seconds'].items())}"
+        f" ({plan.jobs} at a time, one thread each).",
+        "",
+        "miniature_table3.png: picture, labels, (I), and the last row, seed 0.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _gain(values: dict[str, Any] | None) -> str:
+    from dedos_deploy.training.miniature.statistics import Difference
+
+    return str(Difference(**values)) if values else ""
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _sheet(
+    plan: MiniaturePlan, places: Places, output: Path
+) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Return rows of picture, labels, and the answers of the first and the last component."""
+    folder = open_folder(str(places.everything), split="val")
+    shown = []
+    for component in dict.fromkeys((plan.components[0], plan.components[-1])):
+        model, _ = load_checkpoint(output / "runs" / f"{component}_0" / "checkpoint.safetensors")
+        embeddings = WordEmbeddings(model, folder.annotated, template="single", tuned=False)
+        text = embeddings(range(len(folder.annotated)))
+        shown.append(sample_rows(model, folder, text, plan.size_hw, PICTURES))
+    rows = []
+    for first, last in zip(shown[0], shown[-1], strict=True):
+        rows.append(np.concatenate([first.image, first.labels, first.answer, last.answer,
+                                    last.legend], axis=1))  # fmt: skip
+    return np.concatenate(rows)
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

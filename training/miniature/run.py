@@ -1,0 +1,158 @@
+"""The miniature as a whole: scenes, nano CLIP, nano diffusion, Table 3, fillings, bundle, report."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from dedos_deploy.errors import BadInputError
+from dedos_deploy.training.miniature.data import write_folders
+from dedos_deploy.training.miniature.jobs import Job, OnJob, run_jobs
+from dedos_deploy.training.miniature.plan import MiniaturePlan
+from dedos_deploy.training.miniature.pretraining import scenes
+from dedos_deploy.training.miniature.report import Pretraining, write_report
+from dedos_deploy.training.miniature.table3 import RESULT, Places, read_result
+
+PLAN, SECONDS = "plan.json", "seconds.json"
+
+TAUGHT_STEPS = 100
+"""Fewer steps than this make no model whose exported graph could be held to its label maps."""
+
+Say = Callable[[str], None]
+
+
+def run_miniature(plan: MiniaturePlan, output: Path, results: Path | None, *, say: Say) -> Path:
+    """Run every stage that is not done yet and return the report's markdown file.
+
+    output: folder of the miniature; results: where miniature.json, miniature.md and its pictures
+    go, too; say: told one line per event.
+
+    Raises BadInputError when `output` holds a miniature of another plan or cannot be written,
+    JobFailedError when a stage fails. After an interrupt the same call goes on.
+    """
+    _open(plan, output)
+    places = Places(
+        output / "scenes" / "base",
+        output / "scenes" / "all",
+        output / "clip" / "checkpoint.safetensors",
+        output / "diffusion",
+    )
+    told = _teller(say, output)
+    _data(plan, output, say)
+    run_jobs(_pretraining(plan, places, output), at_once=plan.jobs, on_job=told)
+    runs = _table(plan, places, output)
+    run_jobs(runs, at_once=plan.jobs, on_job=told)
+    found = [read_result(job.done) for job in runs]
+    bundle = _export(plan, output, say)
+    seconds = json.loads((output / SECONDS).read_text(encoding="utf-8"))
+    pretraining = Pretraining(
+        _json(output / "clip" / "report.json"), _json(output / "diffusion" / "report.json")
+    )
+    folders = [folder for folder in (output, results) if folder is not None]
+    for folder in folders:
+        write_report(folder, plan, found, pretraining, seconds, places, output, bundle)
+    return folders[-1] / "miniature.md"
+
+
+def _open(plan: MiniaturePlan, output: Path) -> None:
+    path = output / PLAN
+    if path.exists():
+        if path.read_text(encoding="utf-8") != plan.recipe():
+            raise BadInputError(
+                f"{output} holds a miniature with other settings; repeat its options, or choose "
+                "another --output"
+            )
+        return
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        path.write_text(plan.recipe(), encoding="utf-8")
+        (output / SECONDS).write_text("{}", encoding="utf-8")
+    except OSError as error:
+        raise BadInputError(
+            f"cannot write to {output} ({error.strerror}); choose another --output"
+        ) from error
+
+
+def _teller(say: Say, output: Path) -> OnJob:
+    """Return what reports jobs and adds up their time, over interruptions."""
+    path = output / SECONDS
+
+    def told(job: Job, event: str, seconds: float) -> None:
+        if event == "done":
+            known = json.loads(path.read_text(encoding="utf-8"))
+            path.write_text(json.dumps({**known, job.name: round(seconds, 1)}), encoding="utf-8")
+        timed = f" after {seconds:.0f} s" if event == "done" else ""
+        say(f"{job.name}: {event}{timed}")
+
+    return told
+
+
+def _data(plan: MiniaturePlan, output: Path, say: Say) -> None:
+    done = output / "scenes" / "done"
+    if done.exists():
+        say("scenes: kept")
+        return
+    started = time.monotonic()
+    train, val = scenes(plan)
+    write_folders(output / "scenes", train=train, val=val)
+    done.touch()
+    say(f"scenes: {plan.train} + {plan.val} rendered after {time.monotonic() - started:.0f} s")
+
+
+def _pretraining(plan: MiniaturePlan, places: Places, output: Path) -> list[Job]:
+    return [
+        Job(
+            stage,
+            "dedos_deploy.training.miniature.pretraining",
+            (plan.to_json(), stage, str(places.base), str(output / stage)),
+            output / stage / "report.json",
+            output / f"{stage}.log",
+        )
+        for stage in ("diffusion", "clip")
+    ]
+
+
+def _table(plan: MiniaturePlan, places: Places, output: Path) -> list[Job]:
+    named = json.dumps({name: str(path) for name, path in asdict(places).items()})
+    jobs = []
+    for seed in range(plan.seeds):
+        for component in plan.components:
+            folder = output / "runs" / f"{component}_{seed}"
+            jobs.append(
+                Job(
+                    f"({component}) seed {seed}",
+                    "dedos_deploy.training.miniature.table3",
+                    (plan.to_json(), named, component, str(folder), str(seed)),
+                    folder / RESULT,
+                    output / "runs" / f"{component}_{seed}.log",
+                )
+            )
+    return jobs
+
+
+def _export(plan: MiniaturePlan, output: Path, say: Say) -> Path:
+    """Write the bundle of the last component under seed 0."""
+    from dedos_deploy.cli import export
+
+    bundle = output / "miniature.dedos"
+    if bundle.exists():
+        say("bundle: kept")
+        return bundle
+    checkpoint = output / "runs" / f"{plan.components[-1]}_0" / "checkpoint.safetensors"
+    options = ["--checkpoint", str(checkpoint), "--output", str(bundle), "--storage", "half",
+               "--size", f"{plan.size_hw[0]}x{plan.size_hw[1]}"]  # fmt: skip
+    # Scores of a model that hardly learned are all but equal: rounding decides between them.
+    drift = ["--allow-drift"] if plan.steps < TAUGHT_STEPS else []
+    code = export.main([*options, *drift])
+    if code:
+        raise BadInputError(f"the bundle of {checkpoint} was not written; see the message above")
+    say(f"bundle: {bundle}")
+    return bundle
+
+
+def _json(path: Path) -> dict[str, object]:
+    values: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
+    return values

@@ -1,0 +1,190 @@
+"""Table 3 in miniature: one run per component and seed, scored on base and novel words apart."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from dedos_deploy.training.calibration import calibrate_run, fill_run, open_run, run_diffusion
+from dedos_deploy.training.components import COMPONENTS, Component
+from dedos_deploy.training.embeddings import WordEmbeddings
+from dedos_deploy.training.evaluate import Evaluation, evaluate
+from dedos_deploy.training.folders import open_folder
+from dedos_deploy.training.loop import Trainer
+from dedos_deploy.training.miniature.data import BASE_WORDS, NOVEL_WORDS
+from dedos_deploy.training.miniature.plan import MiniaturePlan, plan_from_json
+from dedos_deploy.training.settings import TrainSettings, settings_for
+
+RESULT = "result.json"
+FILLS = ("static", "ema", "calibrated")
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the stages before lie: label folders, CLIP checkpoint, diffusion folder."""
+
+    base: Path
+    everything: Path
+    clip: Path
+    diffusion: Path
+
+
+@dataclass(frozen=True)
+class Score:
+    """miou_present over all words, base words and novel words, and the IoU of each word."""
+
+    all: float
+    base: float
+    novel: float
+    iou: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One run: its score with the bank it ships, and with every filling where it has several."""
+
+    component: str
+    seed: int
+    score: Score
+    fillings: dict[str, Score]
+    seconds: float
+    final_loss: float
+
+
+def run_settings(
+    plan: MiniaturePlan, places: Places, component: Component, seed: int
+) -> TrainSettings:
+    """Return the settings of one run; all components of a seed see the same batches."""
+    return settings_for(
+        "nano",
+        (str(places.base),),
+        size_hw=plan.size_hw,
+        steps=plan.steps,
+        batch=plan.batch,
+        lr=plan.lr,
+        backbone_lr=plan.backbone_lr,
+        warmup=max(1, plan.steps // 20),
+        # Shorter memory than the default's 500 steps: a run has a few hundred.
+        ema=0.99,
+        seed=seed,
+        clip_weights=str(places.clip),
+        component=component,
+        diffusion=str(places.diffusion) if COMPONENTS[component].queries else None,
+        gamma=plan.gamma,
+        bank_drop=plan.bank_drop,
+        eval_minutes=0.0,
+        samples=0,
+        workers=0,
+        threads=1,
+        device="cpu",
+    )
+
+
+class _Last:
+    """Keeps the mean loss of the last steps."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def on_step(self, report: object) -> None:
+        self.losses.append(report.loss)  # type: ignore[attr-defined]
+
+    def on_evaluation(self, result: Evaluation) -> None: ...
+
+    @property
+    def mean(self) -> float:
+        tail = self.losses[-20:]
+        return sum(tail) / len(tail) if tail else float("nan")
+
+
+def run_component(
+    plan: MiniaturePlan, places: Places, component: Component, seed: int, output: Path
+) -> RunResult:
+    """Train and score one row of the table under one seed; writes `output`/result.json."""
+    started, last = time.monotonic(), _Last()
+    settings = run_settings(plan, places, component, seed)
+    trainer = Trainer(settings, output, resume=(output / "state.safetensors").exists())
+    trainer.train(last)
+    fillings = score_run(plan, places, output)
+    shipped = "ema" if COMPONENTS[component].queries else "static"
+    result = RunResult(
+        component, seed, fillings[shipped], fillings if len(fillings) > 1 else {},
+        round(time.monotonic() - started, 1), last.mean,
+    )  # fmt: skip
+    temporary = output / f".{RESULT}.tmp"
+    temporary.write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")
+    temporary.replace(output / RESULT)
+    (output / "state.safetensors").unlink(missing_ok=True)
+    return result
+
+
+def score_run(plan: MiniaturePlan, places: Places, output: Path) -> dict[str, Score]:
+    """Return the score of every filling that the run can have."""
+    run = open_run(output)
+    folder = open_folder(str(places.everything), split="val")
+    words = folder.annotated
+    embeddings = WordEmbeddings(run.model, words, template="single", tuned=False)
+    calibrated = None
+    if run.learning is not None:
+        images = open_folder(str(places.base), split="train")
+        calibrated = calibrate_run(run, run_diffusion(run), [images], plan.calibration)
+    scores = {}
+    for fill in FILLS if calibrated is not None else FILLS[:1]:
+        if calibrated is not None:
+            fill_run(run, fill, calibrated)  # type: ignore[arg-type]
+        found = evaluate(
+            run.model.eval(),
+            folder,
+            lambda wanted: embeddings([words.index(word) for word in wanted]),
+            plan.size_hw,
+        )
+        scores[fill] = score_of(found)
+    return scores
+
+
+def score_of(found: Evaluation) -> Score:
+    """Return the means over word groups of an evaluation over all words.
+
+    A word that no label shows is left out of the means, as in miou_present.
+    """
+    iou = dict(zip(found.words, found.iou, strict=True))
+    return Score(
+        found.miou_present,
+        _mean([iou.get(word) for word in BASE_WORDS]),
+        _mean([iou.get(word) for word in NOVEL_WORDS]),
+        iou,
+    )
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else 0.0
+
+
+def read_result(path: Path) -> RunResult:
+    """Return the result that `run_component` wrote."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    values["score"] = Score(**values["score"])
+    values["fillings"] = {name: Score(**score) for name, score in values["fillings"].items()}
+    return RunResult(**values)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one component under one seed; the miniature starts this once per run."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("plan", "places", "component", "output"):
+        parser.add_argument(name)
+    parser.add_argument("seed", type=int)
+    args = parser.parse_args(argv)
+    places = Places(**{name: Path(value) for name, value in json.loads(args.places).items()})
+    plan = plan_from_json(args.plan)
+    run_component(plan, places, args.component, args.seed, Path(args.output))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError, nearest
 from dedos_deploy.evaluation.confusion import IGNORE
+from dedos_deploy.label_files import class_word, read_classes, read_item, split_items
 from dedos_deploy.vocabulary import BACKGROUND_WORDS, Entry, Vocabulary
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,17 +50,13 @@ class LabelledFolder:
         that cannot be used.
         """
         root = Path(root)
-        classes = _read_classes(root / "classes.txt")
-        images = _folder(root / "images" / split)
-        labels = _folder(root / "labels" / split)
-        files = sorted(path for path in images.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-        if not files:
-            raise BadInputError(f"{str(images)!r} has no {' or '.join(IMAGE_SUFFIXES)} file")
-        pairs = tuple((path, labels / f"{path.stem}.png") for path in files)
-        for image, label in pairs:
-            if not label.is_file():
-                raise BadInputError(f"image {str(image)!r} has no labels {str(label)!r}")
-        return cls(root, split, classes, pairs)
+        path = root / "classes.txt"
+        classes = read_classes(path)
+        if len(classes) > IGNORE:
+            raise BadInputError(
+                f"{str(path)!r} names {len(classes)} classes, but 8-bit labels hold {IGNORE}"
+            )
+        return cls(root, split, classes, split_items(root, split))
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -71,34 +66,9 @@ class LabelledFolder:
 
         Raises BadInputError naming the file that cannot be read or does not fit.
         """
-        for image_path, label_path in self.pairs:
-            yield self._read(image_path, label_path)
-
-    def _read(self, image_path: Path, label_path: Path) -> LabelledImage:
-        import cv2
-
-        image = cv2.imread(str(image_path), cv2.IMREAD_COLOR)
-        labels = cv2.imread(str(label_path), cv2.IMREAD_UNCHANGED)
-        if image is None:
-            raise BadInputError(f"image {str(image_path)!r} cannot be read; replace it")
-        if labels is None or labels.dtype != np.uint8 or labels.ndim != 2:
-            raise BadInputError(
-                f"labels {str(label_path)!r} are not an 8-bit grey PNG without palette; convert them"
-            )
-        if labels.shape != image.shape[:2]:
-            raise BadInputError(
-                f"labels {str(label_path)!r} are {labels.shape[1]}x{labels.shape[0]}, but their "
-                f"image is {image.shape[1]}x{image.shape[0]}; both must have one size"
-            )
-        highest = int(labels[labels != IGNORE].max(initial=0))
-        if highest >= len(self.classes):
-            raise BadInputError(
-                f"labels {str(label_path)!r} hold the value {highest}, but classes.txt names "
-                f"{len(self.classes)} classes, from 0; {IGNORE} means unknown"
-            )
-        return LabelledImage(
-            image_path.stem, np.asarray(image, dtype=np.uint8), np.asarray(labels, dtype=np.uint8)
-        )
+        for pair in self.pairs:
+            image, labels = read_item(pair, len(self.classes))
+            yield LabelledImage(pair[0].stem, image, labels.astype(np.uint8))
 
 
 def match_classes(
@@ -121,7 +91,7 @@ def match_classes(
     ignore = ignore_id(vocabulary)
     table = np.full(256, ignore, dtype=np.uint8 if ignore == IGNORE else np.uint16)
     for class_id, entry in enumerate(vocabulary.entries):
-        words = {_canonical(word) for word in entry.words}
+        words = {class_word(word) for word in entry.words}
         values = [value for value, name in enumerate(folder_classes) if name in words]
         if not values:
             raise BadInputError(_no_class(entry, folder_classes))
@@ -135,44 +105,8 @@ def ignore_id(vocabulary: Vocabulary) -> int:
 
 
 def _no_class(entry: Entry, folder_classes: tuple[str, ...]) -> str:
-    hint = nearest(_canonical(entry.name), folder_classes)
+    hint = nearest(class_word(entry.name), folder_classes)
     return (
         f"class {entry.name!r} is not in the data{hint}; it has {', '.join(folder_classes)}; "
         f"rename one with a synonym, as in '{entry.name}|{folder_classes[0]}'"
     )
-
-
-def _folder(path: Path) -> Path:
-    if path.is_dir():
-        return path
-    splits = sorted(p.name for p in path.parent.glob("*") if p.is_dir())
-    known = f"; splits there: {', '.join(splits)}" if splits else ""
-    raise BadInputError(f"data folder {str(path)!r} does not exist{known}")
-
-
-def _read_classes(path: Path) -> tuple[str, ...]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").rstrip().split("\n")
-    except UnicodeDecodeError as error:
-        raise BadInputError(f"{str(path)!r} is not UTF-8 text; save it as UTF-8") from error
-    except OSError as error:
-        raise BadInputError(
-            f"{str(path)!r} cannot be read ({error.strerror}); it names one class per line, the "
-            f"first for label value 0"
-        ) from error
-    names = tuple(_canonical(line) for line in lines)
-    for number, name in enumerate(names, 1):
-        if not name:
-            raise BadInputError(f"{str(path)!r} line {number} is empty; every line names a class")
-        if name in names[: number - 1]:
-            first = names.index(name) + 1
-            raise BadInputError(f"{str(path)!r} names {name!r} on lines {first} and {number}")
-    if len(names) > IGNORE:
-        raise BadInputError(
-            f"{str(path)!r} names {len(names)} classes, but 8-bit labels hold {IGNORE}"
-        )
-    return names
-
-
-def _canonical(name: str) -> str:
-    return " ".join(name.replace("_", " ").lower().split())

@@ -27,10 +27,10 @@ def test_a_folder_is_read_with_its_words(write_folder: Write) -> None:
 @pytest.mark.parametrize(
     ("missing", "message"),
     [
-        ("classes.txt", r"classes\.txt is missing"),
-        ("images", r"no folder images/train; splits found there: none"),
-        ("labels", r"no folder labels/train"),
-        ("labels/train/002.png", r"image .*002\.png has no label .*labels/train/002\.png"),
+        ("classes.txt", r"classes\.txt' cannot be read .*one class per line"),
+        ("images", r"images/train' does not exist; splits there: none"),
+        ("labels", r"labels/train' does not exist"),
+        ("labels/train/002.png", r"image .*002\.png' has no labels '.*labels/train/002\.png'"),
     ],
 )
 def test_a_missing_part_is_named(write_folder: Write, missing: str, message: str) -> None:
@@ -44,7 +44,7 @@ def test_a_missing_part_is_named(write_folder: Write, missing: str, message: str
 
 def test_an_unknown_split_lists_the_known_ones(write_folder: Write) -> None:
     root = write_folder()
-    with pytest.raises(BadInputError, match="no folder images/test; splits found there: train"):
+    with pytest.raises(BadInputError, match="images/test' does not exist; splits there: train"):
         open_folder(str(root), split="test")
 
 
@@ -79,21 +79,21 @@ def test_a_label_value_without_class_is_named(write_folder: Write) -> None:
     label = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     label[3, 3] = 7
     cv2.imwrite(str(path), label)
-    with pytest.raises(BadInputError, match=r"001\.png holds the value 7.*has 3 lines"):
+    with pytest.raises(BadInputError, match=r"001\.png' hold the value 7.*names 3 classes"):
         read_pair(open_folder(str(root)), 1)
 
 
 def test_a_label_of_another_size_is_named(write_folder: Write) -> None:
     root = write_folder()
     cv2.imwrite(str(root / "labels/train/001.png"), np.zeros((10, 20), np.uint8))
-    with pytest.raises(BadInputError, match="is 20x10 but its image is 48x36"):
+    with pytest.raises(BadInputError, match="are 20x10, but their image is 48x36"):
         read_pair(open_folder(str(root)), 1)
 
 
 def test_a_broken_image_is_named(write_folder: Write) -> None:
     root = write_folder()
     (root / "images/train/001.png").write_bytes(b"not a picture")
-    with pytest.raises(BadInputError, match=r"images/train/001\.png cannot be read"):
+    with pytest.raises(BadInputError, match=r"images/train/001\.png' cannot be read"):
         read_pair(open_folder(str(root)), 1)
 
 

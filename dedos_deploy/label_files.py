@@ -1,0 +1,186 @@
+"""Files of labelled data: class lists, splits, and an image with its label image.
+
+A plain label folder has `images/<split>/*.jpg`, `labels/<split>/*.png` and `classes.txt`. A label
+image has 8 or 16 bits per pixel, the line number in `classes.txt` from 0, and 255 (in 16 bits also
+65535) where nothing is known. Training and evaluation read the same folders through this module.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dedos_deploy.errors import BadInputError, require
+from dedos_deploy.vocabulary import canonical_word
+
+UNLABELLED = 255
+UNLABELLED_16 = 65535
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+
+Items = tuple[tuple[Path, Path], ...]
+
+_NO_CLASS = 65534
+_PNG_PALETTE = 3
+
+
+def class_word(name: str) -> str:
+    """Return a class name of a data set as the word that stands for it everywhere.
+
+    >>> class_word(" Traffic_Light")
+    'traffic light'
+    """
+    return canonical_word(name.replace("_", " "))
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """Return the class words of a `classes.txt`, indexed by label value.
+
+    Raises BadInputError for a file that is missing or not UTF-8, and for empty or repeated lines.
+    """
+    try:
+        # "utf-8-sig" also accepts the byte order mark that some editors write.
+        lines = path.read_text(encoding="utf-8-sig").rstrip().split("\n")
+    except UnicodeDecodeError as error:
+        raise BadInputError(f"{str(path)!r} is not UTF-8 text; save it as UTF-8") from error
+    except OSError as error:
+        raise BadInputError(
+            f"{str(path)!r} cannot be read ({error.strerror}); it names one class per line, the "
+            f"first for label value 0"
+        ) from error
+    words = tuple(class_word(line) for line in lines)
+    for number, word in enumerate(words, 1):
+        if not word:
+            raise BadInputError(f"{str(path)!r} line {number} is empty; every line names a class")
+        if word in words[: number - 1]:
+            first = words.index(word) + 1
+            raise BadInputError(f"{str(path)!r} names {word!r} on lines {first} and {number}")
+    return words
+
+
+def split_items(root: Path, split: str) -> Items:
+    """Return image and label file of every item of a split, by name.
+
+    Raises BadInputError naming the first folder or file that is missing.
+    """
+    images, labels = root / "images" / split, root / "labels" / split
+    for folder in (images, labels):
+        if not folder.is_dir():
+            known = ", ".join(splits(root, folder.parent.name))
+            raise BadInputError(
+                f"data folder {str(folder)!r} does not exist; splits there: {known or 'none'}"
+            )
+    return paired(images, labels)
+
+
+def splits(root: Path, part: str = "images") -> tuple[str, ...]:
+    """Return the names of the splits that a label folder has."""
+    return tuple(sorted(path.name for path in (root / part).glob("*") if path.is_dir()))
+
+
+def paired(images: Path, labels: Path) -> Items:
+    """Return every image of one folder with the PNG of its name in the other.
+
+    Raises BadInputError when there is no image, or one without labels.
+    """
+    files = sorted(path for path in images.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise BadInputError(
+            f"{str(images)!r} has no {' or '.join(IMAGE_SUFFIXES)} file; put the images there"
+        )
+    # One listing, not a question per file: a network disk answers those slowly.
+    found = {path.stem: path for path in labels.iterdir() if path.suffix.lower() == ".png"}
+    for image in files:
+        if image.stem not in found:
+            raise BadInputError(
+                f"image {str(image)!r} has no labels {str(labels / (image.stem + '.png'))!r}; "
+                "add them or remove the image"
+            )
+    return tuple((image, found[image.stem]) for image in files)
+
+
+def read_item(
+    item: tuple[Path, Path], count: int, values: tuple[int, ...] | None = None
+) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
+    """Return an image, uint8 BGR [H, W, 3], and its classes, uint16 [H, W].
+
+    count: number of classes; values: what the file holds for each of them, None for 0, 1, 2, ...
+    Classes are counted from 0, unlabelled pixels are `unlabelled(count)`.
+
+    Raises BadInputError naming the file that cannot be read, is of another size than its image, or
+    holds a value that stands for nothing.
+    """
+    image = read_image(item[0])
+    labels = _read_labels(item[1])
+    if labels.shape != image.shape[:2]:
+        raise BadInputError(
+            f"labels {str(item[1])!r} are {labels.shape[1]}x{labels.shape[0]}, but their image is "
+            f"{image.shape[1]}x{image.shape[0]}; both must have one size"
+        )
+    classes = _class_of_value(count, values)[labels]
+    unknown = classes == _NO_CLASS
+    if unknown.any():
+        raise BadInputError(_unknown_value(item[1], int(labels[unknown][0]), count, values))
+    return image, classes
+
+
+def unlabelled(count: int) -> int:
+    """Return what `read_item` gives for a pixel of which nothing is known."""
+    return UNLABELLED if count <= UNLABELLED else UNLABELLED_16
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Return an image, uint8 BGR [H, W, 3]; raises BadInputError when it cannot be read."""
+    import cv2
+
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise BadInputError(f"image {str(path)!r} cannot be read; replace or remove it")
+    return np.asarray(image, dtype=np.uint8)
+
+
+def _read_labels(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    import cv2
+
+    labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if labels is not None and labels.ndim == 3 and _has_palette(path):
+        # OpenCV gives the colours of a palette, and what counts are the indices into it.
+        image = require("PIL.Image", extra="train", purpose="reading a label image with a palette")
+        with image.open(path) as file:
+            labels = np.asarray(file)
+    if labels is None or labels.dtype not in (np.uint8, np.uint16) or labels.ndim != 2:
+        raise BadInputError(
+            f"labels {str(path)!r} are not an 8-bit grey PNG (16 bits and palettes are read, too); "
+            "convert them"
+        )
+    return np.asarray(labels)
+
+
+def _has_palette(path: Path) -> bool:
+    with path.open("rb") as file:
+        header = file.read(26)
+    return header[1:4] == b"PNG" and header[25] == _PNG_PALETTE
+
+
+@lru_cache(maxsize=16)
+def _class_of_value(count: int, values: tuple[int, ...] | None) -> NDArray[np.uint16]:
+    """Return uint16 [65536], file value -> class, `unlabelled(count)` or _NO_CLASS."""
+    table = np.full(65536, _NO_CLASS, dtype=np.uint16)
+    table[[UNLABELLED, UNLABELLED_16]] = unlabelled(count)
+    # After the above: where there are more than 255 classes, 255 is one of them.
+    table[np.arange(count) if values is None else list(values)] = np.arange(count)
+    return table
+
+
+def _unknown_value(path: Path, value: int, count: int, values: tuple[int, ...] | None) -> str:
+    if values is None:
+        return (
+            f"labels {str(path)!r} hold the value {value}, but classes.txt names {count} classes, "
+            f"from 0; {UNLABELLED} means unlabelled"
+        )
+    return (
+        f"labels {str(path)!r} hold the value {value}, which stands for no class of this data set; "
+        "they were converted otherwise or are of another release"
+    )

@@ -80,8 +80,10 @@ def splits(root: Path, part: str = "images") -> tuple[str, ...]:
     return tuple(sorted(path.name for path in (root / part).glob("*") if path.is_dir()))
 
 
-def paired(images: Path, labels: Path) -> Items:
+def paired(images: Path, labels: Path, *, all_labelled: bool = True) -> Items:
     """Return every image of one folder with the PNG of its name in the other.
+
+    all_labelled: whether an image without a PNG is an error; otherwise it is left out.
 
     Raises BadInputError when there is no image, or one without labels.
     """
@@ -92,13 +94,13 @@ def paired(images: Path, labels: Path) -> Items:
         )
     # One listing, not a question per file: a network disk answers those slowly.
     found = {path.stem: path for path in labels.iterdir() if path.suffix.lower() == ".png"}
-    for image in files:
-        if image.stem not in found:
-            raise BadInputError(
-                f"image {str(image)!r} has no labels {str(labels / (image.stem + '.png'))!r}; "
-                "add them or remove the image"
-            )
-    return tuple((image, found[image.stem]) for image in files)
+    missing = [image for image in files if image.stem not in found]
+    if missing and (all_labelled or len(missing) == len(files)):
+        raise BadInputError(
+            f"image {str(missing[0])!r} has no labels "
+            f"{str(labels / (missing[0].stem + '.png'))!r}; add them or remove the image"
+        )
+    return tuple((image, found[image.stem]) for image in files if image.stem in found)
 
 
 def read_item(

@@ -17,7 +17,8 @@ from dedos_deploy.training.bank import CalibrationImages, Denoiser, calibrate_ba
 from dedos_deploy.training.denoising import DenoisingLearning, LearningSource, load_learning
 from dedos_deploy.training.embeddings import WordEmbeddings
 from dedos_deploy.training.evaluate import Evaluation, evaluate
-from dedos_deploy.training.folders import LabelFolder, find_folder, open_folder, union_words
+from dedos_deploy.training.folders import LabelFolder, union_words
+from dedos_deploy.training.sources import open_data
 
 if TYPE_CHECKING:
     from dedos_deploy.training.diffusion import DiffusionSettings, LatentDiffusion
@@ -64,16 +65,11 @@ class Run:
             raise BadInputError(
                 f"{self.folder / CHECKPOINT} does not say what it was trained on; give --data"
             )
-        paths = [entry.partition("=")[0] for entry in entries]
-        found = [
-            open_folder(path, split=split)
-            for path in paths
-            if (find_folder(path) / "images" / split).is_dir()
-        ]
+        found = open_data(entries, split, optional=True)
         if not found:
             raise BadInputError(
-                f"none of {', '.join(paths)} has a split {split!r}; give --data with a folder that "
-                "has one"
+                f"none of {', '.join(entries)} has a split {split!r}; give --data with a folder "
+                "that has one"
             )
         return found
 

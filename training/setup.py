@@ -17,8 +17,9 @@ from dedos_deploy.training.denoising import DenoisingLearning, LearningSource
 from dedos_deploy.training.diffusion import DiffusionSettings, LatentDiffusion, load_diffusion
 from dedos_deploy.training.diffusion_cache import DiffusionCache
 from dedos_deploy.training.distributed import Processes
-from dedos_deploy.training.folders import LabelFolder, find_folder, open_folder
+from dedos_deploy.training.folders import LabelFolder
 from dedos_deploy.training.settings import TrainSettings
+from dedos_deploy.training.sources import open_data
 from dedos_deploy.training.targets import IGNORE, OTHER
 from dedos_deploy.training.walker import Walker
 
@@ -85,29 +86,7 @@ def open_folders(
 ) -> list[LabelFolder]:
     """Return the checked folders of `split`; with `optional`, those that have that split."""
     background = OTHER if settings.background == "negative" else IGNORE
-    folders = []
-    for entry in settings.data:
-        path, share = _share(entry)
-        if optional and not (find_folder(path) / "images" / split).is_dir():
-            continue
-        folders.append(open_folder(path, split=split, background=background, share=share))
-    return folders
-
-
-def _share(entry: str) -> tuple[str, float]:
-    path, equals, share = entry.rpartition("=")
-    if not equals:
-        return entry, 1.0
-    try:
-        value = float(share)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1e6:
-        raise BadInputError(
-            f"data share {share!r} in {entry!r} is not a positive number; write FOLDER=2 to show "
-            "each image twice an epoch"
-        )
-    return path, value
+    return open_data(settings.data, split, background=background, optional=optional)
 
 
 def micro_batch_size(settings: TrainSettings, processes: int) -> int:

@@ -124,7 +124,7 @@ class DiffusionCache:
                 self._write(self.path(keys[index]), pair)
                 found[index] = pair
         pairs = [pair for pair in found if pair is not None]
-        latents = torch.stack([latents for latents, _ in pairs]).float()
+        latents = torch.stack([latents.float() for latents, _ in pairs])
         return latents.to(images.device), torch.stack([x for _, x in pairs]).to(images.device)
 
     def _compute(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:

@@ -1,27 +1,36 @@
 """Random scale, crop, flip and colour of one labelled image, by numpy and OpenCV.
 
-Scale 1 is the geometry of deployment: the whole frame resized to the network size, whatever its
-aspect. Augmentation varies around what the engine will really see.
+Two recipes. `deployed`: scale 1 is the geometry of deployment, the whole frame resized to the
+network size, whatever its aspect; augmentation varies around what the engine will really see.
+`mask2former`: what Mask2Former publishes for semantic segmentation and the paper's crops of 640
+follow; images keep their aspect, and a crop shows a part of one.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dedos_deploy.errors import BadInputError, nearest
+
 Image = NDArray[np.uint8]
 Labels = NDArray[np.int64]
+AugmentRecipe = Literal["deployed", "mask2former"]
 
 
 @dataclass(frozen=True)
 class AugmentSettings:
     """How far images are varied.
 
-    scale: range of the zoom against the deployed geometry; aspect: largest ratio by which width
-    and height are stretched apart; flip: probability of a mirror image; brightness, contrast,
-    saturation: largest relative change; hue: largest shift in degrees.
+    scale: range of the zoom, against the deployed geometry or, in `mask2former`, of the shorter
+    side against that of the network, in steps of 0.1; flip: probability of a mirror image.
+    Of `deployed` alone: aspect, largest ratio by which width and height are stretched apart;
+    brightness, contrast, saturation, largest relative change; hue, largest shift in degrees.
+    Of `mask2former` alone: category_area, largest part of a crop's labelled pixels that one class
+    may have, tried 10 times (1: any, as published for ADE20K and COCO-Stuff).
     """
 
     scale: tuple[float, float] = (0.5, 2.0)
@@ -31,6 +40,21 @@ class AugmentSettings:
     contrast: float = 0.3
     saturation: float = 0.3
     hue: float = 9.0
+    recipe: AugmentRecipe = "deployed"
+    category_area: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.recipe not in get_args(AugmentRecipe):
+            raise BadInputError(
+                f"unknown augmentation {self.recipe!r}"
+                f"{nearest(self.recipe, get_args(AugmentRecipe)) or ';'} recipes: "
+                f"{', '.join(get_args(AugmentRecipe))}"
+            )
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise BadInputError(
+                f"scale {self.scale} of the augmentation is no range; give two numbers above 0, "
+                "the smaller one first"
+            )
 
 
 def augment(
@@ -44,8 +68,10 @@ def augment(
 ) -> tuple[Image, Labels]:
     """Return a varied crop: uint8 BGR [H, W, 3] and int64 [H, W].
 
-    Where the crop reaches outside the image, labels are `outside` and pixels the mean colour.
+    Where the crop reaches outside the image, labels are `outside` and pixels a plain colour.
     """
+    if settings.recipe == "mask2former":
+        return resize_crop(image_bgr, labels, size_hw, settings, random, outside=outside)
     zoom = float(np.exp(random.uniform(*np.log(settings.scale))))
     stretch = float(np.exp(random.uniform(-1, 1) * np.log(settings.aspect) / 2))
     windows = [
@@ -129,4 +155,138 @@ def jitter_colour(
         np.clip(((levels - 128) * contrast + 128) * gain, 0, 255),
     )
     hsv = cv2.LUT(hsv, np.stack(tables, axis=-1).astype(np.uint8)[None])
+    return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR), dtype=np.uint8)
+
+
+_LONGEST = 4
+"""Largest long side of a resized image, in short sides of the network: 2560 where that is 640."""
+
+_TRIES = 10
+
+_PADDING = 128
+"""Grey of the pixels right of and below an image that is smaller than the crop."""
+
+
+def resize_crop(
+    image_bgr: Image,
+    labels: Labels,
+    size_hw: tuple[int, int],
+    settings: AugmentSettings,
+    random: np.random.Generator,
+    *,
+    outside: int,
+) -> tuple[Image, Labels]:
+    """Return a crop by Mask2Former's recipe: uint8 BGR [H, W, 3] and int64 [H, W].
+
+    The shorter side is resized to one of the steps of `scale`, the longer one accordingly; a
+    random crop of the network's size is taken, its colours varied, perhaps mirrored, and padded.
+
+    Differences: labels are taken from the middle of each cell, images shrink by area, and
+    saturation and hue share one conversion.
+    """
+    import cv2
+
+    height, width = resized_hw(labels.shape, size_hw, settings, random)
+    shrinks = height < labels.shape[0]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    image = cv2.resize(image_bgr, (width, height), interpolation=method)
+    ids = cv2.resize(
+        labels.astype(np.int32), (width, height), interpolation=cv2.INTER_NEAREST_EXACT
+    )
+    rows, columns = _crop(ids, size_hw, settings.category_area, random)
+    image = ssd_colour(np.ascontiguousarray(image[rows, columns], dtype=np.uint8), random)
+    ids = ids[rows, columns]
+    if random.random() < settings.flip:
+        image, ids = image[:, ::-1], ids[:, ::-1]
+    canvas = np.full((*size_hw, 3), _PADDING, np.uint8)
+    full = np.full(size_hw, outside, np.int64)
+    canvas[: ids.shape[0], : ids.shape[1]] = image
+    full[: ids.shape[0], : ids.shape[1]] = ids
+    return canvas, full
+
+
+def resized_hw(
+    image_hw: tuple[int, ...],
+    size_hw: tuple[int, int],
+    settings: AugmentSettings,
+    random: np.random.Generator,
+) -> tuple[int, int]:
+    """Return the size to which an image is resized before a crop of `size_hw` is taken."""
+    base = min(size_hw)
+    tenths = random.integers(
+        round(settings.scale[0] * 10), round(settings.scale[1] * 10), endpoint=True
+    )
+    factor = int(tenths * 0.1 * base) / min(image_hw)
+    factor = min(factor, _LONGEST * base / max(image_hw))
+    height, width = (max(1, int(side * factor + 0.5)) for side in image_hw)
+    return height, width
+
+
+def _crop(
+    labels: NDArray[np.int32],
+    size_hw: tuple[int, int],
+    category_area: float,
+    random: np.random.Generator,
+) -> tuple[slice, slice]:
+    """Return rows and columns of a random crop where no class has more than `category_area`.
+
+    After 10 tries the last crop is taken as it is.
+    """
+    height, width = (min(side, room) for side, room in zip(size_hw, labels.shape, strict=True))
+    for _ in range(_TRIES):
+        top = int(random.integers(labels.shape[0] - height + 1))
+        left = int(random.integers(labels.shape[1] - width + 1))
+        window = slice(top, top + height), slice(left, left + width)
+        if category_area >= 1.0:
+            break
+        crop = labels[window]
+        counts = np.unique(crop[crop >= 0], return_counts=True)[1]
+        if len(counts) > 1 and counts.max() < category_area * counts.sum():
+            break
+    return window
+
+
+def ssd_colour(image_bgr: Image, random: np.random.Generator) -> Image:
+    """Return the image with the colours of SSD's augmentation (Liu et al., ECCV 2016).
+
+    Each with probability 1/2: brightness by at most 32 levels, contrast and saturation times
+    [0.5, 1.5), hue by at most 36 degrees; contrast comes before or after the latter two.
+    """
+    levels = np.arange(256.0)
+    chosen = random.random(4) < 0.5
+    shift, contrast, saturation = (
+        random.uniform(-32, 32), random.uniform(0.5, 1.5), random.uniform(0.5, 1.5),
+    )  # fmt: skip
+    # OpenCV stores hue in steps of two degrees, [0, 180).
+    turn = int(random.integers(-18, 18, endpoint=True))
+    before = levels + shift if chosen[0] else levels
+    after = levels
+    if chosen[1] and random.random() < 0.5:
+        before = np.clip(before, 0, 255) * contrast
+    elif chosen[1]:
+        after = levels * contrast
+    image = _map_levels(image_bgr, before)
+    image = _turn_and_saturate(image, turn if chosen[3] else 0, saturation if chosen[2] else 1.0)
+    return _map_levels(image, after)
+
+
+def _map_levels(image: Image, levels: NDArray[np.float64]) -> Image:
+    import cv2
+
+    table = np.clip(levels, 0, 255).astype(np.uint8)
+    if np.array_equal(table, np.arange(256)):
+        return image
+    return np.asarray(cv2.LUT(image, table), dtype=np.uint8)
+
+
+def _turn_and_saturate(image_bgr: Image, turn: int, saturation: float) -> Image:
+    import cv2
+
+    if not turn and saturation == 1.0:
+        return image_bgr
+    levels = np.arange(256)
+    tables = ((levels + turn) % 180, np.clip(levels * saturation, 0, 255), levels)
+    hsv = cv2.LUT(
+        cv2.cvtColor(image_bgr, cv2.COLOR_BGR2HSV), np.stack(tables, -1).astype(np.uint8)[None]
+    )
     return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR), dtype=np.uint8)

@@ -189,8 +189,16 @@ _NANO = {
     "augmentation": AugmentSettings(scale=(0.75, 2.0)),
 }
 
-DEFAULTS: dict[str, dict[str, Any]] = {"nano": _NANO}
-"""Where a preset departs from the paper's recipe, the defaults of TrainSettings."""
+_PAPER = {"augmentation": AugmentSettings(recipe="mask2former")}
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "paper-l": _PAPER,
+    "paper-b": _PAPER,
+    "edge-l": _PAPER,
+    "edge-b": _PAPER,
+    "nano": _NANO,
+}
+"""What a preset sets beside the defaults of TrainSettings."""
 
 
 def settings_for(preset: str, data: tuple[str, ...], **given: Any) -> TrainSettings:

@@ -1,4 +1,4 @@
-"""Augmentation keeps image and label together; batches repeat exactly and know each data set."""
+"""Batches repeat exactly, and know what each data set says about each word."""
 
 from __future__ import annotations
 
@@ -12,77 +12,19 @@ import pytest
 import torch
 
 from dedos_deploy.errors import BadInputError
-from dedos_deploy.training.augment import (
-    AugmentSettings,
-    Window,
-    augment,
-    crop_resize,
-    jitter_colour,
+from dedos_deploy.training.augment import AugmentSettings
+from dedos_deploy.training.data import (
+    Batch,
+    BatchSettings,
+    BatchStream,
+    Share,
+    batches,
+    image_key,
 )
-from dedos_deploy.training.data import BatchSettings, BatchStream, Share, batches
-from dedos_deploy.training.folders import open_folder
+from dedos_deploy.training.folders import open_folder, read_pair
 from dedos_deploy.training.targets import IGNORE, OTHER
 
 Write = Callable[..., Path]
-PLAIN = AugmentSettings(brightness=0, contrast=0, saturation=0, hue=0)
-
-
-@pytest.mark.parametrize("seed", range(12))
-def test_image_and_label_move_together(seed: int) -> None:
-    # The image carries its own label in its grey levels, so any shift between them shows.
-    blocks = np.random.default_rng(seed).integers(0, 5, (5, 7))
-    labels = blocks.repeat(16, 0).repeat(16, 1).astype(np.int64)
-    image = np.repeat((labels * 50 + 20).astype(np.uint8)[..., None], 3, axis=2)
-    moved, ids = augment(
-        image, labels, (48, 64), PLAIN, np.random.default_rng(seed), outside=IGNORE
-    )
-    assert moved.shape == (48, 64, 3) and moved.dtype == np.uint8
-    # A pixel whose neighbours have its label lies inside a block and must have its grey level;
-    # only pixels on a border may be blends.
-    windows = np.lib.stride_tricks.sliding_window_view(ids, (3, 3))
-    inside = (windows == windows[..., 1:2, 1:2]).all((2, 3)) & (windows[..., 1, 1] != IGNORE)
-    wrong = np.abs(moved[1:-1, 1:-1, 0].astype(int) - (ids[1:-1, 1:-1] * 50 + 20)) > 12
-    assert inside.sum() > 200
-    assert not (wrong & inside).any()
-
-
-def test_scale_one_without_stretch_is_the_deployed_resize() -> None:
-    import cv2
-
-    image = np.random.default_rng(0).integers(0, 256, (60, 80, 3)).astype(np.uint8)
-    settings = replace(PLAIN, scale=(1.0, 1.0), aspect=1.0, flip=0.0)
-    labels = np.zeros((60, 80), np.int64)
-    moved, _ = augment(image, labels, (120, 160), settings, np.random.default_rng(0), outside=-1)
-    assert np.array_equal(moved, cv2.resize(image, (160, 120), interpolation=cv2.INTER_LINEAR))
-
-
-def test_the_outside_of_a_small_image_is_ignored() -> None:
-    settings = replace(PLAIN, scale=(0.5, 0.5), aspect=1.0)
-    labels = np.zeros((40, 40), np.int64)
-    image = np.zeros((40, 40, 3), np.uint8)
-    _, ids = augment(image, labels, (40, 40), settings, np.random.default_rng(0), outside=IGNORE)
-    assert (ids == IGNORE).mean() == pytest.approx(0.75)
-
-
-def test_a_mirror_image_mirrors_its_labels() -> None:
-    labels = np.tile(np.arange(16), (16, 1)).astype(np.int64)
-    image = np.repeat((labels * 10).astype(np.uint8)[..., None], 3, axis=2)
-    settings = replace(PLAIN, scale=(1.0, 1.0), aspect=1.0, flip=1.0)
-    moved, ids = augment(image, labels, (16, 16), settings, np.random.default_rng(0), outside=-1)
-    assert np.array_equal(ids, labels[:, ::-1])
-    assert np.array_equal(moved[..., 0], labels[:, ::-1] * 10)
-
-
-def test_colour_changes_stay_within_their_range() -> None:
-    grey = np.full((8, 8, 3), 120, np.uint8)
-    seen = [
-        jitter_colour(grey, replace(PLAIN, brightness=0.25), np.random.default_rng(s)).mean()
-        for s in range(40)
-    ]
-    assert 88 <= min(seen) < 105 and 135 < max(seen) <= 152
-    assert np.array_equal(jitter_colour(grey, PLAIN, np.random.default_rng(0)), grey)
-
-
 SETTINGS = BatchSettings((32, 32), 4, seed=3, drop_words=0.5)
 
 
@@ -155,9 +97,56 @@ def test_an_unreadable_file_reaches_the_caller_through_a_worker(write_folder: Wr
         list(batches(stream, Share(0, 3), workers=1))
 
 
-def test_a_shrunk_label_takes_the_middle_of_each_cell() -> None:
-    whole = Window(0, 9, 0, 3)
-    labels = np.tile(np.arange(9), (9, 1)).astype(np.int64)
-    image = np.zeros((9, 9, 3), np.uint8)
-    _, ids = crop_resize(image, labels, (3, 3), (whole, whole), IGNORE)
-    assert ids[0].tolist() == [1, 4, 7]
+MASK2FORMER = AugmentSettings(recipe="mask2former")
+
+
+def words_at(batch: Batch, stream: BatchStream, image: int) -> set[str]:
+    """Return the words of the labelled pixels of one image."""
+    slots = batch.labels[image].unique().tolist()
+    return {stream.words[batch.slots[slot]] for slot in slots if slot >= 0}
+
+
+def test_mixed_sets_agree_on_words_however_they_are_written(write_folder: Write) -> None:
+    # Both folders paint their third class as a rectangle; one calls it Traffic_Light, one
+    # "traffic  LIGHT", and ignores its first class, which the other one labels.
+    one = open_folder(str(write_folder("one", words=("sky", "road", "Traffic_Light"))))
+    two = open_folder(str(write_folder("two", words=("void", "road", "traffic  LIGHT"))))
+    settings = replace(SETTINGS, drop_words=0.0, augmentation=MASK2FORMER)
+    stream = BatchStream([one, two], settings)
+    assert stream.words == ("sky", "road", "traffic light")
+    seen: dict[str, set[str]] = {"one": set(), "two": set()}
+    for step in range(8):
+        batch = stream[step]
+        assert isinstance(batch, Batch)
+        assert not (batch.labels == OTHER).any()
+        for image in range(4):
+            owner = "one" if batch.annotated[image, 0] else "two"
+            assert batch.annotated[image].tolist() == [owner == "one", True, True]
+            seen[owner] |= words_at(batch, stream, image)
+            assert (batch.labels[image] == IGNORE).any() or owner == "one"
+    assert seen == {"one": {"sky", "road", "traffic light"}, "two": {"road", "traffic light"}}
+
+
+def test_both_recipes_repeat_and_differ(write_folder: Write) -> None:
+    folder = open_folder(str(write_folder()))
+    first = {}
+    for recipe in ("deployed", "mask2former"):
+        settings = replace(SETTINGS, augmentation=AugmentSettings(recipe=recipe))
+        one, two = (BatchStream([folder], settings)[3] for _ in range(2))
+        assert isinstance(one, Batch) and isinstance(two, Batch)
+        assert torch.equal(one.images, two.images) and torch.equal(one.labels, two.labels)
+        assert one.images.shape == (4, 32, 32, 3)
+        first[recipe] = one.images
+    assert not torch.equal(first["deployed"], first["mask2former"])
+
+
+def test_whole_images_are_the_files_and_keys_follow_their_pixels(write_folder: Write) -> None:
+    folder = open_folder(str(write_folder()))
+    settings = replace(SETTINGS, whole_hw=(36, 48), augmentation=MASK2FORMER)
+    stream = BatchStream([folder], settings)
+    batch = stream[0]
+    assert isinstance(batch, Batch) and batch.whole is not None
+    files = {image_key(read_pair(folder, i)[0]): read_pair(folder, i)[0] for i in range(6)}
+    assert len(files) == 6
+    for key, whole in zip(batch.keys, batch.whole.numpy(), strict=True):
+        assert np.array_equal(files[key], whole)

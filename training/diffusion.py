@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -181,7 +182,8 @@ class LatentDiffusion(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         """Return the image of a latent code [B, c, h, w], uint8 BGR [B, H, W, 3]."""
         scale, shift = self._code_range()
-        pixels = self.vae.decode(latents.float() / scale + shift).sample.float()  # type: ignore[operator]
+        code = latents.float() / scale + shift
+        pixels: Tensor = self.vae.decode(code).sample.float()  # type: ignore[operator]
         levels = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         return levels.flip(1).permute(0, 2, 3, 1).contiguous()
 
@@ -189,21 +191,21 @@ class LatentDiffusion(nn.Module):
         """One DDIM step with eta 0 from timestep `time` to `after`, None being the clean code."""
         now = self._alpha[time]
         then = self._final_alpha if after is None else self._alpha[after]
-        signal, noise = now**0.5, (1 - now) ** 0.5
+        signal, noise = math.sqrt(now), math.sqrt(1 - now)
         if self.prediction == "epsilon":
             epsilon, clean = found, (z - noise * found) / signal
         elif self.prediction == "v_prediction":
             epsilon, clean = signal * found + noise * z, signal * z - noise * found
         else:
             epsilon, clean = (z - signal * found) / noise, found
-        return then**0.5 * clean + (1 - then) ** 0.5 * epsilon
+        return math.sqrt(then) * clean + math.sqrt(1 - then) * epsilon
 
     def _noised(self, z: Tensor, time: int, seed: int) -> Tensor:
         # Drawn on the CPU, so that a seed means the same noise on every device.
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(z.shape, generator=generator).to(z.device)
         alpha = self._alpha[time]
-        return alpha**0.5 * z + (1 - alpha) ** 0.5 * noise
+        return math.sqrt(alpha) * z + math.sqrt(1 - alpha) * noise
 
     def _code_range(self) -> tuple[float, float]:
         """Return scaling and shift of latent codes; only newer models have a shift."""

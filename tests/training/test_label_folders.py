@@ -8,10 +8,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.training.calibration import Run
 from dedos_deploy.training.folders import open_folder, read_pair, union_words
+from dedos_deploy.training.settings import settings_for
+from dedos_deploy.training.setup import open_folders
+from dedos_deploy.training.sources import DataEntry, parse_entry
 from dedos_deploy.training.targets import IGNORE, OTHER
+from dedos_deploy.vocabulary import canonical_word
 
 Write = Callable[..., Path]
 
@@ -108,3 +114,75 @@ def test_words_of_several_folders_are_unified_by_text(write_folder: Write) -> No
     one = open_folder(str(write_folder("one", words=("Sky", "traffic_light", "car"))))
     two = open_folder(str(write_folder("two", words=("car", "traffic light", "tree"))))
     assert union_words([one, two]) == ("sky", "traffic light", "car", "tree")
+
+
+@pytest.mark.parametrize("name", ["Traffic_Light", "  traffic   LIGHT", "TRAFFIC\u00a0LIGHT"])
+def test_words_have_the_form_that_the_text_tower_sees(write_folder: Write, name: str) -> None:
+    folder = open_folder(str(write_folder(words=("sky", "road", name))))
+    assert folder.annotated[2] == canonical_word(name.replace("_", " ")) == "traffic light"
+
+
+def test_label_images_with_a_palette_are_read_by_their_indices(write_folder: Write) -> None:
+    root = write_folder()
+    path = root / "labels/train/001.png"
+    grey = read_pair(open_folder(str(root)), 1)[1]
+    palette = np.random.default_rng(0).integers(0, 256, 768).astype(np.uint8).tolist()
+    with Image.open(path) as file:
+        coloured = file.copy()
+    coloured.putpalette(palette)
+    coloured.save(path)
+    assert cv2.imread(str(path), cv2.IMREAD_UNCHANGED).ndim == 3
+    assert np.array_equal(read_pair(open_folder(str(root)), 1)[1], grey)
+    assert {*np.unique(grey)} == {0, 1, 2, 255}
+
+
+def test_sixteen_bits_hold_more_classes_than_255(write_folder: Write) -> None:
+    words = tuple(f"thing {number}" for number in range(300))
+    root = write_folder(words=words, items=1)
+    labels = np.full((36, 48), 299, np.uint16)
+    labels[0], labels[1] = 255, 65535
+    cv2.imwrite(str(root / "labels/train/000.png"), labels)
+    folder = open_folder(str(root))
+    slots = {word: slot for slot, word in enumerate(words)}
+    seen = folder.lookup(slots)[read_pair(folder, 0)[1]]
+    assert (seen[0, 0], seen[1, 0], seen[2, 0]) == (255, IGNORE, 299)
+
+
+@pytest.mark.parametrize(
+    ("text", "entry"),
+    [
+        ("camvid", DataEntry("camvid")),
+        ("/data/a=2", DataEntry("/data/a", None, 2.0)),
+        ("coco-stuff:/data/coco=0.5", DataEntry("/data/coco", "coco-stuff", 0.5)),
+        ("davis:davis16", DataEntry("davis16", "davis")),
+        ("folder:odd:name", DataEntry("odd:name", "folder")),
+        ("C:/data", DataEntry("C:/data")),
+    ],
+)
+def test_an_entry_names_kind_folder_and_share(text: str, entry: DataEntry) -> None:
+    assert parse_entry(text) == entry
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a=two", "data share 'two' in 'a=two' is not a positive number"),
+        ("a=0", "data share '0'"),
+        ("coco_stuff:/data", "unknown kind of data set 'coco_stuff'.*did you mean 'coco-stuff'"),
+    ],
+)
+def test_a_faulty_entry_is_named(text: str, message: str) -> None:
+    with pytest.raises(BadInputError, match=message):
+        parse_entry(text)
+
+
+def test_a_run_and_its_calibration_open_the_same_folders(write_folder: Write) -> None:
+    root = write_folder()
+    (root.parent / "a=b").mkdir()
+    odd = root.rename(root.parent / "a=b" / "street")
+    entry = f"folder:{odd}=3"
+    settings = settings_for("nano", (entry,))
+    extra = {"settings": {"data": [entry]}}
+    run = Run(root, None, extra, None, None)  # type: ignore[arg-type]
+    assert open_folders(settings, "train") == run.folders("train")
+    assert run.folders("train")[0].share == 3.0

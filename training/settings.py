@@ -9,7 +9,7 @@ from typing import Any, Literal
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.presets import get_preset
 from dedos_deploy.text.templates import TEMPLATES
-from dedos_deploy.training.augment import AugmentSettings
+from dedos_deploy.training.augment import AugmentRecipe, AugmentSettings
 from dedos_deploy.training.components import COMPONENTS, Component, timesteps_for
 from dedos_deploy.training.denoising import LiveFill
 from dedos_deploy.training.losses import LossWeights
@@ -24,7 +24,7 @@ View = Literal["whole", "crop"]
 class TrainSettings:
     """One training run. Fields in `FREE_FIELDS` may change between a run and its continuation.
 
-    data: folders or names, each with an optional `=SHARE`; size_hw: None for the preset's;
+    data: entries `[KIND:]FOLDER[=SHARE]` (see sources.py); size_hw: None for the preset's;
     steps: optimizer steps (None: until `minutes`); minutes: wall clock after which the run ends,
     with the learning rate at the end of its schedule; backbone_lr: learning rate of the CLIP trunk;
     clip_norm: largest gradient norm; amp: bfloat16 autocast; ema: decay of the averaged weights
@@ -201,10 +201,13 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 """What a preset sets beside the defaults of TrainSettings."""
 
 
-def settings_for(preset: str, data: tuple[str, ...], **given: Any) -> TrainSettings:
+def settings_for(
+    preset: str, data: tuple[str, ...], *, recipe: AugmentRecipe | None = None, **given: Any
+) -> TrainSettings:
     """Return the settings of a run: the preset's defaults under what was `given`.
 
-    A run with minutes but no steps ends by the clock alone.
+    recipe: that of the augmentation, None for the preset's. A run with minutes but no steps ends
+    by the clock alone.
 
     >>> settings_for("nano", ("street",), batch=2).batch, settings_for("nano", ("street",)).batch
     (2, 8)
@@ -214,4 +217,8 @@ def settings_for(preset: str, data: tuple[str, ...], **given: Any) -> TrainSetti
     if given.get("minutes") is not None and given.get("steps") is None:
         values["steps"] = None
     values.update({name: value for name, value in given.items() if value is not None})
+    if recipe is not None:
+        values["augmentation"] = replace(
+            values.get("augmentation", AugmentSettings()), recipe=recipe
+        )
     return replace(TrainSettings(preset, data), **values)

@@ -71,8 +71,9 @@ def build_parser() -> argparse.ArgumentParser:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `dedos-train`; None means the preset's default."""
     parser.add_argument("--preset", default="nano", help="model size (default: %(default)s)")
-    parser.add_argument("--data", nargs="+", required=True, metavar="FOLDER[=SHARE]",
-                        help="label folders; SHARE: how often an epoch shows each image (1)")  # fmt: skip
+    parser.add_argument("--data", nargs="+", required=True, metavar="[KIND:]FOLDER[=SHARE]",
+                        help="label folders, coco-stuff:FOLDER or davis:FOLDER (mostly seen "
+                             "without the prefix); SHARE: how often an epoch shows each image (1)")  # fmt: skip
     parser.add_argument("--output", type=Path, required=True, help="folder of this run")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
     start = parser.add_argument_group("where to start")
@@ -116,6 +117,9 @@ def _add_method(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--background", choices=("ignore", "negative"),
                        help="pixels of words like 'background' teach nothing, or that none of the "
                             "folder's other words is there")  # fmt: skip
+    group.add_argument("--recipe", choices=("deployed", "mask2former"),
+                       help="augmentation: around the whole frame as it is deployed (nano), or "
+                            "crops of the image at its own aspect (the other presets)")  # fmt: skip
     group.add_argument("--vocabulary", type=int, help="most words in one batch")
     group.add_argument("--drop-words", type=float, metavar="P",
                        help="probability that a batch loses part of its words, which teaches to "

@@ -209,3 +209,10 @@ def test_each_preset_has_its_recipe() -> None:
     }
     assert recipes.pop("nano") == "deployed"
     assert set(recipes.values()) == {"mask2former"}
+
+
+def test_the_recipe_can_be_chosen_beside_what_the_preset_sets() -> None:
+    nano = settings_for("nano", ("data",))
+    chosen = settings_for("nano", ("data",), recipe="mask2former")
+    assert chosen.augmentation == replace(nano.augmentation, recipe="mask2former")
+    assert settings_for("edge-b", ("data",), recipe="deployed").augmentation == AugmentSettings()

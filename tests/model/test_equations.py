@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dedos_deploy.model import blocks
 from dedos_deploy.model.blocks import attend, linear_attend, sine_position
 from dedos_deploy.model.cost_aggregation import CostAggregation
 from dedos_deploy.model.mask_decoder import MaskDecoder, mask_bias
@@ -115,6 +116,22 @@ def test_attention_with_bias() -> None:
         logits = f64(q)[0, :, cut] @ f64(k)[0, :, cut].T / 2 + f64(bias)
         expected[:, cut] = softmax_np(logits) @ f64(v)[0, :, cut]
     close(attend(q, k, v, 2, bias)[0], expected)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_fused_attention_of_training_equals_the_exported_form(
+    monkeypatch: pytest.MonkeyPatch, masked: bool
+) -> None:
+    bias = (randn(2, 1, 3, 5) > 0).float() * -1e4 if masked else None
+    results = []
+    for least in (1, 10**9):
+        monkeypatch.setattr(blocks, "FUSED_FROM", least)
+        q, k, v = (randn(2, n, 8, seed=n).requires_grad_() for n in (3, 5, 5))
+        out = attend(q, k, v, 2, bias)
+        out.square().sum().backward()
+        results.append((out, q.grad, k.grad, v.grad))
+    for fused, plain in zip(*results, strict=True):
+        close(fused.detach(), f64(plain.detach()), 1e-5)
 
 
 def test_linear_attention_drops_invalid_keys_exactly() -> None:

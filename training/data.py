@@ -125,12 +125,14 @@ class BatchStream(Dataset["Batch | DedosError"]):
         known = np.zeros((len(owners), len(self.words)), dtype=bool)
         for row, owner in enumerate(owners):
             known[row, [self._slots[word] for word in self.folders[owner].annotated]] = True
-        chosen = self._choose(
-            np.any(known, axis=0, keepdims=True)[0], np.unique(labels[labels >= 0]), random
-        )
-        slot_of = np.full(len(self.words), OTHER, dtype=np.int64)
+        # Counting, not sorting: a batch of crops has millions of pixels.
+        counts = np.bincount(labels.ravel() - OTHER, minlength=len(self.words) - OTHER)[-OTHER:]
+        chosen = self._choose(known.any(axis=0), counts.nonzero()[0], random)
+        # IGNORE and OTHER are -1 and -2, so they index the two entries after the words.
+        slot_of = np.full(len(self.words) + 2, OTHER, dtype=np.int64)
         slot_of[chosen] = np.arange(len(chosen))
-        renamed = np.where(labels >= 0, slot_of[np.maximum(labels, 0)], labels)
+        slot_of[IGNORE] = IGNORE
+        renamed = slot_of[labels]
         return Batch(
             torch.from_numpy(images),
             torch.from_numpy(renamed),

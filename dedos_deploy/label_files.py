@@ -143,7 +143,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     return np.asarray(image, dtype=np.uint8)
 
 
-def _read_labels(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
+def _read_labels(path: Path) -> NDArray[np.uint16]:
     import cv2
 
     labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
@@ -157,7 +157,7 @@ def _read_labels(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
             f"labels {str(path)!r} are not an 8-bit grey PNG (16 bits and palettes are read, too); "
             "convert them"
         )
-    return np.asarray(labels)
+    return labels.astype(np.uint16)
 
 
 def _has_palette(path: Path) -> bool:

@@ -190,8 +190,9 @@ def resize_crop(
     shrinks = height < labels.shape[0]
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     image = cv2.resize(image_bgr, (width, height), interpolation=method)
-    ids = cv2.resize(
-        labels.astype(np.int32), (width, height), interpolation=cv2.INTER_NEAREST_EXACT
+    ids = np.asarray(
+        cv2.resize(labels.astype(np.int32), (width, height), interpolation=cv2.INTER_NEAREST_EXACT),
+        dtype=np.int32,
     )
     rows, columns = _crop(ids, size_hw, settings.category_area, random)
     image = ssd_colour(np.ascontiguousarray(image[rows, columns], dtype=np.uint8), random)

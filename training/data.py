@@ -127,7 +127,7 @@ class BatchStream(Dataset["Batch | DedosError"]):
             known[row, [self._slots[word] for word in self.folders[owner].annotated]] = True
         # Counting, not sorting: a batch of crops has millions of pixels.
         counts = np.bincount(labels.ravel() - OTHER, minlength=len(self.words) - OTHER)[-OTHER:]
-        chosen = self._choose(known.any(axis=0), counts.nonzero()[0], random)
+        chosen = self._choose(np.logical_or.reduce(known), counts.nonzero()[0], random)
         # IGNORE and OTHER are -1 and -2, so they index the two entries after the words.
         slot_of = np.full(len(self.words) + 2, OTHER, dtype=np.int64)
         slot_of[chosen] = np.arange(len(chosen))
@@ -157,7 +157,7 @@ class BatchStream(Dataset["Batch | DedosError"]):
 def image_key(image_bgr: NDArray[np.uint8]) -> str:
     """Return a name made of the shape and pixels of an image: moved or copied files keep theirs."""
     digest = hashlib.blake2b(repr(image_bgr.shape).encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(image_bgr))
+    digest.update(np.ascontiguousarray(image_bgr).data)
     return digest.hexdigest()
 
 

@@ -35,19 +35,19 @@ def dry_run(trainer: Trainer) -> Iterator[str]:
 
 def _parameters(trainer: Trainer) -> Iterator[str]:
     model, learning = trainer.training.model, trainer.training.learning
-    walker = trainer.objective.walker
     rows = [
         ("trained, and shipped", _count(model.parameters(), trained=True)),
-        ("frozen, and shipped", _count(_shipped(model), trained=False)),
+        ("frozen, and shipped", _count(model.parameters(), trained=False)),
         ("trained, for training only", _count(_of(learning), trained=True)),
-        ("frozen diffusion, for training only", _count(_of(walker and walker.diffusion))),
+        ("frozen diffusion, for training only", _count(_of(_diffusion(trainer)))),
     ]
     for name, count in rows:
         yield f"{name + ':':<37}{count / 1e6:>9.2f} M parameters"
 
 
-def _shipped(model: Dedos) -> Iterable[Tensor]:
-    return model.parameters()
+def _diffusion(trainer: Trainer) -> nn.Module | None:
+    walker = trainer.objective.walker
+    return walker.diffusion if walker is not None else None
 
 
 def _of(module: nn.Module | None) -> Iterable[Tensor]:
@@ -60,9 +60,8 @@ def _count(parameters: Iterable[Tensor], *, trained: bool | None = None) -> int:
 
 def _memory(trainer: Trainer, batch: Batch) -> Iterator[str]:
     training, settings = trainer.training, trainer.settings
-    modules = [training.model, training.learning, training.average and training.average.model]
-    if trainer.objective.walker is not None:
-        modules.append(trainer.objective.walker.diffusion)
+    average = training.average.model if training.average is not None else None
+    modules = (training.model, training.learning, average, _diffusion(trainer))
     weights = sum(_bytes(_of(module)) for module in modules)
     trained = [p for group in training.optimizer.param_groups for p in group["params"]]
     optimizer = 3 * _bytes(trained)

@@ -49,7 +49,7 @@ class RunLog:
             require("tensorboard", extra="train", purpose="TensorBoard event files")
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(output / EVENTS))  # type: ignore[no-untyped-call]
+            self._writer = SummaryWriter(str(output / EVENTS))
 
     def step(self, report: StepReport) -> None:
         """Log every tenth step and the last one."""
@@ -62,20 +62,20 @@ class RunLog:
                        "gradient_norm": report.gradient_norm, "images_per_s": report.images_per_s,
                        **{f"terms/{name}": value for name, value in report.terms.items()}}  # fmt: skip
             for name, value in scalars.items():
-                self._writer.add_scalar(name, value, report.step)  # type: ignore[no-untyped-call]
+                self._writer.add_scalar(name, value, report.step)
 
     def evaluation(self, result: Evaluation, step: int) -> None:
         """Log the mean IoU of one validation folder."""
         if self._writer is not None:
             name = f"miou_present/{result.name}"
-            self._writer.add_scalar(name, result.miou_present, step)  # type: ignore[no-untyped-call]
+            self._writer.add_scalar(name, result.miou_present, step)
 
     def picture(self, name: str, image_bgr: NDArray[np.uint8], step: int) -> None:
         """Log a picture, uint8 BGR [H, W, 3]."""
         if self._writer is not None:
             rgb = np.ascontiguousarray(image_bgr[..., ::-1])
-            self._writer.add_image(name, rgb, step, dataformats="HWC")  # type: ignore[no-untyped-call]
+            self._writer.add_image(name, rgb, step, dataformats="HWC")
 
     def close(self) -> None:
         if self._writer is not None:
-            self._writer.close()  # type: ignore[no-untyped-call]
+            self._writer.close()

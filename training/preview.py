@@ -113,7 +113,8 @@ def sample_rows(
 def _nearest(labels: NDArray[np.int64], size_hw: tuple[int, int]) -> NDArray[np.int64]:
     rows = (np.arange(size_hw[0]) * 2 + 1) * labels.shape[0] // (2 * size_hw[0])
     columns = (np.arange(size_hw[1]) * 2 + 1) * labels.shape[1] // (2 * size_hw[1])
-    return labels[rows][:, columns]
+    picked: NDArray[np.int64] = labels[rows][:, columns]
+    return picked
 
 
 def _painted(image_bgr: Image, labels: NDArray[np.int64]) -> Image:

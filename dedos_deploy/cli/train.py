@@ -22,6 +22,9 @@ VERBS = {
     "cache-diffusion": "train_cache",
     "diffusion": "train_diffusion",
     "miniature": "train_miniature",
+    "pseudo-labels": "train_pseudo",
+    "text": "train_text",
+    "trunk": "train_trunk",
 }
 """Further commands, `dedos-train VERB ...`, and the module of each."""
 
@@ -53,7 +56,10 @@ further commands, each with its own --help:
   dedos-train calibrate-bank   fill the proxy bank of a finished run, compare fillings
   dedos-train cache-diffusion  latents and denoised images of a data set, made before training
   dedos-train diffusion        a small latent diffusion model of your own images
-  dedos-train miniature        the whole method at small scale, on a CPU"""
+  dedos-train miniature        the whole method at small scale, on a CPU
+  dedos-train pseudo-labels    label folders from pictures, videos and trained nets
+  dedos-train text             a small text tower that repeats a sentence encoder
+  dedos-train trunk            a small trunk that repeats what trained nets see"""
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -2,8 +2,8 @@
 
 Two recipes. `deployed`: scale 1 is the geometry of deployment, the whole frame resized to the
 network size, whatever its aspect; augmentation varies around what the engine will really see.
-`mask2former`: what Mask2Former publishes for semantic segmentation and the paper's crops of 640
-follow; images keep their aspect, and a crop shows a part of one.
+`mask2former`: what Mask2Former publishes for semantic segmentation (the paper only gives its crops
+of 640); images keep their aspect, and a crop shows a part of one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class AugmentSettings:
     Of `deployed` alone: aspect, largest ratio by which width and height are stretched apart;
     brightness, contrast, saturation, largest relative change; hue, largest shift in degrees.
     Of `mask2former` alone: category_area, largest part of a crop's labelled pixels that one class
-    may have, tried 10 times (1: any, as published for ADE20K and COCO-Stuff).
+    may have, tried 10 times (1: any, as published for ADE20K).
     """
 
     scale: tuple[float, float] = (0.5, 2.0)

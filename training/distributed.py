@@ -84,8 +84,11 @@ class Launched:
     def add_gradients(self, parameters: Iterable[Tensor]) -> None:
         found = [p.grad for p in parameters if p.grad is not None]
         total = self.add_tensor(torch.cat([gradient.flatten() for gradient in found]))
-        for gradient, part in zip(found, total.split([g.numel() for g in found]), strict=True):
+        start = 0
+        for gradient in found:
+            part = total[start : start + gradient.numel()]
             gradient.copy_(part.view_as(gradient))
+            start += gradient.numel()
 
     def wait(self) -> None:
         self._accelerator.wait_for_everyone()

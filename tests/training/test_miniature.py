@@ -1,0 +1,182 @@
+"""The miniature: statistics by hand, jobs that fail or are interrupted, the report, the whole."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dedos_deploy.cli.train import main
+from dedos_deploy.errors import BadInputError
+from dedos_deploy.training.evaluate import Evaluation
+from dedos_deploy.training.miniature.data import BASE_WORDS, NOVEL_WORDS, WORDS
+from dedos_deploy.training.miniature.jobs import Job, JobFailedError, run_jobs
+from dedos_deploy.training.miniature.plan import QUICK, MiniaturePlan, plan_from_json
+from dedos_deploy.training.miniature.report import fillings, table
+from dedos_deploy.training.miniature.statistics import paired_difference, spread
+from dedos_deploy.training.miniature.table3 import (
+    Places,
+    RunResult,
+    Score,
+    read_result,
+    run_settings,
+    score_of,
+)
+
+
+def test_spread_and_paired_difference_by_hand() -> None:
+    found = spread([0.30, 0.34, 0.38])
+    assert found.mean == pytest.approx(0.34) and found.deviation == pytest.approx(0.04)
+    assert spread([0.5]).deviation is None
+    gain = paired_difference([0.30, 0.34, 0.38], [0.33, 0.36, 0.42])
+    # Differences 3, 2, 4 points: mean 3, deviation 1, t(0.975, 2) = 4.302653.
+    half = 4.302653 * 0.01 / math.sqrt(3)
+    assert gain.mean == pytest.approx(0.03)
+    assert (gain.low, gain.high) == pytest.approx((0.03 - half, 0.03 + half), rel=1e-5)
+
+
+def score(base: float, novel: float) -> Score:
+    return Score((base + novel) / 2, base, novel, {})
+
+
+def result(component: str, seed: int, base: float) -> RunResult:
+    fills = {"static": score(base, 0.1), "ema": score(base + 0.01, 0.1)}
+    fills["calibrated"] = score(base + 0.02, 0.1)
+    return RunResult(component, seed, score(base, 0.1), fills if component == "V" else {}, 1.0, 2.0)
+
+
+def test_rows_pair_the_same_seeds_whatever_the_order_of_the_runs() -> None:
+    plan = MiniaturePlan(components=("I", "V"), seeds=2)
+    runs = [result("V", 1, 0.5), result("I", 0, 0.2), result("V", 0, 0.3), result("I", 1, 0.3)]
+    first, last = table(plan, runs)
+    assert "base_gain" not in first
+    assert last["base_gain"]["mean"] == pytest.approx(0.15)
+    assert last["base"]["mean"] == pytest.approx(0.4)
+    rows = fillings(runs)
+    assert [row["fill"] for row in rows] == ["static", "ema", "calibrated"]
+    assert rows[2]["base"]["mean"] == pytest.approx(0.42)
+
+
+def test_base_and_novel_are_means_over_their_own_words() -> None:
+    iou = [0.6 if word in BASE_WORDS else 0.2 for word in WORDS]
+    absent = WORDS.index(NOVEL_WORDS[0])
+    values = tuple(None if index == absent else value for index, value in enumerate(iou))
+    found = score_of(Evaluation("all", WORDS, values, float(np.mean(iou)), 5))
+    assert found.base == pytest.approx(0.6) and found.novel == pytest.approx(0.2)
+
+
+def test_components_of_a_seed_see_the_same_batches(tmp_path: Path) -> None:
+    places = Places(tmp_path, tmp_path, tmp_path / "c.safetensors", tmp_path / "d")
+    plan = MiniaturePlan()
+    first, last = (run_settings(plan, places, row, 2) for row in ("I", "V"))
+    same = ("seed", "steps", "batch", "augmentation", "data", "clip_weights", "lr", "vocabulary")
+    assert all(getattr(first, name) == getattr(last, name) for name in same)
+    assert first.diffusion is None and last.diffusion is not None
+
+
+def test_a_plan_survives_json() -> None:
+    plan = MiniaturePlan(components=("II",), jobs=5, diffusion_minutes=None, vae_steps=3)
+    assert plan_from_json(plan.to_json()) == plan
+    assert plan.recipe() == replace(plan, jobs=1).recipe()
+    with pytest.raises(BadInputError, match="seeds is 0, but must be at least 1"):
+        MiniaturePlan(seeds=0)
+
+
+WORKER = """
+import pathlib, sys, time
+done, wait, code = pathlib.Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
+time.sleep(wait)
+print("the reason")
+if not code:
+    done.write_text("x")
+sys.exit(code)
+"""
+
+
+@pytest.fixture
+def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "fake_worker.py").write_text(WORKER)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return "fake_worker"
+
+
+def job(folder: Path, module: str, name: str, wait: float = 0.0, code: int = 0) -> Job:
+    done = folder / f"{name}.done"
+    return Job(name, module, (str(done), str(wait), str(code)), done, folder / f"{name}.log")
+
+
+def test_finished_jobs_are_kept_and_the_others_run(tmp_path: Path, worker: str) -> None:
+    jobs = [job(tmp_path, worker, name) for name in ("a", "b", "c")]
+    jobs[1].done.write_text("earlier")
+    told: list[tuple[str, str]] = []
+    run_jobs(jobs, at_once=2, on_job=lambda j, event, _: told.append((j.name, event)))
+    assert ("b", "kept") in told and ("b", "started") not in told
+    assert jobs[1].done.read_text() == "earlier" and jobs[2].done.exists()
+
+
+def test_a_failed_job_is_named_with_its_last_line_and_stops_the_others(
+    tmp_path: Path, worker: str
+) -> None:
+    jobs = [job(tmp_path, worker, "bad", code=3), job(tmp_path, worker, "slow", wait=60)]
+    before = time.monotonic()
+    with pytest.raises(JobFailedError, match="bad ended with code 3: the reason; see .*bad.log"):
+        run_jobs(jobs, at_once=2, on_job=lambda *_: None)
+    assert time.monotonic() - before < 30 and not jobs[1].done.exists()
+
+
+def test_an_interrupt_ends_all_jobs_in_bounded_time(tmp_path: Path, worker: str) -> None:
+    jobs = [job(tmp_path, worker, name, wait=60) for name in ("a", "b")]
+    timer = threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    before = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(jobs, at_once=2, on_job=lambda *_: None)
+    assert time.monotonic() - before < 30
+    left = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True)
+    assert str(jobs[0].done) not in left.stdout
+
+
+@pytest.mark.slow
+def test_the_whole_miniature_quickly(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    command = ["miniature", "--output", str(tmp_path / "run"), "--quick", "--components", "I", "V",
+               "--results", str(tmp_path / "results")]  # fmt: skip
+    assert main(command) == 0
+    shown = capfd.readouterr()
+    assert "| (V) | (IV) + Text interaction |" in shown.out
+    record = json.loads((tmp_path / "results/miniature.json").read_text())
+    assert [row["component"] for row in record["table3"]] == ["I", "V"]
+    assert {row["fill"] for row in record["fillings"]} == {"static", "ema", "calibrated"}
+    runs = [read_result(path) for path in sorted((tmp_path / "run/runs").glob("*/result.json"))]
+    assert {run.component for run in runs} == {"I", "V"}
+    assert (tmp_path / "run/miniature.dedos").stat().st_size > 1e6
+    assert (tmp_path / "results/miniature_table3.png").is_file()
+    assert main(command) == 0
+    again = capfd.readouterr()
+    assert "(V) seed 0: kept" in again.err and shown.out.endswith(again.out)
+    assert main([*command, "--steps", "9"]) == 2
+    assert "holds a miniature with other settings" in capfd.readouterr().err
+
+
+def test_help_needs_nothing_heavy() -> None:
+    program = (
+        "import sys\nfrom dedos_deploy.cli.train import main\n"
+        "try: main(['miniature', '--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'numpy', 'torch', 'cv2', 'diffusers'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0 and "--seeds" in done.stdout, done.stderr
+
+
+def test_quick_differs_from_the_default_in_budgets_alone() -> None:
+    assert QUICK.components == MiniaturePlan().components and QUICK.lr == MiniaturePlan().lr

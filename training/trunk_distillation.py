@@ -102,7 +102,8 @@ class TrunkDistillation:
         maps = logits.transpose(1, 2).unflatten(2, grid)
         targets = mask_targets(patches.labels, patches.annotated, (grid[0], grid[1]))
         words = dense_loss(maps, targets, count_labels(patches.labels, patches.annotated))
-        return total + settings.words * words, {**parts, "words": words}
+        found_parts = {name: part.detach() for name, part in {**parts, "words": words}.items()}
+        return total + settings.words * words, found_parts
 
     def run(self, output: Path, record: dict[str, object], observer: Observer | None) -> int:
         """Train to the end, save on the way, and return the number of steps.
@@ -146,11 +147,11 @@ class TrunkDistillation:
         norm = torch.nn.utils.clip_grad_norm_(trained, 1.0)
         if not (torch.isfinite(loss) and torch.isfinite(norm)):
             raise DedosError(
-                f"trunk training broke off at step {step}: the loss is {float(loss)}; lower --lr"
+                f"trunk training broke off at step {step}: the loss is {float(loss.detach())}; lower --lr"
             )
         self.optimizer.step()
         values = {name: round(float(part), 4) for name, part in parts.items()}
-        return {"loss": round(float(loss), 4), **values}
+        return {"loss": round(float(loss.detach()), 4), **values}
 
     def _save(self, output: Path, record: dict[str, object]) -> None:
         save_checkpoint(output / START_CHECKPOINT, self.model, extra=record)

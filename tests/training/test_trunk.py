@@ -1,0 +1,252 @@
+"""Trunk distillation: where a net's cells look, whitening, crops, learning, and the probe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from dedos_deploy.cli.train import main
+from dedos_deploy.errors import BadInputError
+from dedos_deploy.model import build_model, load_checkpoint
+from dedos_deploy.presets import get_preset
+from dedos_deploy.training import teacher_features as features
+from dedos_deploy.training import trunk_patches as patches
+from dedos_deploy.training.folders import LabelFolder, open_folder
+from dedos_deploy.training.probe import linear_probe
+from dedos_deploy.training.trunk_distillation import TrunkDistillation
+from dedos_deploy.training.words import write_text_tower
+
+SIDE = 65
+
+
+def write_net(path: Path, pads: list[int], *, seed: int | None = None) -> Path:
+    """A net with two halving convolutions and a residual sum; averaging unless seeded."""
+    random = np.random.default_rng(seed)
+
+    def weights(out: int, channels: int, size: int) -> NDArray[np.float32]:
+        if seed is None:
+            return np.full((out, channels, size, size), 1 / (channels * size**2), np.float32)
+        return random.normal(0, 0.02, (out, channels, size, size)).astype(np.float32)
+
+    arrays = {"a": weights(4, 3, 3), "b": weights(4, 4, 3), "c": weights(6, 4, 1)}
+    down = {"kernel_shape": [3, 3], "strides": [2, 2], "dilations": [1, 1], "pads": pads}
+    flat = {"kernel_shape": [1, 1], "strides": [1, 1], "dilations": [1, 1], "pads": [0] * 4}
+    nodes = [
+        helper.make_node("Conv", ["image", "a"], ["x"], **down),
+        helper.make_node("Conv", ["x", "b"], ["y"], **down),
+        helper.make_node("Identity", ["y"], ["z"]),
+        helper.make_node("Add", ["y", "z"], ["sum"]),
+        helper.make_node("Conv", ["sum", "c"], ["features"], **flat),
+        helper.make_node("Conv", ["features", "d"], ["logits"], **flat),
+    ]
+    arrays["d"] = weights(2, 6, 1)
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, "H", "W"])],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in ("features", "logits")],
+        [numpy_helper.from_array(value, name) for name, value in arrays.items()],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path
+    )
+    return path
+
+
+def write_folder(root: Path, count: int = 4, *, splits: tuple[str, ...] = ("train",)) -> Path:
+    """Bright and dark halves under the words `snow` and `road`, on either side of some border."""
+    random = np.random.default_rng(7)
+    for split in splits:
+        for index in range(count):
+            labels = np.full((48, SIDE), index % 2, np.uint8)
+            labels[:, int(random.integers(20, 44)) :] = 1 - index % 2
+            image = np.where(labels[..., None] == 1, 60, 200) + random.integers(
+                0, 40, (48, SIDE, 3)
+            )
+            for part, name, value in (
+                ("images", f"{index}.png", image),
+                ("labels", f"{index}.png", labels),
+            ):
+                (root / part / split).mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(root / part / split / name), value.astype(np.uint8))
+    (root / "classes.txt").write_text("snow\nroad\n")
+    return root
+
+
+@pytest.mark.parametrize(("pads", "offset"), [([1, 1, 1, 1], 0.0), ([0, 0, 1, 1], 3.0)])
+def test_cells_look_where_they_are_said_to(tmp_path: Path, pads: list[int], offset: float) -> None:
+    teacher = features.FeatureTeacher(write_net(tmp_path / "net.onnx", pads), side_px=SIDE)
+    middle, late = teacher.layers
+    assert (middle.name, middle.late, late.name, late.late) == (
+        "net.middle",
+        False,
+        "net.late",
+        True,
+    )
+    assert (late.stride, late.offset) == (middle.stride, middle.offset) == (4, offset)
+    # An average of a ramp is the ramp at the centre, so the net itself says where it looks.
+    ramp = np.broadcast_to(np.arange(SIDE, dtype=np.uint8)[None, :, None], (49, SIDE, 3)).copy()
+    cells = teacher.maps(ramp)[1][0, 6, 2:-2]
+    looked = 2.0 * (late.stride * np.arange(2, 2 + len(cells)) + late.offset)  # the sum doubles
+    assert cells == pytest.approx(looked, abs=1e-3)
+
+
+def test_what_is_no_net_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "no.onnx"
+    path.write_bytes(b"nothing")
+    with pytest.raises(BadInputError, match="is no ONNX net"):
+        features.FeatureTeacher(path)
+    net = onnx.load(write_net(path, [1] * 4))
+    del net.graph.output[0]
+    onnx.save(net, path)
+    with pytest.raises(BadInputError, match="no output `features` or no residual sums"):
+        features.FeatureTeacher(path)
+
+
+def test_whitened_channels_have_unit_variance_and_survive_the_code() -> None:
+    random = np.random.default_rng(0)
+    mixing = random.normal(size=(6, 6)) * np.array([3, 2, 1, 0.5, 0.01, 0.01])
+    samples = (random.normal(size=(4000, 6)) @ mixing.T + 5).astype(np.float32)
+    space = features.FeatureSpace.of(samples, 3)
+    white = (samples - space.mean) @ space.matrix
+    assert np.cov(white.T) == pytest.approx(np.eye(3), abs=0.01)
+    values = np.linalg.eigvalsh(np.cov(samples.T, bias=True))[::-1]
+    assert space.explained == pytest.approx(values[:3].sum() / values.sum(), abs=1e-4)
+    grid = samples[:12].T.reshape(6, 3, 4)
+    code = space.encode(grid) / features.LEVELS
+    inside = np.abs(white[:12]) < 3.9
+    error = np.abs(code.reshape(3, -1).T - white[:12])
+    assert error[inside].max() <= 0.5 / features.LEVELS + 1e-4
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> features.FeatureStore:
+    teacher = features.FeatureTeacher(
+        write_net(tmp_path / "net.onnx", [1] * 4, seed=1), side_px=SIDE
+    )
+    return features.FeatureStore(tmp_path / "features", [teacher], channels=(3, 4))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> LabelFolder:
+    return open_folder(str(write_folder(tmp_path / "data")))
+
+
+ITEMS = [(0, 0), (0, 1), (0, 2), (0, 3)]
+
+
+def test_codes_are_made_once_and_damage_is_named(
+    store: features.FeatureStore, folder: LabelFolder, tmp_path: Path
+) -> None:
+    readers = patches.readers([folder], ITEMS)
+    store.fill(readers[:2], sampled=2)
+    first = {p: p.stat().st_mtime_ns for p in store.folder.iterdir()}
+    store.fill(readers)
+    files = list(store.folder.iterdir())
+    assert len(files) == 5 and all(p.stat().st_mtime_ns == first[p] for p in first)
+    codes = store.read(readers[3]())
+    assert [code.dtype for code in codes] == [np.int8] * 2
+    assert [code.shape[0] for code in codes] == [3, 4]
+    other = features.FeatureStore(store.folder, store.teachers, channels=(2, 4))
+    with pytest.raises(BadInputError, match="made by other nets or settings"):
+        other.fill(readers[:1])
+    for file in files:
+        file.write_bytes(b"damaged")
+    with pytest.raises(BadInputError, match="holds no features of these nets"):
+        store.read(readers[3]())
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_activations_lie_under_the_crop(mirrored: bool) -> None:
+    # Cells that say where they are, in units that int8 holds: pixel / 32.
+    layer = features.FeatureLayer("n.late", "features", True, 4, 3.0)
+    centres = 4 * np.arange(17) + 3.0
+    code = np.broadcast_to(centres[None, None, :], (1, 13, 17)).round().astype(np.int8)
+    window = patches.Window(0, 16, 48, 32, mirrored)
+    found = patches.sampled(code, layer, window, (49, SIDE), (2, 4), SIDE)[:, 0]
+    expected = 16 + 32 * (np.arange(4) + 0.5) / 4 - 0.5
+    rows = (found * features.LEVELS).reshape(2, 4).numpy()
+    assert rows == pytest.approx(np.stack([expected[:: -1 if mirrored else 1]] * 2), abs=0.3)
+
+
+def test_crops_repeat_and_labels_move_with_the_picture(
+    store: features.FeatureStore, folder: LabelFolder
+) -> None:
+    store.fill(patches.readers([folder], ITEMS))
+    settings = patches.TrunkSettings(minutes=None, steps=2, batch=3, sizes=((32, 48),))
+    stream = patches.PatchStream([folder], ITEMS, store, settings, 16)
+    first, again, other = stream.batch(5), stream.batch(5), stream.batch(6)
+    assert torch.equal(first.images, again.images) and torch.equal(first.labels, again.labels)
+    assert not torch.equal(first.images, other.images)
+    assert [tuple(t.shape) for t in first.targets] == [(3, 6, 3), (3, 6, 4)]
+    bright = first.images.float().mean(-1) > 135
+    assert (bright == (first.labels == 0)).float().mean() > 0.95
+    assert first.annotated.all() and first.annotated.shape == (3, 2)
+
+
+def test_settings_without_an_end_or_sense_are_refused() -> None:
+    with pytest.raises(BadInputError, match="needs an end; give --minutes, --steps"):
+        patches.TrunkSettings(minutes=None)
+    with pytest.raises(BadInputError, match="batch is 0, but must be more than 0"):
+        patches.TrunkSettings(batch=0)
+    with pytest.raises(BadInputError, match="must rise from at least 1"):
+        patches.TrunkSettings(zoom=(0.5, 2.0))
+
+
+def test_the_trunk_learns_and_nothing_else_changes(
+    store: features.FeatureStore, folder: LabelFolder
+) -> None:
+    store.fill(patches.readers([folder], ITEMS))
+    settings = patches.TrunkSettings(
+        minutes=None, steps=12, batch=2, sizes=((32, 48),), warmup=1, held_out=0
+    )
+    model = build_model(get_preset("nano"), seed=0)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    stream = patches.PatchStream([folder], ITEMS, store, settings, 16)
+    distillation = TrunkDistillation(model, store, stream)
+    assert distillation.blocks == (3, 5)
+    losses = [distillation._step(0)["loss"] for _ in range(8)]
+    assert losses[-1] < 0.8 * losses[0]
+    changed = {
+        n.split(".")[0] for n, v in model.state_dict().items() if not torch.equal(v, before[n])
+    }
+    assert changed == {"trunk"}
+
+
+def test_the_probe_finds_what_a_trunk_can_tell(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "data", 8, splits=("train", "val"))
+    train, val = open_folder(str(root)), open_folder(str(root), split="val")
+    model = build_model(get_preset("nano"), seed=0)
+    assert linear_probe(model, train, val, (48, 64)).miou_present > 0.8
+    with torch.no_grad():
+        model.trunk.patch_embedding.conv.weight.zero_()  # a blind trunk
+    assert linear_probe(model, train, val, (48, 64)).miou_present < 0.6
+    other = open_folder(str(write_folder(tmp_path / "other")))
+    object.__setattr__(other, "words", ("sky", "sea"))
+    with pytest.raises(BadInputError, match="name different classes"):
+        linear_probe(model, train, other, (48, 64))
+
+
+def test_one_command_writes_a_start_for_training(tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "data", 4, splits=("train", "val"))
+    (data / "credits.txt").write_text("Halves (CC0)\n")
+    tower = build_model(get_preset("nano"), seed=3).text_tower
+    text = tmp_path / "tower.safetensors"
+    write_text_tower(text, tower, teacher="a fake", score={})
+    net = write_net(tmp_path / "net.onnx", [1] * 4, seed=1)
+    output = tmp_path / "run"
+    options = ["trunk", "--data", str(data), "--teacher", str(net), "--text", str(text)]
+    options += ["--output", str(output), "--steps", "2", "--batch", "2", "--sizes", "32x48"]
+    options += ["--channels", "3", "4", "--probe", str(data)]
+    assert main(options) == 0
+    model, record = load_checkpoint(output / "start.safetensors", preset="nano")
+    assert torch.equal(model.text_tower.token_embedding.weight, tower.token_embedding.weight)
+    assert record["sources"] == ["Text teacher: a fake", "Halves (CC0)", "Features of net.onnx"]
+    assert (output / "report.json").is_file() and len(list((output / "features").iterdir())) == 5

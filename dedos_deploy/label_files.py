@@ -147,11 +147,15 @@ def _read_labels(path: Path) -> NDArray[np.uint16]:
     import cv2
 
     labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if labels is not None and labels.ndim == 3 and _has_palette(path):
+    depth, colour = _png_kind(path) if labels is not None else (8, 0)
+    if labels is not None and labels.ndim == 3 and colour == _PNG_PALETTE:
         # OpenCV gives the colours of a palette, and what counts are the indices into it.
         image = require("PIL.Image", extra="train", purpose="reading a label image with a palette")
         with image.open(path) as file:
             labels = np.asarray(file)
+    elif labels is not None and depth < 8:
+        # OpenCV spreads 1, 2 and 4 bits of grey over 0..255, where class 1 of 2 would read as 255.
+        labels = labels // (255 // (2**depth - 1))
     if labels is None or labels.dtype not in (np.uint8, np.uint16) or labels.ndim != 2:
         raise BadInputError(
             f"labels {str(path)!r} are not an 8-bit grey PNG (16 bits and palettes are read, too); "
@@ -160,10 +164,12 @@ def _read_labels(path: Path) -> NDArray[np.uint16]:
     return labels.astype(np.uint16)
 
 
-def _has_palette(path: Path) -> bool:
+def _png_kind(path: Path) -> tuple[int, int]:
+    """Return bits per channel and colour type of a PNG file; (8, 0) of any other."""
     with path.open("rb") as file:
         header = file.read(26)
-    return header[1:4] == b"PNG" and header[25] == _PNG_PALETTE
+    is_png = header[1:4] == b"PNG" and len(header) == 26
+    return (header[24], header[25]) if is_png else (8, 0)
 
 
 @lru_cache(maxsize=16)

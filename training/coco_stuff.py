@@ -3,8 +3,8 @@
     images/{train2017,val2017}/*.jpg, or the same folders without images/
     stuffthingmaps_trainval2017/{train2017,val2017}/*.png, as published (also called stuffthingmaps
         or annotations): category id - 1, so 0..181 without 11 ids that no pixel has, 255 unlabelled
-    stuffthingmaps_detectron2/{train2017,val2017 or test2017}/*.png, as converted for detectron2:
-        0..170 in the same order, 255 unlabelled, and no file for an image without any label
+    stuffthingmaps_detectron2/ or annotations_detectron2/, {train2017,val2017 or test2017}/*.png, as
+        converted for detectron2: 0..170 in the same order, 255 unlabelled, and no file for an image without any label
 
 The published maps are used where both are there; nothing has to be converted.
 """
@@ -83,7 +83,7 @@ WORDS = tuple(spoken(name) for name in NAMES)
 _SPLITS = {"train": "train2017", "val": "val2017"}
 _IMAGES = ("images", "")
 _PUBLISHED = ("stuffthingmaps_trainval2017", "stuffthingmaps", "annotations")
-_CONVERTED = "stuffthingmaps_detectron2"
+_CONVERTED = ("stuffthingmaps_detectron2", "annotations_detectron2")
 _MAPS_URL = (
     "http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/"
     "stuffthingmaps_trainval2017.zip"
@@ -119,7 +119,7 @@ def open_coco_stuff(root: Path, split: str) -> LabelFolder:
             f"{root} has no label maps of COCO-Stuff for {images.relative_to(root)}: "
             f"{_PUBLISHED[0]}/{folder} is not there; unpack {_MAPS_URL} in {root / _PUBLISHED[0]}"
         )
-    converted = maps.parent.name == _CONVERTED
+    converted = maps.parent.name in _CONVERTED
     items = paired(images, maps, all_labelled=not converted)
     values = None if converted else MAP_VALUES
     return LabelFolder(root.name, WORDS, items, credits=(CREDIT,), values=values)
@@ -131,8 +131,8 @@ def _images(root: Path, split: str) -> Path | None:
 
 
 def _maps(root: Path, split: str) -> Path | None:
-    folders = [root / parent / _SPLITS[split] for parent in (*_PUBLISHED, _CONVERTED)]
+    folders = [root / parent / _SPLITS[split] for parent in (*_PUBLISHED, *_CONVERTED)]
     if split == "val":
         # One of the scripts in use calls the validation split so.
-        folders.append(root / _CONVERTED / "test2017")
+        folders.extend(root / parent / "test2017" for parent in _CONVERTED)
     return next((folder for folder in folders if folder.is_dir()), None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -134,6 +136,30 @@ def test_label_images_with_a_palette_are_read_by_their_indices(write_folder: Wri
     assert cv2.imread(str(path), cv2.IMREAD_UNCHANGED).ndim == 3
     assert np.array_equal(read_pair(open_folder(str(root)), 1)[1], grey)
     assert {*np.unique(grey)} == {0, 1, 2, 255}
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_grey_label_images_of_few_bits_are_read_by_their_values(
+    write_folder: Write, bits: int
+) -> None:
+    path = write_folder() / "labels/train/001.png"
+    values = np.random.default_rng(0).integers(0, min(3, 2**bits), (36, 48)).astype(np.uint8)
+    cv2.imwrite(str(path), values)
+    rows = np.packbits(
+        np.unpackbits(values[..., None], axis=-1)[..., -bits:].reshape(36, -1), axis=-1
+    )
+    pixels = b"".join(b"\0" + row.tobytes() for row in rows)
+    header = struct.pack(">IIBBBBB", 48, 36, bits, 0, 0, 0, 0)
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(pixels)), (b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+            for kind, data in parts
+        )
+    )
+    folder = open_folder(str(path.parents[2]))
+    assert np.array_equal(read_pair(folder, 1)[1], values)
 
 
 def test_sixteen_bits_hold_more_classes_than_255(write_folder: Write) -> None:

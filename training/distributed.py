@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from dedos_deploy.errors import BadInputError, require
+
+WAIT = timedelta(hours=6)
+"""How long a process waits for the others before it gives up."""
 
 
 class Processes(Protocol):
@@ -67,7 +71,9 @@ class Launched:
 
     def __init__(self, *, cpu: bool) -> None:
         accelerate = require("accelerate", extra="train", purpose="training in several processes")
-        self._accelerator = accelerate.Accelerator(cpu=cpu)
+        # The others wait while the first one evaluates, which may take longer than the usual limit.
+        patient = accelerate.utils.InitProcessGroupKwargs(timeout=WAIT)
+        self._accelerator = accelerate.Accelerator(cpu=cpu, kwargs_handlers=[patient])
         self.rank: int = self._accelerator.process_index
         self.count: int = self._accelerator.num_processes
         self.device: torch.device = self._accelerator.device

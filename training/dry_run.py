@@ -8,7 +8,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from dedos_deploy.model import Dedos
 from dedos_deploy.training.data import Batch
 from dedos_deploy.training.loop import Trainer
 from dedos_deploy.training.preview import FIRST_BATCH, write_first_batch

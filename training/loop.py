@@ -139,7 +139,7 @@ class Trainer:
                 if self.processes.rank == 0:
                     self.log.step(report)
                 observer.on_step(report)
-                if interrupted.is_set():
+                if self._anywhere(interrupted.is_set()):
                     self.save()
                     raise KeyboardInterrupt
                 self._periodic(observer)
@@ -230,15 +230,19 @@ class Trainer:
                 # What the caller did meanwhile, such as an evaluation, counts as time of the run.
                 self.training.elapsed_s += time.monotonic() - before
                 before = time.monotonic()
-                if self._over():
+                self._agree_on_time()
+                if self.progress >= 1.0:
                     return
 
-    def _over(self) -> bool:
-        """Whether the run is over, by the first process's clock."""
-        if self.processes.count == 1 or not self.settings.minutes:
-            return self.progress >= 1.0
-        first = self.progress if self.processes.rank == 0 else 0.0
-        return self.processes.sum([first])[0] >= 1.0
+    def _agree_on_time(self) -> None:
+        """Take the first process's clock: it decides learning rates, and they must not differ."""
+        if self.processes.count > 1:
+            mine = self.training.elapsed_s if self.processes.rank == 0 else 0.0
+            self.training.elapsed_s = self.processes.sum([mine])[0]
+
+    def _anywhere(self, flag: bool) -> bool:
+        """Whether `flag` is set in any process: all must stop after the same step."""
+        return self.processes.sum([float(flag)])[0] > 0
 
     def _step(self, micro: list[Batch]) -> StepReport:
         training, settings = self.training, self.settings
@@ -246,8 +250,6 @@ class Trainer:
             training.step, self.progress, warmup=settings.warmup, schedule=settings.schedule
         )
         set_rate(training.optimizer, factor)
-        # Each step has its own seed, so that nothing random needs to be saved to resume exactly.
-        torch.manual_seed(settings.seed * ENDLESS + training.step)
         training.optimizer.zero_grad(set_to_none=True)
         loss = self._backward(micro)
         trained = [p for group in training.optimizer.param_groups for p in group["params"]]
@@ -280,7 +282,11 @@ class Trainer:
         denoise = objective.reads_diffusion(step)
         losses = []
         for number, batch in enumerate(micro):
-            piece = step * self.settings.batch + number * self.processes.count + self.processes.rank
+            # Each micro-batch has its own seed, whoever computes it, so that nothing random needs to
+            # be saved to resume exactly.
+            each = number * self.processes.count + self.processes.rank
+            piece = step * len(micro) * self.processes.count + each
+            torch.manual_seed(self.settings.seed * ENDLESS + piece)
             loss = objective(batch, totals, denoise=denoise, seed=piece)
             torch.autograd.backward(loss.total)
             losses.append(replace(loss, total=loss.total.detach()))

@@ -82,7 +82,7 @@ def test_the_total_is_the_segmentation_loss_plus_gamma_times_consistency(
     assert learned.consistency is not None
     expected = float(seg.detach()) + 0.3 * float(learned.consistency.detach().mean())
     assert float(loss.total.detach()) == pytest.approx(expected, rel=1e-5)
-    assert float(loss.terms["consist"]) == pytest.approx(float(learned.consistency.mean()))
+    assert float(loss.terms["consist"]) == pytest.approx(float(learned.consistency.detach().mean()))
 
 
 def gradients(trainer: Trainer, *, denoise: bool) -> set[str]:

@@ -104,10 +104,10 @@ class _Pretraining:
         learned = np.delete(np.arange(len(pictures)), held)
         images, shown = pictures.images[learned], pictures.images[held]
         digest = hashlib.sha256(images.tobytes()).hexdigest()
-        recipe = f"{self.settings.recipe()} {digest}"
-        vae_stage = self._learn_vae(images, recipe)
+        vae_stage = self._learn_vae(images, f"{self.settings.recipe('vae')} {digest}")
         latents, latent_std = self._encode(vae_stage.average, images)
         prompts = self._prompts(pictures, learned, held)
+        recipe = f"{self.settings.recipe('unet')} {digest}"
         unet_stage = self._learn_unet(latents, prompts, recipe)
         self._write_networks(vae_stage.average, unet_stage.average, prompts)
         with self._part("measure", "measuring and drawing"):

@@ -52,11 +52,16 @@ class NanoSettings:
         """Height and width of the latents."""
         return self.size_hw[0] // self.vae.factor, self.size_hw[1] // self.vae.factor
 
-    def recipe(self) -> str:
-        """Return what a run that goes on must have in common with its first part."""
-        free = {"minutes", "vae_steps", "unet_steps", "threads", "device", "save_minutes"}
-        values = {name: value for name, value in asdict(self).items() if name not in free}
-        return json.dumps(values, sort_keys=True)
+    def recipe(self, stage: Literal["vae", "unet"]) -> str:
+        """Return what a stage that goes on must have in common with its first part.
+
+        The autoencoder does not care what the noise predictor will be, so that one can be chosen
+        anew between the two.
+        """
+        common = ("size_hw", "limit", "seed", "amp", "vae")
+        names = (*common, "unet", "text") if stage == "unet" else common
+        values = asdict(self)
+        return json.dumps({name: values[name] for name in names}, sort_keys=True)
 
 
 QUICK = NanoSettings(minutes=None, vae_steps=60, unet_steps=30, draw_steps=10, limit=64)

@@ -27,18 +27,20 @@ class UNetSettings:
     cross-attention, the middle block has it always; head: channels of an attention head; text:
     width of the text token, that of the text tower if there is one; prediction: what it predicts,
     v as Stable Diffusion 2.1 or the noise as 1.x; snr: the weight of a timestep is that of its
-    signal-to-noise ratio limited to this (min-SNR), 0: equal weights; empty: probability that a
-    picture is shown without its caption.
+    signal-to-noise ratio limited to this (min-SNR), 0: equal weights, and at least `floor`: the
+    noisiest timesteps lay out what is drawn from noise, and min-SNR all but drops them; empty:
+    probability that a picture is shown without its caption.
     """
 
     widths: tuple[int, ...] = (32, 64, 96, 128)
     attention: tuple[int, ...] = (2,)
     head: int = 32
     text: int = 64
-    batch: int = 16
-    lr: float = 1e-3
+    batch: int = 8
+    lr: float = 2e-3
     prediction: Prediction = "v_prediction"
     snr: float = 5.0
+    floor: float = 0.25
     empty: float = 0.2
 
     def __post_init__(self) -> None:
@@ -145,7 +147,8 @@ def snr_weights(alphas: Tensor, settings: UNetSettings) -> Tensor:
         return torch.ones_like(alphas)
     snr = alphas / (1 - alphas)
     limited = snr.clamp(max=settings.snr)
-    return limited / (snr + 1 if settings.prediction == "v_prediction" else snr)
+    weights = limited / (snr + 1 if settings.prediction == "v_prediction" else snr)
+    return weights.clamp(min=settings.floor)
 
 
 @torch.no_grad()

@@ -175,7 +175,7 @@ def test_an_untrained_autoencoder_keeps_colours_and_shapes() -> None:
 
 def test_the_weight_of_a_timestep_is_min_snr_over_its_own_scale() -> None:
     alphas = torch.tensor([0.99, 0.5, 0.01], dtype=torch.float64)
-    settings = UNetSettings(prediction="v_prediction", snr=5.0)
+    settings = UNetSettings(prediction="v_prediction", snr=5.0, floor=0.0)
     # SNR 99, 1 and 1/99; the error of v is that of x_0 times SNR + 1, that of the noise times SNR.
     expected_v = [5 / 100, 1 / 2, (1 / 99) / (100 / 99)]
     expected_noise = [5 / 99, 1.0, 1.0]
@@ -183,6 +183,8 @@ def test_the_weight_of_a_timestep_is_min_snr_over_its_own_scale() -> None:
     np.testing.assert_allclose(
         snr_weights(alphas, replace(settings, prediction="epsilon")), expected_noise
     )
+    raised = snr_weights(alphas, replace(settings, floor=0.25))
+    np.testing.assert_allclose(raised, [0.25, 1 / 2, 0.25])
     assert snr_weights(alphas, replace(settings, snr=0.0)).tolist() == [1.0, 1.0, 1.0]
 
 

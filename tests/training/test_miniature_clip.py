@@ -16,8 +16,19 @@ from dedos_deploy.model import build_model, load_checkpoint
 from dedos_deploy.presets import ModelConfig
 from dedos_deploy.training.miniature.clip import ClipSettings, pretrain_clip
 from dedos_deploy.training.miniature.clip_batches import clip_batch, patch_cover
-from dedos_deploy.training.miniature.clip_losses import PairLosses, look, region_embeddings
-from dedos_deploy.training.miniature.clip_report import ClipReport, read_regions
+from dedos_deploy.training.miniature.clip_losses import (
+    PairLosses,
+    look,
+    read,
+    region_embeddings,
+)
+from dedos_deploy.training.miniature.clip_report import (
+    ClipReport,
+    read_regions,
+    tokens_of,
+    word_tokens,
+)
+from dedos_deploy.training.miniature.clip_start import centre_text_tower
 from dedos_deploy.training.miniature.data import (
     BASE_WORDS,
     NOVEL_WORDS,
@@ -25,6 +36,7 @@ from dedos_deploy.training.miniature.data import (
     SceneSet,
     render_scenes,
 )
+from dedos_deploy.training.miniature.muon import Muon, orthogonal
 
 _SIZE = (32, 32)
 _QUICK = ClipSettings(steps=4, batch=4, warmup=2, half=False, save_minutes=1e-9)
@@ -97,43 +109,57 @@ def test_caption_loss_is_info_nce_both_ways_without_equal_captions() -> None:
     assert _value(losses.captions(cls, text, same)) == pytest.approx(total / 8, rel=1e-5)
 
 
+def _cross_entropy(pairs: list[tuple[np.ndarray, int]]) -> float:
+    """Mean over classes of the mean over a class's (logits, class) pairs."""
+    by_class: dict[int, list[float]] = {}
+    for z, k in pairs:
+        by_class.setdefault(k, []).append(float(np.log(np.exp(z).sum()) - z[k]))
+    return float(np.mean([np.mean(values) for values in by_class.values()]))
+
+
 def test_region_loss_pools_patches_by_cover_and_weighs_words_alike() -> None:
     losses = PairLosses().double()
-    patches, words = _unit(3, 5, 6), _unit(4, 6, seed=1)
+    patches, words = _unit(3, 5, 6), _unit(7, 6, seed=1)
     cover = torch.rand(3, 5, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     cover[:, :, 3] = 0
     cover[1, :, 0] = 0.2  # too little of every patch
-    by_word: dict[int, list[float]] = {}
+    regions, single = [], []
     for b in range(3):
         for k in range(4):
-            if float(cover[b, :, k].max()) <= 0.25:
-                continue
-            region = sum(float(cover[b, p, k]) ** 2 * patches[b, p].numpy() for p in range(5))
-            z = words.numpy() @ (region / np.linalg.norm(region)) / 0.07
-            by_word.setdefault(k, []).append(float(np.log(np.exp(z).sum()) - z[k]))
-    expected = np.mean([np.mean(values) for values in by_word.values()])
-    assert sorted(by_word) == [0, 1, 2]
+            if float(cover[b, :, k].max()) > 0.25:
+                region = sum(float(cover[b, p, k]) ** 2 * patches[b, p].numpy() for p in range(5))
+                regions.append((words.numpy() @ (region / np.linalg.norm(region)) / 0.07, k))
+        for p in range(5):
+            if float(cover[b, p].max()) > 0.5:
+                single.append(((words @ patches[b, p]).numpy() / 0.07, int(cover[b, p].argmax())))
+    assert len(region_embeddings(patches, cover)[0]) == len(regions) == 8
+    assert 0 < len(single) < 15
+    expected = (_cross_entropy(regions) + _cross_entropy(single)) / 2
     assert _value(losses.regions(patches, words, cover)) == pytest.approx(expected, rel=1e-5)
-    assert len(region_embeddings(patches, cover)[0]) == sum(map(len, by_word.values()))
+    assert _value(losses.regions(patches, words, 0 * cover)) == 0
 
 
-def test_place_loss_compares_pictures_by_their_best_patches() -> None:
+def test_place_loss_compares_best_patches_with_other_pictures_and_other_words() -> None:
     losses = PairLosses(patch_sharpness=7.0).double()
     patches, words = _unit(4, 5, 6), _unit(3, 6, seed=1)
     named = torch.tensor([[1, 0, 0], [0, 0, 1], [1, 0, 0], [0, 0, 0]], dtype=torch.bool)
-    answer = np.zeros((4, 3))
+    answer, spots = np.zeros((4, 3)), []
     for b in range(4):
         for k in range(3):
             alike = (patches[b] @ words[k]).numpy()
             share = np.exp(7 * alike) / np.exp(7 * alike).sum()
             answer[b, k] = float((share * alike).sum()) / 0.07
+            if named[b, k]:
+                spot = share @ patches[b].numpy()
+                spots.append((words.numpy() @ (spot / np.linalg.norm(spot)) / 0.07, k))
     terms = []
     for k in (0, 2):
         mine = [b for b in range(4) if named[b, k]]
         rivals = sum(np.exp(answer[b, k]) for b in range(4) if b not in mine)
         own = [np.exp(answer[b, k]) for b in mine]
         terms.append(np.mean([-np.log(a / (a + rivals)) for a in own]))
-    assert _value(losses.places(patches, words, named)) == pytest.approx(np.mean(terms), rel=1e-5)
+    expected = (np.mean(terms) + _cross_entropy(spots)) / 2
+    assert _value(losses.places(patches, words, named)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_view_is_the_trunks_own_embedding(micro: ModelConfig, scenes: SceneSet) -> None:
@@ -145,6 +171,54 @@ def test_the_view_is_the_trunks_own_embedding(micro: ModelConfig, scenes: SceneS
     last = model.trunk.plain_features(images, (micro.clip.layers - 1,))[0]
     patches = torch.nn.functional.normalize(model.trunk.proj(model.trunk.ln_post(last)), dim=-1)
     assert torch.allclose(seen.patches, patches, atol=1e-6)
+
+
+def test_text_is_read_as_the_tower_reads_it_without_its_padding(micro: ModelConfig) -> None:
+    model = build_model(micro)
+    tokens = tokens_of(model, ["a car", "a street with a bus on the left", "grass"])
+    expected = torch.nn.functional.normalize(model.encode_text(tokens), dim=-1)
+    assert torch.allclose(read(model, tokens), expected, atol=1e-6)
+
+
+def test_centred_words_differ_from_the_start(micro: ModelConfig) -> None:
+    model = build_model(micro)
+    words = word_tokens(model, WORDS)
+    apart = ~torch.eye(len(WORDS), dtype=torch.bool)
+    before = read(model, words)
+    centre_text_tower(model, words)
+    after = read(model, words)
+    assert (before @ before.T)[apart].mean() > 0.7
+    assert abs(float((after @ after.T)[apart].mean().detach())) < 0.1
+    assert torch.allclose(model.encode_text(words).mean(0), torch.zeros(16), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 5), (1, 5, 8), (2, 6, 6)])
+def test_muon_keeps_directions_and_evens_out_their_lengths(shape: tuple[int, ...]) -> None:
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    u, _, v = torch.linalg.svd(matrices, full_matrices=False)
+    in_axes = u.transpose(-1, -2) @ orthogonal(matrices) @ v.transpose(-1, -2)
+    lengths = in_axes.diagonal(dim1=-2, dim2=-1)
+    assert torch.allclose(in_axes, torch.diag_embed(lengths), atol=1e-9)
+    assert ((lengths > 0.6) & (lengths < 1.3)).all()
+
+
+def test_muon_moves_as_torchs_own() -> None:
+    own = pytest.importorskip("torch.optim").__dict__.get("Muon")
+    if own is None:
+        pytest.skip("torch before 2.9 has no Muon")
+    start = torch.randn(12, 20, generator=torch.Generator().manual_seed(3))
+    ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    pair = (
+        Muon([ours], lr=0.1, momentum=0.9),
+        own([theirs], lr=0.1, momentum=0.9, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+    )
+    for step in range(3):
+        gradient = torch.randn(12, 20, generator=torch.Generator().manual_seed(step))
+        for parameter, optimizer in zip((ours, theirs), pair, strict=True):
+            parameter.grad = gradient.clone()
+            optimizer.step()
+    moved = (theirs - start).norm()
+    assert float((ours - theirs).norm().detach() / moved.detach()) < 0.03  # bfloat16 products
 
 
 def test_a_resumed_run_ends_as_an_uninterrupted_one(
@@ -206,7 +280,7 @@ def test_a_short_run_reads_regions_far_better_than_chance(
     micro: ModelConfig, held_out: SceneSet, tmp_path: Path
 ) -> None:
     scenes = render_scenes(60, size_hw=_SIZE, seed=5)
-    settings = ClipSettings(steps=60, batch=16, warmup=5, half=False, learning_rate=3e-3)
+    settings = ClipSettings(steps=60, batch=16, warmup=5, half=False)
     before = read_regions(build_model(micro), held_out)
     report = pretrain_clip(micro, scenes, settings, tmp_path, held_out=held_out)
     assert before.regions.base < 0.15

@@ -4,12 +4,14 @@ Three losses, each an InfoNCE with a learned temperature:
 
 | pairs | candidates | teaches |
 |---|---|---|
-| picture, its caption | the captions and pictures of the batch | CLS token and sentences; all words |
-| region, its word | the base words | patch tokens of base words, averaged under their mask |
-| word of a caption, where it is | the pictures of the batch | patch tokens of all words, no mask |
+| picture, its caption | captions and pictures of the batch | CLS token and sentences; all words |
+| region or patch, its base word | all words | patch tokens; base words, by masks |
+| word of a caption, its best patches | pictures of the batch; all words | patch tokens; all words |
 
-A novel word is met in captions alone: by the first loss, and by the third, which asks that the
-patches of the picture whose caption names the word resemble it more than other pictures' do.
+What a novel word looks like is told by captions alone, through the first and third loss: the patches
+that resemble it most, in pictures whose captions name it, must resemble it more than those of other
+pictures, and than they resemble other words. Masks never show one; what they say of novel words is
+that pixels of a base word are none, as everything that captions name is a candidate.
 """
 
 from __future__ import annotations
@@ -29,7 +31,6 @@ from torch import Tensor, nn
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.model import Dedos, build_model, save_checkpoint
 from dedos_deploy.presets import ModelConfig
-from dedos_deploy.text.templates import TEMPLATES
 from dedos_deploy.training.loop import DivergedError
 from dedos_deploy.training.miniature.clip_batches import ClipBatch, clip_batch
 from dedos_deploy.training.miniature.clip_losses import PairLosses, look, read
@@ -40,7 +41,9 @@ from dedos_deploy.training.miniature.clip_report import (
     word_tokens,
     write_report,
 )
-from dedos_deploy.training.miniature.data import BASE_WORDS, WORDS, SceneSet
+from dedos_deploy.training.miniature.clip_start import centre_text_tower
+from dedos_deploy.training.miniature.data import WORDS, SceneSet
+from dedos_deploy.training.miniature.muon import Muon
 from dedos_deploy.training.optimizer import rate_factor, set_rate
 
 
@@ -50,16 +53,17 @@ class ClipSettings:
 
     steps, minutes: the run ends with whichever is reached first, and the cosine schedule with it;
     minutes None: by steps alone, and then the result is the same on every run of one machine;
+    matrix_rate: peak rate of Muon for the matrices; learning_rate: of AdamW for all else;
     regions, places: weights of the second and third loss beside the first; half: bfloat16 autocast,
     about twice as fast on CPUs that multiply it.
     """
 
-    steps: int = 500
+    steps: int = 1000
     minutes: float | None = None
-    batch: int = 64
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.05
-    warmup: int = 40
+    batch: int = 16
+    matrix_rate: float = 0.014
+    learning_rate: float = 2.5e-4
+    warmup: int = 30
     regions: float = 1.0
     places: float = 1.0
     half: bool = True
@@ -70,7 +74,7 @@ class ClipSettings:
         for name in ("steps", "batch"):
             if getattr(self, name) < 1:
                 raise BadInputError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("learning_rate", "save_minutes"):
+        for name in ("matrix_rate", "learning_rate", "save_minutes"):
             if not getattr(self, name) > 0:
                 raise BadInputError(f"{name} must be positive, not {getattr(self, name)}")
         if self.minutes is not None and not self.minutes > 0:
@@ -81,7 +85,7 @@ class ClipSettings:
 class _Run:
     model: Dedos
     losses: PairLosses
-    optimizer: torch.optim.AdamW
+    optimizers: tuple[torch.optim.Optimizer, ...]
     step: int = 0
     elapsed_s: float = 0.0
 
@@ -115,6 +119,7 @@ def pretrain_clip(
     config.check_size(held_out.size_hw)
     output.mkdir(parents=True, exist_ok=True)
     run = _new_run(config, settings)
+    centre_text_tower(run.model, word_tokens(run.model, WORDS))
     fingerprint = json.dumps(
         [config.to_dict(), asdict(settings), scenes.seed, len(scenes), scenes.size_hw]
     )
@@ -137,22 +142,21 @@ _SOURCE = "procedural scenes of dedos-deploy"
 
 def _new_run(config: ModelConfig, settings: ClipSettings) -> _Run:
     model, losses = build_model(config, seed=settings.seed), PairLosses()
-    run = _Run(model.train(), losses, torch.optim.AdamW([nn.Parameter(torch.zeros(1))]))
-    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    run = _Run(model.train(), losses, ())
+    matrices, plain = [], []
     for name, parameter in run.parameters():
-        # words that are never met must keep the embedding they start with
+        hidden = parameter.ndim == 2 and name.endswith((".weight", "_weight"))
+        # a table of words is rows of its own, and words never met must keep what they start with
         table = name.endswith("token_embedding.weight")
-        groups[parameter.ndim >= 2 and not table].append(parameter)
-    rate = settings.learning_rate
-    run.optimizer = torch.optim.AdamW(
-        [
-            {"params": groups[True], "weight_decay": settings.weight_decay, "peak_lr": rate},
-            {"params": groups[False], "weight_decay": 0.0, "peak_lr": rate},
-        ],
-        lr=rate,
-        betas=(0.9, 0.98),
-        fused=True,
-    )
+        (matrices if hidden and not table else plain).append(parameter)
+    run.optimizers = (
+        Muon(matrices, lr=settings.matrix_rate, half=settings.half),
+        torch.optim.AdamW(plain, lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.0,
+                          fused=True),
+    )  # fmt: skip
+    for optimizer in run.optimizers:
+        for group in optimizer.param_groups:
+            group["peak_lr"] = group["lr"]
     return run
 
 
@@ -167,7 +171,8 @@ def _train(
     trained = [parameter for _, parameter in run.parameters()]
     while (progress := _progress(run, settings)) < 1:
         factor = rate_factor(run.step, progress, warmup=settings.warmup, schedule="cosine")
-        set_rate(run.optimizer, factor)
+        for optimizer in run.optimizers:
+            set_rate(optimizer, factor)
         batch = clip_batch(scenes, batch=settings.batch, patch=run.model.config.clip.patch,
                            seed=settings.seed, step=run.step)  # fmt: skip
         losses = _losses(run, batch, settings)
@@ -177,10 +182,12 @@ def _train(
                 f"the loss of step {run.step} is {float(total)}; lower learning_rate "
                 f"({settings.learning_rate}) or set half to false"
             )
-        run.optimizer.zero_grad(set_to_none=True)
+        for parameter in trained:
+            parameter.grad = None
         total.backward()
         nn.utils.clip_grad_norm_(trained, 1.0)
-        run.optimizer.step()
+        for optimizer in run.optimizers:
+            optimizer.step()
         run.step += 1
         run.elapsed_s = time.perf_counter() - before
         if on_step is not None:
@@ -197,30 +204,25 @@ def _progress(run: _Run, settings: ClipSettings) -> float:
 
 def _losses(run: _Run, batch: ClipBatch, settings: ClipSettings) -> dict[str, Tensor]:
     """Return the three losses, weighted, by name."""
-    prompt = _PROMPTS[run.step % len(_PROMPTS)]
     same = torch.tensor([[a == b for b in batch.captions] for a in batch.captions])
     with torch.autocast("cpu", torch.bfloat16, enabled=settings.half):
-        words = read(run.model, word_tokens(run.model, WORDS, prompt))
+        words = read(run.model, word_tokens(run.model, WORDS))
         text = read(run.model, tokens_of(run.model, batch.captions))
         seen = look(run.model, batch.images)
-    base = words[: len(BASE_WORDS)]
     return {
         "captions": run.losses.captions(seen.cls, text, same),
-        "regions": settings.regions * run.losses.regions(seen.patches, base, batch.cover),
+        "regions": settings.regions * run.losses.regions(seen.patches, words, batch.cover),
         "places": settings.places * run.losses.places(seen.patches, words, batch.named),
     }
-
-
-_PROMPTS = (TEMPLATES["single"][0], "a {}", TEMPLATES["single"][0], "a photo of a {}")
-"""What a single word is put into, in turn: the template of training and use most of all."""
 
 
 def _save(path: Path, run: _Run, fingerprint: str) -> None:
     tensors: dict[str, Tensor] = {}
     for name, parameter in run.parameters():
         tensors[name] = parameter.detach()
-        for key, value in run.optimizer.state.get(parameter, {}).items():
-            tensors[f"{name}/{key}"] = value
+        for optimizer in run.optimizers:
+            for key, value in optimizer.state.get(parameter, {}).items():
+                tensors[f"{name}/{key}"] = value
     record = {"step": str(run.step), "elapsed_s": repr(run.elapsed_s), "settings": fingerprint}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -251,8 +253,11 @@ def _load(path: Path, run: _Run, fingerprint: str) -> None:
     with torch.no_grad():
         for name, parameter in run.parameters():
             parameter.copy_(tensors[name])
-            run.optimizer.state[parameter] = {
-                key: tensors[f"{name}/{key}"] for key in ("step", "exp_avg", "exp_avg_sq")
-                if f"{name}/{key}" in tensors
-            }  # fmt: skip
+            for optimizer in run.optimizers:
+                if any(parameter is p for p in optimizer.param_groups[0]["params"]):
+                    optimizer.state[parameter] = _under(tensors, f"{name}/")
     run.step, run.elapsed_s = int(record["step"]), float(record["elapsed_s"])
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}

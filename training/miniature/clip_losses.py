@@ -35,8 +35,19 @@ def look(model: Dedos, images: Tensor) -> Seen:
 
 
 def read(model: Dedos, tokens: Tensor) -> Tensor:
-    """Return unit text embeddings [N, D] of tokens int64 [N, L]."""
-    return normalize(model.encode_text(tokens))
+    """Return unit text embeddings [N, D] of tokens int64 [N, L].
+
+    Columns that are padding in every row are left out, which changes nothing, since the tower is
+    causal, and is most of the work for single words.
+    """
+    tower = model.text_tower
+    used = int(tokens.argmax(-1).max()) + 1
+    tokens = tokens[:, :used]
+    x = tower.token_embedding(tokens) + tower.position[:used]
+    for block in tower.blocks:
+        x = block(x, tower.causal[:used, :used])
+    end = x[torch.arange(len(x), device=x.device), tokens.argmax(-1)]
+    return normalize(tower.projection(tower.ln_final(end)))
 
 
 class PairLosses(nn.Module):
@@ -63,34 +74,47 @@ class PairLosses(nn.Module):
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
     def regions(self, patches: Tensor, words: Tensor, cover: Tensor) -> Tensor:
-        """Return the InfoNCE loss of regions and base words [K, D] among all base words.
+        """Return the InfoNCE loss of regions and their base words among all words [K, D].
 
-        cover: float32 [B, P, K]; a region is every word's part of a picture, and its embedding the
-        mean of its patches [B, P, D], those it fills most counting most.
+        cover: float32 [B, P, K_base]. A region is a word's part of a picture, its embedding the
+        mean of its patches [B, P, D], those it fills most counting most; and, because DEDOS reads
+        them one by one, every patch that a word fills by more than half is a region, too.
         """
-        picture, word, region = region_embeddings(patches, cover)
-        if not len(word):
-            return patches.sum() * 0
-        logits = _scale(self.word_scale) * region @ words.T
-        # every word of the batch counts alike, however many pictures show it
-        weight = 1 / torch.bincount(word, minlength=len(words)).clamp(min=1).to(logits.dtype)
-        return F.cross_entropy(logits, word, weight)
+        _, word, region = region_embeddings(patches, cover)
+        filled, owner = cover.max(-1)
+        pure = filled > 0.5
+        scale = _scale(self.word_scale)
+        return (
+            _balanced(scale * region @ words.T, word)
+            + _balanced(scale * patches[pure] @ words.T, owner[pure])
+        ) / 2
 
     def places(self, patches: Tensor, words: Tensor, named: Tensor) -> Tensor:
-        """Return the InfoNCE loss of caption words and the pictures [B] that may show them.
+        """Return the InfoNCE loss of caption words [K, D] and where they may be, both ways.
 
-        words: [K, D]; named: bool [B, K]. A picture's answer to a word is the mean of its patches'
-        similarity, patches that resemble it more counting more; among the pictures whose caption
-        does not name the word, the one that does must answer most.
+        named: bool [B, K]. A picture's answer to a word is the mean of its patches, those that
+        resemble the word more counting more. It must resemble the word more than the answers of
+        pictures whose captions do not name it, and resemble no other word as much.
         """
         used = named.any(0).nonzero()[:, 0]
-        alike = patches @ words[used].T  # [B, P, K]
+        mine, scale = named[:, used], _scale(self.word_scale)
+        alike = patches @ words[used].T  # [B, P, K']
         share = (self.patch_sharpness * alike).softmax(1)
-        answer = _scale(self.word_scale) * (share * alike).sum(1)  # [B, K]
-        mine = named[:, used]
+        answer = scale * (share * alike).sum(1)  # [B, K']
         rivals = answer.masked_fill(mine, -1e4).logsumexp(0)
-        loss = F.softplus(rivals - answer)
-        return (loss * mine).sum(0).div(mine.sum(0)).mean()
+        by_picture = (F.softplus(rivals - answer) * mine).sum(0).div(mine.sum(0)).mean()
+        picture, word = mine.nonzero(as_tuple=True)
+        spot = (share[picture, :, word][:, None] @ patches[picture])[:, 0]
+        by_word = _balanced(scale * F.normalize(spot, dim=-1) @ words.T, used[word])
+        return (by_picture + by_word) / 2
+
+
+def _balanced(logits: Tensor, target: Tensor) -> Tensor:
+    """Return cross-entropy where every class of the batch counts alike, 0 without items."""
+    if not len(target):
+        return logits.sum()
+    weight = 1 / torch.bincount(target, minlength=logits.shape[1]).clamp(min=1).to(logits.dtype)
+    return F.cross_entropy(logits, target, weight)
 
 
 def region_embeddings(patches: Tensor, cover: Tensor) -> tuple[Tensor, Tensor, Tensor]:

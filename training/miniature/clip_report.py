@@ -62,9 +62,9 @@ def tokens_of(model: Dedos, texts: Sequence[str]) -> Tensor:
     return torch.from_numpy(tokenizer.encode(texts, truncate=True))
 
 
-def word_tokens(model: Dedos, words: Sequence[str], prompt: str) -> Tensor:
-    """Return tokens int64 [N, L] of words put into `prompt`."""
-    return tokens_of(model, [prompt.format(word) for word in words])
+def word_tokens(model: Dedos, words: Sequence[str]) -> Tensor:
+    """Return tokens int64 [N, L] of words in the template that DEDOS trains with."""
+    return tokens_of(model, [TEMPLATES["single"][0].format(word) for word in words])
 
 
 @torch.inference_mode()
@@ -72,7 +72,7 @@ def read_regions(
     model: Dedos, scenes: SceneSet, *, steps: int = 0, elapsed_s: float = 0.0
 ) -> ClipReport:
     """Return what `model` reads in `scenes`, which training must not have seen."""
-    text = read(model, word_tokens(model, WORDS, TEMPLATES["single"][0]))
+    text = read(model, word_tokens(model, WORDS))
     patch = model.config.clip.patch
     words, by_region, by_crop = [], [], []
     hits = np.zeros((len(WORDS), len(WORDS)), np.int64)  # truth x answer, of patches

@@ -44,6 +44,10 @@ class Processes(Protocol):
         """Return when every process has come here."""
         ...
 
+    def close(self) -> None:
+        """End the connection to the other processes."""
+        ...
+
 
 class OneProcess:
     """A run without torchrun."""
@@ -65,6 +69,9 @@ class OneProcess:
     def wait(self) -> None:
         pass
 
+    def close(self) -> None:
+        pass
+
 
 class Launched:
     """One of the processes that torchrun started; gloo on CPUs, NCCL on GPUs."""
@@ -79,8 +86,7 @@ class Launched:
         self.device: torch.device = self._accelerator.device
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        # Not float64: Apple's devices lack it, and counts of a batch fit float32 exactly enough.
-        total = self.add_tensor(torch.tensor(values, dtype=torch.float32, device=self.device))
+        total = self.add_tensor(torch.tensor(values, dtype=torch.float64, device=self.device))
         return [float(value) for value in total]
 
     def add_tensor(self, value: Tensor) -> Tensor:
@@ -98,6 +104,9 @@ class Launched:
 
     def wait(self) -> None:
         self._accelerator.wait_for_everyone()
+
+    def close(self) -> None:
+        self._accelerator.end_training()
 
 
 def open_processes(device: str) -> Processes:

@@ -5,18 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import FrameType
 from typing import Protocol
 
 import torch
 
-from dedos_deploy.errors import BadInputError, DedosError
+from dedos_deploy.errors import BadInputError
 from dedos_deploy.model import save_checkpoint
 from dedos_deploy.training.bank import fill_bank
 from dedos_deploy.training.data import Batch, BatchStream, Share, batches
@@ -24,6 +21,8 @@ from dedos_deploy.training.denoising import DenoisingLearning, LearningSource, s
 from dedos_deploy.training.distributed import Processes, open_processes
 from dedos_deploy.training.embeddings import WordEmbeddings
 from dedos_deploy.training.evaluate import Evaluation, evaluate
+from dedos_deploy.training.failure import DivergedError, failed_path, save_failed_step
+from dedos_deploy.training.interrupts import interruptible
 from dedos_deploy.training.logs import LOG, RunLog, StepReport
 from dedos_deploy.training.losses import Totals
 from dedos_deploy.training.objective import Loss, Objective
@@ -54,13 +53,9 @@ __all__ = ["LOG", "DivergedError", "Observer", "StepReport", "Trainer"]
 CHECKPOINT, STATE, LEARNING = (
     "checkpoint.safetensors", "state.safetensors", "learning.safetensors",
 )  # fmt: skip
-RESULT, FAILED = "evaluation.json", "failed_step.safetensors"
+RESULT = "evaluation.json"
 
 ENDLESS = 10**9
-
-
-class DivergedError(DedosError):
-    """The loss or a gradient is not a finite number."""
 
 
 class Observer(Protocol):
@@ -114,7 +109,8 @@ class Trainer:
         self.objective = Objective(settings, model, self.embeddings, learning, walker)
         average = WeightAverage(model, settings.ema) if settings.ema else None
         optimizer = build_optimizer(model, settings, learning)
-        self.training = Training(model, optimizer, average, learning)
+        fingerprint = diffusion.fingerprint if diffusion is not None else None
+        self.training = Training(model, optimizer, average, learning, fingerprint)
         _make_output(output, resume)
         if resume:
             load_state(output / STATE, self.training)
@@ -131,10 +127,10 @@ class Trainer:
     def train(self, observer: Observer) -> list[Evaluation]:
         """Run to the end and return the evaluation of every validation split.
 
-        Raises KeyboardInterrupt after Ctrl-C, with the state saved; DivergedError, with the batch
-        saved; BadInputError for an unreadable file or a full disk.
+        Raises KeyboardInterrupt after Ctrl-C or SIGTERM in any process, with the state saved;
+        DivergedError, with the batch saved; BadInputError for an unreadable file or a full disk.
         """
-        with _interruptible() as interrupted:
+        with interruptible() as interrupted:
             for report in self._steps():
                 if self.processes.rank == 0:
                     self.log.step(report)
@@ -149,8 +145,9 @@ class Trainer:
             results = self._report(observer, None)
             text = json.dumps([asdict(result) for result in results], indent=1)
             _write_text(self.output / RESULT, text + "\n")
-        self.processes.wait()
         self.log.close()
+        self.processes.wait()
+        self.processes.close()
         return results
 
     def save(self) -> None:
@@ -256,7 +253,7 @@ class Trainer:
         self.processes.add_gradients(trained)
         norm = torch.nn.utils.clip_grad_norm_(trained, settings.clip_norm)
         if not (torch.isfinite(loss.total) and torch.isfinite(norm)):
-            self._save_failure(micro, float(loss.total), float(norm))
+            self._fail(micro, float(loss.total), float(norm))
         training.optimizer.step()
         if training.average is not None:
             training.average.update(training.model, training.step)
@@ -328,19 +325,9 @@ class Trainer:
     _saved_at = 0.0
     _evaluated_at = 0.0
 
-    def _save_failure(self, micro: list[Batch], loss: float, norm: float) -> None:
-        from safetensors.torch import save_file
-
-        path = self.output / FAILED
-        tensors, words = {}, []
-        for number, batch in enumerate(micro):
-            prefix = f"{number}." if len(micro) > 1 else ""
-            words.append([self.stream.words[slot] for slot in batch.slots])
-            for name in ("images", "labels", "annotated"):
-                tensors[prefix + name] = getattr(batch, name).contiguous()
-        metadata = {"step": str(self.training.step), "words": json.dumps(words)}
-        if self.processes.rank == 0:
-            save_file(tensors, path, metadata=metadata)
+    def _fail(self, micro: list[Batch], loss: float, norm: float) -> None:
+        path = failed_path(self.output, self.processes.rank)
+        save_failed_step(path, micro, self.stream.words, self.training.step)
         raise DivergedError(
             f"step {self.training.step} has loss {loss} and gradient norm {norm}, so the run "
             f"stopped; its batch is in {path}; try a lower --lr or --no-amp"
@@ -363,26 +350,3 @@ def _write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """Yield an event that the first Ctrl-C sets; the second one interrupts at once.
-
-    A step is never cut in half: an optimizer stopped between two parameters cannot be resumed.
-    """
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        if event.is_set():
-            raise KeyboardInterrupt
-        event.set()
-
-    previous = signal.signal(signal.SIGINT, on_signal)
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, previous)

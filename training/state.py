@@ -24,14 +24,15 @@ FORMAT = "dedos-training-state-1"
 class Training:
     """What changes from step to step.
 
-    learning: what reads the diffusion, None for a run without one; step: optimizer steps done;
-    elapsed_s: wall clock of all parts of the run together.
+    learning: what reads the diffusion, None for a run without one; diffusion: fingerprint of that
+    diffusion; step: optimizer steps done; elapsed_s: wall clock of all parts of the run together.
     """
 
     model: Dedos
     optimizer: torch.optim.AdamW
     average: WeightAverage | None
     learning: DenoisingLearning | None = None
+    diffusion: str | None = None
     step: int = 0
     elapsed_s: float = 0.0
 
@@ -56,7 +57,11 @@ def save_state(path: Path, training: Training, settings_json: str) -> None:
     for name, parameter in named_parameters(training.model, training.learning):
         for key, value in training.optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{name}/{key}"] = value
-    record = {"step": training.step, "elapsed_s": training.elapsed_s}
+    record = {
+        "step": training.step,
+        "elapsed_s": training.elapsed_s,
+        "diffusion": training.diffusion,
+    }
     metadata = {"format": FORMAT, "record": json.dumps(record), "settings": settings_json}
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -82,9 +87,17 @@ def saved_settings(path: Path) -> str:
 def load_state(path: Path, training: Training) -> None:
     """Bring `training` to where it was when `path` was written.
 
-    Raises BadInputError when the file is missing, damaged, or of another model.
+    Raises BadInputError when the file is missing, damaged, of another model, or of a run that read
+    another diffusion model.
     """
     record = json.loads(_metadata(path)["record"])
+    # The name of a diffusion may change (its folder moved), what it computes may not.
+    if record.get("diffusion") != training.diffusion:
+        raise BadInputError(
+            f"the run to resume reads {_diffusion_name(record.get('diffusion'))}, not "
+            f"{_diffusion_name(training.diffusion)}; repeat its --diffusion, or start a new run in "
+            "another --output"
+        )
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}
     try:
@@ -105,6 +118,10 @@ def load_state(path: Path, training: Training) -> None:
             on_device = {key: value.to(parameter.device) for key, value in mine.items()}
             training.optimizer.state[parameter] = on_device
     training.step, training.elapsed_s = record["step"], record["elapsed_s"]
+
+
+def _diffusion_name(fingerprint: str | None) -> str:
+    return f"the diffusion model {fingerprint[:12]}" if fingerprint else "no diffusion model"
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

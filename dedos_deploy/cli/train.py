@@ -50,7 +50,7 @@ examples:
 
 The output folder gets checkpoint.safetensors (dedos-export --checkpoint), state.safetensors
 (--resume), log.jsonl (one line per 10 steps) and evaluation.json. Options left out take the
-preset's value. Ctrl-C finishes the step, saves and exits with 130.
+preset's value. Ctrl-C and SIGTERM finish the step, save and exit with 130.
 
 further commands, each with its own --help:
   dedos-train calibrate-bank   fill the proxy bank of a finished run, compare fillings
@@ -139,28 +139,39 @@ def _add_diffusion(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--component", choices=("I", "II", "III", "IV", "V"),
                        help="row of the paper's Table 3: baseline, + proxy queries (one step), + "
                             "progressive walk, + separation of texture, + text interaction; V is "
-                            "the whole method")  # fmt: skip
+                            "the whole method, the others are for ablations")  # fmt: skip
     group.add_argument("--timesteps", type=int, nargs="+", metavar="T",
-                       help="denoising steps that are read (default: 50 100 200)")  # fmt: skip
+                       help="denoising steps that are read (default: 50 100 200); fewer cost less, "
+                            "and change the shape of the model")  # fmt: skip
     group.add_argument("--diffusion-size", type=size_hw, metavar="HxW",
-                       help="image size the diffusion reads (default: what it was trained at)")  # fmt: skip
+                       help="image size the diffusion reads (default: what it was trained at); "
+                            "smaller is faster and sees less detail")  # fmt: skip
     group.add_argument("--view", choices=("whole", "crop"),
                        help="the diffusion reads the image as it is in its file, which can be "
-                            "cached (whole), or the very crop that the model sees (crop)")  # fmt: skip
+                            "cached (whole, the default), or the very crop that the model sees, "
+                            "for images much larger than the network (crop)")  # fmt: skip
     group.add_argument("--diffusion-cache", metavar="DIR",
-                       help="keep latents and denoised images here, computed once per image")  # fmt: skip
+                       help="keep latents and denoised images here, computed once per image; worth "
+                            "it from the second epoch or the second run on")  # fmt: skip
     group.add_argument("--diffusion-half", action=argparse.BooleanOptionalAction,
-                       help="the diffusion in half precision: half its memory")  # fmt: skip
+                       help="the noise predictor in half precision: half its memory and faster "
+                            "on GPUs")  # fmt: skip
     group.add_argument("--add-noise", action=argparse.BooleanOptionalAction,
                        help="start from noised latents; the paper takes the clean ones")  # fmt: skip
-    group.add_argument("--mask-map", choices=("gate", "random", "none"), help="M of Eq. 4")
-    group.add_argument("--gamma", type=float, help="weight of L_consist in Eq. 16")
+    group.add_argument("--mask-map", choices=("gate", "random", "none"),
+                       help="what the mask map M of Eq. 4 is made of: learned from the feature "
+                            "(gate, the default); random and none are for ablations")  # fmt: skip
+    group.add_argument("--gamma", type=float,
+                       help="weight of L_consist in Eq. 16 (default: 1); 0 spares the decoder of the "
+                            "VAE and two passes of CLIP")  # fmt: skip
     group.add_argument("--bank", choices=("ema", "static"),
                        help="what stands in for the diffusion at inference: the running mean of "
-                            "what it gave, or the kernels alone")  # fmt: skip
+                            "what it gave (default), or the kernels alone; see calibrate-bank for a "
+                            "third")  # fmt: skip
     group.add_argument("--bank-drop", type=float, metavar="P",
                        help="part of the steps that train with the bank instead of the diffusion, "
-                            "so that the decoder knows what it will be deployed with")  # fmt: skip
+                            "so that the decoder knows what it will be deployed with (default: "
+                            "0.5); lower reads the diffusion more often and takes longer")  # fmt: skip
 
 
 def _add_machine(group: argparse._ArgumentGroup) -> None:
@@ -204,7 +215,8 @@ def run(args: argparse.Namespace) -> int:
     _check_writable(args.output)
     trainer = Trainer(settings, args.output, resume=args.resume)
     if trainer.processes.rank:
-        trainer.train(_Silent())
+        if not args.dry_run:
+            trainer.train(_Silent())
         return EXIT_OK
     height, width = settings.network_hw
     words = trainer.stream.words

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Write
+from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny_diffusion import write_tiny_diffusion
 
@@ -20,6 +21,7 @@ from dedos_deploy.model import build_model, load_checkpoint, save_checkpoint
 from dedos_deploy.presets import ModelConfig
 from dedos_deploy.training.components import COMPONENTS, Component, config_for, timesteps_for
 from dedos_deploy.training.data import Batch
+from dedos_deploy.training.failure import FAILED, DivergedError
 from dedos_deploy.training.loop import CHECKPOINT, LEARNING, STATE, Trainer
 from dedos_deploy.training.losses import Outputs, segmentation_loss
 from dedos_deploy.training.settings import TrainSettings, settings_for
@@ -158,6 +160,38 @@ def test_a_run_with_diffusion_writes_all_and_resumes_exactly(
     model, record = load_checkpoint(tmp_path / "whole" / CHECKPOINT)
     assert model.proxy_queries.fill == "ema" and record["settings"]["component"] == "V"
     assert list((tmp_path / "cache").rglob("*.safetensors"))
+
+
+def test_a_run_goes_on_with_the_same_diffusion_wherever_it_lies(
+    micro: ModelConfig, write_folder: Write, tmp_path: Path, diffusion: Path
+) -> None:
+    root = write_folder()
+    Trainer(settings(root, diffusion, steps=1), tmp_path / "run").train(Quiet())
+    moved = write_tiny_diffusion(tmp_path / "moved")
+    trainer = Trainer(settings(root, moved, steps=2), tmp_path / "run", resume=True)
+    assert trainer.training.step == 1
+    other = write_tiny_diffusion(tmp_path / "other", seed=1)
+    for teacher, name in ((other, "the diffusion model"), (None, "no diffusion model")):
+        with pytest.raises(BadInputError, match=rf"reads the diffusion model \w{{12}}, not {name}"):
+            Trainer(settings(root, teacher, steps=2), tmp_path / "run", resume=True)
+
+
+def test_a_failed_step_keeps_every_micro_batch(
+    micro: ModelConfig, write_folder: Write, tmp_path: Path, diffusion: Path
+) -> None:
+    trainer = Trainer(settings(write_folder(), diffusion, micro_batch=1), tmp_path / "run")
+    with torch.no_grad():
+        trainer.training.model.mask_features.out.bias.fill_(float("nan"))
+    with pytest.raises(DivergedError, match="step 0 has loss nan"):
+        trainer.train(Quiet())
+    kept = load_file(tmp_path / "run" / FAILED)
+    for number in range(2):
+        batch = trainer.stream[number]
+        assert isinstance(batch, Batch) and batch.whole is not None
+        assert torch.equal(kept[f"{number}.images"], batch.images)
+        assert torch.equal(kept[f"{number}.whole"], batch.whole)
+    with safe_open(tmp_path / "run" / FAILED, framework="pt") as file:
+        assert len(json.loads(file.metadata()["words"])) == 2
 
 
 @pytest.mark.parametrize("component", list(COMPONENTS))

@@ -8,13 +8,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import Write
+from conftest import Write, micro_config
 from safetensors.torch import load_file
 from tiny_diffusion import write_tiny_diffusion
+
+from dedos_deploy import presets
+from dedos_deploy.cli.train import main
 
 PROGRAM = """
 import sys
@@ -27,6 +32,15 @@ presets.PRESETS["micro"] = replace(micro_config(), detail_width=0)
 from dedos_deploy.cli.train import main
 sys.exit(main(sys.argv[1:]))
 """
+
+
+@pytest.fixture
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """This process computes as the programs do."""
+    monkeypatch.setitem(presets.PRESETS, "micro", replace(micro_config(), detail_width=0))
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -50,11 +64,13 @@ def run(command: list[str]) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def test_two_processes_equal_one(program: Path, write_folder: Write, tmp_path: Path) -> None:
+def test_two_processes_equal_one(
+    program: Path, one_thread: None, write_folder: Write, tmp_path: Path
+) -> None:
     root = write_folder(items=8)
     diffusion = write_tiny_diffusion(tmp_path / "sd")
     more = ("--diffusion", str(diffusion), "--diffusion-size", "32x32", "--bank-drop", "0.4")
-    run([sys.executable, str(program), *options(root, tmp_path / "one", *more)])
+    assert main(options(root, tmp_path / "one", *more)) == 0
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone",
                 "--nproc-per-node", "2"]  # fmt: skip
     run([*launcher, str(program), *options(root, tmp_path / "two", *more)])
@@ -71,14 +87,13 @@ def test_two_processes_equal_one(program: Path, write_folder: Write, tmp_path: P
 
 
 def test_a_killed_run_repeats_the_losses_of_one_that_was_not(
-    program: Path, write_folder: Write, tmp_path: Path
+    program: Path, one_thread: None, write_folder: Write, tmp_path: Path
 ) -> None:
     root = write_folder()
-    command = [sys.executable, str(program)]
     more = ("--save-steps", "10", "--steps", "60")
-    run([*command, *options(root, tmp_path / "whole", *more)])
+    assert main(options(root, tmp_path / "whole", *more)) == 0
     output = tmp_path / "killed"
-    started = subprocess.Popen([*command, *options(root, output, *more)],
+    started = subprocess.Popen([sys.executable, str(program), *options(root, output, *more)],
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
     deadline = time.monotonic() + 120
     while not (output / "state.safetensors").exists():
@@ -86,7 +101,7 @@ def test_a_killed_run_repeats_the_losses_of_one_that_was_not(
         time.sleep(0.01)
     os.kill(started.pid, signal.SIGKILL)
     started.wait()
-    run([*command, *options(root, output, *more, "--resume")])
+    assert main(options(root, output, *more, "--resume")) == 0
     whole, killed = (
         {line["step"]: line["loss"]
          for line in map(json.loads, (folder / "log.jsonl").read_text().splitlines())}

@@ -20,9 +20,9 @@ from dedos_deploy.errors import BadInputError
 from dedos_deploy.model import build_model, load_checkpoint, save_checkpoint
 from dedos_deploy.presets import ModelConfig
 from dedos_deploy.training.evaluate import Evaluation, count_pairs, iou_from_confusion
+from dedos_deploy.training.failure import FAILED
 from dedos_deploy.training.loop import (
     CHECKPOINT,
-    FAILED,
     LOG,
     STATE,
     DivergedError,
@@ -282,13 +282,15 @@ def test_a_checkpoint_of_another_preset_is_refused(
     assert "is of preset 'tiny', not 'micro'" in capfd.readouterr().err
 
 
-def test_ctrl_c_saves_and_exits_with_130(
-    micro: ModelConfig, write_folder: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_save_and_exit_with_130(
+    micro: ModelConfig, write_folder: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    number: int,
+) -> None:  # fmt: skip
     from dedos_deploy.cli import train
 
     def interrupt(self: object, report: StepReport) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
 
     monkeypatch.setattr(train._Progress, "on_step", interrupt)
     assert main(command(write_folder(), tmp_path / "run")) == 130

@@ -47,7 +47,7 @@ def linear_probe(
     table = val.lookup(slots)
     grid = (size_hw[0] // model.trunk.patch, size_hw[1] // model.trunk.patch)
     annotated = torch.ones(1, len(slots), dtype=torch.bool)
-    square, product, mass = 0.0, 0.0, 0.0
+    square, product, mass = (torch.zeros((), dtype=torch.float64) for _ in range(3))
     for item in _spread(len(train.items), images):
         image, raw = read_pair(train, item)
         targets = mask_targets(torch.from_numpy(table[raw])[None], annotated, grid)
@@ -57,7 +57,6 @@ def linear_probe(
         square = square + rows.T @ (weight * rows)
         product = product + rows.T @ (weight * wanted)
         mass = mass + weight.sum()
-    assert isinstance(square, Tensor) and isinstance(product, Tensor)
     penalty = ridge * square.diagonal().clamp(min=1e-9 * float(mass)).diag()
     matrix = torch.linalg.solve(square + penalty, product)
     confusion = np.zeros((len(slots), len(slots)), np.int64)

@@ -74,7 +74,8 @@ class TrunkDistillation:
         self.log_scale = nn.Parameter(torch.tensor(10.0).log())
         model.requires_grad_(False)
         model.trunk.requires_grad_(True)
-        matrices, vectors = [], []
+        matrices: list[nn.Parameter] = []
+        vectors: list[nn.Parameter] = []
         for parameter in (*model.trunk.parameters(), *self.heads.parameters(), self.log_scale):
             (matrices if parameter.ndim > 2 or _is_matrix(parameter) else vectors).append(parameter)
         groups = [(matrices, settings.weight_decay), (vectors, 0.0)]
@@ -99,7 +100,7 @@ class TrunkDistillation:
         total = settings.features * torch.stack(list(parts.values())).mean()
         logits = self.log_scale.exp() * F.normalize(seen.float(), dim=-1) @ self.text.T
         grid = tuple(side // trunk.patch for side in patches.images.shape[1:3])
-        maps = logits.transpose(1, 2).unflatten(2, grid)
+        maps = logits.transpose(1, 2).reshape(len(logits), -1, *grid)
         targets = mask_targets(patches.labels, patches.annotated, (grid[0], grid[1]))
         words = dense_loss(maps, targets, count_labels(patches.labels, patches.annotated))
         found_parts = {name: part.detach() for name, part in {**parts, "words": words}.items()}

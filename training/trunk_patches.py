@@ -216,7 +216,8 @@ def split_items(
     folders: Sequence[LabelFolder], held_out: int
 ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     """Return (folder, picture) pairs to train on and to measure on, every `held_out`-th."""
-    train, held = [], []
+    train: list[tuple[int, int]] = []
+    held: list[tuple[int, int]] = []
     for owner, folder in enumerate(folders):
         for item in range(len(folder.items)):
             kept = held_out and item % held_out == held_out // 2

@@ -85,7 +85,7 @@ def distil_trunk(run: TrunkRun, settings: TrunkSettings, *, observer: Observer) 
     started = time.monotonic()
     credits = [line for folder in folders for line in folder.credits]
     nets = [f"Features of {path.name}" for path in run.teachers]
-    record = {"sources": list(dict.fromkeys([*sources, *credits, *nets]))}
+    record: dict[str, object] = {"sources": list(dict.fromkeys([*sources, *credits, *nets]))}
     model.train()
     steps = distillation.run(run.output, record, observer)
     model.eval()

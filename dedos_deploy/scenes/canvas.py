@@ -167,7 +167,7 @@ class Canvas:
         u, scale, depth = u[:, columns], scale[:, columns], depth[:, columns]
         # [2 levels, R, 2 sides, C]
         v = camera.horizon_px - (levels[:, :, None, None] - camera.height) * scale
-        pixels = np.empty((levels.shape[1], len(columns), 4, 2))
+        pixels: NDArray[np.float64] = np.empty((levels.shape[1], len(columns), 4, 2))
         for corner, (end, side) in enumerate(((0, 0), (0, 1), (1, 1), (1, 0))):
             pixels[:, :, corner, 0] = u[side]
             pixels[:, :, corner, 1] = v[end, :, side]

@@ -114,7 +114,8 @@ def _centred(length: float, gap: float, wide: float) -> _Array:
 
 def _spread(start: float, count: int, step: float, size: float) -> _Array:
     """Starts and ends [2, count] of equal pieces, every `step` metres from `start`."""
-    return start + step * np.arange(max(0, count)) + np.array([[0.0], [size]])
+    ends: _Array = start + step * np.arange(max(0, count)) + np.array([[0.0], [size]])
+    return ends
 
 
 def _foot(s: _Array | float, z: _Array | float) -> _Array:

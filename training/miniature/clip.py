@@ -143,7 +143,8 @@ _SOURCE = "procedural scenes of dedos-deploy"
 def _new_run(config: ModelConfig, settings: ClipSettings) -> _Run:
     model, losses = build_model(config, seed=settings.seed), PairLosses()
     run = _Run(model.train(), losses, ())
-    matrices, plain = [], []
+    matrices: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for name, parameter in run.parameters():
         hidden = parameter.ndim == 2 and name.endswith((".weight", "_weight"))
         # a table of words is rows of its own, and words never met must keep what they start with
@@ -184,7 +185,7 @@ def _train(
             )
         for parameter in trained:
             parameter.grad = None
-        total.backward()
+        torch.autograd.backward(total)
         nn.utils.clip_grad_norm_(trained, 1.0)
         for optimizer in run.optimizers:
             optimizer.step()

@@ -72,4 +72,5 @@ def orthogonal(matrices: Tensor, *, half: bool = False) -> Tensor:
         square = x @ x.transpose(-1, -2)
         x = a * x + (b * square + c * square @ square) @ x
     x = x.to(matrices.dtype)
-    return x.transpose(-1, -2) if tall else x
+    out: Tensor = x.transpose(-1, -2) if tall else x
+    return out

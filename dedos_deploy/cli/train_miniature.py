@@ -24,6 +24,8 @@ examples:
       everything, 60 to 90 minutes on two cores; run again after Ctrl-C and it goes on
   dedos-train miniature --output runs/quick --quick
       every stage once, in about three minutes: shows that all works, its figures mean nothing
+  dedos-train miniature --output runs/short --minutes 30
+      as long as you say, with fewer steps
   dedos-train miniature --output runs/m --seeds 5 --steps 1500 --jobs 8
       closer figures on a larger machine
 
@@ -49,6 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="tiny budgets, about three minutes")
     parser.add_argument("--results", type=Path, metavar="DIR",
                         help="write report and pictures here, too")  # fmt: skip
+    parser.add_argument("--minutes", type=float, metavar="M",
+                        help="time of everything, divided among the stages: chooses --steps by what "
+                        "a step costs here (given steps: 60 to 90 minutes on two cores)")  # fmt: skip
     parser.add_argument("--seeds", type=int, help="runs of every component (3)")
     parser.add_argument("--steps", type=int, help="steps of every run (600)")
     parser.add_argument("--train", type=int, metavar="N", help="scenes to learn from (3000)")
@@ -84,6 +89,10 @@ def run(args: argparse.Namespace) -> int:
         if name not in _NOT_PLAN and value is not None
     }
     plan = replace(QUICK if args.quick else MiniaturePlan(), **given)
+    if plan.minutes is not None and (args.quick or args.steps or args.clip_steps):
+        raise BadInputError(
+            "--minutes chooses the steps itself; leave out --quick and all --*steps"
+        )
     if args.output.exists() and not args.output.is_dir():
         raise BadInputError(f"--output {args.output} is a file; give a folder")
     report = run_miniature(plan, args.output, args.results, say=_say)

@@ -18,7 +18,17 @@ import pytest
 
 from dedos_deploy.cli.train import main
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.runtime.palette import class_colour_bgr
+from dedos_deploy.training.components import Component
 from dedos_deploy.training.evaluate import Evaluation
+from dedos_deploy.training.miniature.budget import (
+    PRETRAINING_PART,
+    RESERVE_PART,
+    Cost,
+    pretraining_plan,
+    steps_for,
+)
+from dedos_deploy.training.miniature.curves import draw_curves, read_curve
 from dedos_deploy.training.miniature.data import BASE_WORDS, NOVEL_WORDS, WORDS
 from dedos_deploy.training.miniature.jobs import Job, JobFailedError, run_jobs
 from dedos_deploy.training.miniature.plan import QUICK, MiniaturePlan, plan_from_json
@@ -46,7 +56,7 @@ def test_spread_and_paired_difference_by_hand() -> None:
 
 
 def score(base: float, novel: float) -> Score:
-    return Score((base + novel) / 2, base, novel, {})
+    return Score((base + novel) / 2, base, novel, novel, {})
 
 
 def result(component: str, seed: int, base: float) -> RunResult:
@@ -71,12 +81,16 @@ def test_base_and_novel_are_means_over_their_own_words() -> None:
     iou = [0.6 if word in BASE_WORDS else 0.2 for word in WORDS]
     absent = WORDS.index(NOVEL_WORDS[0])
     values = tuple(None if index == absent else value for index, value in enumerate(iou))
-    found = score_of(Evaluation("all", WORDS, values, float(np.mean(iou)), 5))
+    alone = Evaluation("all", NOVEL_WORDS, (0.4,) * len(NOVEL_WORDS), 0.4, 5)
+    found = score_of(Evaluation("all", WORDS, values, float(np.mean(iou)), 5), alone)
     assert found.base == pytest.approx(0.6) and found.novel == pytest.approx(0.2)
+    assert found.novel_alone == 0.4
 
 
 def test_components_of_a_seed_see_the_same_batches(tmp_path: Path) -> None:
-    places = Places(tmp_path, tmp_path, tmp_path / "c.safetensors", tmp_path / "d")
+    places = Places(
+        tmp_path, tmp_path, tmp_path / "c.safetensors", tmp_path / "d", tmp_path / "cache"
+    )
     plan = MiniaturePlan()
     first, last = (run_settings(plan, places, row, 2) for row in ("I", "V"))
     same = ("seed", "steps", "batch", "augmentation", "data", "clip_weights", "lr", "vocabulary")
@@ -146,6 +160,37 @@ def test_an_interrupt_ends_all_jobs_in_bounded_time(tmp_path: Path, worker: str)
     assert str(jobs[0].done) not in left.stdout
 
 
+def test_minutes_become_steps_that_fill_them() -> None:
+    plan = MiniaturePlan(minutes=60, components=("I", "V"), seeds=3, val=100, jobs=2)
+    costs: dict[Component, Cost] = {"I": Cost(0.5, 0.04, 10.0), "V": Cost(1.0, 0.05, 20.0)}
+    steps = steps_for(plan, costs)
+    # By hand: (I) is evaluated twice on 100 images after the trainer's once, (V) six times.
+    spent = 3 * ((10 + 300 * 0.04 + 0.5 * steps) + (20 + 700 * 0.05 + 1.0 * steps)) / 2
+    share = 60 * 60 * (1 - PRETRAINING_PART - RESERVE_PART)
+    assert share - 3 < spent <= share
+    assert pretraining_plan(plan).clip_minutes == pytest.approx(12.0)
+    one_by_one = pretraining_plan(replace(plan, jobs=1))
+    assert one_by_one.clip_minutes == one_by_one.diffusion_minutes == pytest.approx(6.0)
+    assert pretraining_plan(MiniaturePlan()) == MiniaturePlan()
+
+
+def test_a_curve_is_the_mean_of_its_runs_without_the_consistency(tmp_path: Path) -> None:
+    for number, height in enumerate((4.0, 6.0)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        lines = [{"step": step, "loss": height + 1.5, "terms": {"consist": 0.5}}
+                 for step in (10, 20, 30)]  # fmt: skip
+        (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    steps, losses = read_curve([tmp_path / "0", tmp_path / "1"], 3.0)
+    assert steps.tolist() == [10, 20, 30] and losses == pytest.approx([5.0, 5.0, 5.0])
+    falling = np.array([3.0, 2.0, 1.0])
+    picture = draw_curves({"(I)": (steps, falling), "(V)": (steps, falling + 1.0)})
+    assert picture.shape == (360, 640, 3)
+    red = np.argwhere((picture == class_colour_bgr(0)).all(-1))
+    # (I) lies below (V) and falls: its first point is further up than its last one.
+    assert red[red[:, 1].argmin(), 0] < red[red[:, 1].argmax(), 0]
+
+
 @pytest.mark.slow
 def test_the_whole_miniature_quickly(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     command = ["miniature", "--output", str(tmp_path / "run"), "--quick", "--components", "I", "V",
@@ -159,7 +204,8 @@ def test_the_whole_miniature_quickly(tmp_path: Path, capfd: pytest.CaptureFixtur
     runs = [read_result(path) for path in sorted((tmp_path / "run/runs").glob("*/result.json"))]
     assert {run.component for run in runs} == {"I", "V"}
     assert (tmp_path / "run/miniature.dedos").stat().st_size > 1e6
-    assert (tmp_path / "results/miniature_table3.png").is_file()
+    for name in ("table3", "loss", "samples"):
+        assert (tmp_path / f"results/miniature_{name}.png").is_file()
     assert main(command) == 0
     again = capfd.readouterr()
     assert "(V) seed 0: kept" in again.err and shown.out.endswith(again.out)

@@ -12,6 +12,9 @@ from dedos_deploy.training.nano_settings import NanoSettings
 
 SIZE_HW = (128, 160)
 
+LEAST_MINUTES = 10.0
+"""Rendering, starting processes and scoring take a few minutes however little is learned."""
+
 BACKBONE_LR = 5e-5
 """CLIP is pretrained before, so its trunk moves slowly, a hundredth of the head's rate as in the
 paper's 2e-6 against 2e-4; a little faster here, since a run has hundreds of steps, not 60,000."""
@@ -21,16 +24,22 @@ paper's 2e-6 against 2e-4; a little faster here, since a run has hundreds of ste
 class MiniaturePlan:
     """One miniature.
 
+    minutes: wall clock of everything together, from which `budget.py` chooses the time of both
+    pretrainings and the steps of the runs (None: as clip_steps, diffusion_minutes and steps say);
     train, val: scenes to learn from and to score on; clip_steps: of the nano CLIP's pretraining;
-    diffusion_minutes: wall clock of the nano diffusion on one core (None: by vae_steps and
-    unet_steps); components, seeds: runs of Table 3 are all pairs; steps, batch, lr: of each run;
-    calibration: images that calibrate the bank; jobs: runs at a time, one thread each.
+    clip_minutes: it ends then, if that is earlier; diffusion_minutes: wall clock of the nano
+    diffusion on one core (None: by vae_steps and unet_steps); components, seeds: runs of Table 3
+    are all pairs; steps, batch, lr: of each run; calibration: images that calibrate the bank; jobs:
+    runs at a time, one thread each.
     """
+
+    minutes: float | None = None
 
     size_hw: tuple[int, int] = SIZE_HW
     train: int = 3000
     val: int = 240
     clip_steps: int = 500
+    clip_minutes: float | None = None
     diffusion_minutes: float | None = 12.0
     vae_steps: int | None = None
     unet_steps: int | None = None
@@ -50,6 +59,11 @@ class MiniaturePlan:
                      "jobs"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise BadInputError(f"{name} is {getattr(self, name)}, but must be at least 1")
+        if self.minutes is not None and self.minutes < LEAST_MINUTES:
+            raise BadInputError(
+                f"minutes is {self.minutes}, but the miniature needs {LEAST_MINUTES:g} at least; "
+                "--quick shows every stage in three"
+            )
         for component in self.components:
             if component not in COMPONENTS:
                 raise BadInputError(

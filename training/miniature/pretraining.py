@@ -32,7 +32,7 @@ def pretrain(plan: MiniaturePlan, stage: str, base: Path, output: Path) -> None:
         return
     torch.set_num_threads(1)
     train, val = scenes(plan)
-    settings = ClipSettings(steps=plan.clip_steps)
+    settings = ClipSettings(steps=plan.clip_steps, minutes=plan.clip_minutes)
     pretrain_clip(
         get_preset("nano"), train, settings, output, held_out=val,
         resume=(output / "state.safetensors").exists(),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.training.miniature.budget import pretraining_plan, read_cost, steps_for
 from dedos_deploy.training.miniature.data import write_folders
 from dedos_deploy.training.miniature.jobs import Job, OnJob, run_jobs
 from dedos_deploy.training.miniature.plan import MiniaturePlan
@@ -16,7 +18,7 @@ from dedos_deploy.training.miniature.pretraining import scenes
 from dedos_deploy.training.miniature.report import Pretraining, write_report
 from dedos_deploy.training.miniature.table3 import RESULT, Places, read_result
 
-PLAN, SECONDS = "plan.json", "seconds.json"
+PLAN, SECONDS, STEPS = "plan.json", "seconds.json", "steps.json"
 
 TAUGHT_STEPS = 100
 """Fewer steps than this make no model whose exported graph could be held to its label maps."""
@@ -39,21 +41,26 @@ def run_miniature(plan: MiniaturePlan, output: Path, results: Path | None, *, sa
         output / "scenes" / "all",
         output / "clip" / "checkpoint.safetensors",
         output / "diffusion",
+        output / "cache",
     )
     told = _teller(say, output)
     _data(plan, output, say)
-    run_jobs(_pretraining(plan, places, output), at_once=plan.jobs, on_job=told)
+    pretraining = _pretraining(pretraining_plan(plan), places, output)
+    run_jobs(pretraining, at_once=plan.jobs, on_job=told)
+    if plan.minutes is not None:
+        plan = _timed(plan, places, output, told, say)
     runs = _table(plan, places, output)
     run_jobs(runs, at_once=plan.jobs, on_job=told)
     found = [read_result(job.done) for job in runs]
     bundle = _export(plan, output, say)
     seconds = json.loads((output / SECONDS).read_text(encoding="utf-8"))
-    pretraining = Pretraining(
+    shutil.rmtree(places.cache, ignore_errors=True)
+    before = Pretraining(
         _json(output / "clip" / "report.json"), _json(output / "diffusion" / "report.json")
     )
     folders = [folder for folder in (output, results) if folder is not None]
     for folder in folders:
-        write_report(folder, plan, found, pretraining, seconds, places, output, bundle)
+        write_report(folder, plan, found, before, seconds, places, output, bundle)
     return folders[-1] / "miniature.md"
 
 
@@ -115,8 +122,37 @@ def _pretraining(plan: MiniaturePlan, places: Places, output: Path) -> list[Job]
     ]
 
 
+def _timed(
+    plan: MiniaturePlan, places: Places, output: Path, told: OnJob, say: Say
+) -> MiniaturePlan:
+    """Return `plan` with the steps that its minutes allow; measured once, so that runs agree."""
+    chosen = output / STEPS
+    if not chosen.exists():
+        folder = output / "timing"
+        folder.mkdir(exist_ok=True)
+        jobs = [
+            Job(
+                f"timing of ({component})",
+                "dedos_deploy.training.miniature.budget",
+                (plan.to_json(), _named(places), component, str(folder)),
+                folder / f"{component}.json",
+                folder / f"{component}.log",
+            )
+            for component in plan.components
+        ]
+        run_jobs(jobs, at_once=plan.jobs, on_job=told)
+        costs = {c: read_cost(folder / f"{c}.json") for c in plan.components}
+        chosen.write_text(json.dumps(steps_for(plan, costs)), encoding="utf-8")
+    steps = int(json.loads(chosen.read_text(encoding="utf-8")))
+    say(f"{steps} steps for every run")
+    return replace(plan, steps=steps)
+
+
+def _named(places: Places) -> str:
+    return json.dumps({name: str(path) for name, path in asdict(places).items()})
+
+
 def _table(plan: MiniaturePlan, places: Places, output: Path) -> list[Job]:
-    named = json.dumps({name: str(path) for name, path in asdict(places).items()})
     jobs = []
     for seed in range(plan.seeds):
         for component in plan.components:
@@ -125,7 +161,7 @@ def _table(plan: MiniaturePlan, places: Places, output: Path) -> list[Job]:
                 Job(
                     f"({component}) seed {seed}",
                     "dedos_deploy.training.miniature.table3",
-                    (plan.to_json(), named, component, str(folder), str(seed)),
+                    (plan.to_json(), _named(places), component, str(folder), str(seed)),
                     folder / RESULT,
                     output / "runs" / f"{component}_{seed}.log",
                 )

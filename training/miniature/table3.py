@@ -6,18 +6,19 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from dedos_deploy.training.calibration import calibrate_run, fill_run, open_run, run_diffusion
 from dedos_deploy.training.components import COMPONENTS, Component
 from dedos_deploy.training.embeddings import WordEmbeddings
 from dedos_deploy.training.evaluate import Evaluation, evaluate
-from dedos_deploy.training.folders import open_folder
+from dedos_deploy.training.folders import LabelFolder, open_folder
 from dedos_deploy.training.loop import Trainer
 from dedos_deploy.training.miniature.data import BASE_WORDS, NOVEL_WORDS
 from dedos_deploy.training.miniature.plan import MiniaturePlan, plan_from_json
 from dedos_deploy.training.settings import TrainSettings, settings_for
+from dedos_deploy.training.targets import IGNORE
 
 RESULT = "result.json"
 FILLS = ("static", "ema", "calibrated")
@@ -25,21 +26,31 @@ FILLS = ("static", "ema", "calibrated")
 
 @dataclass(frozen=True)
 class Places:
-    """Where the stages before lie: label folders, CLIP checkpoint, diffusion folder."""
+    """Where the stages before lie: label folders, CLIP checkpoint, diffusion folder, its cache.
+
+    The runs share the cache: the diffusion reads whole images, so latents and denoised images are
+    computed once in all, not once a run.
+    """
 
     base: Path
     everything: Path
     clip: Path
     diffusion: Path
+    cache: Path
 
 
 @dataclass(frozen=True)
 class Score:
-    """miou_present over all words, base words and novel words, and the IoU of each word."""
+    """miou_present over all words, base words and novel words, and the IoU of each word.
+
+    all, base, novel, iou: every word was asked for; a novel word competes with the base words that
+    masks taught. novel_alone: only novel words were asked for, on their own pixels.
+    """
 
     all: float
     base: float
     novel: float
+    novel_alone: float
     iou: dict[str, float | None]
 
 
@@ -74,6 +85,7 @@ def run_settings(
         clip_weights=str(places.clip),
         component=component,
         diffusion=str(places.diffusion) if COMPONENTS[component].queries else None,
+        diffusion_cache=str(places.cache) if COMPONENTS[component].queries else None,
         gamma=plan.gamma,
         bank_drop=plan.bank_drop,
         eval_minutes=0.0,
@@ -127,7 +139,20 @@ def score_run(plan: MiniaturePlan, places: Places, output: Path) -> dict[str, Sc
     run = open_run(output)
     folder = open_folder(str(places.everything), split="val")
     words = folder.annotated
+    # Base words as background words: neither asked for nor counted.
+    alone = replace(
+        folder, background=IGNORE, words=tuple(w if w in NOVEL_WORDS else None for w in words)
+    )
     embeddings = WordEmbeddings(run.model, words, template="single", tuned=False)
+
+    def asked(among: LabelFolder) -> Evaluation:
+        return evaluate(
+            run.model.eval(),
+            among,
+            lambda wanted: embeddings([words.index(word) for word in wanted]),
+            plan.size_hw,
+        )
+
     calibrated = None
     if run.learning is not None:
         images = open_folder(str(places.base), split="train")
@@ -136,18 +161,12 @@ def score_run(plan: MiniaturePlan, places: Places, output: Path) -> dict[str, Sc
     for fill in FILLS if calibrated is not None else FILLS[:1]:
         if calibrated is not None:
             fill_run(run, fill, calibrated)  # type: ignore[arg-type]
-        found = evaluate(
-            run.model.eval(),
-            folder,
-            lambda wanted: embeddings([words.index(word) for word in wanted]),
-            plan.size_hw,
-        )
-        scores[fill] = score_of(found)
+        scores[fill] = score_of(asked(folder), asked(alone))
     return scores
 
 
-def score_of(found: Evaluation) -> Score:
-    """Return the means over word groups of an evaluation over all words.
+def score_of(found: Evaluation, alone: Evaluation) -> Score:
+    """Return the means over word groups of an evaluation over all words and one of novel words.
 
     A word that no label shows is left out of the means, as in miou_present.
     """
@@ -156,6 +175,7 @@ def score_of(found: Evaluation) -> Score:
         found.miou_present,
         _mean([iou.get(word) for word in BASE_WORDS]),
         _mean([iou.get(word) for word in NOVEL_WORDS]),
+        alone.miou_present,
         iou,
     )
 

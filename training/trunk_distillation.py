@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from dedos_deploy.errors import DedosError
 from dedos_deploy.model import Dedos, save_checkpoint
 from dedos_deploy.training.embeddings import WordEmbeddings
 from dedos_deploy.training.losses import count_labels, dense_loss
+from dedos_deploy.training.muon import MuonAdamW
 from dedos_deploy.training.optimizer import rate_factor, set_rate
 from dedos_deploy.training.targets import mask_targets
 from dedos_deploy.training.teacher_features import FeatureStore
@@ -31,6 +32,7 @@ from dedos_deploy.training.trunk_patches import Patches, PatchStream, TrunkSetti
 
 LOG = "log.jsonl"
 START_CHECKPOINT = "start.safetensors"
+MOMENTUM = 0.95
 _LOGGED_EVERY = 20
 
 
@@ -74,15 +76,29 @@ class TrunkDistillation:
         self.log_scale = nn.Parameter(torch.tensor(10.0).log())
         model.requires_grad_(False)
         model.trunk.requires_grad_(True)
+        self.optimizer = self._optimizer(settings)
+
+    def _optimizer(self, settings: TrunkSettings) -> MuonAdamW:
+        blocks: list[nn.Parameter] = []
         matrices: list[nn.Parameter] = []
         vectors: list[nn.Parameter] = []
-        for parameter in (*model.trunk.parameters(), *self.heads.parameters(), self.log_scale):
-            (matrices if parameter.ndim > 2 or _is_matrix(parameter) else vectors).append(parameter)
-        groups = [(matrices, settings.weight_decay), (vectors, 0.0)]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": p, "lr": settings.lr, "peak_lr": settings.lr, "weight_decay": decay}
-             for p, decay in groups], fused=True,
-        )  # fmt: skip
+        for name, parameter in self.model.trunk.named_parameters():
+            plain = parameter.ndim < 2 or name.rpartition(".")[2] in ("cls", "table")
+            inner = name.startswith("blocks.") and settings.muon > 0
+            (vectors if plain else blocks if inner else matrices).append(parameter)
+        for parameter in (*self.heads.parameters(), self.log_scale):
+            (vectors if parameter.ndim < 2 else matrices).append(parameter)
+        decay = settings.weight_decay
+        groups: list[dict[str, Any]] = [
+            {"params": matrices, "peak_lr": settings.lr, "weight_decay": decay},
+            {"params": vectors, "peak_lr": settings.lr, "weight_decay": 0.0},
+        ]
+        if blocks:
+            groups.append(
+                {"params": blocks, "peak_lr": settings.muon, "weight_decay": decay, "muon": True,
+                 "betas": (MOMENTUM, 0.999)}
+            )  # fmt: skip
+        return MuonAdamW(groups)
 
     def losses(self, patches: Patches) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss with gradient and its parts: squared error per layer, words."""
@@ -172,10 +188,6 @@ class TrunkDistillation:
                     value if target is None else 1 - value / float(target.square().mean())
                 )
         return {name: value / max(len(items), 1) for name, value in sums.items()}
-
-
-def _is_matrix(parameter: Tensor) -> bool:
-    return parameter.ndim == 2 and min(parameter.shape) > 1
 
 
 def settings_record(settings: TrunkSettings) -> dict[str, object]:

@@ -24,7 +24,8 @@ class TrunkSettings:
     minutes: wall clock of the training, features made before it not counted; steps: None for as
     many as fit; sizes: network sizes (height, width), one drawn per step; zoom: range of the crop
     against the whole picture, 1 is all of it; aspect: largest ratio of stretching; lr: peak learning
-    rate, after `warmup` steps, then a cosine to 0; features, words: weights of the two losses;
+    rate, after `warmup` steps, then a cosine to 0; muon: the same of the blocks' matrices, whose steps
+    are orthogonal (see muon.py; 0: AdamW for them, too); features, words: weights of the two losses;
     held_out: every so-many-th picture of a folder is kept for measuring (0: none).
     """
 
@@ -35,6 +36,7 @@ class TrunkSettings:
     zoom: tuple[float, float] = (1.0, 2.5)
     aspect: float = 1.2
     lr: float = 1e-3
+    muon: float = 0.01
     weight_decay: float = 0.05
     warmup: int = 60
     features: float = 1.0

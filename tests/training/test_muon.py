@@ -1,0 +1,64 @@
+"""Orthogonal steps: against the singular value decomposition, and AdamW left as it is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from dedos_deploy.training.muon import MuonAdamW, orthogonal
+
+
+@pytest.mark.parametrize("shape", [(12, 12), (8, 40), (40, 8)])
+def test_steps_have_the_singular_vectors_of_the_gradient(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    left, _, right = np.linalg.svd(matrix.double().numpy(), full_matrices=False)
+    inner = left.T @ orthogonal(matrix).double().numpy() @ right.T
+    assert inner == pytest.approx(np.diag(inner.diagonal()), abs=1e-5)
+    assert inner.diagonal().min() > 0.6 and inner.diagonal().max() < 1.3
+
+
+def test_the_scale_of_a_gradient_does_not_matter() -> None:
+    matrix = torch.randn(6, 9, generator=torch.Generator().manual_seed(1))
+    assert torch.allclose(orthogonal(1e4 * matrix), orthogonal(1e-4 * matrix), atol=1e-5)
+    assert torch.equal(orthogonal(torch.zeros(3, 4)), torch.zeros(3, 4))
+
+
+def step_once(values: list[torch.Tensor], muon: bool, decay: float = 0.0) -> list[torch.Tensor]:
+    parameters = [torch.nn.Parameter(value.clone()) for value in values]
+    group = {"params": parameters, "lr": 0.1, "weight_decay": decay, "muon": muon}
+    optimizer = MuonAdamW([group])
+    for index, parameter in enumerate(parameters):
+        parameter.grad = torch.randn(
+            parameter.shape, generator=torch.Generator().manual_seed(index)
+        )
+    optimizer.step()
+    return [parameter.detach() for parameter in parameters]
+
+
+def test_a_step_is_as_large_as_adamws() -> None:
+    start = [torch.zeros(24, 24)]
+    sizes = [float(step_once(start, muon)[0].square().mean().sqrt()) for muon in (False, True)]
+    assert sizes[0] == pytest.approx(0.1, rel=0.01)  # Adam's first step has size lr everywhere
+    assert 0.1 * 0.2 * 0.7 < sizes[1] < 0.1 * 0.2 * 1.2
+
+
+def test_query_key_and_value_are_stepped_apart() -> None:
+    fused = torch.zeros(12, 4)
+    together = step_once([fused], True)[0]
+    gradient = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
+    for index in range(3):
+        rows = slice(4 * index, 4 * index + 4)
+        expected = -0.1 * 0.2 * 2 * orthogonal(gradient[rows])
+        assert torch.allclose(together[rows], expected, atol=1e-6)
+
+
+def test_decay_shrinks_and_other_groups_take_adamws_step() -> None:
+    start = [torch.ones(5, 5)]
+    plain, decayed = step_once(start, True)[0], step_once(start, True, decay=0.5)[0]
+    assert torch.allclose(plain - decayed, torch.full((5, 5), 0.05), atol=1e-6)
+    parameter = torch.nn.Parameter(torch.ones(5, 5))
+    adamw = torch.optim.AdamW([parameter], lr=0.1, weight_decay=0.5)
+    parameter.grad = torch.randn(5, 5, generator=torch.Generator().manual_seed(0))
+    adamw.step()
+    assert torch.allclose(step_once(start, False, decay=0.5)[0], parameter.detach(), atol=1e-6)

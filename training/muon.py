@@ -1,0 +1,89 @@
+"""AdamW with orthogonal steps for the matrices of a trunk that starts from nothing.
+
+Under AdamW a small ViT trained on thousands rather than millions of pictures ends with nearly all of
+its tokens in one direction (effective rank 1.3 of 192, measured): the first directions that lower
+the loss take every step. Muon (Jordan et al., 2024) replaces a matrix's step by the nearest
+orthogonal one, which moves all directions alike; on the same crops it reached in 100 steps what
+AdamW needs some 300 for. Ported maths: momentum, Nesterov's look ahead, five Newton-Schulz steps with
+the published coefficients; the scale that makes a step as large as AdamW's is Moonlight's (2025).
+Difference: a fused q, k, v projection is three matrices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+_STEPS = 5
+_RMS = 0.2
+"""Root mean square of AdamW's steps, in learning rates."""
+
+
+class MuonAdamW(torch.optim.AdamW):
+    """AdamW, with orthogonal steps for groups that have `muon=True`, whose parameters are matrices.
+
+    Such a group takes `lr`, `weight_decay` and, as momentum, the first of `betas`. Its state has
+    `step` and `exp_avg`, names that AdamW uses, too, so that it is saved in the same way.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]]) -> None:
+        super().__init__([{"muon": False, **group} for group in groups], fused=True)
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Take one step with every group."""
+        groups = self.param_groups
+        try:
+            self.param_groups = [group for group in groups if not group["muon"]]
+            loss: float | None = super().step(closure)
+        finally:
+            self.param_groups = groups
+        for group in groups:
+            if group["muon"]:
+                self._orthogonal_steps(group)
+        return loss
+
+    @torch.no_grad()
+    def _orthogonal_steps(self, group: dict[str, Any]) -> None:
+        momentum = group["betas"][0]
+        for parameter in group["params"]:
+            if parameter.grad is None:
+                continue
+            state = self.state[parameter]
+            if not state:
+                state["step"] = torch.zeros(())
+                state["exp_avg"] = torch.zeros_like(parameter)
+            state["step"] += 1
+            mean = state["exp_avg"].lerp_(parameter.grad, 1 - momentum)
+            ahead = parameter.grad.lerp(mean, momentum)
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            for rows, piece in zip(_pieces(parameter), _pieces(ahead), strict=True):
+                scale = _RMS * max(piece.shape) ** 0.5
+                rows.add_(orthogonal(piece), alpha=-group["lr"] * scale)
+
+
+def _pieces(matrix: Tensor) -> tuple[Tensor, ...]:
+    """Return the matrix, or query, key and value rows of a fused projection."""
+    return matrix.chunk(3) if matrix.shape[0] == 3 * matrix.shape[1] else (matrix,)
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """Return nearly U Vᵀ of a matrix U S Vᵀ, float32: singular values between 0.7 and 1.2.
+
+    Values below a thousandth of the largest stay smaller.
+    """
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = (matrix.T if tall else matrix).float()
+    x = x / x.norm().clamp(min=1e-12)
+    a, b, c = _COEFFICIENTS
+    for _ in range(_STEPS):
+        square = x @ x.T
+        x = a * x + (b * square + c * square @ square) @ x
+    return x.T if tall else x

@@ -15,9 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from dedos_deploy.cli.train import main
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.model import build_model
+from dedos_deploy.presets import get_preset
 from dedos_deploy.runtime.palette import class_colour_bgr
 from dedos_deploy.training.components import Component
 from dedos_deploy.training.evaluate import Evaluation
@@ -39,6 +42,7 @@ from dedos_deploy.training.miniature.table3 import (
     RunResult,
     Score,
     read_result,
+    refined_part,
     run_settings,
     score_of,
 )
@@ -62,7 +66,9 @@ def score(base: float, novel: float) -> Score:
 def result(component: str, seed: int, base: float) -> RunResult:
     fills = {"static": score(base, 0.1), "ema": score(base + 0.01, 0.1)}
     fills["calibrated"] = score(base + 0.02, 0.1)
-    return RunResult(component, seed, score(base, 0.1), fills if component == "V" else {}, 1.0, 2.0)
+    return RunResult(
+        component, seed, score(base, 0.1), fills if component == "V" else {}, None, 1.0, 2.0
+    )
 
 
 def test_rows_pair_the_same_seeds_whatever_the_order_of_the_runs() -> None:
@@ -85,6 +91,16 @@ def test_base_and_novel_are_means_over_their_own_words() -> None:
     found = score_of(Evaluation("all", WORDS, values, float(np.mean(iou)), 5), alone)
     assert found.base == pytest.approx(0.6) and found.novel == pytest.approx(0.2)
     assert found.novel_alone == 0.4
+
+
+def test_refinement_that_adds_half_of_clip_moves_it_by_half() -> None:
+    images = torch.randint(0, 256, (2, 32, 48, 3), dtype=torch.uint8)
+    model = build_model(replace(get_preset("nano"), refine_blocks=(5,)))
+    assert refined_part(model, images) == 0.0
+    with torch.no_grad():
+        model.refinement.fuse.weight.mul_(1.5)
+    assert refined_part(model, images) == pytest.approx(0.5, rel=1e-5)
+    assert refined_part(build_model(replace(get_preset("nano"), refine_blocks=())), images) is None
 
 
 def test_components_of_a_seed_see_the_same_batches(tmp_path: Path) -> None:

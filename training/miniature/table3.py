@@ -9,11 +9,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
+from dedos_deploy.model import Dedos
+from dedos_deploy.model.refinement import Refinement
 from dedos_deploy.training.calibration import calibrate_run, fill_run, open_run, run_diffusion
 from dedos_deploy.training.components import COMPONENTS, Component
 from dedos_deploy.training.embeddings import WordEmbeddings
-from dedos_deploy.training.evaluate import Evaluation, evaluate
-from dedos_deploy.training.folders import LabelFolder, open_folder
+from dedos_deploy.training.evaluate import Evaluation, evaluate, network_input
+from dedos_deploy.training.folders import LabelFolder, open_folder, read_pair
 from dedos_deploy.training.loop import Trainer
 from dedos_deploy.training.miniature.data import BASE_WORDS, NOVEL_WORDS
 from dedos_deploy.training.miniature.plan import MiniaturePlan, plan_from_json
@@ -21,6 +26,7 @@ from dedos_deploy.training.settings import TrainSettings, settings_for
 from dedos_deploy.training.targets import IGNORE
 
 RESULT = "result.json"
+REFINED_IMAGES = 16
 FILLS = ("static", "ema", "calibrated")
 
 
@@ -56,12 +62,17 @@ class Score:
 
 @dataclass(frozen=True)
 class RunResult:
-    """One run: its score with the bank it ships, and with every filling where it has several."""
+    """One run: its score with the bank it ships, and with every filling where it has several.
+
+    refined: how far the proxy queries move CLIP's last patch tokens, as a part of their length;
+    None for a row without them.
+    """
 
     component: str
     seed: int
     score: Score
     fillings: dict[str, Score]
+    refined: float | None
     seconds: float
     final_loss: float
 
@@ -121,10 +132,10 @@ def run_component(
     settings = run_settings(plan, places, component, seed)
     trainer = Trainer(settings, output, resume=(output / "state.safetensors").exists())
     trainer.train(last)
-    fillings = score_run(plan, places, output)
+    fillings, refined = score_run(plan, places, output)
     shipped = "ema" if COMPONENTS[component].queries else "static"
     result = RunResult(
-        component, seed, fillings[shipped], fillings if len(fillings) > 1 else {},
+        component, seed, fillings[shipped], fillings if len(fillings) > 1 else {}, refined,
         round(time.monotonic() - started, 1), last.mean,
     )  # fmt: skip
     temporary = output / f".{RESULT}.tmp"
@@ -134,8 +145,10 @@ def run_component(
     return result
 
 
-def score_run(plan: MiniaturePlan, places: Places, output: Path) -> dict[str, Score]:
-    """Return the score of every filling that the run can have."""
+def score_run(
+    plan: MiniaturePlan, places: Places, output: Path
+) -> tuple[dict[str, Score], float | None]:
+    """Return the score of every filling that the run can have, and `refined_part` as shipped."""
     run = open_run(output)
     folder = open_folder(str(places.everything), split="val")
     words = folder.annotated
@@ -153,16 +166,33 @@ def score_run(plan: MiniaturePlan, places: Places, output: Path) -> dict[str, Sc
             plan.size_hw,
         )
 
+    images = [read_pair(folder, item)[0] for item in range(min(REFINED_IMAGES, len(folder.items)))]
+    refined = refined_part(run.model, torch.cat([network_input(i, plan.size_hw) for i in images]))
     calibrated = None
     if run.learning is not None:
-        images = open_folder(str(places.base), split="train")
-        calibrated = calibrate_run(run, run_diffusion(run), [images], plan.calibration)
+        seen = open_folder(str(places.base), split="train")
+        calibrated = calibrate_run(run, run_diffusion(run), [seen], plan.calibration)
     scores = {}
     for fill in FILLS if calibrated is not None else FILLS[:1]:
         if calibrated is not None:
             fill_run(run, fill, calibrated)  # type: ignore[arg-type]
         scores[fill] = score_of(asked(folder), asked(alone))
-    return scores
+    return scores, refined
+
+
+@torch.no_grad()
+def refined_part(model: Dedos, images: Tensor) -> float | None:
+    """Return |f̂ - f| / |f| over the last block's patch tokens, with the bank's queries.
+
+    images: uint8 [B, H, W, 3]. None for a model without refinement.
+    """
+    if not model.config.refine_blocks or not isinstance(model.refinement, Refinement):
+        return None
+    last = (model.config.clip.layers - 1,)
+    q_hat = model.refinement.q_hat(model.proxy_queries())
+    plain = model.trunk.plain_features(images, last)[0]
+    moved = model.trunk(images, model.refinement, q_hat, last)[0]
+    return float((moved - plain).norm() / plain.norm())
 
 
 def score_of(found: Evaluation, alone: Evaluation) -> Score:

@@ -24,7 +24,7 @@ _RMS = 0.2
 
 
 class MuonAdamW(torch.optim.AdamW):
-    """AdamW, with orthogonal steps for groups that have `muon=True`, whose parameters are matrices.
+    """AdamW, with orthogonal steps for groups that have `muon=True`: matrices and convolutions.
 
     Such a group takes `lr`, `weight_decay` and, as momentum, the first of `betas`. Its state has
     `step` and `exp_avg`, names that AdamW uses, too, so that it is saved in the same way.
@@ -65,13 +65,16 @@ class MuonAdamW(torch.optim.AdamW):
             ahead = parameter.grad.lerp(mean, momentum)
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
             for rows, piece in zip(_pieces(parameter), _pieces(ahead), strict=True):
-                scale = _RMS * max(piece.shape) ** 0.5
-                rows.add_(orthogonal(piece), alpha=-group["lr"] * scale)
+                matrix = piece.flatten(1)  # a convolution is a matrix of its flattened kernels
+                scale = _RMS * max(matrix.shape) ** 0.5
+                move = orthogonal(matrix).reshape(rows.shape)
+                rows.add_(move, alpha=-group["lr"] * scale)
 
 
 def _pieces(matrix: Tensor) -> tuple[Tensor, ...]:
     """Return the matrix, or query, key and value rows of a fused projection."""
-    return matrix.chunk(3) if matrix.shape[0] == 3 * matrix.shape[1] else (matrix,)
+    fused = matrix.ndim == 2 and matrix.shape[0] == 3 * matrix.shape[1]
+    return matrix.chunk(3) if fused else (matrix,)
 
 
 def orthogonal(matrix: Tensor) -> Tensor:

@@ -222,7 +222,8 @@ class _Pretraining:
         unet = unet.to(memory_format=torch.channels_last).train()
         scheduler = build_scheduler(settings.unet.prediction)
         length = self._length("noise predictor", settings.unet_steps, 1 - settings.vae_part)
-        length = replace(length, lr=settings.unet.lr, seed=2 * settings.seed + 1)
+        rates = settings.unet.lr, settings.unet.hidden_lr
+        length = replace(length, lr=rates[0], hidden_lr=rates[1], seed=2 * settings.seed + 1)
         stage = Stage(unet, length, self.output / UNET_STATE, recipe)
         table = prompts.table.to(self.device)
 

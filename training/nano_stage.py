@@ -21,10 +21,14 @@ from torch import Tensor, nn
 
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.text.vocabulary_file import write_atomically
+from dedos_deploy.training.muon import MuonAdamW
 from dedos_deploy.training.optimizer import rate_factor, set_rate
 
 FORMAT = "dedos-nano-stage-1"
 SEED_SPAN = 10**9
+OUTER = ("conv_in", "conv_out", "time_embedding")
+"""Layers at the border of a noise predictor, whose directions do not all matter alike."""
+
 SMOOTHED = 0.98
 """How much of the reported loss is the mean of the steps before."""
 
@@ -33,7 +37,8 @@ SMOOTHED = 0.98
 class StageSettings:
     """How long and how fast one stage learns; it ends at `steps` or `minutes`, what comes first.
 
-    ema: decay of the mean of the weights, which is what the stage leaves behind; 0.99 forgets a
+    hidden_lr: rate of orthogonal steps for the matrices and convolutions between the first and the
+    last one (None: AdamW for all); ema: decay of the mean of the weights, which is what the stage leaves behind; 0.99 forgets a
     hundred steps back, a small part of even a short run.
     """
 
@@ -41,6 +46,7 @@ class StageSettings:
     steps: int | None
     minutes: float | None
     lr: float = 1e-3
+    hidden_lr: float | None = None
     ema: float = 0.99
     warmup: int = 50
     weight_decay: float = 0.01
@@ -86,17 +92,7 @@ class Stage(Generic[Model]):
         self.average = copy.deepcopy(model).eval().requires_grad_(False)
         self.step, self.elapsed_s, self.loss = 0, 0.0, 0.0
         self.terms: dict[str, float] = {}
-        decayed = [p for p in model.parameters() if p.ndim > 1]
-        plain = [p for p in model.parameters() if p.ndim < 2]
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": decayed, "peak_lr": settings.lr, "weight_decay": settings.weight_decay},
-                {"params": plain, "peak_lr": settings.lr, "weight_decay": 0.0},
-            ],
-            lr=settings.lr,
-            betas=(0.9, 0.99),
-            fused=True,
-        )
+        self.optimizer = _optimizer(model, settings)
         if path.exists():
             self._load()
 
@@ -212,6 +208,29 @@ class Stage(Generic[Model]):
         record = json.loads(metadata["record"])
         self.step, self.elapsed_s = record["step"], record["elapsed_s"]
         self.loss, self.terms = record["loss"], record["terms"]
+
+
+def _optimizer(model: nn.Module, settings: StageSettings) -> MuonAdamW:
+    """Return AdamW, with orthogonal steps for hidden weights where there is a rate for them."""
+    groups: dict[str, list[nn.Parameter]] = {"hidden": [], "weights": [], "plain": []}
+    for name, parameter in model.named_parameters():
+        hidden = settings.hidden_lr is not None and not name.startswith(OUTER)
+        matrix = "hidden" if hidden else "weights"
+        groups[matrix if parameter.ndim > 1 else "plain"].append(parameter)
+    decay = settings.weight_decay
+    optimizer = MuonAdamW(
+        [
+            {"params": groups["hidden"], "lr": settings.hidden_lr or 0.0, "muon": True,
+             "betas": (0.9, 0.99), "weight_decay": 0.0},
+            {"params": groups["weights"], "lr": settings.lr, "betas": (0.9, 0.99),
+             "weight_decay": decay},
+            {"params": groups["plain"], "lr": settings.lr, "betas": (0.9, 0.99),
+             "weight_decay": 0.0},
+        ]
+    )  # fmt: skip
+    for group in optimizer.param_groups:
+        group["peak_lr"] = group["lr"]
+    return optimizer
 
 
 def _laid_out_as(parameter: Tensor, moment: Tensor) -> Tensor:

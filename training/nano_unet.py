@@ -25,7 +25,8 @@ class UNetSettings:
 
     widths: channels at each scale, halved in size between two; attention: scales with self- and
     cross-attention, the middle block has it always; head: channels of an attention head; text:
-    width of the text token, that of the text tower if there is one; prediction: what it predicts,
+    width of the text token, that of the text tower if there is one; hidden_lr: see StageSettings;
+    prediction: what it predicts,
     v as Stable Diffusion 2.1 or the noise as 1.x; snr: the weight of a timestep is that of its
     signal-to-noise ratio limited to this (min-SNR), 0: equal weights, and at least `floor`: the
     noisiest timesteps lay out what is drawn from noise, and min-SNR all but drops them; empty:
@@ -38,6 +39,7 @@ class UNetSettings:
     text: int = 64
     batch: int = 8
     lr: float = 2e-3
+    hidden_lr: float | None = 5e-3
     prediction: Prediction = "v_prediction"
     snr: float = 5.0
     floor: float = 0.25

@@ -62,3 +62,13 @@ def test_decay_shrinks_and_other_groups_take_adamws_step() -> None:
     parameter.grad = torch.randn(5, 5, generator=torch.Generator().manual_seed(0))
     adamw.step()
     assert torch.allclose(step_once(start, False, decay=0.5)[0], parameter.detach(), atol=1e-6)
+
+
+def test_a_convolution_is_a_matrix_of_kernels_whatever_its_memory_order() -> None:
+    start = torch.zeros(6, 4, 3, 3)
+    gradient = torch.randn(6, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    move = orthogonal(gradient.flatten(1)).view(6, 4, 3, 3)
+    expected = -0.1 * 0.2 * 36**0.5 * move
+    for layout in (torch.contiguous_format, torch.channels_last):
+        found = step_once([start.contiguous(memory_format=layout)], True)[0]
+        assert torch.allclose(found, expected, atol=1e-6)

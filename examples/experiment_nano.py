@@ -1,0 +1,55 @@
+"""The experiment: a nano model from all sets, CamVid among them, scored through its FP32 bundle.
+
+    python examples/experiment_nano.py --material DIR --work work --minutes 75
+
+CamVid is for non-commercial use, and so is what this makes: the weights are never shipped. DIR is
+that of embedded_nano.py with camvid/ beside the others; stages that recipe has made are used again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+
+from embedded_nano import SHARES as PERMISSIVE
+from nano_recipe import Recipe, add_arguments
+
+from dedos_deploy.cli import export as export_cli
+from dedos_deploy.evaluation import evaluate_bundle
+
+SHARES: dict[str, float] = {
+    "camvid": 4, "ccp_street": 0.3, "davis_street": 0.5, "udacity_highway": 0.5, "lums_road": 1,
+    "dhcn_hall": 0.2, "tqb_hall": 0.3, "scenes_street": 0.2,
+}  # fmt: skip
+"""How often an epoch shows each picture of a set: two thirds are CamVid's."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_arguments(parser)
+    parser.add_argument("--minutes", type=float, default=75, help="training time (75)")
+    args = parser.parse_args()
+    recipe = Recipe(args.material, args.work, args.threads)
+    recipe.make_nets()
+    recipe.make_scenes()
+    recipe.make_pseudo_labels()
+    recipe.make_text_tower(args.word_steps)
+    start = recipe.make_trunk(PERMISSIVE, args.trunk_minutes)
+    # its own diffusion: CamVid's pictures must never reach the model that ships
+    with_camvid = replace(recipe, tag="_camvid")
+    pictures = {**PERMISSIVE, "camvid": 1}
+    diffusion = with_camvid.make_diffusion(pictures, start, args.diffusion_minutes)
+    options = ["--clip-weights", start, "--minutes", args.minutes]
+    run = with_camvid.train("experiment", SHARES, options, diffusion=diffusion)
+    bundle = args.work / "experiment.dedos"
+    checkpoint = str(run / "checkpoint.safetensors")
+    command = ["--checkpoint", checkpoint, "--output", str(bundle), "--overwrite"]
+    if code := export_cli.main([*command, "--frames", str(args.material / "camvid/images/val")]):
+        raise SystemExit(code)
+    found = evaluate_bundle(bundle, args.material / "camvid", "val", threads=args.threads)
+    print(json.dumps(found.to_dict(), indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -89,4 +89,5 @@ def orthogonal(matrix: Tensor) -> Tensor:
     for _ in range(_STEPS):
         square = x @ x.T
         x = a * x + (b * square + c * square @ square) @ x
-    return x.T if tall else x
+    result: Tensor = x.T if tall else x
+    return result

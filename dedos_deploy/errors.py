@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 from collections.abc import Iterable
+from pathlib import Path
 from types import ModuleType
 
 
@@ -59,10 +61,28 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is not None and error.name.split(".")[0] != module.split(".")[0]:
             raise
-        raise MissingExtraError(
-            f"{purpose} needs the package {module.split('.')[0]!r}, which is not installed; "
-            f"run: pip install 'dedos-deploy[{extra}]'"
-        ) from error
+        raise _missing(module, extra, purpose) from error
+
+
+def package_folder(module: str, *, extra: str, purpose: str) -> Path:
+    """Return the folder of an installed package without importing it, which may take seconds.
+
+    Raises MissingExtraError, as `require` does.
+
+    >>> package_folder("json", extra="train", purpose="reading settings").name
+    'json'
+    """
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise _missing(module, extra, purpose)
+    return Path(spec.origin).parent
+
+
+def _missing(module: str, extra: str, purpose: str) -> MissingExtraError:
+    return MissingExtraError(
+        f"{purpose} needs the package {module.split('.')[0]!r}, which is not installed; "
+        f"run: pip install 'dedos-deploy[{extra}]'"
+    )
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

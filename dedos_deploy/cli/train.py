@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dedos_deploy.cli._main import EXIT_OK, EXIT_USER_ERROR, run_command, size_hw
-from dedos_deploy.errors import BadInputError, nearest, require
+from dedos_deploy.errors import BadInputError, nearest, package_folder
 
 if TYPE_CHECKING:
     from dedos_deploy.training.evaluate import Evaluation
@@ -203,7 +203,7 @@ def run(args: argparse.Namespace) -> int:
     # images. The variable is read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for module in ("torch", "scipy", "tqdm", "open_clip"):
-        require(module, extra="train", purpose="training")
+        package_folder(module, extra="train", purpose="training")
     from dedos_deploy.training.loop import Trainer
     from dedos_deploy.training.settings import settings_for
 

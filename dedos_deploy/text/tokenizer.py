@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from dedos_deploy.errors import BadBundleError, BadInputError, require
+from dedos_deploy.errors import BadBundleError, BadInputError, package_folder
 from dedos_deploy.text.vocabulary_file import write_atomically
 
 if TYPE_CHECKING:
@@ -174,8 +174,8 @@ def _is_word(letter: str) -> bool:
 
 
 def _clip_merges() -> list[tuple[str, str]]:
-    open_clip = require("open_clip", extra="export", purpose="writing tokenizer.json")
-    path = Path(open_clip.__path__[0]) / "bpe_simple_vocab_16e6.txt.gz"
+    folder = package_folder("open_clip", extra="export", purpose="writing tokenizer.json")
+    path = folder / "bpe_simple_vocab_16e6.txt.gz"
     with gzip.open(path, "rt", encoding="utf-8", newline="\n") as stream:
         lines = stream.read().split("\n")
     # The first line is a version.

@@ -9,45 +9,29 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import Write, micro_config
+from conftest import Write
+from micro_program import program_config, stand_in
 from safetensors.torch import load_file
-from tiny_diffusion import write_tiny_diffusion
 
 from dedos_deploy import presets
 from dedos_deploy.cli.train import main
+from dedos_deploy.training import setup
 
-PROGRAM = """
-import sys
-sys.path.insert(0, {tests!r})
-from dataclasses import replace
-from conftest import micro_config
-from dedos_deploy import presets
-# Without the detail branch, whose BatchNorm keeps running statistics of each process's own images.
-presets.PRESETS["micro"] = replace(micro_config(), detail_width=0)
-from dedos_deploy.cli.train import main
-sys.exit(main(sys.argv[1:]))
-"""
+PROGRAM = str(Path(__file__).with_name("micro_program.py"))
 
 
 @pytest.fixture
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """This process computes as the programs do."""
-    monkeypatch.setitem(presets.PRESETS, "micro", replace(micro_config(), detail_width=0))
+    monkeypatch.setitem(presets.PRESETS, "micro", program_config())
+    monkeypatch.setattr(setup, "load_diffusion", stand_in)
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def program(tmp_path: Path) -> Path:
-    path = tmp_path / "program.py"
-    path.write_text(PROGRAM.format(tests=str(Path(__file__).parent)))
-    return path
 
 
 def options(root: Path, output: Path, *more: str) -> list[str]:
@@ -64,16 +48,13 @@ def run(command: list[str]) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def test_two_processes_equal_one(
-    program: Path, one_thread: None, write_folder: Write, tmp_path: Path
-) -> None:
+def test_two_processes_equal_one(one_thread: None, write_folder: Write, tmp_path: Path) -> None:
     root = write_folder(items=8)
-    diffusion = write_tiny_diffusion(tmp_path / "sd")
-    more = ("--diffusion", str(diffusion), "--diffusion-size", "32x32", "--bank-drop", "0.4")
+    more = ("--diffusion", "stand-in", "--bank-drop", "0.4")
     assert main(options(root, tmp_path / "one", *more)) == 0
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone",
                 "--nproc-per-node", "2"]  # fmt: skip
-    run([*launcher, str(program), *options(root, tmp_path / "two", *more)])
+    run([*launcher, PROGRAM, *options(root, tmp_path / "two", *more)])
     expected = load_file(tmp_path / "one" / "state.safetensors")
     found = load_file(tmp_path / "two" / "state.safetensors")
     assert expected.keys() == found.keys()
@@ -87,13 +68,13 @@ def test_two_processes_equal_one(
 
 
 def test_a_killed_run_repeats_the_losses_of_one_that_was_not(
-    program: Path, one_thread: None, write_folder: Write, tmp_path: Path
+    one_thread: None, write_folder: Write, tmp_path: Path
 ) -> None:
     root = write_folder()
-    more = ("--save-steps", "10", "--steps", "60")
+    more = ("--save-steps", "10", "--steps", "30")
     assert main(options(root, tmp_path / "whole", *more)) == 0
     output = tmp_path / "killed"
-    started = subprocess.Popen([sys.executable, str(program), *options(root, output, *more)],
+    started = subprocess.Popen([sys.executable, PROGRAM, *options(root, output, *more)],
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
     deadline = time.monotonic() + 120
     while not (output / "state.safetensors").exists():
@@ -107,12 +88,10 @@ def test_a_killed_run_repeats_the_losses_of_one_that_was_not(
          for line in map(json.loads, (folder / "log.jsonl").read_text().splitlines())}
         for folder in (tmp_path / "whole", output)
     )  # fmt: skip
-    assert whole == killed and max(whole) == 60
+    assert whole == killed and max(whole) == 30
 
 
-def test_a_batch_that_cannot_be_shared_is_named(
-    program: Path, write_folder: Write, tmp_path: Path
-) -> None:
+def test_a_batch_that_cannot_be_shared_is_named(write_folder: Write, tmp_path: Path) -> None:
     from dedos_deploy.errors import BadInputError
     from dedos_deploy.training.settings import settings_for
     from dedos_deploy.training.setup import micro_batch_size

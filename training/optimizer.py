@@ -98,6 +98,8 @@ def rate_factor(step: int, progress: float, *, warmup: int, schedule: Schedule) 
 class WeightAverage:
     """Exponential moving average of a model's weights, evaluated and saved in their place.
 
+    What reads the diffusion is left out: it is not shipped, and the bank averages what it gives.
+
     Early weights are forgotten faster than `decay` says: the mean of step n uses at most
     (n + 1) / (n + 10), so that a short run is not an average of its random start.
     """

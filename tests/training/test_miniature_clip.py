@@ -119,7 +119,7 @@ def _cross_entropy(pairs: list[tuple[np.ndarray, int]]) -> float:
 
 def test_region_loss_pools_patches_by_cover_and_weighs_words_alike() -> None:
     losses = PairLosses().double()
-    patches, words = _unit(3, 5, 6), _unit(7, 6, seed=1)
+    patches, words = _unit(3, 5, 6), _unit(4, 6, seed=1)
     cover = torch.rand(3, 5, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     cover[:, :, 3] = 0
     cover[1, :, 0] = 0.2  # too little of every patch
@@ -140,15 +140,16 @@ def test_region_loss_pools_patches_by_cover_and_weighs_words_alike() -> None:
 
 
 def test_place_loss_compares_best_patches_with_other_pictures_and_other_words() -> None:
-    losses = PairLosses(patch_sharpness=7.0).double()
+    losses = PairLosses().double()
     patches, words = _unit(4, 5, 6), _unit(3, 6, seed=1)
     named = torch.tensor([[1, 0, 0], [0, 0, 1], [1, 0, 0], [0, 0, 0]], dtype=torch.bool)
     answer, spots = np.zeros((4, 3)), []
     for b in range(4):
+        alike = (patches[b] @ words.T).numpy() / 0.07
+        likely = np.exp(alike) / np.exp(alike).sum(1, keepdims=True)
         for k in range(3):
-            alike = (patches[b] @ words[k]).numpy()
-            share = np.exp(7 * alike) / np.exp(7 * alike).sum()
-            answer[b, k] = float((share * alike).sum()) / 0.07
+            share = likely[:, k] / likely[:, k].sum()
+            answer[b, k] = float((share * alike[:, k]).sum())
             if named[b, k]:
                 spot = share @ patches[b].numpy()
                 spots.append((words.numpy() @ (spot / np.linalg.norm(spot)) / 0.07, k))

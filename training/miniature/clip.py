@@ -5,13 +5,15 @@ Three losses, each an InfoNCE with a learned temperature:
 | pairs | candidates | teaches |
 |---|---|---|
 | picture, its caption | captions and pictures of the batch | CLS token and sentences; all words |
-| region or patch, its base word | all words | patch tokens; base words, by masks |
-| word of a caption, its best patches | pictures of the batch; all words | patch tokens; all words |
+| region or patch, its base word | base words | patch tokens; base words, by masks |
+| word of a caption, its likely patches | pictures of the batch; all words | patch tokens; all words |
 
-What a novel word looks like is told by captions alone, through the first and third loss: the patches
-that resemble it most, in pictures whose captions name it, must resemble it more than those of other
-pictures, and than they resemble other words. Masks never show one; what they say of novel words is
-that pixels of a base word are none, as everything that captions name is a candidate.
+What a novel word looks like is told by captions alone, through the first and third loss: in a
+picture whose caption names it, the patches that no other word explains as well must resemble it more
+than those of other pictures do, and more than they resemble other words. The second loss knows
+nothing of novel words, not even as negatives: with them among its candidates, 32 base words that are
+always right and 9 novel ones that never are, the novel ones were pushed away from every patch
+(0.6 % of novel regions were read right after 420 steps, against 10 % without them).
 """
 
 from __future__ import annotations
@@ -210,9 +212,10 @@ def _losses(run: _Run, batch: ClipBatch, settings: ClipSettings) -> dict[str, Te
         words = read(run.model, word_tokens(run.model, WORDS))
         text = read(run.model, tokens_of(run.model, batch.captions))
         seen = look(run.model, batch.images)
+    base = batch.cover.shape[-1]
     return {
         "captions": run.losses.captions(seen.cls, text, same),
-        "regions": settings.regions * run.losses.regions(seen.patches, words, batch.cover),
+        "regions": settings.regions * run.losses.regions(seen.patches, words[:base], batch.cover),
         "places": settings.places * run.losses.places(seen.patches, words, batch.named),
     }
 

@@ -51,16 +51,12 @@ def read(model: Dedos, tokens: Tensor) -> Tensor:
 
 
 class PairLosses(nn.Module):
-    """The losses and their two learned temperatures.
+    """The losses and their two learned temperatures."""
 
-    patch_sharpness: inverse temperature that weighs the patches of a picture for the third loss.
-    """
-
-    def __init__(self, *, patch_sharpness: float = 10.0) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.caption_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         self.word_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
-        self.patch_sharpness = patch_sharpness
 
     def captions(self, cls: Tensor, text: Tensor, same: Tensor) -> Tensor:
         """Return the InfoNCE loss of pictures [B, D] and their captions [B, D], both ways.
@@ -74,9 +70,9 @@ class PairLosses(nn.Module):
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
     def regions(self, patches: Tensor, words: Tensor, cover: Tensor) -> Tensor:
-        """Return the InfoNCE loss of regions and their base words among all words [K, D].
+        """Return the InfoNCE loss of regions and their words among the base words [K, D].
 
-        cover: float32 [B, P, K_base]. A region is a word's part of a picture, its embedding the
+        cover: float32 [B, P, K]. A region is a word's part of a picture, its embedding the
         mean of its patches [B, P, D], those it fills most counting most; and, because DEDOS reads
         them one by one, every patch that a word fills by more than half is a region, too.
         """
@@ -90,17 +86,18 @@ class PairLosses(nn.Module):
         ) / 2
 
     def places(self, patches: Tensor, words: Tensor, named: Tensor) -> Tensor:
-        """Return the InfoNCE loss of caption words [K, D] and where they may be, both ways.
+        """Return the InfoNCE loss of caption words and where they may be, both ways.
 
-        named: bool [B, K]. A picture's answer to a word is the mean of its patches, those that
-        resemble the word more counting more. It must resemble the word more than the answers of
+        words: all words [K, D]; named: bool [B, K]. A picture's answer to a word is the mean of its
+        patches [B, P, D], each as likely as it is that word among all words: what another word
+        explains better counts little. The answer must resemble the word more than the answers of
         pictures whose captions do not name it, and resemble no other word as much.
         """
         used = named.any(0).nonzero()[:, 0]
         mine, scale = named[:, used], _scale(self.word_scale)
-        alike = patches @ words[used].T  # [B, P, K']
-        share = (self.patch_sharpness * alike).softmax(1)
-        answer = scale * (share * alike).sum(1)  # [B, K']
+        alike = scale * patches @ words.T
+        share = alike.log_softmax(-1)[..., used].softmax(1).detach()  # [B, P, K']
+        answer = (share * alike[..., used]).sum(1)  # [B, K']
         rivals = answer.masked_fill(mine, -1e4).logsumexp(0)
         by_picture = (F.softplus(rivals - answer) * mine).sum(0).div(mine.sum(0)).mean()
         picture, word = mine.nonzero(as_tuple=True)

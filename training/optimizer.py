@@ -10,7 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from dedos_deploy.model import Dedos
+from dedos_deploy.training.muon import MuonAdamW
 from dedos_deploy.training.settings import Schedule, TrainSettings
+
+_MAPS = ("trunk.blocks.", "pixel_decoder.", "mask_features.", "mask_decoder.", "text_aggregation.")
+_SMALLEST_MAP = 8
+_MOMENTUM = 0.95
 
 
 def choose_trained(model: Dedos, *, tune_text: bool) -> None:
@@ -40,29 +45,41 @@ def _without_keys(gradient: Tensor) -> Tensor:
 
 def build_optimizer(
     model: Dedos, settings: TrainSettings, learning: nn.Module | None = None
-) -> torch.optim.AdamW:
+) -> MuonAdamW:
     """Return AdamW with two learning rates: CLIP's towers and the rest, `learning` included.
+
+    With `settings.muon` the matrices of trunk blocks and decoders take orthogonal steps, those of
+    the trunk at a rate as much lower as `backbone_lr` is than `lr`.
 
     Vectors, scales and embeddings are not decayed, nor is a partly trained projection, whose
     frozen rows would shrink. Each group keeps its peak rate as `peak_lr`.
     """
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in named_parameters(model, learning):
         if not parameter.requires_grad:
             continue
         tower = name.startswith(("trunk.", "text_tower."))
         partial = tower and model.config.clip_tune == "qv"
         plain = parameter.ndim < 2 or partial or _is_embedding(name)
-        key = (settings.backbone_lr if tower else settings.lr,
-               0.0 if plain else settings.weight_decay)  # fmt: skip
+        rate = settings.backbone_lr if tower else settings.lr
+        muon = settings.muon > 0 and not plain and _is_map(name, parameter)
+        if muon:
+            rate *= settings.muon / settings.lr
+        key = (rate, 0.0 if plain else settings.weight_decay, muon)
         groups.setdefault(key, []).append(parameter)
-    return torch.optim.AdamW(
+    return MuonAdamW(
         [
-            {"params": members, "lr": rate, "peak_lr": rate, "weight_decay": decay}
-            for (rate, decay), members in groups.items()
-        ],
-        fused=True,
-    )
+            {"params": members, "lr": rate, "peak_lr": rate, "weight_decay": decay, "muon": muon,
+             "betas": (_MOMENTUM if muon else 0.9, 0.999)}
+            for (rate, decay, muon), members in groups.items()
+        ]
+    )  # fmt: skip
+
+
+def _is_map(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter maps tokens to tokens, so that all of its directions are worth a step."""
+    inside = name.startswith(_MAPS)
+    return inside and parameter.ndim == 2 and min(parameter.shape) >= _SMALLEST_MAP
 
 
 def named_parameters(

@@ -27,6 +27,7 @@ class TrainSettings:
     data: entries `[KIND:]FOLDER[=SHARE]` (see sources.py); size_hw: None for the preset's;
     steps: optimizer steps (None: until `minutes`); minutes: wall clock after which the run ends,
     with the learning rate at the end of its schedule; backbone_lr: learning rate of the CLIP trunk;
+    muon: learning rate of the matrices that take orthogonal steps, see optimizer.py (0: AdamW alone);
     clip_norm: largest gradient norm; amp: bfloat16 autocast; ema: decay of the averaged weights
     that are evaluated and written (0: none); init: checkpoint to start from; clip_weights:
     open_clip tag or file; tune_text: train the text tower, too; background: what pixels of
@@ -59,6 +60,7 @@ class TrainSettings:
     micro_batch: int | None = None
     lr: float = 2e-4
     backbone_lr: float = 2e-6
+    muon: float = 0.0
     weight_decay: float = 0.05
     warmup: int = 100
     schedule: Schedule = "poly"
@@ -106,7 +108,7 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise BadInputError(f"{name} is {value}, but must be more than 0")
-        for name in ("backbone_lr", "weight_decay", "warmup", "workers", "threads", "gamma",
+        for name in ("backbone_lr", "muon", "weight_decay", "warmup", "workers", "threads", "gamma",
                      "save_steps", "samples"):  # fmt: skip
             if getattr(self, name) < 0:
                 raise BadInputError(f"{name} is {getattr(self, name)}, but must not be negative")

@@ -108,6 +108,9 @@ def _add_schedule(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--size", type=size_hw, metavar="HxW", help="network size, such as 240x320")
     group.add_argument("--lr", type=float, help="peak learning rate of the head")
     group.add_argument("--backbone-lr", type=float, help="peak learning rate of the CLIP trunk")
+    group.add_argument("--muon", type=float, metavar="RATE",
+                       help="peak learning rate of the matrices that take orthogonal steps, which "
+                            "a model that starts from nothing learns faster with; 0: AdamW alone")  # fmt: skip
     group.add_argument("--warmup", type=int, help="steps until the peak learning rate")
     group.add_argument("--schedule", choices=("poly", "cosine"), help="fall of the learning rate")
     group.add_argument("--weight-decay", type=float, help="AdamW's weight decay")

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from dedos_deploy.errors import BadInputError
+from dedos_deploy.model import build_model
+from dedos_deploy.presets import ModelConfig
+from dedos_deploy.training.evaluate import Evaluation
+from dedos_deploy.training.loop import StepReport, Trainer
 from dedos_deploy.training.muon import MuonAdamW, orthogonal
+from dedos_deploy.training.optimizer import build_optimizer, choose_trained
+from dedos_deploy.training.settings import settings_for
 
 
 @pytest.mark.parametrize("shape", [(12, 12), (8, 40), (40, 8)])
@@ -72,3 +84,61 @@ def test_a_convolution_is_a_matrix_of_kernels_whatever_its_memory_order() -> Non
     for layout in (torch.contiguous_format, torch.channels_last):
         found = step_once([start.contiguous(memory_format=layout)], True)[0]
         assert torch.allclose(found, expected, atol=1e-6)
+
+
+class Recorder:
+    """Keeps losses; `stop_after` sends Ctrl-C to this process after that step."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.losses: list[float] = []
+        self._stop_after = stop_after
+
+    def on_step(self, report: StepReport) -> None:
+        self.losses.append(report.loss)
+        if report.step == self._stop_after:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def on_evaluation(self, result: Evaluation) -> None:
+        pass
+
+
+def test_token_maps_alone_take_orthogonal_steps(micro: ModelConfig) -> None:
+    model = build_model(micro)
+    settings = settings_for("micro", ("x",), lr=1e-3, backbone_lr=1e-4, muon=0.01)
+    choose_trained(model, tune_text=False)
+    names = {id(p): name for name, p in model.named_parameters()}
+    rates = {
+        names[id(p)]: group["lr"]
+        for group in build_optimizer(model, settings).param_groups
+        for p in group["params"]
+        if group["muon"]
+    }
+    assert rates["trunk.blocks.0.qkv.weight"] == pytest.approx(
+        1e-3
+    )  # a tenth, as backbone_lr of lr
+    decoder = {rate for name, rate in rates.items() if not name.startswith("trunk.")}
+    assert decoder == {0.01}
+    kept = [name for name in rates if name.rpartition(".")[2] in ("place", "table", "bias", "cls")]
+    assert not kept and not [
+        n for n in rates if n.startswith(("proxy", "refine", "trunk.position"))
+    ]
+    assert "trunk.patch_embedding.conv.weight" not in rates
+    plain = build_optimizer(model, settings_for("micro", ("x",), muon=0.0))
+    assert not any(group["muon"] for group in plain.param_groups)
+
+
+def test_a_run_with_orthogonal_steps_resumes_exactly(
+    micro: ModelConfig, write_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    settings = settings_for(
+        "micro", (str(write_folder()),), steps=5, batch=2, workers=0, threads=1, warmup=2,
+        eval_minutes=0.0, device="cpu", muon=0.01,
+    )  # fmt: skip
+    whole, first, second = Recorder(), Recorder(stop_after=2), Recorder()
+    Trainer(settings, tmp_path / "whole").train(whole)
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(settings, tmp_path / "parts").train(first)
+    Trainer(settings, tmp_path / "parts", resume=True).train(second)
+    assert first.losses + second.losses == whole.losses
+    with pytest.raises(BadInputError, match="muon is -1, but must not be negative"):
+        settings_for("micro", ("x",), muon=-1)

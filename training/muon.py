@@ -28,10 +28,13 @@ class MuonAdamW(torch.optim.AdamW):
 
     Such a group takes `lr`, `weight_decay` and, as momentum, the first of `betas`. Its state has
     `step` and `exp_avg`, names that AdamW uses, too, so that it is saved in the same way.
+
+    half: products in bfloat16. Where those are fast, small steps are a third shorter.
     """
 
-    def __init__(self, groups: list[dict[str, Any]]) -> None:
+    def __init__(self, groups: list[dict[str, Any]], *, half: bool = False) -> None:
         super().__init__([{"muon": False, **group} for group in groups], fused=True)
+        self._half = half
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -67,7 +70,7 @@ class MuonAdamW(torch.optim.AdamW):
             for rows, piece in zip(_pieces(parameter), _pieces(ahead), strict=True):
                 matrix = piece.flatten(1)  # a convolution is a matrix of its flattened kernels
                 scale = _RMS * max(matrix.shape) ** 0.5
-                move = orthogonal(matrix).reshape(rows.shape)
+                move = orthogonal(matrix, half=self._half).reshape(rows.shape)
                 rows.add_(move, alpha=-group["lr"] * scale)
 
 
@@ -77,17 +80,18 @@ def _pieces(matrix: Tensor) -> tuple[Tensor, ...]:
     return matrix.chunk(3) if fused else (matrix,)
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
+def orthogonal(matrix: Tensor, *, half: bool = False) -> Tensor:
     """Return nearly U Vᵀ of a matrix U S Vᵀ, float32: singular values between 0.7 and 1.2.
 
-    Values below a thousandth of the largest stay smaller.
+    Values below a thousandth of the largest stay smaller. half: products in bfloat16.
     """
     tall = matrix.shape[0] > matrix.shape[1]
     x = (matrix.T if tall else matrix).float()
     x = x / x.norm().clamp(min=1e-12)
+    x = x.bfloat16() if half else x
     a, b, c = _COEFFICIENTS
     for _ in range(_STEPS):
         square = x @ x.T
         x = a * x + (b * square + c * square @ square) @ x
-    result: Tensor = x.T if tall else x
+    result: Tensor = (x.T if tall else x).float()
     return result

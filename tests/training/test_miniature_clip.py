@@ -36,7 +36,6 @@ from dedos_deploy.training.miniature.data import (
     SceneSet,
     render_scenes,
 )
-from dedos_deploy.training.miniature.muon import Muon, orthogonal
 
 _SIZE = (32, 32)
 _QUICK = ClipSettings(steps=4, batch=4, warmup=2, half=False, save_minutes=1e-9)
@@ -191,35 +190,6 @@ def test_centred_words_differ_from_the_start(micro: ModelConfig) -> None:
     assert (before @ before.T)[apart].mean() > 0.7
     assert abs(float((after @ after.T)[apart].mean().detach())) < 0.1
     assert torch.allclose(model.encode_text(words).mean(0), torch.zeros(16), atol=1e-5)
-
-
-@pytest.mark.parametrize("shape", [(3, 8, 5), (1, 5, 8), (2, 6, 6)])
-def test_muon_keeps_directions_and_evens_out_their_lengths(shape: tuple[int, ...]) -> None:
-    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    u, _, v = torch.linalg.svd(matrices, full_matrices=False)
-    in_axes = u.transpose(-1, -2) @ orthogonal(matrices) @ v.transpose(-1, -2)
-    lengths = in_axes.diagonal(dim1=-2, dim2=-1)
-    assert torch.allclose(in_axes, torch.diag_embed(lengths), atol=1e-9)
-    assert ((lengths > 0.6) & (lengths < 1.3)).all()
-
-
-def test_muon_moves_as_torchs_own() -> None:
-    own = pytest.importorskip("torch.optim").__dict__.get("Muon")
-    if own is None:
-        pytest.skip("torch before 2.9 has no Muon")
-    start = torch.randn(12, 20, generator=torch.Generator().manual_seed(3))
-    ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
-    pair = (
-        Muon([ours], lr=0.1, momentum=0.9),
-        own([theirs], lr=0.1, momentum=0.9, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
-    )
-    for step in range(3):
-        gradient = torch.randn(12, 20, generator=torch.Generator().manual_seed(step))
-        for parameter, optimizer in zip((ours, theirs), pair, strict=True):
-            parameter.grad = gradient.clone()
-            optimizer.step()
-    moved = (theirs - start).norm()
-    assert float((ours - theirs).norm().detach() / moved.detach()) < 0.03  # bfloat16 products
 
 
 def test_a_resumed_run_ends_as_an_uninterrupted_one(

@@ -65,6 +65,27 @@ def test_query_key_and_value_are_stepped_apart() -> None:
         assert torch.allclose(together[rows], expected, atol=1e-6)
 
 
+def test_steps_are_torchs_own() -> None:
+    """torch.optim.Muon (2.9 and later) takes matrices alone, whole, with bfloat16 products."""
+    own = vars(torch.optim).get("Muon")
+    if own is None:
+        pytest.skip("torch before 2.9 has no Muon")
+    start = torch.randn(12, 20, generator=torch.Generator().manual_seed(3))
+    ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    group = {"params": [ours], "lr": 0.1, "weight_decay": 0.0, "muon": True, "betas": (0.9, 0.999)}
+    pair = (
+        MuonAdamW([group], half=True),
+        own([theirs], lr=0.1, momentum=0.9, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+    )
+    for step in range(3):
+        gradient = torch.randn(12, 20, generator=torch.Generator().manual_seed(step))
+        for parameter, optimizer in zip((ours, theirs), pair, strict=True):
+            parameter.grad = gradient.clone()
+            optimizer.step()
+    moved = float((theirs - start).norm().detach())
+    assert float((ours - theirs).norm().detach()) < 0.03 * moved
+
+
 def test_decay_shrinks_and_other_groups_take_adamws_step() -> None:
     start = [torch.ones(5, 5)]
     plain, decayed = step_once(start, True)[0], step_once(start, True, decay=0.5)[0]

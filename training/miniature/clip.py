@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -45,7 +45,7 @@ from dedos_deploy.training.miniature.clip_report import (
 )
 from dedos_deploy.training.miniature.clip_start import centre_text_tower
 from dedos_deploy.training.miniature.data import WORDS, SceneSet
-from dedos_deploy.training.miniature.muon import Muon
+from dedos_deploy.training.muon import MuonAdamW
 from dedos_deploy.training.optimizer import rate_factor, set_rate
 
 
@@ -83,19 +83,19 @@ class ClipSettings:
             raise BadInputError(f"minutes must be positive or none, not {self.minutes}")
 
 
+_MOMENTUM = 0.85
+
+
 @dataclass
 class _Run:
     model: Dedos
     losses: PairLosses
-    optimizers: tuple[torch.optim.Optimizer, ...]
+    optimizer: MuonAdamW
     step: int = 0
     elapsed_s: float = 0.0
 
-    def parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yield what is trained: both towers of CLIP and the temperatures."""
-        for name, tower in (("trunk", self.model.trunk), ("text_tower", self.model.text_tower)):
-            yield from tower.named_parameters(prefix=name)
-        yield from self.losses.named_parameters(prefix="losses")
+    def parameters(self) -> list[tuple[str, nn.Parameter]]:
+        return _towers(self.model, self.losses)
 
 
 def pretrain_clip(
@@ -144,23 +144,36 @@ _SOURCE = "procedural scenes of dedos-deploy"
 
 def _new_run(config: ModelConfig, settings: ClipSettings) -> _Run:
     model, losses = build_model(config, seed=settings.seed), PairLosses()
-    run = _Run(model.train(), losses, ())
-    matrices: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for name, parameter in run.parameters():
-        hidden = parameter.ndim == 2 and name.endswith((".weight", "_weight"))
-        # a table of words is rows of its own, and words never met must keep what they start with
-        table = name.endswith("token_embedding.weight")
-        (matrices if hidden and not table else plain).append(parameter)
-    run.optimizers = (
-        Muon(matrices, lr=settings.matrix_rate, half=settings.half),
-        torch.optim.AdamW(plain, lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.0,
-                          fused=True),
+    towers = _towers(model, losses)
+    matrices = [parameter for name, parameter in towers if _is_map(name, parameter)]
+    plain = [parameter for name, parameter in towers if not _is_map(name, parameter)]
+    shared = {"weight_decay": 0.0}
+    optimizer = MuonAdamW(
+        [
+            {"params": matrices, "lr": settings.matrix_rate, "peak_lr": settings.matrix_rate,
+             "muon": True, "betas": (_MOMENTUM, 0.98), **shared},
+            {"params": plain, "lr": settings.learning_rate, "peak_lr": settings.learning_rate,
+             "betas": (0.9, 0.98), **shared},
+        ],
+        half=settings.half,
     )  # fmt: skip
-    for optimizer in run.optimizers:
-        for group in optimizer.param_groups:
-            group["peak_lr"] = group["lr"]
-    return run
+    return _Run(model.train(), losses, optimizer)
+
+
+def _towers(model: Dedos, losses: PairLosses) -> list[tuple[str, nn.Parameter]]:
+    """Return what is trained: both towers of CLIP and the temperatures."""
+    parts = (("trunk", model.trunk), ("text_tower", model.text_tower), ("losses", losses))
+    return [named for prefix, part in parts for named in part.named_parameters(prefix=prefix)]
+
+
+def _is_map(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter takes orthogonal steps.
+
+    A table of words does not: it is rows of their own, and those of words never met must keep what
+    they start with.
+    """
+    table = name.endswith("token_embedding.weight")
+    return parameter.ndim == 2 and name.endswith((".weight", "_weight")) and not table
 
 
 def _train(
@@ -174,8 +187,7 @@ def _train(
     trained = [parameter for _, parameter in run.parameters()]
     while (progress := _progress(run, settings)) < 1:
         factor = rate_factor(run.step, progress, warmup=settings.warmup, schedule="cosine")
-        for optimizer in run.optimizers:
-            set_rate(optimizer, factor)
+        set_rate(run.optimizer, factor)
         batch = clip_batch(scenes, batch=settings.batch, patch=run.model.config.clip.patch,
                            seed=settings.seed, step=run.step)  # fmt: skip
         losses = _losses(run, batch, settings)
@@ -189,8 +201,7 @@ def _train(
             parameter.grad = None
         torch.autograd.backward(total)
         nn.utils.clip_grad_norm_(trained, 1.0)
-        for optimizer in run.optimizers:
-            optimizer.step()
+        run.optimizer.step()
         run.step += 1
         run.elapsed_s = time.perf_counter() - before
         if on_step is not None:
@@ -224,9 +235,8 @@ def _save(path: Path, run: _Run, fingerprint: str) -> None:
     tensors: dict[str, Tensor] = {}
     for name, parameter in run.parameters():
         tensors[name] = parameter.detach()
-        for optimizer in run.optimizers:
-            for key, value in optimizer.state.get(parameter, {}).items():
-                tensors[f"{name}/{key}"] = value
+        for key, value in run.optimizer.state.get(parameter, {}).items():
+            tensors[f"{name}/{key}"] = value
     record = {"step": str(run.step), "elapsed_s": repr(run.elapsed_s), "settings": fingerprint}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -257,9 +267,7 @@ def _load(path: Path, run: _Run, fingerprint: str) -> None:
     with torch.no_grad():
         for name, parameter in run.parameters():
             parameter.copy_(tensors[name])
-            for optimizer in run.optimizers:
-                if any(parameter is p for p in optimizer.param_groups[0]["params"]):
-                    optimizer.state[parameter] = _under(tensors, f"{name}/")
+            run.optimizer.state[parameter] = _under(tensors, f"{name}/")
     run.step, run.elapsed_s = int(record["step"]), float(record["elapsed_s"])
 
 

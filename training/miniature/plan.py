@@ -29,7 +29,7 @@ class MiniaturePlan:
     train, val: scenes to learn from and to score on; clip_steps: of the nano CLIP's pretraining;
     clip_minutes: it ends then, if that is earlier; diffusion_minutes: wall clock of the nano
     diffusion on one core (None: by vae_steps and unet_steps); components, seeds: runs of Table 3
-    are all pairs; steps, batch, lr: of each run; calibration: images that calibrate the bank; jobs:
+    are all pairs; steps, batch, lr: of each run; muon: rate of its orthogonal steps (0: AdamW alone); calibration: images that calibrate the bank; jobs:
     runs at a time, one thread each.
     """
 
@@ -49,6 +49,7 @@ class MiniaturePlan:
     batch: int = 8
     lr: float = 1e-3
     backbone_lr: float = BACKBONE_LR
+    muon: float = 0.01
     gamma: float = 1.0
     bank_drop: float = 0.5
     calibration: int = 300

@@ -89,6 +89,7 @@ def run_settings(
         batch=plan.batch,
         lr=plan.lr,
         backbone_lr=plan.backbone_lr,
+        muon=plan.muon,
         warmup=max(1, plan.steps // 20),
         # Shorter memory than the default's 500 steps: a run has a few hundred.
         ema=0.99,

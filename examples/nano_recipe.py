@@ -111,7 +111,7 @@ CREDITS = {
 }
 
 
-RATES = ("--lr", 1e-3, "--backbone-lr", 3e-4, "--muon", 0.01)
+RATES = ("--lr", 1e-3, "--backbone-lr", 3e-4, "--muon", 0.003, "--drop-words", 0.1)
 """A distilled trunk goes on more slowly than a head that starts from nothing."""
 
 

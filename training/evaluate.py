@@ -15,6 +15,8 @@ from dedos_deploy.model import Dedos
 from dedos_deploy.training.folders import LabelFolder, read_pair
 
 Embed = Callable[[Sequence[str]], Tensor]
+Queries = Callable[[int, NDArray[np.uint8]], Tensor]
+"""(index of a picture in its folder, the picture in BGR) -> its own global queries Q, [1, n, c]."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,12 @@ def evaluate(
     size_hw: tuple[int, int],
     *,
     images: int | None = None,
+    queries: Queries | None = None,
 ) -> Evaluation:
     """Return the IoU of the deployed scores on `folder`, at the labels' own size.
 
-    embed: words -> text embeddings float32 [K, D]; images: use this many, evenly spaced.
+    embed: words -> text embeddings float32 [K, D]; images: use this many, evenly spaced; queries:
+    what takes the place of the proxy bank, which no deployed model can have.
     Every frame is resized to `size_hw`, its scores are upsampled and the best slot is taken.
     """
     words = folder.annotated
@@ -55,7 +59,8 @@ def evaluate(
     confusion = np.zeros((len(words), len(words)), dtype=np.int64)
     for item in picked:
         image, raw = read_pair(folder, item)
-        scores = model(network_input(image, size_hw).to(text.device), text, valid)
+        proxy = queries(item, image) if queries is not None else None
+        scores = model.scores(network_input(image, size_hw).to(text.device), text, valid, proxy)
         scores = F.interpolate(scores.float(), size=raw.shape, mode="bilinear", align_corners=False)
         predicted = scores[0].argmax(0).cpu().numpy()
         confusion += count_pairs(table[raw], predicted, len(words))

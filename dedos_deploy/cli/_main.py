@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import sys
 import threading
@@ -83,7 +84,7 @@ def size_hw(text: str) -> tuple[int, int]:
     >>> size_hw("240x320")
     (240, 320)
     """
-    height, cross, width = text.lower().partition("x")
-    if not (cross and height.isdigit() and width.isdigit() and int(height) and int(width)):
+    match = re.fullmatch(r"0*([1-9]\d{0,4})x0*([1-9]\d{0,4})", text.strip().lower(), re.ASCII)
+    if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size; write HEIGHTxWIDTH, as 240x320")
-    return int(height), int(width)
+    return int(match[1]), int(match[2])

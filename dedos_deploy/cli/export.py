@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dedos_deploy.cli._main import run_command
-from dedos_deploy.errors import BadInputError, require
+from dedos_deploy.cli._main import run_command, size_hw
+from dedos_deploy.errors import require
 from dedos_deploy.export.options import PRECISIONS, STORAGES, TARGETS, ExportOptions
 from dedos_deploy.presets import PRESETS
 from dedos_deploy.text.templates import TEMPLATES
@@ -66,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "speed (default: %(default)s)",
     )
     graph.add_argument(
-        "--size", metavar="HxW", help="network size in pixels (default: the preset's)"
+        "--size", type=size_hw, metavar="HxW", help="network size in pixels (default: the preset's)"
     )
     graph.add_argument(
         "--batch", type=int, default=default.batch, metavar="N", help="images per run (default: 1)"
@@ -121,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
         precision=args.precision,
         storage=args.storage,
         target=args.target,
-        size_hw=parse_size(args.size) if args.size else None,
+        size_hw=args.size,
         batch=args.batch,
         frames=args.frames,
         frame_count=args.frame_count,
@@ -141,18 +140,6 @@ def run(args: argparse.Namespace) -> int:
     report = export_bundle(weights, dest, options=options, progress=StageLines())
     print(json.dumps(report.to_dict()) if args.json else _summary(report))
     return 0
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Return the (height, width) of a text such as 384x640.
-
-    >>> parse_size("384x640")
-    (384, 640)
-    """
-    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text.strip().lower())
-    if match is None:
-        raise BadInputError(f"size {text!r} is not HEIGHTxWIDTH; write for example 384x640")
-    return int(match[1]), int(match[2])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -95,7 +95,13 @@ class Dedos(nn.Module):
         return self.text_tower(tokens)  # type: ignore[no-any-return]
 
     def forward(self, image: Tensor, text: Tensor, valid: Tensor) -> Tensor:
-        features = self._features(image, text, valid, None)
+        return self.scores(image, text, valid)
+
+    def scores(
+        self, image: Tensor, text: Tensor, valid: Tensor, proxy: Tensor | None = None
+    ) -> Tensor:
+        """Return what `forward` returns, by the queries `proxy` (as `predict`) or the bank's."""
+        features = self._features(image, text, valid, proxy)
         objects = features.objects[-1]
         class_logits = self.text_aggregation(objects, text, valid)
         mask_logits = self.mask_decoder.mask_logits(objects, features.mask_features)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from dedos_deploy.cli import _stages
+from dedos_deploy.cli._main import size_hw
 from dedos_deploy.cli._stages import StageLines
-from dedos_deploy.cli.export import main, parse_size
-from dedos_deploy.errors import BadInputError
+from dedos_deploy.cli.export import main
 from dedos_deploy.model import Dedos, save_checkpoint
 
 
@@ -37,7 +37,6 @@ def folder(tmp_path: Path, model: Dedos, monkeypatch: pytest.MonkeyPatch) -> Pat
         ("--checkpoint cut.safetensors", "cut.safetensors is not a readable safetensors file"),
         ("--checkpoint text.safetensors", "text.safetensors is not a readable safetensors file"),
         ("--checkpoint good.safetensors --preset edge-b", "is of preset 'nano', not 'edge-b'"),
-        ("--checkpoint good.safetensors --size 640", "size '640' is not HEIGHTxWIDTH"),
         ("--checkpoint good.safetensors --size 30x48", "size 30x48 does not fit nano.*32x48"),
         ("--checkpoint good.safetensors --output taken.dedos", "taken.dedos' already exists"),
         ("--checkpoint good.safetensors --output full", "full' already exists; use --overwrite"),
@@ -73,11 +72,13 @@ def test_unknown_choices_are_argparse_errors(capsys: pytest.CaptureFixture[str])
     assert "invalid choice: 'fp8'" in capsys.readouterr().err
 
 
-def test_size_is_height_by_width() -> None:
-    assert parse_size("384x640") == (384, 640) == parse_size(" 384X640 ")
-    for text in ("640", "1x2x3", "ax5", "-4x4", "0.5x1", ""):
-        with pytest.raises(BadInputError, match="not HEIGHTxWIDTH; write for example 384x640"):
-            parse_size(text)
+def test_size_is_height_by_width(capsys: pytest.CaptureFixture[str]) -> None:
+    assert size_hw("384x640") == (384, 640) == size_hw(" 384X640 ")
+    for text in ("640", "1x2x3", "ax5", "-4x4", "0.5x1", "0x5", "٣x4", ""):
+        with pytest.raises(SystemExit) as stopped:
+            main([f"--size={text}"])
+        assert stopped.value.code == 2
+        assert "is not a size; write HEIGHTxWIDTH, as 240x320" in capsys.readouterr().err
 
 
 def test_stage_lines_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,8 @@ import sys
 from dataclasses import dataclass, replace
 
 import torch
-from conftest import micro_config
 from denoiser import TinyDenoiser
+from micro import micro_config
 from torch import Tensor
 from torch.nn import functional as F
 

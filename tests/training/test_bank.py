@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import Write, micro_config
 from denoiser import CHANNELS, TinyDenoiser
+from micro import Write, micro_config
 from tiny_diffusion import write_tiny_diffusion
 from torch import Tensor
 

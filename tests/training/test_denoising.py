@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import micro_config
 from denoiser import CHANNELS, TinyDenoiser
+from micro import micro_config
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Write
+from micro import Write
 from safetensors.torch import load_file, save_file
 from tiny_diffusion import write_tiny_diffusion
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Write
+from micro import Write
 from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny_diffusion import write_tiny_diffusion

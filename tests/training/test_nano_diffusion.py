@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import Write, micro_config
+from micro import Write, micro_config
 
 from dedos_deploy.cli.train_diffusion import main
 from dedos_deploy.errors import BadInputError

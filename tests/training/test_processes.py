@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Write
+from micro import Write
 from micro_program import program_config, stand_in
 from safetensors.torch import load_file
 

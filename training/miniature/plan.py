@@ -49,7 +49,7 @@ class MiniaturePlan:
     batch: int = 8
     lr: float = 1e-3
     backbone_lr: float = BACKBONE_LR
-    muon: float = 0.01
+    muon: float = 0.003
     gamma: float = 1.0
     bank_drop: float = 0.5
     calibration: int = 300

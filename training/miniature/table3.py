@@ -9,15 +9,24 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dedos_deploy.model import Dedos
 from dedos_deploy.model.refinement import Refinement
-from dedos_deploy.training.calibration import calibrate_run, fill_run, open_run, run_diffusion
+from dedos_deploy.training.bank import Denoiser
+from dedos_deploy.training.calibration import (
+    Run,
+    calibrate_run,
+    fill_run,
+    open_run,
+    run_diffusion,
+)
 from dedos_deploy.training.components import COMPONENTS, Component
 from dedos_deploy.training.embeddings import WordEmbeddings
-from dedos_deploy.training.evaluate import Evaluation, evaluate, network_input
+from dedos_deploy.training.evaluate import Evaluation, Queries, evaluate, network_input
 from dedos_deploy.training.folders import LabelFolder, open_folder, read_pair
 from dedos_deploy.training.loop import Trainer
 from dedos_deploy.training.miniature.data import BASE_WORDS, NOVEL_WORDS
@@ -27,7 +36,8 @@ from dedos_deploy.training.targets import IGNORE
 
 RESULT = "result.json"
 REFINED_IMAGES = 16
-FILLS = ("static", "ema", "calibrated")
+FILLS = ("static", "ema", "calibrated", "live")
+"""Fillings of the bank, and what none can be: every picture's own queries, the diffusion kept."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +159,10 @@ def run_component(
 def score_run(
     plan: MiniaturePlan, places: Places, output: Path
 ) -> tuple[dict[str, Score], float | None]:
-    """Return the score of every filling that the run can have, and `refined_part` as shipped."""
+    """Return the score of every filling that the run can have, and `refined_part` as shipped.
+
+    `live`, what the pictures' own queries would give, shows what leaving the diffusion out costs.
+    """
     run = open_run(output)
     folder = open_folder(str(places.everything), split="val")
     words = folder.annotated
@@ -159,26 +172,48 @@ def score_run(
     )
     embeddings = WordEmbeddings(run.model, words, template="single", tuned=False)
 
-    def asked(among: LabelFolder) -> Evaluation:
+    def asked(among: LabelFolder, queries: Queries | None = None) -> Evaluation:
         return evaluate(
             run.model.eval(),
             among,
             lambda wanted: embeddings([words.index(word) for word in wanted]),
             plan.size_hw,
+            queries=queries,
         )
 
     images = [read_pair(folder, item)[0] for item in range(min(REFINED_IMAGES, len(folder.items)))]
     refined = refined_part(run.model, torch.cat([network_input(i, plan.size_hw) for i in images]))
-    calibrated = None
-    if run.learning is not None:
-        seen = open_folder(str(places.base), split="train")
-        calibrated = calibrate_run(run, run_diffusion(run), [seen], plan.calibration)
+    if run.learning is None:
+        return {FILLS[0]: score_of(asked(folder), asked(alone))}, refined
+    diffusion = run_diffusion(run)
+    seen = open_folder(str(places.base), split="train")
+    calibrated = calibrate_run(run, diffusion, [seen], plan.calibration)
     scores = {}
-    for fill in FILLS if calibrated is not None else FILLS[:1]:
-        if calibrated is not None:
-            fill_run(run, fill, calibrated)  # type: ignore[arg-type]
+    for fill in FILLS[:3]:
+        fill_run(run, fill, calibrated)  # type: ignore[arg-type]
         scores[fill] = score_of(asked(folder), asked(alone))
+    live = LiveQueries(run, diffusion)
+    scores["live"] = score_of(asked(folder, live), asked(alone, live))
     return scores, refined
+
+
+class LiveQueries:
+    """Every picture's own queries (Eq. 3-8), kept by its index so that each is walked once."""
+
+    def __init__(self, run: Run, diffusion: Denoiser) -> None:
+        self.model, self.diffusion = run.model, diffusion
+        self.learning, _ = run.require_learning()
+        self._kept: dict[int, Tensor] = {}
+
+    @torch.no_grad()
+    def __call__(self, item: int, image_bgr: NDArray[np.uint8]) -> Tensor:
+        """Return Q, [1, n, c], of picture number `item`."""
+        if item not in self._kept:
+            walked = self.diffusion.denoise(
+                self.diffusion.encode(torch.from_numpy(image_bgr)[None])
+            )
+            self._kept[item] = self.learning(self.model, walked.features).queries
+        return self._kept[item]
 
 
 @torch.no_grad()

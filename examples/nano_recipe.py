@@ -111,7 +111,8 @@ CREDITS = {
 }
 
 
-RATES = ("--lr", 1e-3, "--backbone-lr", 3e-4, "--muon", 0.003, "--drop-words", 0.1)
+RATES = ("--lr", 1e-3, "--backbone-lr", 3e-4, "--muon", 0.003, "--drop-words", 0.1,
+         "--bank-drop", 0.75)
 """A distilled trunk goes on more slowly than a head that starts from nothing."""
 
 

@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, help="steps of every run (600)")
     parser.add_argument("--train", type=int, metavar="N", help="scenes to learn from (3000)")
     parser.add_argument("--val", type=int, metavar="N", help="scenes to score on (240)")
-    parser.add_argument("--clip-steps", type=int, help="steps of the nano CLIP (1000)")
+    parser.add_argument("--clip-steps", type=int, help="steps of the nano CLIP (1200)")
     parser.add_argument("--diffusion-minutes", type=float,
                         help="time of the nano diffusion, on one core (12)")  # fmt: skip
     parser.add_argument("--components", nargs="+", metavar="ROW",

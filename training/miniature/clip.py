@@ -63,7 +63,7 @@ class ClipSettings:
     steps: int = 1000
     minutes: float | None = None
     batch: int = 16
-    matrix_rate: float = 0.014
+    matrix_rate: float = 0.005
     learning_rate: float = 2.5e-4
     warmup: int = 30
     regions: float = 1.0

@@ -38,7 +38,7 @@ class MiniaturePlan:
     size_hw: tuple[int, int] = SIZE_HW
     train: int = 3000
     val: int = 240
-    clip_steps: int = 1000
+    clip_steps: int = 1200
     clip_minutes: float | None = None
     diffusion_minutes: float | None = 12.0
     vae_steps: int | None = None

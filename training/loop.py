@@ -15,6 +15,7 @@ import torch
 
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.model import save_checkpoint
+from dedos_deploy.training.balance import word_weights
 from dedos_deploy.training.bank import fill_bank
 from dedos_deploy.training.data import Batch, BatchStream, Share, batches
 from dedos_deploy.training.denoising import DenoisingLearning, LearningSource, save_learning
@@ -106,7 +107,11 @@ class Trainer:
         self.embeddings = WordEmbeddings(
             model, self.stream.words, template=settings.template, tuned=settings.tune_text
         )
-        self.objective = Objective(settings, model, self.embeddings, learning, walker)
+        weights = None
+        if settings.balance:
+            found = word_weights(folders, self.stream.words, settings.balance)
+            weights = torch.from_numpy(found).to(self.device)
+        self.objective = Objective(settings, model, self.embeddings, learning, walker, weights)
         average = WeightAverage(model, settings.ema) if settings.ema else None
         optimizer = build_optimizer(model, settings, learning)
         fingerprint = diffusion.fingerprint if diffusion is not None else None

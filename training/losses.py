@@ -97,12 +97,14 @@ def segmentation_loss(
     annotated: Tensor,
     weights: LossWeights,
     totals: Totals | None = None,
+    slot_weights: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the total loss and its detached terms by name.
 
     labels: int64 [B, H, W], slot, IGNORE or OTHER; annotated: bool [B, K]; totals: of all pieces
-    of the step (None: these images are the whole step). Everything is computed in float32
-    whatever the precision of the logits.
+    of the step (None: these images are the whole step); slot_weights: float32 [K], how much a pixel
+    of each class counts in the terms `dense` and `score` (None: 1). Everything is computed in
+    float32 whatever the precision of the logits.
     """
     class_logits, mask_logits = outputs.layers[-1]
     totals = totals or count_labels(labels, annotated)
@@ -117,11 +119,12 @@ def segmentation_loss(
         total = total + factor * sum(getattr(weights, name) * part for name, part in parts.items())
         terms.update({name: part.detach() for name, part in parts.items()} if not depth else {})
     if weights.score:
-        score = score_loss(class_logits.float(), mask_logits.float(), targets, totals)
+        score = score_loss(class_logits.float(), mask_logits.float(), targets, totals, slot_weights)
         total, terms["score"] = total + weights.score * score, score.detach()
     if weights.dense and outputs.dense_logits is not None:
         logits = outputs.dense_logits.float()
-        dense = dense_loss(logits, mask_targets(labels, annotated, _grid(logits)), totals)
+        on_grid = mask_targets(labels, annotated, _grid(logits))
+        dense = dense_loss(logits, on_grid, totals, slot_weights)
         total, terms["dense"] = total + weights.dense * dense, dense.detach()
     return total, terms
 
@@ -178,20 +181,27 @@ def mask_dice(masks: Tensor, soft: Tensor, weight: Tensor, count: float) -> Tens
     return (1 - (2 * overlap + 1) / (sizes + 1)).sum() / max(count, 1.0)
 
 
-def dense_loss(logits: Tensor, targets: MaskTargets, totals: Totals) -> Tensor:
+def dense_loss(
+    logits: Tensor, targets: MaskTargets, totals: Totals, slot_weights: Tensor | None = None
+) -> Tensor:
     """Return the cross-entropy of `logits` [B, K, h, w] over each image's annotated classes.
 
-    Cells count by how much of them is labelled with a class of the vocabulary.
+    Cells count by how much of them is labelled with a class of the vocabulary, and by that class's
+    weight in `slot_weights` [K].
     """
     blocked = ~targets.annotated[:, :, None, None]
     log_probabilities = logits.masked_fill(blocked, -1e4).log_softmax(1)
-    mass = targets.coverage * targets.weight[:, None] * ~blocked
+    mass = _weighted(targets.coverage * targets.weight[:, None] * ~blocked, slot_weights)
     cells = mass.shape[2] * mass.shape[3]
     return -(mass * log_probabilities).sum() / max(totals.named * cells, 1e-6)
 
 
 def score_loss(
-    class_logits: Tensor, mask_logits: Tensor, targets: MaskTargets, totals: Totals
+    class_logits: Tensor,
+    mask_logits: Tensor,
+    targets: MaskTargets,
+    totals: Totals,
+    slot_weights: Tensor | None = None,
 ) -> Tensor:
     """Return the negative log-likelihood of the deployed scores, per labelled cell.
 
@@ -199,14 +209,14 @@ def score_loss(
     costs -log(S[y] / sum of S), which makes the arg-max right, plus binary terms that keep the
     scores meaningful for thresholds: -log(min(S[y], 1)) and, for every other class, -log(1 - S).
     The latter goes on as its tangent above 0.9, because clipping there would stop the gradient
-    exactly where the score is most wrong.
+    exactly where the score is most wrong. `slot_weights` [K] weigh the first two terms by y.
     """
     grid = mask_logits.shape[2:]
     scores = class_logits.sigmoid().transpose(1, 2) @ mask_logits.sigmoid().flatten(2)
     scores = scores.reshape(*scores.shape[:2], *grid) + 1e-6
     known = targets.annotated[:, :, None, None]
     weight = targets.weight[:, None]
-    mass = targets.coverage * weight * known
+    mass = _weighted(targets.coverage * weight * known, slot_weights)
     # The clamp is for an image none of whose classes are in the vocabulary: mass 0, not NaN.
     log_total = (scores * known).sum(1, keepdim=True).clamp(min=1e-6).log()
     right = log_total - scores.log() - scores.clamp(max=1.0).log()
@@ -214,6 +224,10 @@ def score_loss(
     wrong = _minus_log_complement(scores)
     area = max(totals.labelled * grid[0] * grid[1], 1e-6)
     return ((mass * right).sum() + (wrong_mass * wrong).sum()) / area
+
+
+def _weighted(mass: Tensor, slot_weights: Tensor | None) -> Tensor:
+    return mass if slot_weights is None else mass * slot_weights[None, :, None, None]
 
 
 def _minus_log_complement(scores: Tensor) -> Tensor:

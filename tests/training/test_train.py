@@ -236,7 +236,7 @@ def test_the_command_trains_and_says_what_comes_next(
         (["--size", "33x32"], "size 33x32 does not fit micro"),
         (["--lr", "-1"], "lr is -1.0, but must be more than 0"),
         (["--ema", "1"], "ema is 1.0, but a decay lies in"),
-        (["--template", "poem"], "unknown prompt template 'poem'"),
+        (["--template", "poem"], "unknown prompt templates 'poem'"),
         (["--resume"], "there is nothing to resume"),
         (["--init", "none.safetensors"], "checkpoint none.safetensors does not exist"),
         (["--init", "a", "--clip-weights", "b"], "init and clip_weights exclude each other"),

@@ -115,7 +115,7 @@ def read_item(
     holds a value that stands for nothing.
     """
     image = read_image(item[0])
-    labels = _read_labels(item[1])
+    labels = read_label_values(item[1])
     if labels.shape != image.shape[:2]:
         raise BadInputError(
             f"labels {str(item[1])!r} are {labels.shape[1]}x{labels.shape[0]}, but their image is "
@@ -143,7 +143,11 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     return np.asarray(image, dtype=np.uint8)
 
 
-def _read_labels(path: Path) -> NDArray[np.uint16]:
+def read_label_values(path: Path) -> NDArray[np.uint16]:
+    """Return what a label image holds, uint16 [H, W]: grey of up to 16 bits, or a palette's indices.
+
+    Raises BadInputError when it cannot be read or is no label image.
+    """
     import cv2
 
     labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
@@ -158,7 +162,7 @@ def _read_labels(path: Path) -> NDArray[np.uint16]:
         labels = labels // (255 // (2**depth - 1))
     if labels is None or labels.dtype not in (np.uint8, np.uint16) or labels.ndim != 2:
         raise BadInputError(
-            f"labels {str(path)!r} are not an 8-bit grey PNG (16 bits and palettes are read, too); "
+            f"labels {str(path)!r} are not an 8-bit grey PNG (16 bits, TIFF and palettes are read, too); "
             "convert them"
         )
     return labels.astype(np.uint16)

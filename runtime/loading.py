@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from dedos_deploy.errors import BadBundleError, BadInputError
 from dedos_deploy.runtime.slots import Encode, Rows, Thresholds
+from dedos_deploy.text.templates import prompt_templates
 
 if TYPE_CHECKING:
     from dedos_deploy.bundle import Bundle
@@ -32,7 +33,11 @@ class BundleParts:
 
 
 def bundle_parts(
-    bundle: str | os.PathLike[str] | Bundle, *, background: str, threshold: float | None
+    bundle: str | os.PathLike[str] | Bundle,
+    *,
+    background: str,
+    threshold: float | None,
+    template: str | None = None,
 ) -> BundleParts:
     """Open `bundle` unless it is open, and return its parts; arguments as Segmenter.load's."""
     from dedos_deploy.bundle import Bundle
@@ -40,14 +45,15 @@ def bundle_parts(
     _check_background(background)
     if threshold is not None and not 0.0 <= threshold <= 1.0:
         raise BadInputError(f"threshold must lie in [0, 1], not {threshold}")
+    templates = prompt_templates(template) if template is not None else None
     is_open = isinstance(bundle, Bundle)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     try:
         return BundleParts(
             bundle=opened,
-            encode=_text_encoder(opened),
+            encode=_text_encoder(opened, template, templates),
             thresholds=_thresholds(opened, background, threshold),
-            base=_base(opened) if background == "negatives" else None,
+            base=_base(opened, template) if background == "negatives" else None,
             close=_nothing if is_open else opened.close,
         )
     except BaseException:
@@ -75,29 +81,40 @@ def _thresholds(bundle: Bundle, background: str, threshold: float | None) -> Thr
     return Thresholds(bundle.manifest.thresholds, bundle.manifest.default_threshold)
 
 
-def _base(bundle: Bundle) -> tuple[tuple[str, ...], Rows]:
+def _base(bundle: Bundle, template: str | None) -> tuple[tuple[str, ...], Rows]:
     base = bundle.manifest.base_vocabulary
     if base is None:
         raise BadBundleError(
             f"bundle {bundle.name!r} ships no base vocabulary to take negatives from; choose the "
             "background 'threshold' or 'none'"
         )
+    if template not in (None, bundle.manifest.template_name):
+        raise BadInputError(
+            f"the negatives of bundle {bundle.name!r} were embedded under "
+            f"{bundle.manifest.template_name!r}; with {template!r}, choose the background "
+            "'threshold' or 'none'"
+        )
     return bundle.vocabulary(base)
 
 
-def _text_encoder(bundle: Bundle) -> Encode:
+def _text_encoder(
+    bundle: Bundle, template: str | None, templates: tuple[str, ...] | None
+) -> Encode:
+    """Return the encoder of a bundle, under its own prompt templates or others."""
     from dedos_deploy.text.cache import EmbeddingCache
     from dedos_deploy.text.encoder import TextEncoder
 
     manifest = bundle.manifest
+    own = templates is None or list(templates) == manifest.templates
     return TextEncoder(
         model_path=bundle.path("text_encoder.onnx"),
         tokenizer_path=bundle.path("tokenizer.json"),
         context_length=manifest.context_length,
         text_width=bundle.spec.text_width,
         model_sha256=manifest.files["text_encoder.onnx"],
-        templates=tuple(manifest.templates),
-        template_name=manifest.template_name,
-        known=bundle.known_embeddings(),
+        templates=templates or tuple(manifest.templates),
+        template_name=template or manifest.template_name,
+        # What a bundle ships was embedded under its own templates.
+        known=bundle.known_embeddings() if own else {},
         cache=EmbeddingCache(),
     ).encode

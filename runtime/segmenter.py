@@ -100,6 +100,7 @@ class Segmenter:
         background: Background = "threshold",
         threshold: float | None = None,
         threads: int | None = None,
+        template: str | None = None,
     ) -> Segmenter:
         """Return a segmenter for a bundle.
 
@@ -110,7 +111,8 @@ class Segmenter:
         class's threshold; `negatives` also lets words of the bundle's base vocabulary compete,
         and leaves unlabelled what they win; `none` labels every pixel with its best class;
         threshold: in [0, 1], for every entry without its own, None for the bundle's;
-        threads: CPU threads, None for one per usable core.
+        threads: CPU threads, None for one per usable core; template: one of
+        `dedos_deploy.text.templates.TEMPLATES` in place of the bundle's prompt templates.
 
         Raises BadInputError for unusable arguments, BadBundleError and EngineError for an
         unusable bundle.
@@ -119,7 +121,9 @@ class Segmenter:
 
         vocabulary = _vocabulary(classes)
         with contextlib.ExitStack() as opened:
-            parts = bundle_parts(bundle, background=background, threshold=threshold)
+            parts = bundle_parts(
+                bundle, background=background, threshold=threshold, template=template
+            )
             opened.callback(parts.close)
             runner = open_engine(parts.bundle, engine, threads)
             opened.callback(runner.close)

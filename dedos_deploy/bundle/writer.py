@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from dedos_deploy.bundle.bundle import Bundle
+
 ARCHIVE_SUFFIX = ".dedos"
 
 # Graphs of large models hold FP16 weights, which deflate by a tenth at ten times the time.
@@ -127,6 +129,12 @@ class BundleWriter:
             save_vocabulary(target, words, embeddings, {})
         self._vocabularies.append(name)
         return self._added(vocabulary_file(name), target)
+
+    def add_all(self, bundle: Bundle) -> None:
+        """Copy every file and vocabulary of an open bundle, byte for byte."""
+        for name in bundle.manifest.files:
+            self.add_file(name, bundle.path(name))
+        self._vocabularies += bundle.manifest.vocabularies
 
     def commit(self, manifest: Manifest) -> Path:
         """Make the bundle appear at `dest` and return its path.

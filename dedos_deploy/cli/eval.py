@@ -1,147 +1,364 @@
-"""dedos-eval: how well a bundle labels a folder of labelled images."""
+"""dedos-eval: how well bundles, checkpoints and other nets label images whose labels are known."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
-import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from dedos_deploy.cli._main import EXIT_OK, run_command
+from dedos_deploy.cli._main import EXIT_OK, EXIT_USER_ERROR, run_command, size_hw
+from dedos_deploy.cli._progress import ProgressLine
+from dedos_deploy.errors import BadInputError, nearest
 
 if TYPE_CHECKING:
-    from dedos_deploy.evaluation import EvaluationResult
+    from dedos_deploy.evaluation.batch import Keeping
+    from dedos_deploy.evaluation.compare import Comparison
+    from dedos_deploy.evaluation.data import EvaluationData
+    from dedos_deploy.evaluation.evaluate import Part
+    from dedos_deploy.evaluation.report import Section
+    from dedos_deploy.evaluation.result import EvaluationResult
+    from dedos_deploy.evaluation.subjects import Running, Subject
+
+VERBS = {"calibrate-thresholds": "eval_thresholds", "report": "eval_report"}
+"""Further commands, `dedos-eval VERB ...`, and the module of each."""
 
 _DESCRIPTION = """\
-Measure a bundle as it is deployed: every image of the split goes through the runtime, and its
-label map is compared with the labels at the image's own size.
+Measure models as they are deployed: every image goes through the runtime at its own size, and its
+label map is compared with the labels. Several models may be named; each is measured on the same
+images.
 
-The data folder holds images/<split>/*.jpg, labels/<split>/*.png (8-bit, a pixel is a line number
-of classes.txt from 0, 255 is not counted) and classes.txt.
+A data folder holds images/<split>/*.jpg, labels/<split>/*.png (a pixel is a line number of
+classes.txt from 0, 255 is not counted) and classes.txt. With --protocol it has the layout and the
+class list of a published benchmark (see docs/protocols.md).
 """
 
 _EPILOG = """\
 examples:
   dedos-eval --bundle street.dedos --data camvid --split val
-  dedos-eval --bundle demo --data camvid --split val --classes "road,vehicle|car" --json
+  dedos-eval --bundle demo --data camvid --classes "road,vehicle|car" --json
+  dedos-eval --bundle street.dedos --data camvid --output runs/camvid --boundary
+      also a report with pictures in runs/camvid; after Ctrl-C, --resume goes on
+  dedos-eval --compare old.dedos new.dedos --data camvid
+      is the new one better, how sure is that, and which classes moved
+  dedos-eval --bundle street.dedos --data camvid --templates single vild14 --synonyms both
+      the same model under other prompts
+  dedos-eval --bundle paper.dedos --protocol A-150 --data datasets --part 1/4 --output runs/a150
+      a quarter of the images; four such processes, then: dedos-eval report runs/a150
+
+further commands, each with its own --help:
+  dedos-eval calibrate-thresholds   score thresholds per class, written into a bundle
+  dedos-eval report                 one report of several outputs, parts merged
 
 Both means are over classes: miou_present over those that the labels contain, as published tables
 have it; miou_union also counts, with 0, those that were only ever predicted.
 """
 
-_QUIET_SECONDS = 10.0
-
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run dedos-eval and return its exit code."""
-    return run_command(build_parser, run, argv)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of dedos-eval to a parser."""
-    parser.add_argument(
-        "--bundle", required=True, help="bundle folder, .dedos file, or demo for the embedded one"
-    )
-    parser.add_argument("--data", required=True, metavar="FOLDER", help="folder of the data set")
-    parser.add_argument("--split", default="val", help="split of the data set (default: val)")
-    parser.add_argument(
-        "--classes",
-        help="classes to ask for, as dedos-run takes them; each must name a class of the data by "
-        "its name or a synonym, and classes left out are not counted (default: all of them)",
-    )
-    parser.add_argument(
-        "--background",
-        choices=("none", "threshold", "negatives"),
-        default="none",
-        help="what may leave a pixel unlabelled, which counts as wrong (default: none)",
-    )
-    parser.add_argument("--threads", type=int, help="CPU threads (default: one per core)")
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON object as the last line of stdout"
-    )
-
-
-def run(args: argparse.Namespace) -> int:
-    """Evaluate, print the table, and return the exit code."""
-    from dedos_deploy.evaluation import evaluate_bundle
-
-    progress = _ProgressLine()
-    try:
-        result = evaluate_bundle(
-            args.bundle,
-            args.data,
-            args.split,
-            classes=args.classes,
-            background=args.background,
-            threads=args.threads,
-            progress=progress,
-        )
-    finally:
-        progress.close()
-    print(_table(result))
-    if args.json:
-        print(json.dumps(result.to_dict(), allow_nan=False))
-    return EXIT_OK
-
-
-class _ProgressLine:
-    """Images done and time left on stderr: one live line on a terminal, else one now and then."""
-
-    def __init__(self) -> None:
-        self._live = sys.stderr.isatty()
-        self._started = self._shown = time.monotonic()
-        self._unfinished = False
-
-    def close(self) -> None:
-        """End the live line, so that what follows starts on its own."""
-        if self._unfinished:
-            print(file=sys.stderr)
-            self._unfinished = False
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if not self._live and now - self._shown < _QUIET_SECONDS:
-            return
-        self._shown = now
-        left = f", {(now - self._started) / done * (total - done):.0f} s left" if done else ""
-        line = f"image {done} of {total}{left}"
-        if self._live:
-            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
-            self._unfinished = True
-        else:
-            print(line, file=sys.stderr, flush=True)
-
-
-def _table(result: EvaluationResult) -> str:
-    width = max(len("class"), *map(len, result.classes))
-    total = sum(result.labelled)
-    lines = [f"{'class':{width}}    IoU  share of labelled pixels"]
-    for name, iou, pixels in zip(result.classes, result.iou, result.labelled, strict=True):
-        shown = "-" if iou is None else f"{iou:.3f}"
-        lines.append(f"{name:{width}}  {shown:>5}  {pixels / total:6.1%}")
-    per_image = 1000 * result.seconds_inference / result.images
-    skipped = f", {result.skipped} without labels skipped" if result.skipped else ""
-    lines += [
-        "",
-        f"miou_present {result.miou_present:.3f}   miou_union {result.miou_union:.3f}   "
-        f"accuracy {result.accuracy:.3f}",
-        f"{result.images} images{skipped}, {per_image:.0f} ms each in the segmenter, "
-        f"{result.seconds_total:.1f} s in all",
-    ]
-    return "\n".join(lines)
+    """Run dedos-eval, or the command that its first argument names, and return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and not words[0].startswith("-"):
+        if words[0] not in VERBS:
+            print(f"dedos-eval: error: unknown command {words[0]!r}{nearest(words[0], VERBS)}; "
+                  f"commands: {', '.join(VERBS)}; options start with --", file=sys.stderr)  # fmt: skip
+            return EXIT_USER_ERROR
+        module = importlib.import_module(f"dedos_deploy.cli.{VERBS[words[0]]}")
+        return run_command(module.build_parser, module.run, words[1:])
+    return run_command(build_parser, run, words)
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of dedos-eval."""
     parser = argparse.ArgumentParser(
         prog="dedos-eval",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_arguments(parser)
+    _add_subjects(parser.add_argument_group("what is measured"))
+    _add_data(parser.add_argument_group("on what"))
+    _add_text(parser.add_argument_group("what is asked for"))
+    _add_machine(parser.add_argument_group("how it runs"))
+    _add_output(parser.add_argument_group("what is kept"))
     return parser
+
+
+def _add_subjects(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--bundle", nargs="+", default=[], metavar="BUNDLE",
+                       help="bundle folders, .dedos files, or demo for the embedded one")  # fmt: skip
+    group.add_argument("--checkpoint", nargs="+", default=[], metavar="FILE",
+                       help="checkpoints of dedos-train, run by torch")  # fmt: skip
+    group.add_argument("--net", metavar="FILE",
+                       help="an ONNX net of fixed classes to compare with: `image` float32 "
+                            "[1,3,H,W] RGB 0..255 to `logits`")  # fmt: skip
+    group.add_argument("--net-words", type=Path, metavar="FILE",
+                       help='what it knows: {"words": [one per channel], "classes": {class of the '
+                            "data: [words of the net]}}")  # fmt: skip
+    group.add_argument("--compare", nargs=2, default=[], metavar=("A", "B"),
+                       help="bundles, or --output folders of earlier evaluations: B against A, with "
+                            "a paired bootstrap over images")  # fmt: skip
+
+
+def _add_data(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--data", metavar="FOLDER", help="folder of the data set")
+    group.add_argument("--split", help="split of the data set (default: val, or the protocol's)")
+    group.add_argument("--protocol", metavar="NAME",
+                       help="published benchmark, such as A-150, PC-59 or PAS-20b")  # fmt: skip
+    group.add_argument("--part", default="1/1", metavar="I/N",
+                       help="only every N-th image, from the I-th on: for N processes")  # fmt: skip
+
+
+def _add_text(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--classes",
+                       help="classes to ask for, as dedos-run takes them; each must name a class of "
+                            "the data by its name or a synonym, and classes left out are not "
+                            "counted (default: all of them)")  # fmt: skip
+    group.add_argument("--background", choices=("none", "threshold", "negatives"), default="none",
+                       help="what may leave a pixel unlabelled, which counts as wrong "
+                            "(default: none)")  # fmt: skip
+    group.add_argument("--threshold", type=float, help="score that labels a pixel, in [0, 1]")
+    group.add_argument("--templates", nargs="+", metavar="NAME",
+                       help="prompt templates to try: single, vild14, imagenet80 (default: the "
+                            "model's own)")  # fmt: skip
+    group.add_argument("--synonyms", choices=("on", "off", "both"),
+                       help="ask for the synonyms of classes, too (default: those of --classes, "
+                            "but not those of a protocol)")  # fmt: skip
+
+
+def _add_machine(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--engine", default="cpu", help="what bundles run on (default: cpu)")
+    group.add_argument("--device", default="cpu", help="where torch runs checkpoints")
+    group.add_argument("--size", type=size_hw, metavar="HxW",
+                       help="network size of checkpoints (default: as trained)")  # fmt: skip
+    group.add_argument("--threads", type=int, help="CPU threads (default: one per core)")
+
+
+def _add_output(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--output", type=Path, metavar="DIR",
+                       help="write report.html, report.md, report.json and one record per image")  # fmt: skip
+    group.add_argument("--resume", action="store_true", help="go on with what is in --output")
+    group.add_argument("--boundary", action="store_true", help="measure boundary IoU, too")
+    group.add_argument(
+        "--no-pictures", action="store_true", help="leave pictures out of the report"
+    )
+    group.add_argument("--json", action="store_true",
+                       help="print one JSON object as the last line of stdout")  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate, print tables, write the report, and return the exit code."""
+    from dedos_deploy.evaluation.batch import evaluate_subjects, read_sections, report_of
+    from dedos_deploy.evaluation.report import write_report
+
+    kept = [Path(one) for one in args.compare if _is_output(one)]
+    subjects = _subjects(args, [one for one in args.compare if not _is_output(one)])
+    if not subjects and len(kept) < 2:
+        raise BadInputError(
+            "nothing to measure was named; give --bundle, --checkpoint, --net or --compare A B"
+        )
+    if args.resume and args.output is None:
+        raise BadInputError("--resume goes on with what is in --output; give that folder")
+    keeping = _keeping(args)
+    found = []
+    if subjects:
+        lines = _Lines()
+        try:
+            found = evaluate_subjects(
+                subjects, _data(args), _running(args), keeping, progress=lines.start,
+            )  # fmt: skip
+        finally:
+            lines.close()
+    comparisons = _comparisons(args.compare, subjects, found, read_sections(kept) if kept else [])
+    report = report_of(found, comparisons)
+    for _, section in found:
+        print(result_text(section.result))
+    _print_sections(report.sections)
+    for comparison in comparisons:
+        print(comparison_text(comparison))
+    if args.output is not None and keeping.part.count == 1 and found:
+        print(f"report: {write_report(args.output, report)}", file=sys.stderr)
+    elif args.output is not None and found:
+        print(f"part done; when all are: dedos-eval report {args.output}", file=sys.stderr)
+    if args.json:
+        print(json.dumps(report.to_dict(), allow_nan=False))
+    return EXIT_OK
+
+
+def _is_output(name: str) -> bool:
+    return any(Path(name).glob("images*.jsonl"))
+
+
+def _subjects(args: argparse.Namespace, compared: Sequence[str]) -> list[Subject]:
+    from dedos_deploy.evaluation.subjects import Subject, read_net_words
+    from dedos_deploy.text.templates import prompt_templates
+
+    templates: list[str | None] = list(args.templates or [None])
+    for name in args.templates or ():
+        prompt_templates(name)
+    choices: dict[str | None, tuple[bool | None, ...]] = {
+        None: (None,), "on": (True,), "off": (False,), "both": (True, False),
+    }  # fmt: skip
+    synonyms = choices[args.synonyms]
+    named = [("bundle", path) for path in [*compared, *args.bundle]]
+    named += [("checkpoint", path) for path in args.checkpoint]
+    subjects = [
+        Subject(kind, path, template, with_synonyms)  # type: ignore[arg-type]
+        for kind, path in named
+        for template in templates
+        for with_synonyms in synonyms
+    ]
+    if compared and len(templates) * len(synonyms) > 1:
+        raise BadInputError("--compare takes one choice of --templates and --synonyms, not several")
+    if (args.net is None) != (args.net_words is None):
+        raise BadInputError("--net and --net-words belong together; give both or neither")
+    if args.net is not None:
+        subjects.append(Subject("net", args.net, net=read_net_words(args.net_words)))
+    return subjects
+
+
+def _data(args: argparse.Namespace) -> Callable[[bool | None], EvaluationData]:
+    """Return what opens the data, asking for synonyms or not; opened once to see that it is there."""
+    from dedos_deploy.evaluation.data import open_data
+    from dedos_deploy.vocabulary import parse_vocabulary
+
+    if args.data is None:
+        raise BadInputError("no data was named; give --data FOLDER")
+    vocabulary = parse_vocabulary(args.classes) if args.classes is not None else None
+
+    @lru_cache(maxsize=3)
+    def data_for(synonyms: bool | None) -> EvaluationData:
+        return open_data(
+            args.data, args.split, protocol=args.protocol, vocabulary=vocabulary, synonyms=synonyms
+        )
+
+    data_for(None)
+    return data_for
+
+
+def _running(args: argparse.Namespace) -> Running:
+    from dedos_deploy.evaluation.subjects import Running
+
+    return Running(
+        args.engine, args.device, args.size, args.background, args.threshold, args.threads
+    )
+
+
+def _keeping(args: argparse.Namespace) -> Keeping:
+    from dedos_deploy.evaluation.batch import Keeping
+
+    part = parse_part(args.part)
+    if part.count > 1 and args.output is None:
+        raise BadInputError("--part needs --output: the parts are put together from there")
+    return Keeping(args.output, args.resume, part, args.boundary, not args.no_pictures)
+
+
+def parse_part(text: str) -> Part:
+    """Return the part of a text such as 2/4; raises BadInputError for another one."""
+    from dedos_deploy.evaluation.evaluate import Part
+
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdecimal() and count.isdecimal() and int(count)):
+        raise BadInputError(f"part {text!r} is not I/N; write 1/4 for the first of four processes")
+    return Part(int(index) - 1, int(count))
+
+
+def _comparisons(
+    compared: Sequence[str], subjects: Sequence[Any], found: Sequence[Any], kept: Sequence[Any]
+) -> list[Comparison]:
+    """Return the comparison of the two that --compare names, in its order."""
+    from dedos_deploy.evaluation.batch import compare_evaluated
+
+    if not compared:
+        return []
+    measured, read = iter(found), iter(kept)
+    first, second = (next(read if _is_output(name) else measured)[0] for name in compared)
+    return [compare_evaluated(first, second)]
+
+
+class _Lines:
+    """One progress line per subject, the one before ended."""
+
+    def __init__(self) -> None:
+        self._line: ProgressLine | None = None
+
+    def start(self, name: str) -> ProgressLine:
+        self.close()
+        self._line = ProgressLine(name)
+        return self._line
+
+    def close(self) -> None:
+        if self._line is not None:
+            self._line.close()
+
+
+def _print_sections(sections: Sequence[Section]) -> None:
+    from dedos_deploy.evaluation.report import summary_rows
+
+    if len(sections) > 1:
+        print(columns_text(summary_rows(sections)) + "\n")
+    for section in sections:
+        if section.standing is not None:
+            print(columns_text(section.standing.rows()) + "\n")
+
+
+def result_text(result: EvaluationResult) -> str:
+    """Return the table of one evaluation."""
+    total = sum(result.labelled)
+    boundary = result.boundary_iou
+    rows = [("class", "IoU", *(("boundary",) if boundary else ()), "share of labelled pixels")]
+    for index, (name, iou, pixels) in enumerate(
+        zip(result.classes, result.iou, result.labelled, strict=True)
+    ):
+        measured = (_shown(boundary[index]),) if boundary else ()
+        rows.append((name, _shown(iou), *measured, f"{pixels / total:.1%}"))
+    per_image = 1000 * result.seconds_inference / result.images
+    means = [f"miou_present {result.miou_present:.3f}", f"miou_union {result.miou_union:.3f}",
+             f"accuracy {result.accuracy:.3f}", f"fwIoU {result.frequency_weighted_iou:.3f}"]  # fmt: skip
+    if result.boundary_miou is not None:
+        means.append(f"boundary {result.boundary_miou:.3f}")
+    means += [f"{name} classes {_shown(value)}" for name, value in result.groups.items()]
+    lines = [f"{result.predictor} on {result.data}", columns_text(rows), "", "   ".join(means)]
+    lines.append(
+        f"{result.images} images, {len(result.skipped)} skipped for want of labels, "
+        f"{per_image:.0f} ms each in the model, {result.seconds_total:.1f} s in all\n"
+    )
+    return "\n".join(lines)
+
+
+def comparison_text(comparison: Comparison) -> str:
+    """Return what a comparison says."""
+    miou = comparison.miou
+    sure = "" if miou.certain else " (may be chance)"
+    lines = [
+        f"{comparison.second} against {comparison.first}: miou_present {miou.difference:+.4f}, "
+        f"95 % interval [{miou.low:+.4f}, {miou.high:+.4f}]{sure}, {comparison.images} images"
+    ]
+    for name, change in comparison.moved.items():
+        lines.append(f"  {name} {change.difference:+.3f} [{change.low:+.3f}, {change.high:+.3f}]")
+    if not comparison.moved:
+        lines.append("  no class moved for certain")
+    return "\n".join(lines)
+
+
+def columns_text(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows as columns, the first one to the left."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 if __name__ == "__main__":

@@ -1,72 +1,224 @@
-"""A bundle measured on a labelled folder, as it is deployed: through the runtime, at full size."""
+"""One evaluator for every predictor: images at their own size, one record each, then the measures."""
 
 from __future__ import annotations
 
-import math
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.evaluation.boundary import BoundaryIou
 from dedos_deploy.evaluation.confusion import Confusion
-from dedos_deploy.evaluation.folder import LabelledFolder, ignore_id, match_classes
+from dedos_deploy.evaluation.data import EvaluationData, EvaluationImage, FolderData, open_data
+from dedos_deploy.evaluation.folder import LabelledFolder
+from dedos_deploy.evaluation.predictors import (
+    FrameSegmenter,
+    Predictor,
+    SegmenterPredictor,
+    open_bundle_predictor,
+)
+from dedos_deploy.evaluation.records import (
+    Header,
+    ImageRecord,
+    RecordWriter,
+    cells_of,
+    merged,
+    read_records,
+)
+from dedos_deploy.evaluation.result import EvaluationResult, result_of
 from dedos_deploy.vocabulary import Vocabulary, parse_vocabulary
 
 if TYPE_CHECKING:
     from dedos_deploy.bundle import Bundle
-    from dedos_deploy.runtime.segmentation import Segmentation
     from dedos_deploy.runtime.segmenter import Background
 
 Progress = Callable[[int, int], None]
 Classes = str | os.PathLike[str] | Sequence[str] | Vocabulary
 
 
-class FrameSegmenter(Protocol):
-    """What evaluation needs of a Segmenter."""
+@dataclass(frozen=True)
+class Part:
+    """The share of one of `count` processes: images `index`, `index + count`, ..."""
 
-    def segment(self, frame_bgr: NDArray[np.uint8]) -> Segmentation:
-        """Return the label map of a frame, uint8 [H, W, 3], at the frame's own size."""
-        ...
+    index: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise BadInputError(
+                f"part {self.index + 1} of {self.count} does not exist; give 1/{self.count} to "
+                f"{self.count}/{self.count}"
+            )
+
+    @property
+    def file_name(self) -> str:
+        """Name of the file with this part's records."""
+        if self.count == 1:
+            return "images.jsonl"
+        return f"images_{self.index + 1}_of_{self.count}.jsonl"
+
+
+WHOLE = Part()
 
 
 @dataclass(frozen=True)
-class EvaluationResult:
-    """How well label maps agree with labels.
+class Evaluated:
+    """An evaluation: its measures, and what they were computed from."""
 
-    classes: names; iou: per class, None where neither labels nor predictions have it;
-    labelled: pixels that carry the label; miou_present, miou_union, accuracy: see Confusion;
-    images: how many were counted; skipped: how many have no pixel that counts;
-    seconds_inference: spent in the segmenter; seconds_total: reading and counting included.
+    result: EvaluationResult
+    records: tuple[ImageRecord, ...]
+    header: Header
+
+
+def evaluate_predictor(
+    predictor: Predictor,
+    data: EvaluationData,
+    *,
+    output: Path | None = None,
+    part: Part = WHOLE,
+    resume: bool = False,
+    boundary: bool = False,
+    base: frozenset[str] | None = None,
+    progress: Progress | None = None,
+) -> Evaluated:
+    """Return how well `predictor`, asked for the data's vocabulary, labels the images.
+
+    output: folder for the records, None to keep none; part: which images; resume: go on with the
+    records that are there; boundary: measure boundary IoU, too; base: names of classes that masks
+    taught, to give base and novel classes apart; progress: called with images done and their total.
+
+    Raises BadInputError when no pixel counts, a file cannot be used or written, or `output` holds
+    another evaluation.
     """
+    started = time.perf_counter()
+    indices = range(part.index, len(data.image_names), part.count)
+    header = header_of(predictor, data, boundary)
+    if output is None:
+        records = list(_evaluated(predictor, data, indices, boundary, progress))
+    else:
+        with RecordWriter(output / part.file_name, header, resume=resume) as writer:
+            records = _recorded(writer, predictor, data, indices, boundary, progress)
+    if all(record.skipped for record in records):
+        raise BadInputError(
+            f"no pixel of {data.name} ({len(records)} images) is labelled with one of "
+            f"{', '.join(data.classes[:20])}; choose other classes or another split"
+        )
+    result = result_of(
+        records,
+        data.classes,
+        predictor=predictor.name,
+        data=data.name,
+        seconds_total=time.perf_counter() - started,
+        base=base,
+    )
+    return Evaluated(result, tuple(records), header)
 
-    classes: tuple[str, ...]
-    iou: tuple[float | None, ...]
-    labelled: tuple[int, ...]
-    miou_present: float
-    miou_union: float
-    accuracy: float
-    images: int
-    skipped: int
-    seconds_inference: float
-    seconds_total: float
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON values under stable keys, with `iou` by class name."""
-        return {
-            "miou_present": self.miou_present,
-            "miou_union": self.miou_union,
-            "accuracy": self.accuracy,
-            "iou": dict(zip(self.classes, self.iou, strict=True)),
-            "images": self.images,
-            "skipped": self.skipped,
-            "seconds_inference": self.seconds_inference,
-            "seconds_total": self.seconds_total,
-        }
+def header_of(predictor: Predictor, data: EvaluationData, boundary: bool) -> Header:
+    """Return what decides the records of an evaluation, as JSON values."""
+    return {
+        "predictor": predictor.name,
+        "identity": dict(predictor.identity),
+        "data": data.name,
+        "classes": list(data.classes),
+        "words": [list(entry.words) for entry in data.vocabulary.entries],
+        "images": len(data.image_names),
+        "boundary": boundary,
+    }
+
+
+def _recorded(
+    writer: RecordWriter,
+    predictor: Predictor,
+    data: EvaluationData,
+    indices: Sequence[int],
+    boundary: bool,
+    progress: Progress | None,
+) -> list[ImageRecord]:
+    """Evaluate what `writer` does not have yet; return the records of all of `indices`."""
+    known = {record.name: record for record in writer.done}
+    names = data.image_names
+    missing = [index for index in indices if names[index] not in known]
+    before = len(indices) - len(missing)
+
+    def shifted(done: int, total: int) -> None:
+        if progress is not None:
+            progress(before + done, before + total)
+
+    for record in _evaluated(predictor, data, missing, boundary, shifted):
+        writer.add(record)
+        known[record.name] = record
+    return [known[names[index]] for index in indices]
+
+
+def _evaluated(
+    predictor: Predictor,
+    data: EvaluationData,
+    indices: Sequence[int],
+    boundary: bool,
+    progress: Progress | None,
+) -> Iterator[ImageRecord]:
+    for done, index in enumerate(indices):
+        if progress is not None:
+            progress(done, len(indices))
+        yield evaluate_image(predictor, data, data.image(index), boundary=boundary)
+    if progress is not None:
+        progress(len(indices), len(indices))
+
+
+def evaluate_image(
+    predictor: Predictor, data: EvaluationData, image: EvaluationImage, *, boundary: bool
+) -> ImageRecord:
+    """Return the record of one image; raises BadInputError naming it when labels do not fit."""
+    classes = len(data.classes)
+    height, width = image.labels.shape
+    record = ImageRecord(image.name, (height, width), (), (), 0.0)
+    if not (image.labels != data.ignore).any():
+        return record
+    before = time.perf_counter()
+    predictions = predictor.predict(image.image_bgr)
+    seconds = time.perf_counter() - before
+    predictions = data.fold(predictions)
+    confusion = Confusion(classes, ignore=data.ignore)
+    try:
+        confusion.add(image.labels, predictions, unlabelled=classes)
+    except BadInputError as error:
+        raise BadInputError(f"image {image.name!r} of {data.name}: {error}") from error
+    bands: tuple[tuple[int, int, int], ...] = ()
+    if boundary:
+        measured = BoundaryIou(classes, ignore=data.ignore)
+        measured.add(image.labels, predictions)
+        bands = measured.cells()
+    return replace(record, cells=cells_of(confusion.matrix), boundary=bands, seconds=seconds)
+
+
+def read_evaluation(folder: Path, *, base: frozenset[str] | None = None) -> Evaluated:
+    """Return the evaluation that was kept in `folder`, its parts merged.
+
+    Raises BadInputError when parts or images are missing, or the records cannot be used.
+    """
+    paths = sorted(folder.glob("images*.jsonl"))
+    if not paths:
+        raise BadInputError(f"{str(folder)!r} holds no evaluation; give the --output of dedos-eval")
+    parts = [read_records(path) for path in paths]
+    records, header = merged(parts), parts[0][0]
+    if len(records) != header["images"]:
+        raise BadInputError(
+            f"the evaluation in {str(folder)!r} has {len(records)} of {header['images']} images; "
+            "run its other parts, or go on with --resume"
+        )
+    result = result_of(
+        records,
+        tuple(header["classes"]),
+        predictor=header["predictor"],
+        data=header["data"],
+        seconds_total=sum(record.seconds for record in records),
+        base=base,
+    )
+    return Evaluated(result, tuple(records), header)
 
 
 def evaluate_bundle(
@@ -88,16 +240,13 @@ def evaluate_bundle(
 
     Raises BadInputError for data that cannot be used, and what `Segmenter.load` raises.
     """
-    from dedos_deploy.runtime.segmenter import Segmenter
-
-    folder = LabelledFolder.open(data_root, split)
     if classes is not None and not isinstance(classes, Vocabulary):
         classes = parse_vocabulary(classes)
-    vocabulary, _ = match_classes(folder.classes, classes)
-    with Segmenter.load(
-        bundle, classes=vocabulary, background=background, threads=threads
-    ) as segmenter:
-        return evaluate_segmenter(segmenter, folder, vocabulary, progress=progress)
+    data = open_data(data_root, split, vocabulary=classes)
+    with open_bundle_predictor(
+        bundle, data.vocabulary, background=background, threads=threads
+    ) as predictor:
+        return evaluate_predictor(predictor, data, progress=progress).result
 
 
 def evaluate_segmenter(
@@ -111,51 +260,6 @@ def evaluate_segmenter(
 
     Raises BadInputError when the folder has no pixel that counts, or a file that cannot be used.
     """
-    started = time.perf_counter()
-    _, table = match_classes(folder.classes, vocabulary)
-    ignore = ignore_id(vocabulary)
-    confusion = Confusion(len(vocabulary), ignore=ignore)
-    skipped, seconds_inference = 0, 0.0
-    for done, item in enumerate(folder):
-        if progress is not None:
-            progress(done, len(folder))
-        labels = table[item.labels]
-        if (labels == ignore).all():
-            skipped += 1
-            continue
-        before = time.perf_counter()
-        result = segmenter.segment(item.image_bgr)
-        seconds_inference += time.perf_counter() - before
-        confusion.add(labels, _own_ids(result, vocabulary), unlabelled=len(vocabulary))
-    if progress is not None:
-        progress(len(folder), len(folder))
-    if skipped == len(folder):
-        raise BadInputError(
-            f"no pixel of split {folder.split!r} in {str(folder.root)!r} is labelled with one of "
-            f"{', '.join(vocabulary.names)}; choose other classes or another split"
-        )
-    return EvaluationResult(
-        classes=vocabulary.names,
-        iou=tuple(None if math.isnan(value) else value for value in confusion.iou.tolist()),
-        labelled=tuple(confusion.labelled.tolist()),
-        miou_present=confusion.miou_present,
-        miou_union=confusion.miou_union,
-        accuracy=confusion.accuracy,
-        images=len(folder) - skipped,
-        skipped=skipped,
-        seconds_inference=seconds_inference,
-        seconds_total=time.perf_counter() - started,
-    )
-
-
-def _own_ids(result: Segmentation, vocabulary: Vocabulary) -> NDArray[np.uint16]:
-    """Return the label map with ids of `vocabulary`, and its length where there is none of them.
-
-    A session's ids count on when its class list changes, so they need not be the vocabulary's.
-    """
-    nothing = len(vocabulary)
-    ids = np.full(int(np.iinfo(result.label_map.dtype).max) + 1, nothing, dtype=np.uint16)
-    position = {name: index for index, name in enumerate(vocabulary.names)}
-    for session_id, name in enumerate(result.classes):
-        ids[session_id] = position.get(name, nothing)
-    return ids[result.label_map]
+    data = FolderData(folder, vocabulary)
+    predictor = SegmenterPredictor(segmenter, vocabulary, name="segmenter", identity={})
+    return evaluate_predictor(predictor, data, progress=progress).result

@@ -6,57 +6,18 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from colours import EXPECTED
 
-from dedos_deploy.bundle import BundleWriter, Manifest
 from dedos_deploy.cli import eval as eval_cli
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.evaluation import LabelledFolder, evaluate_segmenter, match_classes
-from dedos_deploy.presets import PRESETS, ModelConfig
 from dedos_deploy.runtime import Segmentation
-from dedos_deploy.spec import GraphSpec
 from dedos_deploy.vocabulary import parse_vocabulary
-
-BLUE, GREEN, RED = (255, 0, 0), (0, 255, 0), (0, 0, 255)
-COLOURS = np.array([BLUE, GREEN, RED], dtype=np.uint8)
-
-
-@pytest.fixture(autouse=True)
-def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DEDOS_CACHE_DIR", str(tmp_path / "cache"))
-
-
-def write_item(root: Path, name: str, seen: np.ndarray, labels: np.ndarray) -> None:
-    """Write an image whose pixels have the colours of the classes `seen`, and its labels."""
-    for folder in ("images", "labels"):
-        (root / folder / "val").mkdir(parents=True, exist_ok=True)
-    image = COLOURS[seen]
-    cv2.imwrite(str(root / "images" / "val" / f"{name}.png"), image)
-    cv2.imwrite(str(root / "labels" / "val" / f"{name}.png"), labels.astype(np.uint8))
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """Two images of 32x48: one seen as labelled, one seen as half wrong; one without labels."""
-    root = tmp_path / "data"
-    labels = np.repeat(np.repeat([[0, 1, 2]], 32, axis=0), 16, axis=1)
-    write_item(root, "a", labels, labels)
-    seen = labels.copy()
-    seen[16:, :16] = 1  # half of blue is seen as green
-    write_item(root, "b", seen, labels)
-    write_item(root, "c", labels, np.full_like(labels, 255))
-    (root / "classes.txt").write_text("blue\nGreen\nred\n")
-    return root
-
-
-EXPECTED = {"blue": 3 / 4, "green": 4 / 5, "red": 1.0}
-"""Of 2 stripes each: blue has 1.5 right of 2, green 2 right of 2 labelled and 2.5 predicted."""
 
 
 class FakeSegmenter:
@@ -82,6 +43,9 @@ class FakeSegmenter:
             latency_ms={"pre": 0.0, "engine": 0.0, "post": 0.0},
         )
 
+    def close(self) -> None:
+        pass
+
 
 def test_with_a_fake_segmenter(data: Path) -> None:
     folder = LabelledFolder.open(data, "val")
@@ -94,7 +58,7 @@ def test_with_a_fake_segmenter(data: Path) -> None:
     np.testing.assert_allclose(result.iou, list(EXPECTED.values()))
     assert result.miou_present == result.miou_union == pytest.approx(np.mean([*EXPECTED.values()]))
     assert result.accuracy == pytest.approx(5.5 / 6)
-    assert (result.images, result.skipped, result.labelled) == (2, 1, (1024, 1024, 1024))
+    assert (result.images, result.skipped) == (2, ("c",)) and result.labelled == (1024,) * 3
     assert calls == [(0, 3), (1, 3), (2, 3), (3, 3)]
 
 
@@ -119,7 +83,9 @@ def test_an_entry_may_rename_and_join_classes() -> None:
 def test_an_unlabelled_split_is_refused(data: Path) -> None:
     for name in ("a", "b"):
         (data / "images" / "val" / f"{name}.png").unlink()
-    with pytest.raises(BadInputError, match="no pixel of split 'val' .*labelled with one of blue"):
+    with pytest.raises(
+        BadInputError, match=r"no pixel of data/val \(1 images\) is labelled with one of blue"
+    ):
         evaluate_segmenter(
             FakeSegmenter(), LabelledFolder.open(data, "val"), parse_vocabulary("blue")
         )
@@ -173,75 +139,6 @@ def test_unusable_data_is_named(data: Path, what: str, message: str) -> None:
             pass
 
 
-def colour_graph() -> bytes:
-    """Return scores[k] = text[k] . BGR of a cell / 255, as ONNX, for 32x48 and D = 3."""
-    constants = {
-        "scale": np.float32(1 / 255),
-        "flat": np.array([3, 96]),
-        "map": np.array([1, -1, 8, 12]),
-    }
-    nodes = [
-        helper.make_node("Cast", ["image"], ["cast"], to=TensorProto.FLOAT),
-        helper.make_node("Transpose", ["cast"], ["planes"], perm=[0, 3, 1, 2]),
-        helper.make_node("AveragePool", ["planes"], ["cells"], kernel_shape=[4, 4], strides=[4, 4]),
-        helper.make_node("Mul", ["cells", "scale"], ["scaled"]),
-        helper.make_node("Reshape", ["scaled", "flat"], ["columns"]),
-        helper.make_node("MatMul", ["text", "columns"], ["product"]),
-        helper.make_node("Reshape", ["valid", "column"], ["used"]),
-        helper.make_node("Mul", ["product", "used"], ["masked"]),
-        helper.make_node("Reshape", ["masked", "map"], ["scores"]),
-    ]
-    constants["column"] = np.array([-1, 1])
-    graph = helper.make_graph(
-        nodes,
-        "colours",
-        [
-            helper.make_tensor_value_info("image", TensorProto.UINT8, [1, 32, 48, 3]),
-            helper.make_tensor_value_info("text", TensorProto.FLOAT, ["K", 3]),
-            helper.make_tensor_value_info("valid", TensorProto.FLOAT, ["K"]),
-        ],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, "K", 8, 12])],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
-    )
-    opset = [helper.make_opsetid("", 18)]
-    return bytes(helper.make_model(graph, opset_imports=opset, ir_version=9).SerializeToString())
-
-
-def colour_config() -> ModelConfig:
-    nano = PRESETS["nano"]
-    return replace(nano, size_hw=(32, 48), clip=replace(nano.clip, text_width=3))
-
-
-@pytest.fixture
-def bundle(tmp_path: Path) -> Path:
-    config = colour_config()
-    manifest = Manifest(
-        preset="nano",
-        config=config.to_dict(),
-        spec=GraphSpec(height=32, width=48, text_width=3),
-        target="cpu",
-        precision={},
-        activation="gelu",
-        template_name="plain",
-        templates=["{}"],
-        context_length=config.clip.text.context_length,
-        thresholds={},
-        default_threshold=0.5,
-        checkpoint_sha256=None,
-        tools={},
-        sources=[],
-        licence="Apache-2.0",
-        created="2026-01-02T03:04:05+00:00",
-    )
-    with BundleWriter(tmp_path / "colours.dedos") as writer:
-        writer.add_bytes("model.onnx", colour_graph())
-        # Never read: every word of the tests is shipped with its embedding.
-        writer.add_bytes("text_encoder.onnx", b"")
-        writer.add_bytes("tokenizer.json", b"{}")
-        writer.add_vocabulary("colours", ("blue", "green", "red"), np.eye(3, dtype=np.float32))
-        return writer.commit(manifest)
-
-
 @pytest.fixture
 def command(bundle: Path, data: Path) -> Callable[..., int]:
     def call(*more: str) -> int:
@@ -257,10 +154,11 @@ def test_command_line_on_a_bundle(
     assert command("--json") == 0
     lines = capsys.readouterr().out.splitlines()
     values = json.loads(lines[-1])
-    assert set(values) == {
-        "miou_present", "miou_union", "accuracy", "iou", "images", "skipped",
-        "seconds_inference", "seconds_total",
+    stable = {
+        "miou_present", "miou_union", "iou", "images", "skipped", "seconds_inference",
+        "seconds_total",
     }  # fmt: skip
+    assert stable <= set(values)
     # Scores have a quarter of the resolution, so borders of stripes may move by a pixel or two.
     assert values["iou"] == pytest.approx(EXPECTED, abs=0.02)
     assert (values["images"], values["skipped"]) == (2, 1)

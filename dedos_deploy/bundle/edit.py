@@ -1,0 +1,76 @@
+"""Changes to a finished bundle that leave its graphs alone."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from dedos_deploy.bundle._names import MANIFEST
+from dedos_deploy.bundle.bundle import DEMO_NAME, Bundle
+from dedos_deploy.bundle.manifest import Manifest
+from dedos_deploy.bundle.writer import BundleWriter
+from dedos_deploy.errors import BadInputError, SinkError
+
+
+def set_thresholds(
+    path: str | os.PathLike[str],
+    thresholds: Mapping[str, float],
+    *,
+    dest: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Give a bundle score thresholds per class name, beside those of other classes, and return it.
+
+    thresholds: in [0, 1]; dest: where the changed bundle goes, None to change the one in `path`.
+    A folder that is changed in place keeps its built engines: only its manifest is replaced.
+
+    Raises BadInputError for the embedded bundle without `dest` and for a place that is taken,
+    SinkError when it cannot be written, BadBundleError for a bundle or threshold that cannot be.
+    """
+    check_changeable(path, dest, overwrite=overwrite)
+    with Bundle.open(path) as bundle:
+        manifest = replace(bundle.manifest, thresholds={**bundle.manifest.thresholds, **thresholds})
+        if dest is None and Path(path).is_dir():
+            return _rewrite(Path(path), manifest)
+        return _copy(bundle, manifest, dest or path, overwrite=overwrite or dest is None)
+
+
+def check_changeable(
+    path: str | os.PathLike[str], dest: str | os.PathLike[str] | None, *, overwrite: bool
+) -> None:
+    """Raise BadInputError unless a changed bundle of `path` can go where `set_thresholds` puts it.
+
+    What takes long to compute is computed after this.
+    """
+    if dest is not None:
+        BundleWriter(dest, overwrite=overwrite)
+    elif os.fspath(path) == DEMO_NAME:
+        raise BadInputError(
+            "the embedded bundle cannot be changed; write the changed one elsewhere with --output"
+        )
+
+
+def _rewrite(folder: Path, manifest: Manifest) -> Path:
+    text = manifest.to_json()
+    temporary = folder / f".{MANIFEST}.{secrets.token_hex(4)}.tmp"
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, folder / MANIFEST)
+    except OSError as error:
+        raise SinkError(
+            f"bundle {str(folder)!r} cannot be written ({error.strerror}); it is as it was"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return folder
+
+
+def _copy(
+    bundle: Bundle, manifest: Manifest, dest: str | os.PathLike[str], *, overwrite: bool
+) -> Path:
+    with BundleWriter(dest, overwrite=overwrite) as writer:
+        writer.add_all(bundle)
+        return writer.commit(manifest)

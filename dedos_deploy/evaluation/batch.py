@@ -1,0 +1,218 @@
+"""Several subjects on the same images: evaluated, pictured, compared, reported."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dedos_deploy.errors import BadInputError, SinkError
+from dedos_deploy.evaluation.compare import Comparison, compare
+from dedos_deploy.evaluation.data import EvaluationData
+from dedos_deploy.evaluation.evaluate import (
+    WHOLE,
+    Evaluated,
+    Part,
+    Progress,
+    evaluate_predictor,
+    read_evaluation,
+)
+from dedos_deploy.evaluation.overlays import Chosen, Shown, choose, show
+from dedos_deploy.evaluation.report import Report, Section
+from dedos_deploy.evaluation.subjects import Running, Subject, base_names
+from dedos_deploy.evaluation.tables import placed
+
+SHOWN = "shown.json"
+_PANELS = ("image", "labels", "answer", "mistakes")
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """What an evaluation keeps.
+
+    output: folder of records, pictures and report, None for none; resume: go on with records that
+    are there; part: share of this process; boundary: measure boundary IoU; pictures: paint images.
+    """
+
+    output: Path | None = None
+    resume: bool = False
+    part: Part = WHOLE
+    boundary: bool = False
+    pictures: bool = True
+
+
+def evaluate_subjects(
+    subjects: Sequence[Subject],
+    data_for: Callable[[bool | None], EvaluationData],
+    running: Running,
+    keeping: Keeping,
+    *,
+    progress: Callable[[str], Progress] | None = None,
+) -> list[tuple[Evaluated, Section]]:
+    """Evaluate every subject on the same images, one after the other.
+
+    data_for: returns them, given whether to ask for synonyms. With one subject its records stand in
+    `output` itself, with more in a folder each; progress: returns what is told of a subject's images.
+    """
+    names = _distinct([subject.name for subject in subjects])
+    found = []
+    for subject, name in zip(subjects, names, strict=True):
+        folder = keeping.output
+        if folder is not None and len(subjects) > 1:
+            folder = folder / slug(name)
+        found.append(
+            _evaluate(subject, name, data_for(subject.synonyms), running, keeping, folder,
+                      progress(name) if progress else None)
+        )  # fmt: skip
+    return found
+
+
+def _evaluate(
+    subject: Subject,
+    name: str,
+    data: EvaluationData,
+    running: Running,
+    keeping: Keeping,
+    folder: Path | None,
+    progress: Progress | None,
+) -> tuple[Evaluated, Section]:
+    base = base_names(data.vocabulary, subject.taught_words())
+    with closing(_Named(subject.open(data.vocabulary, running), name)) as predictor:
+        evaluated = evaluate_predictor(
+            predictor, data, output=folder, part=keeping.part, resume=keeping.resume,
+            boundary=keeping.boundary, base=base, progress=progress,
+        )  # fmt: skip
+        shown: list[Shown] = []
+        if keeping.pictures and folder is not None and keeping.part == WHOLE:
+            chosen = choose(evaluated.records, len(data.classes))
+            shown = show(chosen, predictor, data)
+            save_shown(folder, shown)
+    standing = placed(data.name, evaluated.result.miou_present)
+    return evaluated, Section(evaluated.result, evaluated.header["identity"], shown, standing)
+
+
+class _Named:
+    """A predictor under the name that tells it from the others."""
+
+    def __init__(self, predictor: Any, name: str) -> None:
+        self._predictor, self.name = predictor, name
+        self.identity = predictor.identity
+        self.predict = predictor.predict
+        self.close = predictor.close
+
+
+def compare_evaluated(first: Evaluated, second: Evaluated) -> Comparison:
+    """Return the paired comparison of two evaluations; raises BadInputError when they differ."""
+    return compare((first.header, first.records), (second.header, second.records))
+
+
+def read_sections(folders: Sequence[Path]) -> list[tuple[Evaluated, Section]]:
+    """Return evaluations that were kept, with their pictures; a folder may hold several.
+
+    Raises BadInputError for a folder without any, and records that cannot be used.
+    """
+    found = []
+    for folder in folders:
+        places = [folder] if list(folder.glob("images*.jsonl")) else _inside(folder)
+        if not places:
+            raise BadInputError(
+                f"{str(folder)!r} holds no evaluation; give the --output of dedos-eval"
+            )
+        for place in places:
+            evaluated = read_evaluation(place)
+            result = evaluated.result
+            standing = placed(result.data, result.miou_present)
+            section = Section(result, evaluated.header["identity"], load_shown(place), standing)
+            found.append((evaluated, section))
+    return found
+
+
+def _inside(folder: Path) -> list[Path]:
+    return sorted({path.parent for path in folder.glob("*/images*.jsonl")})
+
+
+def report_of(
+    found: Sequence[tuple[Evaluated, Section]], comparisons: Sequence[Comparison] = ()
+) -> Report:
+    """Return the report of evaluations."""
+    return Report([section for _, section in found], comparisons)
+
+
+def save_shown(folder: Path, shown: Sequence[Shown]) -> None:
+    """Write pictures as files and what they are as JSON; raises SinkError when that fails."""
+    import cv2
+
+    entries = []
+    try:
+        for number, one in enumerate(shown):
+            for panel in _PANELS:
+                done, data = cv2.imencode(".jpg", getattr(one, panel), [1, 90])
+                assert done
+                (folder / _picture(number, panel)).write_bytes(data.tobytes())
+            entries.append({"chosen": vars(one.chosen), "legend": one.legend})
+        (folder / SHOWN).write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise SinkError(
+            f"pictures cannot be written to {str(folder)!r} ({error.strerror}); make room or "
+            "choose another --output"
+        ) from error
+
+
+def load_shown(folder: Path) -> list[Shown]:
+    """Return the pictures that `save_shown` wrote, none where there are none.
+
+    Raises BadInputError when they are damaged.
+    """
+    import cv2
+
+    if not (folder / SHOWN).exists():
+        return []
+    try:
+        entries = json.loads((folder / SHOWN).read_text(encoding="utf-8"))
+        found = []
+        for number, entry in enumerate(entries):
+            panels = {}
+            for panel in _PANELS:
+                picture = cv2.imread(str(folder / _picture(number, panel)), cv2.IMREAD_COLOR)
+                if picture is None:
+                    raise ValueError(f"{_picture(number, panel)} cannot be read")
+                panels[panel] = np.asarray(picture, np.uint8)
+            legend = tuple((name, colour) for name, colour in entry["legend"])
+            found.append(Shown(Chosen(**entry["chosen"]), **panels, legend=legend))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInputError(
+            f"the pictures in {str(folder)!r} are damaged ({error}); remove {SHOWN} there"
+        ) from error
+    return found
+
+
+def _picture(number: int, panel: str) -> str:
+    return f"shown_{number}_{panel}.jpg"
+
+
+def slug(name: str) -> str:
+    """Return a file name for a subject.
+
+    >>> slug("nano, no synonyms")
+    'nano_no_synonyms'
+    """
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", name).strip("_.") or "subject"
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Return names with a number where one occurs twice."""
+    found: list[str] = []
+    taken: set[str] = set()
+    for name in names:
+        number, unique = 2, name
+        while slug(unique) in taken:
+            unique, number = f"{name} ({number})", number + 1
+        taken.add(slug(unique))
+        found.append(unique)
+    return found

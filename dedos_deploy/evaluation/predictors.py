@@ -1,0 +1,298 @@
+"""What is evaluated: a bundle, a checkpoint, or a net of fixed classes, all asked in one way."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dedos_deploy.errors import BadInputError
+from dedos_deploy.evaluation.data import Ids
+from dedos_deploy.vocabulary import Vocabulary, canonical_word
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from dedos_deploy.bundle import Bundle
+    from dedos_deploy.runtime.segmentation import Segmentation
+    from dedos_deploy.runtime.segmenter import Background
+
+
+class Predictor(Protocol):
+    """Labels images with the classes of one vocabulary.
+
+    name: for people; identity: JSON values that decide its answers, by which a run is resumed.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def identity(self) -> Mapping[str, Any]: ...
+
+    def predict(self, image_bgr: NDArray[np.uint8]) -> Ids:
+        """Return class ids [H, W] of the vocabulary, its length where there is no class."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class FrameSegmenter(Protocol):
+    """What prediction needs of a Segmenter."""
+
+    def segment(self, frame_bgr: NDArray[np.uint8]) -> Segmentation:
+        """Return the label map of a frame, uint8 [H, W, 3], at the frame's own size."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class SegmenterPredictor:
+    """A Segmenter that has `vocabulary` as its classes, whatever engine runs in it.
+
+    closing: called after the segmenter is closed.
+    """
+
+    def __init__(
+        self,
+        segmenter: FrameSegmenter,
+        vocabulary: Vocabulary,
+        *,
+        name: str,
+        identity: Mapping[str, Any],
+        closing: Callable[[], None] | None = None,
+    ) -> None:
+        self.segmenter, self.vocabulary = segmenter, vocabulary
+        self.name, self.identity = name, identity
+        self._closing = closing
+
+    def predict(self, image_bgr: NDArray[np.uint8]) -> Ids:
+        return own_ids(self.segmenter.segment(image_bgr), self.vocabulary)
+
+    def close(self) -> None:
+        self.segmenter.close()
+        if self._closing is not None:
+            self._closing()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def own_ids(result: Segmentation, vocabulary: Vocabulary) -> Ids:
+    """Return the label map with ids of `vocabulary`, and its length where there is none of them.
+
+    A session's ids count on when its class list changes, so they need not be the vocabulary's.
+    """
+    nothing = len(vocabulary)
+    dtype = np.uint8 if nothing < 255 else np.uint16
+    ids = np.full(int(np.iinfo(result.label_map.dtype).max) + 1, nothing, dtype=dtype)
+    position = {name: index for index, name in enumerate(vocabulary.names)}
+    for session_id, name in enumerate(result.classes):
+        ids[session_id] = position.get(name, nothing)
+    found: Ids = ids[result.label_map]
+    return found
+
+
+def open_bundle_predictor(
+    bundle: str | os.PathLike[str] | Bundle,
+    vocabulary: Vocabulary,
+    *,
+    engine: str = "cpu",
+    background: Background = "none",
+    threshold: float | None = None,
+    template: str | None = None,
+    threads: int | None = None,
+) -> SegmenterPredictor:
+    """Return a bundle as a predictor.
+
+    engine, background, threshold, threads: as `Segmenter.load` takes them; template: prompt
+    templates other than the bundle's own, one of TEMPLATES.
+
+    Raises BadInputError and what `Segmenter.load` raises.
+    """
+    from dedos_deploy.bundle import Bundle
+    from dedos_deploy.runtime.segmenter import Segmenter
+
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    try:
+        segmenter = Segmenter.load(
+            opened,
+            classes=vocabulary,
+            engine=engine,
+            background=background,
+            threshold=threshold,
+            threads=threads,
+            template=template,
+        )
+    except BaseException:
+        if opened is not bundle:
+            opened.close()
+        raise
+    manifest = opened.manifest
+    identity = {
+        "bundle": manifest.files["model.onnx"],
+        "text": manifest.files["text_encoder.onnx"],
+        "engine": engine,
+        "precision": manifest.precision,
+        "template": template or manifest.template_name,
+        "background": background,
+        "threshold": threshold,
+        "thresholds": manifest.thresholds if background != "none" else {},
+    }
+    closing = opened.close if opened is not bundle else None
+    return SegmenterPredictor(
+        segmenter, vocabulary, name=opened.name, identity=identity, closing=closing
+    )
+
+
+def open_checkpoint_predictor(
+    path: str | os.PathLike[str],
+    vocabulary: Vocabulary,
+    *,
+    size_hw: tuple[int, int] | None = None,
+    background: Background = "none",
+    threshold: float = 0.5,
+    template: str | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+) -> SegmenterPredictor:
+    """Return a checkpoint as a predictor: the torch model between the runtime's own two ends.
+
+    size_hw: network size, None for the one it was trained at; template: prompt templates, None for
+    those it was trained with; device: where torch runs.
+
+    Raises BadInputError for a checkpoint that cannot be used, MissingExtraError without torch.
+    """
+    from dedos_deploy.evaluation.torch_engine import open_torch_segmenter
+
+    segmenter, identity = open_torch_segmenter(
+        Path(path), vocabulary, size_hw=size_hw, background=background, threshold=threshold,
+        template=template, device=device, threads=threads,
+    )  # fmt: skip
+    return SegmenterPredictor(segmenter, vocabulary, name=Path(path).name, identity=identity)
+
+
+class NetPredictor:
+    """A net of fixed classes, such as DeepLab's for Cityscapes, as a bar to compare with.
+
+    path: ONNX, `image` float32 [1, 3, h, w] RGB 0..255 to `logits` [1, C, h', w']; words: what its
+    C channels are called; joined: word of a class -> the net's words that mean it, for classes
+    that the net calls otherwise or splits; side: longest side that it looks at, in pixels.
+
+    Every pixel gets the best channel at the image's size; channels that mean no asked class give
+    no class.
+
+    Raises BadInputError when the file is no such net, or a class has no word of the net.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        words: Sequence[str],
+        vocabulary: Vocabulary,
+        *,
+        joined: Mapping[str, Sequence[str]] | None = None,
+        side: int = 641,
+        threads: int | None = None,
+    ) -> None:
+        import onnxruntime
+        from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+        from dedos_deploy.runtime.onnx_engine import session_options
+
+        path = Path(path)
+        unreadable = (state.Fail, state.InvalidProtobuf, state.InvalidGraph, state.NoSuchFile)
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(path), session_options(threads), providers=["CPUExecutionProvider"]
+            )
+            outputs = {output.name: output.shape for output in self._session.get_outputs()}
+            channels = outputs["logits"][1]
+        except (KeyError, *unreadable) as error:
+            raise BadInputError(
+                f"{str(path)!r} is no segmentation net with an input `image` and an output "
+                "`logits` in ONNX; convert it to one"
+            ) from error
+        if channels != len(words):
+            raise BadInputError(
+                f"{str(path)!r} has {channels} channels, but {len(words)} words were given for "
+                "them; give one word for each"
+            )
+        self._table = channel_classes(words, vocabulary, joined or {})
+        self._side = side
+        self.name = path.stem
+        self.identity: Mapping[str, Any] = {
+            "net": file_sha256(path),
+            "side": side,
+            "channels": self._table.tolist(),
+        }
+
+    def predict(self, image_bgr: NDArray[np.uint8]) -> Ids:
+        import cv2
+
+        height, width = image_bgr.shape[:2]
+        scale = self._side / max(height, width)
+        # These nets keep the pixel grid aligned at sizes 16 k + 1.
+        size_wh = tuple(max(1, round((edge * scale - 1) / 16)) * 16 + 1 for edge in (width, height))
+        resized = cv2.resize(image_bgr, size_wh, interpolation=cv2.INTER_LINEAR)
+        image = resized[None, :, :, ::-1].transpose(0, 3, 1, 2).astype(np.float32)
+        (logits,) = self._session.run(["logits"], {"image": image})
+        maps = np.ascontiguousarray(logits[0].transpose(1, 2, 0))
+        full = cv2.resize(maps, (width, height), interpolation=cv2.INTER_LINEAR)
+        found: Ids = self._table[full.reshape(height, width, -1).argmax(axis=2)]
+        return found
+
+    def close(self) -> None:
+        del self._session
+
+
+def channel_classes(
+    words: Sequence[str], vocabulary: Vocabulary, joined: Mapping[str, Sequence[str]]
+) -> Ids:
+    """Return the class id of every channel of a net, the vocabulary's length for no class.
+
+    Raises BadInputError for a class that no channel means, and a channel that means two.
+    """
+    known = {canonical_word(word) for word in words}
+    table = np.full(len(words), len(vocabulary), np.uint8 if len(vocabulary) < 255 else np.uint16)
+    for class_id, entry in enumerate(vocabulary.entries):
+        wanted = {canonical_word(word) for word in joined.get(entry.name, entry.words)}
+        if not wanted <= known or not wanted:
+            missing = ", ".join(sorted(wanted - known)) or entry.name
+            raise BadInputError(
+                f"class {entry.name!r} has no channel: the net knows {', '.join(words)}, not "
+                f"{missing}; say which of them mean it"
+            )
+        for channel, word in enumerate(words):
+            if canonical_word(word) in wanted:
+                if table[channel] != len(vocabulary):
+                    other = vocabulary.names[int(table[channel])]
+                    raise BadInputError(
+                        f"the net's {word!r} is said to mean both {other!r} and {entry.name!r}; "
+                        "leave one out"
+                    )
+                table[channel] = class_id
+    return table
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,184 @@
+"""Published benchmarks: class lists, label handling and layouts on disk, as their authors have them.
+
+`protocols.json` holds the facts. A class list is kept as published, odd spaces and commas included,
+with its source and the SHA-256 of its lines; a protocol says which list it scores, where files lie
+and what their values mean. How names become words to ask for is `words_of`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from dedos_deploy.errors import BadInputError, nearest
+from dedos_deploy.vocabulary import canonical_word
+
+_FILE = Path(__file__).parent / "protocols.json"
+
+MESS = "MESS/"
+"""Protocols of the MESS benchmark are called MESS/<data set>."""
+
+
+@dataclass(frozen=True)
+class ClassList:
+    """Names as published; source: where from; sha256: of the names joined by newlines."""
+
+    name: str
+    classes: tuple[str, ...]
+    source: str
+    sha256: str
+    notes: str = ""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the names as they are here."""
+        return hashlib.sha256("\n".join(self.classes).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the files of a protocol lie, below a root, and what label values mean.
+
+    images, labels: folders, searched with those inside them; image_suffix, label_suffix: ends of
+    file names, before which names of an image and its labels agree; first: label value of class 0,
+    the others following; map: label value -> class instead; ignored: values that are not counted;
+    listed: a file of names, one per line, that the split consists of (None: all labels there are).
+    """
+
+    images: str
+    labels: str
+    image_suffix: str
+    label_suffix: str
+    first: int = 0
+    map: dict[str, int] | None = None
+    ignored: tuple[int, ...] = (255,)
+    listed: str | None = None
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One benchmark.
+
+    classes: the list that is asked for; obtain: where its data comes from; layouts: the first one
+    whose folders are there is read; folded: (name, n) when predictions of class n and later all
+    count as one class of that name; domain: of MESS.
+    """
+
+    name: str
+    classes: ClassList
+    obtain: str
+    layouts: tuple[Layout, ...]
+    folded: tuple[str, int] | None = None
+    domain: str | None = None
+
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """Names of the classes that labels have, cleaned of spaces at their ends."""
+        names = tuple(name.strip() for name in self.classes.classes)
+        if self.folded is None:
+            return names
+        return (*names[: self.folded[1]], self.folded[0])
+
+
+@lru_cache(maxsize=1)
+def protocols() -> dict[str, Protocol]:
+    """Return all protocols by name."""
+    values: dict[str, Any] = json.loads(_FILE.read_text(encoding="utf-8"))
+    lists = {
+        name: ClassList(
+            name, tuple(one["classes"]), one["source"], one["sha256"], one.get("notes", "")
+        )
+        for name, one in values["lists"].items()
+    }
+    return {
+        name: Protocol(
+            name,
+            lists[one["classes"]],
+            one["obtain"],
+            tuple(_layout(layout) for layout in one["layouts"]),
+            tuple(one["folded"]) if "folded" in one else None,
+            one.get("domain"),
+        )
+        for name, one in values["protocols"].items()
+    }
+
+
+def _layout(values: dict[str, Any]) -> Layout:
+    ignored = tuple(values.get("ignored", (255,)))
+    return Layout(**{**values, "ignored": ignored})
+
+
+def find_protocol(name: str) -> Protocol:
+    """Return a protocol; letter case does not matter. Raises BadInputError for an unknown one."""
+    known = {key.lower(): protocol for key, protocol in protocols().items()}
+    found = known.get(name.lower())
+    if found is None:
+        raise BadInputError(
+            f"unknown protocol {name!r}{nearest(name, protocols())}; known: {', '.join(protocols())}"
+        )
+    return found
+
+
+def words_of(classes: ClassList, *, synonyms: bool) -> tuple[tuple[int, tuple[str, ...]], ...]:
+    """Return the words to ask for, as (class, words), of every class that has one of its own.
+
+    Names are split at commas, stripped and written in lower case. Without synonyms only the first word of a class counts,
+    as CAT-Seg and the paper do it; where an earlier class has that word already, the two share one
+    text embedding, so the later one can never win and is not asked for. With synonyms a class has
+    those of its words that are no other class's first one, and that no earlier class has.
+    """
+    split = [[word.strip() for word in name.split(",")] for name in classes.classes]
+    owner: dict[str, int] = {}
+    # First words first: what one class is called, no other may have as a mere synonym.
+    for choice in ([words[:1] for words in split], split if synonyms else []):
+        for index, words in enumerate(choice):
+            for word in words:
+                owner.setdefault(canonical_word(word), index)
+    found = []
+    for index, words in enumerate(split):
+        kept = dict.fromkeys(canonical_word(word) for word in words)
+        own = tuple(word for word in kept if owner.get(word) == index)
+        if own:
+            found.append((index, own))
+    return tuple(found)
+
+
+MESS_DOMAINS = {
+    "General": 6,
+    "Earth Monitoring": 5,
+    "Medical Sciences": 4,
+    "Engineering": 4,
+    "Agriculture and Biology": 3,
+}
+"""Data sets in each domain of MESS; the four parts of PAXRay count as one."""
+
+
+def mess_means(scores: dict[str, float]) -> dict[str, float]:
+    """Return the mean of every domain whose data sets are all there, and of all 22 as "Mean".
+
+    scores: by protocol name, as MESS scores them: mean IoU over classes in labels or predictions
+    (miou_union). The four parts of PAXRay are averaged first.
+    """
+    known = protocols()
+    sets: dict[str, dict[str, list[float]]] = {domain: {} for domain in MESS_DOMAINS}
+    for name, score in scores.items():
+        domain = known[name].domain
+        if domain is not None:
+            whole = name.partition("_")[0] if name.startswith(f"{MESS}paxray_") else name
+            sets[domain].setdefault(whole, []).append(score)
+    means: dict[str, float] = {}
+    every: list[float] = []
+    for domain, count in MESS_DOMAINS.items():
+        parts = sets[domain]
+        complete = len(parts) == count and len(parts.get(f"{MESS}paxray", [0.0] * 4)) == 4
+        if complete:
+            each = [sum(values) / len(values) for values in parts.values()]
+            means[domain] = sum(each) / count
+            every += each
+    if len(means) == len(MESS_DOMAINS):
+        means["Mean"] = sum(every) / len(every)
+    return means

@@ -1,0 +1,210 @@
+"""What an evaluation keeps: one line per image, enough to add up, resume, merge and resample.
+
+The file is JSON lines. The first one says what was evaluated on what; each of the others is an
+`ImageRecord`. It is only ever appended to, so what a killed run leaves is a shorter file, at worst
+with half a line at its end, which the next run cuts off.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dedos_deploy.errors import BadInputError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+FORMAT = "dedos-eval-1"
+
+Header = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """The pixels of one image by label and prediction.
+
+    cells: (label, prediction, pixels), the prediction `classes` meaning none; boundary: (class,
+    pixels in both bands, pixels in either), empty when boundaries were not measured; size: height
+    and width; seconds: in the predictor. An image without a pixel that counts has no cells.
+    """
+
+    name: str
+    size: tuple[int, int]
+    cells: tuple[tuple[int, int, int], ...]
+    boundary: tuple[tuple[int, int, int], ...]
+    seconds: float
+
+    @property
+    def skipped(self) -> bool:
+        """Whether no pixel of the image counts."""
+        return not self.cells
+
+    def matrix(self, classes: int) -> NDArray[np.int64]:
+        """Return int64 [classes, classes + 1], pixels by label and prediction."""
+        matrix = np.zeros((classes, classes + 1), dtype=np.int64)
+        for label, prediction, pixels in self.cells:
+            matrix[label, prediction] = pixels
+        return matrix
+
+    def to_json(self) -> str:
+        return json.dumps(
+            {"name": self.name, "size": self.size, "cells": self.cells,
+             "boundary": self.boundary, "seconds": round(self.seconds, 6)}
+        )  # fmt: skip
+
+    @staticmethod
+    def from_json(text: str) -> ImageRecord:
+        """Return the record of a line; raises ValueError, KeyError or TypeError for another one."""
+        values = json.loads(text)
+        height, width = values["size"]
+        return ImageRecord(
+            values["name"],
+            (height, width),
+            tuple((label, prediction, pixels) for label, prediction, pixels in values["cells"]),
+            tuple((index, both, either) for index, both, either in values["boundary"]),
+            float(values["seconds"]),
+        )
+
+
+def cells_of(matrix: NDArray[np.int64]) -> tuple[tuple[int, int, int], ...]:
+    """Return the cells of a confusion matrix that are not zero."""
+    rows, columns = matrix.nonzero()
+    values = matrix[rows, columns]
+    return tuple(zip(rows.tolist(), columns.tolist(), values.tolist(), strict=True))
+
+
+def read_records(path: Path) -> tuple[Header, list[ImageRecord]]:
+    """Return the header and the images of a record file; half a line at its end is left out.
+
+    Raises BadInputError when the file cannot be read, is of another format, or is damaged.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInputError(
+            f"{str(path)!r} is no record of an evaluation ({error}); run the evaluation again"
+        ) from error
+    whole = text[: text.rfind("\n") + 1].splitlines()
+    try:
+        header = json.loads(whole[0])
+        if header["format"] != FORMAT:
+            raise ValueError(f"format {header['format']!r}")
+    except (IndexError, ValueError, KeyError, TypeError) as error:
+        raise BadInputError(
+            f"{str(path)!r} is no record of an evaluation of this version ({error!r}); run the "
+            "evaluation again in another folder"
+        ) from error
+    records = []
+    for number, line in enumerate(whole[1:], 2):
+        try:
+            records.append(ImageRecord.from_json(line))
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadInputError(
+                f"line {number} of {str(path)!r} is damaged ({error!r}); remove the file and run "
+                "the evaluation again"
+            ) from error
+    return header, records
+
+
+class RecordWriter:
+    """Appends records to a file, creating it with its header; `done` holds those it had already.
+
+    resume: go on with a file that is there. Raises BadInputError when one is there and was made
+    with another header or `resume` is False, and when the file cannot be written.
+    """
+
+    def __init__(self, path: Path, header: Header, *, resume: bool) -> None:
+        self.path = path
+        self.done: tuple[ImageRecord, ...] = ()
+        header = json.loads(json.dumps({"format": FORMAT, **header}))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                self._take_over(header, resume)
+            else:
+                _write_new(path, json.dumps(header) + "\n")
+            # Unbuffered: what a full disk refused must not be tried again on closing.
+            self._file: IO[bytes] = path.open("ab", buffering=0)
+        except OSError as error:
+            raise BadInputError(
+                f"cannot write {str(path)!r} ({error.strerror}); choose another --output"
+            ) from error
+
+    def _take_over(self, header: Header, resume: bool) -> None:
+        if not resume:
+            raise BadInputError(
+                f"{str(self.path.parent)!r} already holds an evaluation; add --resume to go on "
+                "with it, or choose another --output"
+            )
+        found, records = read_records(self.path)
+        for key, value in header.items():
+            if found.get(key) != value:
+                raise BadInputError(
+                    f"the evaluation in {str(self.path.parent)!r} has {key} {found.get(key)!r}, not "
+                    f"{value!r}; choose another --output"
+                )
+        self.done = tuple(records)
+        with self.path.open("rb+") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+    def add(self, record: ImageRecord) -> None:
+        """Append one record; raises BadInputError when the disk is full."""
+        try:
+            line = (record.to_json() + "\n").encode()
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise BadInputError(
+                f"cannot write {str(self.path)!r} ({error.strerror}); make room and go on with "
+                "--resume"
+            ) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+
+def _write_new(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def merged(parts: Iterable[tuple[Header, Sequence[ImageRecord]]]) -> list[ImageRecord]:
+    """Return the images of several processes that shared one data set, by name.
+
+    Raises BadInputError when they evaluated something else, or an image twice.
+    """
+    found: dict[str, ImageRecord] = {}
+    first: Header | None = None
+    for header, records in parts:
+        first = first or header
+        if header != first:
+            different = [key for key in first if first.get(key) != header.get(key)]
+            raise BadInputError(
+                f"parts of different evaluations cannot be merged: {', '.join(different)} differ"
+            )
+        for record in records:
+            if record.name in found:
+                raise BadInputError(
+                    f"image {record.name!r} was evaluated twice; give every process another --part"
+                )
+            found[record.name] = record
+    return [found[name] for name in sorted(found)]

@@ -1,0 +1,181 @@
+"""The measures of an evaluation, computed from what was kept of every image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dedos_deploy.evaluation.confusion import Confusion
+from dedos_deploy.evaluation.records import ImageRecord
+
+PAIRS = 10
+"""Confusion pairs that a result names."""
+
+GROUPS = ("base", "novel")
+
+
+@dataclass(frozen=True)
+class ConfusionPair:
+    """Pixels of class `label` that were called `predicted` (None: no class); part: of that class's
+    labelled pixels.
+    """
+
+    label: str
+    predicted: str | None
+    pixels: int
+    part: float
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """How well label maps agree with labels.
+
+    classes: names; iou, class_accuracy, boundary_iou: per class, None where there is nothing to
+    divide by (boundary_iou as a whole None when it was not measured); labelled: pixels that carry
+    the label; miou_present, miou_union, boundary_miou: means over classes that labels contain,
+    respectively labels or predictions; accuracy: of pixels; mean_accuracy: of classes;
+    frequency_weighted_iou: by labelled pixels; pairs: most frequent mistakes; groups: miou_present
+    of the base and the novel classes, where they were told apart; images: how many were counted;
+    skipped: names of those with no pixel that counts; seconds_inference: spent in the predictor;
+    seconds_total: reading and counting included.
+    """
+
+    predictor: str
+    data: str
+    classes: tuple[str, ...]
+    iou: tuple[float | None, ...]
+    class_accuracy: tuple[float | None, ...]
+    boundary_iou: tuple[float | None, ...] | None
+    labelled: tuple[int, ...]
+    miou_present: float
+    miou_union: float
+    boundary_miou: float | None
+    accuracy: float
+    mean_accuracy: float
+    frequency_weighted_iou: float
+    pairs: tuple[ConfusionPair, ...]
+    groups: dict[str, float | None]
+    images: int
+    skipped: tuple[str, ...]
+    seconds_inference: float
+    seconds_total: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values under stable keys, with `iou` by class name."""
+        by_class = {"iou": self.iou, "class_accuracy": self.class_accuracy}
+        if self.boundary_iou is not None:
+            by_class["boundary_iou"] = self.boundary_iou
+        named = {
+            key: dict(zip(self.classes, values, strict=True)) for key, values in by_class.items()
+        }
+        return {
+            "predictor": self.predictor,
+            "data": self.data,
+            "miou_present": self.miou_present,
+            "miou_union": self.miou_union,
+            "accuracy": self.accuracy,
+            "mean_accuracy": self.mean_accuracy,
+            "frequency_weighted_iou": self.frequency_weighted_iou,
+            "boundary_miou": self.boundary_miou,
+            **named,
+            "groups": self.groups,
+            "pairs": [vars(pair) for pair in self.pairs],
+            "images": self.images,
+            "skipped": len(self.skipped),
+            "skipped_images": list(self.skipped),
+            "seconds_inference": self.seconds_inference,
+            "seconds_total": self.seconds_total,
+        }
+
+
+def result_of(
+    records: Sequence[ImageRecord],
+    classes: tuple[str, ...],
+    *,
+    predictor: str,
+    data: str,
+    seconds_total: float,
+    base: frozenset[str] | None = None,
+) -> EvaluationResult:
+    """Return the measures over `records`, at least one of which has pixels that count.
+
+    base: words that masks taught; the others are novel. None: not told apart.
+    """
+    counted = [record for record in records if not record.skipped]
+    confusion = Confusion(len(classes))
+    for record in counted:
+        for label, prediction, pixels in record.cells:
+            confusion.matrix[label, prediction] += pixels
+    boundary = boundary_of(counted, len(classes))
+    present = confusion.labelled > 0
+    iou = confusion.iou
+    return EvaluationResult(
+        predictor=predictor,
+        data=data,
+        classes=classes,
+        iou=_optional(iou),
+        class_accuracy=_optional(confusion.class_accuracy),
+        boundary_iou=None if boundary is None else _optional(boundary),
+        labelled=tuple(confusion.labelled.tolist()),
+        miou_present=confusion.miou_present,
+        miou_union=confusion.miou_union,
+        boundary_miou=None if boundary is None else _mean(boundary[present]),
+        accuracy=confusion.accuracy,
+        mean_accuracy=confusion.mean_accuracy,
+        frequency_weighted_iou=confusion.frequency_weighted_iou,
+        pairs=tuple(
+            ConfusionPair(
+                classes[label],
+                None if predicted is None else classes[predicted],
+                pixels,
+                part,
+            )
+            for label, predicted, pixels, part in confusion.pairs(PAIRS)
+        ),
+        groups={} if base is None else _groups(iou, present, classes, base),
+        images=len(counted),
+        skipped=tuple(record.name for record in records if record.skipped),
+        seconds_inference=sum(record.seconds for record in records),
+        seconds_total=seconds_total,
+    )
+
+
+def boundary_of(records: Sequence[ImageRecord], classes: int) -> NDArray[np.float64] | None:
+    """Return the boundary IoU per class, float64 [classes], NaN where no band was met; None when
+    boundaries were not measured.
+    """
+    if not any(record.boundary for record in records):
+        return None
+    both, either = np.zeros(classes), np.zeros(classes)
+    for record in records:
+        for class_id, shared, union in record.boundary:
+            both[class_id] += shared
+            either[class_id] += union
+    iou = np.full(classes, np.nan)
+    np.divide(both, either, out=iou, where=either > 0)
+    return iou
+
+
+def _groups(
+    iou: NDArray[np.float64],
+    present: NDArray[np.bool_],
+    classes: Sequence[str],
+    base: frozenset[str],
+) -> dict[str, float | None]:
+    taught = np.array([name in base for name in classes])
+    means = (_mean(iou[present & taught]), _mean(iou[present & ~taught]))
+    return dict(zip(GROUPS, means, strict=True))
+
+
+def _optional(values: NDArray[np.float64]) -> tuple[float | None, ...]:
+    return tuple(None if math.isnan(value) else value for value in values.tolist())
+
+
+def _mean(values: NDArray[np.float64]) -> float | None:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else None

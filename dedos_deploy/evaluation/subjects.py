@@ -1,0 +1,147 @@
+"""What is to be evaluated, named but not opened: bundles, checkpoints, nets, under choices of text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from dedos_deploy.errors import BadInputError
+from dedos_deploy.evaluation.predictors import (
+    NetPredictor,
+    Predictor,
+    open_bundle_predictor,
+    open_checkpoint_predictor,
+)
+from dedos_deploy.vocabulary import Entry, Vocabulary, canonical_word
+
+if TYPE_CHECKING:
+    from dedos_deploy.runtime.segmenter import Background
+
+Kind = Literal["bundle", "checkpoint", "net"]
+
+
+@dataclass(frozen=True)
+class Running:
+    """How predictors run: engine of bundles, device and network size of checkpoints, what may leave
+    a pixel unlabelled, and CPU threads (None: one per core).
+    """
+
+    engine: str = "cpu"
+    device: str = "cpu"
+    size_hw: tuple[int, int] | None = None
+    background: Background = "none"
+    threshold: float | None = None
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class NetWords:
+    """What a net of fixed classes knows: words by channel, and which of them mean a class.
+
+    joined: name of a class -> words of the net, for classes that are not one of its words.
+    """
+
+    words: tuple[str, ...]
+    joined: Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One thing to evaluate.
+
+    kind, path: what it is and where; template: prompt templates, None for its own; synonyms:
+    whether to ask for them, None as the data has it; net: for kind `net`.
+    """
+
+    kind: Kind
+    path: str
+    template: str | None = None
+    synonyms: bool | None = None
+    net: NetWords | None = None
+
+    @property
+    def name(self) -> str:
+        """Name for people, without what is usual."""
+        own = Path(self.path).stem if self.kind != "checkpoint" else _run_name(Path(self.path))
+        parts = [own]
+        if self.template is not None:
+            parts.append(self.template)
+        if self.synonyms is not None:
+            parts.append("synonyms" if self.synonyms else "no synonyms")
+        return ", ".join(parts)
+
+    def open(self, vocabulary: Vocabulary, running: Running) -> Predictor:
+        """Return the predictor; raises BadInputError for what cannot be used as asked."""
+        if self.kind == "net":
+            assert self.net is not None
+            return NetPredictor(
+                self.path,
+                self.net.words,
+                vocabulary,
+                joined=self.net.joined,
+                threads=running.threads,
+            )
+        if self.kind == "checkpoint":
+            return open_checkpoint_predictor(
+                self.path, vocabulary, size_hw=running.size_hw, background=running.background,
+                threshold=0.5 if running.threshold is None else running.threshold,
+                template=self.template, device=running.device, threads=running.threads,
+            )  # fmt: skip
+        return open_bundle_predictor(
+            self.path, vocabulary, engine=running.engine, background=running.background,
+            threshold=running.threshold, template=self.template, threads=running.threads,
+        )  # fmt: skip
+
+    def taught_words(self) -> frozenset[str] | None:
+        """Return the words that its masks taught, None where that is not known."""
+        if self.kind == "bundle":
+            from dedos_deploy.bundle import Bundle
+
+            with Bundle.open(self.path, verify=False) as bundle:
+                words: Sequence[str] = bundle.base_words
+        elif self.kind == "checkpoint":
+            from dedos_deploy.model import load_checkpoint
+
+            words = load_checkpoint(self.path)[1].get("words", ())
+        else:
+            return None
+        return frozenset(map(canonical_word, words)) or None
+
+
+def base_names(vocabulary: Vocabulary, taught: frozenset[str] | None) -> frozenset[str] | None:
+    """Return the names of entries one of whose words was taught, None when all or none were."""
+    if taught is None:
+        return None
+    names = {entry.name for entry in vocabulary.entries if _known(entry, taught)}
+    return frozenset(names) if 0 < len(names) < len(vocabulary) else None
+
+
+def _known(entry: Entry, taught: frozenset[str]) -> bool:
+    return any(canonical_word(word) in taught for word in entry.words)
+
+
+def _run_name(path: Path) -> str:
+    """Return the folder's name for a run's checkpoint, which is always called the same."""
+    return path.resolve().parent.name if path.stem == "checkpoint" else path.stem
+
+
+def read_net_words(path: Path) -> NetWords:
+    """Return what a JSON file says of a net: {"words": [...], "classes": {"name": ["word", ...]}}.
+
+    Raises BadInputError when it cannot be read or says something else.
+    """
+    try:
+        values: Any = json.loads(path.read_text(encoding="utf-8"))
+        words = tuple(str(word) for word in values["words"])
+        joined = {str(n): tuple(map(str, w)) for n, w in values.get("classes", {}).items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInputError(
+            f"{str(path)!r} does not describe a net ({error!r}); write JSON such as "
+            '{"words": ["road", "person"], "classes": {"pedestrian": ["person"]}}'
+        ) from error
+    if not words:
+        raise BadInputError(f"{str(path)!r} names no words; give one for every channel of the net")
+    return NetWords(words, joined)

@@ -32,3 +32,28 @@ def label_map(
             infinite (the message names slot, row and column; the outputs are then meaningless).
         TypeError: an argument is not an array, or an output is read-only.
     """
+
+def confusion(
+    labels: NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.int32],
+    predictions: NDArray[np.uint8] | NDArray[np.uint16],
+    matrix: NDArray[np.int64],
+    ignore: int,
+    unlabelled: int,
+) -> None:
+    """Add the pixels of one image to `matrix`, by label (row) and prediction (column).
+
+    | array | shape | dtype | meaning |
+    |---|---|---|---|
+    | labels | [H, W] | uint8, uint16 or int32 | id in [0, N), or `ignore`: not counted |
+    | predictions | [H, W] | uint8 or uint16 | id in [0, N), or `unlabelled`: the last column |
+    | matrix (out) | [N, N + 1] | int64 | pixels counted so far |
+
+    All arrays are C-contiguous. The GIL is released meanwhile. Predictions under ignored labels are
+    not looked at.
+
+    Raises:
+        IndexError: an id that means nothing; the matrix is unchanged and the message names value,
+            row and column.
+        ValueError: a dtype, shape or layout does not fit.
+        TypeError: an argument is not an array, or the matrix is read-only.
+    """

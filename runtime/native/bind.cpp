@@ -8,6 +8,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "confusion.h"
 #include "label_map.h"
 #include "label_math.h"
 
@@ -143,6 +144,74 @@ void label_map(const Input& scores, const Input& thresholds, const Input& slot_i
   }
 }
 
+template <typename Label, typename Prediction>
+dedos::Mistake count(const Input& labels, const Input& predictions, const dedos::ConfusionIds& ids,
+                     const Output& matrix) {
+  const std::size_t pixels = labels.shape(0) * labels.shape(1);
+  if (pixels > std::numeric_limits<std::uint32_t>::max()) {
+    throw std::invalid_argument("labels has shape " + shape_text(labels) +
+                                ", but fewer than 2^32 pixels are counted at a time");
+  }
+  const nb::gil_scoped_release release;
+  return dedos::confusion(static_cast<const Label*>(labels.data()),
+                          static_cast<const Prediction*>(predictions.data()), pixels, ids,
+                          static_cast<std::int64_t*>(matrix.data()));
+}
+
+// Ids may be of several types; without this the message of `check` would name only one of them.
+void check_id_type(const char* name, const Input& ids, bool fits, const char* needed) {
+  if (fits) return;
+  throw std::invalid_argument(std::string(name) + " has dtype " + dtype_text(ids.dtype()) +
+                              ", but " + needed + " is needed; convert it with astype");
+}
+
+template <typename Label>
+dedos::Mistake count_any(const Input& labels, const Input& predictions,
+                         const dedos::ConfusionIds& ids, const Output& matrix) {
+  check<Label>("labels", labels, 2);
+  if (predictions.dtype() == nb::dtype<std::uint16_t>()) {
+    return count<Label, std::uint16_t>(labels, predictions, ids, matrix);
+  }
+  return count<Label, std::uint8_t>(labels, predictions, ids, matrix);
+}
+
+void confusion(const Input& labels, const Input& predictions, const Output& matrix,
+               std::int64_t ignore, std::int64_t unlabelled) {
+  const bool wide = predictions.dtype() == nb::dtype<std::uint16_t>();
+  check_id_type("labels", labels,
+                labels.dtype() == nb::dtype<std::uint8_t>() ||
+                    labels.dtype() == nb::dtype<std::uint16_t>() ||
+                    labels.dtype() == nb::dtype<std::int32_t>(),
+                "uint8, uint16 or int32");
+  check_id_type("predictions", predictions,
+                wide || predictions.dtype() == nb::dtype<std::uint8_t>(), "uint8 or uint16");
+  wide ? check<std::uint16_t>("predictions", predictions, 2)
+       : check<std::uint8_t>("predictions", predictions, 2);
+  check<std::int64_t>("matrix", Input(matrix), 2);
+  check_shape("matrix", Input(matrix), "its number of rows", 1, matrix.shape(0) + 1);
+  if (matrix.shape(0) > dedos::kNone16) {
+    throw std::invalid_argument("matrix has shape " + shape_text(Input(matrix)) +
+                                ", but at most 65535 classes are counted");
+  }
+  if (labels.ndim() == 2) {
+    check_shape("predictions", predictions, "labels", 0, labels.shape(0));
+    check_shape("predictions", predictions, "labels", 1, labels.shape(1));
+  }
+  const dedos::ConfusionIds ids{static_cast<std::int64_t>(matrix.shape(0)), ignore, unlabelled};
+  const dedos::Mistake found = labels.dtype() == nb::dtype<std::int32_t>()
+                                   ? count_any<std::int32_t>(labels, predictions, ids, matrix)
+                               : labels.dtype() == nb::dtype<std::uint16_t>()
+                                   ? count_any<std::uint16_t>(labels, predictions, ids, matrix)
+                                   : count_any<std::uint8_t>(labels, predictions, ids, matrix);
+  if (found.at == labels.shape(0) * labels.shape(1)) return;
+  const std::size_t width = labels.shape(1);
+  throw std::out_of_range(std::string(found.is_label ? "label" : "prediction") + " id " +
+                          std::to_string(found.value) + " at row " +
+                          std::to_string(found.at / width) + ", column " +
+                          std::to_string(found.at % width) + " is out of range, the last one is " +
+                          std::to_string(ids.classes - 1));
+}
+
 }  // namespace
 
 NB_MODULE(_native, module) {
@@ -151,4 +220,6 @@ NB_MODULE(_native, module) {
   module.def("label_map", &label_map, "scores"_a.noconvert(), "thresholds"_a.noconvert(),
              "slot_ids"_a.noconvert(), "ids"_a.noconvert(), "confidence"_a.noconvert(),
              "counts"_a.noconvert(), "threads"_a);
+  module.def("confusion", &confusion, "labels"_a.noconvert(), "predictions"_a.noconvert(),
+             "matrix"_a.noconvert(), "ignore"_a, "unlabelled"_a);
 }

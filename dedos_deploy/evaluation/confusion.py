@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
+from dedos_deploy import _native
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.spec import none_id
 
 Ids = NDArray[np.uint8] | NDArray[np.uint16]
+Labels = Ids | NDArray[np.int32]
+Denominator = Literal["present", "union"]
 
 IGNORE = 255
 """Label value of pixels that are not counted."""
+
+_NO_ID = -(2**40)
+"""Beyond every integer that labels can hold."""
 
 
 class Confusion:
     """A running confusion matrix over any number of images.
 
-    classes: N; ignore: label value that is left out; matrix: int64 [N, N + 1], pixels by label
-    (row) and prediction (column), the last column holding pixels that got no class.
+    classes: N; ignore: label value that is left out, None when every label must be a class; matrix:
+    int64 [N, N + 1], pixels by label (row) and prediction (column), the last column holding pixels
+    that got no class.
 
     >>> confusion = Confusion(2)
     >>> labels = np.array([[0, 0, 1, 255]], np.uint8)
@@ -27,34 +38,85 @@ class Confusion:
     (array([0.5, 0.5]), 0.5)
     """
 
-    def __init__(self, classes: int, *, ignore: int = IGNORE) -> None:
+    def __init__(self, classes: int, *, ignore: int | None = IGNORE) -> None:
         self.classes = classes
         self.ignore = ignore
         self.matrix = np.zeros((classes, classes + 1), dtype=np.int64)
 
-    def add(self, labels: Ids, predictions: Ids, *, unlabelled: int | None = None) -> None:
+    def add(self, labels: Labels, predictions: Ids, *, unlabelled: int | None = None) -> None:
         """Count one image.
 
-        labels: uint8 or uint16 [H, W], ids in [0, N) or `ignore`; predictions: uint8 or uint16
-        [H, W], ids in [0, N) or `unlabelled`, which is wrong wherever the label is a class;
+        labels: uint8, uint16 or int32 [H, W], ids in [0, N) or `ignore`; predictions: uint8 or
+        uint16 [H, W], ids in [0, N) or `unlabelled`, which is wrong wherever the label is a class;
         unlabelled: None for what a label map of N classes uses.
 
-        Raises BadInputError for maps of different shapes and ids out of range.
+        Raises BadInputError for maps of different shapes or other types, and for ids out of range;
+        then nothing of the image is counted.
         """
         if labels.shape != predictions.shape or labels.ndim != 2:
             raise BadInputError(
                 f"labels {list(labels.shape)} and predictions {list(predictions.shape)} must be "
                 f"maps of one height and width"
             )
-        counted = labels != self.ignore
-        rows = labels[counted].astype(np.int64)
-        columns = predictions[counted].astype(np.int64)
+        ignore = _NO_ID if self.ignore is None else self.ignore
         nothing = none_id(self.classes) if unlabelled is None else unlabelled
-        columns[columns == nothing] = self.classes
-        _check_range("label", rows, self.classes - 1)
-        _check_range("prediction", columns, self.classes)
-        cells = np.bincount(rows * (self.classes + 1) + columns, minlength=self.matrix.size)
-        self.matrix += cells.reshape(self.matrix.shape)
+        labels, predictions = np.ascontiguousarray(labels), np.ascontiguousarray(predictions)
+        try:
+            _native.confusion(labels, predictions, self.matrix, ignore, nothing)
+        except IndexError as error:
+            raise BadInputError(f"{error}; {self._advice(str(error), nothing)}") from error
+        except ValueError as error:
+            raise BadInputError(str(error)) from error
+
+    def _advice(self, message: str, nothing: int) -> str:
+        if message.startswith("prediction"):
+            return f"predict a class, or {nothing} for no class"
+        other = "" if self.ignore is None else f" or as {self.ignore}, which is not counted"
+        return f"label such pixels as a class{other}"
+
+    def merge(self, other: Confusion) -> None:
+        """Add what another process counted; raises BadInputError for another number of classes."""
+        if other.classes != self.classes:
+            raise BadInputError(
+                f"counts of {other.classes} classes cannot be added to those of {self.classes}"
+            )
+        self.matrix += other.matrix
+
+    def __add__(self, other: Confusion) -> Confusion:
+        """Return both counts added; raises as `merge` does."""
+        both = Confusion(self.classes, ignore=self.ignore)
+        both.merge(self)
+        both.merge(other)
+        return both
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the counts as JSON holds them, exactly: integers, of the cells that have any.
+
+        >>> confusion = Confusion(2)
+        >>> confusion.add(np.array([[1, 1]], np.uint8), np.array([[0, 255]], np.uint8))
+        >>> confusion.to_record()
+        {'classes': 2, 'ignore': 255, 'cells': [[1, 0, 1], [1, 2, 1]]}
+        """
+        places = np.argwhere(self.matrix)
+        pixels = self.matrix[tuple(places.T)]
+        cells = np.column_stack([places, pixels]).tolist()
+        return {"classes": self.classes, "ignore": self.ignore, "cells": cells}
+
+    @staticmethod
+    def from_record(record: Mapping[str, Any]) -> Confusion:
+        """Return the counts of `to_record`; raises BadInputError for anything else."""
+        try:
+            classes, ignore = operator.index(record["classes"]), record["ignore"]
+            found = Confusion(classes, ignore=None if ignore is None else operator.index(ignore))
+            for label, prediction, pixels in record["cells"]:
+                if label < 0 or prediction < 0 or pixels < 0:
+                    raise ValueError(f"cell {[label, prediction, pixels]} has a negative number")
+                found.matrix[label, prediction] += operator.index(pixels)
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
+            raise BadInputError(
+                f"a record of a confusion matrix is damaged ({error!r}); count its images again"
+            ) from error
+        return found
 
     @property
     def labelled(self) -> NDArray[np.int64]:
@@ -63,13 +125,26 @@ class Confusion:
         return counts
 
     @property
+    def predicted(self) -> NDArray[np.int64]:
+        """Pixels that were given each class, among those with a label, int64 [N]."""
+        counts: NDArray[np.int64] = self.matrix[:, : self.classes].sum(axis=0)
+        return counts
+
+    @property
     def iou(self) -> NDArray[np.float64]:
         """Intersection over union per class, float64 [N]; NaN where nothing was met or predicted."""
         right = np.diagonal(self.matrix)
-        union = self.labelled + self.matrix[:, : self.classes].sum(axis=0) - right
-        iou = np.full(self.classes, np.nan)
-        np.divide(right, union, out=iou, where=union > 0)
-        return iou
+        return _ratio(right, self.labelled + self.predicted - right)
+
+    @property
+    def class_accuracy(self) -> NDArray[np.float64]:
+        """Part of each class's labelled pixels that got it (recall), float64 [N], or NaN."""
+        return _ratio(np.diagonal(self.matrix), self.labelled)
+
+    @property
+    def class_precision(self) -> NDArray[np.float64]:
+        """Part of the pixels given a class that carry its label, float64 [N], or NaN."""
+        return _ratio(np.diagonal(self.matrix), self.predicted)
 
     @property
     def miou_present(self) -> float:
@@ -77,7 +152,7 @@ class Confusion:
 
         This is the measure of published tables.
         """
-        return _mean(self.iou[self.labelled > 0])
+        return self.miou_of(range(self.classes))
 
     @property
     def miou_union(self) -> float:
@@ -85,8 +160,18 @@ class Confusion:
 
         A class that is only ever predicted wrongly counts with 0 here.
         """
+        return self.miou_of(range(self.classes), denominator="union")
+
+    def miou_of(self, ids: Iterable[int], *, denominator: Denominator = "present") -> float:
+        """Return the mean IoU over some classes, those that no label shows left out.
+
+        denominator: `union` keeps those that were predicted; NaN when nothing is left.
+        """
+        chosen = np.zeros(self.classes, dtype=bool)
+        chosen[list(ids)] = True
         iou = self.iou
-        return _mean(iou[~np.isnan(iou)])
+        kept = self.labelled > 0 if denominator == "present" else ~np.isnan(iou)
+        return _mean(iou[chosen & kept])
 
     @property
     def accuracy(self) -> float:
@@ -94,11 +179,41 @@ class Confusion:
         total = int(self.matrix.sum())
         return int(np.trace(self.matrix)) / total if total else float("nan")
 
+    @property
+    def mean_accuracy(self) -> float:
+        """Mean of `class_accuracy` over the classes that the labels contain."""
+        return _mean(self.class_accuracy[self.labelled > 0])
 
-def _check_range(what: str, ids: NDArray[np.int64], last: int) -> None:
-    highest = int(ids.max(initial=0))
-    if highest > last:
-        raise BadInputError(f"{what} id {highest} is out of range, the last one is {last}")
+    @property
+    def frequency_weighted_iou(self) -> float:
+        """IoU weighted by labelled pixels (Long et al., 2015); NaN without any."""
+        present = self.labelled > 0
+        if not present.any():
+            return float("nan")
+        return float(np.average(self.iou[present], weights=self.labelled[present]))
+
+    def pairs(self, count: int) -> list[tuple[int, int | None, int, float]]:
+        """Return the `count` most frequent mistakes, most pixels first.
+
+        Each is (label, prediction or None for no class, pixels, part of the label's pixels).
+        """
+        wrong = self.matrix.copy()
+        np.fill_diagonal(wrong, 0)
+        labelled = self.labelled
+        found: list[tuple[int, int | None, int, float]] = []
+        for cell in np.argsort(-wrong, axis=None, kind="stable")[:count].tolist():
+            label, prediction = divmod(cell, self.classes + 1)
+            pixels = int(wrong[label, prediction])
+            if pixels:
+                said = prediction if prediction < self.classes else None
+                found.append((label, said, pixels, pixels / int(labelled[label])))
+        return found
+
+
+def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
+    found = np.full(part.shape, np.nan)
+    np.divide(part, whole, out=found, where=whole > 0)
+    return found
 
 
 def _mean(values: NDArray[np.float64]) -> float:

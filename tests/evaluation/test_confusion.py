@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -92,8 +93,112 @@ def test_refuses_what_does_not_fit() -> None:
     confusion = Confusion(2)
     with pytest.raises(BadInputError, match=r"labels \[1, 2\] and predictions \[1, 1\] must be"):
         confusion.add(ids([0, 1]), ids([0]))
-    with pytest.raises(BadInputError, match="label id 2 is out of range, the last one is 1"):
-        confusion.add(ids([2]), ids([0]))
-    with pytest.raises(BadInputError, match="prediction id 7 is out of range"):
-        confusion.add(ids([1]), ids([7]))
+    with pytest.raises(
+        BadInputError, match="label id 2 at row 0, column 1 is out of range, the last one is 1"
+    ):
+        confusion.add(ids([0, 2]), ids([0, 0]))
+    with pytest.raises(BadInputError, match="prediction id 7 at row 1, column 0 is out of range"):
+        confusion.add(ids([1], [1]), ids([0], [7]))
+    with pytest.raises(
+        BadInputError, match="labels has dtype int64, but uint8, uint16 or int32 is"
+    ):
+        confusion.add(np.zeros((1, 1), np.int64), ids([0]))
+    with pytest.raises(BadInputError, match=r"has shape \[0, 3\], but every dimension"):
+        confusion.add(ids([0, 0, 0])[:0], ids([0, 0, 0])[:0])
     assert not confusion.matrix.any()
+
+
+def test_following_the_advice_helps() -> None:
+    confusion = Confusion(2)
+    labels, predictions = ids([0, 2]), ids([0, 7])
+    with pytest.raises(BadInputError, match="label such pixels as a class or as 255, which is not"):
+        confusion.add(labels, predictions)
+    labels[labels == 2] = 255
+    confusion.add(labels, predictions)
+    labels[labels == 255] = 1
+    with pytest.raises(BadInputError, match="prediction id 7 .* or 255 for no class"):
+        confusion.add(labels, predictions)
+    predictions[predictions == 7] = 255
+    confusion.add(labels, predictions)
+    np.testing.assert_array_equal(confusion.matrix, [[2, 0, 0], [0, 0, 1]])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])
+def test_without_an_ignored_label_every_label_must_be_a_class(dtype: type) -> None:
+    confusion = Confusion(2, ignore=None)
+    last = -1 if dtype is np.int32 else np.iinfo(dtype).max
+    with pytest.raises(BadInputError, match=f"label id {last} at .* is 1; label .* as a class$"):
+        confusion.add(ids([0, last], dtype=dtype), ids([0, 0]))
+    confusion.add(ids([0, 1], dtype=dtype), ids([0, 0]))
+    assert confusion.matrix.sum() == 2
+
+
+def test_views_and_other_types_are_counted_as_their_copies() -> None:
+    rng = np.random.default_rng(1)
+    labels, predictions = rng.integers(0, 5, (2, 12, 10))
+    whole, views = Confusion(5), Confusion(5)
+    whole.add(labels[::2, ::-1].astype(np.uint8), predictions[1::2].astype(np.uint8))
+    views.add(labels.astype(np.int32)[::2, ::-1], np.asfortranarray(predictions[1::2], np.uint16))
+    np.testing.assert_array_equal(whole.matrix, views.matrix)
+
+
+def test_measures_counted_by_hand() -> None:
+    confusion = Confusion(4)
+    # rows: 8 labelled (6 right, 1 as 1, 1 as nothing), 2 (1 right, 1 as 2), 1 (right), none
+    confusion.matrix += np.array([[6, 1, 0, 0, 1], [0, 1, 1, 0, 0], [0, 0, 1, 0, 0], [0] * 5])
+    iou = [6 / 8, 1 / 3, 1 / 2]
+    np.testing.assert_allclose(confusion.iou, [*iou, np.nan])
+    np.testing.assert_allclose(confusion.class_accuracy, [6 / 8, 1 / 2, 1, np.nan])
+    np.testing.assert_allclose(confusion.class_precision, [1, 1 / 2, 1 / 2, np.nan])
+    assert confusion.mean_accuracy == pytest.approx((6 / 8 + 1 / 2 + 1) / 3)
+    assert confusion.frequency_weighted_iou == pytest.approx(np.dot(iou, [8, 2, 1]) / 11)
+    assert confusion.miou_of([0, 2, 3]) == pytest.approx((iou[0] + iou[2]) / 2)
+    assert math.isnan(confusion.miou_of([3]))
+    assert confusion.pairs(2) == [(0, 1, 1, 1 / 8), (0, None, 1, 1 / 8)]
+    assert len(confusion.pairs(10)) == 3
+
+
+def test_merging_is_counting_all() -> None:
+    rng = np.random.default_rng(8)
+    maps = rng.integers(0, 4, (6, 2, 5, 7)).astype(np.uint8)
+    whole, first, second = Confusion(4), Confusion(4), Confusion(4)
+    for index, (labels, predictions) in enumerate(maps):
+        whole.add(labels, predictions)
+        (first if index % 2 else second).add(labels, predictions)
+    first.merge(second)
+    np.testing.assert_array_equal(first.matrix, whole.matrix)
+    np.testing.assert_array_equal((first + second).matrix, whole.matrix + second.matrix)
+    with pytest.raises(BadInputError, match="counts of 3 classes cannot be added to those of 4"):
+        first.merge(Confusion(3))
+
+
+def test_records_of_several_processes_are_one_count() -> None:
+    rng = np.random.default_rng(11)
+    whole, total = Confusion(300, ignore=None), Confusion(300, ignore=None)
+    for _ in range(3):
+        labels, predictions = rng.integers(0, 300, (2, 9, 9)).astype(np.uint16)
+        predictions[0, 0] = 65535
+        part = Confusion(300, ignore=None)
+        part.matrix[7, 8] = 2**53 + 1  # more than floating point holds
+        part.add(labels, predictions)
+        whole.matrix += part.matrix
+        total += Confusion.from_record(json.loads(json.dumps(part.to_record())))
+    np.testing.assert_array_equal(total.matrix, whole.matrix)
+    assert total.ignore is None and Confusion.from_record(Confusion(3).to_record()).ignore == 255
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"classes": 2.0}, "'float' object cannot be interpreted as an integer"),
+        ({"cells": [[0, 3, 1]]}, "index 3 is out of bounds"),
+        ({"cells": [[0, -1, 1]]}, r"cell \[0, -1, 1\] has a negative number"),
+        ({"cells": [[0, 1, 1.5]]}, "'float' object cannot be interpreted"),
+        ({"cells": [[0, 1]]}, "not enough values to unpack"),
+        ({"ignore": "255"}, "'str' object cannot be interpreted"),
+    ],
+)
+def test_a_damaged_record_is_refused(change: dict[str, object], message: str) -> None:
+    record = {"classes": 2, "ignore": 255, "cells": [[0, 1, 1]], **change}
+    with pytest.raises(BadInputError, match=f"{message}.*count its images again"):
+        Confusion.from_record(record)

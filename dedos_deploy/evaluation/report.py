@@ -18,8 +18,9 @@ from dedos_deploy import __version__
 from dedos_deploy.errors import SinkError
 from dedos_deploy.evaluation.compare import Comparison, Interval
 from dedos_deploy.evaluation.overlays import Shown
+from dedos_deploy.evaluation.protocols import MESS, mess_means
 from dedos_deploy.evaluation.result import EvaluationResult
-from dedos_deploy.evaluation.tables import Standing
+from dedos_deploy.evaluation.tables import Standing, paper_tables
 
 REPORT_JSON, REPORT_MD, REPORT_HTML = "report.json", "report.md", "report.html"
 
@@ -125,9 +126,35 @@ def class_rows(sections: Sequence[Section]) -> list[tuple[str, ...]]:
     return rows
 
 
+def mess_rows(sections: Sequence[Section]) -> list[tuple[str, ...]]:
+    """Return Table 2 of the paper with a row per predictor that was scored on MESS; [] without one.
+
+    Domains whose data sets are not all there have a dash. MESS counts classes that were only ever
+    predicted, too (miou_union).
+    """
+    scores: dict[str, dict[str, float]] = {}
+    for section in sections:
+        if section.result.data.startswith(MESS):
+            found = scores.setdefault(section.result.predictor, {})
+            found[section.result.data] = section.result.miou_union
+    if not scores:
+        return []
+    table = paper_tables()["Table 2"]
+    rows: list[tuple[str, ...]] = [("MESS, mIoU union", *table.columns)]
+    for name, values in scores.items():
+        means = mess_means(values)
+        rows.append((name, *(_percent(means.get(column)) for column in table.columns)))
+    for row in table.rows:
+        cells = [row.scores[column] for column in table.columns]
+        rows.append((row.label, *("-" if cell is None else f"{cell:.1f}" for cell in cells)))
+    return rows
+
+
 def markdown(report: Report) -> str:
     """Return the report as markdown."""
     lines = ["# Evaluation", "", *_table_md(summary_rows(report.sections)), "", _DENOMINATORS, ""]
+    if mess := mess_rows(report.sections):
+        lines += [*_table_md(mess), ""]
     for group in _by_data(report.sections):
         lines += [f"## {group[0].result.data}", "", *_table_md(class_rows(group)), ""]
         for section in group:
@@ -204,6 +231,8 @@ def page(report: Report) -> str:
     """Return the report as one HTML page: pictures inside, light and dark, no script."""
     parts = [f"<h1>Evaluation</h1>{_table_html(summary_rows(report.sections))}",
              f"<p>{html.escape(_DENOMINATORS)}</p>"]  # fmt: skip
+    if mess := mess_rows(report.sections):
+        parts.append(_table_html(mess))
     for one in report.comparisons:
         parts.append(f"<h2>{html.escape(f'{one.second} against {one.first} on {one.data}')}</h2>"
                      f"<p>{html.escape(_verdict(one))}</p>")  # fmt: skip

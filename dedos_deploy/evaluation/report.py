@@ -75,20 +75,25 @@ def write_report(folder: Path, report: Report) -> Path:
         REPORT_MD: markdown(report),
         REPORT_HTML: page(report),
     }
-    for name, text in texts.items():
-        temporary = folder / f".{name}.{os.getpid()}.tmp"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, folder / name)
-        except OSError as error:
-            raise SinkError(
-                f"the report in {str(folder)!r} cannot be written ({error.strerror}); make room or "
-                "choose another --output"
-            ) from error
-        finally:
-            temporary.unlink(missing_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            _replace(folder / name, text)
+    except OSError as error:
+        raise SinkError(
+            f"the report in {str(folder)!r} cannot be written ({error.strerror}); make room or "
+            "choose another --output"
+        ) from error
     return folder / REPORT_HTML
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def summary_rows(sections: Sequence[Section]) -> list[tuple[str, ...]]:

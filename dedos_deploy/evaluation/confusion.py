@@ -60,7 +60,8 @@ class Confusion:
             )
         ignore = _NO_ID if self.ignore is None else self.ignore
         nothing = none_id(self.classes) if unlabelled is None else unlabelled
-        labels, predictions = np.ascontiguousarray(labels), np.ascontiguousarray(predictions)
+        labels = labels if labels.flags.c_contiguous else labels.copy(order="C")
+        predictions = predictions if predictions.flags.c_contiguous else predictions.copy(order="C")
         try:
             _native.confusion(labels, predictions, self.matrix, ignore, nothing)
         except IndexError as error:

@@ -271,6 +271,8 @@ def channel_classes(
     table = np.full(len(words), len(vocabulary), np.uint8 if len(vocabulary) < 255 else np.uint16)
     for class_id, entry in enumerate(vocabulary.entries):
         wanted = {canonical_word(word) for word in joined.get(entry.name, entry.words)}
+        if entry.name not in joined and wanted & known:
+            wanted &= known  # one of several synonyms is enough
         if not wanted <= known or not wanted:
             missing = ", ".join(sorted(wanted - known)) or entry.name
             raise BadInputError(

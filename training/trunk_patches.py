@@ -36,7 +36,7 @@ class TrunkSettings:
     zoom: tuple[float, float] = (1.0, 2.5)
     aspect: float = 1.2
     lr: float = 1e-3
-    muon: float = 0.01
+    muon: float = 0.003
     weight_decay: float = 0.05
     warmup: int = 60
     features: float = 1.0

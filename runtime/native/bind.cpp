@@ -189,9 +189,9 @@ void confusion(const Input& labels, const Input& predictions, const Output& matr
        : check<std::uint8_t>("predictions", predictions, 2);
   check<std::int64_t>("matrix", Input(matrix), 2);
   check_shape("matrix", Input(matrix), "its number of rows", 1, matrix.shape(0) + 1);
-  if (matrix.shape(0) > dedos::kNone16) {
+  if (matrix.shape(0) >= dedos::kNone16) {  // of more, cells would not be counted in 32 bits
     throw std::invalid_argument("matrix has shape " + shape_text(Input(matrix)) +
-                                ", but at most 65535 classes are counted");
+                                ", but at most 65534 classes are counted");
   }
   if (labels.ndim() == 2) {
     check_shape("predictions", predictions, "labels", 0, labels.shape(0));

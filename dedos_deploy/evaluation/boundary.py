@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -91,42 +87,6 @@ class BoundaryIou:
         self.both += other.both
         self.either += other.either
         self.labelled += other.labelled
-
-    def to_record(self) -> dict[str, Any]:
-        """Return the counts as JSON holds them, exactly.
-
-        `bands` has class, pixels in both bands, in either, and labelled, for classes that were met.
-        """
-        met = np.flatnonzero(self.either + self.labelled)
-        columns = [met, self.both[met], self.either[met], self.labelled[met]]
-        return {
-            "classes": self.classes,
-            "ignore": self.ignore,
-            "dilation": self.dilation,
-            "bands": np.column_stack(columns).tolist(),
-        }
-
-    @staticmethod
-    def from_record(record: Mapping[str, Any]) -> BoundaryIou:
-        """Return the counts of `to_record`; raises BadInputError for anything else."""
-        try:
-            classes, ignore = operator.index(record["classes"]), record["ignore"]
-            found = BoundaryIou(
-                classes,
-                ignore=None if ignore is None else operator.index(ignore),
-                dilation=float(record["dilation"]),
-            )
-            for index, both, either, labelled in record["bands"]:
-                if index < 0 or not 0 <= both <= either or labelled < 0:
-                    raise ValueError(f"impossible counts {[index, both, either, labelled]}")
-                found.both[index] += operator.index(both)
-                found.either[index] += operator.index(either)
-                found.labelled[index] += operator.index(labelled)
-        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
-            raise BadInputError(
-                f"a record of boundary bands is damaged ({error!r}); count its images again"
-            ) from error
-        return found
 
     def cells(self) -> tuple[tuple[int, int, int], ...]:
         """Return (class, pixels in both bands, pixels in either) of the classes that were met."""

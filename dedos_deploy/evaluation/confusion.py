@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,42 +81,6 @@ class Confusion:
                 f"counts of {other.classes} classes cannot be added to those of {self.classes}"
             )
         self.matrix += other.matrix
-
-    def __add__(self, other: Confusion) -> Confusion:
-        """Return both counts added; raises as `merge` does."""
-        both = Confusion(self.classes, ignore=self.ignore)
-        both.merge(self)
-        both.merge(other)
-        return both
-
-    def to_record(self) -> dict[str, Any]:
-        """Return the counts as JSON holds them, exactly: integers, of the cells that have any.
-
-        >>> confusion = Confusion(2)
-        >>> confusion.add(np.array([[1, 1]], np.uint8), np.array([[0, 255]], np.uint8))
-        >>> confusion.to_record()
-        {'classes': 2, 'ignore': 255, 'cells': [[1, 0, 1], [1, 2, 1]]}
-        """
-        places = np.argwhere(self.matrix)
-        pixels = self.matrix[tuple(places.T)]
-        cells = np.column_stack([places, pixels]).tolist()
-        return {"classes": self.classes, "ignore": self.ignore, "cells": cells}
-
-    @staticmethod
-    def from_record(record: Mapping[str, Any]) -> Confusion:
-        """Return the counts of `to_record`; raises BadInputError for anything else."""
-        try:
-            classes, ignore = operator.index(record["classes"]), record["ignore"]
-            found = Confusion(classes, ignore=None if ignore is None else operator.index(ignore))
-            for label, prediction, pixels in record["cells"]:
-                if label < 0 or prediction < 0 or pixels < 0:
-                    raise ValueError(f"cell {[label, prediction, pixels]} has a negative number")
-                found.matrix[label, prediction] += operator.index(pixels)
-        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
-            raise BadInputError(
-                f"a record of a confusion matrix is damaged ({error!r}); count its images again"
-            ) from error
-        return found
 
     @property
     def labelled(self) -> NDArray[np.int64]:

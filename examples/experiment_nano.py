@@ -1,6 +1,6 @@
 """The experiment: a nano model from all sets, CamVid among them, scored through its FP32 bundle.
 
-    python examples/experiment_nano.py --material DIR --work work --minutes 75
+    python examples/experiment_nano.py --material DIR --work work --minutes 45 --fine-minutes 15
 
 CamVid is for non-commercial use, and so is what this makes: the weights are never shipped. DIR is
 that of embedded_nano.py with camvid/ beside the others; stages that recipe has made are used again.
@@ -13,7 +13,7 @@ import json
 from dataclasses import replace
 
 from embedded_nano import SHARES as PERMISSIVE
-from nano_recipe import Recipe, add_arguments
+from nano_recipe import FINE, Recipe, add_arguments
 
 from dedos_deploy.cli import export as export_cli
 from dedos_deploy.evaluation import evaluate_bundle
@@ -28,7 +28,9 @@ SHARES: dict[str, float] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_arguments(parser)
-    parser.add_argument("--minutes", type=float, default=75, help="training time (75)")
+    parser.add_argument("--minutes", type=float, default=45, help="training time (45)")
+    parser.add_argument("--fine-minutes", type=float, default=15,
+                        help="of larger pictures and balanced words after that (15)")  # fmt: skip
     args = parser.parse_args()
     recipe = Recipe(args.material, args.work, args.threads)
     recipe.make_nets()
@@ -41,7 +43,9 @@ def main() -> None:
     pictures = {**PERMISSIVE, "camvid": 1}
     diffusion = with_camvid.make_diffusion(pictures, start, args.diffusion_minutes)
     options = ["--clip-weights", start, "--minutes", args.minutes]
-    run = with_camvid.train("experiment", SHARES, options, diffusion=diffusion)
+    coarse = with_camvid.train("experiment", SHARES, options, diffusion=diffusion)
+    options = [*FINE, "--init", coarse / "checkpoint.safetensors", "--minutes", args.fine_minutes]
+    run = with_camvid.train("experiment_fine", SHARES, options, diffusion=diffusion)
     bundle = args.work / "experiment.dedos"
     checkpoint = str(run / "checkpoint.safetensors")
     command = ["--checkpoint", checkpoint, "--output", str(bundle), "--overwrite"]

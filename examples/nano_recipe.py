@@ -111,9 +111,23 @@ CREDITS = {
 }
 
 
-RATES = ("--lr", 1e-3, "--backbone-lr", 3e-4, "--muon", 0.003, "--drop-words", 0.1,
-         "--bank-drop", 0.75)
+RATES = (
+    "--lr",
+    1e-3,
+    "--backbone-lr",
+    3e-4,
+    "--muon",
+    0.003,
+    "--drop-words",
+    0.1,
+    "--bank-drop",
+    0.75,
+)
 """A distilled trunk goes on more slowly than a head that starts from nothing."""
+
+FINE = ("--size", "288x384", "--balance", 0.4, "--lr", 5e-4, "--backbone-lr", 1.5e-4,
+        "--muon", 0.0015, "--warmup", 20, "--ema", 0.99)  # fmt: skip
+"""How a trained model goes on: larger pictures, rare words weighed more, smaller steps."""
 
 
 @dataclass(frozen=True)

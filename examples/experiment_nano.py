@@ -48,7 +48,16 @@ def main() -> None:
     run = with_camvid.train("experiment_fine", SHARES, options, diffusion=diffusion)
     bundle = args.work / "experiment.dedos"
     checkpoint = str(run / "checkpoint.safetensors")
-    command = ["--checkpoint", checkpoint, "--output", str(bundle), "--overwrite"]
+    # Near the 480x360 of the pictures; thin and far things need it.
+    command = [
+        "--checkpoint",
+        checkpoint,
+        "--size",
+        "352x480",
+        "--output",
+        str(bundle),
+        "--overwrite",
+    ]
     if code := export_cli.main([*command, "--frames", str(args.material / "camvid/images/val")]):
         raise SystemExit(code)
     found = evaluate_bundle(bundle, args.material / "camvid", "val", threads=args.threads)

@@ -167,7 +167,8 @@ class _Export:
 
     def _spec(self, trained: TrainedModel) -> GraphSpec:
         config = trained.model.config
-        height, width = config.check_size(self.options.size_hw or config.size_hw)
+        trained_hw: tuple[int, int] = tuple(trained.record.get("size_hw", config.size_hw))
+        height, width = config.check_size(self.options.size_hw or trained_hw)
         return GraphSpec(height, width, config.clip.text_width, self.options.batch)
 
     def _frames(self) -> tuple[list[Frame], str]:

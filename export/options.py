@@ -28,7 +28,7 @@ class ExportOptions:
 
     precision: arithmetic of the image graph; storage: `half` keeps its float32 weights as float16
     in the file, at half the size and the same speed; target: what will run it; size_hw: network size,
-    None for the preset's; batch: images per run; frames: picture, folder or video for the parity
+    None for the one trained at; batch: images per run; frames: picture, folder or video for the parity
     gate, None for pictures of embedded scenes; frame_count: how many of them;
     vocabulary: base vocabulary shipped with embeddings, None for the checkpoint's own words;
     templates: name of the prompt templates; threshold: score in [0, 1] below which a pixel stays

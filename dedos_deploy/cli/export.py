@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "speed (default: %(default)s)",
     )
     graph.add_argument(
-        "--size", type=size_hw, metavar="HxW", help="network size in pixels (default: the preset's)"
+        "--size", type=size_hw, metavar="HxW", help="network size in pixels (default: as trained)"
     )
     graph.add_argument(
         "--batch", type=int, default=default.batch, metavar="N", help="images per run (default: 1)"

@@ -261,6 +261,19 @@ def test_weights_must_be_named(make: Callable[[], Any], message: str) -> None:
         make()
 
 
+def test_the_default_size_is_the_one_trained_at(trained: TrainedModel) -> None:
+    height, width = trained.model.config.size_hw
+    export = object.__new__(exporter_module._Export)
+    for size_hw in ((height, width), (2 * height, width)):
+        export.options = ExportOptions()
+        model = replace(trained, record={**trained.record, "size_hw": list(size_hw)})
+        spec = export._spec(model)
+        assert (spec.height, spec.width) == size_hw
+        export.options = ExportOptions(size_hw=(height, 2 * width))
+        spec = export._spec(model)
+        assert (spec.height, spec.width) == (height, 2 * width)
+
+
 def test_record_of_the_wrong_kind_is_named(trained: TrainedModel) -> None:
     with pytest.raises(BadInputError, match="sources 'COCO', a list of texts is needed"):
         _ = TrainedModel(trained.model, {"sources": "COCO"}).sources

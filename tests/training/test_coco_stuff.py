@@ -175,10 +175,11 @@ def test_streams_evaluation_and_calibration_read_it(tmp_path: Path) -> None:
     assert len(batch.slots) == 64 and batch.annotated.all()
     assert len(list(CalibrationImages([train], 2))) == 2
 
-    def perfect(image: torch.Tensor, text: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        scores = torch.zeros(1, 171, 2, 2)
-        scores[0, [0, 170, 80], [0, 0, 1], [0, 1, 0]] = 1.0
-        return scores
+    class Perfect:
+        def scores(self, *_: object) -> torch.Tensor:
+            scores = torch.zeros(1, 171, 2, 2)
+            scores[0, [0, 170, 80], [0, 0, 1], [0, 1, 0]] = 1.0
+            return scores
 
-    result = evaluate(perfect, val, lambda words: torch.zeros(len(words), 4), (32, 32))  # type: ignore[arg-type]
+    result = evaluate(Perfect(), val, lambda words: torch.zeros(len(words), 4), (32, 32))  # type: ignore[arg-type]
     assert result.images == 1 and result.miou_present > 0.9

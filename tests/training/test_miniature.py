@@ -38,6 +38,7 @@ from dedos_deploy.training.miniature.plan import QUICK, MiniaturePlan, plan_from
 from dedos_deploy.training.miniature.report import fillings, table
 from dedos_deploy.training.miniature.statistics import paired_difference, spread
 from dedos_deploy.training.miniature.table3 import (
+    FILLS,
     Places,
     RunResult,
     Score,
@@ -66,6 +67,7 @@ def score(base: float, novel: float) -> Score:
 def result(component: str, seed: int, base: float) -> RunResult:
     fills = {"static": score(base, 0.1), "ema": score(base + 0.01, 0.1)}
     fills["calibrated"] = score(base + 0.02, 0.1)
+    fills["live"] = score(base + 0.03, 0.1)
     return RunResult(
         component, seed, score(base, 0.1), fills if component == "V" else {}, None, 1.0, 2.0
     )
@@ -79,7 +81,7 @@ def test_rows_pair_the_same_seeds_whatever_the_order_of_the_runs() -> None:
     assert last["base_gain"]["mean"] == pytest.approx(0.15)
     assert last["base"]["mean"] == pytest.approx(0.4)
     rows = fillings(runs)
-    assert [row["fill"] for row in rows] == ["static", "ema", "calibrated"]
+    assert [row["fill"] for row in rows] == ["static", "ema", "calibrated", "live"]
     assert rows[2]["base"]["mean"] == pytest.approx(0.42)
 
 
@@ -180,8 +182,8 @@ def test_minutes_become_steps_that_fill_them() -> None:
     plan = MiniaturePlan(minutes=60, components=("I", "V"), seeds=3, val=100, jobs=2)
     costs: dict[Component, Cost] = {"I": Cost(0.5, 0.04, 10.0), "V": Cost(1.0, 0.05, 20.0)}
     steps = steps_for(plan, costs)
-    # By hand: (I) is evaluated twice on 100 images after the trainer's once, (V) six times.
-    spent = 3 * ((10 + 300 * 0.04 + 0.5 * steps) + (20 + 700 * 0.05 + 1.0 * steps)) / 2
+    # By hand: (I) is evaluated twice on 100 images after the trainer's once, (V) eight times.
+    spent = 3 * ((10 + 300 * 0.04 + 0.5 * steps) + (20 + 900 * 0.05 + 1.0 * steps)) / 2
     share = 60 * 60 * (1 - PRETRAINING_PART - RESERVE_PART)
     assert share - 3 < spent <= share
     assert pretraining_plan(plan).clip_minutes == pytest.approx(12.0)
@@ -216,7 +218,7 @@ def test_the_whole_miniature_quickly(tmp_path: Path, capfd: pytest.CaptureFixtur
     assert "| (V) | (IV) + Text interaction |" in shown.out
     record = json.loads((tmp_path / "results/miniature.json").read_text())
     assert [row["component"] for row in record["table3"]] == ["I", "V"]
-    assert {row["fill"] for row in record["fillings"]} == {"static", "ema", "calibrated"}
+    assert {row["fill"] for row in record["fillings"]} == set(FILLS)
     runs = [read_result(path) for path in sorted((tmp_path / "run/runs").glob("*/result.json"))]
     assert {run.component for run in runs} == {"I", "V"}
     assert (tmp_path / "run/miniature.dedos").stat().st_size > 1e6

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import enum
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import TracebackType
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
+from dedos_deploy.closing import Closing
 
 POLL_S = 0.1
 """Longest wait between two looks at a stop request."""
@@ -49,7 +45,7 @@ class Frame:
         return f"Frame({self.source_id!r}, id={self.frame_id}, {height}x{width})"
 
 
-class Source(ABC):
+class Source(Closing):
     """A camera, stream, video, set of pictures or scene; iterate over it or call `read`.
 
     source_id: address without credentials; live: frames come in their own time, the newest wins
@@ -87,14 +83,3 @@ class Source(ABC):
         while (item := self.read(POLL_S)) is not Outcome.END:
             if isinstance(item, Frame):
                 yield item
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

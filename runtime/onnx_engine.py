@@ -7,18 +7,15 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dedos_deploy.closing import Closing
 from dedos_deploy.errors import EngineError
 from dedos_deploy.runtime.engine import Tensors, check_inputs
 from dedos_deploy.spec import GraphSpec, TensorSpec
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 FATAL_ONLY = 4
 
@@ -51,7 +48,7 @@ def session_options(threads: int | None = None) -> Any:
     return options
 
 
-class OnnxEngine:
+class OnnxEngine(Closing):
     """An image graph in ONNX Runtime, for any number of slots K.
 
     Inputs are used in place and `scores` is one array per K that the next call overwrites.
@@ -104,17 +101,6 @@ class OnnxEngine:
     def close(self) -> None:
         """Release the graph; may be called twice."""
         self._session = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _buffer(self, slots: int) -> NDArray[Any]:
         shape = (self.spec.batch, slots, *self.spec.score_hw)

@@ -7,12 +7,12 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadBundleError, EngineError
 from dedos_deploy.runtime.engine import Engine, Tensors, open_engine
 from dedos_deploy.runtime.preprocess import check_frame, resize_frame
@@ -30,8 +30,6 @@ from dedos_deploy.text.negatives import close_similarity, negatives
 from dedos_deploy.vocabulary import Vocabulary, parse_vocabulary
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
     from dedos_deploy.bundle import Bundle
 
 Background = Literal["none", "threshold", "negatives"]
@@ -39,7 +37,7 @@ Classes = str | os.PathLike[str] | Sequence[str] | Vocabulary
 BaseVocabulary = tuple[Sequence[str], Rows]
 
 
-class Segmenter:
+class Segmenter(Closing):
     """Labels frames by class names.
 
     with Segmenter.load("demo", classes="road,car|automobile") as segmenter:
@@ -207,17 +205,6 @@ class Segmenter:
         """Release the engine and, if `load` opened it, the bundle; may be called twice."""
         with self._busy:
             self._closing.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _next_table(self, classes: Classes, previous: SlotTable | None) -> SlotTable:
         vocabulary = _vocabulary(classes)

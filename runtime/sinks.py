@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING
 
+from dedos_deploy.closing import Closing
 from dedos_deploy.errors import SinkError
 from dedos_deploy.runtime.frames import Frame
 from dedos_deploy.runtime.overlay import OverlayPainter
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.uri import redact
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv")
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -44,7 +40,7 @@ class SinkOptions:
     painter: OverlayPainter = field(default_factory=OverlayPainter)
 
 
-class Sink(ABC):
+class Sink(Closing):
     """Takes results in order, on one thread; `close` completes what was written."""
 
     uri: str
@@ -61,17 +57,6 @@ class Sink(ABC):
     def written(self) -> str | None:
         """What there is now, for the summary, for example "out.mp4 (120 frames)"; None: nothing."""
         return None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class NullSink(Sink):

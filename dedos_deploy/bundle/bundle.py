@@ -6,7 +6,6 @@ import os
 import shutil
 import weakref
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from dedos_deploy.bundle._fields import shown
@@ -14,6 +13,7 @@ from dedos_deploy.bundle._names import ENGINES, vocabulary_file
 from dedos_deploy.bundle._unpack import unpack
 from dedos_deploy.bundle._verify import read_manifest, verify_folder
 from dedos_deploy.bundle.manifest import Manifest
+from dedos_deploy.closing import Closing
 from dedos_deploy.errors import (
     BadBundleError,
     BadInputError,
@@ -32,7 +32,7 @@ DEMO_NAME = "demo"
 _DEMO_FILE = Path(__file__).parent.parent / "assets" / "demo.dedos"
 
 
-class Bundle:
+class Bundle(Closing):
     """An open bundle; use it as a context manager, or call `close`.
 
     manifest: its checked manifest; folder: where its files lie, which for a `.dedos` file is the
@@ -135,17 +135,6 @@ class Bundle:
         """Remove what was unpacked to a temporary folder; a second call does nothing."""
         if self._remove is not None:
             self._remove()
-
-    def __enter__(self) -> Bundle:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         spec = self.spec

@@ -6,19 +6,17 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.evaluation.data import Ids
 from dedos_deploy.vocabulary import Vocabulary, canonical_word
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
     from dedos_deploy.bundle import Bundle
     from dedos_deploy.runtime.segmentation import Segmentation
     from dedos_deploy.runtime.segmenter import Background
@@ -53,7 +51,7 @@ class FrameSegmenter(Protocol):
     def close(self) -> None: ...
 
 
-class SegmenterPredictor:
+class SegmenterPredictor(Closing):
     """A Segmenter that has `vocabulary` as its classes, whatever engine runs in it.
 
     closing: called after the segmenter is closed.
@@ -79,17 +77,6 @@ class SegmenterPredictor:
         self.segmenter.close()
         if self._closing is not None:
             self._closing()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def own_ids(result: Segmentation, vocabulary: Vocabulary) -> Ids:

@@ -13,16 +13,13 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 FORMAT = "dedos-eval-1"
 
@@ -116,7 +113,7 @@ def read_records(path: Path) -> tuple[Header, list[ImageRecord]]:
     return header, records
 
 
-class RecordWriter:
+class RecordWriter(Closing):
     """Appends records to a file, creating it with its header; `done` holds those it had already.
 
     resume: go on with a file that is there. Raises BadInputError when one is there and was made
@@ -169,15 +166,8 @@ class RecordWriter:
                 "--resume"
             ) from error
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Close the file; what was added is on its way to the disk already."""
         self._file.close()
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError, require
 from dedos_deploy.evaluation.predictors import file_sha256
 from dedos_deploy.runtime.engine import Tensors, check_inputs
@@ -20,12 +20,10 @@ from dedos_deploy.text.templates import prompt_templates
 from dedos_deploy.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
     from dedos_deploy.model import Dedos
 
 
-class TorchEngine:
+class TorchEngine(Closing):
     """The image graph of a model in eval mode, on `device`, in float32."""
 
     max_slots: int | None = None
@@ -48,17 +46,6 @@ class TorchEngine:
 
     def close(self) -> None:
         """Nothing is held that outlives the object."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def open_torch_segmenter(

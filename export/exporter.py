@@ -29,7 +29,8 @@ from dedos_deploy.export.progress import Progress, Quiet, Stages
 from dedos_deploy.export.rtx import EngineFile, build_rtx_engine, require_rtx
 from dedos_deploy.export.storage import store_half
 from dedos_deploy.export.text_tower import TextParity, check_text_tower, save_text_tower
-from dedos_deploy.export.weights import TrainedModel, WeightsSource, sha256_of_file
+from dedos_deploy.export.weights import TrainedModel, WeightsSource
+from dedos_deploy.files import sha256_of_file
 from dedos_deploy.model import freeze
 from dedos_deploy.runtime.onnx_engine import OnnxEngine
 from dedos_deploy.scenes import KINDS, render_image

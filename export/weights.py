@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,14 +9,13 @@ from typing import Any
 
 from dedos_deploy.assets import EMBEDDED_WEIGHTS, assets_path
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.files import sha256_of_file
 from dedos_deploy.model import Dedos, build_model, load_checkpoint
 from dedos_deploy.presets import get_preset
 
 EMBEDDED_PRESET = "nano"
 RANDOM_SOURCE = "random weights: nothing was learned, labels mean nothing"
 NO_LICENCE = "not stated by the checkpoint"
-
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,15 +113,6 @@ class WeightsSource:
         path = Path(self.checkpoint) if self.checkpoint is not None else _embedded()
         model, record = load_checkpoint(path, preset=self.preset)
         return TrainedModel(model, record, sha256_of_file(path))
-
-
-def sha256_of_file(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _embedded() -> Path:

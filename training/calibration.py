@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor
@@ -189,7 +189,7 @@ def compare_fillings(
     run: Run, folders: Sequence[LabelFolder], calibrated: Calibrated
 ) -> Iterator[tuple[BankFill, Evaluation]]:
     """Yield every filling with its result on every folder; leaves the last one in the bank."""
-    fills: tuple[BankFill, ...] = ("static", "ema", "calibrated")
+    fills: tuple[BankFill, ...] = get_args(BankFill)
     words = union_words(folders)
     template = run.extra.get("template", "single")
     embeddings = WordEmbeddings(run.model, words, template=template, tuned=False)

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.files import write_atomically
 from dedos_deploy.model import Dedos
 from dedos_deploy.model.dedos import decoder_taps
 from dedos_deploy.presets import ModelConfig, config_from_dict
-from dedos_deploy.text.vocabulary_file import write_atomically
 from dedos_deploy.training.proxy_reader import MaskMap, ProxyReader
 from dedos_deploy.training.texture import TextureSeparation
 

@@ -17,7 +17,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from dedos_deploy.errors import BadInputError
-from dedos_deploy.text.vocabulary_file import write_atomically
+from dedos_deploy.files import write_atomically
 from dedos_deploy.training.diffusion import LatentDiffusion
 
 _LOG = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dedos_deploy.errors import BadInputError, DedosError
-from dedos_deploy.text.vocabulary_file import write_atomically
+from dedos_deploy.files import write_atomically
 from dedos_deploy.training.data import Batch
 
 FAILED = "failed_step.safetensors"

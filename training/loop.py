@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.files import write_atomically
 from dedos_deploy.model import save_checkpoint
 from dedos_deploy.training.balance import word_weights
 from dedos_deploy.training.bank import fill_bank
@@ -149,7 +150,7 @@ class Trainer:
         if self.processes.rank == 0:
             results = self._report(observer, None)
             text = json.dumps([asdict(result) for result in results], indent=1)
-            _write_text(self.output / RESULT, text + "\n")
+            write_atomically(self.output / RESULT, (text + "\n").encode())
         self.log.close()
         self.processes.wait()
         self.processes.close()
@@ -349,9 +350,3 @@ def _make_output(output: Path, resume: bool) -> None:
             f"{output} already holds a run; add --resume to go on with it, or choose another "
             "--output"
         )
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dedos_deploy.errors import BadInputError
-from dedos_deploy.text.vocabulary_file import write_atomically
+from dedos_deploy.files import write_atomically
 
 if TYPE_CHECKING:
     from diffusers import ConfigMixin

@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from dedos_deploy.errors import BadInputError
-from dedos_deploy.text.vocabulary_file import write_atomically
+from dedos_deploy.files import write_atomically
 from dedos_deploy.training.muon import MuonAdamW
 from dedos_deploy.training.optimizer import rate_factor, set_rate
 

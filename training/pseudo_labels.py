@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError, SourceError
+from dedos_deploy.files import write_atomically
 from dedos_deploy.runtime.palette import palette_bgr
-from dedos_deploy.text.vocabulary_file import write_atomically
 from dedos_deploy.training.folders import LabelFolder, open_folder
 from dedos_deploy.training.teachers import SegmentationTeacher
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError, require
-from dedos_deploy.text.vocabulary_file import write_atomically
+from dedos_deploy.files import write_atomically
 from dedos_deploy.training.data import image_key
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.files import write_atomically
 from dedos_deploy.model import Dedos, build_model
 from dedos_deploy.presets import get_preset
-from dedos_deploy.text.vocabulary_file import write_atomically
 from dedos_deploy.training.folders import LabelFolder
 from dedos_deploy.training.probe import linear_probe
 from dedos_deploy.training.setup import take_clip

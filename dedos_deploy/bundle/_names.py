@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
 
 from dedos_deploy.bundle._fields import shown
 
@@ -23,7 +21,6 @@ _MAX_NAME = 200
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 _VOCABULARY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _HASH = re.compile(r"[0-9a-f]{64}")
-_CHUNK = 1 << 20
 
 
 def is_safe_name(name: str) -> bool:
@@ -71,11 +68,3 @@ def vocabulary_file(name: str) -> str:
 def is_vocabulary_name(name: str) -> bool:
     """Return whether `name` can be the name of a vocabulary shipped in a bundle."""
     return len(name) <= _MAX_NAME // 2 and _VOCABULARY.fullmatch(name) is not None
-
-
-def sha256_of(stream: BinaryIO) -> str:
-    """Return the SHA-256 of all bytes from the position of `stream` to its end."""
-    digest = hashlib.sha256()
-    while chunk := stream.read(_CHUNK):
-        digest.update(chunk)
-    return digest.hexdigest()

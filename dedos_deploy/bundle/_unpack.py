@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dedos_deploy.bundle._fields import shown
-from dedos_deploy.bundle._names import MANIFEST, clash, is_safe_name, sha256_of
+from dedos_deploy.bundle._names import MANIFEST, clash, is_safe_name
 from dedos_deploy.bundle._verify import verify_folder
 from dedos_deploy.errors import BadBundleError, BadInputError, UnsupportedVersionError
+from dedos_deploy.files import sha256_of
 
 logger = logging.getLogger(__name__)
 

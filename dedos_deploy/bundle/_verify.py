@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dedos_deploy.bundle._fields import shown
-from dedos_deploy.bundle._names import ENGINES, MANIFEST, sha256_of
+from dedos_deploy.bundle._names import ENGINES, MANIFEST
 from dedos_deploy.bundle.manifest import Manifest
 from dedos_deploy.errors import BadBundleError
+from dedos_deploy.files import sha256_of
 
 SMALL_FILE = 1 << 20
 """Files up to this many bytes are hashed even when hashing is not asked for."""

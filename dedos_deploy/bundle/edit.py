@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from dedos_deploy.bundle.bundle import DEMO_NAME, Bundle
 from dedos_deploy.bundle.manifest import Manifest
 from dedos_deploy.bundle.writer import BundleWriter
 from dedos_deploy.errors import BadInputError, SinkError
+from dedos_deploy.files import write_atomically
 
 
 def set_thresholds(
@@ -55,16 +55,12 @@ def check_changeable(
 
 def _rewrite(folder: Path, manifest: Manifest) -> Path:
     text = manifest.to_json()
-    temporary = folder / f".{MANIFEST}.{secrets.token_hex(4)}.tmp"
     try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, folder / MANIFEST)
+        write_atomically(folder / MANIFEST, text.encode())
     except OSError as error:
         raise SinkError(
             f"bundle {str(folder)!r} cannot be written ({error.strerror}); it is as it was"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return folder
 
 

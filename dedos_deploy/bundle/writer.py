@@ -19,12 +19,12 @@ from dedos_deploy.bundle._names import (
     clash,
     is_safe_name,
     is_vocabulary_name,
-    sha256_of,
     vocabulary_file,
 )
 from dedos_deploy.bundle._verify import verify_folder
 from dedos_deploy.bundle.manifest import Manifest
 from dedos_deploy.errors import BadInputError, SinkError
+from dedos_deploy.files import sha256_of
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -27,6 +26,7 @@ from dedos_deploy.evaluation.overlays import Chosen, Shown, choose, show
 from dedos_deploy.evaluation.report import Report, Section
 from dedos_deploy.evaluation.subjects import Running, Subject, base_names
 from dedos_deploy.evaluation.tables import placed
+from dedos_deploy.files import write_atomically
 
 SHOWN = "shown.json"
 _PANELS = ("image", "labels", "answer", "mistakes")
@@ -82,8 +82,8 @@ def _evaluate(
     folder: Path | None,
     progress: Progress | None,
 ) -> tuple[Evaluated, Section]:
-    base = base_names(data.vocabulary, subject.taught_words())
-    with closing(_Named(subject.open(data.vocabulary, running), name)) as predictor:
+    with closing(subject.open(data.vocabulary, running, name)) as predictor:
+        base = base_names(data.vocabulary, predictor.taught)
         evaluated = evaluate_predictor(
             predictor, data, output=folder, part=keeping.part, resume=keeping.resume,
             boundary=keeping.boundary, base=base, progress=progress,
@@ -95,16 +95,6 @@ def _evaluate(
             save_shown(folder, shown)
     standing = placed(data.name, evaluated.result.miou_present)
     return evaluated, Section(evaluated.result, evaluated.header["identity"], shown, standing)
-
-
-class _Named:
-    """A predictor under the name that tells it from the others."""
-
-    def __init__(self, predictor: Any, name: str) -> None:
-        self._predictor, self.name = predictor, name
-        self.identity = predictor.identity
-        self.predict = predictor.predict
-        self.close = predictor.close
 
 
 def compare_evaluated(first: Evaluated, second: Evaluated) -> Comparison:
@@ -154,9 +144,9 @@ def save_shown(folder: Path, shown: Sequence[Shown]) -> None:
             for panel in _PANELS:
                 done, data = cv2.imencode(".jpg", getattr(one, panel), [1, 90])
                 assert done
-                (folder / _picture(number, panel)).write_bytes(data.tobytes())
+                write_atomically(folder / _picture(number, panel), data.tobytes())
             entries.append({"chosen": vars(one.chosen), "legend": one.legend})
-        (folder / SHOWN).write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+        write_atomically(folder / SHOWN, (json.dumps(entries, indent=1) + "\n").encode())
     except OSError as error:
         raise SinkError(
             f"pictures cannot be written to {str(folder)!r} ({error.strerror}); make room or "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.evaluation.data import Ids
+from dedos_deploy.files import sha256_of_file
 from dedos_deploy.vocabulary import Vocabulary, canonical_word
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 class Predictor(Protocol):
     """Labels images with the classes of one vocabulary.
 
-    name: for people; identity: JSON values that decide its answers, by which a run is resumed.
+    name: for people; identity: JSON values that decide its answers, by which a run is resumed;
+    taught: words that its masks taught, None where that is not known.
     """
 
     @property
@@ -33,6 +34,9 @@ class Predictor(Protocol):
 
     @property
     def identity(self) -> Mapping[str, Any]: ...
+
+    @property
+    def taught(self) -> frozenset[str] | None: ...
 
     def predict(self, image_bgr: NDArray[np.uint8]) -> Ids:
         """Return class ids [H, W] of the vocabulary, its length where there is no class."""
@@ -54,7 +58,7 @@ class FrameSegmenter(Protocol):
 class SegmenterPredictor(Closing):
     """A Segmenter that has `vocabulary` as its classes, whatever engine runs in it.
 
-    closing: called after the segmenter is closed.
+    taught: words that its masks taught; closing: called after the segmenter is closed.
     """
 
     def __init__(
@@ -64,10 +68,12 @@ class SegmenterPredictor(Closing):
         *,
         name: str,
         identity: Mapping[str, Any],
+        taught: Sequence[str] = (),
         closing: Callable[[], None] | None = None,
     ) -> None:
         self.segmenter, self.vocabulary = segmenter, vocabulary
         self.name, self.identity = name, identity
+        self.taught = frozenset(map(canonical_word, taught)) or None
         self._closing = closing
 
     def predict(self, image_bgr: NDArray[np.uint8]) -> Ids:
@@ -103,11 +109,12 @@ def open_bundle_predictor(
     threshold: float | None = None,
     template: str | None = None,
     threads: int | None = None,
+    name: str | None = None,
 ) -> SegmenterPredictor:
     """Return a bundle as a predictor.
 
     engine, background, threshold, threads: as `Segmenter.load` takes them; template: prompt
-    templates other than the bundle's own, one of TEMPLATES.
+    templates other than the bundle's own, one of TEMPLATES; name: for people, None for the bundle's.
 
     Raises BadInputError and what `Segmenter.load` raises.
     """
@@ -142,8 +149,9 @@ def open_bundle_predictor(
     }
     closing = opened.close if opened is not bundle else None
     return SegmenterPredictor(
-        segmenter, vocabulary, name=opened.name, identity=identity, closing=closing
-    )
+        segmenter, vocabulary, name=name or opened.name, identity=identity,
+        taught=opened.base_words, closing=closing,
+    )  # fmt: skip
 
 
 def open_checkpoint_predictor(
@@ -156,21 +164,24 @@ def open_checkpoint_predictor(
     template: str | None = None,
     device: str = "cpu",
     threads: int | None = None,
+    name: str | None = None,
 ) -> SegmenterPredictor:
     """Return a checkpoint as a predictor: the torch model between the runtime's own two ends.
 
     size_hw: network size, None for the one it was trained at; template: prompt templates, None for
-    those it was trained with; device: where torch runs.
+    those it was trained with; device: where torch runs; name: for people, None for the file's.
 
     Raises BadInputError for a checkpoint that cannot be used, MissingExtraError without torch.
     """
     from dedos_deploy.evaluation.torch_engine import open_torch_segmenter
 
-    segmenter, identity = open_torch_segmenter(
+    segmenter, identity, taught = open_torch_segmenter(
         Path(path), vocabulary, size_hw=size_hw, background=background, threshold=threshold,
         template=template, device=device, threads=threads,
     )  # fmt: skip
-    return SegmenterPredictor(segmenter, vocabulary, name=Path(path).name, identity=identity)
+    return SegmenterPredictor(
+        segmenter, vocabulary, name=name or Path(path).name, identity=identity, taught=taught
+    )
 
 
 class NetPredictor:
@@ -186,6 +197,8 @@ class NetPredictor:
     Raises BadInputError when the file is no such net, or a class has no word of the net.
     """
 
+    taught: frozenset[str] | None = None
+
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -195,6 +208,7 @@ class NetPredictor:
         joined: Mapping[str, Sequence[str]] | None = None,
         side: int = 641,
         threads: int | None = None,
+        name: str | None = None,
     ) -> None:
         import onnxruntime
         from onnxruntime.capi import onnxruntime_pybind11_state as state
@@ -221,9 +235,9 @@ class NetPredictor:
             )
         self._table = channel_classes(words, vocabulary, joined or {})
         self._side = side
-        self.name = path.stem
+        self.name = name or path.stem
         self.identity: Mapping[str, Any] = {
-            "net": file_sha256(path),
+            "net": sha256_of_file(path),
             "side": side,
             "channels": self._table.tolist(),
         }
@@ -276,12 +290,3 @@ def channel_classes(
                     )
                 table[channel] = class_id
     return table
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.files import write_atomically
 
 FORMAT = "dedos-eval-1"
 
@@ -129,7 +130,7 @@ class RecordWriter(Closing):
             if path.exists():
                 self._take_over(header, resume)
             else:
-                _write_new(path, json.dumps(header) + "\n")
+                write_atomically(path, (json.dumps(header) + "\n").encode())
             # Unbuffered: what a full disk refused must not be tried again on closing.
             self._file: IO[bytes] = path.open("ab", buffering=0)
         except OSError as error:
@@ -169,12 +170,6 @@ class RecordWriter(Closing):
     def close(self) -> None:
         """Close the file; what was added is on its way to the disk already."""
         self._file.close()
-
-
-def _write_new(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def merged(parts: Iterable[tuple[Header, Sequence[ImageRecord]]]) -> list[ImageRecord]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from dedos_deploy.evaluation.overlays import Shown
 from dedos_deploy.evaluation.protocols import MESS, mess_means
 from dedos_deploy.evaluation.result import EvaluationResult
 from dedos_deploy.evaluation.tables import Standing, paper_tables
+from dedos_deploy.files import write_atomically
 
 REPORT_JSON, REPORT_MD, REPORT_HTML = "report.json", "report.md", "report.html"
 
@@ -78,22 +78,13 @@ def write_report(folder: Path, report: Report) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
-            _replace(folder / name, text)
+            write_atomically(folder / name, text.encode())
     except OSError as error:
         raise SinkError(
             f"the report in {str(folder)!r} cannot be written ({error.strerror}); make room or "
             "choose another --output"
         ) from error
     return folder / REPORT_HTML
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def summary_rows(sections: Sequence[Section]) -> list[tuple[str, ...]]:

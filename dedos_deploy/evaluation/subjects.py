@@ -73,8 +73,12 @@ class Subject:
             parts.append("synonyms" if self.synonyms else "no synonyms")
         return ", ".join(parts)
 
-    def open(self, vocabulary: Vocabulary, running: Running) -> Predictor:
-        """Return the predictor; raises BadInputError for what cannot be used as asked."""
+    def open(self, vocabulary: Vocabulary, running: Running, name: str | None = None) -> Predictor:
+        """Return the predictor, called `name` if given.
+
+        Raises BadInputError for what cannot be used as asked.
+        """
+        name = name or self.name
         if self.kind == "net":
             assert self.net is not None
             return NetPredictor(
@@ -83,32 +87,18 @@ class Subject:
                 vocabulary,
                 joined=self.net.joined,
                 threads=running.threads,
+                name=name,
             )
         if self.kind == "checkpoint":
             return open_checkpoint_predictor(
                 self.path, vocabulary, size_hw=running.size_hw, background=running.background,
                 threshold=0.5 if running.threshold is None else running.threshold,
-                template=self.template, device=running.device, threads=running.threads,
+                template=self.template, device=running.device, threads=running.threads, name=name,
             )  # fmt: skip
         return open_bundle_predictor(
             self.path, vocabulary, engine=running.engine, background=running.background,
-            threshold=running.threshold, template=self.template, threads=running.threads,
+            threshold=running.threshold, template=self.template, threads=running.threads, name=name,
         )  # fmt: skip
-
-    def taught_words(self) -> frozenset[str] | None:
-        """Return the words that its masks taught, None where that is not known."""
-        if self.kind == "bundle":
-            from dedos_deploy.bundle import Bundle
-
-            with Bundle.open(self.path, verify=False) as bundle:
-                words: Sequence[str] = bundle.base_words
-        elif self.kind == "checkpoint":
-            from dedos_deploy.model import load_checkpoint
-
-            words = load_checkpoint(self.path)[1].get("words", ())
-        else:
-            return None
-        return frozenset(map(canonical_word, words)) or None
 
 
 def base_names(vocabulary: Vocabulary, taught: frozenset[str] | None) -> frozenset[str] | None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError, require
-from dedos_deploy.evaluation.predictors import file_sha256
+from dedos_deploy.files import sha256_of_file
 from dedos_deploy.runtime.engine import Tensors, check_inputs
 from dedos_deploy.runtime.segmenter import Background, Segmenter
 from dedos_deploy.runtime.slots import Thresholds
@@ -58,8 +58,9 @@ def open_torch_segmenter(
     template: str | None,
     device: str,
     threads: int | None,
-) -> tuple[Segmenter, dict[str, Any]]:
-    """Return a Segmenter that runs the checkpoint in `path`, and what decides its answers.
+) -> tuple[Segmenter, dict[str, Any], Sequence[str]]:
+    """Return a Segmenter that runs the checkpoint in `path`, what decides its answers, and the words
+    that masks taught it.
 
     Raises BadInputError for a checkpoint, size, template or device that cannot be used.
     """
@@ -95,13 +96,13 @@ def open_torch_segmenter(
         threads=threads,
     )
     identity = {
-        "checkpoint": file_sha256(path),
+        "checkpoint": sha256_of_file(path),
         "size_hw": list(size),
         "template": chosen,
         "background": background,
         "threshold": threshold if background != "none" else None,
     }
-    return segmenter, identity
+    return segmenter, identity, extra.get("words", ())
 
 
 class _Encoder:

@@ -12,9 +12,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.files import write_atomically
 from dedos_deploy.model.dedos import Dedos, build_model
 from dedos_deploy.presets import ModelConfig, config_from_dict
-from dedos_deploy.text.vocabulary_file import write_atomically
 
 FORMAT = "dedos-checkpoint-1"
 TOKEN_TABLE = "text_tower.token_embedding.weight"

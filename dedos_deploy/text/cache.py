@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from dedos_deploy.text.vocabulary_file import write_atomically
+from dedos_deploy.files import write_atomically
 
 CACHE_VARIABLE = "DEDOS_CACHE_DIR"
 

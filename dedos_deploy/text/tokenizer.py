@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dedos_deploy.errors import BadBundleError, BadInputError, package_folder
-from dedos_deploy.text.vocabulary_file import write_atomically
+from dedos_deploy.files import write_atomically
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as BytePairs

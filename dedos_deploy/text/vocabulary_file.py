@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dedos_deploy.errors import BadBundleError, BadInputError, UnsupportedVersionError
+from dedos_deploy.files import write_atomically
 
 FORMAT = "dedos-vocabulary"
 VERSION = 1
@@ -124,22 +124,6 @@ def read_vocabulary_file(source: str | os.PathLike[str] | bytes) -> VocabularyFi
     if problem is not None:
         raise BadBundleError(f"{name} is damaged ({problem}); make it again")
     return content
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` beside `path` and rename it there, so that readers see all of it or nothing.
-
-    Raises OSError, and leaves no temporary file behind.
-    """
-    # Not tempfile.mkstemp: its files can be read by their owner alone, whatever the umask.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with open(temporary, "xb") as stream:
-            stream.write(data)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _metadata(data: bytes, name: str) -> dict[str, str]:

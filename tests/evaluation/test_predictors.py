@@ -90,7 +90,8 @@ def test_base_names_are_those_that_masks_taught() -> None:
     assert base_names(WORDS, frozenset({"road", "automobile"})) == {"road", "car"}
     assert base_names(WORDS, None) is None
     assert base_names(WORDS, frozenset({"cow"})) is None  # nothing to tell apart
-    taught = Subject("bundle", "demo").taught_words()
+    with open_bundle_predictor("demo", WORDS, threads=1) as predictor:
+        taught = predictor.taught
     assert taught is not None and "road" in taught
     names = [
         Subject("bundle", "a/b.dedos").name,

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from dedos_deploy.files import write_atomically
 from dedos_deploy.training.components import COMPONENTS, Component
 from dedos_deploy.training.evaluate import Evaluation
 from dedos_deploy.training.logs import StepReport
@@ -118,9 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     places = Places(**{name: Path(value) for name, value in json.loads(args.places).items()})
     output = Path(args.output)
     cost = measure(plan_from_json(args.plan), places, args.component, output / args.component)
-    temporary = output / f".{args.component}.tmp"
-    temporary.write_text(json.dumps(asdict(cost)) + "\n", encoding="utf-8")
-    temporary.replace(output / f"{args.component}.json")
+    write_atomically(output / f"{args.component}.json", (json.dumps(asdict(cost)) + "\n").encode())
     return 0
 
 

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.files import write_atomically
 from dedos_deploy.model import Dedos
 from dedos_deploy.text.templates import TEMPLATES
-from dedos_deploy.text.vocabulary_file import write_atomically
 from dedos_deploy.training.embeddings import clip_tokenizer
 from dedos_deploy.training.miniature.clip_batches import patch_cover
 from dedos_deploy.training.miniature.clip_losses import look, read, region_embeddings

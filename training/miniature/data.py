@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.files import write_atomically
 from dedos_deploy.scenes import KINDS, class_names, render_image
-from dedos_deploy.text.vocabulary_file import write_atomically
 from dedos_deploy.training.folders import FILE_IGNORE
 
 NOVEL_REASONS: dict[str, str] = {

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dedos_deploy.files import write_atomically
 from dedos_deploy.model import load_checkpoint
 from dedos_deploy.training.components import Component
 from dedos_deploy.training.embeddings import WordEmbeddings
@@ -68,8 +69,8 @@ def write_report(
         "runs": [asdict(run) for run in runs],
         "bundle_bytes": bundle.stat().st_size,
     }  # fmt: skip
-    _write(folder / "miniature.json", json.dumps(record, indent=1) + "\n")
-    _write(folder / "miniature.md", markdown(plan, runs, record))
+    write_atomically(folder / "miniature.json", (json.dumps(record, indent=1) + "\n").encode())
+    write_atomically(folder / "miniature.md", markdown(plan, runs, record).encode())
     write_picture(folder / "miniature_table3.png", _sheet(plan, places, output))
     curves = {f"({c})": read_curve([output / "runs" / f"{c}_{seed}" for seed in range(plan.seeds)],
                                    plan.gamma) for c in plan.components}  # fmt: skip
@@ -197,9 +198,3 @@ def _sheet(
         rows.append(np.concatenate([first.image, first.labels, first.answer, last.answer,
                                     last.legend], axis=1))  # fmt: skip
     return np.concatenate(rows)
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

@@ -8,13 +8,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dedos_deploy.files import write_atomically
 from dedos_deploy.model import Dedos
+from dedos_deploy.model.proxy_queries import BankFill
 from dedos_deploy.model.refinement import Refinement
 from dedos_deploy.training.bank import Denoiser
 from dedos_deploy.training.calibration import (
@@ -36,7 +39,8 @@ from dedos_deploy.training.targets import IGNORE
 
 RESULT = "result.json"
 REFINED_IMAGES = 16
-FILLS = ("static", "ema", "calibrated", "live")
+BANK_FILLS: tuple[BankFill, ...] = get_args(BankFill)
+FILLS = (*BANK_FILLS, "live")
 """Fillings of the bank, and what none can be: every picture's own queries, the diffusion kept."""
 
 
@@ -149,9 +153,7 @@ def run_component(
         component, seed, fillings[shipped], fillings if len(fillings) > 1 else {}, refined,
         round(time.monotonic() - started, 1), last.mean,
     )  # fmt: skip
-    temporary = output / f".{RESULT}.tmp"
-    temporary.write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")
-    temporary.replace(output / RESULT)
+    write_atomically(output / RESULT, (json.dumps(asdict(result), indent=1) + "\n").encode())
     (output / "state.safetensors").unlink(missing_ok=True)
     return result
 
@@ -188,9 +190,9 @@ def score_run(
     diffusion = run_diffusion(run)
     seen = open_folder(str(places.base), split="train")
     calibrated = calibrate_run(run, diffusion, [seen], plan.calibration)
-    scores = {}
-    for fill in FILLS[:3]:
-        fill_run(run, fill, calibrated)  # type: ignore[arg-type]
+    scores: dict[str, Score] = {}
+    for fill in BANK_FILLS:
+        fill_run(run, fill, calibrated)
         scores[fill] = score_of(asked(folder), asked(alone))
     live = LiveQueries(run, diffusion)
     scores["live"] = score_of(asked(folder, live), asked(alone, live))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError
-from dedos_deploy.evaluation.confusion import IGNORE, Ids
+from dedos_deploy.evaluation.confusion import IGNORE, Ids, mean, ratio
 
 DILATION = 0.02
 """Half width of the band as a part of the image's diagonal, as in the paper."""
@@ -88,6 +90,12 @@ class BoundaryIou:
         self.either += other.either
         self.labelled += other.labelled
 
+    def add_cells(self, cells: Iterable[tuple[int, int, int]]) -> None:
+        """Add bands that `cells` gave; `labelled` is not among them."""
+        for index, both, either in cells:
+            self.both[index] += both
+            self.either[index] += either
+
     def cells(self) -> tuple[tuple[int, int, int], ...]:
         """Return (class, pixels in both bands, pixels in either) of the classes that were met."""
         met = np.flatnonzero(self.either)
@@ -97,24 +105,17 @@ class BoundaryIou:
     @property
     def iou(self) -> NDArray[np.float64]:
         """Boundary IoU per class, float64 [N]; NaN where no band was met."""
-        found = np.full(self.classes, np.nan)
-        np.divide(self.both, self.either, out=found, where=self.either > 0)
-        return found
+        return ratio(self.both, self.either)
 
     @property
     def miou_present(self) -> float:
         """Mean over the classes that the labels contain; NaN when none of them met a band."""
-        return _mean(self.iou[self.labelled > 0])
+        return mean(self.iou[self.labelled > 0])
 
     @property
     def miou_union(self) -> float:
         """Mean over the classes that labels or predictions contain; never above miou_present."""
-        return _mean(self.iou)
-
-
-def _mean(values: NDArray[np.float64]) -> float:
-    found = values[~np.isnan(values)]
-    return float(found.mean()) if found.size else float("nan")
+        return mean(self.iou)
 
 
 def on_contour(ids: Ids, reach: int, *, wildcard: int | None = None) -> NDArray[np.bool_]:

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError
-from dedos_deploy.evaluation.records import Header, ImageRecord
+from dedos_deploy.evaluation.confusion import ratio
+from dedos_deploy.evaluation.records import Header, ImageRecord, confusion_of
 
 DRAWS = 2000
 LEVEL = 0.95
@@ -42,8 +43,7 @@ class Comparison:
     """Two evaluations, `first` and `second`, on the same images.
 
     miou: difference of miou_present; classes: the same of every class's IoU, None where no image
-    has it; images: how many were drawn from; draws: how often; same_pixels is not known here, since
-    records keep counts.
+    has it; images: how many were drawn from; draws: how often.
     """
 
     first: str
@@ -129,12 +129,10 @@ def _counts(records: Sequence[ImageRecord], classes: int) -> dict[str, NDArray[n
     """Return float64 [3, classes] of every image that counts: right, labelled, predicted."""
     found = {}
     for record in records:
-        if record.skipped:
-            continue
-        matrix = record.matrix(classes)
-        found[record.name] = np.stack(
-            [np.diagonal(matrix), matrix.sum(1), matrix[:, :classes].sum(0)]
-        ).astype(np.float64)
+        if not record.skipped:
+            own = confusion_of([record], classes)
+            counts = np.stack([own.right, own.labelled, own.predicted])
+            found[record.name] = counts.astype(np.float64)
     return found
 
 
@@ -159,14 +157,10 @@ def _bootstrap(
 def _measures(counts: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return miou_present, [n], and IoU per class, [n, classes], of counts [n, 3, classes]."""
     right, labelled, predicted = counts[:, 0], counts[:, 1], counts[:, 2]
-    union = labelled + predicted - right
-    iou = np.full(right.shape, np.nan)
-    np.divide(right, union, out=iou, where=union > 0)
+    iou = ratio(right, labelled + predicted - right)
     present = labelled > 0
     total = np.where(present, iou, 0.0).sum(1)
-    mean = np.full(len(total), np.nan)
-    np.divide(total, present.sum(1), out=mean, where=present.any(1))
-    return mean, iou
+    return ratio(total, present.sum(1)), iou
 
 
 def _interval(difference: float, drawn: NDArray[np.float64]) -> Interval:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,6 +83,11 @@ class Confusion:
         self.matrix += other.matrix
 
     @property
+    def right(self) -> NDArray[np.int64]:
+        """Pixels of each class that got it, int64 [N]."""
+        return np.diagonal(self.matrix)
+
+    @property
     def labelled(self) -> NDArray[np.int64]:
         """Pixels that carry each class's label, int64 [N]."""
         counts: NDArray[np.int64] = self.matrix.sum(axis=1)
@@ -97,18 +102,17 @@ class Confusion:
     @property
     def iou(self) -> NDArray[np.float64]:
         """Intersection over union per class, float64 [N]; NaN where nothing was met or predicted."""
-        right = np.diagonal(self.matrix)
-        return _ratio(right, self.labelled + self.predicted - right)
+        return ratio(self.right, self.labelled + self.predicted - self.right)
 
     @property
     def class_accuracy(self) -> NDArray[np.float64]:
         """Part of each class's labelled pixels that got it (recall), float64 [N], or NaN."""
-        return _ratio(np.diagonal(self.matrix), self.labelled)
+        return ratio(self.right, self.labelled)
 
     @property
     def class_precision(self) -> NDArray[np.float64]:
         """Part of the pixels given a class that carry its label, float64 [N], or NaN."""
-        return _ratio(np.diagonal(self.matrix), self.predicted)
+        return ratio(self.right, self.predicted)
 
     @property
     def miou_present(self) -> float:
@@ -135,7 +139,7 @@ class Confusion:
         chosen[list(ids)] = True
         iou = self.iou
         kept = self.labelled > 0 if denominator == "present" else ~np.isnan(iou)
-        return _mean(iou[chosen & kept])
+        return mean(iou[chosen & kept])
 
     @property
     def accuracy(self) -> float:
@@ -146,7 +150,7 @@ class Confusion:
     @property
     def mean_accuracy(self) -> float:
         """Mean of `class_accuracy` over the classes that the labels contain."""
-        return _mean(self.class_accuracy[self.labelled > 0])
+        return mean(self.class_accuracy[self.labelled > 0])
 
     @property
     def frequency_weighted_iou(self) -> float:
@@ -174,11 +178,14 @@ class Confusion:
         return found
 
 
-def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
+def ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
+    """Return part / whole, float64, NaN where `whole` is 0."""
     found = np.full(part.shape, np.nan)
     np.divide(part, whole, out=found, where=whole > 0)
     return found
 
 
-def _mean(values: NDArray[np.float64]) -> float:
-    return float(values.mean()) if values.size else float("nan")
+def mean(values: NDArray[np.float64]) -> float:
+    """Return the mean of the values that are numbers, NaN when none is."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")

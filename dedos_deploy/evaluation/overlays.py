@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dedos_deploy.evaluation.data import EvaluationData, Ids
 from dedos_deploy.evaluation.predictors import Predictor
-from dedos_deploy.evaluation.records import ImageRecord
+from dedos_deploy.evaluation.records import ImageRecord, confusion_of
 from dedos_deploy.runtime.palette import class_colour_bgr, palette_bgr
 
 Picture = NDArray[np.uint8]
@@ -53,11 +53,7 @@ class Shown:
 
 def image_miou(record: ImageRecord, classes: int) -> float:
     """Return the mean IoU of one image over the classes that its labels contain."""
-    matrix = record.matrix(classes)
-    right, labelled = np.diagonal(matrix), matrix.sum(1)
-    union = labelled + matrix[:, :classes].sum(0) - right
-    present = labelled > 0
-    return float((right[present] / union[present]).mean())
+    return confusion_of([record], classes).miou_present
 
 
 def choose(records: Sequence[ImageRecord], classes: int, each: int = EACH) -> list[Chosen]:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.evaluation.confusion import Confusion
 from dedos_deploy.files import write_atomically
 
 FORMAT = "dedos-eval-1"
@@ -49,10 +50,7 @@ class ImageRecord:
 
     def matrix(self, classes: int) -> NDArray[np.int64]:
         """Return int64 [classes, classes + 1], pixels by label and prediction."""
-        matrix = np.zeros((classes, classes + 1), dtype=np.int64)
-        for label, prediction, pixels in self.cells:
-            matrix[label, prediction] = pixels
-        return matrix
+        return confusion_of([self], classes).matrix
 
     def to_json(self) -> str:
         return json.dumps(
@@ -72,6 +70,15 @@ class ImageRecord:
             tuple((index, both, either) for index, both, either in values["boundary"]),
             float(values["seconds"]),
         )
+
+
+def confusion_of(records: Iterable[ImageRecord], classes: int) -> Confusion:
+    """Return the pixels of all records by label and prediction."""
+    confusion = Confusion(classes)
+    for record in records:
+        for label, prediction, pixels in record.cells:
+            confusion.matrix[label, prediction] += pixels
+    return confusion
 
 
 def cells_of(matrix: NDArray[np.int64]) -> tuple[tuple[int, int, int], ...]:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dedos_deploy.evaluation.confusion import Confusion
-from dedos_deploy.evaluation.records import ImageRecord
+from dedos_deploy.evaluation.boundary import BoundaryIou
+from dedos_deploy.evaluation.confusion import Confusion, mean
+from dedos_deploy.evaluation.records import ImageRecord, confusion_of
 
 PAIRS = 10
 """Confusion pairs that a result names."""
@@ -107,24 +108,20 @@ def result_of(
     base: words that masks taught; the others are novel. None: not told apart.
     """
     counted = [record for record in records if not record.skipped]
-    confusion = Confusion(len(classes))
-    for record in counted:
-        for label, prediction, pixels in record.cells:
-            confusion.matrix[label, prediction] += pixels
+    confusion = confusion_of(counted, len(classes))
     boundary = boundary_of(counted, len(classes))
     present = confusion.labelled > 0
-    iou = confusion.iou
     return EvaluationResult(
         predictor=predictor,
         data=data,
         classes=classes,
-        iou=_optional(iou),
+        iou=_optional(confusion.iou),
         class_accuracy=_optional(confusion.class_accuracy),
         boundary_iou=None if boundary is None else _optional(boundary),
         labelled=tuple(confusion.labelled.tolist()),
         miou_present=confusion.miou_present,
         miou_union=confusion.miou_union,
-        boundary_miou=None if boundary is None else _mean(boundary[present]),
+        boundary_miou=None if boundary is None else _known(mean(boundary[present])),
         accuracy=confusion.accuracy,
         mean_accuracy=confusion.mean_accuracy,
         frequency_weighted_iou=confusion.frequency_weighted_iou,
@@ -137,7 +134,7 @@ def result_of(
             )
             for label, predicted, pixels, part in confusion.pairs(PAIRS)
         ),
-        groups={} if base is None else _groups(iou, present, classes, base),
+        groups={} if base is None else _groups(confusion, classes, base),
         images=len(counted),
         skipped=tuple(record.name for record in records if record.skipped),
         seconds_inference=sum(record.seconds for record in records),
@@ -151,31 +148,25 @@ def boundary_of(records: Sequence[ImageRecord], classes: int) -> NDArray[np.floa
     """
     if not any(record.boundary for record in records):
         return None
-    both, either = np.zeros(classes), np.zeros(classes)
+    bands = BoundaryIou(classes)
     for record in records:
-        for class_id, shared, union in record.boundary:
-            both[class_id] += shared
-            either[class_id] += union
-    iou = np.full(classes, np.nan)
-    np.divide(both, either, out=iou, where=either > 0)
-    return iou
+        bands.add_cells(record.boundary)
+    return bands.iou
 
 
 def _groups(
-    iou: NDArray[np.float64],
-    present: NDArray[np.bool_],
-    classes: Sequence[str],
-    base: frozenset[str],
+    confusion: Confusion, classes: Sequence[str], base: frozenset[str]
 ) -> dict[str, float | None]:
-    taught = np.array([name in base for name in classes])
-    means = (_mean(iou[present & taught]), _mean(iou[present & ~taught]))
+    ids = range(len(classes))
+    taught = [index for index in ids if classes[index] in base]
+    others = [index for index in ids if classes[index] not in base]
+    means = (_known(confusion.miou_of(group)) for group in (taught, others))
     return dict(zip(GROUPS, means, strict=True))
 
 
 def _optional(values: NDArray[np.float64]) -> tuple[float | None, ...]:
-    return tuple(None if math.isnan(value) else value for value in values.tolist())
+    return tuple(_known(value) for value in values.tolist())
 
 
-def _mean(values: NDArray[np.float64]) -> float | None:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else None
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value

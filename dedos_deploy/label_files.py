@@ -114,6 +114,19 @@ def read_item(
     Raises BadInputError naming the file that cannot be read, is of another size than its image, or
     holds a value that stands for nothing.
     """
+    image, labels = read_values(item)
+    classes = _class_of_value(count, values)[labels]
+    unknown = classes == _NO_CLASS
+    if unknown.any():
+        raise BadInputError(_unknown_value(item[1], int(labels[unknown][0]), count, values))
+    return image, classes
+
+
+def read_values(item: tuple[Path, Path]) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
+    """Return an image, uint8 BGR [H, W, 3], and what its label file holds, uint16 [H, W].
+
+    Raises BadInputError naming the file that cannot be read or is of another size than its image.
+    """
     image = read_image(item[0])
     labels = read_label_values(item[1])
     if labels.shape != image.shape[:2]:
@@ -121,11 +134,7 @@ def read_item(
             f"labels {str(item[1])!r} are {labels.shape[1]}x{labels.shape[0]}, but their image is "
             f"{image.shape[1]}x{image.shape[0]}; both must have one size"
         )
-    classes = _class_of_value(count, values)[labels]
-    unknown = classes == _NO_CLASS
-    if unknown.any():
-        raise BadInputError(_unknown_value(item[1], int(labels[unknown][0]), count, values))
-    return image, classes
+    return image, labels
 
 
 def unlabelled(count: int) -> int:

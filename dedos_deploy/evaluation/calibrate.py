@@ -54,7 +54,7 @@ def calibrate_thresholds(
         )
     folder = LabelledFolder.open(Path(data_root), split)
     asked, table = match_classes(folder.classes, vocabulary)
-    other = _elsewhere(folder, asked)
+    other = _elsewhere(folder, table == ignore_id(asked))
     counts = ThresholdCounts(len(asked))
     open_vocabulary = _without_thresholds(asked)
     with Segmenter.load(
@@ -76,10 +76,12 @@ def calibrate_thresholds(
     return counts.best(asked.names)
 
 
-def _elsewhere(folder: LabelledFolder, asked: Vocabulary) -> NDArray[np.bool_]:
-    """Return bool [256]: label values that are a class of the folder, but none that is asked for."""
-    _, table = match_classes(folder.classes, asked)
-    other: NDArray[np.bool_] = table == ignore_id(asked)
+def _elsewhere(folder: LabelledFolder, left_out: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return bool [256]: label values that are a class of the folder, but none that is asked for.
+
+    left_out: values that stand for no class asked for.
+    """
+    other: NDArray[np.bool_] = left_out.copy()
     other[len(folder.classes) :] = False
     for value, name in enumerate(folder.classes):
         # "void" and "ignore" say that nobody looked; "background" and "other" say: none of these.

@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from dedos_deploy.errors import BadInputError
-from dedos_deploy.evaluation.folder import LabelledFolder, ignore_id, match_classes
-from dedos_deploy.label_files import read_item
+from dedos_deploy.evaluation.confusion import Ids
+from dedos_deploy.evaluation.folder import (
+    LabelledFolder,
+    LabelledImage,
+    ignore_id,
+    match_classes,
+)
 from dedos_deploy.vocabulary import Vocabulary
-
-Ids = NDArray[np.uint8] | NDArray[np.uint16]
-
-
-@dataclass(frozen=True, eq=False)
-class EvaluationImage:
-    """One image with its labels.
-
-    name: unique in its data; image_bgr: uint8 [H, W, 3]; labels: uint8 or uint16 [H, W], class ids
-    of the data's vocabulary, or its `ignore`.
-    """
-
-    name: str
-    image_bgr: NDArray[np.uint8]
-    labels: Ids
 
 
 class EvaluationData(Protocol):
@@ -54,7 +41,7 @@ class EvaluationData(Protocol):
         """The name of every image, in order."""
         ...
 
-    def image(self, index: int) -> EvaluationImage:
+    def image(self, index: int) -> LabelledImage:
         """Return one image; raises BadInputError naming a file that cannot be used."""
         ...
 
@@ -90,10 +77,9 @@ class FolderData:
     def image_names(self) -> tuple[str, ...]:
         return tuple(image.stem for image, _ in self.folder.pairs)
 
-    def image(self, index: int) -> EvaluationImage:
-        pair = self.folder.pairs[index]
-        image_bgr, labels = read_item(pair, len(self.folder.classes))
-        return EvaluationImage(pair[0].stem, image_bgr, self._table[labels])
+    def image(self, index: int) -> LabelledImage:
+        image = self.folder.image(index)
+        return replace(image, labels=self._table[image.labels])
 
     def fold(self, predictions: Ids) -> Ids:
         return predictions

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.evaluation.boundary import BoundaryIou
 from dedos_deploy.evaluation.confusion import Confusion
-from dedos_deploy.evaluation.data import EvaluationData, EvaluationImage, FolderData, open_data
-from dedos_deploy.evaluation.folder import LabelledFolder
+from dedos_deploy.evaluation.data import EvaluationData, FolderData, open_data
+from dedos_deploy.evaluation.folder import LabelledFolder, LabelledImage
 from dedos_deploy.evaluation.predictors import (
     FrameSegmenter,
     Predictor,
@@ -170,7 +170,7 @@ def _evaluated(
 
 
 def evaluate_image(
-    predictor: Predictor, data: EvaluationData, image: EvaluationImage, *, boundary: bool
+    predictor: Predictor, data: EvaluationData, image: LabelledImage, *, boundary: bool
 ) -> ImageRecord:
     """Return the record of one image; raises BadInputError naming it when labels do not fit."""
     classes = len(data.classes)

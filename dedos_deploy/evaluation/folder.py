@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError, nearest
-from dedos_deploy.evaluation.confusion import IGNORE
+from dedos_deploy.evaluation.confusion import IGNORE, Ids
 from dedos_deploy.label_files import class_word, read_classes, read_item, split_items
 from dedos_deploy.vocabulary import BACKGROUND_WORDS, Entry, Vocabulary
 
@@ -20,13 +20,13 @@ from dedos_deploy.vocabulary import BACKGROUND_WORDS, Entry, Vocabulary
 class LabelledImage:
     """One image with its labels.
 
-    name: file stem; image_bgr: uint8 [H, W, 3]; labels: uint8 [H, W], line numbers of classes.txt
-    from 0, 255 where nothing is known.
+    name: unique in its data; image_bgr: uint8 [H, W, 3]; labels: uint8 or uint16 [H, W], class ids
+    of the data it is read from, or its value for pixels that are not counted.
     """
 
     name: str
     image_bgr: NDArray[np.uint8]
-    labels: NDArray[np.uint8]
+    labels: Ids
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,18 @@ class LabelledFolder:
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __iter__(self) -> Iterator[LabelledImage]:
-        """Yield every item in the order of names, read one at a time.
+    def image(self, index: int) -> LabelledImage:
+        """Return one item, its labels the line numbers of classes.txt from 0, 255 for unknown.
 
         Raises BadInputError naming the file that cannot be read or does not fit.
         """
-        for pair in self.pairs:
-            image, labels = read_item(pair, len(self.classes))
-            yield LabelledImage(pair[0].stem, image, labels.astype(np.uint8))
+        pair = self.pairs[index]
+        image, labels = read_item(pair, len(self.classes))
+        return LabelledImage(pair[0].stem, image, labels.astype(np.uint8))
+
+    def __iter__(self) -> Iterator[LabelledImage]:
+        """Yield every item in the order of names, read one at a time; raises as `image`."""
+        return map(self.image, range(len(self)))
 
 
 def match_classes(

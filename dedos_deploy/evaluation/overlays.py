@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dedos_deploy.evaluation.data import EvaluationData, Ids
+from dedos_deploy.evaluation.confusion import Ids
+from dedos_deploy.evaluation.data import EvaluationData
 from dedos_deploy.evaluation.predictors import Predictor
 from dedos_deploy.evaluation.records import ImageRecord, confusion_of
 from dedos_deploy.runtime.palette import class_colour_bgr, palette_bgr

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError
-from dedos_deploy.evaluation.data import Ids
+from dedos_deploy.evaluation.confusion import Ids
 from dedos_deploy.files import sha256_of_file
 from dedos_deploy.vocabulary import Vocabulary, canonical_word
 

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError
-from dedos_deploy.evaluation.data import EvaluationImage, Ids
+from dedos_deploy.evaluation.confusion import Ids
+from dedos_deploy.evaluation.folder import LabelledImage
 from dedos_deploy.evaluation.protocols import Layout, Protocol, find_protocol, words_of
-from dedos_deploy.label_files import read_image, read_label_values
+from dedos_deploy.label_files import read_values
 from dedos_deploy.vocabulary import Entry, Vocabulary
 
 _UNKNOWN = 65534
@@ -42,14 +43,9 @@ class ProtocolData:
     def image_names(self) -> tuple[str, ...]:
         return tuple(name for name, _, _ in self._pairs)
 
-    def image(self, index: int) -> EvaluationImage:
+    def image(self, index: int) -> LabelledImage:
         name, image, labels = self._pairs[index]
-        pixels, values = read_image(image), read_label_values(labels)
-        if values.shape != pixels.shape[:2]:
-            raise BadInputError(
-                f"labels {str(labels)!r} are {values.shape[1]}x{values.shape[0]}, but their image "
-                f"is {pixels.shape[1]}x{pixels.shape[0]}; both must have one size"
-            )
+        pixels, values = read_values((image, labels))
         ids = self._table[values]
         if (ids == _UNKNOWN).any():
             raise BadInputError(
@@ -57,7 +53,7 @@ class ProtocolData:
                 f"stands for none of the {len(self.classes)} classes of {self.name}; they were "
                 "converted otherwise or are of another release"
             )
-        return EvaluationImage(
+        return LabelledImage(
             name, pixels, ids.astype(np.uint8 if self.ignore == 255 else np.uint16)
         )
 

@@ -158,8 +158,7 @@ def markdown(report: Report) -> str:
     for one in report.comparisons:
         lines += [f"## {one.second} against {one.first} on {one.data}", "", _verdict(one), ""]
         if one.moved:
-            rows = [("class", "change of IoU"), *((n, _change(i)) for n, i in one.moved.items())]
-            lines += [*_table_md(rows), ""]
+            lines += [*_table_md(_moved_rows(one)), ""]
     return "\n".join(lines)
 
 
@@ -201,6 +200,10 @@ def _verdict(one: Comparison) -> str:
     )
 
 
+def _moved_rows(one: Comparison) -> list[tuple[str, str]]:
+    return [("class", "change of IoU"), *((n, _change(i)) for n, i in one.moved.items())]
+
+
 def _change(interval: Interval) -> str:
     low, high = 100 * interval.low, 100 * interval.high
     return f"{100 * interval.difference:+.2f} [{low:+.2f}, {high:+.2f}]"
@@ -233,8 +236,7 @@ def page(report: Report) -> str:
         parts.append(f"<h2>{html.escape(f'{one.second} against {one.first} on {one.data}')}</h2>"
                      f"<p>{html.escape(_verdict(one))}</p>")  # fmt: skip
         if one.moved:
-            rows = [("class", "change of IoU"), *((n, _change(i)) for n, i in one.moved.items())]
-            parts.append(_table_html(rows))
+            parts.append(_table_html(_moved_rows(one)))
     for group in _by_data(report.sections):
         parts.append(f"<h2>{html.escape(group[0].result.data)}</h2>")
         parts.append(_table_html(class_rows(group), bars=True))

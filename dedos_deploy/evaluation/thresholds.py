@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError
-from dedos_deploy.evaluation.data import Ids
+from dedos_deploy.evaluation.confusion import Ids
 
 LEVELS = 256
 """The runtime gives scores in 255ths."""

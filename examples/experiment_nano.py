@@ -49,15 +49,8 @@ def main() -> None:
     bundle = args.work / "experiment.dedos"
     checkpoint = str(run / "checkpoint.safetensors")
     # Near the 480x360 of the pictures; thin and far things need it.
-    command = [
-        "--checkpoint",
-        checkpoint,
-        "--size",
-        "352x480",
-        "--output",
-        str(bundle),
-        "--overwrite",
-    ]
+    command = ["--checkpoint", checkpoint, "--size", "352x480", "--output", str(bundle),
+               "--overwrite"]  # fmt: skip
     if code := export_cli.main([*command, "--frames", str(args.material / "camvid/images/val")]):
         raise SystemExit(code)
     found = evaluate_bundle(bundle, args.material / "camvid", "val", threads=args.threads)

@@ -111,18 +111,8 @@ CREDITS = {
 }
 
 
-RATES = (
-    "--lr",
-    1e-3,
-    "--backbone-lr",
-    3e-4,
-    "--muon",
-    0.003,
-    "--drop-words",
-    0.1,
-    "--bank-drop",
-    0.75,
-)
+RATES = ("--lr", 1e-3, "--backbone-lr", 3e-4, "--muon", 0.003, "--drop-words", 0.1,
+         "--bank-drop", 0.75)  # fmt: skip
 """A distilled trunk goes on more slowly than a head that starts from nothing."""
 
 FINE = ("--size", "288x384", "--balance", 0.4, "--lr", 5e-4, "--backbone-lr", 1.5e-4,

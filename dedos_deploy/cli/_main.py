@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-from dedos_deploy.errors import DedosError
+from dedos_deploy.errors import DedosError, nearest
 
 EXIT_OK = 0
 EXIT_USER_ERROR = 2
@@ -51,6 +52,30 @@ def run_command(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
     return code
+
+
+def run_verb(
+    prog: str,
+    verbs: Mapping[str, str],
+    build_parser: Callable[[], argparse.ArgumentParser],
+    run: Callable[[argparse.Namespace], int],
+    argv: Sequence[str] | None,
+) -> int:
+    """Return the exit code of a command line with further commands, `PROG VERB ...`.
+
+    verbs: module in this package of each further command, which has `build_parser` and `run`;
+    build_parser, run: of the command line that starts with an option, or is empty.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0].startswith("-"):
+        return run_command(build_parser, run, words)
+    if words[0] not in verbs:
+        hint = nearest(words[0], verbs) or ";"
+        print(f"{prog}: error: unknown command {words[0]!r}{hint} commands: {', '.join(verbs)}, or "
+              "options alone", file=sys.stderr)  # fmt: skip
+        return EXIT_USER_ERROR
+    module = importlib.import_module(f"dedos_deploy.cli.{verbs[words[0]]}")
+    return run_command(module.build_parser, module.run, words[1:])
 
 
 @contextmanager

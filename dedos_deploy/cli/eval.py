@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -11,9 +10,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dedos_deploy.cli._main import EXIT_OK, EXIT_USER_ERROR, run_command, size_hw
+from dedos_deploy.cli._main import EXIT_OK, run_verb, size_hw
 from dedos_deploy.cli._progress import ProgressLine
-from dedos_deploy.errors import BadInputError, nearest
+from dedos_deploy.errors import BadInputError
 
 if TYPE_CHECKING:
     from dedos_deploy.evaluation.batch import Keeping
@@ -61,15 +60,7 @@ have it; miou_union also counts, with 0, those that were only ever predicted.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run dedos-eval, or the command that its first argument names, and return its exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if words and not words[0].startswith("-"):
-        if words[0] not in VERBS:
-            print(f"dedos-eval: error: unknown command {words[0]!r}{nearest(words[0], VERBS)}; "
-                  f"commands: {', '.join(VERBS)}; options start with --", file=sys.stderr)  # fmt: skip
-            return EXIT_USER_ERROR
-        module = importlib.import_module(f"dedos_deploy.cli.{VERBS[words[0]]}")
-        return run_command(module.build_parser, module.run, words[1:])
-    return run_command(build_parser, run, words)
+    return run_verb("dedos-eval", VERBS, build_parser, run, argv)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dedos_deploy.cli._main import EXIT_OK, EXIT_USER_ERROR, run_command, size_hw
-from dedos_deploy.errors import BadInputError, nearest, package_folder
+from dedos_deploy.cli._main import EXIT_OK, run_verb, size_hw
+from dedos_deploy.errors import BadInputError, package_folder
 
 if TYPE_CHECKING:
     from dedos_deploy.training.evaluate import Evaluation
@@ -301,16 +300,7 @@ def evaluation_table(result: Evaluation) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `dedos-train`, or the further command that comes first, and return its exit code."""
-    argv = sys.argv[1:] if argv is None else list(argv)
-    if argv and not argv[0].startswith("-"):
-        if argv[0] not in VERBS:
-            hint = nearest(argv[0], VERBS) or ";"
-            print(f"dedos-train: error: unknown command {argv[0]!r}{hint} commands: "
-                  f"{', '.join(VERBS)}, or options alone to train", file=sys.stderr)  # fmt: skip
-            return EXIT_USER_ERROR
-        module = importlib.import_module(f"dedos_deploy.cli.{VERBS[argv[0]]}")
-        return run_command(module.build_parser, module.run, argv[1:])
-    return run_command(build_parser, run, argv)
+    return run_verb("dedos-train", VERBS, build_parser, run, argv)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.evaluation.confusion import Ids
+from dedos_deploy.evaluation.segmentation_net import SegmentationNet
 from dedos_deploy.files import sha256_of_file
 from dedos_deploy.vocabulary import Vocabulary, canonical_word
 
@@ -210,29 +211,8 @@ class NetPredictor:
         threads: int | None = None,
         name: str | None = None,
     ) -> None:
-        import onnxruntime
-        from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-        from dedos_deploy.runtime.onnx_engine import session_options
-
         path = Path(path)
-        unreadable = (state.Fail, state.InvalidProtobuf, state.InvalidGraph, state.NoSuchFile)
-        try:
-            self._session = onnxruntime.InferenceSession(
-                str(path), session_options(threads), providers=["CPUExecutionProvider"]
-            )
-            outputs = {output.name: output.shape for output in self._session.get_outputs()}
-            channels = outputs["logits"][1]
-        except (KeyError, *unreadable) as error:
-            raise BadInputError(
-                f"{str(path)!r} is no segmentation net with an input `image` and an output "
-                "`logits` in ONNX; convert it to one"
-            ) from error
-        if channels != len(words):
-            raise BadInputError(
-                f"{str(path)!r} has {channels} channels, but {len(words)} words were given for "
-                "them; give one word for each"
-            )
+        self._net = SegmentationNet(path, len(words), threads=threads)
         self._table = channel_classes(words, vocabulary, joined or {})
         self._side = side
         self.name = name or path.stem
@@ -243,22 +223,11 @@ class NetPredictor:
         }
 
     def predict(self, image_bgr: NDArray[np.uint8]) -> Ids:
-        import cv2
-
-        height, width = image_bgr.shape[:2]
-        scale = self._side / max(height, width)
-        # These nets keep the pixel grid aligned at sizes 16 k + 1.
-        size_wh = tuple(max(1, round((edge * scale - 1) / 16)) * 16 + 1 for edge in (width, height))
-        resized = cv2.resize(image_bgr, size_wh, interpolation=cv2.INTER_LINEAR)
-        image = resized[None, :, :, ::-1].transpose(0, 3, 1, 2).astype(np.float32)
-        (logits,) = self._session.run(["logits"], {"image": image})
-        maps = np.ascontiguousarray(logits[0].transpose(1, 2, 0))
-        full = cv2.resize(maps, (width, height), interpolation=cv2.INTER_LINEAR)
-        found: Ids = self._table[full.reshape(height, width, -1).argmax(axis=2)]
+        found: Ids = self._table[self._net.logits(image_bgr, self._side).argmax(axis=2)]
         return found
 
     def close(self) -> None:
-        del self._session
+        del self._net
 
 
 def channel_classes(

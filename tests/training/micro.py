@@ -1,13 +1,17 @@
-"""The model that whole training runs of a second need, for tests and the programs they start."""
+"""What whole training runs of a second need, for tests and the programs they start."""
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from dedos_deploy import presets
 from dedos_deploy.presets import ModelConfig, TextTowerConfig
+from dedos_deploy.training.evaluate import Evaluation
+from dedos_deploy.training.logs import StepReport
 
 Write = Callable[..., Path]
 """What the fixture `write_folder` is."""
@@ -25,3 +29,20 @@ def micro_config() -> ModelConfig:
         queries=6, query_width=16, basic_kernel=(3, 8), diffusion_kernel=(2, 2), decoder_heads=2,
         decoder_ffn=16, pixel_ffn=16, detail_width=4, aggregation_width=4,
     )  # fmt: skip
+
+
+class Recorder:
+    """Keeps losses; `stop_after` sends Ctrl-C to this process after that step."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.losses: list[float] = []
+        self.results: list[Evaluation] = []
+        self._stop_after = stop_after
+
+    def on_step(self, report: StepReport) -> None:
+        self.losses.append(report.loss)
+        if report.step == self._stop_after:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def on_evaluation(self, result: Evaluation) -> None:
+        self.results.append(result)

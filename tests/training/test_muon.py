@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from micro import Recorder
 
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.model import build_model
 from dedos_deploy.presets import ModelConfig
-from dedos_deploy.training.evaluate import Evaluation
-from dedos_deploy.training.loop import StepReport, Trainer
+from dedos_deploy.training.loop import Trainer
 from dedos_deploy.training.muon import MuonAdamW, orthogonal
 from dedos_deploy.training.optimizer import build_optimizer, choose_trained
 from dedos_deploy.training.settings import settings_for
@@ -105,22 +103,6 @@ def test_a_convolution_is_a_matrix_of_kernels_whatever_its_memory_order() -> Non
     for layout in (torch.contiguous_format, torch.channels_last):
         found = step_once([start.contiguous(memory_format=layout)], True)[0]
         assert torch.allclose(found, expected, atol=1e-6)
-
-
-class Recorder:
-    """Keeps losses; `stop_after` sends Ctrl-C to this process after that step."""
-
-    def __init__(self, stop_after: int | None = None) -> None:
-        self.losses: list[float] = []
-        self._stop_after = stop_after
-
-    def on_step(self, report: StepReport) -> None:
-        self.losses.append(report.loss)
-        if report.step == self._stop_after:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    def on_evaluation(self, result: Evaluation) -> None:
-        pass
 
 
 def test_token_maps_alone_take_orthogonal_steps(micro: ModelConfig) -> None:

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from micro import Recorder
 from safetensors import safe_open
 
 from dedos_deploy.cli.train import main
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.model import build_model, load_checkpoint, save_checkpoint
 from dedos_deploy.presets import ModelConfig
-from dedos_deploy.training.evaluate import Evaluation, count_pairs, iou_from_confusion
+from dedos_deploy.training.evaluate import count_pairs, iou_from_confusion
 from dedos_deploy.training.failure import FAILED
 from dedos_deploy.training.loop import (
     CHECKPOINT,
@@ -33,23 +34,6 @@ from dedos_deploy.training.optimizer import build_optimizer, choose_trained, rat
 from dedos_deploy.training.settings import TrainSettings, settings_for
 
 Write = Callable[..., Path]
-
-
-class Recorder:
-    """Keeps losses; `stop_after` sends Ctrl-C to this process after that step."""
-
-    def __init__(self, stop_after: int | None = None) -> None:
-        self.losses: list[float] = []
-        self.results: list[Evaluation] = []
-        self._stop_after = stop_after
-
-    def on_step(self, report: StepReport) -> None:
-        self.losses.append(report.loss)
-        if report.step == self._stop_after:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    def on_evaluation(self, result: Evaluation) -> None:
-        self.results.append(result)
 
 
 def settings(root: Path, **changes: object) -> TrainSettings:

@@ -95,7 +95,7 @@ def evaluate_predictor(
     """
     started = time.perf_counter()
     indices = range(part.index, len(data.image_names), part.count)
-    header = header_of(predictor, data, boundary)
+    header = header_of(predictor, data, boundary, base)
     if output is None:
         records = list(_evaluated(predictor, data, indices, boundary, progress))
     else:
@@ -106,18 +106,12 @@ def evaluate_predictor(
             f"no pixel of {data.name} ({len(records)} images) is labelled with one of "
             f"{', '.join(data.classes[:20])}; choose other classes or another split"
         )
-    result = result_of(
-        records,
-        data.classes,
-        predictor=predictor.name,
-        data=data.name,
-        seconds_total=time.perf_counter() - started,
-        base=base,
-    )
-    return Evaluated(result, tuple(records), header)
+    return _measured(header, records, time.perf_counter() - started)
 
 
-def header_of(predictor: Predictor, data: EvaluationData, boundary: bool) -> Header:
+def header_of(
+    predictor: Predictor, data: EvaluationData, boundary: bool, base: frozenset[str] | None
+) -> Header:
     """Return what decides the records of an evaluation, as JSON values."""
     return {
         "predictor": predictor.name,
@@ -127,7 +121,21 @@ def header_of(predictor: Predictor, data: EvaluationData, boundary: bool) -> Hea
         "words": [list(entry.words) for entry in data.vocabulary.entries],
         "images": len(data.image_names),
         "boundary": boundary,
+        "base": None if base is None else sorted(base),
     }
+
+
+def _measured(header: Header, records: Sequence[ImageRecord], seconds_total: float) -> Evaluated:
+    base = header["base"]
+    result = result_of(
+        records,
+        tuple(header["classes"]),
+        predictor=header["predictor"],
+        data=header["data"],
+        seconds_total=seconds_total,
+        base=None if base is None else frozenset(base),
+    )
+    return Evaluated(result, tuple(records), header)
 
 
 def _recorded(
@@ -195,7 +203,7 @@ def evaluate_image(
     return replace(record, cells=cells_of(confusion.matrix), boundary=bands, seconds=seconds)
 
 
-def read_evaluation(folder: Path, *, base: frozenset[str] | None = None) -> Evaluated:
+def read_evaluation(folder: Path) -> Evaluated:
     """Return the evaluation that was kept in `folder`, its parts merged.
 
     Raises BadInputError when parts or images are missing, or the records cannot be used.
@@ -210,15 +218,7 @@ def read_evaluation(folder: Path, *, base: frozenset[str] | None = None) -> Eval
             f"the evaluation in {str(folder)!r} has {len(records)} of {header['images']} images; "
             "run its other parts, or go on with --resume"
         )
-    result = result_of(
-        records,
-        tuple(header["classes"]),
-        predictor=header["predictor"],
-        data=header["data"],
-        seconds_total=sum(record.seconds for record in records),
-        base=base,
-    )
-    return Evaluated(result, tuple(records), header)
+    return _measured(header, records, sum(record.seconds for record in records))
 
 
 def evaluate_bundle(

@@ -106,6 +106,20 @@ def test_parts_add_up_to_the_whole(run: Run, bundle: Path, data: Path, tmp_path:
             assert merged[key] == value, key
 
 
+def test_parts_know_which_words_masks_taught(run: Run, tmp_path: Path) -> None:
+    """The demo bundle was taught "road", never "purple": groups survive merging and reading."""
+    root = tmp_path / "words"
+    for index in range(4):
+        write_item(root, f"i{index}", np.eye(48, dtype=int)[:32], np.tile([0, 1], (32, 24)))
+    (root / "classes.txt").write_text("road\npurple\n")
+    given = ("--bundle", "demo", "--data", root, "--threads", "1")
+    whole = run(*given)
+    for index in (1, 2):
+        run(*given, "--part", f"{index}/2", "--output", tmp_path / "parts")
+    assert run("report", tmp_path / "parts")["groups"] == whole["groups"]
+    assert set(whole["groups"]) == {"base", "novel"}  # type: ignore[call-overload]
+
+
 def test_an_interrupted_evaluation_goes_on(
     run: Run, refused: Callable[..., str], bundle: Path, data: Path, tmp_path: Path
 ) -> None:

@@ -229,6 +229,8 @@ def test_the_whole_miniature_quickly(tmp_path: Path, capfd: pytest.CaptureFixtur
     assert "(V) seed 0: kept" in again.err and shown.out.endswith(again.out)
     assert main([*command, "--steps", "9"]) == 2
     assert "holds a miniature with other settings" in capfd.readouterr().err
+    published = (tmp_path / "results/miniature.json").read_text(encoding="utf-8")
+    assert str(tmp_path) not in published and "scenes/base" in published
 
 
 def test_help_needs_nothing_heavy() -> None:

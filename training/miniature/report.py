@@ -63,7 +63,7 @@ def write_report(
                     "torch": torch.__version__},
         "seconds": seconds,
         "clip": pretraining.clip,
-        "diffusion": pretraining.diffusion,
+        "diffusion": _without_paths(pretraining.diffusion, output),
         "table3": table(plan, runs),
         "fillings": fillings(runs),
         "runs": [asdict(run) for run in runs],
@@ -79,6 +79,14 @@ def write_report(
         source = output / "diffusion" / f"{name}.png"
         if source.exists():
             shutil.copyfile(source, folder / f"miniature_{name}.png")
+
+
+def _without_paths(report: dict[str, Any], output: Path) -> dict[str, Any]:
+    """Return a report whose data folders are named from the miniature's own: results are published."""
+    settings = report["settings"]
+    root = f"{output.resolve()}/"
+    data = [path.removeprefix(root).removeprefix(f"{output}/") for path in settings["data"]]
+    return {**report, "settings": {**settings, "data": data}}
 
 
 def table(plan: MiniaturePlan, runs: Sequence[RunResult]) -> list[dict[str, Any]]:

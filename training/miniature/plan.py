@@ -15,6 +15,7 @@ SIZE_HW = (128, 160)
 LEAST_MINUTES = 10.0
 """Rendering, starting processes and scoring take a few minutes however little is learned."""
 
+
 @dataclass(frozen=True)
 class MiniaturePlan:
     """One miniature.

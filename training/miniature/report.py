@@ -84,8 +84,7 @@ def write_report(
 def _without_paths(report: dict[str, Any], output: Path) -> dict[str, Any]:
     """Return a report whose data folders are named from the miniature's own: results are published."""
     settings = report["settings"]
-    root = f"{output.resolve()}/"
-    data = [path.removeprefix(root).removeprefix(f"{output}/") for path in settings["data"]]
+    data = [path.removeprefix(f"{output}/") for path in settings["data"]]
     return {**report, "settings": {**settings, "data": data}}
 
 

@@ -14,6 +14,7 @@ Activation = Literal["quick_gelu", "gelu"]
 PixelDecoderKind = Literal["msdeform", "fpn"]
 AggregationKind = Literal["none", "light"]
 ClipTune = Literal["none", "ln", "qv", "all"]
+DetailKind = Literal["conv", "mobile"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ class ModelConfig:
     refine_blocks: indices of the trunk blocks followed by the refinement of Eq. 13-14;
     refine_norm: LayerNorm before Eq. 13 (False: the literal formula);
     detail_width: channels of the convolutional branch that gives the pixel decoder stride-4 and
-    stride-8 detail which a plain ViT lacks (0: none);
+    stride-8 detail which a plain ViT lacks (0: none); detail: that branch, `conv` learned with the
+    rest, or `mobile`, a pretrained net that stays as it is and has widths of its own;
     clip_tune: which parts of the trunk training may change.
     """
 
@@ -81,6 +83,7 @@ class ModelConfig:
     steps: int = 3
     refine_norm: bool = True
     detail_width: int = 0
+    detail: DetailKind = "conv"
     pixel_ffn: int = 1024
     aggregation: AggregationKind = "light"
     aggregation_width: int = 16
@@ -162,9 +165,9 @@ _EDGE_B = replace(
     detail_width=32,
 )
 _EDGE_L = replace(_EDGE_B, preset="edge-l", clip=_CLIP_L14, refine_blocks=(5, 11, 17, 23))
-_NANO = replace(
+_MINIATURE = replace(
     _EDGE_B,
-    preset="nano",
+    preset="miniature",
     clip=_CLIP_NANO,
     size_hw=(240, 320),
     refine_blocks=(1, 3, 5),
@@ -176,8 +179,10 @@ _NANO = replace(
     clip_tune="all",
 )
 
+_NANO = replace(_MINIATURE, preset="nano", detail="mobile", detail_width=0)
+
 PRESETS: dict[str, ModelConfig] = {
-    config.preset: config for config in (_PAPER_L, _PAPER_B, _EDGE_L, _EDGE_B, _NANO)
+    config.preset: config for config in (_PAPER_L, _PAPER_B, _EDGE_L, _EDGE_B, _NANO, _MINIATURE)
 }
 
 

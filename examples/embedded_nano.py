@@ -1,6 +1,6 @@
 """The recipe of the embedded nano weights and demo bundle, from raw material to two files.
 
-    python examples/embedded_nano.py --material DIR --work work --assets out --minutes 90
+    python examples/embedded_nano.py --material DIR --work work --assets out
 
 DIR holds, as published (see docs/nano.md for where each comes from):
   dhcn_hall/ tqb_hall/ lums_road/ ccp_people/   label folders
@@ -14,19 +14,27 @@ sees that building, and can be scored on it. Needs the extras [train], [export] 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
-from nano_recipe import Recipe, add_arguments, credited
+from nano_recipe import FINE, Recipe, add_arguments, credited
 
 from dedos_deploy.cli import export as export_cli
 from dedos_deploy.model import load_checkpoint, save_checkpoint
 
 SHARES: dict[str, float] = {
-    "scenes_street": 0.5, "scenes_hall": 0.5, "dhcn_hall": 1, "tqb_hall": 1.5,
-    "lums_road_completed": 3, "ccp_street": 1, "davis_street": 2, "udacity_highway": 3,
+    "scenes_street": 0.35, "scenes_hall": 0.35, "dhcn_hall": 1, "tqb_hall": 1.5,
+    "lums_road_completed": 3, "ccp_street": 1.5, "davis_street": 2, "udacity_highway": 3,
     "intel_car": 1, "intel_people": 1,
 }  # fmt: skip
 """How often an epoch shows each picture of a set."""
+
+PRETRAINING = {
+    name: share for name, share in SHARES.items()
+    if name != "tqb_hall" and not name.startswith("scenes")
+}  # fmt: skip
+"""What trunk and diffusion see: real pictures, and never the hall that models are scored on with
+`--without tqb_hall`, so that one pretraining serves both."""
 
 LICENCE = "Apache-2.0; trained on the sources named here, the CC BY 4.0 ones with credit"
 
@@ -35,22 +43,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_arguments(parser)
     parser.add_argument("--assets", type=Path, required=True, help="where the two files go")
-    parser.add_argument("--minutes", type=float, default=90, help="training time (90)")
+    parser.add_argument("--minutes", type=float, default=60, help="training time (60)")
     parser.add_argument("--without", nargs="+", default=[], choices=sorted(SHARES), metavar="SET",
                         help="leave these sets out, to be scored on them")  # fmt: skip
+    parser.add_argument("--fine-minutes", type=float, default=20,
+                        help="of larger pictures and balanced words after that (20)")  # fmt: skip
     args = parser.parse_args()
     tag = "".join(f"_without_{name}" for name in sorted(args.without))
-    recipe = Recipe(args.material, args.work, args.threads, tag)
+    recipe = Recipe(args.material, args.work, args.threads)
     args.assets.mkdir(parents=True, exist_ok=True)
     shares = {name: share for name, share in SHARES.items() if name not in args.without}
     recipe.make_nets()
     recipe.make_scenes()
     recipe.make_pseudo_labels()
     recipe.make_text_tower(args.word_steps)
-    start = recipe.make_trunk(shares, args.trunk_minutes)
-    diffusion = recipe.make_diffusion(shares, start, args.diffusion_minutes)
+    start = recipe.make_trunk(PRETRAINING, args.trunk_minutes)
+    diffusion = recipe.make_diffusion(PRETRAINING, start, args.diffusion_minutes)
+    tagged = replace(recipe, tag=tag)
     options = ["--clip-weights", start, "--minutes", args.minutes]
-    run = recipe.train("run", shares, options, diffusion=diffusion)
+    coarse = tagged.train("run", shares, options, diffusion=diffusion)
+    options = [*FINE, "--init", coarse / "checkpoint.safetensors", "--minutes", args.fine_minutes]
+    run = tagged.train("run_fine", shares, options, diffusion=diffusion)
     raise SystemExit(export(run, args.assets))
 
 

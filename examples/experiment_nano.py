@@ -12,7 +12,7 @@ import argparse
 import json
 from dataclasses import replace
 
-from embedded_nano import SHARES as PERMISSIVE
+from embedded_nano import PRETRAINING
 from nano_recipe import FINE, Recipe, add_arguments
 
 from dedos_deploy.cli import export as export_cli
@@ -37,10 +37,10 @@ def main() -> None:
     recipe.make_scenes()
     recipe.make_pseudo_labels()
     recipe.make_text_tower(args.word_steps)
-    start = recipe.make_trunk(PERMISSIVE, args.trunk_minutes)
+    start = recipe.make_trunk(PRETRAINING, args.trunk_minutes)
     # its own diffusion: CamVid's pictures must never reach the model that ships
     with_camvid = replace(recipe, tag="_camvid")
-    pictures = {**PERMISSIVE, "camvid": 1}
+    pictures = {**PRETRAINING, "camvid": 1}
     diffusion = with_camvid.make_diffusion(pictures, start, args.diffusion_minutes)
     options = ["--clip-weights", start, "--minutes", args.minutes]
     coarse = with_camvid.train("experiment", SHARES, options, diffusion=diffusion)

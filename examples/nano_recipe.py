@@ -101,6 +101,7 @@ PSEUDO_SETS = (
 CREDITS = {
     "Features of cityscapes.onnx": _CITY,
     "Features of voc.onnx": _VOC,
+    "Detail branch: cityscapes.onnx": f"Detail branch: weights of the DeepLab EdgeTPU-slim Cityscapes {_CORAL}",
     "Features of imagenet.onnx": f"Teacher: MobileNetV2 ImageNet {_CORAL}",
     "dhcn_hall": "DHCN hall: Roboflow Universe tqbdataset/dhcn_dataset v1 (CC BY 4.0), "
     "github.com/buinghia3101/DHCN_dataset.v1i.png-mask-semantic; salt-and-pepper noise removed, "
@@ -180,7 +181,7 @@ class Recipe:
             nets = [_VOC if teacher == "voc" else _CITY for teacher in job.teachers]
             for line in (*job.credits, *nets):
                 options += ["--credit", line]
-            options += ["--output", folder, "--threads", self.threads, "--confidence", "0.85"]
+            options += ["--output", folder, "--threads", self.threads]
             self.run("pseudo-labels", *options, *job.options)
 
     def make_text_tower(self, steps: int) -> None:
@@ -196,6 +197,7 @@ class Recipe:
             teachers = [part for name in NETS for part in ("--teacher", self.net(name))]
             self.run("trunk", "--data", *self.data(shares), *teachers, "--output", folder,
                      "--text", self.work / "text_tower.safetensors", "--minutes", minutes,
+                     "--detail", self.net("cityscapes"),
                      "--threads", self.threads)  # fmt: skip
         return folder / "start.safetensors"
 

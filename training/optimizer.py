@@ -22,12 +22,15 @@ def choose_trained(model: Dedos, *, tune_text: bool) -> None:
     """Set requires_grad of every parameter by the preset's `clip_tune` and `tune_text`.
 
     `qv` trains the query and value rows of the fused projections; their key rows get no gradient.
+    A pretrained detail branch stays as it is.
     """
     tune = model.config.clip_tune
     if not model.config.refine_blocks:
         model.refinement.requires_grad_(False)
     for name, parameter in model.named_parameters():
-        if name.startswith("text_tower."):
+        if name.startswith("detail.") and model.config.detail == "mobile":
+            parameter.requires_grad_(False)
+        elif name.startswith("text_tower."):
             parameter.requires_grad_(tune_text)
         elif name.startswith("trunk."):
             wanted = {"none": False, "all": True, "ln": ".ln_" in name, "qv": ".qkv." in name}

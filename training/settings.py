@@ -202,6 +202,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "edge-l": _PAPER,
     "edge-b": _PAPER,
     "nano": _NANO,
+    "miniature": _NANO,
 }
 """What a preset sets beside the defaults of TrainSettings."""
 

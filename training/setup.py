@@ -18,6 +18,7 @@ from dedos_deploy.training.diffusion import DiffusionSettings, LatentDiffusion, 
 from dedos_deploy.training.diffusion_cache import DiffusionCache
 from dedos_deploy.training.distributed import Processes
 from dedos_deploy.training.folders import LabelFolder
+from dedos_deploy.training.mobile_weights import DETAIL_CREDIT
 from dedos_deploy.training.settings import TrainSettings
 from dedos_deploy.training.sources import open_data
 from dedos_deploy.training.targets import IGNORE, OTHER
@@ -29,6 +30,8 @@ EMBEDDED = "embedded"
 """What `init` calls the nano weights that ship with the package."""
 
 CLIP_PARTS = ("trunk", "text_tower")
+
+_HAS_DETAIL = "mobile"
 
 
 def initial_model(settings: TrainSettings) -> tuple[Dedos, dict[str, Any]]:
@@ -53,6 +56,9 @@ def initial_model(settings: TrainSettings) -> tuple[Dedos, dict[str, Any]]:
                 f"preset {settings.preset} keeps CLIP frozen and needs its weights; give "
                 "--clip-weights openai, a local file, or --init CHECKPOINT"
             )
+        if model.config.detail == _HAS_DETAIL:
+            _LOG.info("the detail branch is that of the embedded weights, the rest starts anew")
+            return model, {"sources": take_detail(model)}
         return model, {}
     if settings.clip_weights == EMBEDDED or settings.clip_weights.endswith(".safetensors"):
         return model, take_clip(model, settings.clip_weights)
@@ -78,7 +84,28 @@ def take_clip(model: Dedos, name: str) -> dict[str, Any]:
         )
     for part in CLIP_PARTS:
         getattr(model, part).load_state_dict(getattr(other, part).state_dict())
+    if model.config.detail == other.config.detail == _HAS_DETAIL:
+        _copy_detail(model, other)
+    elif model.config.detail == _HAS_DETAIL:
+        take_detail(model)
     return record
+
+
+def take_detail(model: Dedos) -> list[str]:
+    """Copy the pretrained detail branch of the embedded weights into `model`; return its credits."""
+    other, record = load_checkpoint(checkpoint_path(EMBEDDED))
+    if other.config.detail != _HAS_DETAIL:
+        raise BadInputError(
+            "the embedded weights have no pretrained detail branch; give --clip-weights with a "
+            "checkpoint of `dedos-train trunk --detail NET`"
+        )
+    _copy_detail(model, other)
+    return [line for line in record.get("sources", ()) if line.startswith(DETAIL_CREDIT)]
+
+
+def _copy_detail(model: Dedos, other: Dedos) -> None:
+    assert model.detail is not None and other.detail is not None
+    model.detail.load_state_dict(other.detail.state_dict())
 
 
 def open_folders(

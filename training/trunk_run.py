@@ -9,11 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.files import write_atomically
 from dedos_deploy.model import Dedos, build_model
+from dedos_deploy.model.mobile_branch import MobileBranch
 from dedos_deploy.presets import get_preset
 from dedos_deploy.training.folders import LabelFolder
+from dedos_deploy.training.mobile_weights import DETAIL_CREDIT, load_mobile_weights
 from dedos_deploy.training.probe import linear_probe
 from dedos_deploy.training.setup import take_clip
 from dedos_deploy.training.sources import open_data
@@ -27,6 +31,7 @@ from dedos_deploy.training.trunk_patches import PatchStream, TrunkSettings, read
 from dedos_deploy.training.words import load_text_tower, text_tower_credit
 
 REPORT = "report.json"
+_DETAIL_PICTURES = 64
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class TrunkRun:
 
     data: label folders as `open_data` takes them; teachers: ONNX nets; text_tower or init:
     where the words come from, a file of `dedos-train text` or a checkpoint whose trunk is taken,
-    too; features: folder of the activations; channels: whitened ones of a middle and a late layer;
+    too; detail: ONNX net whose weights the pretrained detail branch takes; features: folder of the activations; channels: whitened ones of a middle and a late layer;
     probes: label folders with splits train and val.
     """
 
@@ -46,6 +51,7 @@ class TrunkRun:
     preset: str = "nano"
     text_tower: Path | None = None
     init: Path | None = None
+    detail: Path | None = None
     channels: tuple[int, int] = (32, 64)
     probes: tuple[str, ...] = ()
     threads: int = 1
@@ -73,6 +79,8 @@ def distil_trunk(run: TrunkRun, settings: TrunkSettings, *, observer: Observer) 
         channels=run.channels,
     )
     train, held_out = split_items(folders, settings.held_out)
+    if run.detail is not None:
+        sources += _take_detail(model, run.detail, folders, train)
     observer.on_part("activations")
     store.fill(
         readers(folders, [*train, *held_out]),
@@ -121,6 +129,20 @@ def _model(run: TrunkRun, seed: int) -> tuple[Dedos, list[str]]:
         raise BadInputError("words need meaning; give a text tower or a checkpoint to start from")
     load_text_tower(run.text_tower, model.text_tower)
     return model, [text_tower_credit(run.text_tower)]
+
+
+def _take_detail(
+    model: Dedos, net: Path, folders: Sequence[LabelFolder], items: Sequence[tuple[int, int]]
+) -> list[str]:
+    """Give the model the detail branch of `net`, fitted to its pictures; return the credit."""
+    if not isinstance(model.detail, MobileBranch):
+        raise BadInputError(
+            f"preset {model.config.preset} learns its detail branch; leave out --detail {net}"
+        )
+    chosen = [items[i] for i in range(0, len(items), max(1, len(items) // _DETAIL_PICTURES))]
+    images = [torch.from_numpy(read())[None] for read in readers(folders, chosen)]
+    load_mobile_weights(model.detail, net, images)
+    return [f"{DETAIL_CREDIT}{net.name}"]
 
 
 def _probed(

@@ -59,6 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        help="text tower made by `dedos-train text`")  # fmt: skip
     start.add_argument("--init", type=Path, metavar="CHECKPOINT",
                        help="start from the CLIP of this checkpoint, text tower included")  # fmt: skip
+    parser.add_argument("--detail", type=Path, metavar="FILE",
+                        help="ONNX net whose weights become the pretrained detail branch: the "
+                             "Cityscapes one (default: that of --init, or random)")  # fmt: skip
     parser.add_argument("--preset", default="nano", help="model size (default: %(default)s)")
     parser.add_argument("--features", type=Path, metavar="DIR",
                         help="folder of the activations (default: features/ in --output)")  # fmt: skip
@@ -100,6 +103,7 @@ def run(args: argparse.Namespace) -> int:
         preset=args.preset,
         text_tower=args.text,
         init=args.init,
+        detail=args.detail,
         features=args.features or args.output / "features",
         channels=(args.channels[0], args.channels[1]),
         probes=tuple(args.probe),

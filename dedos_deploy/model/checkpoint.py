@@ -18,9 +18,18 @@ from dedos_deploy.presets import ModelConfig, config_from_dict
 
 FORMAT = "dedos-checkpoint-1"
 TOKEN_TABLE = "text_tower.token_embedding.weight"
+_SCALE = ".scale"
 TABLE_STEPS = 19
 """Steps on each side of zero in a compact token table: cosine above 0.998 to the original, and
 entropy low enough that zip takes a third off the int8 table."""
+
+MATRIX_STEPS = 127
+SMALLEST_MATRIX = 4096
+"""Numbers from which a weight matrix or kernel is worth int8 in a compact checkpoint."""
+
+SCALE_BITS = 12
+"""Significant bits of an int8 row's scale: its products with whole numbers up to 127 are then exact in
+float32, so that whoever reads the rounded weights finds the same whole numbers again."""
 
 
 def save_checkpoint(
@@ -29,8 +38,8 @@ def save_checkpoint(
     """Write `model` to `path` atomically.
 
     extra: JSON values kept beside the weights, such as step, words, sources of the training data;
-    compact: store float16, and the token table as int8 with a scale per row, at a quarter of the
-    size; the rounded weights are then the model, and its export loses nothing more.
+    compact: store matrices and kernels as int8 with a scale per row, the rest as float16, at a
+    quarter of the size; the rounded weights are then the model, and its export loses nothing more.
 
     Raises BadInputError when the file cannot be written.
     """
@@ -54,23 +63,37 @@ def save_checkpoint(
 
 
 def _compact(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    out = {
-        name: value.half() if value.is_floating_point() else value
-        for name, value in tensors.items()
-        if name != TOKEN_TABLE
-    }
-    table = tensors[TOKEN_TABLE].float()
-    scale = (table.abs().amax(1, keepdim=True) / TABLE_STEPS).clamp(min=1e-12)
-    out[TOKEN_TABLE] = (table / scale).round().to(torch.int8)
-    out[f"{TOKEN_TABLE}.scale"] = scale
+    out: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        if not _is_matrix(name, value):
+            out[name] = value.half() if value.is_floating_point() else value
+            continue
+        rows = value.float().flatten(1)
+        steps = TABLE_STEPS if name == TOKEN_TABLE else MATRIX_STEPS
+        scale = _short(rows.abs().amax(1, keepdim=True) / steps)
+        out[name] = (rows / scale).round().to(torch.int8).reshape(value.shape)
+        out[f"{name}{_SCALE}"] = scale
     return out
+
+
+def _is_matrix(name: str, value: Tensor) -> bool:
+    weight = name.endswith(".weight") and value.is_floating_point() and value.ndim >= 2
+    return weight and value.numel() >= SMALLEST_MATRIX
+
+
+def _short(scale: Tensor) -> Tensor:
+    """Return positive scales rounded up to SCALE_BITS significant bits; those of empty rows are 1."""
+    fraction, exponent = torch.frexp(torch.where(scale > 0, scale, 1.0))
+    whole = (fraction * 2**SCALE_BITS).ceil()
+    return torch.ldexp(whole, exponent - SCALE_BITS)
 
 
 def _expanded(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Undo `_compact`; plain checkpoints pass unchanged."""
-    scale = tensors.pop(f"{TOKEN_TABLE}.scale", None)
-    if scale is not None:
-        tensors[TOKEN_TABLE] = tensors[TOKEN_TABLE].float() * scale
+    for name in [name for name in tensors if name.endswith(_SCALE)]:
+        scale, weight = tensors.pop(name), name.removesuffix(_SCALE)
+        codes = tensors[weight].float()
+        tensors[weight] = (codes.flatten(1) * scale).reshape(codes.shape)
     return {name: v.float() if v.is_floating_point() else v for name, v in tensors.items()}
 
 

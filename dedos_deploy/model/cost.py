@@ -37,7 +37,8 @@ class ModelCost:
     macs: all multiply-accumulates of matrix products and convolutions; macs_table7: the same
     without CLIP's own attention products, the convention behind the paper's Table 7 (fvcore does
     not see inside nn.MultiheadAttention); macs_by_part: `macs` per module; parameters_trained:
-    what training learns (CLIP frozen unless the preset tunes it); parameters_shipped: learned
+    what training learns (CLIP frozen unless the preset tunes it, a pretrained detail branch always);
+    parameters_shipped: learned
     numbers in the deployed graph, CLIP's own excluded when it is frozen; parameters_clip: trunk
     weights in the deployed graph; activation_bytes: peak of live FP32 activations, weights excluded.
     """
@@ -93,6 +94,8 @@ def _parameters(module: nn.Module) -> int:
 
 def _trained(model: Dedos, tuned: bool) -> int:
     parts = _parameters(model) - _parameters(model.text_tower)
+    if model.detail is not None and model.config.detail == "mobile":
+        parts -= _parameters(model.detail)
     return parts if tuned else parts - _parameters(model.trunk)
 
 

@@ -11,6 +11,7 @@ from dedos_deploy.model.clip_trunk import ClipTrunk
 from dedos_deploy.model.cost_aggregation import CostAggregation
 from dedos_deploy.model.detail_branch import DetailBranch
 from dedos_deploy.model.mask_decoder import MaskDecoder
+from dedos_deploy.model.mobile_branch import MobileBranch
 from dedos_deploy.model.pixel_decoder import MaskFeatures, PixelDecoder
 from dedos_deploy.model.proxy_queries import ProxyQueries
 from dedos_deploy.model.refinement import FoldedRefinement, Refinement
@@ -18,6 +19,8 @@ from dedos_deploy.model.text_aggregation import TextAggregation, scores_from_log
 from dedos_deploy.model.text_tower import TextTower
 from dedos_deploy.presets import ModelConfig
 from dedos_deploy.spec import SCORE_STRIDE
+
+_AUTOCAST = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Dedos(nn.Module):
         self.refinement: Refinement | FoldedRefinement = Refinement(
             width, clip.width, norm=config.refine_norm
         )
-        self.detail = DetailBranch(config.detail_width) if config.detail_width else None
+        self.detail = _detail_branch(config)
         details = self.detail.widths if self.detail is not None else ()
         self.pixel_decoder = PixelDecoder(
             config.pixel_decoder,
@@ -124,6 +127,16 @@ class Dedos(nn.Module):
         ]
         return Predictions(*pairs[-1], tuple(pairs[:-1]), features.dense_logits)
 
+    def _detail_maps(self, image: Tensor) -> tuple[Tensor, ...]:
+        if self.detail is None:
+            return ()
+        kind = image.device.type
+        if self.config.detail == "mobile" and kind in _AUTOCAST and torch.is_autocast_enabled(kind):
+            # It never learns, so bfloat16 would only show the rest another branch than it gets.
+            with torch.autocast(kind, enabled=False):
+                return self.detail(image)  # type: ignore[no-any-return]
+        return self.detail(image)  # type: ignore[no-any-return]
+
     def _features(
         self, image: Tensor, text: Tensor, valid: Tensor, proxy: Tensor | None
     ) -> _Features:
@@ -133,7 +146,7 @@ class Dedos(nn.Module):
         proxy = self.proxy_queries() if proxy is None else proxy
         q_hat = self.refinement.q_hat(proxy) if isinstance(self.refinement, Refinement) else None
         taps = self.trunk(image, self.refinement, q_hat, self.taps)
-        detail = self.detail(image) if self.detail is not None else ()
+        detail = self._detail_maps(image)
         levels = self.pixel_decoder(taps, grid_hw, detail)
         dense: Tensor | None = None
         if self.cost_aggregation is not None:
@@ -152,6 +165,12 @@ def decoder_taps(layers: int) -> tuple[int, int, int]:
     ((5, 8, 11), (11, 17, 23), (2, 3, 5))
     """
     return layers // 2 - 1, 3 * layers // 4 - 1, layers - 1
+
+
+def _detail_branch(config: ModelConfig) -> DetailBranch | MobileBranch | None:
+    if config.detail == "mobile":
+        return MobileBranch()
+    return DetailBranch(config.detail_width) if config.detail_width else None
 
 
 def build_model(config: ModelConfig, *, seed: int = 0) -> Dedos:

@@ -21,7 +21,8 @@ def micro_config() -> ModelConfig:
     return replace(
         nano, clip=clip, size_hw=(32, 48), refine_blocks=(1,), pixel_decoder="msdeform",
         pixel_layers=1, pixel_ffn=32, decoder_layers=1, decoder_heads=2, decoder_ffn=32,
-        queries=6, query_width=16, basic_kernel=(3, 4), diffusion_kernel=(2, 4), detail_width=0,
+        queries=6, query_width=16, basic_kernel=(3, 4), diffusion_kernel=(2, 4), detail="conv",
+        detail_width=0,
         aggregation_width=4,
     )  # fmt: skip
 

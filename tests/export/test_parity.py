@@ -21,7 +21,7 @@ from dedos_deploy.export.parity import (
     measure_parity,
     parity_cases,
 )
-from dedos_deploy.export.storage import store_half
+from dedos_deploy.export.storage import int8_rows, store_half
 from dedos_deploy.export.text_tower import check_text_tower
 from dedos_deploy.model import Dedos
 from dedos_deploy.runtime.onnx_engine import OnnxEngine
@@ -193,3 +193,38 @@ def test_another_text_tower_is_refused(model: Dedos, text_file: Path) -> None:
 def _change(graph: onnx.ModelProto, name: str, change: Any) -> None:
     tensor = next(tensor for tensor in graph.graph.initializer if tensor.name == name)
     tensor.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(tensor)), name))
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_whole_numbers_times_a_scale_are_stored_as_int8_bit_for_bit(axis: int) -> None:
+    rng = np.random.default_rng(2)
+    codes = rng.integers(-126, 127, (40, 30)).astype(np.int8)
+    codes[5, :], codes[:, 7] = 127, -127
+    scale = np.float32([1 + i / 64 for i in range(codes.shape[axis])]) * np.float32(2**-9)
+    if axis == 0:
+        codes[9, :] = 0
+    values = codes * np.expand_dims(scale, 1 - axis)
+    found = int8_rows(values)
+    assert found is not None and np.array_equal(found[0] * found[1], values)
+    assert found[0].dtype == np.int8 and found[1].size == codes.shape[axis]
+    values[20, 20] += np.float32(1e-6)
+    assert int8_rows(values) is None
+
+
+def test_rounded_weights_lose_nothing_in_half_storage(float_graph: Any, open_graph: Any) -> None:
+    weight = "model.trunk.blocks.0.fc.weight"
+    exact = copied(float_graph)
+
+    def whole(value: Any) -> Any:
+        codes = np.rint(value / np.abs(value).max() * 127)
+        codes[np.abs(codes).argmax(0), np.arange(codes.shape[1])] = 127
+        return (codes * np.float32(2**-10)).astype(np.float32)
+
+    _change(exact, weight, whole)
+    stored = copied(exact)
+    store_half(stored)
+    found = {tensor.name: tensor for tensor in stored.graph.initializer}
+    assert found[f"{weight}.int8"].data_type == onnx.TensorProto.INT8
+    before = {t.name: onnx.numpy_helper.to_array(t) for t in exact.graph.initializer}[weight]
+    codes, scale = (onnx.numpy_helper.to_array(found[weight + s]) for s in (".int8", ".scale"))
+    assert np.array_equal(codes * scale, before)

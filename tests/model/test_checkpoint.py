@@ -81,3 +81,21 @@ def test_unwritable_place_is_said_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="cannot write checkpoint"):
         save_checkpoint(tmp_path / "no" / "m.safetensors", build_model(micro_config()))
     assert not list(tmp_path.iterdir())
+
+
+def test_compact_matrices_are_whole_numbers_times_short_scales(tmp_path: Path) -> None:
+    model = lively(build_model(micro_config(decoder_ffn=512)))
+    name = "mask_decoder.layers.0.fc.weight"
+    with torch.no_grad():
+        model.get_parameter(name)[3] = 0
+    save_checkpoint(tmp_path / "m", model, compact=True)
+    rounded, _ = load_checkpoint(tmp_path / "m")
+    weight, stored = rounded.get_parameter(name).detach(), load_file(tmp_path / "m")
+    codes, scale = stored[name], stored[f"{name}.scale"]
+    assert codes.dtype == torch.int8 and codes.abs().amax(1).tolist() == [
+        0 if row == 3 else 127 for row in range(len(codes))
+    ]
+    # Exact in float32: the same product in float64 is no different.
+    assert torch.equal(weight.double(), codes.double() * scale.double())
+    error = (weight - model.get_parameter(name)).abs().amax(1)
+    assert (error <= 0.5001 * scale[:, 0]).all()

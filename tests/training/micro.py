@@ -27,7 +27,8 @@ def micro_config() -> ModelConfig:
     return replace(
         nano, preset="micro", clip=clip, size_hw=(32, 32), refine_blocks=(1,), decoder_layers=2,
         queries=6, query_width=16, basic_kernel=(3, 8), diffusion_kernel=(2, 2), decoder_heads=2,
-        decoder_ffn=16, pixel_ffn=16, detail_width=4, aggregation_width=4,
+        decoder_ffn=16, pixel_ffn=16, detail="conv", detail_width=4,
+        aggregation_width=4,
     )  # fmt: skip
 
 

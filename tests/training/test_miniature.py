@@ -97,12 +97,15 @@ def test_base_and_novel_are_means_over_their_own_words() -> None:
 
 def test_refinement_that_adds_half_of_clip_moves_it_by_half() -> None:
     images = torch.randint(0, 256, (2, 32, 48, 3), dtype=torch.uint8)
-    model = build_model(replace(get_preset("nano"), refine_blocks=(5,)))
+    model = build_model(replace(get_preset("miniature"), refine_blocks=(5,)))
     assert refined_part(model, images) == 0.0
     with torch.no_grad():
         model.refinement.fuse.weight.mul_(1.5)
     assert refined_part(model, images) == pytest.approx(0.5, rel=1e-5)
-    assert refined_part(build_model(replace(get_preset("nano"), refine_blocks=())), images) is None
+    assert (
+        refined_part(build_model(replace(get_preset("miniature"), refine_blocks=())), images)
+        is None
+    )
 
 
 def test_components_of_a_seed_see_the_same_batches(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def run_settings(
 ) -> TrainSettings:
     """Return the settings of one run; all components of a seed see the same batches."""
     return settings_for(
-        "nano",
+        "miniature",
         (str(places.base),),
         size_hw=plan.size_hw,
         steps=plan.steps,

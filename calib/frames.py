@@ -50,9 +50,10 @@ def sample_frames(source: str | os.PathLike[str], *, count: int, seed: int = 0) 
     return _from_video(path, count)
 
 
-def read_image(path: Path) -> Frame:
+def read_image(path: Path, *, whole: bool = False) -> Frame:
     """Return a picture as uint8 [H, W, 3] BGR, whatever its depth and channels.
 
+    whole: refuse a JPEG that breaks off, of which the decoder draws the rest in grey.
     Raises BadInputError when it cannot be read.
     """
     import cv2
@@ -61,6 +62,8 @@ def read_image(path: Path) -> Frame:
         content = np.frombuffer(path.read_bytes(), np.uint8)
     except OSError as error:
         raise BadInputError(f"picture {str(path)!r} cannot be read: {error.strerror}") from error
+    if whole and _breaks_off(content.tobytes()):
+        raise BadInputError(f"picture {str(path)!r} breaks off; copy it again or remove it")
     # From memory: cv2.imread writes its own warning to stderr when a file is missing or damaged.
     image = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
     if image is None:
@@ -68,6 +71,13 @@ def read_image(path: Path) -> Frame:
             f"picture {str(path)!r} is damaged or of an unknown format; remove or convert it"
         )
     return image  # type: ignore[return-value]
+
+
+def _breaks_off(content: bytes) -> bool:
+    """Tell whether a JPEG has no end of image after the start of its last scan."""
+    # Neither marker can occur in the scan's own bytes, where every 0xFF is followed by a zero.
+    jpeg = content.startswith(b"\xff\xd8")
+    return jpeg and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda")
 
 
 def _from_folder(folder: Path, count: int, seed: int) -> list[Frame]:

@@ -119,7 +119,9 @@ class SceneHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         wide = self.widen(x).relu()
         cells = self.cell(wide).relu()
-        picture = self.picture(wide.mean((2, 3), keepdim=True)).relu()
+        # In float32: a sum over a few thousand cells leaves float16's range.
+        mean = wide.float().mean((2, 3), keepdim=True).to(wide.dtype)
+        picture = self.picture(mean).relu()
         joined = torch.cat([picture.expand_as(cells), cells], dim=1)
         return self.join(joined).relu()  # type: ignore[no-any-return]
 

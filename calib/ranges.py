@@ -10,16 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.calib.histogram import MagnitudeHistogram, bin_edges
+from dedos_deploy.calib.options import Estimator, check_estimator
 from dedos_deploy.errors import BadInputError
-
-Estimator = Literal["max", "percentile", "entropy", "mse"]
-ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
 
 LEVELS = 127
 """Largest INT8 level: -128 is left out, so that the range is symmetric."""
@@ -48,10 +45,7 @@ class RangeOptions:
     percentile: float = 99.99
 
     def __post_init__(self) -> None:
-        if self.estimator not in ESTIMATORS:
-            raise BadInputError(
-                f"estimator {self.estimator!r} is unknown; choose one of {', '.join(ESTIMATORS)}"
-            )
+        check_estimator(self.estimator)
         if not 0.0 < self.percentile <= 100.0:
             raise BadInputError(f"percentile must lie in (0, 100], not {self.percentile}")
 

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.calib.histogram import MagnitudeHistogram
+from dedos_deploy.calib.options import ESTIMATORS
 from dedos_deploy.calib.partial import remove_partial_states
-from dedos_deploy.calib.ranges import ESTIMATORS, RangeOptions, tensor_ranges
+from dedos_deploy.calib.ranges import RangeOptions, tensor_ranges
 from dedos_deploy.calib.selection import data_sha256
 from dedos_deploy.calib.strict_json import count, number, read_record, text
 from dedos_deploy.errors import BadInputError, SinkError, UnsupportedVersionError
@@ -145,7 +146,7 @@ class CalibrationTable:
         Raises SinkError.
         """
         try:
-            write_atomically(path, self._to_json().encode())
+            write_atomically(path, self.to_json().encode())
         except OSError as error:
             raise SinkError(
                 f"the calibration table {str(path)!r} cannot be written "
@@ -184,7 +185,8 @@ class CalibrationTable:
                     f"file to calibrate again"
                 )
 
-    def _to_json(self) -> str:
+    def to_json(self) -> str:
+        """Return what `save` writes."""
         record = {
             "format": FORMAT,
             "key": asdict(self.key),

@@ -118,7 +118,7 @@ def measure_parity(
         for index, (frame, found) in enumerate(zip(frames, deployed, strict=True)):
             expected = _model_scores(model, frame, case.text, spec)
             finite &= bool(np.isfinite(found).all())
-            agreement = _agreement(expected, found, frame.shape[:2])
+            agreement = label_agreement(expected, found, frame.shape[:2])
             rows.append(ParityRow(case.name, len(case.text), index, agreement,
                                   _largest_difference(expected, found)))  # fmt: skip
             area = frame.shape[0] * frame.shape[1]
@@ -200,10 +200,13 @@ def _largest_difference(expected: NDArray[np.float32], found: NDArray[np.float32
     return float(np.nan_to_num(difference, nan=np.finfo(np.float32).max).max())
 
 
-def _agreement(
+def label_agreement(
     expected: NDArray[np.float32], found: NDArray[np.float32], frame_hw: tuple[int, ...]
 ) -> float:
-    """Return the part of pixels with the same label; 0 when a score is not a number."""
+    """Return the part of a frame's pixels with the same label; 0 when a score is not a number.
+
+    expected, found: scores float32 [K, h, w]; frame_hw: size of the label map.
+    """
     if not np.isfinite(found).all():
         return 0.0
     return float(np.mean(_labels(expected, frame_hw) == _labels(found, frame_hw)))

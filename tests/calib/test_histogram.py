@@ -13,7 +13,8 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from dedos_deploy.calib.histogram import BINS, MagnitudeHistogram, bin_edges
-from dedos_deploy.calib.ranges import ESTIMATORS, RangeOptions, tensor_ranges
+from dedos_deploy.calib.options import ESTIMATORS
+from dedos_deploy.calib.ranges import RangeOptions, tensor_ranges
 from dedos_deploy.errors import BadInputError
 
 finite = hnp.arrays(

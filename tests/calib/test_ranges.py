@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dedos_deploy.calib.histogram import MagnitudeHistogram
+from dedos_deploy.calib.options import ESTIMATORS
 from dedos_deploy.calib.ranges import (
-    ESTIMATORS,
     LEVELS,
     Estimator,
     RangeOptions,

@@ -33,12 +33,13 @@ def test_demo_bundle_is_the_embedded_weights() -> None:
     with Bundle.open("demo") as bundle:
         assert record["sources"] == bundle.manifest.sources
         words, rows = bundle.vocabulary("base")
-        image, _ = render_image("street", seed=5, size_hw=(240, 320))
+        size_hw = (bundle.spec.height, bundle.spec.width)
+        image, _ = render_image("street", seed=5, size_hw=size_hw)
         with Segmenter.load(bundle, classes=words, background="none") as segmenter:
             found = segmenter.segment(image).label_map
     with torch.no_grad():
         scores = model(torch.from_numpy(image)[None], torch.from_numpy(rows), torch.ones(len(rows)))
-        full = torch.nn.functional.interpolate(scores, size=(240, 320), mode="bilinear")
+        full = torch.nn.functional.interpolate(scores, size=size_hw, mode="bilinear")
     assert (full[0].argmax(0).numpy() == found).mean() > 0.99
 
 

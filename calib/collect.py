@@ -163,6 +163,8 @@ def _collect(
     resume: Resume | None,
     progress: OnProgress | None,
 ) -> dict[str, Statistic]:
+    if not tensors:
+        return {}
     digests = [frame_sha256(frame) for frame in inputs.frames]
     order = sorted(range(len(digests)), key=digests.__getitem__)
     state = None

@@ -26,10 +26,11 @@ class Int8Options:
     an eighth of which checks instead of calibrating; seed: other seeds take other frames; estimator:
     of ranges, one of ESTIMATORS; table: calibration table to reuse, or to write where there is none;
     labels: label folder on which the verdict compares mean IoU, None for agreement of labels;
-    labels_split: its split; smoothing: move outliers of LayerNorm into weights; force: write INT8
+    labels_split: its split; budget: part of mean IoU, or of the pixels' labels without labels given, that may be
+    lost before layers go back to float, in [0, 1]; smoothing: move outliers of LayerNorm into weights; force: write INT8
     whatever the verdict is.
 
-    Raises BadInputError for an estimator that is unknown.
+    Raises BadInputError for an estimator that is unknown or a budget out of its range.
     """
 
     calib: str | os.PathLike[str]
@@ -39,8 +40,11 @@ class Int8Options:
     table: str | os.PathLike[str] | None = None
     labels: str | os.PathLike[str] | None = None
     labels_split: str = "val"
+    budget: float = 0.01
     smoothing: bool = True
     force: bool = False
 
     def __post_init__(self) -> None:
         check_estimator(self.estimator)
+        if not 0.0 <= self.budget <= 1.0:
+            raise BadInputError(f"the INT8 budget must lie in [0, 1], not {self.budget}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,20 +19,32 @@ from numpy.typing import NDArray
 from dedos_deploy import __version__
 from dedos_deploy.bundle import BundleWriter, Manifest, created_now
 from dedos_deploy.calib.frames import sample_frames
+from dedos_deploy.calib.options import Int8Options
+from dedos_deploy.calib.selection import CalibrationFrames
 from dedos_deploy.errors import SinkError
+from dedos_deploy.evaluation.data import EvaluationData
 from dedos_deploy.export.base_words import BASE_WORDS
 from dedos_deploy.export.fuse_attention import fuse_attention
 from dedos_deploy.export.graph import check_ops, image_graph, save_graph
-from dedos_deploy.export.options import ExportOptions
+from dedos_deploy.export.int8 import (
+    FloatGraphs,
+    Int8Graph,
+    Int8Report,
+    calibration_of,
+    int8_graph,
+)
+from dedos_deploy.export.int8_labels import label_measure, open_labels
+from dedos_deploy.export.options import ExportOptions, Precision
 from dedos_deploy.export.parity import ParityReport, check_parity, measure_parity, parity_cases
 from dedos_deploy.export.precision import PrecisionReport, check_precision
 from dedos_deploy.export.progress import Progress, Quiet, Stages
 from dedos_deploy.export.rtx import EngineFile, build_rtx_engine, require_rtx
-from dedos_deploy.export.storage import store_half
+from dedos_deploy.export.storage import Matrices, store_small
 from dedos_deploy.export.text_tower import TextParity, check_text_tower, save_text_tower
 from dedos_deploy.export.weights import TrainedModel, WeightsSource
 from dedos_deploy.files import sha256_of_file
-from dedos_deploy.model import freeze
+from dedos_deploy.model import FrozenDedos, freeze
+from dedos_deploy.model.blocks import Precision as FloatPrecision
 from dedos_deploy.runtime.onnx_engine import OnnxEngine
 from dedos_deploy.scenes import KINDS, render_image
 from dedos_deploy.spec import GraphSpec
@@ -41,6 +54,9 @@ from dedos_deploy.vocabulary import canonical_word
 BASE_VOCABULARY = "base"
 DEFAULT_THRESHOLD = 0.3
 """Half of what a confident query alone gives a pixel of its mask in a trained model."""
+
+CALIBRATION = "calibration.json"
+"""The calibration table, inside a bundle for which INT8 was asked for."""
 
 SCENE_FRAMES = "embedded scenes"
 SCENE_HW = (480, 640)
@@ -54,7 +70,9 @@ class ExportReport:
     """What was proved about a bundle; stored in it as report.json, without `path` and `size`.
 
     path, size: the bundle and its bytes; fused_attention: attention blocks rewritten for the cpu
-    target; engine: the key of the engine inside, with its size in bytes, None without one.
+    target; engine: the key of the engine inside, with its size in bytes, None without one; int8: how
+    INT8 was made and judged, None where it was not asked for; image_precision: of the image graph,
+    another than was asked for where the verdict is against INT8.
     """
 
     path: Path
@@ -64,6 +82,8 @@ class ExportReport:
     text: TextParity
     fused_attention: int
     engine: EngineFile | None
+    int8: Int8Report | None
+    image_precision: str
     warnings: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -71,11 +91,23 @@ class ExportReport:
         return {"bundle": str(self.path), "size": self.size, **_facts(self)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Graph:
-    files: tuple[Path, ...]
+    """model: what is deployed; kind: its precision; fused: number of attention blocks rewritten."""
+
+    model: onnx.ModelProto
+    kind: Precision
     precision: PrecisionReport
-    fused_attention: int
+    fused: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Calibration:
+    """labels: what the verdict measures on, None for agreement of labels."""
+
+    options: Int8Options
+    frames: CalibrationFrames
+    labels: EvaluationData | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +117,8 @@ class _Text:
     words: list[str]
     embeddings: NDArray[np.float32]
     parity: TextParity
+    encode: Callable[[Sequence[str]], NDArray[np.float32]]
+    precision: Precision
 
 
 def export_bundle(
@@ -128,7 +162,8 @@ class _Export:
         self, writer: BundleWriter, folder: Path, options: ExportOptions, progress: Progress
     ) -> None:
         self.writer, self.folder, self.options = writer, folder, options
-        self.stages = Stages(progress, total=6 if options.target == "rtx" else 5)
+        extra = (options.target == "rtx") + (options.int8 is not None)
+        self.stages = Stages(progress, total=5 + extra)
         self.warnings: list[str] = []
 
     def run(self, weights: WeightsSource | TrainedModel) -> ExportReport:
@@ -137,29 +172,39 @@ class _Export:
             trained = weights.load() if isinstance(weights, WeightsSource) else weights
             spec = self._spec(trained)
             frames, frames_from = self._frames()
+            calibration = self._calibration(spec)
             if trained.random:
                 self._warn("the weights are random: the labels of this bundle mean nothing")
         with self.stages.stage(f"exporting the image graph, {spec.height}x{spec.width}"):
             graph = self._image_graph(trained, spec)
         with self.stages.stage("exporting the text tower"):
-            text = self._text(trained)
+            text = self._text(trained, "half" if options.int8 is None else "int8")
+        int8: Int8Graph | None = None
+        if calibration is not None:
+            with self.stages.stage("calibrating INT8") as progress:
+                graph, int8 = self._int8(trained, spec, graph, text, calibration, progress)
+                if options.frames is None:
+                    frames, frames_from = int8.checking, "frames that did not calibrate"
+                if graph.kind != "int8":
+                    text = self._text(trained, "half")
         with self.stages.stage("comparing with the FP32 model") as progress:
-            with OnnxEngine(graph.files[0], spec) as engine:
+            files = self._saved(graph)
+            with OnnxEngine(files[0], spec) as engine:
                 parity = measure_parity(
                     engine.infer, trained.model, frames, parity_cases(text.embeddings),
-                    spec=spec, precision=options.precision, frames_from=frames_from,
+                    spec=spec, precision=graph.kind, frames_from=frames_from,
                     allow_drift=options.allow_drift, note=progress.note,
                 )  # fmt: skip
             check_parity(parity)
             if not parity.passed:
                 self._warn(f"written with drift: {parity.agreement:.2%} of pixels agree")
-        built = self._engine(graph, spec) if options.target == "rtx" else None
+        built = self._engine(files[0], graph.kind, spec) if options.target == "rtx" else None
         with self.stages.stage("writing the bundle"):
             report = ExportReport(
-                self.writer.dest, 0, parity, graph.precision, text.parity, graph.fused_attention,
-                built, tuple(self.warnings),
+                self.writer.dest, 0, parity, graph.precision, text.parity, graph.fused,
+                built, int8.report if int8 is not None else None, graph.kind, tuple(self.warnings),
             )  # fmt: skip
-            self._write(trained, spec, graph, text, report)
+            self._write(self._manifest(trained, spec, graph, text, int8), files, text, report, int8)
         return _with_size(report)
 
     def _warn(self, text: str) -> None:
@@ -180,30 +225,84 @@ class _Export:
         frames = [render_image(kind, seed=seed, size_hw=SCENE_HW)[0] for kind, seed in pairs]
         return frames, SCENE_FRAMES
 
+    def _calibration(self, spec: GraphSpec) -> _Calibration | None:
+        """Return what INT8 needs, found or refused before anything takes long."""
+        options = self.options.int8
+        if options is None:
+            return None
+        labels = open_labels(options, self.options.vocabulary)
+        frames = calibration_of(options, spec)
+        for warning in frames.warnings:
+            self._warn(warning)
+        return _Calibration(options, frames, labels)
+
     def _image_graph(self, trained: TrainedModel, spec: GraphSpec) -> _Graph:
-        options = self.options
-        tensorrt = options.target in ("rtx", "trt")
-        frozen = freeze(
+        """Return the graph as asked for, or the FP32 one that INT8 is made of."""
+        precision = self.options.precision
+        return self._graph(trained, spec, "fp32" if precision == "int8" else precision)
+
+    def _graph(self, trained: TrainedModel, spec: GraphSpec, kind: FloatPrecision) -> _Graph:
+        target = self.options.target
+        model = image_graph(self._frozen(trained, spec, kind), spec)
+        fused = fuse_attention(model) if target == "cpu" else 0
+        check_ops(model, target)
+        return _Graph(model, kind, check_precision(model, kind), fused)
+
+    def _frozen(self, trained: TrainedModel, spec: GraphSpec, kind: FloatPrecision) -> FrozenDedos:
+        return freeze(
             trained.model,
             size_hw=(spec.height, spec.width),
-            precision=options.precision,
-            deformable="gather" if tensorrt else "grid_sample",
+            precision=kind,
+            deformable="gather" if self.options.target in ("rtx", "trt") else "grid_sample",
         )
-        model = image_graph(frozen, spec)
-        fused = fuse_attention(model) if options.target == "cpu" else 0
-        check_ops(model, options.target)
-        precision = check_precision(model, options.precision)
-        if options.storage == "half":
-            store_half(model)
-        return _Graph(save_graph(model, self.folder / "model.onnx"), precision, fused)
 
-    def _text(self, trained: TrainedModel) -> _Text:
+    def _int8(
+        self,
+        trained: TrainedModel,
+        spec: GraphSpec,
+        graph: _Graph,
+        text: _Text,
+        calibration: _Calibration,
+        progress: Progress,
+    ) -> tuple[_Graph, Int8Graph]:
+        """Return the graph to deploy, INT8 or what the verdict leaves, and what was found out."""
+        target = self.options.target
+        typed = graph if target == "cpu" else self._graph(trained, spec, "fp16")
+        graphs = FloatGraphs(
+            self._frozen(trained, spec, "fp32"), graph.model, typed.model, spec, target, self.folder
+        )
+        labels = calibration.labels
+        found = int8_graph(
+            graphs,
+            calibration.frames,
+            text.embeddings,
+            calibration.options,
+            miou=None if labels is None else label_measure(labels, text.encode),
+            progress=progress,
+        )
+        verdict = found.report.verdict
+        if not verdict.kept:
+            # A CPU computes half slower than float32, so there only the storage is half.
+            self._warn(f"{verdict}; the bundle is {typed.kind.upper()}")
+            return typed, found
+        check_ops(found.model, target)
+        return _Graph(found.model, "int8", typed.precision, typed.fused), found
+
+    def _saved(self, graph: _Graph) -> tuple[Path, ...]:
+        judged = self.options.int8 is not None and self.options.target == "cpu"
+        if self.options.storage == "half" or judged:
+            store_small(graph.model)
+        return save_graph(graph.model, self.folder / "model.onnx")
+
+    def _text(self, trained: TrainedModel, matrices: Matrices) -> _Text:
+        """Return the text tower and its embeddings; matrices: how it stores them."""
         clip = trained.model.config.clip
         length = clip.text.context_length
         tokenizer = write_tokenizer_json(self.folder / "tokenizer.json", length)
         tower = save_text_tower(
-            trained.model.text_tower, self.folder / "text_encoder.onnx", context_length=length
-        )
+            trained.model.text_tower, self.folder / "text_encoder.onnx", context_length=length,
+            matrices=matrices,
+        )  # fmt: skip
         words = self._base_words(trained)
         templates = TEMPLATES[self.options.templates]
         prompts = [templates[0].replace("{}", word) for word in words[:TEXT_CHECKED]]
@@ -220,7 +319,9 @@ class _Export:
             known={},
             cache=None,
         )
-        return _Text(tower, tokenizer, words, encoder.encode(words), parity)
+        rows = encoder.encode(words)
+        precision: Precision = "fp16" if matrices == "half" else "int8"
+        return _Text(tower, tokenizer, words, rows, parity, encoder.encode, precision)
 
     def _base_words(self, trained: TrainedModel) -> list[str]:
         if self.options.vocabulary is not None:
@@ -228,14 +329,14 @@ class _Export:
         words = trained.words or list(BASE_WORDS)
         return list({canonical_word(word): word for word in words}.values())
 
-    def _engine(self, graph: _Graph, spec: GraphSpec) -> EngineFile:
+    def _engine(self, model: Path, kind: Precision, spec: GraphSpec) -> EngineFile:
         with self.stages.stage("building the TensorRT for RTX engine") as progress:
             engine = build_rtx_engine(
-                graph.files[0],
+                model,
                 self.folder,
                 spec=spec,
-                precision=self.options.precision,
-                model_sha256=sha256_of_file(graph.files[0]),
+                precision=kind,
+                model_sha256=sha256_of_file(model),
                 compute_capabilities=self.options.compute_capabilities,
                 on_progress=progress.note,
             )
@@ -245,20 +346,29 @@ class _Export:
 
     def _write(
         self,
-        trained: TrainedModel,
-        spec: GraphSpec,
-        graph: _Graph,
+        manifest: Manifest,
+        files: Sequence[Path],
         text: _Text,
         report: ExportReport,
+        int8: Int8Graph | None,
     ) -> None:
-        for path in (*graph.files, text.tower, text.tokenizer):
+        for path in (*files, text.tower, text.tokenizer):
             self.writer.add_file(path.name, path)
         self.writer.add_vocabulary(BASE_VOCABULARY, text.words, text.embeddings)
         facts = json.dumps(_facts(report), indent=2) + "\n"
         self.writer.add_bytes("report.json", facts.encode())
-        self.writer.commit(self._manifest(trained, spec))
+        if int8 is not None:
+            self.writer.add_bytes(CALIBRATION, int8.table.to_json().encode())
+        self.writer.commit(manifest)
 
-    def _manifest(self, trained: TrainedModel, spec: GraphSpec) -> Manifest:
+    def _manifest(
+        self,
+        trained: TrainedModel,
+        spec: GraphSpec,
+        graph: _Graph,
+        text: _Text,
+        int8: Int8Graph | None,
+    ) -> Manifest:
         options, config = self.options, trained.model.config
         threshold = options.threshold
         if threshold is None:
@@ -269,7 +379,7 @@ class _Export:
             config=config.to_dict(),
             spec=spec,
             target=options.target,
-            precision={"image": options.precision, "text": "fp16"},
+            precision={"image": graph.kind, "text": text.precision},
             activation=config.clip.activation,
             template_name=options.templates,
             templates=list(TEMPLATES[options.templates]),
@@ -282,6 +392,7 @@ class _Export:
             licence=trained.licence,
             created=created_now(),
             base_vocabulary=BASE_VOCABULARY,
+            calibration_hash=int8.table.key.sha256 if int8 is not None else None,
         )
 
 
@@ -305,6 +416,8 @@ def _facts(report: ExportReport) -> dict[str, Any]:
         "text": asdict(report.text),
         "fused_attention": report.fused_attention,
         "engine": None if engine is None else {**asdict(engine.key), "size": engine.size},
+        "int8": None if report.int8 is None else report.int8.to_dict(),
+        "image_precision": report.image_precision,
         "warnings": list(report.warnings),
     }
 

@@ -6,11 +6,12 @@ import os
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from dedos_deploy.calib.options import Int8Options
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.text.templates import TEMPLATES
 from dedos_deploy.vocabulary import Vocabulary
 
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16", "int8"]
 Target = Literal["cpu", "rtx", "trt", "cuda"]
 Storage = Literal["full", "half"]
 
@@ -33,7 +34,8 @@ class ExportOptions:
     vocabulary: base vocabulary shipped with embeddings, None for the checkpoint's own words;
     templates: name of the prompt templates; threshold: score in [0, 1] below which a pixel stays
     unlabelled, None for the checkpoint's own; compute_capabilities: GPUs of an rtx engine;
-    overwrite: replace a bundle that is there; allow_drift: write the bundle even when the parity
+    int8: calibration, needed for precision int8 and for no other; overwrite: replace a bundle that
+    is there; allow_drift: write the bundle even when the parity
     gate is not passed.
 
     Raises BadInputError naming the first value that is not allowed.
@@ -50,6 +52,7 @@ class ExportOptions:
     templates: str = "single"
     threshold: float | None = None
     compute_capabilities: tuple[str, ...] = field(default=RTX_CAPABILITIES)
+    int8: Int8Options | None = None
     overwrite: bool = False
     allow_drift: bool = False
 
@@ -61,8 +64,23 @@ class ExportOptions:
         for name, value in (("batch", self.batch), ("frame_count", self.frame_count)):
             if value < 1:
                 raise BadInputError(f"{name} must be at least 1, not {value}")
+        self._check_int8()
         if self.threshold is not None and not 0.0 <= self.threshold <= 1.0:
             raise BadInputError(f"threshold must lie in [0, 1], not {self.threshold}")
+
+    def _check_int8(self) -> None:
+        if self.precision == "int8" and self.int8 is None:
+            raise BadInputError(
+                "precision 'int8' needs frames to calibrate on; give --calib FOLDER_OR_VIDEO with "
+                "pictures like those the engine will see"
+            )
+        if self.int8 is not None and self.precision != "int8":
+            raise BadInputError(
+                f"calibration frames were given, but precision {self.precision!r} needs none; choose "
+                "--precision int8, or leave them out"
+            )
+        if self.int8 is not None and self.batch != 1:
+            raise BadInputError(f"INT8 is calibrated with batch 1, not {self.batch}")
 
 
 def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:

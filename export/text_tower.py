@@ -15,7 +15,7 @@ from torch import nn
 
 from dedos_deploy.errors import ParityError
 from dedos_deploy.export.graph import save_graph, to_onnx
-from dedos_deploy.export.storage import store_half
+from dedos_deploy.export.storage import Matrices, store_small
 
 MIN_COSINE = 0.999
 TRACED_TEXTS = 3
@@ -31,24 +31,29 @@ class TextParity:
     min_cosine: float
 
 
-def text_graph(tower: nn.Module, *, context_length: int) -> onnx.ModelProto:
+def text_graph(
+    tower: nn.Module, *, context_length: int, matrices: Matrices = "half"
+) -> onnx.ModelProto:
     """Return `tower`, tokens int64 [N, L] -> embedding float32 [N, D], as ONNX.
 
     The token table, most of the tower's size, is stored as int8 with one scale per row, other
-    weights as float16; all are turned to float32 when used, so no half kernel is needed.
+    weights as float16, or matrices as int8, too; all are turned to float32 when used, so no half
+    kernel is needed.
     """
     tokens = torch.zeros(TRACED_TEXTS, context_length, dtype=torch.int64)
     tokens[:, 1] = 2
     texts = torch.export.Dim("N", min=1, max=MAX_TEXTS)
     model = to_onnx(tower, (tokens,), inputs={"tokens": {0: texts}}, output="embedding")
     _quantize_table(model)
-    store_half(model)
+    store_small(model, matrices=matrices)
     return model
 
 
-def save_text_tower(tower: nn.Module, path: Path, *, context_length: int) -> Path:
+def save_text_tower(
+    tower: nn.Module, path: Path, *, context_length: int, matrices: Matrices = "half"
+) -> Path:
     """Write `tower` to `path` and return it; raises ValueError if it needs external data."""
-    files = save_graph(text_graph(tower, context_length=context_length), path)
+    files = save_graph(text_graph(tower, context_length=context_length, matrices=matrices), path)
     if len(files) > 1:
         raise ValueError(f"the text tower does not fit one file: {files}")
     return path

@@ -7,8 +7,9 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from dedos_deploy.calib.options import ESTIMATORS, Int8Options
 from dedos_deploy.cli._main import run_command, size_hw
-from dedos_deploy.errors import require
+from dedos_deploy.errors import BadInputError, require
 from dedos_deploy.export.options import PRECISIONS, STORAGES, TARGETS, ExportOptions
 from dedos_deploy.presets import PRESETS
 from dedos_deploy.text.templates import TEMPLATES
@@ -27,6 +28,7 @@ examples:
   dedos-export --preset nano                              the embedded weights, for this CPU
   dedos-export --checkpoint run/last.safetensors --size 384x640 --frames drive.mp4
   dedos-export --checkpoint run/last.safetensors --target rtx --precision fp16
+  dedos-export --checkpoint run/last.safetensors --precision int8 --calib drive.mp4
   dedos-export --preset edge-b --random-weights           to measure size and speed only
 
 Before anything is written, the exported graph labels --frames beside the FP32 model; a bundle
@@ -102,6 +104,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     gate.add_argument(
         "--allow-drift", action="store_true", help="write the bundle even if the gate refuses"
     )
+    _add_int8(parser.add_argument_group("int8"))
     output = parser.add_argument_group("output")
     output.add_argument(
         "--output", metavar="PATH",
@@ -127,6 +130,7 @@ def run(args: argparse.Namespace) -> int:
         vocabulary=parse_vocabulary(args.vocabulary) if args.vocabulary is not None else None,
         templates=args.templates,
         threshold=args.threshold,
+        int8=_int8(args),
         compute_capabilities=tuple(args.compute_capabilities.split(",")),
         overwrite=args.overwrite,
         allow_drift=args.allow_drift,
@@ -140,6 +144,71 @@ def run(args: argparse.Namespace) -> int:
     report = export_bundle(weights, dest, options=options, progress=StageLines())
     print(json.dumps(report.to_dict()) if args.json else _summary(report))
     return 0
+
+
+def _add_int8(group: argparse._ArgumentGroup) -> None:
+    default = Int8Options("")
+    group.add_argument(
+        "--calib", metavar="SOURCE",
+        help="what to calibrate on: folder, glob, video, camera or stream, of pictures like those the "
+        "engine will see; needed for int8",
+    )  # fmt: skip
+    group.add_argument(
+        "--calib-frames", type=int, default=default.frames, metavar="N",
+        help="how many of its frames (default: %(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--calib-table", metavar="FILE",
+        help="calibration table: used again when it is there and fits, written otherwise; an "
+        "interrupted calibration goes on from beside it",
+    )  # fmt: skip
+    group.add_argument(
+        "--estimator", choices=ESTIMATORS, default=default.estimator,
+        help="of ranges (default: %(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--calib-seed", type=int, default=default.seed, metavar="N", help="other seeds take other frames"
+    )  # fmt: skip
+    group.add_argument(
+        "--int8-budget", type=float, default=default.budget, metavar="PART",
+        help="part of mean IoU, or of the pixels' labels without --labels, that may be lost; layers go "
+        "back to float until it holds (default: %(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--smoothing", action=argparse.BooleanOptionalAction, default=default.smoothing,
+        help="move outliers of LayerNorm into weights (default: yes)",
+    )  # fmt: skip
+    group.add_argument(
+        "--labels", metavar="FOLDER",
+        help="label folder on which the verdict compares mean IoU; without one it compares labels",
+    )  # fmt: skip
+    group.add_argument(
+        "--labels-split", default=default.labels_split, metavar="NAME",
+        help="its split (default: %(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--force-int8", action="store_true", help="write INT8 whatever the verdict is"
+    )
+
+
+def _int8(args: argparse.Namespace) -> Int8Options | None:
+    if args.calib is None:
+        for name in ("calib_table", "labels"):
+            if getattr(args, name) is not None:
+                raise BadInputError(f"--{name.replace('_', '-')} goes with --calib; give both")
+        return None
+    return Int8Options(
+        args.calib,
+        frames=args.calib_frames,
+        seed=args.calib_seed,
+        estimator=args.estimator,
+        table=args.calib_table,
+        labels=args.labels,
+        labels_split=args.labels_split,
+        budget=args.int8_budget,
+        smoothing=args.smoothing,
+        force=args.force_int8,
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -171,6 +240,13 @@ def _summary(report: ExportReport) -> str:
         f"{parity.frames} frames: {parity.frames_from}",
         f"  text       cosine ≥ {report.text.min_cosine:.5f} to the FP32 tower",
     ]
+    if report.int8 is not None:
+        plan = report.int8.plan
+        lines.append(f"  int8       {report.int8.verdict}")
+        lines.append(
+            f"             {len(plan.sites)} layers in INT8, {len(plan.given_back)} given back; "
+            f"{report.int8.frames} frames, {report.int8.checked} to check; {report.int8.skipped}"
+        )
     if report.engine is not None:
         key = report.engine.key
         lines.append(

@@ -64,8 +64,8 @@ def traced(
     graph = copied(float_graph)
     monkeypatch.setattr(exporter_module, "image_graph", lambda module, spec: copied(graph))
 
-    def save(tower: Any, path: Path, *, context_length: int) -> Path:
-        assert context_length == CONTEXT
+    def save(tower: Any, path: Path, *, context_length: int, matrices: str) -> Path:
+        assert context_length == CONTEXT and matrices == "half"
         return Path(shutil.copyfile(text_file, path))
 
     monkeypatch.setattr(exporter_module, "save_text_tower", save)

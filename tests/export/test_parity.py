@@ -21,7 +21,7 @@ from dedos_deploy.export.parity import (
     measure_parity,
     parity_cases,
 )
-from dedos_deploy.export.storage import int8_rows, store_half
+from dedos_deploy.export.storage import int8_rows, store_small
 from dedos_deploy.export.text_tower import check_text_tower
 from dedos_deploy.model import Dedos
 from dedos_deploy.runtime.onnx_engine import OnnxEngine
@@ -152,7 +152,7 @@ def test_half_storage_keeps_labels(
     model: Dedos, spec: GraphSpec, float_graph: Any, open_graph: Any, frames: Frames, base_text: Any
 ) -> None:
     stored = copied(float_graph)
-    store_half(stored)
+    store_small(stored)
     with open_graph(stored, spec) as engine:
         report = _measure(engine, model, frames, base_text, spec, precision="fp16")
     assert report.passed and 0 < report.max_abs < 1e-2
@@ -163,7 +163,7 @@ def test_storage_beyond_half_is_refused(float_graph: onnx.ModelProto) -> None:
     broken = copied(float_graph)
     _change(broken, "model.trunk.blocks.0.fc.weight", lambda value: value * np.float32(1e7))
     with pytest.raises(ParityError, match=r"blocks\.0\.fc\.weight' reaches .* float16"):
-        store_half(broken)
+        store_small(broken)
 
 
 def test_stored_text_tower_follows_the_model(model: Dedos, text_file: Path) -> None:
@@ -222,7 +222,7 @@ def test_rounded_weights_lose_nothing_in_half_storage(float_graph: Any, open_gra
 
     _change(exact, weight, whole)
     stored = copied(exact)
-    store_half(stored)
+    store_small(stored)
     found = {tensor.name: tensor for tensor in stored.graph.initializer}
     assert found[f"{weight}.int8"].data_type == onnx.TensorProto.INT8
     before = {t.name: onnx.numpy_helper.to_array(t) for t in exact.graph.initializer}[weight]

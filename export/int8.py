@@ -1,0 +1,393 @@
+"""INT8 for a float graph: calibrate, find what may be quantized, and judge the result beside it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+
+from dedos_deploy.calib.collect import (
+    CalibrationInputs,
+    Resume,
+    channel_maxima,
+    collect_histograms,
+)
+from dedos_deploy.calib.options import Int8Options
+from dedos_deploy.calib.placement import SiteTensors, quantize, site_tensors
+from dedos_deploy.calib.plan import QuantizationPlan, give_back, plan, site_macs
+from dedos_deploy.calib.ranges import RangeOptions
+from dedos_deploy.calib.selection import CalibrationFrames, calibration_frames, describe_skipped
+from dedos_deploy.calib.sensitivity import Sensitivity, measure_sensitivity
+from dedos_deploy.calib.smoothing import find_smoothable, smooth
+from dedos_deploy.calib.table import (
+    CalibrationKey,
+    CalibrationTable,
+    calibration_key,
+    reuse_or_none,
+)
+from dedos_deploy.calib.verdict import Accuracy, SideBySide, Verdict, judge, side_by_side
+from dedos_deploy.export.graph import save_graph
+from dedos_deploy.export.int8_labels import PLAN_IMAGES, LabelMeasure
+from dedos_deploy.export.options import Target
+from dedos_deploy.export.parity import MIN_AGREEMENT, label_agreement
+from dedos_deploy.export.progress import Progress
+from dedos_deploy.model import FrozenDedos
+from dedos_deploy.runtime.onnx_engine import OnnxEngine
+from dedos_deploy.spec import GraphSpec
+
+CHECKED_OF = 8
+"""Every so-many-th frame checks what the others calibrated."""
+
+SENSITIVITY_FRAMES = 8
+
+GATE_MARGIN = 0.005
+"""What the checked frames must agree beyond the parity gate, which tries other words, too."""
+
+Rows = NDArray[np.float32]
+Picture = NDArray[np.uint8]
+Factors = dict[str, NDArray[np.float32]]
+Ranges = dict[str, list[tuple[float, float]]]
+"""Per site, for each of its runs: range of the activation, and of the result where it has one."""
+
+
+@dataclass(frozen=True)
+class Int8Report:
+    """How INT8 came about.
+
+    frames, checked, skipped, source: of the calibration data; table_sha256: of the table's key;
+    smoothed: layers whose outliers were moved; sensitivity, plan, verdict: see there.
+    """
+
+    frames: int
+    checked: int
+    skipped: str
+    source: str
+    table_sha256: str
+    smoothed: int
+    sensitivity: Sensitivity
+    plan: QuantizationPlan
+    verdict: Verdict
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        facts = {
+            name: getattr(self, name)
+            for name in ("frames", "checked", "skipped", "source", "table_sha256", "smoothed")
+        }
+        return {
+            **facts,
+            "sensitivity": self.sensitivity.to_dict(),
+            "plan": self.plan.to_dict(),
+            "verdict": self.verdict.to_dict(),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Int8Graph:
+    """model: the graph for the target; table: what its ranges come from; report: how it came about;
+    checking: the frames that did not calibrate, uint8 [H0, W0, 3]."""
+
+    model: onnx.ModelProto
+    table: CalibrationTable
+    report: Int8Report
+    checking: list[Picture]
+
+
+@dataclass(frozen=True, eq=False)
+class FloatGraphs:
+    """What is quantized.
+
+    frozen: the module, FP32, for gradients; reference: its graph in FP32 for ONNX Runtime, which
+    calibration and comparison run; typed: the graph to quantize for the target, reference itself for
+    the cpu; folder: for files while this lasts.
+    """
+
+    frozen: FrozenDedos
+    reference: onnx.ModelProto
+    typed: onnx.ModelProto
+    spec: GraphSpec
+    target: Target
+    folder: Path
+
+
+def calibration_of(options: Int8Options, spec: GraphSpec) -> CalibrationFrames:
+    """Return the frames to calibrate and to check on, at the network size.
+
+    Raises BadInputError for frames that cannot be used, SourceError for a source without frames.
+    """
+    size_hw = (spec.height, spec.width)
+    return calibration_frames(
+        options.calib, size_hw=size_hw, count=options.frames, seed=options.seed
+    )
+
+
+def int8_graph(
+    graphs: FloatGraphs,
+    frames: CalibrationFrames,
+    text: Rows,
+    options: Int8Options,
+    *,
+    miou: LabelMeasure | None = None,
+    progress: Progress,
+) -> Int8Graph:
+    """Return the INT8 graph of a model and everything that was found out about it.
+
+    frames: see `calibration_of`; text: float32 [K, D] of the vocabulary to calibrate with; miou:
+    measures an engine on labels, None without labels.
+
+    Raises BadInputError for a table of something else, SinkError when a file cannot be written.
+    """
+    return _Int8(graphs, text, options, frames, progress).run(miou)
+
+
+class _Int8:
+    """One quantization: its steps in order."""
+
+    def __init__(
+        self,
+        graphs: FloatGraphs,
+        text: Rows,
+        options: Int8Options,
+        frames: CalibrationFrames,
+        progress: Progress,
+    ) -> None:
+        self.graphs, self.text, self.options = graphs, text, options
+        self.frames, self.progress = frames, progress
+        self.calibrating = [f for i, f in enumerate(frames.frames) if i % CHECKED_OF]
+        self.checking = list(frames.frames[::CHECKED_OF])
+        self.float_path = save_graph(graphs.reference, graphs.folder / "float.onnx")[0]
+
+    def run(self, miou: LabelMeasure | None) -> Int8Graph:
+        table = self._table()
+        factors = self._smoothed(self.graphs.typed, table)
+        ranges = self._ranges(table)
+        sensitivity = self._sensitivity(ranges, factors)
+        chosen = self._plan(sensitivity, table, ranges, miou)
+        model = self._quantized(self.graphs.typed, table, ranges, chosen, self.graphs.target)
+        verdict = self._verdict(table, ranges, chosen, miou)
+        report = Int8Report(
+            frames=len(self.calibrating),
+            checked=len(self.checking),
+            skipped=describe_skipped(self.frames.skipped),
+            source=self.frames.source,
+            table_sha256=table.key.sha256,
+            smoothed=len(table.channel_maxima),
+            sensitivity=sensitivity,
+            plan=chosen,
+            verdict=verdict,
+        )
+        return Int8Graph(model, table, report, self.checking)
+
+    def _table(self) -> CalibrationTable:
+        options = RangeOptions(self.options.estimator)
+        smoothing = {"smoothing": float(self.options.smoothing)}
+        key = calibration_key(
+            self.float_path, self.calibrating, self.text, options, smoothing=smoothing
+        )
+        path = Path(self.options.table) if self.options.table is not None else None
+        table = reuse_or_none(path, key) if path is not None else None
+        if table is not None:
+            self.progress.note(f"ranges of {path}")
+            return table
+        table = self._collected(key, options, path)
+        if path is not None:
+            table.save(path)
+        return table
+
+    def _collected(
+        self, key: CalibrationKey, options: RangeOptions, path: Path | None
+    ) -> CalibrationTable:
+        graphs = self.graphs
+        resume = Resume(path, key.sha256) if path is not None else None
+
+        def inputs(model: Path | onnx.ModelProto) -> CalibrationInputs:
+            return CalibrationInputs(model, graphs.spec, self.calibrating, self.text)
+
+        def counted(title: str) -> Callable[[int, int], None]:
+            return lambda done, total: self.progress.note(f"{title}, frame {done} of {total}")
+
+        maxima: dict[str, Rows] = {}
+        if self.options.smoothing:
+            outputs = {item.tensor: item.norm for item in find_smoothable(graphs.reference)}
+            found = channel_maxima(
+                inputs(self.float_path), list(outputs), resume=resume, progress=counted("outliers")
+            )
+            maxima = {outputs[tensor]: row for tensor, row in found.items()}
+        model = _copied(graphs.reference)
+        smooth(model, maxima)
+        histograms = collect_histograms(
+            inputs(model), _ranged(site_tensors(model)), resume=resume, progress=counted("ranges")
+        )
+        return CalibrationTable.of(
+            key, histograms, options, source=self.frames.source, channel_maxima=maxima
+        )
+
+    def _smoothed(self, model: onnx.ModelProto, table: CalibrationTable) -> Factors:
+        """Return the factors that smoothing gives; `model` itself stays as it is."""
+        return smooth(_copied(model), _maxima(table))
+
+    def _ranges(self, table: CalibrationTable) -> Ranges:
+        """Return the ranges of every site that has them: a tensor that is always zero has none."""
+        found: Ranges = defaultdict(list)
+        for run in site_tensors(self.graphs.reference):
+            activation = table.ranges[run.activation]
+            result = activation if run.result is None else table.ranges[run.result]
+            found[run.site].append((activation, result))
+        return {site: runs for site, runs in found.items() if min(map(min, runs)) > 0}
+
+    def _sensitivity(self, ranges: Ranges, factors: Factors) -> Sensitivity:
+        step = max(1, len(self.calibrating) // SENSITIVITY_FRAMES)
+        return measure_sensitivity(
+            self.graphs.frozen,
+            self.calibrating[::step][:SENSITIVITY_FRAMES],
+            self.text,
+            np.ones(len(self.text), np.float32),
+            sites=list(ranges),
+            amax={name: max(runs)[0] for name, runs in ranges.items()},
+            smoothing=factors,
+            progress=self.progress.note,
+        )
+
+    def _plan(
+        self,
+        sensitivity: Sensitivity,
+        table: CalibrationTable,
+        ranges: Ranges,
+        miou: LabelMeasure | None,
+    ) -> QuantizationPlan:
+        image = torch.from_numpy(self.checking[0])[None]
+        inputs = (image, torch.from_numpy(self.text), torch.ones(len(self.text)))
+        first = plan(sensitivity, site_macs(self.graphs.frozen, list(ranges), inputs), budget=None)
+        expected = self._expected()
+        known = None
+        if miou is not None:
+            known = miou(OnnxEngine(self.float_path, self.graphs.spec), most=PLAN_IMAGES)
+
+        def loss(candidate: QuantizationPlan) -> float:
+            self.progress.note(f"checking with {len(candidate.sites)} layers in INT8")
+            with self._engine(table, ranges, candidate) as engine:
+                agreement = self._agreement(engine, expected)
+            if miou is None or known is None:
+                return 1.0 - agreement
+            if agreement < MIN_AGREEMENT["int8"] + GATE_MARGIN:
+                return 1.0  # The parity gate would refuse it, whatever the labels say.
+            return max(0.0, known - miou(self._engine(table, ranges, candidate), most=PLAN_IMAGES))
+
+        return give_back(first, loss, budget=self.options.budget)
+
+    def _expected(self) -> list[Rows]:
+        """Return the float graph's scores of the frames that check."""
+        with OnnxEngine(self.float_path, self.graphs.spec) as engine:
+            return [self._scores(engine, frame).copy() for frame in self.checking]
+
+    def _verdict(
+        self,
+        table: CalibrationTable,
+        ranges: Ranges,
+        chosen: QuantizationPlan,
+        miou: LabelMeasure | None,
+    ) -> Verdict:
+        spec = self.graphs.spec
+        with (
+            OnnxEngine(self.float_path, spec) as reference,
+            self._engine(table, ranges, chosen) as candidate,
+        ):
+            self.progress.note("comparing speed")
+            frame = self.checking[0]
+            timing: SideBySide | None = None
+            if self.graphs.target == "cpu":
+                timing = side_by_side(
+                    lambda: self._scores(reference, frame), lambda: self._scores(candidate, frame)
+                )
+            expected = [self._scores(reference, each).copy() for each in self.checking]
+            agreement = self._agreement(candidate, expected)
+        found: tuple[float, float] | tuple[None, None] = (None, None)
+        if miou is not None:
+            self.progress.note("comparing mean IoU")
+            found = (
+                miou(OnnxEngine(self.float_path, spec)),
+                miou(self._engine(table, ranges, chosen)),
+            )
+        accuracy = Accuracy(agreement, len(self.checking), *found)
+        return judge(accuracy, timing, force=self.options.force)
+
+    def _engine(
+        self, table: CalibrationTable, ranges: Ranges, chosen: QuantizationPlan
+    ) -> OnnxEngine:
+        model = self._quantized(self.graphs.reference, table, ranges, chosen, "cpu")
+        path = save_graph(model, self.graphs.folder / "int8.onnx")[0]
+        return OnnxEngine(path, self.graphs.spec)
+
+    def _quantized(
+        self,
+        source: onnx.ModelProto,
+        table: CalibrationTable,
+        ranges: Ranges,
+        chosen: QuantizationPlan,
+        target: Target,
+    ) -> onnx.ModelProto:
+        model = _copied(source)
+        smooth(model, _maxima(table))
+        wanted = frozenset(chosen.sites)
+        quantize(model, _by_tensor(site_tensors(model), ranges), wanted, target=target)
+        return model
+
+    def _scores(self, engine: OnnxEngine, frame: Picture) -> NDArray[np.float32]:
+        valid = np.ones(len(self.text), np.float32)
+        inputs: dict[str, NDArray[Any]] = {
+            "image": frame[None], "text": self.text, "valid": valid
+        }  # fmt: skip
+        scores: NDArray[np.float32] = engine.infer(inputs)["scores"][0]
+        return scores
+
+    def _agreement(self, engine: OnnxEngine, expected: Sequence[NDArray[np.float32]]) -> float:
+        return float(
+            np.mean(
+                [
+                    label_agreement(known, self._scores(engine, frame), frame.shape[:2])
+                    for frame, known in zip(self.checking, expected, strict=True)
+                ]
+            )
+        )
+
+
+def _ranged(runs: Sequence[SiteTensors]) -> list[str]:
+    """Return the tensors of all runs, each once."""
+    names = (name for run in runs for name in (run.activation, run.result) if name is not None)
+    return list(dict.fromkeys(names))
+
+
+def _by_tensor(runs: Sequence[SiteTensors], ranges: Ranges) -> dict[str, float]:
+    """Return the range per tensor of a graph whose sites run in the same order.
+
+    A graph in half precision names its tensors otherwise, but has the same layers.
+    """
+    remaining = {site: iter(pairs) for site, pairs in ranges.items()}
+    found: dict[str, float] = {}
+    for run in runs:
+        if run.site not in remaining:
+            continue
+        for name, amax in zip((run.activation, run.result), next(remaining[run.site]), strict=True):
+            if name is not None:
+                found[name] = max(amax, found.get(name, 0.0))
+    return found
+
+
+def _maxima(table: CalibrationTable) -> dict[str, Rows]:
+    return {name: np.array(row, np.float32) for name, row in table.channel_maxima.items()}
+
+
+def _copied(model: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+__all__ = ["FloatGraphs", "Int8Graph", "Int8Report", "int8_graph"]

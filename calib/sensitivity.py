@@ -39,6 +39,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from dedos_deploy.calib import strict_json as read
 from dedos_deploy.calib.int8_error import Factors, QuantizedLayer, quantized_layers
@@ -144,8 +145,8 @@ def measure_sensitivity(
     per frame. The result depends on the frames and the seed, not on the order of the frames.
 
     Costs, per frame, the forward pass, two more products per site, and a backward pass per probe;
-    the memory of one training step of batch 1 without weight gradients, plus two copies of the
-    sites' outputs.
+    the memory of one training step of batch 1 without weight gradients, plus as much again as the
+    sites' outputs take.
 
     Raises BadInputError for no frames or probes, a site that is unknown, not a Linear or Conv2d,
     without a usable range, not run, or without a differentiable path to the scores.
@@ -176,6 +177,29 @@ class _Samples:
     elements: int
 
 
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """An error kept until the gradient comes: values * scale.
+
+    float32 is kept as float16 beside its largest magnitude, which halves what a frame holds and rounds
+    to 11 bits; float64 stays as it is.
+    """
+
+    values: Tensor
+    scale: float
+
+    @classmethod
+    def of(cls, error: Tensor) -> _Kept:
+        if error.dtype != torch.float32:
+            return cls(error, 1.0)
+        scale = float(error.abs().max()) or 1.0
+        return cls((error / scale).half(), scale)
+
+    def dot(self, gradient: Tensor) -> float:
+        values = self.values.reshape(-1).to(torch.promote_types(self.values.dtype, torch.float32))
+        return self.scale * float(gradient.reshape(-1).to(values.dtype) @ values)
+
+
 class _Recorder:
     """Hooks that compute each site's error in the forward pass and meet its gradient backwards."""
 
@@ -183,6 +207,7 @@ class _Recorder:
         self.layers = layers
         self.moves = np.zeros((len(layers), 2))
         self.roots: list[Tensor] = []
+        self.handles: list[RemovableHandle] = []
         self.ran: set[str] = set()
         self.reached: set[str] = set()
 
@@ -197,21 +222,22 @@ class _Recorder:
     def _forward(self, index: int, module: nn.Module, inputs: tuple[Tensor], out: Tensor) -> None:
         self.ran.add(self.layers[index].site)
         with torch.no_grad():
-            parts = self.layers[index].error(inputs[0])
+            parts = [_Kept.of(part) for part in self.layers[index].error(inputs[0])]
         if not out.requires_grad:
             # All weights are constants: gradients start at the first sites, and only there.
             self.roots.append(out.requires_grad_())
-        out.register_hook(partial(self._backward, index, parts))  # type: ignore[no-untyped-call]
+        handle = out.register_hook(  # type: ignore[no-untyped-call]
+            partial(self._backward, index, parts)
+        )
+        self.handles.append(handle)
 
-    def _backward(self, index: int, parts: tuple[Tensor, Tensor], gradient: Tensor) -> None:
+    def _backward(self, index: int, parts: Sequence[_Kept], gradient: Tensor) -> None:
         self.reached.add(self.layers[index].site)
-        flat = gradient.reshape(-1).to(parts[0].dtype)
         for column, part in enumerate(parts):
-            self.moves[index, column] += float(flat @ part.reshape(-1))
+            self.moves[index, column] += part.dot(gradient)
 
     def scores(self, frozen: nn.Module, inputs: Inputs) -> Tensor:
         """Return the scores with a graph that leads to the sites."""
-        self.roots.clear()
         with torch.enable_grad():
             scores: Tensor = frozen(*inputs)
         if not scores.requires_grad:
@@ -223,6 +249,13 @@ class _Recorder:
         self.moves[:] = 0
         torch.autograd.grad(scores, self.roots, probe, retain_graph=True, allow_unused=True)
         return np.array(self.moves)
+
+    def forget(self) -> None:
+        """Let go of the gradient graph and the errors of a frame: together a gigabyte at 448x448."""
+        for handle in self.handles:
+            handle.remove()
+        self.handles.clear()
+        self.roots.clear()
 
     def check_reached(self) -> None:
         for layer in self.layers:
@@ -243,6 +276,7 @@ def _measure_frame(
         for probe in _probes(scores, inputs[0], probes, seed)
     ]
     energy = float((scores.detach().double().square() * used).sum())
+    recorder.forget()
     return _Samples(np.stack(moves), energy, int(used.sum()))
 
 

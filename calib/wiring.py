@@ -64,6 +64,8 @@ def remove_unused(graph: onnx.GraphProto) -> None:
     graph.node.extend(reversed(kept))
     produced = {name for node in kept for name in node.output}
     for field, names in ((graph.initializer, needed), (graph.value_info, produced)):
-        remaining = [item for item in field if item.name in names]
-        del field[:]
-        field.extend(remaining)
+        # One by one: protobuf frees nothing before the whole graph, so putting back what remains
+        # would hold every weight twice.
+        for index in range(len(field) - 1, -1, -1):
+            if field[index].name not in names:
+                del field[index]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import tempfile
@@ -93,8 +94,10 @@ class ExportReport:
 
 @dataclass(frozen=True, eq=False)
 class _Graph:
-    """model: what is deployed; kind: its precision; fused: number of attention blocks rewritten."""
+    """frozen: the module; model: its graph; kind: its precision; fused: number of attention blocks
+    rewritten."""
 
+    frozen: FrozenDedos
     model: onnx.ModelProto
     kind: Precision
     precision: PrecisionReport
@@ -243,18 +246,16 @@ class _Export:
 
     def _graph(self, trained: TrainedModel, spec: GraphSpec, kind: FloatPrecision) -> _Graph:
         target = self.options.target
-        model = image_graph(self._frozen(trained, spec, kind), spec)
-        fused = fuse_attention(model) if target == "cpu" else 0
-        check_ops(model, target)
-        return _Graph(model, kind, check_precision(model, kind), fused)
-
-    def _frozen(self, trained: TrainedModel, spec: GraphSpec, kind: FloatPrecision) -> FrozenDedos:
-        return freeze(
+        frozen = freeze(
             trained.model,
             size_hw=(spec.height, spec.width),
             precision=kind,
-            deformable="gather" if self.options.target in ("rtx", "trt") else "grid_sample",
+            deformable="gather" if target in ("rtx", "trt") else "grid_sample",
         )
+        model = image_graph(frozen, spec)
+        fused = fuse_attention(model) if target == "cpu" else 0
+        check_ops(model, target)
+        return _Graph(frozen, model, kind, check_precision(model, kind), fused)
 
     def _int8(
         self,
@@ -266,11 +267,10 @@ class _Export:
         progress: Progress,
     ) -> tuple[_Graph, Int8Graph]:
         """Return the graph to deploy, INT8 or what the verdict leaves, and what was found out."""
+        gc.collect()  # Sessions and traced programs hold the weights again, in reference cycles.
         target = self.options.target
         typed = graph if target == "cpu" else self._graph(trained, spec, "fp16")
-        graphs = FloatGraphs(
-            self._frozen(trained, spec, "fp32"), graph.model, typed.model, spec, target, self.folder
-        )
+        graphs = FloatGraphs(graph.frozen, graph.model, typed.model, spec, target, self.folder)
         labels = calibration.labels
         found = int8_graph(
             graphs,
@@ -286,7 +286,7 @@ class _Export:
             self._warn(f"{verdict}; the bundle is {typed.kind.upper()}")
             return typed, found
         check_ops(found.model, target)
-        return _Graph(found.model, "int8", typed.precision, typed.fused), found
+        return _Graph(typed.frozen, found.model, "int8", typed.precision, typed.fused), found
 
     def _saved(self, graph: _Graph) -> tuple[Path, ...]:
         judged = self.options.int8 is not None and self.options.target == "cpu"

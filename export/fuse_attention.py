@@ -16,6 +16,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from dedos_deploy.calib.wiring import remove_unused
+
 MIN_TOKENS = 512
 """Below it the ordinary kernels are as fast."""
 
@@ -57,7 +59,7 @@ def fuse_attention(model: onnx.ModelProto, *, min_tokens: int = MIN_TOKENS) -> i
     ]
     del graph.node[:]
     graph.node.extend(nodes)
-    _remove_unused(graph)
+    remove_unused(graph)
     model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
     return len(found)
 
@@ -139,20 +141,3 @@ def _fused(match: _Attention, name: str) -> onnx.NodeProto:
         num_heads=match.heads,
         scale=match.scale,
     )
-
-
-def _remove_unused(graph: onnx.GraphProto) -> None:
-    """Drop nodes, constants and types that no output depends on any more."""
-    needed = {value.name for value in graph.output}
-    kept = []
-    for node in reversed(graph.node):
-        if needed.intersection(node.output):
-            needed.update(node.input)
-            kept.append(node)
-    del graph.node[:]
-    graph.node.extend(reversed(kept))
-    produced = {name for node in kept for name in node.output}
-    for field, names in ((graph.initializer, needed), (graph.value_info, produced)):
-        remaining = [item for item in field if item.name in names]
-        del field[:]
-        field.extend(remaining)

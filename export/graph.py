@@ -151,9 +151,13 @@ def check_tensors(model: onnx.ModelProto, spec: GraphSpec) -> None:
             )
 
 
-def save_graph(model: onnx.ModelProto, path: Path) -> tuple[Path, ...]:
-    """Write `model` and return its files: one, or two when the weights are too large for one."""
-    if weight_bytes(model) <= EXTERNAL_BYTES:
+def save_graph(model: onnx.ModelProto, path: Path, *, external: bool = False) -> tuple[Path, ...]:
+    """Write `model` and return its files: one, or two when the weights are too large for one.
+
+    external: two in any case, which a runtime loads without holding the weights twice. The constants
+    of `model` itself are gone after two files were written.
+    """
+    if weight_bytes(model) <= EXTERNAL_BYTES and not external:
         onnx.save(model, os.fspath(path))
         return (path,)
     data = path.with_name(path.name + ".data")

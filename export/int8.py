@@ -162,7 +162,7 @@ class _Int8:
         self.frames, self.progress = frames, progress
         self.calibrating = [f for i, f in enumerate(frames.frames) if i % CHECKED_OF]
         self.checking = list(frames.frames[::CHECKED_OF])
-        self.float_path = save_graph(graphs.reference, graphs.folder / "float.onnx")[0]
+        self.float_path = self._saved(_copied(graphs.reference), "float")
 
     def run(self, miou: LabelMeasure | None) -> Int8Graph:
         table = self._table()
@@ -170,8 +170,8 @@ class _Int8:
         ranges = self._ranges(table)
         sensitivity = self._sensitivity(ranges, factors)
         chosen = self._plan(sensitivity, table, ranges, miou)
-        model = self._quantized(self.graphs.typed, table, ranges, chosen, self.graphs.target)
         verdict = self._verdict(table, ranges, chosen, miou)
+        model = self._quantized(self.graphs.typed, table, ranges, chosen, self.graphs.target)
         report = Int8Report(
             frames=len(self.calibrating),
             checked=len(self.checking),
@@ -207,7 +207,7 @@ class _Int8:
         graphs = self.graphs
         resume = Resume(path, key.sha256) if path is not None else None
 
-        def inputs(model: Path | onnx.ModelProto) -> CalibrationInputs:
+        def inputs(model: Path) -> CalibrationInputs:
             return CalibrationInputs(model, graphs.spec, self.calibrating, self.text)
 
         def counted(title: str) -> Callable[[int, int], None]:
@@ -222,9 +222,11 @@ class _Int8:
             maxima = {outputs[tensor]: row for tensor, row in found.items()}
         model = _copied(graphs.reference)
         smooth(model, maxima)
+        tensors = _ranged(site_tensors(model))
         histograms = collect_histograms(
-            inputs(model), _ranged(site_tensors(model)), resume=resume, progress=counted("ranges")
-        )
+            inputs(self._saved(model, "smoothed")), tensors, resume=resume,
+            progress=counted("ranges"),
+        )  # fmt: skip
         return CalibrationTable.of(
             key, histograms, options, source=self.frames.source, channel_maxima=maxima
         )
@@ -322,8 +324,11 @@ class _Int8:
         self, table: CalibrationTable, ranges: Ranges, chosen: QuantizationPlan
     ) -> OnnxEngine:
         model = self._quantized(self.graphs.reference, table, ranges, chosen, "cpu")
-        path = save_graph(model, self.graphs.folder / "int8.onnx")[0]
-        return OnnxEngine(path, self.graphs.spec)
+        return OnnxEngine(self._saved(model, "int8"), self.graphs.spec)
+
+    def _saved(self, model: onnx.ModelProto, name: str) -> Path:
+        """Write a graph that is not needed in memory any more."""
+        return save_graph(model, self.graphs.folder / f"{name}.onnx", external=True)[0]
 
     def _quantized(
         self,

@@ -71,6 +71,15 @@ def draw_sensitivity(sensitivity: Sensitivity, plan: QuantizationPlan) -> Image:
     return canvas.picture
 
 
+def sensitivity_png(sensitivity: Sensitivity, plan: QuantizationPlan) -> bytes:
+    """Return the picture of `draw_sensitivity` as a PNG file."""
+    import cv2
+
+    small = [cv2.IMWRITE_PNG_COMPRESSION, 9, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]
+    _, encoded = cv2.imencode(".png", draw_sensitivity(sensitivity, plan), small)
+    return encoded.tobytes()
+
+
 def _part(item: SiteSensitivity) -> str:
     return item.site.split(".")[0]
 

@@ -22,6 +22,7 @@ from dedos_deploy.bundle import BundleWriter, Manifest, created_now
 from dedos_deploy.calib.frames import sample_frames
 from dedos_deploy.calib.options import Int8Options
 from dedos_deploy.calib.selection import CalibrationFrames
+from dedos_deploy.calib.sensitivity_plot import sensitivity_png, sensitivity_table
 from dedos_deploy.errors import SinkError
 from dedos_deploy.evaluation.data import EvaluationData
 from dedos_deploy.export.base_words import BASE_WORDS
@@ -358,8 +359,14 @@ class _Export:
         facts = json.dumps(_facts(report), indent=2) + "\n"
         self.writer.add_bytes("report.json", facts.encode())
         if int8 is not None:
-            self.writer.add_bytes(CALIBRATION, int8.table.to_json().encode())
+            self._add_int8(int8)
         self.writer.commit(manifest)
+
+    def _add_int8(self, int8: Int8Graph) -> None:
+        found, chosen = int8.report.sensitivity, int8.report.plan
+        self.writer.add_bytes(CALIBRATION, int8.table.to_json().encode())
+        self.writer.add_bytes("sensitivity.md", sensitivity_table(found, chosen).encode())
+        self.writer.add_bytes("sensitivity.png", sensitivity_png(found, chosen))
 
     def _manifest(
         self,

@@ -117,6 +117,9 @@ def test_a_kept_bundle_is_int8_and_tells_how_it_came_about(
         assert table.key.frames == 14 and table.channel_maxima
         stored = json.loads(bundle.path("report.json").read_text())["int8"]
         graph = onnx.load(bundle.path("model.onnx")).graph
+        rows = bundle.path("sensitivity.md").read_text().splitlines()[2:]
+        picture = cv2.imread(str(bundle.path("sensitivity.png")))
+    assert len(rows) == len(stored["sensitivity"]["sites"]) and picture.shape[1] == 1000
     assert (stored["frames"], stored["checked"]) == (14, 2)
     chosen = QuantizationPlan.from_dict(stored["plan"])
     sensitivity = Sensitivity.from_dict(stored["sensitivity"])

@@ -7,16 +7,17 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.closing import Closing
-from dedos_deploy.errors import BadBundleError, EngineError
-from dedos_deploy.runtime.engine import Engine, Tensors, open_engine
-from dedos_deploy.runtime.preprocess import check_frame, resize_frame
-from dedos_deploy.runtime.segmentation import LabelMap, Segmentation
+from dedos_deploy.errors import BadBundleError
+from dedos_deploy.runtime.engine import Engine, open_engine
+from dedos_deploy.runtime.labelling import open_labeller
+from dedos_deploy.runtime.preprocess import check_frame
+from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.slots import (
     Encode,
     Rows,
@@ -45,8 +46,8 @@ class Segmenter(Closing):
         segmenter.set_classes("road,person")
 
     `segment` is for one thread at a time (a second one waits); `set_classes` may come from any
-    thread and takes effect between two frames. Network input and scores live in buffers that are
-    reused; per frame only the returned arrays are allocated.
+    thread and takes effect between two frames. Everything between frame and label map lives in buffers
+    that are reused; per frame only the returned arrays are allocated.
     """
 
     def __init__(
@@ -67,10 +68,9 @@ class Segmenter(Closing):
         """
         from dedos_deploy.runtime.onnx_engine import usable_cores
 
-        spec = engine.spec
-        if spec.batch != 1:
+        if engine.spec.batch != 1:
             raise BadBundleError(
-                f"this bundle's graph takes {spec.batch} frames at a time, Segmenter needs 1; "
+                f"this bundle's graph takes {engine.spec.batch} frames at a time, Segmenter needs 1; "
                 "export it with batch 1"
             )
         self._engine = engine
@@ -79,13 +79,12 @@ class Segmenter(Closing):
         self._base = base
         # Once here, since it compares all pairs of base words: too slow for every class change.
         self._close = close_similarity(base[1]) if base is not None else None
-        self._threads = threads or usable_cores()
-        self._image = np.empty((1, spec.height, spec.width, 3), dtype=np.uint8)
-        self._scores = np.empty((0, *spec.score_hw), dtype=np.float32)
         self._busy = threading.Lock()
         self._changing = threading.Lock()
         self._closing = contextlib.ExitStack()
         self._closing.callback(engine.close)
+        self._labeller = open_labeller(engine, threads=threads or usable_cores())
+        self._closing.callback(self._labeller.close)
         self._table = self._next_table(classes, None)
 
     @classmethod
@@ -133,6 +132,7 @@ class Segmenter(Closing):
                 base=parts.base,
                 threads=threads,
             )
+            opened.callback(segmenter._labeller.close)
             segmenter._closing = opened.pop_all()
         return segmenter
 
@@ -178,27 +178,17 @@ class Segmenter(Closing):
         captured_s = time.monotonic() if timestamp_s is None else timestamp_s
         with self._busy:
             table = self._table
-            started = time.perf_counter()
-            resize_frame(frame_bgr, self._image[0])
-            resized = time.perf_counter()
-            scores = self._infer(table)
-            inferred = time.perf_counter()
-            label_map, confidence, counts = self._label(scores, table, frame_bgr.shape[:2])
-            done = time.perf_counter()
+            labelled = self._labeller.label(frame_bgr, table)
         return Segmentation(
-            label_map=label_map,
-            confidence=confidence,
+            label_map=labelled.label_map,
+            confidence=labelled.confidence,
             classes=table.names,
             class_ids=table.class_ids,
-            counts=counts,
+            counts=labelled.counts,
             none_id=table.none_id,
             vocabulary_version=table.version,
             timestamp_s=captured_s,
-            latency_ms={
-                "pre": 1e3 * (resized - started),
-                "engine": 1e3 * (inferred - resized),
-                "post": 1e3 * (done - inferred),
-            },
+            latency_ms=labelled.latency_ms,
         )
 
     def close(self) -> None:
@@ -231,41 +221,6 @@ class Segmenter(Closing):
             similarity=self._close,
         )
         return [words[index] for index in chosen], rows[chosen]
-
-    def _infer(self, table: SlotTable) -> NDArray[np.float32]:
-        inputs: Tensors = {"image": self._image, "text": table.text, "valid": table.valid}
-        scores: NDArray[Any] = self._engine.infer(inputs)["scores"][0]
-        if scores.dtype == np.float32:
-            return scores
-        if self._scores.shape != scores.shape:
-            self._scores = np.empty(scores.shape, dtype=np.float32)
-        np.copyto(self._scores, scores)
-        return self._scores
-
-    def _label(
-        self, scores: NDArray[np.float32], table: SlotTable, size_hw: tuple[int, ...]
-    ) -> tuple[LabelMap, NDArray[np.uint8], NDArray[np.int64]]:
-        from dedos_deploy import _native
-
-        label_map = table.empty_label_map(size_hw)
-        confidence = np.empty(size_hw, dtype=np.uint8)
-        counts = np.zeros(len(table.names) + 1, dtype=np.uint64)
-        try:
-            _native.label_map(
-                scores,
-                table.thresholds,
-                table.slot_ids,
-                label_map,
-                confidence,
-                counts,
-                self._threads,
-            )
-        except ValueError as error:
-            raise EngineError(
-                f"the engine gave scores that are not usable ({error}); run the parity check of "
-                "the export on this device, or export in a higher precision"
-            ) from error
-        return label_map, confidence, counts[:-1].astype(np.int64)
 
 
 def _vocabulary(classes: Classes) -> Vocabulary:

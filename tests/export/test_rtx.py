@@ -43,7 +43,7 @@ def test_engine_of_the_micro_model(half_file: Path, half_graph: Any, spec: Graph
     assert key == {
         "model_sha256": SHA, "precision": "fp16", "flavour": "tensorrt-rtx",
         "version": trt.__version__, "profiles": list(SLOT_BUCKETS),
-        "compute_capabilities": ["8.6", "8.9", "12.0"],
+        "compute_capabilities": ["8.6", "8.9", "12.0"], "platform": "any",
     }  # fmt: skip
     profiles = [note for note in dict.fromkeys(notes) if note.startswith("profile")]
     assert profiles == ["profile K=16", "profile K=64", "profile K=256"]

@@ -1,0 +1,387 @@
+"""A thin layer over cuda-python: every call checked, every resource owned.
+
+Only `dedos_deploy.runtime.gpu` speaks to CUDA, and only through this module. `Cuda` takes the two
+modules of cuda-python as arguments, so that tests can put strict stand-ins in their place.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from dedos_deploy.closing import Closing
+from dedos_deploy.errors import BadInputError, EngineError, require
+
+MIB = 2**20
+
+_LOST = (
+    "cudaErrorIllegalAddress",
+    "cudaErrorLaunchFailure",
+    "cudaErrorECCUncorrectable",
+    "cudaErrorHardwareStackError",
+    "cudaErrorIllegalInstruction",
+    "cudaErrorMisalignedAddress",
+    "cudaErrorInvalidPc",
+    "cudaErrorAssert",
+    "cudaErrorDevicesUnavailable",
+    "cudaErrorContained",
+    "cudaErrorSystemNotReady",
+)
+"""After one of these nothing works in this process any more."""
+
+_NO_DEVICE = ("cudaErrorNoDevice", "cudaErrorInsufficientDriver", "cudaErrorStubLibrary")
+
+
+class DeviceLostError(EngineError):
+    """The GPU stopped working for this process; only a new process can use it again."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """A GPU: its index, name, compute capability such as (8, 7), bytes of memory, whether it shares
+    that memory with the CPU (Jetson), and the CUDA version its driver supports, such as 12060."""
+
+    index: int
+    name: str
+    capability: tuple[int, int]
+    memory: int
+    integrated: bool
+    driver: int
+
+    @property
+    def sm(self) -> str:
+        """Compute capability as `8.7`."""
+        return f"{self.capability[0]}.{self.capability[1]}"
+
+
+class Cuda:
+    """One GPU through cuda-python's `runtime` and `driver` modules."""
+
+    def __init__(self, runtime: Any, driver: Any, index: int = 0) -> None:
+        self._runtime = runtime
+        self._driver = driver
+        count = self._call(runtime.cudaGetDeviceCount())
+        if not 0 <= index < count:
+            raise BadInputError(
+                f"there is no GPU number {index}; this machine has {count}, counted from 0"
+            )
+        self._call(runtime.cudaSetDevice(index))
+        self.device = self._describe(index)
+
+    @classmethod
+    def open(cls, index: int = 0) -> Cuda:
+        """Return the GPU number `index`.
+
+        Raises MissingExtraError without cuda-python, EngineError without a usable GPU,
+        BadInputError when there are fewer.
+        """
+        runtime, driver = bindings()
+        return cls(runtime, driver, index)
+
+    # Memory
+
+    def allocate(self, size: int, purpose: str) -> DeviceBuffer:
+        """Return `size` bytes on the device; purpose: for the message when there is no room."""
+        error, pointer = self._runtime.cudaMalloc(size)
+        if error != self._runtime.cudaError_t.cudaSuccess:
+            self._refuse_memory(error, size, purpose)
+        return DeviceBuffer(self, int(pointer), size)
+
+    def pinned(self, shape: Sequence[int], dtype: DTypeLike, purpose: str) -> PinnedArray:
+        """Return an array in page-locked host memory, which the device reads and writes directly."""
+        size = max(1, int(np.prod(shape)) * np.dtype(dtype).itemsize)
+        error, pointer = self._runtime.cudaHostAlloc(size, 0)
+        if error != self._runtime.cudaError_t.cudaSuccess:
+            self._refuse_memory(error, size, purpose)
+        return PinnedArray(self, int(pointer), tuple(shape), np.dtype(dtype))
+
+    def free_memory(self) -> tuple[int, int]:
+        """Return free and total bytes of the device."""
+        free, total = self._call(self._runtime.cudaMemGetInfo())
+        return int(free), int(total)
+
+    def free(self, pointer: int) -> None:
+        self._call(self._runtime.cudaFree(pointer))
+
+    def free_host(self, pointer: int) -> None:
+        self._call(self._runtime.cudaFreeHost(pointer))
+
+    # Work
+
+    def stream(self) -> Stream:
+        """Return a stream that does not wait for the legacy default stream."""
+        flags = self._runtime.cudaStreamNonBlocking
+        return Stream(self, int(self._call(self._runtime.cudaStreamCreateWithFlags(flags))))
+
+    def upload(self, dest: int, source: NDArray[Any], stream: Stream) -> None:
+        """Copy a contiguous host array to device memory; it must live until the stream got there."""
+        kind = self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
+        self._copy(dest, source.ctypes.data, source.nbytes, kind, stream)
+
+    def download(self, dest: NDArray[Any], source: int, stream: Stream) -> None:
+        """Copy device memory into a contiguous host array; it is there after `synchronize`."""
+        kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        self._copy(dest.ctypes.data, source, dest.nbytes, kind, stream)
+
+    def fill(self, dest: int, value: int, size: int, stream: Stream) -> None:
+        """Set `size` bytes of device memory to `value`, 0 to 255."""
+        self._call(self._runtime.cudaMemsetAsync(dest, value, size, stream.handle))
+
+    def capture(self, stream: Stream, work: Callable[[], None]) -> Graph:
+        """Return the graph of what `work` puts on `stream`; nothing of it runs yet."""
+        api = self._runtime
+        mode = api.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        self._call(api.cudaStreamBeginCapture(stream.handle, mode))
+        try:
+            work()
+        except BaseException:
+            # Ending the capture is what brings the stream back; its own failure says nothing new.
+            error, graph = api.cudaStreamEndCapture(stream.handle)
+            if error == api.cudaError_t.cudaSuccess and graph is not None:
+                api.cudaGraphDestroy(graph)
+            raise
+        graph = self._call(api.cudaStreamEndCapture(stream.handle))
+        try:
+            ready = self._call(api.cudaGraphInstantiate(graph, 0))
+        finally:
+            self._call(api.cudaGraphDestroy(graph))
+        return Graph(self, ready)
+
+    def kernels(self, image: bytes) -> Kernels:
+        """Return the kernels of a fat binary."""
+        # The runtime creates the context that the driver's calls then find.
+        self._call(self._runtime.cudaFree(0))
+        module = self._driver_call(self._driver.cuModuleLoadData(image))
+        return Kernels(self, module)
+
+    def event(self) -> Event:
+        return Event(self, self._call(self._runtime.cudaEventCreate()))
+
+    # What the resources below need
+
+    def _copy(self, dest: int, source: int, size: int, kind: Any, stream: Stream) -> None:
+        self._call(self._runtime.cudaMemcpyAsync(dest, source, size, kind, stream.handle))
+
+    def _describe(self, index: int) -> Device:
+        properties = self._call(self._runtime.cudaGetDeviceProperties(index))
+        name = properties.name
+        return Device(
+            index=index,
+            name=name.decode() if isinstance(name, bytes) else str(name),
+            capability=(int(properties.major), int(properties.minor)),
+            memory=int(properties.totalGlobalMem),
+            integrated=bool(properties.integrated),
+            driver=int(self._call(self._runtime.cudaDriverGetVersion())),
+        )
+
+    def _refuse_memory(self, error: Any, size: int, purpose: str) -> None:
+        if getattr(error, "name", "") != "cudaErrorMemoryAllocation":
+            self._call((error,))
+        status, *amounts = self._runtime.cudaMemGetInfo()
+        known = status == self._runtime.cudaError_t.cudaSuccess
+        free = (
+            f"{int(amounts[0]) / MIB:.0f} MiB are free" if known else "how much is free is unknown"
+        )
+        raise EngineError(
+            f"the GPU has no room for {purpose}: {size / MIB:.0f} MiB are needed and {free}; close "
+            "other programs on it, or use a smaller bundle or network size"
+        )
+
+    def _call(self, result: tuple[Any, ...]) -> Any:
+        error, *values = result
+        if error == self._runtime.cudaError_t.cudaSuccess:
+            return values[0] if len(values) == 1 else tuple(values)
+        name = getattr(error, "name", str(error))
+        if name in _NO_DEVICE:
+            raise EngineError(
+                f"no usable NVIDIA GPU ({name}); check nvidia-smi and the driver, run dedos-doctor, "
+                "or use the cpu engine"
+            )
+        if name in _LOST:
+            raise DeviceLostError(
+                f"the GPU stopped working for this process ({name}); start the program again, and "
+                "if it comes back, look for Xid in the kernel's log"
+            )
+        raise EngineError(f"CUDA refused a call ({name}: {self._words(error)}); run dedos-doctor")
+
+    def _words(self, error: Any) -> str:
+        status, text = self._runtime.cudaGetErrorString(error)
+        if status != self._runtime.cudaError_t.cudaSuccess or text is None:
+            return "no description"
+        return text.decode() if isinstance(text, bytes) else str(text)
+
+    def _driver_call(self, result: tuple[Any, ...]) -> Any:
+        error, *values = result
+        if error == self._driver.CUresult.CUDA_SUCCESS:
+            return values[0] if len(values) == 1 else tuple(values)
+        name = getattr(error, "name", str(error))
+        if name == "CUDA_ERROR_NO_BINARY_FOR_GPU":
+            raise EngineError(
+                f"the CUDA kernels of this installation were not built for compute capability "
+                f"{self.device.sm}; install from source on this machine with nvcc"
+            )
+        raise EngineError(f"the CUDA driver refused a call ({name}); run dedos-doctor")
+
+    @property
+    def runtime(self) -> Any:
+        return self._runtime
+
+    @property
+    def driver(self) -> Any:
+        return self._driver
+
+
+class DeviceBuffer(Closing):
+    """Bytes on the device."""
+
+    def __init__(self, cuda: Cuda, pointer: int, size: int) -> None:
+        self._cuda = cuda
+        self.pointer = pointer
+        self.size = size
+
+    def close(self) -> None:
+        """Free it; may be called twice."""
+        pointer, self.pointer = self.pointer, 0
+        if pointer:
+            self._cuda.free(pointer)
+
+
+class PinnedArray(Closing):
+    """A numpy array in page-locked host memory; not to be used once closed."""
+
+    def __init__(self, cuda: Cuda, pointer: int, shape: tuple[int, ...], dtype: Any) -> None:
+        self._cuda = cuda
+        self._pointer = pointer
+        size = max(1, int(np.prod(shape)) * dtype.itemsize)
+        block = (ctypes.c_uint8 * size).from_address(pointer)
+        self.array: NDArray[Any] = (
+            np.frombuffer(block, np.uint8)[: int(np.prod(shape)) * dtype.itemsize]
+            .view(dtype)
+            .reshape(shape)
+        )
+
+    def close(self) -> None:
+        """Free it; may be called twice."""
+        pointer, self._pointer = self._pointer, 0
+        if pointer:
+            self.array = np.empty(0, self.array.dtype)
+            self._cuda.free_host(pointer)
+
+
+class Stream(Closing):
+    """An ordered queue of work for the device."""
+
+    def __init__(self, cuda: Cuda, handle: int) -> None:
+        self._cuda = cuda
+        self.handle = handle
+
+    def synchronize(self) -> None:
+        """Wait until everything on it is done; errors of that work are raised here."""
+        self._cuda._call(self._cuda.runtime.cudaStreamSynchronize(self.handle))
+
+    def close(self) -> None:
+        """Destroy it; may be called twice."""
+        handle, self.handle = self.handle, 0
+        if handle:
+            self._cuda._call(self._cuda.runtime.cudaStreamDestroy(handle))
+
+
+class Event(Closing):
+    """A mark on a stream, with the time at which the device passed it."""
+
+    def __init__(self, cuda: Cuda, handle: Any) -> None:
+        self._cuda = cuda
+        self._handle = handle
+
+    def record(self, stream: Stream) -> None:
+        self._cuda._call(self._cuda.runtime.cudaEventRecord(self._handle, stream.handle))
+
+    def ms_since(self, earlier: Event) -> float:
+        """Milliseconds of device time since `earlier`; both must have been passed."""
+        call = self._cuda.runtime.cudaEventElapsedTime(earlier._handle, self._handle)
+        return float(self._cuda._call(call))
+
+    def close(self) -> None:
+        """Destroy it; may be called twice."""
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            self._cuda._call(self._cuda.runtime.cudaEventDestroy(handle))
+
+
+class Graph(Closing):
+    """Captured work, launched with one call."""
+
+    def __init__(self, cuda: Cuda, handle: Any) -> None:
+        self._cuda = cuda
+        self._handle = handle
+
+    def launch(self, stream: Stream) -> None:
+        self._cuda._call(self._cuda.runtime.cudaGraphLaunch(self._handle, stream.handle))
+
+    def close(self) -> None:
+        """Destroy it; may be called twice."""
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            self._cuda._call(self._cuda.runtime.cudaGraphExecDestroy(handle))
+
+
+class Kernels(Closing):
+    """Functions of a fat binary, by name."""
+
+    def __init__(self, cuda: Cuda, module: Any) -> None:
+        self._cuda = cuda
+        self._module = module
+        self._functions: dict[str, Any] = {}
+
+    def launch(
+        self,
+        name: str,
+        grid: tuple[int, int],
+        block: tuple[int, int],
+        arguments: Sequence[tuple[int, Any]],
+        stream: Stream,
+    ) -> None:
+        """Put one launch on `stream`; arguments: pairs of a value and its ctypes type."""
+        driver = self._cuda.driver
+        if name not in self._functions:
+            found = driver.cuModuleGetFunction(self._module, name.encode())
+            self._functions[name] = self._cuda._driver_call(found)
+        values = tuple(value for value, _ in arguments)
+        types = tuple(kind for _, kind in arguments)
+        self._cuda._driver_call(
+            driver.cuLaunchKernel(
+                self._functions[name], *grid, 1, *block, 1, 0, stream.handle, (values, types), 0
+            )
+        )
+
+    def close(self) -> None:
+        """Unload it; may be called twice."""
+        module, self._module = self._module, None
+        self._functions.clear()
+        if module is not None:
+            self._cuda._driver_call(self._cuda.driver.cuModuleUnload(module))
+
+
+def bindings() -> tuple[ModuleType, ModuleType]:
+    """Return cuda-python's runtime and driver modules.
+
+    Raises MissingExtraError, or EngineError when the NVIDIA driver is not installed.
+    """
+    purpose = "running on an NVIDIA GPU"
+    runtime = require("cuda.bindings.runtime", extra="gpu", purpose=purpose)
+    driver = require("cuda.bindings.driver", extra="gpu", purpose=purpose)
+    return runtime, driver
+
+
+def close_all(items: Sequence[Closing]) -> None:
+    """Close the last first; every one of them, even if one fails, whose error comes at the end."""
+    with ExitStack() as stack:
+        for item in items:
+            stack.callback(item.close)

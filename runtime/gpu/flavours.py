@@ -1,0 +1,164 @@
+"""TensorRT's two flavours, and everything in which their versions differ, in one place.
+
+| | `tensorrt` | `tensorrt_rtx` |
+|---|---|---|
+| engine runs on | the GPU model it was built on | every GPU of the capabilities it names |
+| last compilation | when it is built | on the device, at first use; kept in a runtime cache |
+| strong typing | a flag until 10.x, always on from 11.0 | a flag, as in 10.x |
+| CUDA graphs | captured by us from the stream | by its own strategy, where the runtime has one |
+| timing cache | keeps measured tactics between builds | nothing is measured |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from dedos_deploy.errors import EngineError, require
+
+Version = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """One of the two libraries.
+
+    name: as it stands in an engine's key; target: of a bundle that it runs; module: to import;
+    extra: of this package that installs it; oldest, before: versions that are supported;
+    portable: one engine for several GPU generations, which need not be present when it is built.
+    """
+
+    name: str
+    target: str
+    module: str
+    extra: str
+    oldest: Version
+    before: Version
+    portable: bool
+
+    def load(self, purpose: str) -> ModuleType:
+        """Return the module. Raises MissingExtraError, or EngineError for an unsupported version."""
+        trt = require(self.module, extra=self.extra, purpose=purpose)
+        found = version_of(trt)
+        if not self.oldest <= found < self.before:
+            raise EngineError(
+                f"{self.module} {trt.__version__} is installed; versions from "
+                f"{_dotted(self.oldest)} to before {_dotted(self.before)} are supported"
+            )
+        return trt
+
+
+TENSORRT = Flavour("tensorrt", "trt", "tensorrt", "trt", (10, 3), (12,), portable=False)
+TENSORRT_RTX = Flavour("tensorrt-rtx", "rtx", "tensorrt_rtx", "rtx", (1, 1), (2,), portable=True)
+FLAVOURS = {flavour.target: flavour for flavour in (TENSORRT, TENSORRT_RTX)}
+
+
+def version_of(trt: ModuleType) -> Version:
+    """Return the version as numbers, such as (10, 3, 0)."""
+    parts = []
+    for part in str(trt.__version__).split("."):
+        if not part.isdigit():
+            break
+        parts.append(int(part))
+    return tuple(parts)
+
+
+@dataclass(frozen=True)
+class KnownBad:
+    """Versions that are known to compute something wrong, and what to do about it.
+
+    since, before: of the library; precisions: of the graphs that it concerns, empty for all;
+    batched: only with more than one image per run; integrated: only on Jetson, None for any GPU.
+    """
+
+    flavour: str
+    since: Version
+    before: Version
+    what: str
+    workaround: str
+    precisions: tuple[str, ...] = ()
+    batched: bool = False
+    integrated: bool | None = None
+
+
+KNOWN_BAD = (
+    KnownBad(
+        "tensorrt", (10, 3), (10, 4),
+        "vision transformers may come out wrong (NVIDIA/TensorRT #4723, #4419)",
+        "upgrade JetPack or TensorRT; until then the parity check on this device decides, and "
+        "--engine cpu is right",
+    ),
+    KnownBad(
+        "tensorrt", (10, 11), (10, 12),
+        "images after the first of a batch may come out wrong (NVIDIA/TensorRT #4853)",
+        "export with --batch 1", batched=True,
+    ),
+    KnownBad(
+        "tensorrt", (11, 1), (11, 2),
+        "images after the first of a batch may come out wrong (NVIDIA/TensorRT #4853)",
+        "export with --batch 1", batched=True,
+    ),
+)  # fmt: skip
+"""Graphs of this package already avoid GridSample (NVIDIA/TensorRT #4813), NonZero
+(TensorRT-RTX #36), split q, k and v (TensorRT-Edge-LLM #151) and masks of -inf."""
+
+
+def known_problems(
+    flavour: Flavour, version: Version, *, precision: str, batch: int, integrated: bool
+) -> list[KnownBad]:
+    """Return the rows of KNOWN_BAD that concern an engine."""
+    return [
+        row
+        for row in KNOWN_BAD
+        if row.flavour == flavour.name
+        and row.since <= version < row.before
+        and (not row.precisions or precision in row.precisions)
+        and (not row.batched or batch > 1)
+        and row.integrated in (None, integrated)
+    ]
+
+
+def network_flags(trt: ModuleType) -> int:
+    """Return the flags of a strongly typed network: 11.0 accepts and ignores them."""
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    return 0 if flag is None else 1 << int(flag)
+
+
+def prepare_for_capture(trt: ModuleType, config: Any) -> None:
+    """Ask for an engine whose work can be captured into a CUDA graph, where that is an option."""
+    flag = getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)
+    if flag is not None:
+        config.set_flag(flag)
+
+
+def set_capabilities(trt: ModuleType, config: Any, capabilities: Sequence[Any]) -> None:
+    """Name the GPUs of a portable engine."""
+    config.num_compute_capabilities = len(capabilities)
+    for index, capability in enumerate(capabilities):
+        config.set_compute_capability(capability, index)
+
+
+def new_context(trt: ModuleType, engine: Any, runtime_config: Any | None) -> Any:
+    """Return an execution context whose scratch memory the caller provides, or None on failure."""
+    strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+    if runtime_config is None:
+        return engine.create_execution_context(strategy)
+    runtime_config.set_execution_context_allocation_strategy(strategy)
+    return engine.create_execution_context(runtime_config)
+
+
+def scratch_bytes(engine: Any, profile: int) -> int:
+    """Return the bytes of scratch memory that a context needs under a profile."""
+    return int(engine.get_device_memory_size_for_profile_v2(profile))
+
+
+def is_capturable(context: Any, stream: int) -> bool:
+    """Return whether work of a context may be captured; older versions cannot tell and try."""
+    ask = getattr(context, "is_stream_capturable", None)
+    return True if ask is None else bool(ask(stream))
+
+
+def _dotted(version: Version) -> str:
+    return ".".join(str(part) for part in (*version, 0)[:2])

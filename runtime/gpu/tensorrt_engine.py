@@ -1,0 +1,430 @@
+"""The engine that runs TensorRT's two flavours: one stream, one context and graph per slot bucket,
+every buffer allocated once."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dedos_deploy.closing import Closing
+from dedos_deploy.errors import DedosError, EngineError
+from dedos_deploy.files import write_atomically
+from dedos_deploy.runtime.engine import Tensors, check_inputs
+from dedos_deploy.runtime.gpu.build import label, new_logger, reason
+from dedos_deploy.runtime.gpu.cuda import (
+    Cuda,
+    DeviceBuffer,
+    DeviceLostError,
+    Graph,
+    PinnedArray,
+    close_all,
+)
+from dedos_deploy.runtime.gpu.flavours import Flavour, is_capturable, new_context, scratch_bytes
+from dedos_deploy.runtime.gpu.kernels_file import kernels_file
+from dedos_deploy.runtime.labelling import Labeller
+from dedos_deploy.spec import SLOT_BUCKETS, GraphSpec, TensorSpec, bucket_for
+
+_LOG = logging.getLogger(__name__)
+
+_Owned = TypeVar("_Owned", bound=Closing)
+
+DTYPES = {"UINT8": "uint8", "FLOAT": "float32", "HALF": "float16"}
+
+
+@dataclass(eq=False)
+class _Bucket:
+    """What runs K slots: a context with its shapes and addresses set, and its graph, if any."""
+
+    context: Any
+    graph: Graph | None = None
+
+
+class TensorRtEngine(Closing):
+    """An engine of `spec` on one GPU, for one frame at a time.
+
+    Text of up to 256 words is padded to the smallest slot bucket that holds it. All device memory
+    is allocated here; what a bucket needs besides is set up when it is first used. Work of a bucket
+    is captured into a CUDA graph where the library allows it; `graphs` tells for which buckets, and
+    why not for others.
+    """
+
+    max_slots: int | None = SLOT_BUCKETS[-1]
+
+    def __init__(
+        self,
+        trt: ModuleType,
+        flavour: Flavour,
+        engine: bytes,
+        spec: GraphSpec,
+        cuda: Cuda,
+        *,
+        name: str = "engine",
+        runtime_cache: Path | None = None,
+    ) -> None:
+        """Load a serialized engine.
+
+        name: for messages; runtime_cache: file in which TensorRT for RTX keeps what it compiled on
+        this device, None to compile it anew.
+
+        Raises EngineError when it was built for another GPU or version, is damaged, is another
+        graph, or the GPU has too little memory, which names how much was needed.
+        """
+        self.spec = spec
+        self.cuda = cuda
+        self.graphs: dict[int, str] = {}
+        self.text_of: object = None
+        self._trt = trt
+        self._flavour = flavour
+        self._name = name
+        self._messages: list[str] = []
+        self._cache_file = runtime_cache
+        self._running = threading.Lock()
+        self._lost = False
+        self._resources: list[Closing] = []
+        self._buckets: dict[int, _Bucket] = {}
+        self._bucket = 0
+        self._pinned: dict[str, PinnedArray] = {}
+        self._cache: Any = None
+        self._runtime: Any = None
+        self._engine: Any = None
+        try:
+            self._load(engine)
+            self._allocate()
+        except BaseException:
+            self.close()
+            raise
+
+    def infer(self, inputs: Mapping[str, NDArray[Any]]) -> Tensors:
+        """Run the graph on host arrays; see Engine.infer."""
+        slots = check_inputs(self.spec, inputs, self.max_slots)
+        with self.exclusive():
+            self.set_text(inputs["text"], inputs["valid"])
+            image = self._host("image", self.spec.image)
+            np.copyto(image, inputs["image"])
+            self.cuda.upload(self.image.pointer, image, self.stream)
+            self.enqueue()
+            scores = self._host("scores", self.spec.scores)
+            bucket = bucket_for(slots)
+            shape = (self.spec.batch, bucket, *self.spec.score_hw)
+            dense = scores.reshape(-1)[: int(np.prod(shape))].reshape(shape)
+            self.cuda.download(dense, self.scores.pointer, self.stream)
+            self.stream.synchronize()
+        return {self.spec.scores.name: np.ascontiguousarray(dense[:, :slots])}
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold the engine for one frame.
+
+        Raises EngineError at once when another thread holds it, when it is closed, and when the
+        GPU was lost before.
+        """
+        if not self._running.acquire(blocking=False):
+            raise EngineError(
+                f"{self._name} is labelling a frame on another thread; open one engine per thread"
+            )
+        try:
+            if self._lost:
+                raise DeviceLostError("the GPU was lost by an earlier frame; start again")
+            if self._engine is None:
+                raise EngineError("this engine is closed; open it again with open_engine")
+            yield
+        except BaseException as error:
+            self._lost = self._lost or isinstance(error, DeviceLostError)
+            self._drain()
+            raise
+        finally:
+            self._running.release()
+
+    def _drain(self) -> None:
+        """Wait for what a frame that failed has left on the stream: it reads the host's buffers."""
+        if self._lost or self._engine is None:
+            return
+        try:
+            self.stream.synchronize()
+        except DeviceLostError:
+            self._lost = True
+        except EngineError as error:
+            _LOG.warning("%s: after a frame that failed: %s", self._name, error)
+
+    def set_text(
+        self, text: NDArray[np.float32], valid: NDArray[np.float32], owner: object = None
+    ) -> int:
+        """Put text float32 [K, D] and valid float32 [K] on the device, padded; return the bucket.
+
+        owner: what `text_of` shows from now on. Inside `exclusive`. Costs one copy of at most 256
+        rows and allocates nothing once the bucket was used before.
+        """
+        self.text_of = None
+        slots = len(valid)
+        bucket = bucket_for(slots)
+        # The copies of an earlier call have been waited for with its frame.
+        rows, used = self._host("text", self.spec.text), self._host("valid", self.spec.valid)
+        rows[:slots], rows[slots:bucket] = text, 0.0
+        used[:slots], used[slots:bucket] = valid, 0.0
+        self.cuda.upload(self.text.pointer, rows[:bucket], self.stream)
+        self.cuda.upload(self.valid.pointer, used[:bucket], self.stream)
+        if bucket not in self._buckets:
+            self._buckets[bucket] = self._prepare(bucket)
+        self._bucket = bucket
+        self.text_of = owner
+        return bucket
+
+    def enqueue(self) -> None:
+        """Put one run on the stream, from `image` to `scores`. Inside `exclusive`."""
+        bucket = self._buckets[self._bucket]
+        if bucket.graph is not None:
+            bucket.graph.launch(self.stream)
+        else:
+            self._execute(bucket.context)
+
+    def labeller(self) -> Labeller | None:
+        """Return the way to label whole frames on the device; None, with a warning, without the
+        CUDA kernels, which an installation from source has where it found nvcc."""
+        from dedos_deploy.runtime.gpu.device_labeller import DeviceLabeller
+
+        kernels = kernels_file()
+        if kernels is not None:
+            return DeviceLabeller.open(self, kernels)
+        _LOG.warning(
+            "this installation has no CUDA kernels, so frames are resized and labelled on the CPU; "
+            "install from source with nvcc to have them"
+        )
+        return None
+
+    def facts(self) -> dict[str, Any]:
+        """Return what can be said of this engine: versions, memory, and how its work is launched."""
+        return {
+            "flavour": self._flavour.name,
+            "version": str(self._trt.__version__),
+            "device": self.cuda.device.name,
+            "compute_capability": self.cuda.device.sm,
+            "device_bytes": sum(
+                item.size for item in self._resources if isinstance(item, DeviceBuffer)
+            ),
+            "cuda_graphs": dict(self.graphs),
+        }
+
+    def close(self) -> None:
+        """Release everything, last allocated first; may be called twice."""
+        self._save_cache()
+        buckets, self._buckets = self._buckets, {}
+        graphs = [bucket.graph for bucket in buckets.values() if bucket.graph is not None]
+        resources, self._resources, self._pinned = self._resources, [], {}
+        for bucket in buckets.values():
+            bucket.context = None
+        try:
+            # Graphs hold addresses of the buffers; contexts must go before engine and runtime.
+            close_all([*resources, *graphs])
+        except DedosError:
+            if not self._lost:
+                raise
+        finally:
+            self._cache = None
+            self._engine = None
+            self._runtime = None
+
+    # Loading
+
+    def _load(self, engine: bytes) -> None:
+        trt, named = self._trt, f"{label(self._flavour)} {self._trt.__version__}"
+        self._logger = new_logger(trt, self._messages)
+        self._runtime = trt.Runtime(self._logger)
+        self._engine = self._runtime.deserialize_cuda_engine(engine)
+        if self._engine is None:
+            raise EngineError(
+                f"{named} cannot load {self._name} on {self.cuda.device.name} (compute capability "
+                f"{self.cuda.device.sm}): {reason(self._messages)}; delete the file and run again "
+                "to build it for this device"
+            )
+        profiles = self._engine.num_optimization_profiles
+        if profiles != len(SLOT_BUCKETS):
+            raise EngineError(
+                f"{self._name} has {profiles} profiles, {len(SLOT_BUCKETS)} are needed (K = "
+                f"{', '.join(map(str, SLOT_BUCKETS))}); export the bundle again"
+            )
+        for tensor in (*self.spec.inputs, *self.spec.outputs):
+            self._check_tensor(tensor)
+
+    def _check_tensor(self, tensor: TensorSpec) -> None:
+        engine = self._engine
+        names = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
+        if tensor.name not in names:
+            raise EngineError(
+                f"{self._name} has the tensors {', '.join(sorted(names))}, but the bundle promises "
+                f"{tensor.name!r}; export it again"
+            )
+        dtype = DTYPES.get(engine.get_tensor_dtype(tensor.name).name, "another type")
+        shape = list(engine.get_tensor_shape(tensor.name))
+        fits = len(shape) == len(tensor.shape) and all(
+            want == "K" or have == want for have, want in zip(shape, tensor.shape, strict=True)
+        )
+        if dtype != tensor.dtype or not fits:
+            raise EngineError(
+                f"tensor {tensor.name!r} of {self._name} is {dtype} {shape}, but the bundle "
+                f"promises {tensor.dtype} {list(tensor.shape)}; export it again"
+            )
+
+    def _allocate(self) -> None:
+        spec, cuda = self.spec, self.cuda
+        scratch = max(scratch_bytes(self._engine, index) for index in range(len(SLOT_BUCKETS)))
+        self.stream = self._own(cuda.stream())
+        self.scratch = self._own(cuda.allocate(max(1, scratch), "the engine's scratch memory"))
+        self.image = self._device(spec.image)
+        self.text = self._device(spec.text)
+        self.valid = self._device(spec.valid)
+        self.scores = self._device(spec.scores)
+        # Before anything else of this process can take it.
+        self._host("text", spec.text)
+        self._host("valid", spec.valid)
+
+    def _device(self, tensor: TensorSpec) -> DeviceBuffer:
+        return self._own(
+            self.cuda.allocate(_most_bytes(tensor), f"the engine's tensor {tensor.name!r}")
+        )
+
+    def _host(self, name: str, tensor: TensorSpec) -> NDArray[Any]:
+        if name not in self._pinned:
+            shape = tuple(SLOT_BUCKETS[-1] if dim == "K" else int(dim) for dim in tensor.shape)
+            purpose = f"the host side of tensor {name!r}"
+            self._pinned[name] = self._own(self.cuda.pinned(shape, tensor.dtype, purpose))
+        return self._pinned[name].array
+
+    def _own(self, item: _Owned) -> _Owned:
+        self._resources.append(item)
+        return item
+
+    # Buckets
+
+    def _prepare(self, slots: int) -> _Bucket:
+        context = new_context(self._trt, self._engine, self._runtime_config())
+        if context is None:
+            raise EngineError(
+                f"{self._name} gave no execution context for K={slots}: {reason(self._messages)}"
+            )
+        context.set_device_memory(self.scratch.pointer, self.scratch.size)
+        index = SLOT_BUCKETS.index(slots)
+        self._must(
+            context.set_optimization_profile_async(index, self.stream.handle),
+            f"the profile for K={slots}",
+        )
+        self.stream.synchronize()
+        for tensor in self.spec.inputs:
+            shape = tuple(slots if dim == "K" else int(dim) for dim in tensor.shape)
+            self._must(context.set_input_shape(tensor.name, shape), f"{tensor.name} {shape}")
+        missing = context.infer_shapes()
+        self._must(not missing, f"the shapes of {', '.join(missing)}")
+        addresses = (
+            (self.spec.image, self.image), (self.spec.text, self.text),
+            (self.spec.valid, self.valid), (self.spec.scores, self.scores),
+        )  # fmt: skip
+        for tensor, buffer in addresses:
+            self._must(
+                context.set_tensor_address(tensor.name, buffer.pointer),
+                f"the address of {tensor.name!r}",
+            )
+        bucket = _Bucket(context)
+        # The first run compiles and settles what a capture must not contain.
+        self._execute(context)
+        self.stream.synchronize()
+        bucket.graph = self._captured(context, slots)
+        self._save_cache()
+        return bucket
+
+    def _captured(self, context: Any, slots: int) -> Graph | None:
+        """Return the graph of one run, or None with the reason in `graphs`."""
+        if not is_capturable(context, self.stream.handle):
+            self._no_graph(slots, "the library cannot capture this engine")
+            return None
+        try:
+            graph = self.cuda.capture(self.stream, lambda: self._execute(context))
+        except DeviceLostError:
+            raise
+        except EngineError as error:
+            self._no_graph(slots, str(error))
+            return None
+        try:
+            graph.launch(self.stream)
+            self.stream.synchronize()
+        except DeviceLostError:
+            graph.close()
+            raise
+        except EngineError as error:
+            graph.close()
+            self._no_graph(slots, str(error))
+            return None
+        self.graphs[slots] = "captured"
+        return graph
+
+    def _no_graph(self, slots: int, why: str) -> None:
+        self.graphs[slots] = f"launched one by one: {why}"
+        _LOG.warning(
+            "%s: no CUDA graph for K=%d, its kernels are launched one by one: %s",
+            self._name, slots, why,
+        )  # fmt: skip
+
+    def _execute(self, context: Any) -> None:
+        self._must(context.execute_async_v3(self.stream.handle), "a run")
+
+    def _must(self, accepted: bool, what: str) -> None:
+        if not accepted:
+            raise EngineError(
+                f"{label(self._flavour)} refused {what} of {self._name}: {reason(self._messages)}"
+            )
+
+    # The runtime cache of TensorRT for RTX
+
+    def _runtime_config(self) -> Any | None:
+        if not self._flavour.portable:
+            return None
+        config = self._engine.create_runtime_config()
+        if self._cache is None:
+            self._cache = config.create_runtime_cache()
+            self._read_cache()
+        config.set_runtime_cache(self._cache)
+        return config
+
+    def _read_cache(self) -> None:
+        if self._cache_file is None:
+            return
+        try:
+            content = self._cache_file.read_bytes()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            _LOG.warning("the runtime cache cannot be read and is made anew: %s", error)
+            return
+        if not self._cache.deserialize(content):
+            _LOG.warning(
+                "the runtime cache %s is of no use here and is made anew", self._cache_file
+            )
+
+    def _save_cache(self) -> None:
+        if self._cache is None or self._cache_file is None or self._lost:
+            return
+        try:
+            content = bytes(self._cache.serialize())
+            if content and not _same(self._cache_file, content):
+                self._cache_file.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(self._cache_file, content)
+        except OSError as error:
+            _LOG.warning(
+                "the runtime cache cannot be kept, the next start compiles again: %s", error
+            )
+
+
+def _same(path: Path, content: bytes) -> bool:
+    return path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content
+
+
+def _most_bytes(tensor: TensorSpec) -> int:
+    dims = [SLOT_BUCKETS[-1] if dim == "K" else int(dim) for dim in tensor.shape]
+    return int(np.prod(dims)) * np.dtype(tensor.dtype).itemsize

@@ -1,0 +1,115 @@
+"""From a frame to its label map: resize, engine, arg max, on the host or on the device."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dedos_deploy.errors import EngineError
+from dedos_deploy.runtime.engine import Engine, Tensors
+from dedos_deploy.runtime.preprocess import resize_frame
+from dedos_deploy.runtime.segmentation import LabelMap
+from dedos_deploy.runtime.slots import SlotTable
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """A label map [H, W], its confidence uint8 [H, W], pixels per class id int64 [names], and
+    milliseconds of `pre`, `engine` and `post`; the arrays belong to the receiver."""
+
+    label_map: LabelMap
+    confidence: NDArray[np.uint8]
+    counts: NDArray[np.int64]
+    latency_ms: dict[str, float]
+
+
+class Labeller(Protocol):
+    """What turns frames into label maps under a slot table; one frame at a time."""
+
+    def label(self, frame_bgr: NDArray[np.uint8], table: SlotTable) -> Labelled:
+        """Label a frame, uint8 [H, W, 3]. Raises EngineError, also for scores that are no numbers."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class HostLabeller:
+    """Resize and label map on the CPU, around any engine."""
+
+    def __init__(self, engine: Engine, *, threads: int) -> None:
+        spec = engine.spec
+        self._engine = engine
+        self._threads = threads
+        self._image = np.empty((1, spec.height, spec.width, 3), dtype=np.uint8)
+        self._scores = np.empty((0, *spec.score_hw), dtype=np.float32)
+
+    def label(self, frame_bgr: NDArray[np.uint8], table: SlotTable) -> Labelled:
+        started = time.perf_counter()
+        resize_frame(frame_bgr, self._image[0])
+        resized = time.perf_counter()
+        scores = self._infer(table)
+        inferred = time.perf_counter()
+        label_map, confidence, counts = self._arg_max(scores, table, frame_bgr.shape[:2])
+        done = time.perf_counter()
+        return Labelled(
+            label_map,
+            confidence,
+            counts,
+            {
+                "pre": 1e3 * (resized - started),
+                "engine": 1e3 * (inferred - resized),
+                "post": 1e3 * (done - inferred),
+            },
+        )
+
+    def close(self) -> None:
+        """Nothing is held; the engine belongs to the caller."""
+
+    def _infer(self, table: SlotTable) -> NDArray[np.float32]:
+        inputs: Tensors = {"image": self._image, "text": table.text, "valid": table.valid}
+        scores: NDArray[Any] = self._engine.infer(inputs)["scores"][0]
+        if scores.dtype == np.float32:
+            return scores
+        if self._scores.shape != scores.shape:
+            self._scores = np.empty(scores.shape, dtype=np.float32)
+        np.copyto(self._scores, scores)
+        return self._scores
+
+    def _arg_max(
+        self, scores: NDArray[np.float32], table: SlotTable, size_hw: tuple[int, ...]
+    ) -> tuple[LabelMap, NDArray[np.uint8], NDArray[np.int64]]:
+        from dedos_deploy import _native
+
+        label_map = table.empty_label_map(size_hw)
+        confidence = np.empty(size_hw, dtype=np.uint8)
+        counts = np.zeros(len(table.names) + 1, dtype=np.uint64)
+        try:
+            _native.label_map(
+                scores, table.thresholds, table.slot_ids, label_map, confidence, counts,
+                self._threads,
+            )  # fmt: skip
+        except ValueError as error:
+            raise unusable_scores(str(error)) from error
+        return label_map, confidence, counts[:-1].astype(np.int64)
+
+
+def open_labeller(engine: Engine, *, threads: int) -> Labeller:
+    """Return the way to label frames on `engine`: its own, where it has one, else on the host.
+
+    threads: for the label map on the host. The engine stays the caller's.
+    """
+    own = getattr(engine, "labeller", None)
+    found: Labeller | None = own() if own is not None else None
+    return found or HostLabeller(engine, threads=threads)
+
+
+def unusable_scores(why: str) -> EngineError:
+    """Return the error for scores that are not numbers."""
+    return EngineError(
+        f"the engine gave scores that are not usable ({why}); run the parity check of the export "
+        "on this device, or export in a higher precision"
+    )

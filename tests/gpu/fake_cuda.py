@@ -1,0 +1,458 @@
+"""A stand-in for cuda-python's `runtime` and `driver` that keeps CUDA's promises and no others.
+
+Work on a stream is only queued: it runs when the stream is synchronised, so a result that is read too
+early, or memory that is freed too soon, shows. Every address must lie inside a live allocation of the
+right kind. What cannot be captured spoils a capture. Kernels are the functions of the real ones, run
+on the CPU.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+from collections import Counter
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from pixel_host import PixelHost
+
+Work = Callable[[], None]
+
+
+class Status(enum.IntEnum):
+    cudaSuccess = 0
+    cudaErrorInvalidValue = 1
+    cudaErrorMemoryAllocation = 2
+    cudaErrorInsufficientDriver = 35
+    cudaErrorNoDevice = 100
+    cudaErrorInvalidResourceHandle = 400
+    cudaErrorNotReady = 600
+    cudaErrorIllegalAddress = 700
+    cudaErrorStreamCaptureUnsupported = 900
+    cudaErrorStreamCaptureInvalidated = 901
+
+
+class DriverStatus(enum.IntEnum):
+    CUDA_SUCCESS = 0
+    CUDA_ERROR_INVALID_VALUE = 1
+    CUDA_ERROR_NO_BINARY_FOR_GPU = 209
+    CUDA_ERROR_NOT_FOUND = 500
+
+
+class Kind(enum.IntEnum):
+    cudaMemcpyHostToDevice = 1
+    cudaMemcpyDeviceToHost = 2
+
+
+OK = Status.cudaSuccess
+POISON = 0xCD
+
+
+class FakeStream:
+    def __init__(self, handle: int) -> None:
+        self.handle = handle
+        self.queue: list[Work] = []
+        self.captured: list[Work] | None = None
+        self.spoiled = False
+
+
+class FakeCuda:
+    """`runtime` and `driver` to hand to Cuda; counters and faults for the tests.
+
+    memory: bytes of the device; devices: how many there are. faults: name of a call to the status
+    that it gives next time; live: blocks that were not freed, by kind; calls: how often each was made.
+    """
+
+    def __init__(
+        self, host: PixelHost | None = None, *, memory: int = 2**30, devices: int = 1,
+        capability: tuple[int, int] = (8, 9),
+    ) -> None:  # fmt: skip
+        self.host = host
+        self.memory = memory
+        self.devices = devices
+        self.capability = capability
+        self.faults: dict[str, Any] = {}
+        self.calls: Counter[str] = Counter()
+        self.blocks: dict[int, tuple[str, Any, int]] = {}
+        self.streams: dict[int, FakeStream] = {}
+        self.events: dict[int, int | None] = {}
+        self.graphs: dict[int, list[Work]] = {}
+        self.modules: set[int] = set()
+        self.sticky = OK
+        self._next = 1000
+        self._clock = 0
+        self.runtime: Any = _Runtime(self)
+        self.driver: Any = _Driver(self)
+
+    # For the tests
+
+    @property
+    def live(self) -> dict[str, int]:
+        """What is still there, by kind."""
+        kinds = Counter(kind for kind, _, _ in self.blocks.values())
+        rest = {
+            "stream": len(self.streams), "event": len(self.events), "graph": len(self.graphs),
+            "module": len(self.modules),
+        }  # fmt: skip
+        return {name: count for name, count in {**kinds, **rest}.items() if count}
+
+    @property
+    def used(self) -> int:
+        return sum(size for kind, _, size in self.blocks.values() if kind == "device")
+
+    def stream_of(self, handle: int) -> FakeStream | None:
+        return self.streams.get(int(handle))
+
+    def queue(self, handle: int, work: Work) -> bool:
+        stream = self.stream_of(handle)
+        if stream is None:
+            return False
+        (stream.queue if stream.captured is None else stream.captured).append(work)
+        return True
+
+    def view(self, address: int, size: int, kind: str) -> np.ndarray[Any, Any] | None:
+        """Return the bytes at an address if all lie in one live block of that kind."""
+        for start, (what, block, length) in self.blocks.items():
+            if what == kind and start <= address and address + size <= start + length:
+                return np.frombuffer(block, np.uint8)[address - start : address - start + size]
+        return None
+
+    def must_view(self, address: int, size: int, kind: str = "device") -> np.ndarray[Any, Any]:
+        found = self.view(address, size, kind)
+        if found is None:
+            raise MemoryError(f"{size} bytes at {address:#x} are not in a live {kind} block")
+        return found
+
+    # Machinery
+
+    def new_handle(self) -> int:
+        self._next += 8
+        return self._next
+
+    def allocate(self, size: int, kind: str) -> int:
+        block = (ctypes.c_uint8 * size)()
+        ctypes.memset(block, POISON, size)
+        address = ctypes.addressof(block)
+        self.blocks[address] = (kind, block, size)
+        return address
+
+    def release(self, address: int, kind: str) -> bool:
+        if address not in self.blocks or self.blocks[address][0] != kind:
+            return False
+        _, block, size = self.blocks.pop(address)
+        ctypes.memset(block, POISON, size)
+        return True
+
+    def run(self, stream: FakeStream) -> None:
+        queue, stream.queue = stream.queue, []
+        for work in queue:
+            if self.sticky != OK:
+                return
+            try:
+                work()
+            except MemoryError:
+                self.sticky = Status.cudaErrorIllegalAddress
+
+    def tick(self) -> int:
+        self._clock += 1
+        return self._clock
+
+    def capturing(self) -> bool:
+        return any(stream.captured is not None for stream in self.streams.values())
+
+    def spoil(self) -> None:
+        for stream in self.streams.values():
+            stream.spoiled = stream.spoiled or stream.captured is not None
+
+
+class _Runtime:
+    """Functions of cuda.bindings.runtime that the package calls."""
+
+    cudaError_t = Status
+    cudaMemcpyKind = Kind
+    cudaStreamNonBlocking = 1
+    cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
+
+    def __init__(self, fake: FakeCuda) -> None:
+        self._fake = fake
+
+    def __getattribute__(self, name: str) -> Any:
+        value = object.__getattribute__(self, name)
+        if not name.startswith("cuda") or not callable(value) or isinstance(value, type):
+            return value
+        fake: FakeCuda = object.__getattribute__(self, "_fake")
+
+        def call(*arguments: Any) -> Any:
+            fake.calls[name] += 1
+            if name in fake.faults:
+                return fake.faults.pop(name), None
+            if fake.sticky != OK and name not in ("cudaGetErrorString",):
+                return (fake.sticky, *([None] * 2))
+            return value(*arguments)
+
+        return call
+
+    def cudaGetDeviceCount(self) -> Any:
+        return (OK, self._fake.devices) if self._fake.devices else (Status.cudaErrorNoDevice, None)
+
+    def cudaSetDevice(self, index: int) -> Any:
+        return (OK,) if index < self._fake.devices else (Status.cudaErrorInvalidValue,)
+
+    def cudaGetDeviceProperties(self, index: int) -> Any:
+        major, minor = self._fake.capability
+        return OK, SimpleNamespace(
+            name=b"Fake GPU", major=major, minor=minor, totalGlobalMem=self._fake.memory,
+            integrated=0,
+        )  # fmt: skip
+
+    def cudaDriverGetVersion(self) -> Any:
+        return OK, 13000
+
+    def cudaGetErrorString(self, error: Status) -> Any:
+        return OK, f"words on {error.name}".encode()
+
+    def cudaMemGetInfo(self) -> Any:
+        return OK, self._fake.memory - self._fake.used, self._fake.memory
+
+    def cudaMalloc(self, size: int) -> Any:
+        if self._fake.capturing():
+            self._fake.spoil()
+            return Status.cudaErrorStreamCaptureUnsupported, None
+        if self._fake.used + size > self._fake.memory:
+            return Status.cudaErrorMemoryAllocation, None
+        return OK, self._fake.allocate(size, "device")
+
+    def cudaHostAlloc(self, size: int, flags: int) -> Any:
+        if self._fake.capturing():
+            self._fake.spoil()
+            return Status.cudaErrorStreamCaptureUnsupported, None
+        return OK, self._fake.allocate(size, "pinned")
+
+    def cudaFree(self, address: int) -> Any:
+        if address == 0:
+            return (OK,)
+        return (OK,) if self._fake.release(address, "device") else (Status.cudaErrorInvalidValue,)
+
+    def cudaFreeHost(self, address: int) -> Any:
+        return (OK,) if self._fake.release(address, "pinned") else (Status.cudaErrorInvalidValue,)
+
+    def cudaStreamCreateWithFlags(self, flags: int) -> Any:
+        assert flags == self.cudaStreamNonBlocking
+        handle = self._fake.new_handle()
+        self._fake.streams[handle] = FakeStream(handle)
+        return OK, handle
+
+    def cudaStreamDestroy(self, handle: int) -> Any:
+        return (OK,) if self._fake.streams.pop(handle, None) else (_HANDLE,)
+
+    def cudaStreamSynchronize(self, handle: int) -> Any:
+        stream = self._fake.stream_of(handle)
+        if stream is None:
+            return (_HANDLE,)
+        if stream.captured is not None:
+            self._fake.spoil()
+            return (Status.cudaErrorStreamCaptureUnsupported,)
+        self._fake.run(stream)
+        return (self._fake.sticky,)
+
+    def cudaMemcpyAsync(self, dest: int, source: int, size: int, kind: Kind, stream: int) -> Any:
+        up = kind == Kind.cudaMemcpyHostToDevice
+        device, host = (dest, source) if up else (source, dest)
+        fake = self._fake
+        # Only page-locked memory is copied asynchronously.
+        if fake.view(device, size, "device") is None or fake.view(host, size, "pinned") is None:
+            return (Status.cudaErrorInvalidValue,)
+
+        def copy() -> None:
+            there = fake.must_view(device, size)
+            here = fake.must_view(host, size, "pinned")
+            target, origin = (there, here) if up else (here, there)
+            target[:] = origin
+
+        return (OK,) if fake.queue(stream, copy) else (_HANDLE,)
+
+    def cudaMemsetAsync(self, dest: int, value: int, size: int, stream: int) -> Any:
+        fake = self._fake
+        if fake.view(dest, size, "device") is None:
+            return (Status.cudaErrorInvalidValue,)
+
+        def fill() -> None:
+            fake.must_view(dest, size)[:] = value
+
+        return (OK,) if fake.queue(stream, fill) else (_HANDLE,)
+
+    def cudaStreamBeginCapture(self, handle: int, mode: int) -> Any:
+        stream = self._fake.stream_of(handle)
+        if stream is None or stream.captured is not None:
+            return (Status.cudaErrorInvalidValue,)
+        stream.captured, stream.spoiled = [], False
+        return (OK,)
+
+    def cudaStreamEndCapture(self, handle: int) -> Any:
+        stream = self._fake.stream_of(handle)
+        if stream is None or stream.captured is None:
+            return Status.cudaErrorInvalidValue, None
+        work, stream.captured = stream.captured, None
+        if stream.spoiled:
+            return Status.cudaErrorStreamCaptureInvalidated, None
+        graph = self._fake.new_handle()
+        self._fake.graphs[graph] = work
+        return OK, graph
+
+    def cudaGraphInstantiate(self, graph: int, flags: int) -> Any:
+        if graph not in self._fake.graphs:
+            return _HANDLE, None
+        ready = self._fake.new_handle()
+        self._fake.graphs[ready] = list(self._fake.graphs[graph])
+        return OK, ready
+
+    def cudaGraphDestroy(self, graph: int) -> Any:
+        return (OK,) if self._fake.graphs.pop(graph, None) is not None else (_HANDLE,)
+
+    cudaGraphExecDestroy = cudaGraphDestroy
+
+    def cudaGraphLaunch(self, graph: int, stream: int) -> Any:
+        if graph not in self._fake.graphs:
+            return (_HANDLE,)
+        for work in self._fake.graphs[graph]:
+            if not self._fake.queue(stream, work):
+                return (_HANDLE,)
+        return (OK,)
+
+    def cudaEventCreate(self) -> Any:
+        handle = self._fake.new_handle()
+        self._fake.events[handle] = None
+        return OK, handle
+
+    def cudaEventRecord(self, event: int, stream: int) -> Any:
+        fake = self._fake
+        if event not in fake.events:
+            return (_HANDLE,)
+        fake.events[event] = None
+
+        def pass_it() -> None:
+            fake.events[event] = fake.tick()
+
+        return (OK,) if fake.queue(stream, pass_it) else (_HANDLE,)
+
+    def cudaEventElapsedTime(self, start: int, end: int) -> Any:
+        times = self._fake.events.get(start), self._fake.events.get(end)
+        if times[0] is None or times[1] is None:
+            return Status.cudaErrorNotReady, None
+        return OK, float(times[1] - times[0])
+
+    def cudaEventDestroy(self, event: int) -> Any:
+        known = event in self._fake.events
+        self._fake.events.pop(event, None)
+        return (OK,) if known else (_HANDLE,)
+
+
+_HANDLE = Status.cudaErrorInvalidResourceHandle
+
+_POINTER, _INT = ctypes.c_void_p, ctypes.c_int
+_SIGNATURES = {
+    "dedos_resize": (_POINTER, _INT, _INT, _POINTER, _INT, _INT),
+    **{
+        f"dedos_leaders_{kind}": (_POINTER, _INT, _INT, _INT, _POINTER, _POINTER)
+        for kind in ("f32", "f16")
+    },
+    **{
+        f"dedos_labels_{kind}_{ids}": (
+            _POINTER, _INT, _INT, _INT, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _INT,
+            _INT, _POINTER, _INT,
+        )
+        for kind in ("f32", "f16")
+        for ids in ("u8", "u16")
+    },
+}  # fmt: skip
+
+
+class _Driver:
+    """Functions of cuda.bindings.driver that the package calls."""
+
+    CUresult = DriverStatus
+
+    def __init__(self, fake: FakeCuda) -> None:
+        self._fake = fake
+
+    def cuModuleLoadData(self, image: bytes) -> Any:
+        if "cuModuleLoadData" in self._fake.faults:
+            return self._fake.faults.pop("cuModuleLoadData"), None
+        handle = self._fake.new_handle()
+        self._fake.modules.add(handle)
+        return DriverStatus.CUDA_SUCCESS, handle
+
+    def cuModuleUnload(self, module: int) -> Any:
+        self._fake.modules.remove(module)
+        return (DriverStatus.CUDA_SUCCESS,)
+
+    def cuModuleGetFunction(self, module: int, name: bytes) -> Any:
+        assert module in self._fake.modules
+        if name.decode() not in _SIGNATURES:
+            return DriverStatus.CUDA_ERROR_NOT_FOUND, None
+        return DriverStatus.CUDA_SUCCESS, name.decode()
+
+    def cuLaunchKernel(
+        self, function: str, gx: int, gy: int, gz: int, bx: int, by: int, bz: int, shared: int,
+        stream: int, parameters: Any, extra: int,
+    ) -> Any:  # fmt: skip
+        values, types = parameters
+        if tuple(types) != _SIGNATURES[function] or bx * by * bz > 256 or min(gx, gy, gz) < 1:
+            return (DriverStatus.CUDA_ERROR_INVALID_VALUE,)
+        threads = (gx * bx, gy * by)
+        queued = self._fake.queue(stream, lambda: self._run(function, values, threads))
+        return (DriverStatus.CUDA_SUCCESS if queued else DriverStatus.CUDA_ERROR_INVALID_VALUE,)
+
+    def _run(self, name: str, values: tuple[int, ...], threads: tuple[int, int]) -> None:
+        assert self._fake.host is not None, "this test needs the compiled functions"
+        if name == "dedos_resize":
+            self._resize(values, threads)
+        elif name.startswith("dedos_leaders"):
+            self._leaders(name, values, threads)
+        else:
+            self._labels(name, values, threads)
+
+    def _resize(self, values: tuple[int, ...], threads: tuple[int, int]) -> None:
+        view, host = self._fake.must_view, self._fake.host
+        source, height, width, out, out_height, out_width = values
+        assert host is not None and threads[0] >= out_width and threads[1] >= out_height
+        frame = view(source, 3 * height * width).reshape(height, width, 3)
+        resized = host.resize(np.ascontiguousarray(frame), (out_height, out_width))
+        view(out, resized.size)[:] = resized.reshape(-1)
+
+    def _scores(self, name: str, values: tuple[int, ...]) -> np.ndarray[Any, Any]:
+        dtype = np.dtype(np.float16 if "f16" in name else np.float32)
+        address, *shape = values[:4]
+        size = int(np.prod(shape)) * dtype.itemsize
+        return self._fake.must_view(address, size).view(dtype).reshape(shape).copy()
+
+    def _leaders(self, name: str, values: tuple[int, ...], threads: tuple[int, int]) -> None:
+        scores = self._scores(name, values)
+        cells = scores.shape[1] * scores.shape[2]
+        assert threads[0] >= cells
+        self._fake.must_view(values[4], 16 * cells)[:] = 0
+        finite = np.isfinite(scores).reshape(-1)
+        if not finite.all():
+            mark = self._fake.must_view(values[5], 8).view(np.uint64)
+            mark[0] = min(int(mark[0]), int(np.argmin(finite)))
+
+    def _labels(self, name: str, values: tuple[int, ...], threads: tuple[int, int]) -> None:
+        view, host = self._fake.must_view, self._fake.host
+        scores = self._scores(name, values)
+        slots, wide = scores.shape[0], name.endswith("u16")
+        thresholds, slot_ids, ids, confidence, height, width, counts, cells = values[5:]
+        assert host is not None and threads[0] >= width and threads[1] >= height
+        pixels = height * width
+        labels, sure, tally, _ = host.label(
+            scores,
+            view(thresholds, 4 * slots).view(np.float32).copy(),
+            view(slot_ids, 2 * slots).view(np.uint16).copy(),
+            (height, width),
+            cells=cells,
+            wide=wide,
+        )
+        view(ids, pixels * (2 if wide else 1)).view(labels.dtype)[:] = labels.reshape(-1)
+        view(confidence, pixels)[:] = sure.reshape(-1)
+        view(counts, 4 * cells).view(np.uint32)[:] += tally

@@ -1,0 +1,247 @@
+"""A stand-in for `tensorrt` and `tensorrt_rtx` that accepts only what their contract allows.
+
+A context must be given scratch memory, profile, shapes and addresses in that order before it runs, runs
+on the stream only, must have run once before it is captured, and serves one thread. An engine is a
+small JSON; what it computes is `reference_scores`.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from fake_cuda import FakeCuda
+from numpy.typing import NDArray
+
+from dedos_deploy.spec import SLOT_BUCKETS, GraphSpec
+
+MARK = b"FAKE"
+SCRATCH = {16: 1000, 64: 2000, 256: 5000}
+
+
+def serialized(spec: GraphSpec, **changes: Any) -> bytes:
+    """Return the engine of a graph, for capability 8.9."""
+    values = {
+        "height": spec.height, "width": spec.width, "text_width": spec.text_width,
+        "score_dtype": spec.score_dtype, "batch": spec.batch, "sm": "8.9",
+        "profiles": list(SLOT_BUCKETS), "poison": False, **changes,
+    }  # fmt: skip
+    body = json.dumps(values).encode()
+    return MARK + len(body).to_bytes(8, "little") + body
+
+
+def reference_scores(
+    image: NDArray[np.uint8], text: NDArray[np.float32], valid: NDArray[np.float32], dtype: Any
+) -> NDArray[Any]:
+    """Scores [B, K, h, w]: how well the mean colour of 4x4 pixels fits a row of text."""
+    batch, height, width, _ = image.shape
+    cells = image.reshape(batch, height // 4, 4, width // 4, 4, 3).mean(axis=(2, 4)) / 255
+    scores = np.einsum("bhwc,kc->bkhw", cells, text[:, :3].astype(np.float64))
+    return (np.clip(np.abs(scores), 0, 1) * valid[None, :, None, None]).astype(dtype)
+
+
+class Severity(enum.IntEnum):
+    INTERNAL_ERROR = 0
+    ERROR = 1
+    WARNING = 2
+
+
+class ILogger:
+    ERROR = Severity.ERROR
+
+    def log(self, severity: Severity, message: str) -> None:
+        raise NotImplementedError
+
+
+class Strategy(enum.IntEnum):
+    STATIC = 0
+    ON_PROFILE_CHANGE = 1
+    USER_MANAGED = 2
+
+
+def fake_module(cuda: FakeCuda, *, rtx: bool = False, version: str = "10.9.0.34") -> Any:
+    """Return a module with the runtime half of the API."""
+    module = SimpleNamespace(__version__="1.7.1" if rtx else version)
+    module.ILogger = ILogger
+    module.ExecutionContextAllocationStrategy = Strategy
+    module.Runtime = lambda logger: FakeRuntime(module, cuda, logger)
+    module.rtx = rtx
+    module.log = []
+    module.contexts = []
+    module.compiled = 0
+    module.capturable = True
+    return module
+
+
+class FakeRuntime:
+    def __init__(self, module: Any, cuda: FakeCuda, logger: ILogger) -> None:
+        self.module, self.cuda, self.logger = module, cuda, logger
+
+    def deserialize_cuda_engine(self, content: bytes) -> FakeEngine | None:
+        if content[:4] != MARK or len(content) != 12 + int.from_bytes(content[4:12], "little"):
+            self.logger.log(Severity.ERROR, "Serialization assertion plan.header.size failed")
+            return None
+        values = json.loads(content[12:])
+        if values["sm"] != "{}.{}".format(*self.cuda.capability):
+            self.logger.log(Severity.ERROR, f"engine is for {values['sm']}")
+            return None
+        return FakeEngine(self, values)
+
+
+class FakeEngine:
+    def __init__(self, runtime: FakeRuntime, values: dict[str, Any]) -> None:
+        self.runtime, self.values = runtime, values
+        kind = values["score_dtype"]
+        self.spec = GraphSpec(
+            values["height"], values["width"], values["text_width"], values["batch"], kind
+        )
+        self.tensors = {t.name: t for t in (*self.spec.inputs, *self.spec.outputs)}
+        self.num_optimization_profiles = len(values["profiles"])
+        self.num_io_tensors = len(self.tensors)
+
+    def get_tensor_name(self, index: int) -> str:
+        return list(self.tensors)[index]
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        names = {"uint8": "UINT8", "float32": "FLOAT", "float16": "HALF"}
+        return SimpleNamespace(name=names[self.tensors[name].dtype])
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return tuple(-1 if dim == "K" else int(dim) for dim in self.tensors[name].shape)
+
+    def get_device_memory_size_for_profile_v2(self, index: int) -> int:
+        return SCRATCH[self.values["profiles"][index]]
+
+    def create_runtime_config(self) -> FakeConfig:
+        assert self.runtime.module.rtx, "only tensorrt_rtx has it"
+        return FakeConfig(self.runtime.module)
+
+    def create_execution_context(self, how: Any) -> FakeContext:
+        strategy = how.strategy if isinstance(how, FakeConfig) else how
+        assert strategy == Strategy.USER_MANAGED
+        context = FakeContext(self, how if isinstance(how, FakeConfig) else None)
+        self.runtime.module.contexts.append(context)
+        return context
+
+
+class FakeCache:
+    def __init__(self) -> None:
+        self.content: set[str] = set()
+
+    def deserialize(self, blob: bytes) -> bool:
+        try:
+            self.content = set(json.loads(blob))
+        except ValueError:
+            return False
+        return True
+
+    def serialize(self) -> bytes:
+        return json.dumps(sorted(self.content)).encode()
+
+
+class FakeConfig:
+    def __init__(self, module: Any) -> None:
+        self.module = module
+        self.strategy = Strategy.STATIC
+        self.cache: FakeCache | None = None
+
+    def set_execution_context_allocation_strategy(self, strategy: Strategy) -> None:
+        self.strategy = strategy
+
+    def create_runtime_cache(self) -> FakeCache:
+        return FakeCache()
+
+    def set_runtime_cache(self, cache: FakeCache) -> bool:
+        self.cache = cache
+        return True
+
+
+class FakeContext:
+    def __init__(self, engine: FakeEngine, config: FakeConfig | None) -> None:
+        self.engine, self.config = engine, config
+        self.cuda = engine.runtime.cuda
+        self.scratch: tuple[int, int] | None = None
+        self.slots: int | None = None
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.addresses: dict[str, int] = {}
+        self.runs = 0
+        self.thread = threading.get_ident()
+
+    def _refuse(self, why: str) -> bool:
+        self.engine.runtime.logger.log(Severity.ERROR, why)
+        return False
+
+    def set_device_memory(self, address: int, size: int) -> None:
+        assert self.cuda.view(address, size, "device") is not None, "not on the device"
+        self.scratch = (address, size)
+
+    def set_optimization_profile_async(self, index: int, stream: int) -> bool:
+        if self.cuda.stream_of(stream) is None:
+            return self._refuse("no such stream")
+        self.slots = self.engine.values["profiles"][index]
+        self.shapes.clear()
+        return True
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        if self.slots is None:
+            return self._refuse("a profile comes before shapes")
+        tensor = self.engine.tensors[name]
+        wanted = tuple(self.slots if dim == "K" else int(dim) for dim in tensor.shape)
+        if tuple(shape) != wanted:
+            return self._refuse(f"{name} {shape} is outside of the profile, {wanted}")
+        self.shapes[name] = wanted
+        return True
+
+    def infer_shapes(self) -> list[str]:
+        return [tensor.name for tensor in self.engine.spec.inputs if tensor.name not in self.shapes]
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        if name not in self.engine.tensors:
+            return self._refuse(f"no tensor {name}")
+        self.addresses[name] = address
+        return True
+
+    def is_stream_capturable(self, stream: int) -> bool:
+        return bool(self.engine.runtime.module.capturable)
+
+    def execute_async_v3(self, handle: int) -> bool:
+        stream = self.cuda.stream_of(handle)
+        if stream is None:
+            return self._refuse("no such stream")
+        if self.scratch is None or self.slots is None or self.scratch[1] < SCRATCH[self.slots]:
+            return self._refuse("no scratch memory, or too little")
+        if self.infer_shapes() or set(self.addresses) != set(self.engine.tensors):
+            return self._refuse("shapes or addresses are missing")
+        if stream.captured is not None and self.runs == 0:
+            return self._refuse("a context must run once before it is captured")
+        if self.runs == 0:
+            self._compile()
+        self.runs += 1
+        addresses, slots = dict(self.addresses), self.slots
+        return self.cuda.queue(handle, lambda: self._compute(addresses, slots))
+
+    def _compile(self) -> None:
+        cache = self.config.cache if self.config is not None else None
+        key = f"K={self.slots}"
+        if cache is None or key not in cache.content:
+            self.engine.runtime.module.compiled += 1
+        if cache is not None:
+            cache.content.add(key)
+
+    def _compute(self, addresses: dict[str, int], slots: int) -> None:
+        spec, view = self.engine.spec, self.cuda.must_view
+        arrays = {}
+        for tensor in spec.inputs:
+            shape = tuple(slots if dim == "K" else int(dim) for dim in tensor.shape)
+            dtype = np.dtype(tensor.dtype)
+            size = int(np.prod(shape)) * dtype.itemsize
+            arrays[tensor.name] = view(addresses[tensor.name], size).view(dtype).reshape(shape)
+        scores = reference_scores(**arrays, dtype=np.dtype(spec.score_dtype))
+        if self.engine.values["poison"]:
+            scores[0, 1, 2, 3] = np.nan
+        flat = np.ascontiguousarray(scores).view(np.uint8).reshape(-1)
+        view(addresses["scores"], flat.size)[:] = flat

@@ -1,0 +1,250 @@
+"""Frames labelled on a fake device: the same label maps as on the host, and nothing left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_cuda import DriverStatus, FakeCuda, Status
+from fake_tensorrt import reference_scores
+from gpu_engines import SPEC, Opened
+from numpy.typing import NDArray
+from pixel_host import PixelHost
+
+from dedos_deploy.errors import BadInputError, EngineError
+from dedos_deploy.runtime.gpu.cuda import Cuda
+from dedos_deploy.runtime.gpu.device_labeller import DeviceLabeller
+from dedos_deploy.runtime.labelling import HostLabeller, Labelled, open_labeller
+from dedos_deploy.runtime.segmenter import Segmenter
+from dedos_deploy.runtime.slots import SlotTable, Thresholds
+from dedos_deploy.spec import NONE_UINT16, GraphSpec
+
+
+class HostEngine:
+    """The same maths without a device."""
+
+    max_slots = 256
+
+    def __init__(self, spec: GraphSpec) -> None:
+        self.spec = spec
+
+    def infer(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        return {"scores": reference_scores(**inputs, dtype=np.dtype(self.spec.score_dtype))}
+
+
+def _table(slots: int, seed: int = 0, names: int = 5) -> SlotTable:
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(0, names, slots).astype(np.uint16)
+    ids[rng.random(slots) < 0.1] = NONE_UINT16
+    text = rng.normal(size=(slots, SPEC.text_width)).astype(np.float32)
+    return SlotTable(
+        version=1, names=tuple(f"class {index}" for index in range(names)), class_ids=(0,),
+        text=text / np.linalg.norm(text, axis=1, keepdims=True),
+        valid=np.ones(slots, np.float32), thresholds=rng.random(slots).astype(np.float32) * 0.5,
+        slot_ids=ids, negatives=(),
+    )  # fmt: skip
+
+
+def _frame(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def _expected(
+    host: PixelHost, frame: NDArray[np.uint8], table: SlotTable, spec: GraphSpec
+) -> Labelled:
+    """What the host makes of the frame as the device resizes it, which may differ by one level."""
+    small = host.resize(frame, (spec.height, spec.width))
+    labeller = HostLabeller(_Resized(HostEngine(spec), small), threads=1)  # type: ignore[arg-type]
+    return labeller.label(frame, table)
+
+
+class _Resized:
+    def __init__(self, engine: HostEngine, image: NDArray[np.uint8]) -> None:
+        self.spec, self.max_slots = engine.spec, engine.max_slots
+        self._engine, self._image = engine, image
+
+    def infer(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        return self._engine.infer({**inputs, "image": self._image[None]})
+
+
+@pytest.fixture
+def kernels(fake: FakeCuda) -> Any:
+    return Cuda(fake.runtime, fake.driver).kernels(b"a fat binary")
+
+
+def _same(found: Labelled, wanted: Labelled) -> None:
+    np.testing.assert_array_equal(found.label_map, wanted.label_map)
+    np.testing.assert_array_equal(found.confidence, wanted.confidence)
+    np.testing.assert_array_equal(found.counts, wanted.counts)
+    assert found.label_map.dtype == wanted.label_map.dtype
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("names", [5, 300])
+def test_label_maps_are_those_of_the_host(
+    opened: Opened, host: PixelHost, kernels: Any, dtype: Any, names: int
+) -> None:
+    spec = GraphSpec(SPEC.height, SPEC.width, SPEC.text_width, score_dtype=dtype)
+    labeller = DeviceLabeller(opened(spec), kernels)
+    sizes = [(60, 80), (20, 30), (33, 47), (90, 120), (32, 48)]
+    for index, size in enumerate(sizes):
+        table = _table(3 + 40 * index, index, names)
+        frame = _frame(*size, seed=index)
+        found = labeller.label(frame, table)
+        _same(found, _expected(host, frame, table, spec))
+        assert found.label_map.dtype == (np.uint16 if names > 254 else np.uint8)
+        assert set(found.latency_ms) == {"pre", "engine", "post"}
+    labeller.close()
+
+
+def test_a_view_of_a_frame_is_labelled_too(opened: Opened, host: PixelHost, kernels: Any) -> None:
+    labeller = DeviceLabeller(opened(), kernels)
+    frame, table = _frame(60, 160)[:, ::2], _table(4)
+    _same(labeller.label(frame, table), _expected(host, np.ascontiguousarray(frame), table, SPEC))
+    labeller.close()
+
+
+def test_results_are_never_written_again(opened: Opened, kernels: Any) -> None:
+    labeller = DeviceLabeller(opened(), kernels)
+    first = labeller.label(_frame(40, 60), _table(4))
+    kept = first.label_map.copy(), first.confidence.copy(), first.counts.copy()
+    labeller.label(_frame(40, 60, seed=9), _table(9, seed=9))
+    for array, copy in zip((first.label_map, first.confidence, first.counts), kept, strict=True):
+        np.testing.assert_array_equal(array, copy)
+    labeller.close()
+
+
+def test_only_a_larger_frame_allocates(opened: Opened, fake: FakeCuda, kernels: Any) -> None:
+    labeller = DeviceLabeller(opened(), kernels)
+    tables = [_table(3), _table(30), _table(200)]
+    for table in tables:
+        labeller.label(_frame(60, 80), table)
+    made = fake.calls["cudaMalloc"], fake.calls["cudaHostAlloc"]
+    for index in range(30):
+        labeller.label(_frame(20 + index, 80), tables[index % 3])
+    assert (fake.calls["cudaMalloc"], fake.calls["cudaHostAlloc"]) == made
+    live = fake.live
+    labeller.label(_frame(70, 80), tables[0])
+    assert fake.calls["cudaMalloc"] == made[0] + 3 and fake.live == live
+    labeller.close()
+
+
+def test_words_go_up_once_per_change(opened: Opened, fake: FakeCuda, kernels: Any) -> None:
+    labeller = DeviceLabeller(opened(), kernels)
+    table = _table(4)
+    labeller.label(_frame(60, 80), table)
+    before = fake.calls["cudaMemcpyAsync"]
+    labeller.label(_frame(60, 80), table)
+    # The frame goes up; ids, confidence and counts come back.
+    assert fake.calls["cudaMemcpyAsync"] - before == 4
+    labeller.close()
+
+
+def test_words_that_something_else_put_there_are_replaced(
+    opened: Opened, host: PixelHost, kernels: Any
+) -> None:
+    engine = opened()
+    labeller = DeviceLabeller(engine, kernels)
+    frame, table = _frame(60, 80), _table(4)
+    labeller.label(frame, table)
+    image = np.zeros((1, SPEC.height, SPEC.width, 3), np.uint8)
+    other = _table(30, seed=3)
+    engine.infer({"image": image, "text": other.text, "valid": other.valid})
+    _same(labeller.label(frame, table), _expected(host, frame, table, SPEC))
+    labeller.close()
+
+
+def test_scores_that_are_no_numbers_are_told(opened: Opened, kernels: Any) -> None:
+    labeller = DeviceLabeller(opened(poison=True), kernels)
+    with pytest.raises(EngineError, match="slot 1 is not finite at row 2, column 3"):
+        labeller.label(_frame(60, 80), _table(4))
+    labeller.close()
+
+
+def test_everything_is_released(opened: Opened, fake: FakeCuda, kernels: Any) -> None:
+    engine = opened()
+    labeller = DeviceLabeller(engine, kernels)
+    labeller.label(_frame(60, 80), _table(4))
+    labeller.close()
+    labeller.close()
+    engine.close()
+    assert fake.live == {}
+
+
+def test_a_device_that_is_full_keeps_what_it_has(
+    opened: Opened, fake: FakeCuda, kernels: Any
+) -> None:
+    labeller = DeviceLabeller(opened(), kernels)
+    table = _table(4)
+    labeller.label(_frame(60, 80), table)
+    fake.memory = fake.used + 1000
+    with pytest.raises(EngineError, match=r"no room for (a frame|a label map)"):
+        labeller.label(_frame(600, 800), table)
+    fake.memory = 2**30
+    labeller.label(_frame(60, 80), table)
+    labeller.close()
+
+
+def test_kernels_of_another_gpu_are_told(fake: FakeCuda) -> None:
+    fake.faults["cuModuleLoadData"] = DriverStatus.CUDA_ERROR_NO_BINARY_FOR_GPU
+    with pytest.raises(EngineError, match="not built for compute capability 8.9; install"):
+        Cuda(fake.runtime, fake.driver).kernels(b"a fat binary")
+
+
+def test_a_frame_that_is_too_large(opened: Opened, kernels: Any) -> None:
+    labeller = DeviceLabeller(opened(), kernels)
+    huge = np.broadcast_to(np.zeros((1, 1, 3), np.uint8), (2**15, 2**14, 3))
+    with pytest.raises(BadInputError, match="more than 268435456 pixels"):
+        labeller.label(huge, _table(4))
+    labeller.close()
+
+
+def test_segmenter_uses_the_device(
+    opened: Opened, fake: FakeCuda, host: PixelHost, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    (tmp_path / "kernels.fatbin").write_bytes(b"a fat binary")
+    where = "dedos_deploy.runtime.gpu.tensorrt_engine.kernels_file"
+    monkeypatch.setattr(where, lambda: tmp_path / "kernels.fatbin")
+    rows = np.eye(SPEC.text_width, dtype=np.float32)
+    words = {word: rows[index] for index, word in enumerate(("blue", "green", "red", "car"))}
+
+    def encode(asked: Any) -> NDArray[np.float32]:
+        return np.stack([words[word] for word in asked])
+
+    segmenter = Segmenter(opened(), encode, classes="blue,green", thresholds=Thresholds({}, 0.0))
+    frame = np.zeros((50, 60, 3), np.uint8)
+    frame[:, :30, 0] = 255
+    frame[:, 30:, 2] = 200
+    first = segmenter.segment(frame)
+    assert first.label_map[25, 5] == 0 and first.counts.sum() == 3000
+    segmenter.set_classes("red,blue")
+    second = segmenter.segment(frame)
+    assert second.label_map[25, 55] == 2 and second.label_map[25, 5] == 0
+    assert second.vocabulary_version == 2
+    segmenter.close()
+    assert fake.live == {}
+
+
+def test_without_kernels_the_host_labels_and_says_so(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("dedos_deploy.runtime.gpu.tensorrt_engine.kernels_file", lambda: None)
+    labeller = open_labeller(opened(), threads=1)
+    assert isinstance(labeller, HostLabeller)
+    assert "no CUDA kernels" in caplog.text
+
+
+def test_an_error_on_the_device_ends_one_frame(
+    opened: Opened, fake: FakeCuda, host: PixelHost, kernels: Any
+) -> None:
+    labeller = DeviceLabeller(opened(), kernels)
+    frame, table = _frame(60, 80), _table(4)
+    labeller.label(frame, table)
+    fake.faults["cudaMemcpyAsync"] = Status.cudaErrorInvalidValue
+    with pytest.raises(EngineError, match="cudaErrorInvalidValue: words on"):
+        labeller.label(frame, table)
+    assert not any(stream.queue for stream in fake.streams.values())
+    _same(labeller.label(frame, table), _expected(host, frame, table, SPEC))
+    labeller.close()

@@ -86,7 +86,7 @@ def agreement(
     engines: Sequence[OnnxEngine], bundle: Bundle, pictures: Sequence[NDArray[np.uint8]], slots: int
 ) -> float:
     """Return the part of pixels with one label."""
-    from dedos_deploy.export.parity import label_agreement
+    from dedos_deploy.runtime.agreement import label_agreement
 
     words, rows = bundle.vocabulary("base")
     parts = []

@@ -21,6 +21,9 @@ MAX_UINT8_CLASSES = 254
 
 MAX_CLASSES = 65534
 
+MIN_AGREEMENT = {"fp32": 0.999, "fp16": 0.99, "int8": 0.97}
+"""Lowest part of pixels with the label that the model in FP32 gives them, per precision."""
+
 Dim = int | str
 DType = Literal["uint8", "float16", "float32"]
 

@@ -36,11 +36,11 @@ from dedos_deploy.calib.verdict import Accuracy, SideBySide, Verdict, judge, sid
 from dedos_deploy.export.graph import save_graph
 from dedos_deploy.export.int8_labels import PLAN_IMAGES, LabelMeasure
 from dedos_deploy.export.options import Target
-from dedos_deploy.export.parity import MIN_AGREEMENT, label_agreement
 from dedos_deploy.export.progress import Progress
 from dedos_deploy.model import FrozenDedos
+from dedos_deploy.runtime.agreement import label_agreement
 from dedos_deploy.runtime.onnx_engine import OnnxEngine
-from dedos_deploy.spec import GraphSpec
+from dedos_deploy.spec import MIN_AGREEMENT, GraphSpec
 
 CHECKED_OF = 8
 """Every so-many-th frame checks what the others calibrated."""

@@ -16,10 +16,8 @@ from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError, ParityError
 from dedos_deploy.model import Dedos
-from dedos_deploy.spec import NONE_UINT8, NONE_UINT16, SLOT_BUCKETS, GraphSpec, none_id
-
-MIN_AGREEMENT = {"fp32": 0.999, "fp16": 0.99, "int8": 0.97}
-"""Lowest part of pixels with the same label, per precision of the image graph."""
+from dedos_deploy.runtime.agreement import label_agreement
+from dedos_deploy.spec import MIN_AGREEMENT, SLOT_BUCKETS, GraphSpec
 
 PADDED_SLOTS = SLOT_BUCKETS[0]
 SMALL_WORDS = 3
@@ -198,34 +196,3 @@ def _resized(frame_bgr: NDArray[np.uint8], spec: GraphSpec) -> NDArray[np.uint8]
 def _largest_difference(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
     difference = np.abs(expected - found)
     return float(np.nan_to_num(difference, nan=np.finfo(np.float32).max).max())
-
-
-def label_agreement(
-    expected: NDArray[np.float32], found: NDArray[np.float32], frame_hw: tuple[int, ...]
-) -> float:
-    """Return the part of a frame's pixels with the same label; 0 when a score is not a number.
-
-    expected, found: scores float32 [K, h, w]; frame_hw: size of the label map.
-    """
-    if not np.isfinite(found).all():
-        return 0.0
-    return float(np.mean(_labels(expected, frame_hw) == _labels(found, frame_hw)))
-
-
-def _labels(scores: NDArray[np.float32], frame_hw: tuple[int, ...]) -> NDArray[Any]:
-    """Return the label map [H, W] of the deployed post-processing, without thresholds.
-
-    A threshold would call two graphs equal wherever both leave a pixel unlabelled.
-    """
-    from dedos_deploy import _native
-
-    slots = len(scores)
-    small = none_id(slots) == NONE_UINT8
-    labels = np.empty(frame_hw, np.uint8 if small else np.uint16)
-    confidence = np.empty(frame_hw, np.uint8)
-    counts = np.zeros(slots + 1, np.uint64)
-    thresholds = np.zeros(slots, np.float32)
-    ids = np.arange(slots, dtype=np.uint16)
-    assert slots < NONE_UINT16
-    _native.label_map(np.ascontiguousarray(scores), thresholds, ids, labels, confidence, counts, 1)
-    return labels

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dedos_deploy.runtime.engine import Engine, open_engine
+from dedos_deploy.runtime.engine import Engine, EngineOptions, open_engine
 from dedos_deploy.runtime.frames import Frame, Outcome, Source
 from dedos_deploy.runtime.overlay import OverlayPainter
 from dedos_deploy.runtime.pipeline import Pipeline, run
@@ -14,6 +14,7 @@ from dedos_deploy.runtime.statistics import Statistics
 
 __all__ = [
     "Engine",
+    "EngineOptions",
     "Frame",
     "Outcome",
     "OverlayPainter",

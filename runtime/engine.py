@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from numpy.typing import NDArray
 
-from dedos_deploy.errors import BadInputError
+from dedos_deploy.errors import BadInputError, nearest
 from dedos_deploy.spec import GraphSpec, TensorSpec
 
 if TYPE_CHECKING:
@@ -83,23 +84,73 @@ def _check_tensor(tensor: TensorSpec, array: NDArray[Any], slots: int) -> None:
         )
 
 
-def _open_cpu(bundle: Bundle, threads: int | None) -> Engine:
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """threads: CPU threads, None for one per usable core; gpu: index of the GPU; on_progress: called
+    with what is being done while an engine is built or checked, many times a second."""
+
+    threads: int | None = None
+    gpu: int = 0
+    on_progress: Progress = lambda text: None
+
+
+def _open_cpu(bundle: Bundle, options: EngineOptions) -> Engine:
     from dedos_deploy.runtime.onnx_engine import OnnxEngine
 
-    return OnnxEngine(bundle.path("model.onnx"), bundle.spec, threads=threads)
+    return OnnxEngine(bundle.path("model.onnx"), bundle.spec, threads=options.threads)
 
 
-ENGINES: dict[str, Callable[[Bundle, int | None], Engine]] = {"cpu": _open_cpu}
+def _open_cuda(bundle: Bundle, options: EngineOptions) -> Engine:
+    from dedos_deploy.runtime.gpu.onnx_cuda_engine import OnnxCudaEngine
+
+    return OnnxCudaEngine(bundle.path("model.onnx"), bundle.spec, gpu=options.gpu)
 
 
-def open_engine(bundle: Bundle, target: str = "cpu", threads: int | None = None) -> Engine:
+def _open_tensorrt(target: str) -> Open:
+    def open_it(bundle: Bundle, options: EngineOptions) -> Engine:
+        from dedos_deploy.runtime.gpu.cuda import Cuda
+        from dedos_deploy.runtime.gpu.engine_store import EngineStore
+
+        cuda = Cuda.open(options.gpu)
+        return EngineStore(bundle, target, cuda=cuda, on_progress=options.on_progress).open()
+
+    return open_it
+
+
+Open = Callable[["Bundle", EngineOptions], Engine]
+
+ENGINES: dict[str, Open] = {
+    "cpu": _open_cpu,
+    "cuda": _open_cuda,
+    "trt": _open_tensorrt("trt"),
+    "rtx": _open_tensorrt("rtx"),
+}
+
+
+def open_engine(
+    bundle: Bundle, target: str = "cpu", options: EngineOptions | None = None
+) -> Engine:
     """Return the engine of `bundle` for `target`, one of ENGINES.
 
-    threads: CPU threads, None for one per usable core. Raises BadInputError for an unknown
-    target, EngineError or BadBundleError when the graph cannot be loaded.
+    An engine of TensorRT is taken from the bundle or the user's cache, or built here, and compared
+    with ONNX Runtime before its first use on a device.
+
+    Raises BadInputError for an unknown target or a bundle of another one, MissingExtraError,
+    EngineError, ParityError or BadBundleError when the graph cannot be loaded.
     """
+    options = options or EngineOptions()
     if target not in ENGINES:
-        raise BadInputError(f"unknown engine {target!r}; this version runs: {', '.join(ENGINES)}")
-    if threads is not None and threads < 1:
-        raise BadInputError(f"threads must be at least 1, not {threads}; leave it out for all")
-    return ENGINES[target](bundle, threads)
+        raise BadInputError(
+            f"unknown engine {target!r}{nearest(target, ENGINES)}; choose one of "
+            f"{', '.join(ENGINES)}"
+        )
+    if options.threads is not None and options.threads < 1:
+        raise BadInputError(
+            f"threads must be at least 1, not {options.threads}; leave it out for all"
+        )
+    if options.gpu < 0:
+        raise BadInputError(f"the index of a GPU is 0 or more, not {options.gpu}")
+    return ENGINES[target](bundle, options)

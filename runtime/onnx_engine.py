@@ -69,15 +69,15 @@ class OnnxEngine(Closing):
             self._session: Any = onnxruntime.InferenceSession(
                 os.fspath(model), session_options(threads), providers=["CPUExecutionProvider"]
             )
-        except _runtime_errors() as error:
+        except runtime_errors() as error:
             raise EngineError(
-                f"ONNX Runtime cannot load {model.name}: {_reason(error)}; "
+                f"ONNX Runtime cannot load {model.name}: {spoken_reason(error)}; "
                 "the file is damaged or needs a newer onnxruntime"
             ) from error
         release_freed_memory()
         self.spec = spec
         self._scores: NDArray[Any] = np.empty((0, 0, 0, 0), dtype=spec.score_dtype)
-        self._check_graph(model.name)
+        check_graph(self._session, spec, model.name)
 
     def infer(self, inputs: Mapping[str, NDArray[Any]]) -> Tensors:
         """Run the graph; see Engine.infer."""
@@ -94,8 +94,8 @@ class OnnxEngine(Closing):
         binding.bind_ortvalue_output(self.spec.scores.name, value)
         try:
             self._session.run_with_iobinding(binding)
-        except _runtime_errors() as error:
-            raise EngineError(f"ONNX Runtime failed on a frame: {_reason(error)}") from error
+        except runtime_errors() as error:
+            raise EngineError(f"ONNX Runtime failed on a frame: {spoken_reason(error)}") from error
         return {self.spec.scores.name: scores}
 
     def close(self) -> None:
@@ -108,17 +108,19 @@ class OnnxEngine(Closing):
             self._scores = np.empty(shape, dtype=self.spec.score_dtype)
         return self._scores
 
-    def _check_graph(self, name: str) -> None:
-        found = {node.name: node for node in self._session.get_inputs()}
-        found |= {node.name: node for node in self._session.get_outputs()}
-        wanted = (*self.spec.inputs, *self.spec.outputs)
-        if found.keys() != {tensor.name for tensor in wanted}:
-            raise EngineError(
-                f"{name} has the tensors {', '.join(found)}, but the bundle promises "
-                f"{', '.join(tensor.name for tensor in wanted)}; export it again"
-            )
-        for tensor in wanted:
-            _check_node(name, tensor, found[tensor.name])
+
+def check_graph(session: Any, spec: GraphSpec, name: str) -> None:
+    """Raise EngineError when the tensors of a session are not those of `spec`; name: its file."""
+    found = {node.name: node for node in session.get_inputs()}
+    found |= {node.name: node for node in session.get_outputs()}
+    wanted = (*spec.inputs, *spec.outputs)
+    if found.keys() != {tensor.name for tensor in wanted}:
+        raise EngineError(
+            f"{name} has the tensors {', '.join(found)}, but the bundle promises "
+            f"{', '.join(tensor.name for tensor in wanted)}; export it again"
+        )
+    for tensor in wanted:
+        _check_node(name, tensor, found[tensor.name])
 
 
 def release_freed_memory() -> None:
@@ -146,7 +148,8 @@ def _check_node(model: str, tensor: TensorSpec, node: Any) -> None:
         )
 
 
-def _runtime_errors() -> tuple[type[Exception], ...]:
+def runtime_errors() -> tuple[type[Exception], ...]:
+    """Return the exceptions that ONNX Runtime raises."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     names = ("Fail", "InvalidArgument", "NoSuchFile", "NoModel", "EngineError",
@@ -156,7 +159,7 @@ def _runtime_errors() -> tuple[type[Exception], ...]:
     return tuple(getattr(state, name) for name in names if hasattr(state, name))
 
 
-def _reason(error: Exception) -> str:
+def spoken_reason(error: Exception) -> str:
     """Return the informative end of an ONNX Runtime message, on one line."""
     text = " ".join(str(error).split())
     return text.rsplit(" : ", 1)[-1].rstrip(".;")[:200]

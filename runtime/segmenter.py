@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadBundleError
-from dedos_deploy.runtime.engine import Engine, open_engine
+from dedos_deploy.runtime.engine import Engine, EngineOptions, Progress, open_engine
 from dedos_deploy.runtime.labelling import open_labeller
 from dedos_deploy.runtime.preprocess import check_frame
 from dedos_deploy.runtime.segmentation import Segmentation
@@ -98,6 +98,8 @@ class Segmenter(Closing):
         threshold: float | None = None,
         threads: int | None = None,
         template: str | None = None,
+        gpu: int = 0,
+        on_progress: Progress = lambda text: None,
     ) -> Segmenter:
         """Return a segmenter for a bundle.
 
@@ -109,10 +111,12 @@ class Segmenter(Closing):
         and leaves unlabelled what they win; `none` labels every pixel with its best class;
         threshold: in [0, 1], for every entry without its own, None for the bundle's;
         threads: CPU threads, None for one per usable core; template: one of
-        `dedos_deploy.text.templates.TEMPLATES` in place of the bundle's prompt templates.
+        `dedos_deploy.text.templates.TEMPLATES` in place of the bundle's prompt templates; gpu: index
+        of the GPU for engines that use one; on_progress: called with what is being done while an
+        engine is built or checked on this device, at its first use.
 
         Raises BadInputError for unusable arguments, BadBundleError and EngineError for an
-        unusable bundle.
+        unusable bundle, ParityError when an engine labels differently from ONNX Runtime.
         """
         from dedos_deploy.runtime.loading import bundle_parts
 
@@ -122,7 +126,7 @@ class Segmenter(Closing):
                 bundle, background=background, threshold=threshold, template=template
             )
             opened.callback(parts.close)
-            runner = open_engine(parts.bundle, engine, threads)
+            runner = open_engine(parts.bundle, engine, EngineOptions(threads, gpu, on_progress))
             opened.callback(runner.close)
             segmenter = cls(
                 runner,

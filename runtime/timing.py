@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dedos_deploy.errors import BadInputError
-from dedos_deploy.runtime.engine import open_engine
+from dedos_deploy.runtime.engine import EngineOptions, open_engine
 from dedos_deploy.runtime.segmenter import Segmenter
 from dedos_deploy.runtime.slots import Rows, Thresholds
 
@@ -70,7 +70,7 @@ def time_frames(
             return unit
 
         segmenter = Segmenter(
-            open_engine(opened, "cpu", threads),
+            open_engine(opened, "cpu", EngineOptions(threads)),
             unit_rows,
             classes=[f"word {index}" for index in range(slots)],
             thresholds=Thresholds({}, 0.0, enabled=False),

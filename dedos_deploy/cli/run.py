@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from dedos_deploy.runtime import Frame, Segmentation, Segmenter, Sink, Source, Statistics
     from dedos_deploy.vocabulary import Vocabulary
 
+SLOW_ENGINES = ("trt", "rtx")
+
 DESCRIPTION = """\
 Label a camera, stream, video or set of images by class names that you choose.
 Every pixel gets one of your classes, or none of them."""
@@ -34,6 +36,8 @@ examples:
       "automobile", and "road" needs a score of 0.3
   dedos-run --source rtsp://user:password@10.0.0.5/live --classes classes.txt --background negatives
       labels a network camera with the class list of a file, one class a line
+  dedos-run --camera 0 --bundle street-trt.dedos --engine trt --classes "road,car" --show
+      on a Jetson: builds the engine at the first run and keeps it
 
 sources:   0 or camera:0, /dev/video0, a video file, an image, a folder or "quoted/glob*.jpg",
            rtsp:// or http(s)://, scene:street or scene:hall (?frames=50&size=240x320&seed=3)
@@ -109,6 +113,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--opacity", type=float, metavar="X", help="of the overlay, in [0, 1] (default: 0.5)"
     )
     parser.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames")
+    parser.add_argument(
+        "--engine",
+        default="cpu",
+        metavar="NAME",
+        help="what to run on: cpu (default), trt or rtx (TensorRT, built here at the first run of a "
+        "bundle of that target), cuda (ONNX Runtime on an NVIDIA GPU)",
+    )
+    parser.add_argument(
+        "--gpu", type=int, default=0, metavar="N", help="which GPU, from 0 (default: 0)"
+    )
     parser.add_argument(
         "--threads", type=int, metavar="N", help="CPU threads (default: one per usable core)"
     )
@@ -191,15 +205,30 @@ def _open_ends(args: argparse.Namespace, opened: ExitStack) -> tuple[Source, lis
 
 
 def _load(args: argparse.Namespace, bundle: Bundle, vocabulary: Vocabulary) -> Segmenter:
+    from dedos_deploy.cli._stages import StageLines
     from dedos_deploy.runtime import Segmenter
 
-    return Segmenter.load(
-        bundle,
-        classes=vocabulary,
-        background=args.background,
-        threshold=args.threshold,
-        threads=args.threads,
-    )
+    # Building an engine may take minutes; the others load in seconds and need no line.
+    lines = StageLines() if args.engine in SLOW_ENGINES and not args.quiet else None
+    if lines is not None:
+        lines.begin(1, 1, f"preparing the {args.engine} engine")
+    ready = False
+    try:
+        segmenter = Segmenter.load(
+            bundle,
+            classes=vocabulary,
+            background=args.background,
+            threshold=args.threshold,
+            threads=args.threads,
+            engine=args.engine,
+            gpu=args.gpu,
+            on_progress=lines.note if lines is not None else lambda text: None,
+        )
+        ready = True
+    finally:
+        if lines is not None:
+            lines.end(completed=ready)
+    return segmenter
 
 
 def _label(

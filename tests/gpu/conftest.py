@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).parents[1] / "native"))
+sys.path += [str(Path(__file__).parents[1] / name) for name in ("native", "runtime")]
 
 from fake_cuda import FakeCuda  # noqa: E402
 from gpu_engines import Opened  # noqa: E402

@@ -66,7 +66,7 @@ class FakeCuda:
     """
 
     def __init__(
-        self, host: PixelHost | None = None, *, memory: int = 2**30, devices: int = 1,
+        self, host: PixelHost | None = None, *, memory: int = 2**34, devices: int = 1,
         capability: tuple[int, int] = (8, 9),
     ) -> None:  # fmt: skip
         self.host = host

@@ -41,7 +41,7 @@ def reference_scores(
     batch, height, width, _ = image.shape
     cells = image.reshape(batch, height // 4, 4, width // 4, 4, 3).mean(axis=(2, 4)) / 255
     scores = np.einsum("bhwc,kc->bkhw", cells, text[:, :3].astype(np.float64))
-    return (np.clip(np.abs(scores), 0, 1) * valid[None, :, None, None]).astype(dtype)
+    return (np.clip(scores, 0, 1) * valid[None, :, None, None]).astype(dtype)
 
 
 class Severity(enum.IntEnum):
@@ -64,12 +64,27 @@ class Strategy(enum.IntEnum):
 
 
 def fake_module(cuda: FakeCuda, *, rtx: bool = False, version: str = "10.9.0.34") -> Any:
-    """Return a module with the runtime half of the API."""
+    """Return a module.
+
+    What the tests may set: `lies`, so that built engines score wrongly; `builds`, a log of the
+    options of every build; `interrupt`, called in the middle of one.
+    """
     module = SimpleNamespace(__version__="1.7.1" if rtx else version)
     module.ILogger = ILogger
     module.ExecutionContextAllocationStrategy = Strategy
     module.Runtime = lambda logger: FakeRuntime(module, cuda, logger)
+    module.Builder = lambda logger: FakeBuilder(module, logger)
+    module.OnnxParser = FakeParser
+    module.IProgressMonitor = type("IProgressMonitor", (), {"__init__": lambda self: None})
+    module.NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
+    module.BuilderFlag = SimpleNamespace()
+    module.MemoryPoolType = SimpleNamespace(WORKSPACE="workspace")
+    capabilities = {"SM86": 86, "SM89": 89}
+    module.ComputeCapability = enum.IntEnum("ComputeCapability", capabilities)
     module.rtx = rtx
+    module.lies = False
+    module.builds = []
+    module.interrupt = lambda: None
     module.log = []
     module.contexts = []
     module.compiled = 0
@@ -241,7 +256,109 @@ class FakeContext:
             size = int(np.prod(shape)) * dtype.itemsize
             arrays[tensor.name] = view(addresses[tensor.name], size).view(dtype).reshape(shape)
         scores = reference_scores(**arrays, dtype=np.dtype(spec.score_dtype))
+        if self.engine.values.get("lies"):
+            scores = np.ascontiguousarray(scores[:, ::-1])
         if self.engine.values["poison"]:
             scores[0, 1, 2, 3] = np.nan
         flat = np.ascontiguousarray(scores).view(np.uint8).reshape(-1)
         view(addresses["scores"], flat.size)[:] = flat
+
+
+class FakeTimingCache:
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def serialize(self) -> bytes:
+        return self.content
+
+
+class FakeParser:
+    def __init__(self, network: Any, logger: ILogger) -> None:
+        self.network = network
+        self.num_errors = 0
+
+    def parse_from_file(self, path: str) -> bool:
+        import onnx
+
+        graph = onnx.load(path).graph
+        dims = {
+            value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+            for value in graph.input
+        }
+        batch, height, width, _ = dims["image"]
+        self.network.spec = GraphSpec(height, width, dims["text"][1], batch)
+        self.network.size = len(open(path, "rb").read())
+        return True
+
+
+class FakeBuilder:
+    def __init__(self, module: Any, logger: ILogger) -> None:
+        self.module = module
+
+    def create_network(self, flags: int) -> Any:
+        assert flags == 2, "not strongly typed"
+        return SimpleNamespace()
+
+    def create_builder_config(self) -> Any:
+        return FakeBuilderConfig()
+
+    def create_optimization_profile(self) -> Any:
+        shapes: dict[str, tuple[int, ...]] = {}
+
+        def set_shape(name: str, low: Any, best: Any, high: Any) -> None:
+            assert low == best == high, "profiles are static"
+            shapes[name] = low
+
+        return SimpleNamespace(set_shape=set_shape, shapes=shapes)
+
+    def build_serialized_network(self, network: Any, config: FakeBuilderConfig) -> bytes | None:
+        monitor = config.progress_monitor
+        for _ in config.profiles:
+            monitor.phase_start("Timing graph nodes", None, 1)
+            self.module.interrupt()
+            if not monitor.step_complete("Timing graph nodes", 0):
+                return None
+            monitor.phase_finish("Timing graph nodes")
+        assert config.capabilities or not self.module.rtx
+        self.module.builds.append(config)
+        if config.cache is not None:
+            config.cache.content += b"measured"
+        slots = [profile.shapes["valid"][0] for profile in config.profiles]
+        return serialized(
+            network.spec, profiles=slots, lies=self.module.lies, weights="x" * network.size
+        )
+
+
+class FakeBuilderConfig:
+    def __init__(self) -> None:
+        self.profiles: list[Any] = []
+        self.capabilities: dict[int, Any] = {}
+        self.limits: dict[str, int] = {}
+        self.cache: FakeTimingCache | None = None
+        self.started_with = b""
+        self.num_compute_capabilities = 0
+        self.builder_optimization_level = 3
+        self.progress_monitor: Any = None
+
+    def set_compute_capability(self, capability: Any, index: int) -> None:
+        assert index < self.num_compute_capabilities
+        self.capabilities[index] = capability
+
+    def set_memory_pool_limit(self, pool: str, size: int) -> None:
+        self.limits[pool] = size
+
+    def create_timing_cache(self, content: bytes) -> FakeTimingCache:
+        self.started_with = content
+        return FakeTimingCache(content)
+
+    def set_timing_cache(self, cache: FakeTimingCache, ignore_mismatch: bool) -> bool:
+        assert not ignore_mismatch
+        self.cache = cache
+        return True
+
+    def get_timing_cache(self) -> FakeTimingCache | None:
+        return self.cache
+
+    def add_optimization_profile(self, profile: Any) -> int:
+        self.profiles.append(profile)
+        return len(self.profiles) - 1

@@ -364,7 +364,7 @@ def test_closing_twice_releases_once_and_keeps_a_given_bundle(bundle_folder: Pat
         ({"classes": ""}, "class list is empty"),
         ({"classes": []}, "has no class"),
         ({"classes": "red", "background": "sky"}, "unknown background 'sky'; choose one of none"),
-        ({"classes": "red", "engine": "tpu"}, "unknown engine 'tpu'; this version runs: cpu"),
+        ({"classes": "red", "engine": "tpu"}, "unknown engine 'tpu'; choose one of cpu, cuda"),
         ({"classes": "red", "threads": 0}, "threads must be at least 1, not 0"),
         ({"classes": "red", "threshold": 1.5}, r"threshold must lie in \[0, 1\], not 1.5"),
     ],
@@ -417,7 +417,7 @@ def test_engine_names_the_input_that_does_not_fit(bundle_folder: Path) -> None:
 
 
 def test_engine_scores_equal_a_numpy_reference(bundle_folder: Path) -> None:
-    from dedos_deploy.runtime import open_engine
+    from dedos_deploy.runtime import EngineOptions, open_engine
 
     rng = np.random.default_rng(3)
     spec = tiny_spec()
@@ -427,7 +427,10 @@ def test_engine_scores_equal_a_numpy_reference(bundle_folder: Path) -> None:
             "text": rng.uniform(0, 0.5, (slots, spec.text_width)).astype(np.float32),
             "valid": (rng.random(slots) > 0.3).astype(np.float32),
         }
-        with Bundle.open(bundle_folder) as bundle, open_engine(bundle, threads=1) as engine:
+        with (
+            Bundle.open(bundle_folder) as bundle,
+            open_engine(bundle, options=EngineOptions(threads=1)) as engine,
+        ):
             scores = engine.infer(inputs)["scores"][0]
         cells = inputs["image"][0].reshape(HEIGHT // 4, 4, WIDTH // 4, 4, 3).mean(axis=(1, 3)) / 255
         expected = np.einsum("kc,hwc->khw", inputs["text"][:, :3], cells).clip(0, 1)

@@ -116,7 +116,8 @@ def tiny_spec() -> GraphSpec:
 
 def write_tiny_bundle(
     dest: Path, *, model: bytes | None = None, base: bool = True, half: bool = False,
-    thresholds: dict[str, float] | None = None,
+    thresholds: dict[str, float] | None = None, target: str = "cpu",
+    files: dict[str, bytes] | None = None,
 ) -> Path:  # fmt: skip
     """Write the bundle to `dest` and return it."""
     config = PRESETS["nano"]
@@ -124,7 +125,7 @@ def write_tiny_bundle(
         preset="nano",
         config=config.to_dict(),
         spec=replace(tiny_spec(), score_dtype="float16" if half else "float32"),
-        target="cpu",
+        target=target,
         precision={"image": "fp32", "text": "fp32"},
         activation=config.clip.activation,
         template_name="single",
@@ -143,6 +144,8 @@ def write_tiny_bundle(
         writer.add_bytes("model.onnx", model or image_graph(half=half))
         writer.add_bytes("text_encoder.onnx", text_graph())
         writer.add_bytes("tokenizer.json", _tokenizer_json())
+        for name, content in (files or {}).items():
+            writer.add_bytes(name, content)
         if base:
             writer.add_vocabulary("base", BASE_WORDS, embeddings())
         return writer.commit(manifest)

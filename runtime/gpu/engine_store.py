@@ -1,0 +1,310 @@
+"""Engines for the device at hand: from the bundle, from the cache of this user, or built now.
+
+An engine is used only when its key fits this device, its file is whole, and the parity gate has passed
+here. What was found is kept beside it, so the gate runs once per engine, device and driver.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from dedos_deploy.errors import BadBundleError, BadInputError, EngineError, ParityError
+from dedos_deploy.files import sha256_of_file, write_atomically
+from dedos_deploy.runtime.gpu.build import BuildOptions, build_engine, label
+from dedos_deploy.runtime.gpu.cuda import Cuda
+from dedos_deploy.runtime.gpu.device_check import DeviceCheck, check_on_device
+from dedos_deploy.runtime.gpu.engine_key import EngineKey, platform_name
+from dedos_deploy.runtime.gpu.flavours import FLAVOURS, Flavour, known_problems, version_of
+from dedos_deploy.runtime.gpu.memory import LOW_WORKSPACE, available_bytes, build_memory
+from dedos_deploy.runtime.gpu.tensorrt_engine import TensorRtEngine
+from dedos_deploy.spec import SLOT_BUCKETS
+
+if TYPE_CHECKING:
+    from dedos_deploy.bundle import Bundle
+
+_LOG = logging.getLogger(__name__)
+
+TYPED_TARGETS = ("trt", "rtx")
+"""Targets of bundles whose graph TensorRT reads."""
+
+Progress = Callable[[str], None]
+
+
+def default_engine_folder() -> Path:
+    """Return the folder of built engines: $DEDOS_CACHE_DIR/engines, or in the user's cache."""
+    from dedos_deploy.text.cache import default_cache_folder
+
+    return default_cache_folder().with_name("engines")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A serialized engine: its key, where it lies, and its SHA-256."""
+
+    key: EngineKey
+    path: Path
+    sha256: str
+
+
+class EngineStore:
+    """Finds, builds and checks the engine of one bundle for one GPU."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        target: str,
+        *,
+        trt: ModuleType | None = None,
+        cuda: Cuda | None = None,
+        folder: Path | None = None,
+        on_progress: Progress = lambda text: None,
+    ) -> None:
+        """target: `trt` or `rtx`; trt, cuda: what to use instead of the installed ones; folder: of
+        the cache, None for the user's; on_progress: called with what is being done.
+
+        Raises BadInputError for a bundle whose graph TensorRT cannot read, MissingExtraError,
+        EngineError without a usable GPU.
+        """
+        self.flavour: Flavour = FLAVOURS[target]
+        if bundle.manifest.target not in TYPED_TARGETS:
+            raise BadInputError(
+                f"bundle {bundle.name!r} was exported for {bundle.manifest.target!r}, whose graph "
+                f"only ONNX Runtime reads; export it again with --target {target}"
+            )
+        self._bundle = bundle
+        self._trt = trt or self.flavour.load(f"running on the {target} engine")
+        self._cuda = cuda or Cuda.open()
+        self._folder = folder or default_engine_folder()
+        self._on_progress = on_progress
+        self._precision = bundle.manifest.precision.get("image", "fp32")
+        self.wanted = EngineKey(
+            model_sha256=bundle.manifest.files["model.onnx"],
+            precision=self._precision,
+            flavour=self.flavour.name,
+            version=str(self._trt.__version__),
+            profiles=SLOT_BUCKETS,
+            compute_capabilities=(self._cuda.device.sm,),
+            platform="any" if self.flavour.portable else platform_name(),
+        )
+
+    def open(self) -> TensorRtEngine:
+        """Return the engine, checked on this device; builds it when there is none that fits.
+
+        Raises EngineError when it cannot be built or loaded, ParityError when it labels
+        differently from ONNX Runtime, BadBundleError when the bundle's own engine is damaged.
+        """
+        self._warn_of_known_problems()
+        found = self.find() or self.build()
+        engine = self._load(found)
+        try:
+            self._check(engine, found)
+        except BaseException:
+            engine.close()
+            raise
+        return engine
+
+    def find(self) -> Found | None:
+        """Return an engine whose key fits this device, the bundle's own before the cache's.
+
+        One that does not fit is explained in a log line.
+        """
+        for source in (self._in_bundle(), self._in_cache()):
+            for found in source:
+                why = found.key.difference(self.wanted, sm=self._cuda.device.sm)
+                if why is None:
+                    return found
+                _LOG.info("engine %s is not used: %s", found.path.name, why)
+        return None
+
+    def build(self) -> Found:
+        """Build the engine of this device and keep it in the cache.
+
+        An interrupted build leaves nothing. Raises EngineError, also when the memory will not do.
+        """
+        model = self._bundle.path("model.onnx")
+        memory = build_memory(model, self._available())
+        memory.check()
+        options = BuildOptions(
+            capabilities=self.wanted.compute_capabilities if self.flavour.portable else (),
+            workspace=LOW_WORKSPACE if memory.low else None,
+            low_memory=memory.low,
+            timing_cache=self._timing_cache(),
+        )
+        if memory.low:
+            self._on_progress("little memory is free: fewer tactics are tried")
+        built = build_engine(
+            self._trt, self.flavour, model, self._bundle.spec, options,
+            on_progress=self._on_progress,
+        )  # fmt: skip
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f"{self.wanted.name}.engine"
+        found = Found(self.wanted, path, hashlib.sha256(built.engine).hexdigest())
+        try:
+            write_atomically(path, built.engine)
+            write_atomically(path.with_suffix(".json"), _sidecar(found, len(built.engine)))
+            if built.timing_cache:
+                write_atomically(self._timing_file(), built.timing_cache)
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise EngineError(
+                f"the engine cannot be kept in {str(self._folder)!r}: {error.strerror or error}; "
+                "free some space, or choose another folder with DEDOS_CACHE_DIR"
+            ) from error
+        return found
+
+    # Finding
+
+    def _in_bundle(self) -> Iterator[Found]:
+        files = self._bundle.manifest.files
+        for name in files:
+            if not (name.startswith("engines/") and name.endswith(".json")):
+                continue
+            engine = name.removesuffix(".json") + ".engine"
+            key = EngineKey.from_dict(_json(self._bundle.path(name)), name=name)
+            if engine not in files:
+                raise BadBundleError(
+                    f"bundle {self._bundle.name!r} has the key {name!r} without its engine; export "
+                    "it again"
+                )
+            yield Found(key, self._bundle.path(engine), files[engine])
+
+    def _in_cache(self) -> Iterator[Found]:
+        path = self._folder / f"{self.wanted.name}.json"
+        if not path.is_file():
+            return
+        engine = path.with_suffix(".engine")
+        try:
+            values = _json(path)
+            found = Found(
+                EngineKey.from_dict(values["key"], name=path.name), engine, str(values["sha256"])
+            )
+            whole = engine.is_file() and engine.stat().st_size == int(values["size"])
+        except (EngineError, KeyError, TypeError, ValueError) as error:
+            _LOG.warning("the cached engine %s is built anew: %s", path.name, error)
+            return
+        if whole and sha256_of_file(engine) == found.sha256:
+            yield found
+        else:
+            _LOG.warning("the cached engine %s is damaged and is built anew", engine.name)
+
+    def _load(self, found: Found) -> TensorRtEngine:
+        self._on_progress("loading the engine")
+        cache = self._folder / f"{self._device_name(found)}.rtxcache"
+        return TensorRtEngine(
+            self._trt,
+            self.flavour,
+            found.path.read_bytes(),
+            self._bundle.spec,
+            self._cuda,
+            name=found.path.name,
+            runtime_cache=cache if self.flavour.portable else None,
+        )
+
+    # The gate
+
+    def _check(self, engine: TensorRtEngine, found: Found) -> None:
+        verdict_file = self._folder / f"{self._device_name(found)}.check.json"
+        verdict = self._earlier(verdict_file, found)
+        if verdict is None:
+            verdict = self._compare(engine)
+            self._keep(verdict_file, found, verdict)
+        if verdict.passed:
+            return
+        raise ParityError(
+            f"engine {found.path.name} is not used: {verdict}; update {label(self.flavour)} or the "
+            f"driver, export in a higher precision, or use --engine cpu (delete "
+            f"{verdict_file.name} in {str(self._folder)!r} to check again)"
+        )
+
+    def _compare(self, engine: TensorRtEngine) -> DeviceCheck:
+        from dedos_deploy.runtime.onnx_engine import OnnxEngine
+
+        self._on_progress("comparing the engine with ONNX Runtime")
+        base = self._bundle.manifest.base_vocabulary
+        if base is None:
+            raise BadBundleError(
+                f"bundle {self._bundle.name!r} ships no vocabulary to check its engine with; "
+                "export it again"
+            )
+        _, rows = self._bundle.vocabulary(base)
+        with OnnxEngine(self._bundle.path("model.onnx"), self._bundle.spec) as reference:
+            return check_on_device(engine, reference.infer, rows, precision=self._precision)
+
+    def _earlier(self, path: Path, found: Found) -> DeviceCheck | None:
+        try:
+            values = _json(path)
+            if values.pop("engine_sha256") != found.sha256:
+                return None
+            values.pop("passed")
+            return DeviceCheck(**values)
+        except (OSError, EngineError, KeyError, TypeError, AttributeError):
+            return None
+
+    def _keep(self, path: Path, found: Found, verdict: DeviceCheck) -> None:
+        content = {**verdict.to_dict(), "engine_sha256": found.sha256}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+        except OSError as error:
+            _LOG.warning(
+                "the check of this engine cannot be kept, it runs at every start: %s", error
+            )
+
+    def _warn_of_known_problems(self) -> None:
+        rows = known_problems(
+            self.flavour, version_of(self._trt), precision=self._precision,
+            batch=self._bundle.spec.batch, integrated=self._cuda.device.integrated,
+        )  # fmt: skip
+        for row in rows:
+            _LOG.warning(
+                "%s %s: %s; %s", label(self.flavour), self._trt.__version__, row.what,
+                row.workaround,
+            )  # fmt: skip
+
+    # Names and amounts
+
+    def _device_name(self, found: Found) -> str:
+        """Name of files that belong to an engine on this very GPU and driver."""
+        device = self._cuda.device
+        gpu = re.sub(r"[^a-z0-9]+", "-", device.name.lower()).strip("-")
+        return f"{replace(found.key, compute_capabilities=(device.sm,)).name}-{gpu}-cuda{device.driver}"
+
+    def _timing_file(self) -> Path:
+        sm = self._cuda.device.sm.replace(".", "")
+        return self._folder / f"timing-{self.wanted.version}-sm{sm}-{self.wanted.platform}.cache"
+
+    def _timing_cache(self) -> bytes:
+        try:
+            return self._timing_file().read_bytes()
+        except OSError:
+            return b""
+
+    def _available(self) -> int | None:
+        """Memory that a build can have: on Jetson both processors share it."""
+        main = available_bytes()
+        free = self._cuda.free_memory()[0]
+        if self._cuda.device.integrated or main is None:
+            return main if main is not None else free
+        return min(main, free)
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise EngineError(
+            f"{path.name} is damaged ({error}); delete it and its engine, and run again"
+        ) from error
+
+
+def _sidecar(found: Found, size: int) -> bytes:
+    values = {"key": found.key.to_dict(), "size": size, "sha256": found.sha256}
+    return (json.dumps(values, indent=2) + "\n").encode()

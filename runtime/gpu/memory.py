@@ -1,0 +1,71 @@
+"""How much memory building an engine takes, predicted before an 8 GB board finds out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dedos_deploy.errors import EngineError
+
+MIB = 2**20
+GIB = 2**30
+
+FIXED = 1536 * MIB
+"""CUDA, the library and its kernels."""
+
+PER_MODEL_BYTE = 6.0
+LOW_PER_MODEL_BYTE = 4.0
+"""Parsed weights, their rearranged copies, the engine and its serialized form. Builds of INT8 graphs for
+RTX took 0.8 GB for 100 MB and 1.2 GB for 122 MB besides the fixed part's CUDA context."""
+
+WORKSPACE = 1024 * MIB
+LOW_WORKSPACE = 256 * MIB
+
+
+@dataclass(frozen=True)
+class BuildMemory:
+    """available: bytes that can be had; wanted, least: predicted bytes of a build, and of one by
+    the low-memory recipe."""
+
+    available: int | None
+    wanted: int
+    least: int
+
+    @property
+    def low(self) -> bool:
+        """Whether to use the low-memory recipe: less workspace, fewer tactics."""
+        return self.available is not None and self.available < self.wanted
+
+    def check(self) -> None:
+        """Raise EngineError when even the low-memory recipe will not fit."""
+        if self.available is None or self.available >= self.least:
+            return
+        raise EngineError(
+            f"building this engine takes about {self.least / GIB:.1f} GiB and "
+            f"{self.available / GIB:.1f} GiB are free; close other programs and the desktop, add "
+            "swap, or choose a smaller preset or --size"
+        )
+
+
+def build_memory(model: Path, available: int | None) -> BuildMemory:
+    """Predict the memory of a build of the graph in `model`, weights beside it counted."""
+    size = sum(path.stat().st_size for path in model.parent.glob(f"{model.name}*"))
+    wanted = FIXED + WORKSPACE + int(PER_MODEL_BYTE * size)
+    least = FIXED + LOW_WORKSPACE + int(LOW_PER_MODEL_BYTE * size)
+    return BuildMemory(available, wanted, least)
+
+
+def available_bytes(path: Path = Path("/proc/meminfo")) -> int | None:
+    """Return the bytes of main memory that can be had without swapping, None where unknown.
+
+    >>> available_bytes(Path("/nowhere")) is None
+    True
+    """
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None

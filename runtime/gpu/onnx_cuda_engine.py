@@ -1,0 +1,133 @@
+"""ONNX Runtime on an NVIDIA GPU: the second way, for devices without TensorRT."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dedos_deploy.closing import Closing
+from dedos_deploy.errors import EngineError
+from dedos_deploy.runtime.engine import Tensors, check_inputs
+from dedos_deploy.runtime.onnx_engine import (
+    check_graph,
+    release_freed_memory,
+    runtime_errors,
+    session_options,
+    spoken_reason,
+)
+from dedos_deploy.spec import GraphSpec
+
+PROVIDER = "CUDAExecutionProvider"
+
+
+class OnnxCudaEngine(Closing):
+    """An image graph in ONNX Runtime's CUDA provider, for any number of slots K.
+
+    Inputs and scores are bound to arrays on the device that are allocated once per K; text goes up
+    only when its values change.
+    """
+
+    max_slots: int | None = None
+
+    def __init__(self, model: Path, spec: GraphSpec, *, gpu: int = 0) -> None:
+        """Load `model`, an ONNX file whose tensors are those of `spec`, on GPU number `gpu`.
+
+        Raises EngineError when this installation of ONNX Runtime has no CUDA, the provider does
+        not start, or the file is missing, damaged or another graph.
+        """
+        import onnxruntime
+
+        if PROVIDER not in onnxruntime.get_available_providers():
+            raise EngineError(
+                "this installation of ONNX Runtime has no CUDA; in a fresh environment run: pip "
+                "install 'dedos-deploy[cuda]' and pip uninstall onnxruntime, or use --engine cpu"
+            )
+        if not model.is_file():
+            raise EngineError(f"the model {model.name} is missing; export the bundle again")
+        _preload()
+        options = {"device_id": str(gpu), "cudnn_conv_algo_search": "HEURISTIC"}
+        try:
+            self._session: Any = onnxruntime.InferenceSession(
+                os.fspath(model), session_options(1), providers=[(PROVIDER, options)]
+            )
+        except runtime_errors() as error:
+            raise EngineError(
+                f"ONNX Runtime cannot load {model.name} on GPU {gpu}: {spoken_reason(error)}"
+            ) from error
+        # Without a usable driver ONNX Runtime falls back to the CPU and only logs it.
+        if PROVIDER not in self._session.get_providers():
+            raise EngineError(
+                "ONNX Runtime could not start CUDA and would have run on the CPU; run "
+                "dedos-doctor, or choose --engine cpu"
+            )
+        release_freed_memory()
+        self.spec = spec
+        self._gpu = gpu
+        self._bound: dict[str, Any] = {}
+        self._sent: dict[str, NDArray[Any]] = {}
+        check_graph(self._session, spec, model.name)
+
+    def infer(self, inputs: Mapping[str, NDArray[Any]]) -> Tensors:
+        """Run the graph; see Engine.infer."""
+        if self._session is None:
+            raise EngineError("this engine is closed; open it again with open_engine")
+        slots = check_inputs(self.spec, inputs, self.max_slots)
+        try:
+            return {self.spec.scores.name: self._run(inputs, slots)}
+        except runtime_errors() as error:
+            raise EngineError(f"ONNX Runtime failed on a frame: {spoken_reason(error)}") from error
+
+    def close(self) -> None:
+        """Release the graph and its arrays; may be called twice."""
+        self._bound.clear()
+        self._sent.clear()
+        self._session = None
+
+    def _run(self, inputs: Mapping[str, NDArray[Any]], slots: int) -> NDArray[Any]:
+        binding = self._session.io_binding()
+        for name, array in inputs.items():
+            binding.bind_ortvalue_input(name, self._on_device(name, array))
+        shape = [self.spec.batch, slots, *self.spec.score_hw]
+        scores = self._array("scores", shape, np.dtype(self.spec.score_dtype))
+        binding.bind_ortvalue_output(self.spec.scores.name, scores)
+        binding.synchronize_inputs()
+        self._session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        result: NDArray[Any] = scores.numpy()
+        return result
+
+    def _on_device(self, name: str, array: NDArray[Any]) -> Any:
+        value = self._array(name, list(array.shape), array.dtype)
+        sent = self._sent.get(name)
+        if sent is None or sent.shape != array.shape or not np.array_equal(sent, array):
+            value.update_inplace(array)
+            # The image changes with every frame: comparing it would cost more than sending it.
+            if name != self.spec.image.name:
+                self._sent[name] = array.copy()
+        return value
+
+    def _array(self, name: str, shape: list[int], dtype: Any) -> Any:
+        import onnxruntime
+
+        value = self._bound.get(name)
+        if value is None or value.shape() != shape:
+            value = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
+                shape, dtype.type, "cuda", self._gpu
+            )
+            self._bound[name] = value
+            self._sent.pop(name, None)
+        return value
+
+
+def _preload() -> None:
+    """Load CUDA's and cuDNN's libraries from the packages of NVIDIA, where those are installed."""
+    import onnxruntime
+
+    preload = getattr(onnxruntime, "preload_dlls", None)
+    if preload is not None:
+        preload()

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from dedos_deploy.errors import BadInputError, EngineError
+from dedos_deploy.runtime.gpu import vendor
 from dedos_deploy.runtime.gpu.flavours import (
     Flavour,
     network_flags,
@@ -126,9 +127,9 @@ class _Build:
         trt = self._trt
         named = f"{label(self._flavour)} {trt.__version__}"
         logger = new_logger(trt, self._messages)
-        builder = trt.Builder(logger)
+        builder: vendor.Builder = trt.Builder(logger)
         network = builder.create_network(network_flags(trt))
-        parser = trt.OnnxParser(network, logger)
+        parser: vendor.OnnxParser = trt.OnnxParser(network, logger)
         self._on_progress("reading the graph")
         # From the file, not from bytes: external data is found beside it.
         if not parser.parse_from_file(str(model)):
@@ -149,7 +150,11 @@ class _Build:
         return BuiltEngine(content, self._measured(config))
 
     def _configure(
-        self, builder: Any, config: Any, spec: GraphSpec, capabilities: list[Any]
+        self,
+        builder: vendor.Builder,
+        config: vendor.BuilderConfig,
+        spec: GraphSpec,
+        capabilities: list[Any],
     ) -> None:
         trt, options = self._trt, self._options
         if capabilities:
@@ -167,12 +172,12 @@ class _Build:
         for slots in SLOT_BUCKETS:
             profile = builder.create_optimization_profile()
             for tensor in spec.inputs:
-                shape = tuple(slots if dim == "K" else dim for dim in tensor.shape)
+                shape = tuple(slots if dim == "K" else int(dim) for dim in tensor.shape)
                 profile.set_shape(tensor.name, shape, shape, shape)
             config.add_optimization_profile(profile)
         config.progress_monitor = self._monitor()
 
-    def _measured(self, config: Any) -> bytes:
+    def _measured(self, config: vendor.BuilderConfig) -> bytes:
         if self._flavour.portable:
             return b""
         cache = config.get_timing_cache()

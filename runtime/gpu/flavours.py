@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from dedos_deploy.errors import EngineError, require
+from dedos_deploy.runtime.gpu import vendor
 
 Version = tuple[int, ...]
 
@@ -126,7 +127,7 @@ def network_flags(trt: ModuleType) -> int:
     return 0 if flag is None else 1 << int(flag)
 
 
-def prepare_for_capture(trt: ModuleType, config: Any) -> None:
+def prepare_for_capture(trt: ModuleType, config: vendor.BuilderConfig) -> None:
     """Ask for an engine whose work can be captured into a CUDA graph, where that is an option."""
     flag = getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)
     if flag is not None:
@@ -140,7 +141,9 @@ def set_capabilities(trt: ModuleType, config: Any, capabilities: Sequence[Any]) 
         config.set_compute_capability(capability, index)
 
 
-def new_context(trt: ModuleType, engine: Any, runtime_config: Any | None) -> Any:
+def new_context(
+    trt: ModuleType, engine: vendor.CudaEngine, runtime_config: vendor.RuntimeConfig | None
+) -> vendor.ExecutionContext | None:
     """Return an execution context whose scratch memory the caller provides, or None on failure."""
     strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
     if runtime_config is None:
@@ -149,12 +152,12 @@ def new_context(trt: ModuleType, engine: Any, runtime_config: Any | None) -> Any
     return engine.create_execution_context(runtime_config)
 
 
-def scratch_bytes(engine: Any, profile: int) -> int:
+def scratch_bytes(engine: vendor.CudaEngine, profile: int) -> int:
     """Return the bytes of scratch memory that a context needs under a profile."""
     return int(engine.get_device_memory_size_for_profile_v2(profile))
 
 
-def is_capturable(context: Any, stream: int) -> bool:
+def is_capturable(context: vendor.ExecutionContext, stream: int) -> bool:
     """Return whether work of a context may be captured; older versions cannot tell and try."""
     ask = getattr(context, "is_stream_capturable", None)
     return True if ask is None else bool(ask(stream))

@@ -19,6 +19,7 @@ from dedos_deploy.closing import Closing
 from dedos_deploy.errors import DedosError, EngineError
 from dedos_deploy.files import write_atomically
 from dedos_deploy.runtime.engine import Tensors, check_inputs
+from dedos_deploy.runtime.gpu import vendor
 from dedos_deploy.runtime.gpu.build import label, new_logger, reason
 from dedos_deploy.runtime.gpu.cuda import (
     Cuda,
@@ -44,7 +45,7 @@ DTYPES = {"UINT8": "uint8", "FLOAT": "float32", "HALF": "float16"}
 class _Bucket:
     """What runs K slots: a context with its shapes and addresses set, and its graph, if any."""
 
-    context: Any
+    context: vendor.ExecutionContext
     graph: Graph | None = None
 
 
@@ -93,9 +94,9 @@ class TensorRtEngine(Closing):
         self._buckets: dict[int, _Bucket] = {}
         self._bucket = 0
         self._pinned: dict[str, PinnedArray] = {}
-        self._cache: Any = None
-        self._runtime: Any = None
-        self._engine: Any = None
+        self._cache: vendor.RuntimeCache | None = None
+        self._runtime: vendor.Runtime | None = None
+        self._engine: vendor.CudaEngine | None = None
         try:
             self._load(engine)
             self._allocate()
@@ -219,10 +220,9 @@ class TensorRtEngine(Closing):
         buckets, self._buckets = self._buckets, {}
         graphs = [bucket.graph for bucket in buckets.values() if bucket.graph is not None]
         resources, self._resources, self._pinned = self._resources, [], {}
-        for bucket in buckets.values():
-            bucket.context = None
+        buckets.clear()
         try:
-            # Graphs hold addresses of the buffers; contexts must go before engine and runtime.
+            # Graphs hold addresses of the buffers; contexts went before engine and runtime.
             close_all([*resources, *graphs])
         except DedosError:
             if not self._lost:
@@ -254,8 +254,13 @@ class TensorRtEngine(Closing):
         for tensor in (*self.spec.inputs, *self.spec.outputs):
             self._check_tensor(tensor)
 
+    @property
+    def _loaded(self) -> vendor.CudaEngine:
+        assert self._engine is not None, "loaded first, and not used once closed"
+        return self._engine
+
     def _check_tensor(self, tensor: TensorSpec) -> None:
-        engine = self._engine
+        engine = self._loaded
         names = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
         if tensor.name not in names:
             raise EngineError(
@@ -275,7 +280,7 @@ class TensorRtEngine(Closing):
 
     def _allocate(self) -> None:
         spec, cuda = self.spec, self.cuda
-        scratch = max(scratch_bytes(self._engine, index) for index in range(len(SLOT_BUCKETS)))
+        scratch = max(scratch_bytes(self._loaded, index) for index in range(len(SLOT_BUCKETS)))
         self.stream = self._own(cuda.stream())
         self.scratch = self._own(cuda.allocate(max(1, scratch), "the engine's scratch memory"))
         self.image = self._device(spec.image)
@@ -305,7 +310,7 @@ class TensorRtEngine(Closing):
     # Buckets
 
     def _prepare(self, slots: int) -> _Bucket:
-        context = new_context(self._trt, self._engine, self._runtime_config())
+        context = new_context(self._trt, self._loaded, self._runtime_config())
         if context is None:
             raise EngineError(
                 f"{self._name} gave no execution context for K={slots}: {reason(self._messages)}"
@@ -339,7 +344,7 @@ class TensorRtEngine(Closing):
         self._save_cache()
         return bucket
 
-    def _captured(self, context: Any, slots: int) -> Graph | None:
+    def _captured(self, context: vendor.ExecutionContext, slots: int) -> Graph | None:
         """Return the graph of one run, or None with the reason in `graphs`."""
         if not is_capturable(context, self.stream.handle):
             self._no_graph(slots, "the library cannot capture this engine")
@@ -371,7 +376,7 @@ class TensorRtEngine(Closing):
             self._name, slots, why,
         )  # fmt: skip
 
-    def _execute(self, context: Any) -> None:
+    def _execute(self, context: vendor.ExecutionContext) -> None:
         self._must(context.execute_async_v3(self.stream.handle), "a run")
 
     def _must(self, accepted: bool, what: str) -> None:
@@ -382,17 +387,17 @@ class TensorRtEngine(Closing):
 
     # The runtime cache of TensorRT for RTX
 
-    def _runtime_config(self) -> Any | None:
+    def _runtime_config(self) -> vendor.RuntimeConfig | None:
         if not self._flavour.portable:
             return None
-        config = self._engine.create_runtime_config()
+        config = self._loaded.create_runtime_config()
         if self._cache is None:
             self._cache = config.create_runtime_cache()
-            self._read_cache()
+            self._read_cache(self._cache)
         config.set_runtime_cache(self._cache)
         return config
 
-    def _read_cache(self) -> None:
+    def _read_cache(self, cache: vendor.RuntimeCache) -> None:
         if self._cache_file is None:
             return
         try:
@@ -402,7 +407,7 @@ class TensorRtEngine(Closing):
         except OSError as error:
             _LOG.warning("the runtime cache cannot be read and is made anew: %s", error)
             return
-        if not self._cache.deserialize(content):
+        if not cache.deserialize(content):
             _LOG.warning(
                 "the runtime cache %s is of no use here and is made anew", self._cache_file
             )

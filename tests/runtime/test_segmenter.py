@@ -364,7 +364,10 @@ def test_closing_twice_releases_once_and_keeps_a_given_bundle(bundle_folder: Pat
         ({"classes": ""}, "class list is empty"),
         ({"classes": []}, "has no class"),
         ({"classes": "red", "background": "sky"}, "unknown background 'sky'; choose one of none"),
-        ({"classes": "red", "engine": "tpu"}, "unknown engine 'tpu'; choose one of cpu, cuda"),
+        (
+            {"classes": "red", "engine": "tpu"},
+            "unknown engine 'tpu', did you mean 'cpu'.; choose one of cpu, cuda",
+        ),
         ({"classes": "red", "threads": 0}, "threads must be at least 1, not 0"),
         ({"classes": "red", "threshold": 1.5}, r"threshold must lie in \[0, 1\], not 1.5"),
     ],

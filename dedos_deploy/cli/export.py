@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from dedos_deploy.calib.options import ESTIMATORS, Int8Options
 from dedos_deploy.cli._main import run_command, size_hw
@@ -92,6 +93,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threshold", type=float, metavar="T",
         help="score in [0, 1] below which a pixel stays unlabelled (default: the checkpoint's)",
     )  # fmt: skip
+    graph.add_argument(
+        "--device", action="store_true",
+        help="also build the trt or rtx engine for the GPU of this machine and check it there, which "
+        "the first dedos-run does otherwise",
+    )  # fmt: skip
     gate = parser.add_argument_group("parity gate")
     gate.add_argument(
         "--frames", metavar="PATH",
@@ -139,11 +145,50 @@ def run(args: argparse.Namespace) -> int:
     require("onnxscript", extra="export", purpose="exporting a model")
     from dedos_deploy.export import WeightsSource, export_bundle
 
+    if args.device:
+        _require_device(args.target)
     weights = WeightsSource(args.checkpoint, args.preset, args.random_weights)
     dest = args.output or _default_output(weights, options)
     report = export_bundle(weights, dest, options=options, progress=StageLines())
-    print(json.dumps(report.to_dict()) if args.json else _summary(report))
+    values, summary = report.to_dict(), _summary(report)
+    if args.device:
+        values["device"] = facts = _prepare_device(report.path, args.target)
+        summary += (
+            f"\n  device     {facts['device']} (SM {facts['compute_capability']}): engine built, labels "
+            "as ONNX Runtime's"
+        )
+    print(json.dumps(values) if args.json else summary)
     return 0
+
+
+def _require_device(target: str) -> None:
+    """Raise before minutes of export are spent when no engine can be built here."""
+    from dedos_deploy.runtime.gpu.cuda import Cuda
+    from dedos_deploy.runtime.gpu.flavours import FLAVOURS
+
+    if target not in FLAVOURS:
+        raise BadInputError(f"--device goes with --target trt or rtx, not {target}")
+    FLAVOURS[target].load(f"building an engine for --target {target}")
+    Cuda.open()
+
+
+def _prepare_device(bundle: Path, target: str) -> dict[str, Any]:
+    """Build and check the engine of this device; return its facts."""
+    from dedos_deploy.bundle import Bundle
+    from dedos_deploy.cli._stages import StageLines
+    from dedos_deploy.runtime.gpu.engine_store import EngineStore
+
+    lines = StageLines()
+    with Bundle.open(bundle) as opened:
+        lines.begin(1, 1, f"preparing the {target} engine on this device")
+        ready = False
+        try:
+            with EngineStore(opened, target, on_progress=lines.note).open() as engine:
+                facts = engine.facts()
+            ready = True
+        finally:
+            lines.end(completed=ready)
+    return facts
 
 
 def _add_int8(group: argparse._ArgumentGroup) -> None:

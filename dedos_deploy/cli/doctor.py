@@ -1,0 +1,78 @@
+"""dedos-doctor: what this machine has for running bundles, and what to do about the rest."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import textwrap
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from dedos_deploy.cli._main import EXIT_OK, EXIT_USER_ERROR, run_command
+
+EPILOG = """\
+examples:
+  dedos-doctor                  look at everything
+  dedos-doctor --engine trt     exit code 2 unless TensorRT can run here
+  dedos-doctor --json           the same as one JSON object, to attach to a report
+
+verdicts: ok, note (missing, and only some uses need it), bad (broken)"""
+
+WIDTH = 100
+MARKS = {"ok": "ok  ", "note": "note", "bad": "BAD "}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dedos-doctor",
+        description="Look at GPU, driver, TensorRT, ONNX Runtime, OpenCV, cameras and memory, label "
+        "one frame, and say what to do.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--engine", choices=("cpu", "cuda", "trt", "rtx"), default="cpu",
+        help="which engine must be able to run for exit code 0 (default: cpu)",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Look, print, and return 0 if the engine can run here, else 2."""
+    from dedos_deploy.runtime.doctor import examine, usable
+    from dedos_deploy.runtime.opencv import silence_ffmpeg
+
+    silence_ffmpeg()
+    findings = examine()
+    fit = usable(findings, args.engine)
+    if args.json:
+        report = {"engine": args.engine, "usable": fit,
+                  "findings": [asdict(finding) for finding in findings]}  # fmt: skip
+        print(json.dumps(report, ensure_ascii=False))
+        return EXIT_OK if fit else EXIT_USER_ERROR
+    width = max(len(finding.topic) for finding in findings)
+    for finding in findings:
+        lead = f"{MARKS[finding.verdict]} {finding.topic:<{width}}  "
+        print(_wrapped(finding.found, lead))
+        if finding.advice:
+            print(_wrapped(f"→ {finding.advice}", " " * len(lead)))
+    verdict = "can" if fit else "cannot"
+    print(f"\nthe {args.engine} engine {verdict} run on this machine")
+    return EXIT_OK if fit else EXIT_USER_ERROR
+
+
+def _wrapped(text: str, lead: str) -> str:
+    return textwrap.fill(
+        text, WIDTH, initial_indent=lead, subsequent_indent=" " * len(lead),
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `dedos-doctor`; see `--help`."""
+    return run_command(build_parser, run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

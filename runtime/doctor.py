@@ -1,0 +1,320 @@
+"""What this machine has for running bundles, each finding with a verdict and what to do about it.
+
+Nothing here raises for what a machine lacks: a missing GPU is a finding.
+"""
+
+from __future__ import annotations
+
+import ctypes.util
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from dedos_deploy.errors import DedosError
+
+Verdict = Literal["ok", "note", "bad"]
+
+GIB = 2**30
+SMALL_MEMORY = 9 * GIB
+LEAST_DISK = 2 * GIB
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor.
+
+    topic: such as `gpu`; verdict: `ok`, `note` for what is missing and not needed everywhere, `bad`
+    for what is broken; found: what is there; advice: what to do, "" for nothing.
+    """
+
+    topic: str
+    verdict: Verdict
+    found: str
+    advice: str = ""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where to look; tests point it at folders of their own."""
+
+    root: Path = Path("/")
+
+    def text(self, path: str) -> str | None:
+        """Return the text of a file below the root without trailing NULs, None when unreadable."""
+        try:
+            content = (self.root / path.lstrip("/")).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return None
+        return content.rstrip("\0\n")
+
+
+def examine(machine: Machine | None = None) -> list[Finding]:
+    """Return all findings; takes a few seconds, one of them for labelling a frame."""
+    machine = machine or Machine()
+    findings: list[Finding] = []
+    for check in CHECKS:
+        try:
+            findings += check(machine)
+        except Exception as error:
+            # A doctor that dies of what it finds is of no use; the error is the finding.
+            name = check.__name__.lstrip("_")
+            findings.append(
+                Finding(name, "bad", f"{type(error).__name__}: {error}", "report this with --json")
+            )
+    return findings
+
+
+def usable(findings: list[Finding], engine: str) -> bool:
+    """Return whether an engine can run here, going by the findings."""
+    verdicts: dict[str, list[Verdict]] = {}
+    for finding in findings:
+        verdicts.setdefault(finding.topic, []).append(finding.verdict)
+    needed = {
+        "cpu": ("label a frame",),
+        "cuda": ("gpu", "onnxruntime cuda"),
+        "trt": ("gpu", "tensorrt", "label a frame"),
+        "rtx": ("gpu", "tensorrt-rtx", "label a frame"),
+    }[engine]
+    return all(verdicts.get(topic) and set(verdicts[topic]) == {"ok"} for topic in needed)
+
+
+def _system(machine: Machine) -> Iterator[Finding]:
+    from dedos_deploy import __version__
+
+    python = ".".join(map(str, sys.version_info[:3]))
+    yield Finding(
+        "system", "ok",
+        f"dedos-deploy {__version__}, Python {python}, {platform.system()} {platform.machine()}",
+    )  # fmt: skip
+
+
+def _jetson(machine: Machine) -> Iterator[Finding]:
+    from dedos_deploy.runtime.gpu.engine_key import l4t_release
+
+    model = machine.text("/proc/device-tree/model")
+    release = l4t_release(machine.root / "etc/nv_tegra_release")
+    if release is None:
+        return
+    major = int(release.split(".")[0])
+    jetpack = {35: "JetPack 5", 36: "JetPack 6", 38: "JetPack 7", 39: "JetPack 7"}.get(major)
+    found = f"{model or 'Jetson'}, L4T {release}" + (f" ({jetpack})" if jetpack else "")
+    if major < 36:
+        yield Finding("jetson", "bad", found, "install JetPack 6 or 7: older ones have TensorRT 8")
+    else:
+        yield Finding("jetson", "ok", found)
+    if model is not None and "Orin Nano" in model:
+        yield Finding(
+            "video encoder", "note", "Orin Nano has no NVENC",
+            "write MP4 at a lower rate, or label maps and JSON lines instead",
+        )  # fmt: skip
+
+
+def _memory(machine: Machine) -> Iterator[Finding]:
+    from dedos_deploy.runtime.gpu.memory import available_bytes
+
+    text = machine.text("/proc/meminfo")
+    total = re.search(r"^MemTotal:\s+(\d+)", text, re.MULTILINE) if text else None
+    free = available_bytes(machine.root / "proc/meminfo")
+    if total is None or free is None:
+        yield Finding("memory", "note", "unknown on this system")
+        return
+    size = int(total[1]) * 1024
+    found = f"{size / GIB:.1f} GiB, {free / GIB:.1f} free"
+    small = size < SMALL_MEMORY
+    advice = (
+        "engines are built by the frugal recipe when little is free; docs/jetson.md"
+        if small
+        else ""
+    )
+    yield Finding("memory", "ok", found, advice)
+
+
+def _disk(machine: Machine) -> Iterator[Finding]:
+    from dedos_deploy.text.cache import default_cache_folder
+
+    folder = default_cache_folder().parent
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free = shutil.disk_usage(there).free
+    found = f"{folder}, {free / GIB:.1f} GiB free"
+    if not os.access(there, os.W_OK):
+        yield Finding(
+            "cache", "note", f"{found}, not writable",
+            "words and engines are made anew at every start; set DEDOS_CACHE_DIR to another folder",
+        )  # fmt: skip
+    elif free < LEAST_DISK:
+        yield Finding("cache", "note", found, "engines take up to 1 GiB each; free some space")
+    else:
+        yield Finding("cache", "ok", found)
+
+
+def _native(machine: Machine) -> Iterator[Finding]:
+    from dedos_deploy.runtime.gpu.kernels_file import kernels_file
+
+    kernels = kernels_file()
+    if kernels is None:
+        yield Finding(
+            "cuda kernels", "note", "not in this installation",
+            "frames are resized and labelled on the CPU; on a GPU, install from source with nvcc",
+        )  # fmt: skip
+    else:
+        yield Finding("cuda kernels", "ok", f"{kernels.name}, {kernels.stat().st_size // 1024} KiB")
+
+
+def _onnxruntime(machine: Machine) -> Iterator[Finding]:
+    import onnxruntime
+
+    providers = onnxruntime.get_available_providers()
+    yield Finding("onnxruntime", "ok", f"{onnxruntime.__version__}: {', '.join(providers)}")
+    if "CUDAExecutionProvider" in providers:
+        yield Finding("onnxruntime cuda", "ok", "CUDAExecutionProvider")
+        return
+    aarch64 = platform.machine() == "aarch64"
+    yield Finding(
+        "onnxruntime cuda", "note", "this ONNX Runtime has no CUDA",
+        "on Jetson use --engine trt" if aarch64 else "for --engine cuda: pip install "
+        "'dedos-deploy[cuda]' in an environment of its own, and pip uninstall onnxruntime",
+    )  # fmt: skip
+
+
+def _frame(machine: Machine) -> Iterator[Finding]:
+    from dedos_deploy.runtime.segmenter import Segmenter
+    from dedos_deploy.scenes import render_image
+
+    image, _ = render_image("street", seed=7, size_hw=(240, 320))
+    try:
+        with Segmenter.load("demo", classes="road,sky", background="none") as segmenter:
+            segmenter.segment(image)
+            started = time.perf_counter()
+            result = segmenter.segment(image)
+            took = time.perf_counter() - started
+    except DedosError as error:
+        yield Finding("label a frame", "bad", str(error), "install dedos-deploy again")
+        return
+    road = result.coverage["road"]
+    if 0.05 < road < 0.95:
+        yield Finding("label a frame", "ok", f"embedded bundle on the CPU, {1e3 * took:.0f} ms")
+    else:
+        yield Finding(
+            "label a frame", "bad", f"{road:.0%} of an embedded street came out as road",
+            "the results of this machine are wrong; report the processor and this output",
+        )  # fmt: skip
+
+
+def _gpu(machine: Machine) -> Iterator[Finding]:
+    from dedos_deploy.runtime.gpu.cuda import Cuda
+
+    try:
+        cuda = Cuda.open()
+        free, total = cuda.free_memory()
+    except (DedosError, ImportError) as error:
+        yield Finding("gpu", "note", str(error).split(";")[0], "the cpu engine needs none")
+        return
+    device = cuda.device
+    driver = f"{device.driver // 1000}.{device.driver % 1000 // 10}"
+    yield Finding(
+        "gpu", "ok",
+        f"{device.name}, compute capability {device.sm}, CUDA {driver} by the driver, "
+        f"{free / GIB:.1f} of {total / GIB:.1f} GiB free",
+    )  # fmt: skip
+
+
+def _tensorrt(machine: Machine) -> Iterator[Finding]:
+    from dedos_deploy.runtime.gpu.flavours import FLAVOURS, known_problems, version_of
+
+    for target, flavour in FLAVOURS.items():
+        try:
+            trt = flavour.load(f"--engine {target}")
+        except (DedosError, ImportError, OSError) as error:
+            yield Finding(flavour.name, "note", str(error).splitlines()[0])
+            continue
+        yield Finding(flavour.name, "ok", str(trt.__version__))
+        for row in known_problems(
+            flavour, version_of(trt), precision="fp16", batch=2,
+            integrated=machine.text("/etc/nv_tegra_release") is not None,
+        ):  # fmt: skip
+            yield Finding(f"{flavour.name} {trt.__version__}", "note", row.what, row.workaround)
+
+
+def _opencv(machine: Machine) -> Iterator[Finding]:
+    import cv2
+
+    built = cv2.getBuildInformation()
+    yield Finding("opencv", "ok", cv2.__version__)
+    for name, missing in (
+        ("FFMPEG", "videos and streams cannot be read; pip install opencv-python"),
+        ("GStreamer", "CSI cameras and pipelines need it: pip's OpenCV has none, JetPack's and "
+         "Debian's python3-opencv do"),
+    ):  # fmt: skip
+        found = re.search(rf"^\s*{name}:\s+YES(?: \(([^)]*)\))?", built, re.MULTILINE)
+        if found:
+            yield Finding(f"opencv {name.lower()}", "ok", found[1] or "yes")
+        else:
+            yield Finding(f"opencv {name.lower()}", "note", "not built in", missing)
+
+
+def _cameras(machine: Machine) -> Iterator[Finding]:
+    devices = sorted((machine.root / "dev").glob("video[0-9]*"), key=lambda path: path.name)
+    if not devices:
+        yield Finding("cameras", "note", "none under /dev/video*")
+    for device in devices:
+        name = machine.text(f"/sys/class/video4linux/{device.name}/name") or "unnamed"
+        if os.access(device, os.R_OK | os.W_OK):
+            yield Finding("cameras", "ok", f"/dev/{device.name}: {name}")
+        else:
+            yield Finding(
+                "cameras", "bad", f"/dev/{device.name}: {name}, no permission",
+                "add yourself to the group video and log in again",
+            )  # fmt: skip
+
+
+def _codecs(machine: Machine) -> Iterator[Finding]:
+    jetson = machine.text("/etc/nv_tegra_release") is not None
+    for topic, library, what in (
+        ("nvdec", "nvcuvid", "decodes video on the GPU"),
+        ("nvenc", "nvidia-encode", "encodes video on the GPU"),
+    ):
+        if ctypes.util.find_library(library):
+            yield Finding(topic, "ok", f"lib{library}")
+        elif jetson:
+            yield Finding(topic, "note", "through GStreamer on Jetson", "see opencv gstreamer")
+        else:
+            yield Finding(
+                topic, "note", f"lib{library} is not installed", f"it {what}; the CPU does so too"
+            )
+
+
+def _packages(machine: Machine) -> Iterator[Finding]:
+    """Two OpenCVs or two ONNX Runtimes overwrite each other's files."""
+    for family in (
+        ("opencv-python", "opencv-python-headless", "opencv-contrib-python",
+         "opencv-contrib-python-headless"),
+        ("onnxruntime", "onnxruntime-gpu"),
+    ):  # fmt: skip
+        there = [name for name in family if _installed(name)]
+        if len(there) > 1:
+            yield Finding(
+                "packages", "bad", f"{' and '.join(there)} are installed over each other",
+                f"pip uninstall {' '.join(there)}, then install the one you want",
+            )  # fmt: skip
+
+
+def _installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+CHECKS: tuple[Callable[[Machine], Iterator[Finding]], ...] = (
+    _system, _jetson, _memory, _disk, _packages, _native, _onnxruntime, _frame, _gpu, _tensorrt,
+    _opencv, _cameras, _codecs,
+)  # fmt: skip

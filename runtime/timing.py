@@ -100,11 +100,11 @@ def time_frames(
             pre_ms=pre_ms,
             engine_ms=engine_ms,
             post_ms=post_ms,
-            peak_mb=_peak_mb(),
+            peak_mb=peak_mb(),
         )
 
 
-def _peak_mb() -> float:
+def peak_mb() -> float:
     """Peak resident memory of this process; Linux counts in KiB, macOS in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

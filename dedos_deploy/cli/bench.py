@@ -16,10 +16,17 @@ examples:
   dedos-bench model                                the table of all presets
   dedos-bench frame --bundle demo                  seconds per frame, measured here
   dedos-bench frame --bundle edge-b.dedos --slots 171 --size 1080x1920
+  dedos-bench stages --bundle fp32.dedos int8.dedos --slots 16 171 --size 720x1280 1080x1920
+                                                   two bundles side by side: p50, p90, p99 per stage
+  dedos-bench stages --bundle l.dedos --engine trt --slots 171 --frames 500 --json
+                                                   on a GPU, with its memory, energy and ceilings
 
 `model` runs nothing: it counts on PyTorch's meta device (needs the extra [export]).
 `frame` reports process CPU seconds divided by threads, which other programs disturb least, and
 wall seconds beside them.
+`stages` runs bundles in turns, frame by frame, after comparing their labels on embedded scenes, and
+prints a markdown table: milliseconds of resize, engine and label map, the whole, frames per second,
+joules per frame where the board tells, and how much of a large matrix product's speed the engine has.
 """
 
 
@@ -35,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="model|frame")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="model|frame|stages")
     model = verbs.add_parser("model", help="count parameters, MACs and activation memory")
     model.add_argument("--preset", help=f"one of {', '.join(PRESETS)}; default: all")
     model.add_argument(
@@ -48,13 +55,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     frame.add_argument("--frames", type=int, default=5, help="timed frames after one warm-up (5)")
     frame.add_argument("--threads", type=int, default=2, help="threads of the engine (2)")
+    stages = verbs.add_parser("stages", help="measure bundles side by side, stage by stage")
+    stages.add_argument(
+        "--bundle", nargs="+", default=["demo"], help="bundles, or `demo` (default)"
+    )
+    stages.add_argument("--engine", default="cpu", help="cpu (default), cuda, trt or rtx")
+    stages.add_argument("--gpu", type=int, default=0, metavar="N", help="which GPU (0)")
+    stages.add_argument(
+        "--slots", type=int, nargs="+", default=[171], metavar="K", help="class slots (171)"
+    )
+    stages.add_argument(
+        "--size", type=size_hw, nargs="+", default=[(720, 1280)], metavar="HxW",
+        help="frame sizes (720x1280)",
+    )  # fmt: skip
+    stages.add_argument("--frames", type=int, default=50, help="timed frames of each (50)")
+    stages.add_argument("--threads", type=int, help="CPU threads (one per usable core)")
+    stages.add_argument("--json", action="store_true", help="one JSON object as the last line")
     for verb in (model, frame):
         verb.add_argument("--slots", type=int, default=171, help="class slots K (171)")
         verb.add_argument("--json", action="store_true", help="one JSON object as the last line")
 
 
 def run(args: argparse.Namespace) -> int:
-    return _run_model(args) if args.verb == "model" else _run_frame(args)
+    return {"model": _run_model, "frame": _run_frame, "stages": _run_stages}[args.verb](args)
 
 
 def _run_model(args: argparse.Namespace) -> int:
@@ -109,6 +132,27 @@ def _run_frame(args: argparse.Namespace) -> int:
     )
     if args.json:
         print(json.dumps(asdict(times)))
+    return EXIT_OK
+
+
+def _run_stages(args: argparse.Namespace) -> int:
+    from dedos_deploy.bench.stages import BenchOptions, markdown, run_bench
+    from dedos_deploy.cli._stages import StageLines
+
+    options = BenchOptions(
+        args.bundle, args.engine, args.slots, args.size, args.frames, args.threads, args.gpu
+    )
+    lines = StageLines()
+    lines.begin(1, 1, "measuring")
+    done = False
+    try:
+        report = run_bench(options, note=lines.note)
+        done = True
+    finally:
+        lines.end(completed=done)
+    print(markdown(report))
+    if args.json:
+        print(json.dumps(asdict(report)))
     return EXIT_OK
 
 

@@ -1,0 +1,352 @@
+"""Stages of a frame, measured for several bundles side by side: their labels are compared first."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dedos_deploy.bench.ceilings import Ceilings, cpu_ceilings, gpu_ceilings
+from dedos_deploy.bench.energy import open_meter
+from dedos_deploy.bundle import Bundle
+from dedos_deploy.errors import BadInputError
+from dedos_deploy.runtime.engine import Engine, EngineOptions, Tensors, open_engine
+from dedos_deploy.runtime.onnx_engine import usable_cores
+from dedos_deploy.runtime.segmenter import Segmenter
+from dedos_deploy.runtime.slots import Rows, Thresholds
+
+WARM_UP = 3
+PARTS = ("pre", "engine", "post", "total")
+COMPARED_FRAMES = 2
+COMPARED_HW = (480, 640)
+MOST_COMPARED_WORDS = 64
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """bundles: paths or "demo"; engine: one of ENGINES, for all of them; slots, sizes: what is
+    varied; frames: timed ones per combination; threads, gpu: as of the engine."""
+
+    bundles: Sequence[str]
+    engine: str = "cpu"
+    slots: Sequence[int] = (171,)
+    sizes: Sequence[tuple[int, int]] = ((720, 1280),)
+    frames: int = 50
+    threads: int | None = None
+    gpu: int = 0
+
+    def __post_init__(self) -> None:
+        for name, values in (("slots", self.slots), ("frames", [self.frames])):
+            for value in values:
+                if value < 1:
+                    raise BadInputError(f"{name} is {value}, but must be at least 1")
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """One combination.
+
+    ms: p50, p90 and p99 in milliseconds per stage, `total` being wall time from frame to label map;
+    jitter: p99 / p50 of the total; fps: frames per second, one after the other; joules: per frame,
+    None where nothing tells; of_matmul: part of the measured ceiling that the engine reaches, None
+    where the multiply-accumulates are not known; process_mb: peak of this process, all bundles open;
+    device_mb: in use on the GPU, other programs included.
+    """
+
+    bundle: str
+    preset: str
+    precision: str
+    network_hw: tuple[int, int]
+    batch: int
+    slots: int
+    frame_hw: tuple[int, int]
+    frames: int
+    ms: dict[str, dict[str, float]]
+    jitter: float
+    fps: float
+    joules: float | None
+    of_matmul: float | None
+    process_mb: float
+    device_mb: float | None
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """rows: all combinations; agreement: part of pixels to which a bundle gives the label that the
+    first one gives; facts: machine and versions."""
+
+    rows: tuple[StageRow, ...]
+    agreement: dict[str, float]
+    ceilings: Ceilings | None
+    energy: str | None
+    facts: dict[str, Any]
+
+
+def run_bench(
+    options: BenchOptions, *, note: Callable[[str], None] = lambda text: None
+) -> BenchReport:
+    """Measure; note: called with what is being done.
+
+    Bundles take turns frame by frame, each first in every other round, so that what else happens on
+    the machine meets all of them. Raises what opening bundles and engines raises.
+    """
+    with contextlib.ExitStack() as opened:
+        subjects = [_Subject(name, options, opened, note) for name in options.bundles]
+        note("comparing labels")
+        agreement = {subject.name: subject.agreement(subjects[0]) for subject in subjects}
+        gpu = options.engine != "cpu"
+        note("measuring what the machine can do")
+        ceilings = (
+            gpu_ceilings(options.gpu) if gpu else cpu_ceilings(options.threads or usable_cores())
+        )
+        meter = open_meter(gpu=gpu, index=options.gpu)
+        rows: list[StageRow] = []
+        for size in options.sizes:
+            for slots in options.slots:
+                note(f"frames of {size[0]}x{size[1]}, K={slots}")
+                rows += _measure(subjects, slots, size, options.frames, meter)
+        # Counting needs torch, whose memory and threads must not disturb what was measured.
+        rows = [
+            _beside_ceiling(row, subjects[index % len(subjects)], ceilings)
+            for index, row in enumerate(rows)
+        ]
+        facts = {
+            "machine": platform.machine(), "system": platform.system(),
+            "cores": usable_cores(), "threads": options.threads or usable_cores(),
+            "engine": options.engine, **subjects[0].facts(),
+        }  # fmt: skip
+    return BenchReport(
+        tuple(rows), agreement, ceilings, None if meter is None else meter.source, facts
+    )
+
+
+class _Subject:
+    """One bundle on its engine."""
+
+    def __init__(
+        self,
+        name: str,
+        options: BenchOptions,
+        opened: contextlib.ExitStack,
+        note: Callable[[str], None],
+    ) -> None:
+        self.name = name
+        note(f"opening {name}")
+        self.bundle = opened.enter_context(contextlib.closing(Bundle.open(name)))
+        self.engine: Engine = open_engine(
+            self.bundle, options.engine, EngineOptions(options.threads, options.gpu, note)
+        )
+        opened.callback(self.engine.close)
+        self.spec = self.bundle.spec
+        self._threads = options.threads
+        self._rng = np.random.default_rng(0)
+        self._inputs: Tensors = {}
+        self.segmenter: Segmenter | None = None
+        if self.spec.batch == 1:
+            # Its engine is closed by what closes the segmenter, which may happen twice.
+            self.segmenter = Segmenter(
+                self.engine, self._made_up, classes=["word 0"],
+                thresholds=Thresholds({}, 0.0, enabled=False), threads=options.threads,
+            )  # fmt: skip
+            opened.callback(self.segmenter.close)
+
+    def prepare(self, slots: int) -> None:
+        if self.segmenter is not None:
+            self.segmenter.set_classes([f"word {index}" for index in range(slots)])
+            return
+        image = (self.spec.batch, self.spec.height, self.spec.width, 3)
+        self._inputs = {
+            "image": self._rng.integers(0, 256, image, np.uint8),
+            "text": self._made_up([str(index) for index in range(slots)]),
+            "valid": np.ones(slots, np.float32),
+        }
+
+    def run(self, frame: NDArray[np.uint8]) -> dict[str, float]:
+        """Label a frame, or run a batch; milliseconds per stage."""
+        started = time.perf_counter()
+        if self.segmenter is not None:
+            stages = dict(self.segmenter.segment(frame).latency_ms)
+        else:
+            self.engine.infer(self._inputs)
+            stages = {"engine": 1e3 * (time.perf_counter() - started)}
+        return stages | {"total": 1e3 * (time.perf_counter() - started)}
+
+    def agreement(self, other: _Subject) -> float:
+        """Part of pixels of embedded scenes with the label of `other`, under its own words."""
+        from dedos_deploy.runtime.agreement import label_agreement
+
+        if other is self:
+            return 1.0
+        words = other.bundle.base_words[:MOST_COMPARED_WORDS]
+        mine = self.bundle.known_embeddings()
+        if not words or any(word not in mine for word in words):
+            raise BadInputError(
+                f"bundles {self.name!r} and {other.name!r} ship other vocabularies, so their labels "
+                "cannot be compared; export both with the same --vocabulary"
+            )
+        theirs = other.bundle.known_embeddings()
+        parts = [
+            label_agreement(
+                other._scores(picture, np.stack([theirs[word] for word in words])),
+                self._scores(picture, np.stack([mine[word] for word in words])),
+                COMPARED_HW,
+            )
+            for picture in _scenes()
+        ]
+        return float(np.mean(parts))
+
+    def _scores(self, picture: NDArray[np.uint8], rows: Rows) -> NDArray[np.float32]:
+        from dedos_deploy.runtime.preprocess import resize_frame
+
+        image = np.empty((self.spec.height, self.spec.width, 3), np.uint8)
+        resize_frame(picture, image)
+        batch = np.ascontiguousarray(np.broadcast_to(image, (self.spec.batch, *image.shape)))
+        inputs: Tensors = {"image": batch, "text": rows, "valid": np.ones(len(rows), np.float32)}
+        scores: NDArray[np.float32] = self.engine.infer(inputs)["scores"][0].astype(np.float32)
+        return scores
+
+    def macs(self, slots: int) -> float | None:
+        """Multiply-accumulates of a run, None without torch to count them."""
+        try:
+            from dedos_deploy.model.cost import model_cost
+            from dedos_deploy.presets import config_from_dict
+
+            config = config_from_dict(self.bundle.manifest.config)
+            size = (self.spec.height, self.spec.width)
+            return model_cost(config, size_hw=size, slots=slots).macs * self.spec.batch
+        except ImportError:
+            return None
+
+    def facts(self) -> dict[str, Any]:
+        own = getattr(self.engine, "facts", None)
+        return own() if own is not None else {}
+
+    def device_mb(self) -> float | None:
+        cuda = getattr(self.engine, "cuda", None)
+        if cuda is None:
+            return None
+        free, total = cuda.free_memory()
+        return float(total - free) / 1e6
+
+    def _made_up(self, words: Sequence[str]) -> Rows:
+        rows = self._rng.standard_normal((len(words), self.spec.text_width)).astype(np.float32)
+        unit: Rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        return unit
+
+
+def _measure(
+    subjects: Sequence[_Subject], slots: int, size: tuple[int, int], frames: int,
+    meter: Any,
+) -> list[StageRow]:  # fmt: skip
+    rng = np.random.default_rng(1)
+    pictures = [rng.integers(0, 256, (*size, 3), np.uint8) for _ in range(4)]
+    runs: dict[str, list[dict[str, float]]] = {subject.name: [] for subject in subjects}
+    joules = dict.fromkeys(runs, 0.0)
+    for subject in subjects:
+        subject.prepare(slots)
+        for picture in pictures[:WARM_UP]:
+            subject.run(picture)
+    for turn in range(frames):
+        for subject in subjects if turn % 2 == 0 else reversed(subjects):
+            before = meter.read() if meter is not None else 0.0
+            runs[subject.name].append(subject.run(pictures[turn % len(pictures)]))
+            joules[subject.name] += (meter.read() - before) if meter is not None else 0.0
+    energy = {name: value / frames if meter is not None else None for name, value in joules.items()}
+    return [
+        _row(subject, slots, size, runs[subject.name], energy[subject.name]) for subject in subjects
+    ]
+
+
+def _row(
+    subject: _Subject, slots: int, size: tuple[int, int], runs: Sequence[dict[str, float]],
+    joules: float | None,
+) -> StageRow:  # fmt: skip
+    parts = [part for part in PARTS if part in runs[0]]
+    ms = {part: percentiles([run[part] for run in runs]) for part in parts}
+    total = ms["total"]
+    return StageRow(
+        bundle=subject.name,
+        preset=subject.bundle.manifest.preset,
+        precision=subject.bundle.manifest.precision.get("image", "unknown"),
+        network_hw=(subject.spec.height, subject.spec.width),
+        batch=subject.spec.batch,
+        slots=slots,
+        frame_hw=size,
+        frames=len(runs),
+        ms=ms,
+        jitter=total["p99"] / total["p50"],
+        fps=subject.spec.batch * 1e3 * len(runs) / sum(run["total"] for run in runs),
+        joules=joules,
+        of_matmul=None,
+        process_mb=_peak_mb(),
+        device_mb=subject.device_mb(),
+    )
+
+
+def _beside_ceiling(row: StageRow, subject: _Subject, ceilings: Ceilings | None) -> StageRow:
+    macs = subject.macs(row.slots) if ceilings is not None else None
+    if macs is None or ceilings is None:
+        return row
+    per_second = macs / (row.ms["engine"]["p50"] / 1e3)
+    return replace(row, of_matmul=per_second / ceilings.matmul)
+
+
+def percentiles(values: Sequence[float]) -> dict[str, float]:
+    """Return p50, p90 and p99.
+
+    >>> percentiles([1.0, 2.0, 3.0])["p50"]
+    2.0
+    """
+    found = np.percentile(values, [50, 90, 99])
+    return dict(zip(("p50", "p90", "p99"), map(float, found), strict=True))
+
+
+def _scenes() -> list[NDArray[np.uint8]]:
+    from dedos_deploy.scenes import KINDS, render_image
+
+    return [
+        render_image(KINDS[index % len(KINDS)], seed=index, size_hw=COMPARED_HW)[0]
+        for index in range(COMPARED_FRAMES)
+    ]
+
+
+def _peak_mb() -> float:
+    from dedos_deploy.runtime.timing import peak_mb
+
+    return peak_mb()
+
+
+def markdown(report: BenchReport) -> str:
+    """Return the rows as a table."""
+    lines = [
+        "| bundle | size | batch | K | frame | pre | engine | post | total p50 | p90 | p99 | fps |"
+        " J | matmul | host MB | GPU MB | same labels |",
+        "|" + "---|" * 17,
+    ]
+    for row in report.rows:
+        stages = [
+            f"{row.ms[part]['p50']:.2f}" if part in row.ms else "-"
+            for part in ("pre", "engine", "post")
+        ]
+        total = [f"{row.ms['total'][name]:.2f}" for name in ("p50", "p90", "p99")]
+        lines.append(
+            "| " + " | ".join([
+                f"{os.path.basename(row.bundle)} ({row.preset}, {row.precision})",
+                f"{row.network_hw[0]}x{row.network_hw[1]}", str(row.batch), str(row.slots),
+                f"{row.frame_hw[0]}x{row.frame_hw[1]}" if row.batch == 1 else "-",
+                *stages, *total, f"{row.fps:.1f}",
+                "-" if row.joules is None else f"{row.joules:.3f}",
+                "-" if row.of_matmul is None else f"{row.of_matmul:.0%}",
+                f"{row.process_mb:.0f}",
+                "-" if row.device_mb is None else f"{row.device_mb:.0f}",
+                f"{report.agreement[row.bundle]:.2%}",
+            ]) + " |"
+        )  # fmt: skip
+    return "\n".join(lines)

@@ -1,0 +1,241 @@
+"""The same promises on a real GPU: kernels, graphs, engines, memory, and 1000 class changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from pixel_host import PixelHost
+from tiny_bundle import stripes, write_tiny_bundle
+
+from dedos_deploy.bundle import Bundle
+from dedos_deploy.errors import EngineError
+from dedos_deploy.runtime import EngineOptions, Segmenter, open_engine
+from dedos_deploy.runtime.gpu.cuda import Cuda
+from dedos_deploy.runtime.gpu.device_labeller import DeviceLabeller
+from dedos_deploy.runtime.gpu.flavours import FLAVOURS
+from dedos_deploy.runtime.gpu.kernels_file import kernels_file
+from dedos_deploy.runtime.labelling import HostLabeller
+from dedos_deploy.runtime.slots import SlotTable
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture
+def cuda() -> Cuda:
+    return Cuda.open()
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DEDOS_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def _need_kernels() -> Path:
+    found = kernels_file()
+    if found is None:
+        pytest.skip("this installation was built without nvcc")
+    return found
+
+
+class ScoresEngine:
+    """Not a network: it puts given scores where the engine would, on the device and on the host."""
+
+    max_slots = 256
+
+    def __init__(self, cuda: Cuda, scores: NDArray[Any], image_hw: tuple[int, int]) -> None:
+        from dedos_deploy.spec import GraphSpec
+
+        kind = "float16" if scores.dtype == np.float16 else "float32"
+        self.cuda, self.values = cuda, scores
+        self.spec = GraphSpec(*image_hw, text_width=4, score_dtype=kind)  # type: ignore[arg-type]
+        self.stream = cuda.stream()
+        self.image = cuda.allocate(3 * image_hw[0] * image_hw[1], "an image")
+        self.scores = cuda.allocate(scores.nbytes, "scores")
+        self.pinned = cuda.pinned(scores.shape, scores.dtype, "scores")
+        self.pinned.array[:] = scores
+        self.text_of: object = None
+
+    def exclusive(self) -> Any:
+        import contextlib
+
+        return contextlib.nullcontext()
+
+    def set_text(self, text: Any, valid: Any, owner: object = None) -> int:
+        self.text_of = owner
+        return 256
+
+    def enqueue(self) -> None:
+        self.cuda.upload(self.scores.pointer, self.pinned.array, self.stream)
+
+    def infer(self, inputs: Any) -> dict[str, NDArray[Any]]:
+        return {"scores": self.values[None]}
+
+    def close(self) -> None:
+        for item in (self.pinned, self.scores, self.image, self.stream):
+            item.close()
+
+
+def _table(slots: int, names: int) -> SlotTable:
+    rng = np.random.default_rng(slots)
+    return SlotTable(
+        version=1, names=tuple(map(str, range(names))), class_ids=(0,),
+        text=np.zeros((slots, 4), np.float32), valid=np.ones(slots, np.float32),
+        thresholds=rng.random(slots).astype(np.float32) * 0.6,
+        slot_ids=rng.integers(0, names, slots).astype(np.uint16), negatives=(),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("names", [12, 254, 300])
+@pytest.mark.parametrize("slots", [1, 40, 171])
+@pytest.mark.parametrize("size", [(37, 53), (480, 640), (1080, 1920)])
+def test_label_maps_equal_those_of_the_cpu(
+    cuda: Cuda, dtype: Any, names: int, slots: int, size: tuple[int, int]
+) -> None:
+    rng = np.random.default_rng(1)
+    coarse = rng.random((slots, 9, 12), np.float32)
+    planes = [cv2.resize(plane, (48, 36), interpolation=cv2.INTER_LINEAR) for plane in coarse]
+    scores = np.stack(planes).astype(dtype)
+    engine = ScoresEngine(cuda, scores, (144, 192))
+    labeller = DeviceLabeller.open(engine, _need_kernels())  # type: ignore[arg-type]
+    frame, table = rng.integers(0, 256, (*size, 3), np.uint8), _table(slots, names)
+    found = labeller.label(frame, table)
+    wanted = HostLabeller(engine, threads=2).label(frame, table)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(found.label_map, wanted.label_map)
+    np.testing.assert_array_equal(found.confidence, wanted.confidence)
+    np.testing.assert_array_equal(found.counts, wanted.counts)
+    labeller.close()
+    engine.close()
+
+
+@pytest.mark.parametrize("size", [(720, 1280), (100, 90), (144, 192), (200, 150)])
+def test_resized_frames_equal_the_cpu_s(cuda: Cuda, host: PixelHost, size: tuple[int, int]) -> None:
+    engine = ScoresEngine(cuda, np.zeros((2, 36, 48), np.float32), (144, 192))
+    labeller = DeviceLabeller.open(engine, _need_kernels())  # type: ignore[arg-type]
+    frame = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    labeller.label(frame, _table(2, 3))
+    back = cuda.pinned((144, 192, 3), np.uint8, "an image")
+    cuda.download(back.array, engine.image.pointer, engine.stream)
+    engine.stream.synchronize()
+    np.testing.assert_array_equal(back.array, host.resize(frame, (144, 192)))
+    back.close()
+    labeller.close()
+    engine.close()
+
+
+def test_a_score_that_is_no_number_is_found(cuda: Cuda) -> None:
+    scores = np.zeros((3, 36, 48), np.float32)
+    scores[2, 5, 7] = np.inf
+    scores[1, 20, 3] = np.nan
+    engine = ScoresEngine(cuda, scores, (144, 192))
+    labeller = DeviceLabeller.open(engine, _need_kernels())  # type: ignore[arg-type]
+    with pytest.raises(EngineError, match="slot 1 is not finite at row 20, column 3"):
+        labeller.label(np.zeros((60, 80, 3), np.uint8), _table(3, 3))
+    labeller.close()
+    engine.close()
+
+
+def test_memory_comes_back(cuda: Cuda) -> None:
+    free, _ = cuda.free_memory()
+    blocks = [cuda.allocate(2**26, "a test") for _ in range(4)]
+    assert cuda.free_memory()[0] <= free - 4 * 2**26 + 2**24
+    for block in blocks:
+        block.close()
+    assert cuda.free_memory()[0] >= free - 2**24
+    with pytest.raises(EngineError, match=r"no room for a test: \d+ MiB are needed and \d+ MiB"):
+        cuda.allocate(2**50, "a test")
+    cuda.allocate(16, "a test").close()
+
+
+def test_graphs_replay(cuda: Cuda) -> None:
+    stream = cuda.stream()
+    block, host = cuda.allocate(64, "a test"), cuda.pinned((64,), np.uint8, "a test")
+
+    def work() -> None:
+        cuda.upload(block.pointer, host.array, stream)
+        cuda.fill(block.pointer, 7, 16, stream)
+        cuda.download(host.array, block.pointer, stream)
+
+    host.array[:] = 3
+    graph = cuda.capture(stream, work)
+    assert (host.array == 3).all()
+    for _ in range(2):
+        graph.launch(stream)
+        stream.synchronize()
+        assert (host.array[:16] == 7).all() and (host.array[16:] == 3).all()
+        host.array[:16] = 3
+    for item in (graph, host, block, stream):
+        item.close()
+
+
+@pytest.fixture(params=["cuda", "trt", "rtx"])
+def engine_name(request: pytest.FixtureRequest) -> Iterator[str]:
+    name: str = request.param
+    if name == "cuda":
+        import onnxruntime
+
+        if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+            pytest.skip("this ONNX Runtime has no CUDA")
+    else:
+        flavour = FLAVOURS[name]
+        pytest.importorskip(flavour.module, reason=f"needs pip install 'dedos-deploy[{name}]'")
+        if name == "rtx" and Cuda.open().device.capability[0] in (9, 10):
+            pytest.skip("TensorRT for RTX does not build for data-centre GPUs")
+    yield name
+
+
+@pytest.fixture
+def typed_bundle(tmp_path: Path) -> Path:
+    return write_tiny_bundle(tmp_path / "bundle", target="trt")
+
+
+def test_an_engine_scores_as_onnx_runtime_does(engine_name: str, typed_bundle: Path) -> None:
+    rng = np.random.default_rng(0)
+    with (
+        Bundle.open(typed_bundle) as bundle,
+        open_engine(bundle, engine_name) as engine,
+        open_engine(bundle, "cpu") as reference,
+    ):
+        spec = bundle.spec
+        for slots in (1, 16, 17, 100, 256, 3):
+            inputs = {
+                "image": rng.integers(0, 256, (1, spec.height, spec.width, 3), np.uint8),
+                "text": rng.uniform(0, 0.5, (slots, spec.text_width)).astype(np.float32),
+                "valid": (rng.random(slots) > 0.2).astype(np.float32),
+            }
+            wanted = reference.infer(inputs)["scores"]
+            np.testing.assert_allclose(engine.infer(inputs)["scores"], wanted, atol=2e-3)
+
+
+def test_a_thousand_class_changes(engine_name: str, typed_bundle: Path, cuda: Cuda) -> None:
+    names = ["red,green,blue", "green", "blue,table,chair,red", "red,lamp,shelf,door,window"]
+    frame = stripes(480, 640)
+    with Segmenter.load(
+        typed_bundle, classes=names[0], engine=engine_name, background="none"
+    ) as segmenter:
+        for change in range(8):
+            segmenter.set_classes(names[change % 4])
+            segmenter.segment(frame)
+        before = cuda.free_memory()[0]
+        for change in range(1000):
+            segmenter.set_classes(names[change % 4])
+            result = segmenter.segment(frame)
+            if change % 4 == 0:
+                ids = {name: result.classes.index(name) for name in ("blue", "green", "red")}
+                middle = [int(result.label_map[240, x]) for x in (100, 320, 540)]
+                assert middle == [ids["blue"], ids["green"], ids["red"]]
+        assert abs(cuda.free_memory()[0] - before) < 2**22
+
+
+def test_engine_options_name_a_gpu_that_is_not_there(typed_bundle: Path, engine_name: str) -> None:
+    from dedos_deploy.errors import DedosError
+
+    with Bundle.open(typed_bundle) as bundle, pytest.raises(DedosError):
+        open_engine(bundle, engine_name, EngineOptions(gpu=99))

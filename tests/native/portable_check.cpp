@@ -1,0 +1,145 @@
+// Label maps and confusion matrices of made-up inputs, checked against the plain functions of
+// label_pixel.h and printed as hashes: the same program must print the same on every processor.
+#include <cstdint>
+#include <cstdio>
+#include <limits>
+#include <stdexcept>
+#include <vector>
+
+#include "confusion.h"
+#include "label_map.h"
+#include "label_pixel.h"
+
+namespace {
+
+// A small generator of its own: the standard's distributions differ between libraries.
+class Random {
+ public:
+  explicit Random(std::uint64_t seed) : state_(seed * 2654435761u + 1) {}
+
+  std::uint32_t bits() {
+    state_ = state_ * 6364136223846793005ull + 1442695040888963407ull;
+    return static_cast<std::uint32_t>(state_ >> 33);
+  }
+
+  int below(int limit) { return static_cast<int>(bits() % static_cast<std::uint32_t>(limit)); }
+
+  float unit() { return static_cast<float>(bits() & 0xffffff) * 0x1p-24f; }
+
+ private:
+  std::uint64_t state_;
+};
+
+class Hash {
+ public:
+  template <typename T>
+  void add(const std::vector<T>& values) {
+    const auto* bytes = reinterpret_cast<const unsigned char*>(values.data());
+    for (std::size_t i = 0; i < values.size() * sizeof(T); ++i) {
+      value_ = (value_ ^ bytes[i]) * 1099511628211ull;
+    }
+  }
+
+  unsigned long long value() const { return value_; }
+
+ private:
+  std::uint64_t value_ = 14695981039346656037ull;
+};
+
+template <typename Id>
+bool label_case(Random& random, Hash& hash, int threads) {
+  const int slots = 1 + random.below(40), height = 1 + random.below(20),
+            width = 1 + random.below(20);
+  const int out_height = 1 + random.below(90), out_width = 1 + random.below(90);
+  const int names = 5, cells = names + 1, plane = height * width;
+  std::vector<float> values(static_cast<std::size_t>(slots) * plane), thresholds(slots);
+  std::vector<std::uint16_t> ids(slots);
+  const bool ties = random.below(3) == 0;
+  for (float& value : values) {
+    value = ties ? static_cast<float>(random.below(4)) * 0.25f : random.unit();
+  }
+  for (int k = 0; k < slots; ++k) {
+    thresholds[k] = random.unit() * 0.8f;
+    ids[k] =
+        random.below(6) == 0 ? dedos::kNone16 : static_cast<std::uint16_t>(random.below(names));
+  }
+  const std::size_t pixels = static_cast<std::size_t>(out_height) * out_width;
+  std::vector<Id> labels(pixels), expected(pixels);
+  std::vector<std::uint8_t> confidence(pixels), sure(pixels);
+  std::vector<std::uint64_t> counts(cells), tally(cells);
+  const dedos::SlotTable table{thresholds.data(), ids.data()};
+  dedos::label_map(dedos::Scores{values.data(), slots, height, width}, table,
+                   dedos::LabelImage<Id>{labels.data(), confidence.data(), out_height, out_width},
+                   counts.data(), counts.size(), threads);
+  const dedos::ScoreMap<float> scores{values.data(), slots, height, width};
+  std::vector<dedos::Leader> leaders(plane);
+  for (int cell = 0; cell < plane; ++cell) {
+    std::int32_t broken;
+    leaders[cell] = dedos::leader_at(scores, cell, &broken);
+  }
+  const dedos::LabelImage<Id> image{expected.data(), sure.data(), out_height, out_width};
+  for (int y = 0; y < out_height; ++y) {
+    for (int x = 0; x < out_width; ++x) {
+      const std::uint16_t id = dedos::label_at(scores, leaders.data(), table, image, y, x);
+      ++tally[id == dedos::kNone16 ? cells - 1 : id];
+    }
+  }
+  hash.add(labels);
+  hash.add(confidence);
+  hash.add(counts);
+  return labels == expected && confidence == sure && counts == tally;
+}
+
+bool confusion_case(Random& random, Hash& hash) {
+  const int classes = 1 + random.below(30);
+  const std::size_t pixels = 1 + random.below(5000);
+  std::vector<std::uint8_t> labels(pixels), predictions(pixels);
+  for (std::size_t i = 0; i < pixels; ++i) {
+    labels[i] = static_cast<std::uint8_t>(random.below(8) == 0 ? 255 : random.below(classes));
+    predictions[i] = static_cast<std::uint8_t>(random.below(8) == 0 ? 255 : random.below(classes));
+  }
+  const std::size_t columns = static_cast<std::size_t>(classes) + 1;
+  std::vector<std::int64_t> matrix(classes * columns), expected(matrix.size());
+  const dedos::ConfusionIds ids{classes, 255, 255};
+  const dedos::Mistake mistake =
+      dedos::confusion(labels.data(), predictions.data(), pixels, ids, matrix.data());
+  for (std::size_t i = 0; i < pixels; ++i) {
+    if (labels[i] == 255) continue;
+    const std::size_t column = predictions[i] == 255 ? classes : predictions[i];
+    ++expected[labels[i] * columns + column];
+  }
+  hash.add(matrix);
+  return mistake.at == pixels && matrix == expected;
+}
+
+bool broken_scores_are_refused() {
+  std::vector<float> values(12, 0.5f);
+  values[7] = std::numeric_limits<float>::quiet_NaN();
+  const float threshold[1] = {0.0f};
+  const std::uint16_t id[1] = {0};
+  std::vector<std::uint8_t> labels(16), confidence(16);
+  std::vector<std::uint64_t> counts(2);
+  try {
+    dedos::label_map(dedos::Scores{values.data(), 1, 3, 4}, dedos::SlotTable{threshold, id},
+                     dedos::LabelImage<std::uint8_t>{labels.data(), confidence.data(), 4, 4},
+                     counts.data(), counts.size(), 2);
+  } catch (const std::invalid_argument&) {
+    return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+int main() {
+  Random random(1);
+  Hash hash;
+  int failed = broken_scores_are_refused() ? 0 : 1;
+  for (int i = 0; i < 300; ++i) {
+    failed += label_case<std::uint8_t>(random, hash, 1 + i % 3) ? 0 : 1;
+    failed += label_case<std::uint16_t>(random, hash, 1 + i % 3) ? 0 : 1;
+    failed += confusion_case(random, hash) ? 0 : 1;
+  }
+  std::printf("%d failed, hash %016llx\n", failed, hash.value());
+  return failed == 0 ? 0 : 1;
+}

@@ -33,7 +33,8 @@ def commands() -> list[str]:
 
 def test_there_are_commands_to_check() -> None:
     verbs = {line.split()[0] for line in commands()}
-    assert verbs == {"dedos-train", "dedos-export", "dedos-eval", "dedos-run", "dedos-bench"}
+    tools = ("train", "export", "eval", "run", "bench", "doctor")
+    assert verbs == {f"dedos-{tool}" for tool in tools}
 
 
 @pytest.mark.parametrize("line", commands())

@@ -72,7 +72,8 @@ class Cuda:
             raise BadInputError(
                 f"there is no GPU number {index}; this machine has {count}, counted from 0"
             )
-        self._call(runtime.cudaSetDevice(index))
+        self._index = index
+        self.activate()
         self.device = self._describe(index)
 
     @classmethod
@@ -84,6 +85,10 @@ class Cuda:
         """
         runtime, driver = bindings()
         return cls(runtime, driver, index)
+
+    def activate(self) -> None:
+        """Make this GPU the one of the calling thread; every thread has its own, at first GPU 0."""
+        self._call(self._runtime.cudaSetDevice(self._index))
 
     # Memory
 
@@ -239,7 +244,7 @@ class Cuda:
 
 
 class DeviceBuffer(Closing):
-    """Bytes on the device."""
+    """Bytes on the device; closed by a thread in which the GPU is active."""
 
     def __init__(self, cuda: Cuda, pointer: int, size: int) -> None:
         self._cuda = cuda

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 from pathlib import Path
@@ -14,6 +15,7 @@ from dedos_deploy.errors import BadInputError
 from dedos_deploy.runtime.gpu.cuda import (
     Cuda,
     DeviceBuffer,
+    DeviceLostError,
     Event,
     Kernels,
     PinnedArray,
@@ -91,7 +93,12 @@ class DeviceLabeller(Closing):
         """Release what is held on the device; the engine stays open. May be called twice."""
         resources, self._resources = self._resources, []
         frame, self._frame = self._frame, None
-        close_all([*resources, *(frame.resources if frame is not None else [])])
+        if not resources:
+            return
+        # Of a GPU that was lost nothing can be released any more; the driver did so.
+        with contextlib.suppress(DeviceLostError):
+            self._cuda.activate()
+            close_all([*resources, *(frame.resources if frame is not None else [])])
 
     def _allocate(self) -> None:
         cells = math.prod(self._engine.spec.score_hw)

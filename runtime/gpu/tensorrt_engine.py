@@ -137,6 +137,7 @@ class TensorRtEngine(Closing):
                 raise DeviceLostError("the GPU was lost by an earlier frame; start again")
             if self._engine is None:
                 raise EngineError("this engine is closed; open it again with open_engine")
+            self.cuda.activate()
             yield
         except BaseException as error:
             self._lost = self._lost or isinstance(error, DeviceLostError)
@@ -222,6 +223,7 @@ class TensorRtEngine(Closing):
         resources, self._resources, self._pinned = self._resources, [], {}
         buckets.clear()
         try:
+            self.cuda.activate()
             # Graphs hold addresses of the buffers; contexts went before engine and runtime.
             close_all([*resources, *graphs])
         except DedosError:

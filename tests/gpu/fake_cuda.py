@@ -2,14 +2,15 @@
 
 Work on a stream is only queued: it runs when the stream is synchronised, so a result that is read too
 early, or memory that is freed too soon, shows. Every address must lie inside a live allocation of the
-right kind. What cannot be captured spoils a capture. Kernels are the functions of the real ones, run
-on the CPU.
+right kind. Every thread must choose the device for itself. What cannot be captured spoils a capture.
+Kernels are the functions of the real ones, run on the CPU.
 """
 
 from __future__ import annotations
 
 import ctypes
 import enum
+import threading
 from collections import Counter
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -27,6 +28,7 @@ class Status(enum.IntEnum):
     cudaErrorMemoryAllocation = 2
     cudaErrorInsufficientDriver = 35
     cudaErrorNoDevice = 100
+    cudaErrorDeviceUninitialized = 201
     cudaErrorInvalidResourceHandle = 400
     cudaErrorNotReady = 600
     cudaErrorIllegalAddress = 700
@@ -81,6 +83,7 @@ class FakeCuda:
         self.graphs: dict[int, list[Work]] = {}
         self.modules: set[int] = set()
         self.sticky = OK
+        self.ready = threading.local()
         self._next = 1000
         self._clock = 0
         self.runtime: Any = _Runtime(self)
@@ -167,6 +170,10 @@ class FakeCuda:
             stream.spoiled = stream.spoiled or stream.captured is not None
 
 
+_ANYWHERE = ("cudaGetDeviceCount", "cudaSetDevice", "cudaGetErrorString")
+"""What needs no device of the calling thread, and works when the device is lost."""
+
+
 class _Runtime:
     """Functions of cuda.bindings.runtime that the package calls."""
 
@@ -188,8 +195,12 @@ class _Runtime:
             fake.calls[name] += 1
             if name in fake.faults:
                 return fake.faults.pop(name), None
-            if fake.sticky != OK and name not in ("cudaGetErrorString",):
-                return (fake.sticky, *([None] * 2))
+            if name in _ANYWHERE:
+                return value(*arguments)
+            if not getattr(fake.ready, "device", False):
+                return Status.cudaErrorDeviceUninitialized, None
+            if fake.sticky != OK:
+                return fake.sticky, None
             return value(*arguments)
 
         return call
@@ -198,7 +209,10 @@ class _Runtime:
         return (OK, self._fake.devices) if self._fake.devices else (Status.cudaErrorNoDevice, None)
 
     def cudaSetDevice(self, index: int) -> Any:
-        return (OK,) if index < self._fake.devices else (Status.cudaErrorInvalidValue,)
+        if index >= self._fake.devices:
+            return (Status.cudaErrorInvalidValue,)
+        self._fake.ready.device = True
+        return (OK,)
 
     def cudaGetDeviceProperties(self, index: int) -> Any:
         major, minor = self._fake.capability
@@ -399,6 +413,7 @@ class _Driver:
         stream: int, parameters: Any, extra: int,
     ) -> Any:  # fmt: skip
         values, types = parameters
+        assert self._fake.ready.device, "no context in this thread"
         if tuple(types) != _SIGNATURES[function] or bx * by * bz > 256 or min(gx, gy, gz) < 1:
             return (DriverStatus.CUDA_ERROR_INVALID_VALUE,)
         threads = (gx * bx, gy * by)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from pixel_host import PixelHost
 
 from dedos_deploy.errors import BadInputError, EngineError
-from dedos_deploy.runtime.gpu.cuda import Cuda
+from dedos_deploy.runtime.gpu.cuda import Cuda, DeviceLostError
 from dedos_deploy.runtime.gpu.device_labeller import DeviceLabeller
 from dedos_deploy.runtime.labelling import HostLabeller, Labelled, open_labeller
 from dedos_deploy.runtime.segmenter import Segmenter
@@ -248,3 +249,29 @@ def test_an_error_on_the_device_ends_one_frame(
     assert not any(stream.queue for stream in fake.streams.values())
     _same(labeller.label(frame, table), _expected(host, frame, table, SPEC))
     labeller.close()
+
+
+def test_any_thread_may_label_and_another_one_close(
+    opened: Opened, fake: FakeCuda, host: PixelHost, kernels: Any
+) -> None:
+    engine = opened()
+    labeller = DeviceLabeller(engine, kernels)
+    frame, table = _frame(60, 80), _table(4)
+    with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:
+        for pool in (first, second, first):
+            found = pool.submit(labeller.label, frame, table).result(30)
+            _same(found, _expected(host, frame, table, SPEC))
+        first.submit(labeller.close).result(30)
+        second.submit(engine.close).result(30)
+    assert fake.live == {}
+
+
+def test_a_lost_device_can_still_be_closed(opened: Opened, fake: FakeCuda, kernels: Any) -> None:
+    engine = opened()
+    labeller = DeviceLabeller(engine, kernels)
+    labeller.label(_frame(60, 80), _table(4))
+    fake.sticky = Status.cudaErrorIllegalAddress
+    with pytest.raises(DeviceLostError, match="stopped working for this process"):
+        labeller.label(_frame(60, 80), _table(4))
+    labeller.close()
+    engine.close()

@@ -7,7 +7,7 @@ from dedos_deploy.runtime.frames import Frame, Outcome, Source
 from dedos_deploy.runtime.overlay import OverlayPainter
 from dedos_deploy.runtime.pipeline import Pipeline, run
 from dedos_deploy.runtime.segmentation import Segmentation
-from dedos_deploy.runtime.segmenter import Segmenter
+from dedos_deploy.runtime.segmenter import Segmenter, SegmenterView
 from dedos_deploy.runtime.sinks import Sink, SinkOptions, StopRequested, open_sink
 from dedos_deploy.runtime.sources import open_source
 from dedos_deploy.runtime.statistics import Statistics
@@ -21,6 +21,7 @@ __all__ = [
     "Pipeline",
     "Segmentation",
     "Segmenter",
+    "SegmenterView",
     "Sink",
     "SinkOptions",
     "Source",

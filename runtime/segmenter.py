@@ -38,16 +38,133 @@ Classes = str | os.PathLike[str] | Sequence[str] | Vocabulary
 BaseVocabulary = tuple[Sequence[str], Rows]
 
 
-class Segmenter(Closing):
+class _Core:
+    """What all vocabularies on one engine share; one frame at a time."""
+
+    def __init__(
+        self, engine: Engine, encode: Encode, *, thresholds: Thresholds,
+        base: BaseVocabulary | None, threads: int | None,
+    ) -> None:  # fmt: skip
+        from dedos_deploy.runtime.onnx_engine import usable_cores
+
+        if engine.spec.batch != 1:
+            raise BadBundleError(
+                f"this bundle's graph takes {engine.spec.batch} frames at a time, Segmenter needs 1; "
+                "export it with batch 1"
+            )
+        self._engine = engine
+        self._encode = encode
+        self._thresholds = thresholds
+        self._base = base
+        # Once here, since it compares all pairs of base words: too slow for every class change.
+        self._close = close_similarity(base[1]) if base is not None else None
+        self.busy = threading.Lock()
+        self.labeller = open_labeller(engine, threads=threads or usable_cores())
+
+    def next_table(self, classes: Classes, previous: SlotTable | None) -> SlotTable:
+        vocabulary = _vocabulary(classes)
+        check_slots(len(vocabulary.words), self._engine.max_slots)
+        rows = self._encode(vocabulary.words)
+        return build_table(
+            vocabulary,
+            previous,
+            rows=rows,
+            thresholds=self._thresholds,
+            negatives=self._negatives_for(vocabulary.words, rows),
+        )
+
+    def _negatives_for(self, user_words: Sequence[str], user: Rows) -> BaseVocabulary:
+        if self._base is None:
+            return (), np.empty((0, self._engine.spec.text_width), dtype=np.float32)
+        words, rows = self._base
+        chosen = negatives(
+            user,
+            words,
+            rows,
+            limit=spare_slots(len(user_words), len(words), self._engine.max_slots),
+            user_words=user_words,
+            similarity=self._close,
+        )
+        return [words[index] for index in chosen], rows[chosen]
+
+
+class SegmenterView:
+    """A vocabulary of its own on an engine that may have others.
+
+    `segment` is for one thread at a time (a second one waits, also one of another view); `set_classes`
+    may come from any thread and takes effect between two frames.
+    """
+
+    def __init__(self, core: _Core, classes: Classes) -> None:
+        self._core = core
+        self._changing = threading.Lock()
+        self._table = core.next_table(classes, None)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the current vocabulary's entries, in its order."""
+        table = self._table
+        return tuple(table.names[class_id] for class_id in table.class_ids)
+
+    @property
+    def negatives(self) -> tuple[str, ...]:
+        """Words that compete for pixels and leave them unlabelled."""
+        return self._table.negatives
+
+    @property
+    def vocabulary_version(self) -> int:
+        """Version that the next frame will carry."""
+        return self._table.version
+
+    def set_classes(self, classes: Classes) -> int:
+        """Replace the class list from the next frame on and return the new vocabulary version.
+
+        Names that occurred before in this session keep their ids, new ones get new ids. On an
+        error the old list stays. Words never met before cost a run of the text tower each; known
+        ones under a millisecond in all. Raises BadInputError.
+        """
+        vocabulary = _vocabulary(classes)
+        with self._changing:
+            # One reference assignment: a frame sees the old table or the new one, never a mix.
+            self._table = self._core.next_table(vocabulary, self._table)
+            return self._table.version
+
+    def segment(
+        self, frame_bgr: NDArray[np.uint8], *, timestamp_s: float | None = None
+    ) -> Segmentation:
+        """Return the label map of one frame.
+
+        frame_bgr: uint8 [H, W, 3], any size; timestamp_s: `time.monotonic()` of its capture, None
+        for now. Raises BadInputError for another array, EngineError when the engine fails or
+        gives something that is not a number.
+        """
+        frame_bgr = check_frame(frame_bgr)
+        captured_s = time.monotonic() if timestamp_s is None else timestamp_s
+        with self._core.busy:
+            table = self._table
+            labelled = self._core.labeller.label(frame_bgr, table)
+        return Segmentation(
+            label_map=labelled.label_map,
+            confidence=labelled.confidence,
+            classes=table.names,
+            class_ids=table.class_ids,
+            counts=labelled.counts,
+            none_id=table.none_id,
+            vocabulary_version=table.version,
+            timestamp_s=captured_s,
+            latency_ms=labelled.latency_ms,
+        )
+
+
+class Segmenter(SegmenterView, Closing):
     """Labels frames by class names.
 
     with Segmenter.load("demo", classes="road,car|automobile") as segmenter:
         result = segmenter.segment(frame_bgr)
         segmenter.set_classes("road,person")
 
-    `segment` is for one thread at a time (a second one waits); `set_classes` may come from any
-    thread and takes effect between two frames. Everything between frame and label map lives in buffers
-    that are reused; per frame only the returned arrays are allocated.
+    Everything between frame and label map lives in buffers that are reused; per frame only the
+    returned arrays are allocated.
     """
 
     def __init__(
@@ -66,26 +183,14 @@ class Segmenter(Closing):
         members serve as negatives, None for no negatives; threads: for the label map, None for
         one per usable core.
         """
-        from dedos_deploy.runtime.onnx_engine import usable_cores
-
-        if engine.spec.batch != 1:
-            raise BadBundleError(
-                f"this bundle's graph takes {engine.spec.batch} frames at a time, Segmenter needs 1; "
-                "export it with batch 1"
-            )
-        self._engine = engine
-        self._encode = encode
-        self._thresholds = thresholds
-        self._base = base
-        # Once here, since it compares all pairs of base words: too slow for every class change.
-        self._close = close_similarity(base[1]) if base is not None else None
-        self._busy = threading.Lock()
-        self._changing = threading.Lock()
+        core = _Core(engine, encode, thresholds=thresholds, base=base, threads=threads)
+        with contextlib.ExitStack() as opened:
+            opened.callback(core.labeller.close)
+            super().__init__(core, classes)
+            labeller = opened.pop_all()
         self._closing = contextlib.ExitStack()
         self._closing.callback(engine.close)
-        self._labeller = open_labeller(engine, threads=threads or usable_cores())
-        self._closing.callback(self._labeller.close)
-        self._table = self._next_table(classes, None)
+        self._closing.push(labeller)
 
     @classmethod
     def load(
@@ -136,95 +241,21 @@ class Segmenter(Closing):
                 base=parts.base,
                 threads=threads,
             )
-            opened.callback(segmenter._labeller.close)
+            opened.callback(segmenter._core.labeller.close)
             segmenter._closing = opened.pop_all()
         return segmenter
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the current vocabulary's entries, in its order."""
-        table = self._table
-        return tuple(table.names[class_id] for class_id in table.class_ids)
+    def share(self, classes: Classes) -> SegmenterView:
+        """Return another vocabulary on the same engine, with ids of its own; for several cameras.
 
-    @property
-    def negatives(self) -> tuple[str, ...]:
-        """Words that compete for pixels and leave them unlabelled."""
-        return self._table.negatives
-
-    @property
-    def vocabulary_version(self) -> int:
-        """Version that the next frame will carry."""
-        return self._table.version
-
-    def set_classes(self, classes: Classes) -> int:
-        """Replace the class list from the next frame on and return the new vocabulary version.
-
-        Names that occurred before in this session keep their ids, new ones get new ids. On an
-        error the old list stays. Words never met before cost a run of the text tower each; known
-        ones under a millisecond in all. Raises BadInputError.
+        It lives as long as this segmenter is open. Raises BadInputError.
         """
-        vocabulary = _vocabulary(classes)
-        with self._changing:
-            # One reference assignment: a frame sees the old table or the new one, never a mix.
-            self._table = self._next_table(vocabulary, self._table)
-            return self._table.version
-
-    def segment(
-        self, frame_bgr: NDArray[np.uint8], *, timestamp_s: float | None = None
-    ) -> Segmentation:
-        """Return the label map of one frame.
-
-        frame_bgr: uint8 [H, W, 3], any size; timestamp_s: `time.monotonic()` of its capture, None
-        for now. Raises BadInputError for another array, EngineError when the engine fails or
-        gives something that is not a number.
-        """
-        frame_bgr = check_frame(frame_bgr)
-        captured_s = time.monotonic() if timestamp_s is None else timestamp_s
-        with self._busy:
-            table = self._table
-            labelled = self._labeller.label(frame_bgr, table)
-        return Segmentation(
-            label_map=labelled.label_map,
-            confidence=labelled.confidence,
-            classes=table.names,
-            class_ids=table.class_ids,
-            counts=labelled.counts,
-            none_id=table.none_id,
-            vocabulary_version=table.version,
-            timestamp_s=captured_s,
-            latency_ms=labelled.latency_ms,
-        )
+        return SegmenterView(self._core, classes)
 
     def close(self) -> None:
         """Release the engine and, if `load` opened it, the bundle; may be called twice."""
-        with self._busy:
+        with self._core.busy:
             self._closing.close()
-
-    def _next_table(self, classes: Classes, previous: SlotTable | None) -> SlotTable:
-        vocabulary = _vocabulary(classes)
-        check_slots(len(vocabulary.words), self._engine.max_slots)
-        rows = self._encode(vocabulary.words)
-        return build_table(
-            vocabulary,
-            previous,
-            rows=rows,
-            thresholds=self._thresholds,
-            negatives=self._negatives_for(vocabulary.words, rows),
-        )
-
-    def _negatives_for(self, user_words: Sequence[str], user: Rows) -> BaseVocabulary:
-        if self._base is None:
-            return (), np.empty((0, self._engine.spec.text_width), dtype=np.float32)
-        words, rows = self._base
-        chosen = negatives(
-            user,
-            words,
-            rows,
-            limit=spare_slots(len(user_words), len(words), self._engine.max_slots),
-            user_words=user_words,
-            similarity=self._close,
-        )
-        return [words[index] for index in chosen], rows[chosen]
 
 
 def _vocabulary(classes: Classes) -> Vocabulary:

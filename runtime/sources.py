@@ -12,6 +12,7 @@ from dedos_deploy.runtime.uri import network_scheme, redact
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _CAMERA = re.compile(r"(?:camera:)?(\d+)|(/dev/video\d+)")
 _SCENE = "scene:"
+_TEST = "test:"
 _GLOB_LETTERS = re.compile(r"[*?\[]")
 
 KINDS = (
@@ -30,6 +31,7 @@ def open_source(uri: str) -> Source:
     | `frame.jpg`, `folder`, `folder/*.png` | images in natural order | every frame |
     | `rtsp://…`, `http://…`, … | stream; a video file at such an address is read as a file | live |
     | `scene:street`, `scene:hall?frames=50&size=240x320&seed=3` | drawn by this package | every |
+    | `test:bars?fps=30&size=240x320&frames=100` | bars with the frame's number | live |
 
     Raises SourceError in one sentence, without credentials.
     """
@@ -45,6 +47,10 @@ def open_source(uri: str) -> Source:
         from dedos_deploy.runtime.scene_source import open_scene
 
         return open_scene(uri)
+    if uri.startswith(_TEST):
+        from dedos_deploy.runtime.bars_source import open_test
+
+        return open_test(uri)
     return _open_path(uri)
 
 

@@ -1,0 +1,240 @@
+"""Cameras that share one engine: whose turn it is, what is too late, and what became of it all."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from dedos_deploy.errors import BadInputError
+from dedos_deploy.runtime.cameras.feed import Feed, FeedOptions, FeedReport, SourceState
+from dedos_deploy.runtime.cameras.lane import SinkLane
+from dedos_deploy.runtime.frames import POLL_S, Frame, Source
+from dedos_deploy.runtime.pipeline import Labeller
+from dedos_deploy.runtime.segmentation import Segmentation
+from dedos_deploy.runtime.sinks import Sink
+from dedos_deploy.runtime.statistics import Meter, Statistics
+
+log = logging.getLogger(__name__)
+
+LATE = "too late"
+"""Cause of a drop: the frame would have been older than its camera allows when it was done."""
+
+PREDICTED_FROM = 64
+"""Runs of the engine from whose 95th percentile the next one's duration is predicted."""
+
+OnResult = Callable[[str, Frame, Segmentation], None]
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A source with its own vocabulary.
+
+    name: unique; open_it: opens the source, called on its thread and again after a loss;
+    segmenter: labels its frames, `Segmenter.share` gives one per camera on one engine; sinks: take
+    its results, each on a thread of its own; live: False if every frame counts, as of a recording;
+    max_latency_s: frames that would be done later than that after their capture are dropped before
+    the engine runs, None to label all that come.
+    """
+
+    name: str
+    open_it: Callable[[], Source]
+    segmenter: Labeller
+    sinks: Sequence[Sink] = ()
+    live: bool = True
+    max_latency_s: float | None = None
+    feed: FeedOptions = field(default_factory=FeedOptions)
+
+
+@dataclass(frozen=True)
+class CameraReport:
+    """name; source: of its feed; results: numbers of what was labelled, `drops` of all causes
+    included; outputs: by address, the error that ended one, or None."""
+
+    name: str
+    source: FeedReport
+    results: Statistics
+    outputs: dict[str, str | None]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "name": self.name,
+            "state": self.source.state.value,
+            "since_s": self.source.since_s,
+            "read": self.source.frames,
+            "reconnects": self.source.reconnects,
+            "error": self.source.error,
+            **self.results.to_dict(),
+            "outputs": self.outputs,
+        }
+
+
+class Fleet:
+    """Labels several cameras on the thread that calls `run`.
+
+    Turns are fair: among the cameras with a frame ready, the one that has had the least goes first; a
+    camera that was away does not make up for it. A source that fails, stalls or blocks, a sink that
+    fails or blocks, a frame that cannot be labelled: each is counted and said, and concerns no other
+    camera. An engine that fails on `errors_in_a_row` frames in a row ends the run with its error.
+    """
+
+    def __init__(
+        self,
+        cameras: Sequence[Camera],
+        *,
+        stop: threading.Event | None = None,
+        on_result: OnResult | None = None,
+        max_results: int | None = None,
+        errors_in_a_row: int = 10,
+    ) -> None:
+        """stop: set it from anywhere to end the run; on_result: called on the labelling thread with
+        camera, frame and result, its errors are counted as `callback failed`; max_results: end
+        after so many."""
+        names = [camera.name for camera in cameras]
+        if not names:
+            raise BadInputError("there is no camera to label; name at least one source")
+        if len(set(names)) < len(names):
+            raise BadInputError(f"camera names must differ, not {', '.join(names)}; rename one")
+        self._stop = stop or threading.Event()
+        self._on_result = on_result
+        self._max_results = max_results
+        self._errors_in_a_row = errors_in_a_row
+        self._seats = [_Seat(camera) for camera in cameras]
+        self._ready = threading.Condition()
+        self._durations_s: deque[float] = deque(maxlen=PREDICTED_FROM)
+        self._time = 0.0
+        self._failed = 0
+        self._callback_said = False
+
+    def run(self) -> list[CameraReport]:
+        """Run until all sources are over, a stop is asked for, or the engine fails."""
+        with ExitStack() as opened:
+            for seat in self._seats:
+                seat.open(opened, self._wake)
+            delivered = 0
+            while not self._stop.is_set() and delivered != self._max_results:
+                if any(lane.stop_requested for seat in self._seats for lane in seat.lanes):
+                    break
+                turn = self._next_turn()
+                if turn is None:
+                    if all(seat.feed.over for seat in self._seats):
+                        break
+                    continue
+                delivered += self._serve(*turn)
+            for seat in self._seats:
+                # All at once, so that the waits of slow ones do not add up.
+                seat.feed.request_stop()
+        return self.reports()
+
+    def reports(self) -> list[CameraReport]:
+        """Return how every camera is, from any thread, also while `run` goes on."""
+        return [seat.report() for seat in self._seats if seat.opened]
+
+    def _wake(self) -> None:
+        with self._ready:
+            self._ready.notify()
+
+    def _next_turn(self) -> tuple[_Seat, Frame] | None:
+        """Return the next camera and its frame, None when none came for a moment."""
+        with self._ready:
+            waiting = [seat for seat in self._seats if seat.feed.waiting]
+            if not waiting:
+                self._ready.wait(POLL_S)
+                waiting = [seat for seat in self._seats if seat.feed.waiting]
+        # Start-time fair queueing: a camera's clock runs on by one for every frame it is given, and
+        # one that had nothing to offer joins at the time of the others.
+        for seat in waiting:
+            seat.clock = max(seat.clock, self._time)
+        for seat in sorted(waiting, key=lambda seat: seat.clock):
+            frame = seat.feed.take()
+            if frame is None:
+                continue
+            if self._is_late(seat, frame):
+                seat.feed.count_drop(LATE)
+                continue
+            self._time = seat.clock
+            seat.clock += 1.0
+            return seat, frame
+        return None
+
+    def _is_late(self, seat: _Seat, frame: Frame) -> bool:
+        limit_s = seat.camera.max_latency_s
+        if limit_s is None or not self._durations_s:
+            return False
+        predicted_s = float(np.percentile(self._durations_s, 95))
+        return time.monotonic() + predicted_s - frame.timestamp_s > limit_s
+
+    def _serve(self, seat: _Seat, frame: Frame) -> int:
+        started = time.monotonic()
+        try:
+            result = seat.camera.segmenter.segment(frame.frame_bgr, timestamp_s=frame.timestamp_s)
+        except Exception as error:
+            self._failed += 1
+            seat.feed.count_drop("engine failed")
+            log.error("camera %s: frame %d: %s", seat.camera.name, frame.frame_id, error)
+            if self._failed >= self._errors_in_a_row:
+                raise
+            return 0
+        self._failed = 0
+        self._durations_s.append(time.monotonic() - started)
+        for lane in seat.lanes:
+            lane.put(frame, result)
+        seat.meter.add(frame, result)
+        self._call_back(seat, frame, result)
+        return 1
+
+    def _call_back(self, seat: _Seat, frame: Frame, result: Segmentation) -> None:
+        if self._on_result is None:
+            return
+        try:
+            self._on_result(seat.camera.name, frame, result)
+        except Exception as error:
+            seat.feed.count_drop("callback failed")
+            if not self._callback_said:
+                self._callback_said = True
+                log.exception("the callback failed, which is said once: %s", error)
+
+
+class _Seat:
+    """A camera while it is served."""
+
+    def __init__(self, camera: Camera) -> None:
+        self.camera = camera
+        self.clock = 0.0
+        self.meter = Meter()
+        self.lanes: list[SinkLane] = []
+        self.opened = False
+        self.feed: Feed
+
+    def open(self, stack: ExitStack, on_frame: Callable[[], None]) -> None:
+        policy = "drop_oldest" if self.camera.live else "wait"
+        self.lanes = [
+            stack.enter_context(SinkLane(sink, when_full=policy))  # type: ignore[arg-type]
+            for sink in self.camera.sinks
+        ]
+        self.meter = Meter()
+        self.feed = stack.enter_context(
+            Feed(self.camera.name, self.camera.open_it, options=self.camera.feed, on_frame=on_frame)
+        )
+        self.opened = True
+
+    def report(self) -> CameraReport:
+        source = self.feed.report()
+        drops: Counter[str] = Counter(source.drops)
+        for lane in self.lanes:
+            drops.update(lane.drops)
+        outcome = source.state.value if source.state is not SourceState.LIVE else "running"
+        errors = {
+            lane.sink.uri: None if lane.error is None else str(lane.error) for lane in self.lanes
+        }
+        return CameraReport(
+            self.camera.name, source, self.meter.snapshot(drops=drops, outcome=outcome), errors
+        )

@@ -1,0 +1,114 @@
+"""A sink on its own thread, so that a slow or failing one holds up nothing else."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter, deque
+from typing import Literal
+
+from dedos_deploy.closing import Closing
+from dedos_deploy.errors import DedosError
+from dedos_deploy.runtime.frames import Frame
+from dedos_deploy.runtime.segmentation import Segmentation
+from dedos_deploy.runtime.sinks import Sink, StopRequested
+
+log = logging.getLogger(__name__)
+
+CAPACITY = 4
+DRAIN_S = 1.0
+
+SLOW, FAILED = "sink too slow", "sink failed"
+WhenFull = Literal["wait", "drop_oldest"]
+
+
+class SinkLane(Closing):
+    """Results on their way into one sink.
+
+    when_full: `drop_oldest` for live sources, `wait` for recordings, which the sink may hold up as
+    files do. What the sink raises is said once and counted, and the sink gets no more; `error` has
+    it. `stop_requested` is set when a sink asks for the end, as a window does.
+    """
+
+    def __init__(self, sink: Sink, *, when_full: WhenFull) -> None:
+        self.sink = sink
+        self.error: Exception | None = None
+        self.stop_requested = False
+        self._when_full = when_full
+        self._changed = threading.Condition()
+        self._items: deque[tuple[Frame, Segmentation]] = deque()
+        self._drops: Counter[str] = Counter()
+        self._closing = False
+        self._written = 0
+        self._thread = threading.Thread(
+            target=self._run, name=f"dedos-sink {sink.uri}", daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def drops(self) -> dict[str, int]:
+        with self._changed:
+            return dict(self._drops)
+
+    @property
+    def written(self) -> int:
+        return self._written
+
+    def put(self, frame: Frame, result: Segmentation) -> None:
+        """Hand over a result; waits only with `wait`, and only while the sink works."""
+        with self._changed:
+            if self.error is not None:
+                self._drops[FAILED] += 1
+                return
+            while len(self._items) >= CAPACITY and self.error is None and not self._closing:
+                if self._when_full == "drop_oldest":
+                    self._items.popleft()
+                    self._drops[SLOW] += 1
+                else:
+                    self._changed.wait()
+            self._items.append((frame, result))
+            self._changed.notify_all()
+
+    def close(self, timeout_s: float = DRAIN_S) -> None:
+        """Let the sink write what is left, at most `timeout_s`; who opened the sink closes it."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            with self._changed:
+                self._drops[SLOW] += len(self._items)
+                self._items.clear()
+            log.warning("output %s did not finish within %g s and is left behind",
+                        self.sink.uri, timeout_s)  # fmt: skip
+
+    def _run(self) -> None:
+        while (item := self._next()) is not None:
+            try:
+                self.sink.write(*item)
+                self._written += 1
+            except StopRequested:
+                self.stop_requested = True
+                return
+            except Exception as error:
+                self._fail(error)
+                return
+
+    def _next(self) -> tuple[Frame, Segmentation] | None:
+        with self._changed:
+            while not self._items and not self._closing:
+                self._changed.wait()
+            if not self._items:
+                return None
+            item = self._items.popleft()
+            self._changed.notify_all()
+            return item
+
+    def _fail(self, error: Exception) -> None:
+        level = logging.WARNING if isinstance(error, DedosError) else logging.ERROR
+        log.log(level, "output %s stops: %s: %s", self.sink.uri, type(error).__name__, error)
+        with self._changed:
+            self.error = error
+            self._drops[FAILED] += 1 + len(self._items)
+            self._items.clear()
+            self._changed.notify_all()

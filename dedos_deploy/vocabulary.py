@@ -61,6 +61,16 @@ class Entry:
         """The name followed by its synonyms, one slot each."""
         return self.name, *self.synonyms
 
+    @property
+    def spelled(self) -> str:
+        """The entry as `parse_vocabulary` takes it.
+
+        >>> Entry("car", ("automobile",), 0.25).spelled
+        'car|automobile@0.25'
+        """
+        words = "|".join(self.words)
+        return words if self.threshold is None else f"{words}@{self.threshold:g}"
+
 
 @dataclass(frozen=True)
 class Vocabulary:

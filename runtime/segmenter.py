@@ -107,6 +107,13 @@ class SegmenterView:
         return tuple(table.names[class_id] for class_id in table.class_ids)
 
     @property
+    def entries(self) -> tuple[tuple[str, int, str], ...]:
+        """Name, class id and full spelling, such as `car|automobile@0.3`, of every entry."""
+        table = self._table
+        names = (table.names[class_id] for class_id in table.class_ids)
+        return tuple(zip(names, table.class_ids, table.entries, strict=True))
+
+    @property
     def negatives(self) -> tuple[str, ...]:
         """Words that compete for pixels and leave them unlabelled."""
         return self._table.negatives

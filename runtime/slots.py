@@ -31,7 +31,8 @@ class SlotTable:
     names: name of every class id ever given in the session; class_ids: ids of this vocabulary's
     entries, in its order; text: float32 [K, D]; valid: float32 [K], all 1;
     thresholds: float32 [K]; slot_ids: uint16 [K], NONE_UINT16 for negatives;
-    negatives: the words of the last slots, whose pixels stay unlabelled.
+    negatives: the words of the last slots, whose pixels stay unlabelled; entries: the vocabulary's,
+    spelled as `parse_vocabulary` takes them.
     """
 
     version: int
@@ -42,6 +43,7 @@ class SlotTable:
     thresholds: Rows
     slot_ids: NDArray[np.uint16]
     negatives: tuple[str, ...]
+    entries: tuple[str, ...] = ()
 
     @property
     def none_id(self) -> int:
@@ -124,6 +126,7 @@ def build_table(
         thresholds=np.array(floors + [NO_THRESHOLD] * len(words), dtype=np.float32),
         slot_ids=np.array(ids + [NONE_UINT16] * len(words), dtype=np.uint16),
         negatives=tuple(words),
+        entries=tuple(entry.spelled for entry in vocabulary.entries),
     )
 
 

@@ -36,11 +36,14 @@ examples:
       "automobile", and "road" needs a score of 0.3
   dedos-run --source rtsp://user:password@10.0.0.5/live --classes classes.txt --background negatives
       labels a network camera with the class list of a file, one class a line
+  dedos-run --source gate=rtsp://10.0.0.5/live --source yard=1 --classes "person,car" --serve \
+            --output "{camera}.jsonl"
+      two cameras on one engine, each with an output of its own, and a page to watch them
   dedos-run --camera 0 --bundle street-trt.dedos --engine trt --classes "road,car" --show
       on a Jetson: builds the engine at the first run and keeps it
 
 sources:   0 or camera:0, /dev/video0, a video file, an image, a folder or "quoted/glob*.jpg",
-           rtsp:// or http(s)://, scene:street or scene:hall (?frames=50&size=240x320&seed=3)
+           rtsp:// or http(s)://, test:bars, scene:street or scene:hall (?frames=50&size=240x320&seed=3)
 outputs:   out.mp4 .avi .mkv   overlay video          masks:FOLDER     label map PNGs + classes.json
            out.png .jpg        overlay, last frame    overlays:FOLDER  overlay JPEGs
            out.jsonl           one JSON line a frame  window, null
@@ -65,7 +68,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--source", metavar="URI", help="what to label, see sources below")
+    source.add_argument(
+        "--source", action="append", metavar="URI",
+        help="what to label, see sources below; repeat for several cameras on one engine, each as "
+        "NAME=URI or URI",
+    )  # fmt: skip
     source.add_argument("--camera", type=int, metavar="N", help="the same as --source camera:N")
     parser.add_argument(
         "--bundle",
@@ -112,6 +119,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--opacity", type=float, metavar="X", help="of the overlay, in [0, 1] (default: 0.5)"
     )
+    parser.add_argument(
+        "--serve", nargs="?", const="127.0.0.1:8080", metavar="HOST:PORT",
+        help="serve a page to watch the cameras and change their words, and an API (default: "
+        "127.0.0.1:8080); other machines need --token",
+    )  # fmt: skip
+    parser.add_argument(
+        "--token", metavar="TEXT",
+        help="what every request must show, at least 16 letters (default: $DEDOS_TOKEN)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-latency-ms", type=float, metavar="MS",
+        help="with several sources or --serve: drop frames that would be older than this when done",
+    )  # fmt: skip
     parser.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames")
     parser.add_argument(
         "--engine",
@@ -152,16 +172,36 @@ def run(args: argparse.Namespace) -> int:
     silence_ffmpeg()
     # What is cheap to check comes first: a typing mistake should not cost a model's loading time.
     vocabulary = _vocabulary_of(args.classes)
+    if args.max_latency_ms is not None and not args.max_latency_ms > 0:
+        raise BadInputError(f"--max-latency-ms must be positive, not {args.max_latency_ms}")
     if args.max_frames is not None and args.max_frames < 1:
         raise BadInputError(f"--max-frames must be at least 1, not {args.max_frames}")
     with Interrupts() as interrupts:
         with ExitStack() as opened:
             bundle, vocabulary = _open_bundle(args, vocabulary, opened)
+            if args.serve is not None or len(args.source or ()) > 1:
+                return _run_cameras(args, bundle, vocabulary, interrupts, opened)
             source, sinks = _open_ends(args, opened)
             segmenter = opened.enter_context(_load(args, bundle, vocabulary))
             statistics = _label(args, source, segmenter, sinks, interrupts)
         _report(args, source, sinks, statistics)
         return EXIT_INTERRUPTED if interrupts.seen else EXIT_OK
+
+
+def _run_cameras(
+    args: argparse.Namespace, bundle: Bundle, vocabulary: Vocabulary, interrupts: Interrupts,
+    opened: ExitStack,
+) -> int:  # fmt: skip
+    from dedos_deploy.cli.run_cameras import label_cameras, report_json, report_text
+
+    if args.camera is not None:
+        args.source = [f"camera:{args.camera}"]
+    classes = ",".join(entry.spelled for entry in vocabulary.entries)
+    shared = opened.enter_context(_load(args, bundle, vocabulary))
+    stop = interrupts.defer()
+    reports = label_cameras(args, shared, classes, bundle.base_words, stop, opened)
+    print(report_json(reports) if args.json else report_text(reports))
+    return EXIT_INTERRUPTED if interrupts.seen else EXIT_OK
 
 
 def _vocabulary_of(classes: str | None) -> Vocabulary | None:
@@ -192,7 +232,7 @@ def _open_bundle(
 def _open_ends(args: argparse.Namespace, opened: ExitStack) -> tuple[Source, list[Sink]]:
     from dedos_deploy.runtime import OverlayPainter, SinkOptions, open_sink, open_source
 
-    uri = args.source if args.camera is None else f"camera:{args.camera}"
+    uri = args.source[0] if args.camera is None else f"camera:{args.camera}"
     painter = OverlayPainter() if args.opacity is None else OverlayPainter(args.opacity)
     source = opened.enter_context(open_source(uri))
     options = SinkOptions(

@@ -156,7 +156,9 @@ class Feed(Closing):
             seen = self._frames
             try:
                 self._read_all()
-                self._enter(SourceState.ENDED)
+                # One that was stopped has not ended; it stays what it was.
+                if not self._stop.is_set():
+                    self._enter(SourceState.ENDED)
                 return
             except Exception as error:
                 # Whatever a source raises is its own; a bug in one must not end the others.

@@ -1,0 +1,153 @@
+"""dedos-run with several sources, or with a page to watch them: cameras on one engine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from dedos_deploy.errors import BadInputError
+
+if TYPE_CHECKING:
+    from dedos_deploy.runtime import Segmenter, SegmenterView, Sink, Source
+    from dedos_deploy.runtime.cameras import Camera, CameraReport
+    from dedos_deploy.runtime.serving.guard import Access
+
+DEFAULT_ADDRESS = "127.0.0.1:8080"
+PLACE = "{camera}"
+TOKEN_VARIABLE = "DEDOS_TOKEN"
+_NAMED = re.compile(r"([A-Za-z0-9_-]{1,40})=(.+)", re.DOTALL)
+
+
+def names_of(sources: Sequence[str]) -> dict[str, str]:
+    """Return addresses by name: `gate=rtsp://…` names itself, others are camera1, camera2, ...
+
+    >>> names_of(["gate=rtsp://host/live", "0"])
+    {'gate': 'rtsp://host/live', 'camera2': '0'}
+    """
+    found: dict[str, str] = {}
+    for number, text in enumerate(sources, start=1):
+        match = None if os.path.exists(text) else _NAMED.fullmatch(text)
+        name, uri = (match[1], match[2]) if match else (f"camera{number}", text)
+        if name in found:
+            raise BadInputError(f"two sources are called {name!r}; give each a name of its own")
+        found[name] = uri
+    return found
+
+
+def access_of(address: str, token: str | None) -> Access:
+    """Return where to serve. address: HOST:PORT, HOST or PORT. Raises BadInputError."""
+    from dedos_deploy.runtime.serving.guard import Access
+
+    match = re.fullmatch(
+        r"(?:(?P<host>\[[0-9a-fA-F:]+\]|[^:]*):)?(?P<port>\d{1,5})|(?P<only>[^:]+)", address
+    )
+    if match is None:
+        raise BadInputError(
+            f"{address!r} is no address to serve at; write HOST:PORT, as {DEFAULT_ADDRESS}"
+        )
+    host = (match["host"] or match["only"] or "127.0.0.1").strip("[]")
+    port = int(match["port"]) if match["port"] else int(DEFAULT_ADDRESS.rpartition(":")[2])
+    return Access(host=host, port=port, token=token or os.environ.get(TOKEN_VARIABLE))
+
+
+def label_cameras(
+    args: argparse.Namespace, shared: Segmenter, classes: str, words: tuple[str, ...],
+    stop: threading.Event, opened: ExitStack,
+) -> list[CameraReport]:  # fmt: skip
+    """Open sources and outputs, serve the page if asked to, and run until the end.
+
+    classes: of every camera at first; words: to suggest in the page.
+    """
+    from dedos_deploy.runtime.cameras import Fleet
+    from dedos_deploy.runtime.serving.hub import Hub
+
+    access = access_of(args.serve, args.token) if args.serve is not None else None
+    sources = names_of(args.source)
+    _check_outputs(args.output, len(sources), show=args.show)
+    views = {name: shared.share(classes) for name in sources}
+    hub = Hub(shared, views)
+    cameras = [_camera(name, uri, views[name], args, opened) for name, uri in sources.items()]
+    fleet = Fleet(cameras, stop=stop, on_result=hub.on_result, max_results=args.max_frames)
+    hub.watch(fleet)
+    if access is not None:
+        from dedos_deploy.runtime.serving.app import Server
+
+        server = opened.enter_context(Server(hub, access, words=words))
+        shown = "?token=…" if access.token else ""
+        print(f"dedos-run: watch at {server.url}{shown}", file=sys.stderr, flush=True)
+    return fleet.run()
+
+
+def report_text(reports: Sequence[CameraReport]) -> str:
+    """Return the table that is printed at the end."""
+    lines = [
+        f"{'camera':12} {'state':10} {'frames':>7} {'fps':>6} {'p50 ms':>7} {'p99 ms':>7}  dropped"
+    ]
+    for report in reports:
+        numbers = report.results
+        drops = ", ".join(f"{count} {cause}" for cause, count in numbers.drops.items() if count)
+        lines.append(
+            f"{report.name:12} {report.source.state.value:10} {numbers.frames:7d} {numbers.fps:6.1f} "
+            f"{numbers.age_p50_ms:7.0f} {numbers.age_p99_ms:7.0f}  {drops or '0'}"
+        )
+        if report.source.error:
+            lines.append(f"{'':12} {report.source.error}")
+        lines += [f"{'':12} {uri}: {error}" for uri, error in report.outputs.items() if error]
+    return "\n".join(lines)
+
+
+def report_json(reports: Sequence[CameraReport]) -> str:
+    """Return all numbers as one JSON object."""
+    return json.dumps({"cameras": [report.to_dict() for report in reports]}, ensure_ascii=False)
+
+
+def _check_outputs(outputs: Sequence[str], cameras: int, *, show: bool) -> None:
+    if show or "window" in outputs:
+        raise BadInputError(
+            "a window shows one source without --serve; watch several in the page of --serve"
+        )
+    for uri in outputs:
+        if cameras > 1 and PLACE not in uri and uri != "null":
+            raise BadInputError(
+                f"{cameras} sources cannot share the output {uri!r}; put {PLACE} where the camera's "
+                f"name goes, as in {PLACE}.mp4"
+            )
+
+
+def _camera(
+    name: str, uri: str, view: SegmenterView, args: argparse.Namespace, opened: ExitStack
+) -> Camera:
+    from dedos_deploy.runtime import OverlayPainter, SinkOptions, open_sink, open_source
+    from dedos_deploy.runtime.cameras import Camera
+
+    # Opened here first, so that a mistake in an address ends the program before it has begun.
+    source = open_source(uri)
+    first = [source]
+    opened.callback(lambda: [one.close() for one in first])
+
+    def open_it() -> Source:
+        return first.pop() if first else open_source(uri)
+
+    sinks: list[Sink] = []
+    for output in args.output:
+        painter = OverlayPainter() if args.opacity is None else OverlayPainter(args.opacity)
+        options = SinkOptions(
+            fps=source.fps, live=source.live, overwrite=args.overwrite, painter=painter
+        )
+        sinks.append(opened.enter_context(open_sink(output.replace(PLACE, name), options)))
+    limit = None if args.max_latency_ms is None else args.max_latency_ms / 1e3
+    return Camera(
+        name,
+        open_it,
+        view,
+        sinks,
+        live=source.live,
+        max_latency_s=limit,
+    )

@@ -1,0 +1,170 @@
+// The live page: asks for the state once a second, shows each camera's stream, changes its words.
+const EVERY_MS = 1000;
+const SPAN_S = 240;
+const cards = new Map();
+const opacity = document.querySelector("#opacity");
+const connection = document.querySelector("#connection");
+
+async function ask(path, options) {
+  const answer = await fetch(path, options);
+  const body = await answer.json().catch(() => ({}));
+  if (answer.ok) return body;
+  const detail = body.detail;
+  throw new Error(typeof detail === "string" ? detail : `the server answered ${answer.status}`);
+}
+
+function make(tag, text, attributes = {}) {
+  const element = document.createElement(tag);
+  element.textContent = text;
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  return element;
+}
+
+function path(name, rest) {
+  return `/api/cameras/${encodeURIComponent(name)}/${rest}`;
+}
+
+class Card {
+  constructor(name) {
+    this.name = name;
+    this.words = [];
+    this.drawn = "";
+    this.root = document.querySelector("#camera").content.firstElementChild.cloneNode(true);
+    this.find = (selector) => this.root.querySelector(selector);
+    this.find("h2").textContent = name;
+    this.find(".picture").alt = `Camera ${name} with its labels`;
+    this.find(".snapshot").download = `${name}.jpg`;
+    this.find(".add").addEventListener("submit", (event) => this.add(event));
+    this.find("input").addEventListener("input", (event) => suggest(event.target.value));
+    this.find(".picture").addEventListener("error", () => setTimeout(() => this.watch(), 2000));
+    this.watch();
+    document.querySelector("#cameras").append(this.root);
+  }
+
+  watch() {
+    const query = `?opacity=${opacity.value}&at=${Date.now()}`;
+    this.find(".picture").src = path(this.name, "stream") + query;
+    this.find(".snapshot").href = path(this.name, "snapshot.jpg") + `?opacity=${opacity.value}`;
+  }
+
+  show(camera) {
+    const state = this.find(".state");
+    state.textContent = camera.state ?? "starting";
+    state.dataset.state = camera.state ?? "";
+    const failed = Object.entries(camera.outputs ?? {}).filter(([, error]) => error !== null);
+    const troubles = failed.map(([uri, error]) => `${uri}: ${error}`);
+    if (camera.state !== "live" && camera.error) troubles.unshift(camera.error);
+    this.find(".error").hidden = troubles.length === 0;
+    this.find(".error").textContent = troubles.join("; ");
+    const last = camera.history.at(-1)?.coverage ?? {};
+    this.words = camera.vocabulary.classes.map((entry) => entry.entry);
+    this.chips(camera.vocabulary.classes, last);
+    this.plot(camera);
+    this.numbers(camera);
+  }
+
+  chips(classes, coverage) {
+    // Drawn anew only when the words change: a button must not vanish under a finger.
+    const drawn = JSON.stringify(classes);
+    const list = this.find(".chips");
+    if (drawn !== this.drawn) {
+      this.drawn = drawn;
+      list.replaceChildren(...classes.map((entry) => this.chip(entry)));
+    }
+    classes.forEach((entry, index) => {
+      const part = coverage[entry.name];
+      const text = part === undefined ? "" : `${(100 * part).toFixed(0)} %`;
+      list.children[index].querySelector("output").textContent = text;
+    });
+  }
+
+  chip(entry) {
+    const item = make("li", "");
+    const dot = make("i", "", { "aria-hidden": "true" });
+    dot.style.background = entry.colour;
+    const remove = make("button", "×", { type: "button", "aria-label": `Remove ${entry.name}` });
+    remove.disabled = this.words.length === 1;
+    remove.addEventListener("click", () => this.put(this.words.filter((word) => word !== entry.entry)));
+    item.append(dot, make("span", entry.entry), make("output", ""), remove);
+    return item;
+  }
+
+  async add(event) {
+    event.preventDefault();
+    const input = this.find("input");
+    if (await this.put([...this.words, input.value])) input.value = "";
+  }
+
+  async put(words) {
+    const answer = this.find(".answer");
+    try {
+      const body = JSON.stringify({ classes: words.join(",") });
+      const headers = { "content-type": "application/json" };
+      await ask(path(this.name, "classes"), { method: "PUT", headers, body });
+      answer.textContent = "";
+      await refresh();
+      return true;
+    } catch (error) {
+      answer.textContent = error.message;
+      return false;
+    }
+  }
+
+  plot(camera) {
+    const lines = camera.vocabulary.classes.map((entry) => {
+      const points = camera.history
+        .filter((point) => entry.name in point.coverage)
+        .map((point) => `${(SPAN_S - point.age_s).toFixed(1)},${(58 - 56 * point.coverage[entry.name]).toFixed(1)}`);
+      const line = document.createElementNS("http://www.w3.org/2000/svg", "polyline");
+      line.setAttribute("points", points.join(" "));
+      line.setAttribute("stroke", entry.colour);
+      return line;
+    });
+    this.find(".history").replaceChildren(...lines);
+  }
+
+  numbers(camera) {
+    if (camera.frames === undefined) return;
+    const drops = Object.entries(camera.drops).filter(([, count]) => count > 0);
+    const rows = [
+      ["Rate", `${camera.fps.toFixed(1)} frames a second, ${camera.frames} in all`],
+      ["Capture to result", `${camera.age_ms.p50.toFixed(0)} ms, p99 ${camera.age_ms.p99.toFixed(0)} ms`],
+      ["Engine and labels", `${camera.latency_ms.p50.toFixed(0)} ms, p99 ${camera.latency_ms.p99.toFixed(0)} ms`],
+      ["Dropped", drops.map(([cause, count]) => `${count} ${cause}`).join(", ") || "none"],
+      ["Reconnects", String(camera.reconnects)],
+    ];
+    this.find(".numbers").replaceChildren(
+      ...rows.flatMap(([name, value]) => [make("dt", name), make("dd", value)]),
+    );
+  }
+}
+
+async function suggest(text) {
+  const prefix = text.split("|").at(-1);
+  const words = await ask(`/api/words?prefix=${encodeURIComponent(prefix.slice(0, 100))}`).catch(() => []);
+  const head = text.slice(0, text.length - prefix.length);
+  document.querySelector("#words").replaceChildren(
+    ...words.map((word) => make("option", "", { value: head + word })),
+  );
+}
+
+async function refresh() {
+  try {
+    const state = await ask("/api/state");
+    connection.textContent = "";
+    for (const camera of state.cameras) {
+      if (!cards.has(camera.name)) cards.set(camera.name, new Card(camera.name));
+      cards.get(camera.name).show(camera);
+    }
+  } catch (error) {
+    connection.textContent = `No answer: ${error.message}`;
+  }
+}
+
+async function run() {
+  await refresh();
+  setTimeout(run, EVERY_MS);
+}
+
+opacity.addEventListener("change", () => cards.forEach((card) => card.watch()));
+run();

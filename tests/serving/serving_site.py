@@ -1,0 +1,58 @@
+"""Two cameras with known content, served."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tiny_bundle import BASE_WORDS
+
+from dedos_deploy.runtime import Segmenter
+from dedos_deploy.runtime.bars_source import open_test
+from dedos_deploy.runtime.cameras import Camera, Fleet
+from dedos_deploy.runtime.serving.app import Server
+from dedos_deploy.runtime.serving.guard import Access
+from dedos_deploy.runtime.serving.hub import Hub
+
+
+@dataclass
+class Site:
+    hub: Hub
+    url: str
+    client: Any
+
+    def wait_for(self, name: str) -> None:
+        deadline = time.monotonic() + 10
+        while self.hub.jpeg(name) is None:
+            assert time.monotonic() < deadline, "no frame came"
+            time.sleep(0.02)
+
+
+def served(bundle: Path, access: Access, *, size: str = "48x96") -> Iterator[Site]:
+    import httpx
+
+    stop = threading.Event()
+    with Segmenter.load(bundle, classes="lamp", threads=1) as shared:
+        views = {"gate": shared.share("red,green"), "back yard": shared.share("blue")}
+        hub = Hub(shared, views)
+        cameras = [
+            Camera(name, lambda: open_test(f"test:bars?fps=50&size={size}"), view)
+            for name, view in views.items()
+        ]
+        fleet = Fleet(cameras, stop=stop, on_result=hub.on_result)
+        hub.watch(fleet)
+        runner = threading.Thread(target=fleet.run)
+        runner.start()
+        try:
+            with Server(hub, access, words=BASE_WORDS) as server:
+                url = server.url.rstrip("/")
+                with httpx.Client(base_url=url, timeout=10) as client:
+                    yield Site(hub, url, client)
+        finally:
+            stop.set()
+            runner.join(10)
+    assert not runner.is_alive()

@@ -1,0 +1,146 @@
+"""The live page in a real browser: type a word, see the mask change; phone, keyboard, dark."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from serving_site import Site, served
+
+pytest.importorskip("fastapi", reason="needs pip install 'dedos-deploy[serve]'")
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
+
+from dedos_deploy.runtime.serving.guard import Access  # noqa: E402
+
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
+PHONE = {"width": 390, "height": 844}
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium")
+
+
+@pytest.fixture
+def site(bundle_folder: Path) -> Iterator[Site]:
+    yield from served(bundle_folder, Access(port=0, per_second=2000), size="120x240")
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as play:
+        opened = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+def _opened(browser: Any, site: Site, **options: Any) -> tuple[Any, list[str]]:
+    """Return the page once it shows its cameras, and the list its errors and requests go to."""
+    context = browser.new_context(**options)
+    page = context.new_page()
+    troubles: list[str] = []
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    page.on(
+        "request",
+        lambda request: None if request.url.startswith((site.url, "data:"))
+        else troubles.append(f"asked elsewhere: {request.url}"),
+    )  # fmt: skip
+    page.goto(site.url)
+    page.get_by_role("heading", name="gate").wait_for(timeout=10_000)
+    _until(page, "document.querySelector('img').naturalWidth > 0")
+    return page, troubles
+
+
+def _until(page: Any, condition: str) -> None:
+    """Ask again and again: the page's own policy forbids what wait_for_function would do."""
+    for _ in range(100):
+        if page.evaluate(condition):
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError(f"never came true: {condition}")
+
+
+def _picture(page: Any, camera: int) -> NDArray[np.uint8]:
+    shot = page.locator("img.picture").nth(camera).screenshot()
+    return np.asarray(cv2.imdecode(np.frombuffer(shot, np.uint8), 1))
+
+
+def _at(picture: NDArray[np.uint8], part: float) -> NDArray[np.int64]:
+    """Colour in the middle row, at a part of the width."""
+    height, width = picture.shape[:2]
+    return picture[height // 2, int(part * width)].astype(np.int64)
+
+
+def test_a_new_word_changes_the_mask(site: Site, browser: Any) -> None:
+    page, troubles = _opened(browser, site)
+    page.locator("#opacity").fill("1")
+    page.wait_for_timeout(500)
+    before = _at(_picture(page, 1), 0.5)
+    card = page.locator("section.camera").nth(1)
+    card.get_by_label("New word").fill("green")
+    card.get_by_role("button", name="Add").click()
+    card.get_by_text("green", exact=True).wait_for()
+    for _ in range(40):
+        page.wait_for_timeout(100)
+        after = _at(_picture(page, 1), 0.5)
+        if np.abs(after - before).max() > 60:
+            break
+    assert np.abs(after - before).max() > 60, (before, after)
+    card.get_by_role("button", name="Remove green").click()
+    for _ in range(40):
+        page.wait_for_timeout(100)
+        if np.abs(_at(_picture(page, 1), 0.5) - before).max() < 30:
+            break
+    assert np.abs(_at(_picture(page, 1), 0.5) - before).max() < 30
+    assert not troubles
+
+
+def test_a_word_that_is_there_already_is_explained(site: Site, browser: Any) -> None:
+    page, troubles = _opened(browser, site)
+    card = page.locator("section.camera").first
+    card.get_by_label("New word").fill("red")
+    card.get_by_role("button", name="Add").click()
+    card.locator(".answer", has_text="red").wait_for()
+    assert site.client.get("/api/cameras/gate/classes").json()["version"] == 1
+    assert not troubles
+
+
+def test_by_keyboard_alone(site: Site, browser: Any) -> None:
+    page, _ = _opened(browser, site)
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.name") == "word":
+            break
+    page.keyboard.type("table|desk")
+    page.keyboard.press("Enter")
+    page.locator("section.camera").first.get_by_text("table|desk").wait_for()
+    words = site.client.get("/api/cameras/gate/classes").json()["classes"]
+    assert [entry["entry"] for entry in words] == ["red", "green", "table|desk"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_on_a_phone(site: Site, browser: Any, scheme: str) -> None:
+    page, troubles = _opened(browser, site, viewport=PHONE, color_scheme=scheme)
+    page.wait_for_timeout(300)
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    back = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    level = int(back.split("(")[1].split(",")[0])
+    assert level < 60 if scheme == "dark" else level > 200
+    smallest = page.evaluate(
+        "Math.min(...[...document.querySelectorAll('button')].map(b => b.offsetHeight))"
+    )
+    assert smallest >= 36
+    assert not troubles
+
+
+def test_a_server_that_is_gone_is_said(site: Site, browser: Any) -> None:
+    page, _ = _opened(browser, site)
+    page.context.set_offline(True)
+    page.locator("#connection", has_text="No answer").wait_for(timeout=5000)
+    page.context.set_offline(False)
+    _until(page, "document.querySelector('#connection').textContent === ''")

@@ -1,0 +1,119 @@
+"""dedos-run with several sources and --serve, as a user types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dedos_deploy.cli.run import main
+from dedos_deploy.cli.run_cameras import access_of
+from dedos_deploy.errors import BadInputError
+
+BASE = ["--classes", "red,green,blue"]
+
+
+def _run(bundle: Path, *arguments: str) -> int:
+    return main(["--bundle", str(bundle), *BASE, "--threads", "1", *arguments])
+
+
+def test_two_recordings_with_outputs_of_their_own(
+    bundle_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sources = [
+        "--source",
+        "a=scene:street?frames=6&size=48x64",
+        "--source",
+        "scene:hall?frames=4&size=48x64",
+    ]
+    code = _run(bundle_folder, *sources, "--output", str(tmp_path / "{camera}.jsonl"), "--json")
+    assert code == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [(c["name"], c["frames"], c["state"]) for c in report["cameras"]] == [
+        ("a", 6, "ended"), ("camera2", 4, "ended"),
+    ]  # fmt: skip
+    assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 6
+    assert len((tmp_path / "camera2.jsonl").read_text().splitlines()) == 4
+
+
+def test_the_table(bundle_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sources = [
+        "--source",
+        "scene:street?frames=2&size=48x64",
+        "--source",
+        "scene:hall?frames=2&size=48x64",
+    ]
+    assert _run(bundle_folder, *sources) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:3] == ["camera", "state", "frames"] and lines[1].startswith("camera1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--source", "a=test:bars", "--source", "a=test:bars"], "two sources are called 'a'"),
+        (["--source", "test:bars", "--source", "test:bars", "--output", "x.mp4"], "{camera}.mp4"),
+        (["--source", "test:bars", "--source", "nowhere.mp4"], "'nowhere.mp4' does not exist"),
+        (["--source", "test:bars", "--serve", "--show"], "watch several in the page"),
+        (["--source", "test:bars", "--serve", "0.0.0.0:1"], "needs a token"),
+        (["--source", "test:bars", "--serve", "1.2.3.4:x"], "is no address to serve at"),
+        (["--source", "test:bars", "--serve", "0", "--token", "short"], "at least 16"),
+        (["--source", "test:bars", "--max-latency-ms", "0"], "must be positive"),
+    ],
+)
+def test_mistakes(
+    bundle_folder: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run(bundle_folder, *arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("dedos-run: error:") and message in error and error.count("\n") == 1
+
+
+def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [(a.host, a.port) for a in map(lambda text: access_of(text, None), (
+        "127.0.0.1:9", "9", "localhost", "[::1]:9", ":9",
+    ))]  # fmt: skip
+    assert found == [
+        ("127.0.0.1", 9),
+        ("127.0.0.1", 9),
+        ("localhost", 8080),
+        ("::1", 9),
+        ("127.0.0.1", 9),
+    ]
+    with pytest.raises(BadInputError, match="the port must lie"):
+        access_of("127.0.0.1:99999", None)
+    monkeypatch.setenv("DEDOS_TOKEN", "from-the-environment")
+    assert access_of("0.0.0.0:9", None).token == "from-the-environment"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_served_until_it_is_stopped(bundle_folder: Path, number: signal.Signals) -> None:
+    httpx = pytest.importorskip("httpx")
+    code = "from dedos_deploy.cli.run import main; raise SystemExit(main())"
+    command = [sys.executable, "-c", code, "--bundle", str(bundle_folder), *BASE]
+    process = subprocess.Popen(
+        [*command, "--source", "test:bars", "--serve", "0", "--json"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ,
+    )  # fmt: skip
+    assert process.stderr is not None and process.stdout is not None
+    line = process.stderr.readline()
+    found = re.fullmatch(r"dedos-run: watch at (http://127\.0\.0\.1:\d+/)\n", line)
+    assert found is not None, line
+    url = found[1]
+    deadline = time.monotonic() + 10
+    while not httpx.get(url + "api/state").json()["cameras"][0].get("frames"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    started = time.monotonic()
+    process.send_signal(number)
+    out, err = process.communicate(timeout=10)
+    assert time.monotonic() - started < 2.5
+    assert process.returncode == 130 and err == ""
+    assert json.loads(out)["cameras"][0]["state"] == "live"

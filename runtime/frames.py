@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import time
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -30,7 +31,8 @@ class Frame:
     frame_bgr: uint8 [H, W, 3]; frame_id: 0, 1, 2, ... in the order the source produced them, so a
     gap is a dropped frame; timestamp_s: `time.monotonic()` when it was read; source_id: the
     source's address without credentials; name: stem for files made from this frame;
-    media_s: position in a recording, None for live sources and pictures.
+    media_s: position in a recording, None for live sources and pictures; clock_ns: nanoseconds since
+    1970 by the clock of whoever recorded it, None where none is known.
     """
 
     frame_bgr: NDArray[np.uint8]
@@ -39,6 +41,14 @@ class Frame:
     source_id: str
     name: str
     media_s: float | None = None
+    clock_ns: int | None = None
+
+    @property
+    def captured_ns(self) -> int:
+        """Nanoseconds since 1970 of the capture: `clock_ns`, or this machine's clock as it is now."""
+        if self.clock_ns is not None:
+            return self.clock_ns
+        return time.time_ns() - int(1e9 * (time.monotonic() - self.timestamp_s))
 
     def __repr__(self) -> str:
         height, width = self.frame_bgr.shape[:2]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import logging
 import re
 import threading
@@ -9,11 +11,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import parse_qsl
 
-from dedos_deploy.errors import SourceError
+from dedos_deploy.errors import SourceError, nearest
 from dedos_deploy.runtime.frames import Frame, Outcome, Source
-from dedos_deploy.runtime.opencv import Capture, open_capture, property_of, quiet_opencv
-from dedos_deploy.runtime.uri import redact
+from dedos_deploy.runtime.opencv import (
+    Capture,
+    ffmpeg_options,
+    open_capture,
+    property_of,
+    quiet_opencv,
+)
+from dedos_deploy.runtime.stream_probe import why_not
+from dedos_deploy.runtime.uri import RTSP_UDP, redact
 from dedos_deploy.runtime.video_source import VideoSource
 from dedos_deploy.runtime.workers import Handover, Worker
 
@@ -31,12 +41,12 @@ class Reconnect:
     """How a live source that stopped delivering is opened again.
 
     Waits `first_s`, then twice as long each time up to `longest_s`, at most `attempts` times in a
-    row; a frame that arrives starts the count anew.
+    row, None for without end; a frame that arrives starts the count anew.
     """
 
     first_s: float = 0.5
     longest_s: float = 30.0
-    attempts: int = 10
+    attempts: int | None = 10
 
     def waits_s(self) -> Iterator[float]:
         """Yield the wait before every attempt.
@@ -44,8 +54,10 @@ class Reconnect:
         >>> list(Reconnect(attempts=4, longest_s=3.0).waits_s())
         [0.5, 1.0, 2.0, 3.0]
         """
-        for attempt in range(self.attempts):
-            yield min(self.longest_s, self.first_s * 2**attempt)
+        tries = itertools.count() if self.attempts is None else range(self.attempts)
+        for attempt in tries:
+            # Bounded, since a float cannot hold what comes after a day of waiting.
+            yield min(self.longest_s, self.first_s * 2 ** min(attempt, 32))
 
 
 class LiveSource(Source):
@@ -120,6 +132,8 @@ class LiveSource(Source):
     def _replacement(self, stop: threading.Event) -> Capture:
         """Return a capture that has delivered a frame, or a closed one when stopped."""
         lost_s = time.monotonic()
+        if self._reconnect.attempts == 0:
+            raise SourceError(f"source {self.source_id!r} stopped delivering frames")
         log.warning("source %s stopped delivering; opening it again", self.source_id)
         for wait_s in self._reconnect.waits_s():
             if stop.wait(wait_s):
@@ -156,14 +170,60 @@ class _Closed:
 
 
 CAMERA_RECONNECT = Reconnect(attempts=5, longest_s=5.0)
+CAMERA_SETTINGS = ("size", "fps", "format")
 
 
-def open_camera(device: int | str) -> LiveSource:
-    """Return a camera by number or device path. Raises SourceError naming the cameras there are."""
+@dataclass(frozen=True)
+class CameraMode:
+    """What is asked of a camera: size_hw in pixels, fps, and fourcc of its format, as MJPG; None for
+    what it chooses itself."""
+
+    size_hw: tuple[int, int] | None = None
+    fps: float | None = None
+    fourcc: str | None = None
+
+
+def parse_camera_mode(uri: str, query: str) -> CameraMode:
+    """Return the mode in `size=720x1280&fps=30&format=MJPG`. Raises SourceError.
+
+    >>> parse_camera_mode("0", "size=720x1280&format=mjpg")
+    CameraMode(size_hw=(720, 1280), fps=None, fourcc='MJPG')
+    """
+    settings = dict(parse_qsl(query, keep_blank_values=True))
+    patterns = {"size": r"\d{1,5}x\d{1,5}", "fps": r"\d{1,3}(\.\d+)?", "format": r"[A-Za-z0-9]{4}"}
+    for name, value in settings.items():
+        if name not in patterns:
+            raise SourceError(
+                f"{uri!r} has an unknown setting {name!r}{nearest(name, patterns)}; a camera takes "
+                f"{', '.join(CAMERA_SETTINGS)}"
+            )
+        if not re.fullmatch(patterns[name], value):
+            raise SourceError(
+                f"{uri!r}: {name} cannot be {value!r}; write a camera as 0?size=720x1280&fps=30&format=MJPG"
+            )
+    size = settings.get("size", "").split("x")
+    return CameraMode(
+        (int(size[0]), int(size[1])) if "size" in settings else None,
+        float(settings["fps"]) if "fps" in settings else None,
+        settings["format"].upper() if "format" in settings else None,
+    )
+
+
+def open_camera(
+    device: int | str, *, mode: CameraMode | None = None, reconnect: Reconnect = CAMERA_RECONNECT
+) -> LiveSource:
+    """Return a camera by number or device path. Raises SourceError naming the cameras there are, or
+    what it delivers when that is not what `mode` asks for."""
     number = int(re.sub(r"\D", "", device)) if isinstance(device, str) else device
     source_id = device if isinstance(device, str) else f"camera:{device}"
-    capture = open_capture(number)
-    if not capture.isOpened() or not capture.read()[0]:
+    settings = _settings(mode or CameraMode())
+
+    def connect() -> Capture:
+        return open_capture(number, settings=settings)
+
+    capture = connect()
+    delivered, frame_bgr = capture.read() if capture.isOpened() else (False, None)
+    if not delivered or frame_bgr is None:
         capture.release()
         cameras = [str(path) for path in sorted(Path("/dev").glob("video*"))]
         raise SourceError(
@@ -171,9 +231,29 @@ def open_camera(device: int | str) -> LiveSource:
             f"{', '.join(cameras) or 'none'}; check the number, the cable and that no other "
             "program uses it"
         )
-    return LiveSource(
-        source_id, lambda: open_capture(number), capture=capture, reconnect=CAMERA_RECONNECT
-    )
+    if mode is not None and mode.size_hw not in (None, frame_bgr.shape[:2]):
+        capture.release()
+        raise SourceError(
+            f"{source_id!r} delivers {frame_bgr.shape[0]}x{frame_bgr.shape[1]} and not the size "
+            f"{mode.size_hw[0]}x{mode.size_hw[1]} asked for; see what it has with "
+            "v4l2-ctl --list-formats-ext"
+        )
+    return LiveSource(source_id, connect, capture=capture, reconnect=reconnect)
+
+
+def _settings(mode: CameraMode) -> list[int]:
+    import cv2
+
+    settings: list[int] = []
+    if mode.fourcc is not None:
+        # Before the size: many cameras have their large sizes in MJPG only.
+        settings += [cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*mode.fourcc)]
+    if mode.size_hw is not None:
+        settings += [cv2.CAP_PROP_FRAME_HEIGHT, mode.size_hw[0]]
+        settings += [cv2.CAP_PROP_FRAME_WIDTH, mode.size_hw[1]]
+    if mode.fps is not None:
+        settings += [cv2.CAP_PROP_FPS, round(mode.fps)]
+    return settings
 
 
 def open_network(
@@ -185,7 +265,8 @@ def open_network(
 ) -> Source:
     """Return the stream at `uri`, or its video file when the server has one there.
 
-    The first opening must succeed; reconnecting starts once a frame was seen. Raises SourceError.
+    `rtsp://` comes over TCP, `rtsp+udp://` over UDP, which has less delay and loses packets. The first
+    opening must succeed; reconnecting starts once a frame was seen. Raises SourceError.
     """
     import cv2
 
@@ -193,15 +274,20 @@ def open_network(
         cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, int(1000 * open_timeout_s),
         cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(1000 * read_timeout_s),
     )  # fmt: skip
+    scheme, _, rest = uri.partition("://")
+    over_udp = scheme.lower() == RTSP_UDP
+    address = f"rtsp://{rest}" if over_udp else uri
 
     def connect() -> Capture:
-        return open_capture(uri, backend=cv2.CAP_FFMPEG, settings=settings)
+        transport = ffmpeg_options(rtsp_transport="udp") if over_udp else contextlib.nullcontext()
+        with transport:
+            return open_capture(address, backend=cv2.CAP_FFMPEG, settings=settings)
 
     capture = connect()
     if not capture.isOpened():
         raise SourceError(
-            f"stream {redact(uri)!r} cannot be opened within {open_timeout_s:g} s; check the "
-            "address, user and password, and that this machine reaches the host"
+            f"stream {redact(uri)!r} cannot be opened within {open_timeout_s:g} s, because "
+            f"{why_not(address)}"
         )
     if property_of(capture, cv2.CAP_PROP_FRAME_COUNT) is not None:
         return VideoSource(uri, source_id=uri, capture=capture)

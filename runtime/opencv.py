@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 SILENT = 0
 FFMPEG_QUIET = "-8"
+FFMPEG_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 
 
 class Capture(Protocol):
@@ -25,6 +27,12 @@ class Capture(Protocol):
     def get(self, prop: int) -> float: ...
 
     def release(self) -> None: ...
+
+
+class _Options:
+    """The environment is one per process."""
+
+    lock = threading.Lock()
 
 
 class _Quiet:
@@ -43,10 +51,12 @@ def quiet_opencv() -> Iterator[None]:
     """
     import cv2
 
+    # OpenCV before 4.7, as Debian and JetPack have it, keeps them at its top.
+    log_levels = getattr(cv2.utils, "logging", cv2)
     with _Quiet.lock:
         if _Quiet.users == 0:
-            _Quiet.level_before = cv2.utils.logging.getLogLevel()
-            cv2.utils.logging.setLogLevel(SILENT)
+            _Quiet.level_before = log_levels.getLogLevel()
+            log_levels.setLogLevel(SILENT)
         _Quiet.users += 1
     try:
         yield
@@ -54,7 +64,7 @@ def quiet_opencv() -> Iterator[None]:
         with _Quiet.lock:
             _Quiet.users -= 1
             if _Quiet.users == 0:
-                cv2.utils.logging.setLogLevel(_Quiet.level_before)
+                log_levels.setLogLevel(_Quiet.level_before)
 
 
 def silence_ffmpeg() -> None:
@@ -78,6 +88,32 @@ def open_capture(address: str | int, *, backend: int = 0, settings: Sequence[int
         except cv2.error:
             # With exceptions switched on in the build a failed opening raises.
             return cv2.VideoCapture()  # type: ignore[return-value]
+
+
+def has_gstreamer() -> bool:
+    """Return whether the installed OpenCV reads GStreamer pipelines; pip's does not."""
+    import cv2
+
+    return bool(re.search(r"GStreamer:\s+YES", cv2.getBuildInformation()))
+
+
+@contextlib.contextmanager
+def ffmpeg_options(**options: str) -> Iterator[None]:
+    """Give FFmpeg inside OpenCV these options for the captures opened inside the block.
+
+    OpenCV takes them from the environment only, so openings with options wait for each other.
+    """
+    with _Options.lock:
+        before = os.environ.get(FFMPEG_OPTIONS)
+        pairs = [f"{name};{value}" for name, value in options.items()]
+        os.environ[FFMPEG_OPTIONS] = "|".join([before, *pairs] if before else pairs)
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[FFMPEG_OPTIONS]
+            else:
+                os.environ[FFMPEG_OPTIONS] = before
 
 
 def property_of(capture: Capture, prop: int) -> float | None:

@@ -4,45 +4,66 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dedos_deploy.errors import SourceError
 from dedos_deploy.runtime.frames import Source
 from dedos_deploy.runtime.uri import network_scheme, redact
 
+if TYPE_CHECKING:
+    from dedos_deploy.runtime.live_sources import Reconnect
+
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-_CAMERA = re.compile(r"(?:camera:)?(\d+)|(/dev/video\d+)")
+_CAMERA = re.compile(r"(?:camera:)?(\d+)(?:\?(.*))?|(/dev/video\d+)(?:\?(.*))?")
 _SCENE = "scene:"
 _TEST = "test:"
+_GST = ("gst:", "csi:")
 _GLOB_LETTERS = re.compile(r"[*?\[]")
 
 KINDS = (
-    "a camera number, /dev/video*, a video file, an image, a folder or quoted glob of images, "
-    "an rtsp:// or http:// address, or scene:street / scene:hall"
+    "a camera number, /dev/video*, a video file, an image, a folder or quoted glob of images, an "
+    "rtsp:// or http:// address, gst:PIPELINE, csi:0, a .mcap or .bag recording, or scene:street / "
+    "scene:hall"
 )
 
 
-def open_source(uri: str) -> Source:
+def open_source(uri: str, *, reconnect: Reconnect | None = None) -> Source:
     """Return the opened source at `uri`, verified to deliver.
 
     | uri | frames | policy |
     |---|---|---|
-    | `0`, `camera:0`, `/dev/video0` | camera | live: the newest wins |
+    | `0`, `camera:0`, `/dev/video0`, `0?size=720x1280&fps=30&format=MJPG` | camera | live: the newest wins |
     | `drive.mp4` | video file | every frame |
     | `frame.jpg`, `folder`, `folder/*.png` | images in natural order | every frame |
-    | `rtsp://…`, `http://…`, … | stream; a video file at such an address is read as a file | live |
+    | `rtsp://…`, `rtsp+udp://…`, `http://…` | stream; a video file at such an address is read as a file | live |
+    | `gst:PIPELINE`, `csi:0?size=720x1280&fps=30` | GStreamer, if OpenCV has it | live |
+    | `drive.mcap`, `drive.bag`, a ROS 2 bag's folder, `?topic=/image&rate=1` | recording | every; live with rate |
     | `scene:street`, `scene:hall?frames=50&size=240x320&seed=3` | drawn by this package | every |
     | `test:bars?fps=30&size=240x320&frames=100` | bars with the frame's number | live |
 
+    reconnect: how a live source that stops is opened again, None for what suits its kind.
     Raises SourceError in one sentence, without credentials.
     """
     if match := _CAMERA.fullmatch(uri):
-        from dedos_deploy.runtime.live_sources import open_camera
+        from dedos_deploy.runtime.live_sources import (
+            CAMERA_RECONNECT,
+            open_camera,
+            parse_camera_mode,
+        )
 
-        return open_camera(int(match[1]) if match[1] else match[2])
+        query = match[2] or match[4]
+        mode = parse_camera_mode(uri, query) if query else None
+        device = int(match[1]) if match[1] else match[3]
+        return open_camera(device, mode=mode, reconnect=reconnect or CAMERA_RECONNECT)
     if network_scheme(uri):
         from dedos_deploy.runtime.live_sources import open_network
 
-        return open_network(uri)
+        return open_network(uri, reconnect=reconnect)
+    if uri.startswith(_GST):
+        from dedos_deploy.runtime.gst_source import open_gstreamer
+        from dedos_deploy.runtime.live_sources import CAMERA_RECONNECT
+
+        return open_gstreamer(uri, reconnect=reconnect or CAMERA_RECONNECT)
     if uri.startswith(_SCENE):
         from dedos_deploy.runtime.scene_source import open_scene
 
@@ -54,11 +75,25 @@ def open_source(uri: str) -> Source:
     return _open_path(uri)
 
 
+def may_come_later(uri: str) -> bool:
+    """Return whether an address may well be unreachable now and deliver later: a device or a stream.
+
+    >>> may_come_later("rtsp://gate/live"), may_come_later("drive.mp4")
+    (True, False)
+    """
+    if _CAMERA.fullmatch(uri) or uri.startswith(_GST):
+        return True
+    return network_scheme(uri) is not None
+
+
 def _open_path(uri: str) -> Source:
+    from dedos_deploy.runtime.bag_source import is_bag, open_bag
     from dedos_deploy.runtime.image_source import ImageSource, find_images
     from dedos_deploy.runtime.video_source import VideoSource
 
     path = Path(uri).expanduser()
+    if is_bag(uri):
+        return open_bag(uri)
     if path.is_dir() or (_GLOB_LETTERS.search(uri) and not path.exists()):
         return ImageSource(find_images(path, IMAGE_SUFFIXES), source_id=uri)
     if not path.exists():

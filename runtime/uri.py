@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-NETWORK_SCHEMES = ("rtsp", "rtsps", "http", "https", "rtmp", "udp", "tcp", "srt")
+RTSP_UDP = "rtsp+udp"
+NETWORK_SCHEMES = ("rtsp", "rtsps", RTSP_UDP, "http", "https", "rtmp", "udp", "tcp", "srt")
 
 _SCHEME = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]*)://")
 _SECRET_PARAMETER = re.compile(
@@ -12,6 +13,11 @@ _SECRET_PARAMETER = re.compile(
     re.IGNORECASE,
 )
 HIDDEN = "***"
+_PIPELINE_SECRET = re.compile(
+    r"([\w-]*(?:token|key|pass|pw|secret|auth|user|login|cred)[\w-]*\s*=\s*)"
+    r"(?:\"[^\"]*\"|'[^']*'|\S+)",
+    re.IGNORECASE,
+)
 
 
 def network_scheme(uri: str) -> str | None:
@@ -33,7 +39,13 @@ def redact(uri: str) -> str:
     'rtsp://***@10.0.0.5:554/live?token=***&fps=5'
     >>> redact("video.mp4")
     'video.mp4'
+    >>> redact("gst:rtspsrc location=rtsp://u:p@cam/1 user-pw=hunter2 ! decodebin")
+    'gst:rtspsrc location=rtsp://***@cam/1 user-pw=*** ! decodebin'
     """
+    if uri.startswith("gst:"):
+        # Whatever looks like a secret or an address, up to the next space or quote.
+        words = re.split(r"([\s\"']+)", _PIPELINE_SECRET.sub(rf"\g<1>{HIDDEN}", uri[4:]))
+        return "gst:" + "".join(_redact_property(word) for word in words)
     match = _SCHEME.match(uri)
     if not match:
         return uri
@@ -41,3 +53,8 @@ def redact(uri: str) -> str:
     if "@" in rest:
         rest = f"{HIDDEN}@{rest[rest.rindex('@') + 1 :]}"
     return head + _SECRET_PARAMETER.sub(rf"\g<1>{HIDDEN}", rest)
+
+
+def _redact_property(word: str) -> str:
+    name, equals, value = word.partition("=")
+    return f"{name}{equals}{redact(value)}" if equals and "://" in value else redact(word)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from dedos_deploy.bundle import Bundle
     from dedos_deploy.cli._interrupts import Interrupts
     from dedos_deploy.runtime import Frame, Segmentation, Segmenter, Sink, Source, Statistics
+    from dedos_deploy.runtime.live_sources import Reconnect
     from dedos_deploy.vocabulary import Vocabulary
 
 SLOW_ENGINES = ("trt", "rtx")
@@ -43,7 +45,8 @@ examples:
       on a Jetson: builds the engine at the first run and keeps it
 
 sources:   0 or camera:0, /dev/video0, a video file, an image, a folder or "quoted/glob*.jpg",
-           rtsp:// or http(s)://, test:bars, scene:street or scene:hall (?frames=50&size=240x320&seed=3)
+           rtsp:// or http(s)://, gst:PIPELINE, csi:0, drive.mcap or .bag, test:bars,
+           scene:street or scene:hall (?frames=50&size=240x320&seed=3); see docs/cameras.md
 outputs:   out.mp4 .avi .mkv   overlay video          masks:FOLDER     label map PNGs + classes.json
            out.png .jpg        overlay, last frame    overlays:FOLDER  overlay JPEGs
            out.jsonl           one JSON line a frame  window, null
@@ -132,6 +135,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-latency-ms", type=float, metavar="MS",
         help="with several sources or --serve: drop frames that would be older than this when done",
     )  # fmt: skip
+    parser.add_argument(
+        "--reconnect", type=_attempts, metavar="N",
+        help="how often in a row a live source that stopped is opened again, with growing pauses up "
+        "to 30 s, or `forever` (default: 10, cameras on this machine 5)",
+    )  # fmt: skip
     parser.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames")
     parser.add_argument(
         "--engine",
@@ -158,6 +166,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=False,
         help="no status line and no notes on stderr; warnings and errors stay",
     )
+
+
+def _attempts(text: str) -> Reconnect:
+    from dedos_deploy.runtime.live_sources import Reconnect
+
+    if text == "forever":
+        return Reconnect(attempts=None)
+    if not re.fullmatch(r"\d{1,9}", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no number of attempts; write one, or forever"
+        )
+    return Reconnect(attempts=int(text))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -234,7 +254,7 @@ def _open_ends(args: argparse.Namespace, opened: ExitStack) -> tuple[Source, lis
 
     uri = args.source[0] if args.camera is None else f"camera:{args.camera}"
     painter = OverlayPainter() if args.opacity is None else OverlayPainter(args.opacity)
-    source = opened.enter_context(open_source(uri))
+    source = opened.enter_context(open_source(uri, reconnect=args.reconnect))
     options = SinkOptions(
         fps=source.fps, live=source.live, overwrite=args.overwrite, painter=painter
     )

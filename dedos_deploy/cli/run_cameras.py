@@ -125,22 +125,28 @@ def _camera(
     name: str, uri: str, view: SegmenterView, args: argparse.Namespace, opened: ExitStack
 ) -> Camera:
     from dedos_deploy.runtime import OverlayPainter, SinkOptions, open_sink, open_source
-    from dedos_deploy.runtime.cameras import Camera
+    from dedos_deploy.runtime.cameras import Camera, FeedOptions
+    from dedos_deploy.runtime.live_sources import Reconnect
+    from dedos_deploy.runtime.sources import may_come_later
 
-    # Opened here first, so that a mistake in an address ends the program before it has begun.
-    source = open_source(uri)
-    first = [source]
-    opened.callback(lambda: [one.close() for one in first])
+    # The feed opens it again, so that its health and attempts are those that are reported.
+    def open_again() -> Source:
+        return open_source(uri, reconnect=Reconnect(attempts=0))
+
+    first: list[Source] = []
+    if not may_come_later(uri):
+        # Opened here, so that a mistake in an address ends the program before it has begun.
+        first.append(open_again())
+        opened.callback(lambda: [one.close() for one in first])
+    live, fps = (first[0].live, first[0].fps) if first else (True, None)
 
     def open_it() -> Source:
-        return first.pop() if first else open_source(uri)
+        return first.pop() if first else open_again()
 
     sinks: list[Sink] = []
     for output in args.output:
         painter = OverlayPainter() if args.opacity is None else OverlayPainter(args.opacity)
-        options = SinkOptions(
-            fps=source.fps, live=source.live, overwrite=args.overwrite, painter=painter
-        )
+        options = SinkOptions(fps=fps, live=live, overwrite=args.overwrite, painter=painter)
         sinks.append(opened.enter_context(open_sink(output.replace(PLACE, name), options)))
     limit = None if args.max_latency_ms is None else args.max_latency_ms / 1e3
     return Camera(
@@ -148,6 +154,7 @@ def _camera(
         open_it,
         view,
         sinks,
-        live=source.live,
+        live=live,
         max_latency_s=limit,
+        feed=FeedOptions(reconnect=args.reconnect or Reconnect()),
     )

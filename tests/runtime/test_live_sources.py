@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -248,10 +249,45 @@ def test_a_video_file_on_a_server_is_read_as_a_file(serve: Serve, tmp_path: Path
         assert len(list(source)) == 5
 
 
-@pytest.mark.parametrize("status", [401, 404])
-def test_a_stream_that_cannot_be_opened_keeps_its_password(serve: Serve, status: int) -> None:
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [(401, "does not accept this user and password"), (404, "knows no"), (500, "gives no stream")],
+)
+def test_a_stream_that_cannot_be_opened_keeps_its_password(
+    serve: Serve, status: int, reason: str
+) -> None:
     uri = serve(lambda handler, number: handler.send_error(status))
-    with pytest.raises(SourceError, match=r"http://\*\*\*@127.0.0.1.*check the address") as caught:
+    with pytest.raises(SourceError, match=rf"http://\*\*\*@127.0.0.1.*{reason}") as caught:
         open_source(uri)
     assert "s3cret" not in str(caught.value)
     assert "t0ken" not in str(caught.value)
+
+
+def test_attempts_may_be_without_end() -> None:
+    waits = Reconnect(first_s=1.0, longest_s=8.0, attempts=None).waits_s()
+    first = [next(waits) for _ in range(2000)]
+    assert first[:5] == [1.0, 2.0, 4.0, 8.0, 8.0] and set(first[5:]) == {8.0}
+
+
+def test_a_camera_is_asked_for_its_format_before_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def open_capture(address: Any, *, backend: int = 0, settings: Any = ()) -> FakeCapture:
+        asked.append((address, list(settings)))
+        return FakeCapture(5)
+
+    monkeypatch.setattr("dedos_deploy.runtime.live_sources.open_capture", open_capture)
+    with open_source("/dev/video3?size=2x2&fps=30&format=mjpg"):
+        pass
+    fourcc = cv2.VideoWriter.fourcc(*"MJPG")
+    expected = [cv2.CAP_PROP_FOURCC, fourcc, cv2.CAP_PROP_FRAME_HEIGHT, 2,
+                cv2.CAP_PROP_FRAME_WIDTH, 2, cv2.CAP_PROP_FPS, 30]  # fmt: skip
+    assert asked[0] == (3, expected)
+    with pytest.raises(SourceError, match="delivers 2x2 and not the size 720x1280"):
+        open_source("3?size=720x1280")
+    for uri, says in (
+        ("0?sise=2x2", "unknown setting 'sise', did you mean 'size'"),
+        ("0?fps=fast", "fps cannot be 'fast'"),
+    ):
+        with pytest.raises(SourceError, match=says):
+            open_source(uri)

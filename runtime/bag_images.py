@@ -1,0 +1,97 @@
+"""Image messages of ROS and Foxglove as pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dedos_deploy.errors import SourceError
+
+IMAGE_TYPES = {
+    "sensor_msgs/Image": "raw",
+    "sensor_msgs/CompressedImage": "compressed",
+    "foxglove.RawImage": "raw",
+    "foxglove.CompressedImage": "compressed",
+    "foxglove_msgs/RawImage": "raw",
+    "foxglove_msgs/CompressedImage": "compressed",
+}
+"""Kind of each message type that holds a picture; ROS 2's `/msg/` is left out of the names."""
+
+_PIXELS: dict[str, tuple[type[np.generic], int, str | None]] = {
+    # encoding: dtype, channels in memory, OpenCV's conversion to BGR
+    "bgr8": (np.uint8, 3, None), "8uc3": (np.uint8, 3, None),
+    "rgb8": (np.uint8, 3, "COLOR_RGB2BGR"),
+    "bgra8": (np.uint8, 4, "COLOR_BGRA2BGR"), "8uc4": (np.uint8, 4, "COLOR_BGRA2BGR"),
+    "rgba8": (np.uint8, 4, "COLOR_RGBA2BGR"),
+    "mono8": (np.uint8, 1, "COLOR_GRAY2BGR"), "8uc1": (np.uint8, 1, "COLOR_GRAY2BGR"),
+    "mono16": (np.uint16, 1, "COLOR_GRAY2BGR"), "16uc1": (np.uint16, 1, "COLOR_GRAY2BGR"),
+    "yuv422": (np.uint8, 2, "COLOR_YUV2BGR_UYVY"), "uyvy": (np.uint8, 2, "COLOR_YUV2BGR_UYVY"),
+    "yuv422_yuy2": (np.uint8, 2, "COLOR_YUV2BGR_YUY2"), "yuyv": (np.uint8, 2, "COLOR_YUV2BGR_YUY2"),
+    # OpenCV names Bayer patterns by the second row's second and third pixel.
+    "bayer_rggb8": (np.uint8, 1, "COLOR_BayerBG2BGR"),
+    "bayer_bggr8": (np.uint8, 1, "COLOR_BayerRG2BGR"),
+    "bayer_gbrg8": (np.uint8, 1, "COLOR_BayerGR2BGR"),
+    "bayer_grbg8": (np.uint8, 1, "COLOR_BayerGB2BGR"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class ImageMessage:
+    """Bytes of a picture as a recording has them.
+
+    data: the file of a picture if `encoding` is "", otherwise rows of `step` bytes, `height` of
+    them with `width` pixels each; big_endian: order of 16-bit values.
+    """
+
+    data: bytes | memoryview | NDArray[np.uint8]
+    encoding: str = ""
+    height: int = 0
+    width: int = 0
+    step: int = 0
+    big_endian: bool = False
+
+
+def decode_image(message: ImageMessage) -> NDArray[np.uint8]:
+    """Return the picture, uint8 BGR [H, W, 3]. Raises SourceError."""
+    import cv2
+
+    content = np.frombuffer(message.data, np.uint8)
+    if not message.encoding:
+        picture = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
+        if picture is None:
+            raise SourceError("its compressed picture is damaged or of an unknown kind")
+        return np.asarray(picture, np.uint8)
+    if message.encoding.lower() == "nv12":
+        rows = _rows(content, message, height=message.height * 3 // 2, row_bytes=message.width)
+        return np.asarray(cv2.cvtColor(rows, cv2.COLOR_YUV2BGR_NV12), np.uint8)
+    if message.encoding.lower() not in _PIXELS:
+        raise SourceError(
+            f"its encoding {message.encoding[:40]!r} is not a picture's; known are "
+            f"{', '.join(_PIXELS)}, nv12"
+        )
+    dtype, channels, conversion = _PIXELS[message.encoding.lower()]
+    width = np.dtype(dtype).itemsize
+    rows = _rows(content, message, message.height, message.width * channels * width)
+    pixels = rows.view(np.dtype(dtype).newbyteorder(">" if message.big_endian else "<"))
+    pixels = pixels.reshape(message.height, message.width, channels)
+    if width == 2:
+        # The whole range, as pictures of 16 bits are shown.
+        pixels = (pixels >> 8).astype(np.uint8)
+    if conversion is None:
+        return np.ascontiguousarray(pixels, np.uint8)
+    converted = cv2.cvtColor(np.ascontiguousarray(pixels), getattr(cv2, conversion))
+    return np.asarray(converted, np.uint8)
+
+
+def _rows(
+    content: NDArray[np.uint8], message: ImageMessage, height: int, row_bytes: int
+) -> NDArray[np.uint8]:
+    step = message.step or row_bytes
+    if min(message.height, message.width) < 1 or step < row_bytes or content.size < step * height:
+        raise SourceError(
+            f"its {message.encoding} picture of {message.width}x{message.height} needs "
+            f"{height * row_bytes} bytes and has {content.size} in rows of {step}"
+        )
+    return np.ascontiguousarray(content[: step * height].reshape(height, step)[:, :row_bytes])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,9 +106,9 @@ class MaskFolder(Sink):
 class JsonLines(Sink):
     """One JSON object per frame, flushed line by line so that it can be followed.
 
-    Keys: source, frame_id, timestamp_s (`time.monotonic()` of the capture), media_s (position in
-    a recording or null), vocabulary_version, coverage (fraction per class), unlabelled (fraction),
-    latency_ms (pre, engine, post, total).
+    Keys: source, frame_id, captured_at (UTC), timestamp_s (`time.monotonic()` of the capture), media_s
+    (position in a recording or null), vocabulary_version, coverage (fraction per class), unlabelled
+    (fraction), latency_ms (pre, engine, post, total).
     """
 
     def __init__(self, path: Path, options: SinkOptions) -> None:
@@ -123,17 +124,7 @@ class JsonLines(Sink):
         return f"{self.uri} ({self._count} lines)"
 
     def write(self, frame: Frame, result: Segmentation) -> None:
-        latency_ms = {**result.latency_ms, "total": result.total_ms}
-        line = {
-            "source": frame.source_id,
-            "frame_id": frame.frame_id,
-            "timestamp_s": round(frame.timestamp_s, 6),
-            "media_s": None if frame.media_s is None else round(frame.media_s, 6),
-            "vocabulary_version": result.vocabulary_version,
-            "coverage": {name: round(part, 6) for name, part in result.coverage.items()},
-            "unlabelled": round(result.unlabelled, 6),
-            "latency_ms": {name: round(value, 3) for name, value in latency_ms.items()},
-        }
+        line = result_numbers(frame, result)
         with writing(self._path):
             self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
             self._file.flush()
@@ -142,6 +133,23 @@ class JsonLines(Sink):
     def close(self) -> None:
         with writing(self._path):
             self._file.close()
+
+
+def result_numbers(frame: Frame, result: Segmentation) -> dict[str, Any]:
+    """Return what there is to say about a result besides its pixels; the keys of JsonLines."""
+    latency_ms = {**result.latency_ms, "total": result.total_ms}
+    captured_at = datetime.fromtimestamp(frame.captured_ns / 1e9, timezone.utc)
+    return {
+        "source": frame.source_id,
+        "frame_id": frame.frame_id,
+        "captured_at": captured_at.isoformat(timespec="microseconds"),
+        "timestamp_s": round(frame.timestamp_s, 6),
+        "media_s": None if frame.media_s is None else round(frame.media_s, 6),
+        "vocabulary_version": result.vocabulary_version,
+        "coverage": {name: round(part, 6) for name, part in result.coverage.items()},
+        "unlabelled": round(result.unlabelled, 6),
+        "latency_ms": {name: round(value, 3) for name, value in latency_ms.items()},
+    }
 
 
 def encode_picture(suffix: str, picture: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:

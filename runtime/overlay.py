@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import unicodedata
+from collections import deque
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +18,14 @@ LEGEND_HEIGHT = 0.035
 """Height of a legend line as a fraction of the frame's height."""
 SMALLEST_LINE = 14
 """Pixels; below this the letters cannot be read."""
+KEPT = 2
+"""Overlays that are kept, for sinks that are not at the same result."""
 FONT_UNIT = 22.0
 """Pixels that a letter of OpenCV's Hershey font takes at scale 1."""
 
 
 class OverlayPainter:
-    """Paints overlays, once per result however many sinks want it.
+    """Paints overlays, once per result however many sinks want it, from any thread.
 
     opacity: how much of the class colour covers the frame, in [0, 1]. Unlabelled pixels stay as
     they are.
@@ -31,15 +35,19 @@ class OverlayPainter:
         if not 0.0 <= opacity <= 1.0:
             raise BadInputError(f"opacity must lie in [0, 1], not {opacity}")
         self._opacity = opacity
-        self._painted: tuple[Segmentation, NDArray[np.uint8]] | None = None
+        self._lock = threading.Lock()
+        self._painted: deque[tuple[Segmentation, NDArray[np.uint8]]] = deque(maxlen=KEPT)
 
     def paint(self, frame_bgr: NDArray[np.uint8], result: Segmentation) -> NDArray[np.uint8]:
         """Return the overlay uint8 [H, W, 3]; it is shared, do not write to it."""
-        if self._painted is None or self._painted[0] is not result:
+        with self._lock:
+            for known, overlay in self._painted:
+                if known is result:
+                    return overlay
             overlay = tint(frame_bgr, result, self._opacity)
             draw_legend(overlay, result)
-            self._painted = result, overlay
-        return self._painted[1]
+            self._painted.append((result, overlay))
+            return overlay
 
 
 def tint(frame_bgr: NDArray[np.uint8], result: Segmentation, opacity: float) -> NDArray[np.uint8]:

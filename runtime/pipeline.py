@@ -1,10 +1,11 @@
-"""The pipeline: a source thread, an inference thread, and sinks on the caller's thread."""
+"""The pipeline: a source thread, an inference thread, and a thread for every sink."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.runtime.frames import POLL_S, Frame, Outcome, Source
 from dedos_deploy.runtime.segmentation import Segmentation
-from dedos_deploy.runtime.sinks import Sink, StopRequested
+from dedos_deploy.runtime.sink_lane import SinkLane
+from dedos_deploy.runtime.sinks import Sink, SinkErrors, StopRequested
 from dedos_deploy.runtime.statistics import Meter, Statistics
 from dedos_deploy.runtime.workers import Handover, Worker, prefetch
 
@@ -25,6 +27,8 @@ OnResult = Callable[[Frame, Segmentation], None]
 
 STOP_GRACE_S = 30.0
 """How long a stop waits for the frame that is being labelled."""
+DRAIN_GRACE_S = 1.5
+"""How long a stop waits for sinks to write what they have."""
 
 
 class Labeller(Protocol):
@@ -39,10 +43,12 @@ class Pipeline:
     """Labels a source into sinks.
 
     Files are read ahead by a source thread and every frame is labelled; live sources keep only
-    their newest frame. Labelling runs on its own thread, one result ahead of the sinks, which run
-    on the thread that calls `run`, as windows require. Whatever fails, a source, the segmenter, a
-    sink or the callback, everything stops and the exception leaves `run`; results from before it
-    are delivered first. Source, segmenter and sinks stay open: who opened them closes them.
+    their newest frame. Labelling runs on its own thread, one result ahead of the sinks. Each of those
+    has a thread of its own, windows excepted, which run on the thread that calls `run`: for live
+    sources a slow sink loses results, which is counted, for files it is waited for. Whatever fails, a
+    source, the segmenter, a sink (unless told otherwise) or the callback, everything stops and the
+    exception leaves `run`; results from before it are delivered first. Source, segmenter and sinks stay
+    open: who opened them closes them.
     """
 
     def __init__(
@@ -54,12 +60,14 @@ class Pipeline:
         stop: threading.Event | None = None,
         on_result: OnResult | None = None,
         max_frames: int | None = None,
+        sink_errors: SinkErrors = "stop",
     ) -> None:
         """Prepare a run.
 
-        stop: set it from anywhere to end the run after the frame in work; on_result: called after
-        the sinks with every frame and its result, may raise StopRequested; max_frames: end after
-        so many results.
+        stop: set it from anywhere to end the run after the frame in work; on_result: called on the
+        caller's thread with every frame and its result, may raise StopRequested; max_frames: end after
+        so many results; sink_errors: `continue` gives a sink that failed no more results, says so once
+        and goes on; `sink_failures` has its error.
         """
         if max_frames is not None and max_frames < 1:
             raise BadInputError(f"max_frames must be at least 1, not {max_frames}")
@@ -69,12 +77,19 @@ class Pipeline:
         self._stop = stop or threading.Event()
         self._on_result = on_result
         self._max_frames = max_frames
+        self._sink_errors = sink_errors
+        self._lanes: list[SinkLane] = []
+        self._direct: list[Sink] = []
         self._meter = Meter()
         self._outcome = "running"
+        self.sink_failures: dict[str, Exception] = {}
 
     def statistics(self) -> Statistics:
         """Return the numbers so far, from any thread."""
-        return self._meter.snapshot(drops=self._source.drops, outcome=self._outcome)
+        drops = Counter(self._source.drops)
+        for lane in self._lanes:
+            drops.update(lane.drops)
+        return self._meter.snapshot(drops=drops, outcome=self._outcome)
 
     def run(self) -> Statistics:
         """Run until the source ends, a stop is asked for, or something fails; call it once."""
@@ -82,14 +97,34 @@ class Pipeline:
         reader = None if self._source.live else prefetch(self._source)
         read = self._source.read if reader is None else reader.get
         results: Handover[Result] = Handover(1, when_full="wait")
+        self._direct = [sink for sink in self._sinks if sink.on_callers_thread]
+        self._lanes = [self._lane(sink) for sink in self._sinks if not sink.on_callers_thread]
         labeller = Worker("dedos-label", self._label_all(read), results)
         try:
-            self._outcome = self._deliver_all(labeller)
+            try:
+                outcome = self._deliver_all(labeller)
+            finally:
+                # Also after an error: what was labelled before it belongs to the sinks.
+                self._drain()
+            # An error among the last results shows only now.
+            self._outcome = "stopped" if self._sinks_say_stop() else outcome
         finally:
-            for worker in (labeller, reader):
+            for worker in (labeller, reader, *self._lanes):
                 if worker is not None:
                     worker.close()
         return self.statistics()
+
+    def _lane(self, sink: Sink) -> SinkLane:
+        return SinkLane(sink, when_full="drop_oldest" if self._source.live else "wait")
+
+    def _drain(self) -> None:
+        deadline_s = float("inf")
+        for lane in self._lanes:
+            while not lane.finish(POLL_S):
+                if self._stop.is_set():
+                    deadline_s = min(deadline_s, time.monotonic() + DRAIN_GRACE_S)
+                if time.monotonic() > deadline_s:
+                    break
 
     def _label_all(
         self, read: Callable[[float], Frame | Outcome]
@@ -127,11 +162,46 @@ class Pipeline:
         return "stopped" if self._stop.is_set() else "end"
 
     def _deliver(self, frame: Frame, result: Segmentation) -> None:
-        for sink in self._sinks:
-            sink.write(frame, result)
+        for lane in self._lanes:
+            self._wait_for_room(lane)
+            lane.put(frame, result)
+        for sink in tuple(self._direct):
+            self._write(sink, frame, result)
         self._meter.add(frame, result)
         if self._on_result is not None:
             self._on_result(frame, result)
+        if self._sinks_say_stop():
+            raise StopRequested
+
+    def _wait_for_room(self, lane: SinkLane) -> None:
+        deadline_s = float("inf")
+        while not lane.wait_for_room(POLL_S):
+            if self._stop.is_set():
+                deadline_s = min(deadline_s, time.monotonic() + DRAIN_GRACE_S)
+            if time.monotonic() > deadline_s:
+                log.warning("output %s takes nothing any more", lane.sink.uri)
+                raise StopRequested
+
+    def _write(self, sink: Sink, frame: Frame, result: Segmentation) -> None:
+        try:
+            sink.write(frame, result)
+        except StopRequested:
+            raise
+        except Exception as error:
+            if self._sink_errors == "stop":
+                raise
+            log.warning("output %s stops: %s: %s", sink.uri, type(error).__name__, error)
+            self.sink_failures[sink.uri] = error
+            self._direct.remove(sink)
+
+    def _sinks_say_stop(self) -> bool:
+        """Return whether a sink asked for the end; raise the error of one that failed, if told to."""
+        for lane in self._lanes:
+            if lane.error is not None:
+                if self._sink_errors == "stop":
+                    raise lane.error
+                self.sink_failures[lane.sink.uri] = lane.error
+        return any(lane.stop_requested for lane in self._lanes)
 
 
 def run(
@@ -142,6 +212,7 @@ def run(
     stop: threading.Event | None = None,
     on_result: OnResult | None = None,
     max_frames: int | None = None,
+    sink_errors: SinkErrors = "stop",
 ) -> Statistics:
     """Label `source` into `sinks` and return the statistics; see Pipeline.
 
@@ -149,6 +220,7 @@ def run(
         run(source, segmenter, [sink])
     """
     pipeline = Pipeline(
-        source, segmenter, sinks, stop=stop, on_result=on_result, max_frames=max_frames
-    )
+        source, segmenter, sinks, stop=stop, on_result=on_result, max_frames=max_frames,
+        sink_errors=sink_errors,
+    )  # fmt: skip
     return pipeline.run()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import SinkError
@@ -16,10 +17,15 @@ from dedos_deploy.runtime.uri import redact
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv")
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
 LINES_SUFFIX = ".jsonl"
+VIEWER_SCHEMES = ("rerun+http://", "rerun+https://")
 KINDS = (
     "a video (.mp4, .avi, .mkv), a picture (.png, .jpg), JSON lines (.jsonl), masks:FOLDER, "
-    "overlays:FOLDER, window, or null"
+    "overlays:FOLDER, a recording (.mcap, .rrd), window, or null"
 )
+
+
+SinkErrors = Literal["stop", "continue"]
+"""What an error of one sink means for the rest of a run."""
 
 
 class StopRequested(Exception):
@@ -41,9 +47,14 @@ class SinkOptions:
 
 
 class Sink(Closing):
-    """Takes results in order, on one thread; `close` completes what was written."""
+    """Takes results in order, on one thread; `close` completes what was written.
+
+    on_callers_thread: whether `write` must come from the thread that runs the pipeline, as a window
+    demands; all others get one of their own.
+    """
 
     uri: str
+    on_callers_thread: bool = False
 
     @abstractmethod
     def write(self, frame: Frame, result: Segmentation) -> None:
@@ -76,17 +87,23 @@ def open_sink(uri: str, options: SinkOptions | None = None) -> Sink:
 
     | uri | what is written |
     |---|---|
-    | `out.mp4`, `.avi`, `.mkv` | overlay video; appears when complete |
+    | `out.mp4`, `.avi`, `.mkv` | overlay video; appears when complete, an MP4 of a live source at once |
     | `out.png`, `.jpg` | overlay of the last frame |
     | `overlays:FOLDER` | one overlay JPEG per frame |
     | `masks:FOLDER` | one label map PNG per frame (uint8 or uint16 ids) and `classes.json` |
     | `out.jsonl` | one JSON line per frame, readable while it grows |
+    | `out.mcap` | pictures, label maps, labels and numbers in Foxglove's schemas (extra `bags`) |
+    | `out.rrd`, `rerun+http://host:9876/proxy` | the same for Rerun, as a file or to a viewer (extra `rerun`) |
     | `window` | a window; q or Esc ends the run |
     | `null` | nothing |
 
     Raises SinkError: unknown kind, not writable, exists (see SinkOptions.overwrite), no display.
     """
     options = options or SinkOptions()
+    if uri.startswith(VIEWER_SCHEMES):
+        from dedos_deploy.runtime.rerun_sink import RerunSink
+
+        return RerunSink(uri, options)
     if uri == "null":
         return NullSink()
     if uri == "window":
@@ -110,12 +127,22 @@ def _folder_sink(uri: str, options: SinkOptions) -> Sink:
 
 def _file_sink(uri: str, options: SinkOptions) -> Sink:
     from dedos_deploy.runtime.file_sinks import JsonLines, LastPicture
-    from dedos_deploy.runtime.video_sink import VideoSink
+    from dedos_deploy.runtime.video_sink import GrowingVideo, VideoSink
 
     path = Path(uri).expanduser()
     suffix = path.suffix.lower()
     if suffix in VIDEO_SUFFIXES:
+        if suffix == ".mp4" and options.live:
+            return GrowingVideo(path, options)
         return VideoSink(path, options)
+    if suffix == ".mcap":
+        from dedos_deploy.runtime.mcap_sink import McapSink
+
+        return McapSink(path, options)
+    if suffix == ".rrd":
+        from dedos_deploy.runtime.rerun_sink import RerunSink
+
+        return RerunSink(path, options)
     if suffix in PICTURE_SUFFIXES:
         return LastPicture(path, options)
     if suffix == LINES_SUFFIX:

@@ -1,4 +1,4 @@
-"""The overlay video: written beside its final name, and put there once it plays."""
+"""Overlay videos: of recordings put in place once complete, of live sources growing as they are seen."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.errors import SinkError
+from dedos_deploy.runtime.file_sinks import encode_picture
 from dedos_deploy.runtime.files import reserve_file, writing
+from dedos_deploy.runtime.fragmented_mp4 import FragmentedMp4
 from dedos_deploy.runtime.frames import Frame
 from dedos_deploy.runtime.opencv import open_capture, quiet_opencv
 from dedos_deploy.runtime.segmentation import Segmentation
@@ -33,12 +35,67 @@ class Writer(Protocol):
     def release(self) -> None: ...
 
 
+class GrowingVideo(Sink):
+    """An overlay MP4 of a live source that grows picture by picture and plays whatever becomes of its
+    writer: kill -9, a power cut or a full disk cost at most the last picture.
+
+    Every picture is shown at the time it was captured, and is a JPEG: three to eight times the bytes of
+    a codec with motion, and each can be found and read alone. All have the first one's size; others are
+    fitted into it. Chromium plays no JPEG in MP4; VLC, mpv, QuickTime, FFmpeg and OpenCV do.
+    """
+
+    def __init__(self, path: Path, options: SinkOptions) -> None:
+        self.uri = str(path)
+        self._path = path
+        self._options = options
+        self._size_hw: tuple[int, int] | None = None
+        self._start_ns = 0
+        self._start_s = 0.0
+        self._results = 0
+        reserve_file(path, overwrite=options.overwrite).unlink()
+        with writing(path):
+            self._file = path.open("wb")
+        self._mp4: FragmentedMp4 | None = None
+
+    @property
+    def written(self) -> str | None:
+        return f"{self.uri} ({self._results} frames)"
+
+    def write(self, frame: Frame, result: Segmentation) -> None:
+        overlay = self._options.painter.paint(frame.frame_bgr, result)
+        with writing(self._path):
+            if self._mp4 is None or self._size_hw is None:
+                self._size_hw = overlay.shape[0], overlay.shape[1]
+                self._start_ns = frame.captured_ns
+                created_s = self._start_ns / 1e9
+                self._mp4 = FragmentedMp4(self._file, self._size_hw, created_s=created_s)
+                self._start_s = frame.timestamp_s
+            picture = encode_picture(".jpg", fit_into(overlay, self._size_hw))
+            self._mp4.add(picture, self._time_s(frame))
+        self._results += 1
+
+    def close(self) -> None:
+        mp4, self._mp4 = self._mp4, None
+        with writing(self._path):
+            try:
+                if mp4 is not None:
+                    mp4.finish()
+            finally:
+                self._file.close()
+
+    def _time_s(self, frame: Frame) -> float:
+        # A recorder's own clock where there is one, else the one that never jumps.
+        if frame.clock_ns is not None:
+            return (frame.clock_ns - self._start_ns) / 1e9
+        return frame.timestamp_s - self._start_s
+
+
 class VideoSink(Sink):
     """An overlay video at the source's frame rate; it has its name once it is complete.
 
     Frames of a live source come unevenly: each is repeated until the next one, at 10 frames a
-    second, so that the video lasts as long as what it shows. All frames have the first one's size,
-    rounded up to even; others are fitted into it.
+    second, so that the video lasts as long as what it shows (an MP4 of one is a GrowingVideo). All
+    frames have the first one's size, rounded up to even; others are fitted into it.
     """
 
     def __init__(self, path: Path, options: SinkOptions) -> None:
@@ -55,7 +112,7 @@ class VideoSink(Sink):
         try:
             # A small video written now shows whether this OpenCV has the codec at all.
             self._open_writer((64, 64)).release()
-        except SinkError:
+        except BaseException:
             self._temporary.unlink(missing_ok=True)
             raise
         self._writer: Writer | None = None

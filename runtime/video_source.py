@@ -9,6 +9,8 @@ from dedos_deploy.runtime.frames import Frame, Outcome, Source
 from dedos_deploy.runtime.opencv import Capture, open_capture, property_of, quiet_opencv
 from dedos_deploy.runtime.uri import redact
 
+HEADER_BYTES = 65536
+
 
 class VideoSource(Source):
     """Every frame of a video file.
@@ -30,7 +32,7 @@ class VideoSource(Source):
             )
         self.fps = property_of(self._capture, cv2.CAP_PROP_FPS)
         announced = property_of(self._capture, cv2.CAP_PROP_FRAME_COUNT)
-        self.frames = int(announced) if announced is not None else None
+        self.frames = int(announced) if announced and not _is_fragmented(address) else None
         self._read = 0
         self._ended = False
         self._closed = False
@@ -52,8 +54,8 @@ class VideoSource(Source):
         if delivered and frame_bgr is not None:
             index = self._read
             self._read += 1
-            media_s = index / self.fps if self.fps else None
             name = f"{index:06d}"
+            media_s = self._position_s(index)
             return Frame(frame_bgr, index, time.monotonic(), self.source_id, name, media_s)
         self._ended = True
         if self._read == 0:
@@ -63,6 +65,25 @@ class VideoSource(Source):
             )
         return Outcome.END
 
+    def _position_s(self, index: int) -> float | None:
+        import cv2
+
+        # The picture's own time, since not every video has an even rate.
+        position = property_of(self._capture, cv2.CAP_PROP_POS_MSEC)
+        if position is not None and index > 0:
+            return position / 1e3
+        return index / self.fps if self.fps else None
+
     def close(self) -> None:
         self._closed = True
         self._capture.release()
+
+
+def _is_fragmented(address: str) -> bool:
+    """Return whether a file is MP4 in fragments, of which OpenCV only guesses how many there are."""
+    try:
+        with open(address, "rb") as file:
+            start = file.read(HEADER_BYTES)
+    except OSError:
+        return False
+    return start[4:8] == b"ftyp" and b"mvex" in start

@@ -18,6 +18,7 @@ class WindowSink(Sink):
     """Shows every overlay; q, Esc or closing the window ends the run."""
 
     uri = "window"
+    on_callers_thread = True
 
     def __init__(self, options: SinkOptions) -> None:
         self._options = options

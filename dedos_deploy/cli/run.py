@@ -201,7 +201,7 @@ def run(args: argparse.Namespace) -> int:
             bundle, vocabulary = _open_bundle(args, vocabulary, opened)
             if args.serve is not None or len(args.source or ()) > 1:
                 return _run_cameras(args, bundle, vocabulary, interrupts, opened)
-            source, sinks = _open_ends(args, opened)
+            source, sinks = _open_ends(args, interrupts, opened)
             segmenter = opened.enter_context(_load(args, bundle, vocabulary))
             statistics = _label(args, source, segmenter, sinks, interrupts)
         _report(args, source, sinks, statistics)
@@ -249,7 +249,9 @@ def _open_bundle(
     return bundle, Vocabulary(tuple(Entry(word) for word in words))
 
 
-def _open_ends(args: argparse.Namespace, opened: ExitStack) -> tuple[Source, list[Sink]]:
+def _open_ends(
+    args: argparse.Namespace, interrupts: Interrupts, opened: ExitStack
+) -> tuple[Source, list[Sink]]:
     from dedos_deploy.runtime import OverlayPainter, SinkOptions, open_sink, open_source
 
     uri = args.source[0] if args.camera is None else f"camera:{args.camera}"
@@ -261,7 +263,8 @@ def _open_ends(args: argparse.Namespace, opened: ExitStack) -> tuple[Source, lis
     uris = [*args.output, *(["window"] if args.show else [])]
     if len(set(uris)) < len(uris):
         raise BadInputError(f"an output is named twice among {', '.join(uris)}; remove one")
-    return source, [opened.enter_context(open_sink(uri, options)) for uri in uris]
+    with interrupts.held():
+        return source, [opened.enter_context(open_sink(uri, options)) for uri in uris]
 
 
 def _load(args: argparse.Namespace, bundle: Bundle, vocabulary: Vocabulary) -> Segmenter:

@@ -2,7 +2,6 @@
 
 from dedos_deploy.runtime.cameras.feed import Feed, FeedOptions, FeedReport, SourceState
 from dedos_deploy.runtime.cameras.fleet import Camera, CameraReport, Fleet
-from dedos_deploy.runtime.cameras.lane import SinkLane
 
 __all__ = [
     "Camera",
@@ -11,6 +10,5 @@ __all__ = [
     "FeedOptions",
     "FeedReport",
     "Fleet",
-    "SinkLane",
     "SourceState",
 ]

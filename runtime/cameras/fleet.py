@@ -15,11 +15,11 @@ import numpy as np
 
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.runtime.cameras.feed import Feed, FeedOptions, FeedReport, SourceState
-from dedos_deploy.runtime.cameras.lane import SinkLane
 from dedos_deploy.runtime.frames import POLL_S, Frame, Source
 from dedos_deploy.runtime.pipeline import Labeller
 from dedos_deploy.runtime.segmentation import Segmentation
-from dedos_deploy.runtime.sinks import Sink
+from dedos_deploy.runtime.sink_lane import SinkLane, WhenFull
+from dedos_deploy.runtime.sinks import Sink, SinkErrors
 from dedos_deploy.runtime.statistics import Meter, Statistics
 
 log = logging.getLogger(__name__)
@@ -94,10 +94,11 @@ class Fleet:
         on_result: OnResult | None = None,
         max_results: int | None = None,
         errors_in_a_row: int = 10,
+        sink_errors: SinkErrors = "continue",
     ) -> None:
         """stop: set it from anywhere to end the run; on_result: called on the labelling thread with
         camera, frame and result, its errors are counted as `callback failed`; max_results: end
-        after so many."""
+        after so many; sink_errors: `stop` makes the first error of a sink end the run and leave it."""
         names = [camera.name for camera in cameras]
         if not names:
             raise BadInputError("there is no camera to label; name at least one source")
@@ -107,6 +108,7 @@ class Fleet:
         self._on_result = on_result
         self._max_results = max_results
         self._errors_in_a_row = errors_in_a_row
+        self._sink_errors = sink_errors
         self._seats = [_Seat(camera) for camera in cameras]
         self._ready = threading.Condition()
         self._durations_s: deque[float] = deque(maxlen=PREDICTED_FROM)
@@ -121,8 +123,9 @@ class Fleet:
                 seat.open(opened, self._wake)
             delivered = 0
             while not self._stop.is_set() and delivered != self._max_results:
-                if any(lane.stop_requested for seat in self._seats for lane in seat.lanes):
+                if any(lane.stop_requested for lane in self._lanes()):
                     break
+                self._raise_sink_error()
                 turn = self._next_turn()
                 if turn is None:
                     if all(seat.feed.over for seat in self._seats):
@@ -132,7 +135,25 @@ class Fleet:
             for seat in self._seats:
                 # All at once, so that the waits of slow ones do not add up.
                 seat.feed.request_stop()
+            self._drain()
+            self._raise_sink_error()
         return self.reports()
+
+    def _lanes(self) -> list[SinkLane]:
+        return [lane for seat in self._seats for lane in seat.lanes]
+
+    def _raise_sink_error(self) -> None:
+        if self._sink_errors == "stop":
+            for lane in self._lanes():
+                if lane.error is not None:
+                    raise lane.error
+
+    def _drain(self) -> None:
+        """Let sinks of recordings write all they have, unless a stop is asked for meanwhile."""
+        for seat in self._seats:
+            for lane in seat.lanes if not seat.camera.live else ():
+                while not (lane.finish(POLL_S) or self._stop.is_set()):
+                    pass
 
     def reports(self) -> list[CameraReport]:
         """Return how every camera is, from any thread, also while `run` goes on."""
@@ -145,10 +166,10 @@ class Fleet:
     def _next_turn(self) -> tuple[_Seat, Frame] | None:
         """Return the next camera and its frame, None when none came for a moment."""
         with self._ready:
-            waiting = [seat for seat in self._seats if seat.feed.waiting]
+            waiting = [seat for seat in self._seats if seat.can_be_served]
             if not waiting:
                 self._ready.wait(POLL_S)
-                waiting = [seat for seat in self._seats if seat.feed.waiting]
+                waiting = [seat for seat in self._seats if seat.can_be_served]
         # Start-time fair queueing: a camera's clock runs on by one for every frame it is given, and
         # one that had nothing to offer joins at the time of the others.
         for seat in waiting:
@@ -215,9 +236,9 @@ class _Seat:
         self.feed: Feed
 
     def open(self, stack: ExitStack, on_frame: Callable[[], None]) -> None:
-        policy = "drop_oldest" if self.camera.live else "wait"
+        policy: WhenFull = "drop_oldest" if self.camera.live else "wait"
         self.lanes = [
-            stack.enter_context(SinkLane(sink, when_full=policy))  # type: ignore[arg-type]
+            stack.enter_context(SinkLane(sink, when_full=policy, on_room=on_frame))
             for sink in self.camera.sinks
         ]
         self.meter = Meter()
@@ -225,6 +246,11 @@ class _Seat:
             Feed(self.camera.name, self.camera.open_it, options=self.camera.feed, on_frame=on_frame)
         )
         self.opened = True
+
+    @property
+    def can_be_served(self) -> bool:
+        """Whether a frame is ready and no sink of a recording would have to be waited for."""
+        return self.feed.waiting and all(lane.has_room for lane in self.lanes)
 
     def report(self) -> CameraReport:
         source = self.feed.report()

@@ -20,10 +20,10 @@ from dedos_deploy.runtime import Segmenter
 from dedos_deploy.runtime.bars_source import open_test, read_number
 from dedos_deploy.runtime.cameras import Camera, CameraReport, FeedOptions, Fleet, SourceState
 from dedos_deploy.runtime.cameras.fleet import LATE
-from dedos_deploy.runtime.cameras.lane import FAILED, SLOW
 from dedos_deploy.runtime.frames import Frame, Source
 from dedos_deploy.runtime.live_sources import Reconnect
 from dedos_deploy.runtime.segmentation import Segmentation
+from dedos_deploy.runtime.sink_lane import FAILED, SLOW
 from dedos_deploy.runtime.sinks import StopRequested
 
 QUICK = FeedOptions(reconnect=Reconnect(first_s=0.02, longest_s=0.05, attempts=3), stall_s=0.3)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import time
+from datetime import datetime, timezone
 from pathlib import Path
 
 import cv2
@@ -143,6 +145,10 @@ def test_json_lines_are_complete_while_the_file_grows(tmp_path: Path) -> None:
             sink.write(frame_of(index), result_for(frame_of(index).frame_bgr, index / 20))
             lines = [json.loads(line) for line in path.read_text().splitlines()]
             assert [line["frame_id"] for line in lines] == list(range(index + 1))
+    captured = datetime.fromisoformat(lines[2].pop("captured_at"))
+    age = datetime.now(timezone.utc) - captured
+    # frame_of's clock starts with the machine's: the third frame is that plus 0.1 s.
+    assert age.total_seconds() == pytest.approx(time.monotonic() - 0.1, abs=1.0)
     assert lines[2] == {
         "source": "test",
         "frame_id": 2,

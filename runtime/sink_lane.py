@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter, deque
+from collections.abc import Callable
 from typing import Literal
 
 from dedos_deploy.closing import Closing
@@ -25,16 +26,21 @@ WhenFull = Literal["wait", "drop_oldest"]
 class SinkLane(Closing):
     """Results on their way into one sink.
 
-    when_full: `drop_oldest` for live sources, `wait` for recordings, which the sink may hold up as
-    files do. What the sink raises is said once and counted, and the sink gets no more; `error` has
-    it. `stop_requested` is set when a sink asks for the end, as a window does.
+    when_full: `drop_oldest` for live sources; `wait` for recordings, whose owner puts nothing while
+    `has_room` is False, so that the sink holds up its own source and no other. What the sink raises
+    is said once and counted, and the sink gets no more; `error` has it. `stop_requested` is set when
+    a sink asks for the end, as a window does.
     """
 
-    def __init__(self, sink: Sink, *, when_full: WhenFull) -> None:
+    def __init__(
+        self, sink: Sink, *, when_full: WhenFull, on_room: Callable[[], None] = lambda: None
+    ) -> None:
+        """on_room: called on the lane's thread whenever there is room again."""
         self.sink = sink
         self.error: Exception | None = None
         self.stop_requested = False
         self._when_full = when_full
+        self._on_room = on_room
         self._changed = threading.Condition()
         self._items: deque[tuple[Frame, Segmentation]] = deque()
         self._drops: Counter[str] = Counter()
@@ -54,33 +60,47 @@ class SinkLane(Closing):
     def written(self) -> int:
         return self._written
 
+    @property
+    def has_room(self) -> bool:
+        """Whether a result can be put without losing another."""
+        return (
+            self._when_full == "drop_oldest" or self.error is not None
+            or len(self._items) < CAPACITY
+        )  # fmt: skip
+
+    def wait_for_room(self, timeout_s: float) -> bool:
+        """Wait until there is room, at most `timeout_s`; return whether there is."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.has_room, timeout_s)
+
     def put(self, frame: Frame, result: Segmentation) -> None:
-        """Hand over a result; waits only with `wait`, and only while the sink works."""
+        """Hand over a result; never waits."""
         with self._changed:
             if self.error is not None:
                 self._drops[FAILED] += 1
                 return
-            while len(self._items) >= CAPACITY and self.error is None and not self._closing:
-                if self._when_full == "drop_oldest":
-                    self._items.popleft()
-                    self._drops[SLOW] += 1
-                else:
-                    self._changed.wait()
+            while len(self._items) >= CAPACITY:
+                self._items.popleft()
+                self._drops[SLOW] += 1
             self._items.append((frame, result))
             self._changed.notify_all()
 
-    def close(self, timeout_s: float = DRAIN_S) -> None:
-        """Let the sink write what is left, at most `timeout_s`; who opened the sink closes it."""
+    def finish(self, timeout_s: float) -> bool:
+        """Take no more and let the sink write what is left; return whether it has, in time."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
         self._thread.join(timeout_s)
-        if self._thread.is_alive():
+        return not self._thread.is_alive()
+
+    def close(self) -> None:
+        """Finish, at most for a moment; who opened the sink closes it."""
+        if not self.finish(DRAIN_S):
             with self._changed:
                 self._drops[SLOW] += len(self._items)
                 self._items.clear()
             log.warning("output %s did not finish within %g s and is left behind",
-                        self.sink.uri, timeout_s)  # fmt: skip
+                        self.sink.uri, DRAIN_S)  # fmt: skip
 
     def _run(self) -> None:
         while (item := self._next()) is not None:
@@ -102,7 +122,8 @@ class SinkLane(Closing):
                 return None
             item = self._items.popleft()
             self._changed.notify_all()
-            return item
+        self._on_room()
+        return item
 
     def _fail(self, error: Exception) -> None:
         level = logging.WARNING if isinstance(error, DedosError) else logging.ERROR
@@ -112,3 +133,4 @@ class SinkLane(Closing):
             self._drops[FAILED] += 1 + len(self._items)
             self._items.clear()
             self._changed.notify_all()
+        self._on_room()

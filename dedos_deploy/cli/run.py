@@ -10,7 +10,13 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from dedos_deploy.cli._main import EXIT_INTERRUPTED, EXIT_OK, run_command
+from dedos_deploy.cli._main import (
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_USER_ERROR,
+    one_line,
+    run_command,
+)
 from dedos_deploy.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -49,13 +55,17 @@ sources:   0 or camera:0, /dev/video0, a video file, an image, a folder or "quot
            scene:street or scene:hall (?frames=50&size=240x320&seed=3); see docs/cameras.md
 outputs:   out.mp4 .avi .mkv   overlay video          masks:FOLDER     label map PNGs + classes.json
            out.png .jpg        overlay, last frame    overlays:FOLDER  overlay JPEGs
-           out.jsonl           one JSON line a frame  window, null
+           out.jsonl           one JSON line a frame  out.mcap         for Foxglove
+           out.rrd, rerun+http://127.0.0.1:9876/proxy for Rerun        window, null
 
 Files give every frame; cameras and streams give the newest, and frames that could not be labelled
 in time are counted as drops. A lost camera or stream is opened again with growing pauses. A video
 that is cut short is labelled as far as it goes, with a warning.
-Ctrl-C finishes the frame, completes the outputs and prints the summary; once more ends at once.
-exit code: 0 done, 2 something to correct (one line on stderr), 130 interrupted"""
+Every output has a thread of its own: a slow one loses results of a live source, which is counted,
+and holds up a recording. Ctrl-C finishes the frame, completes the outputs and prints the summary;
+once more ends at once.
+exit code: 0 done, 2 something to correct (one line on stderr), also when a camera was lost or an
+           output failed, 130 interrupted"""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -140,6 +150,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how often in a row a live source that stopped is opened again, with growing pauses up "
         "to 30 s, or `forever` (default: 10, cameras on this machine 5)",
     )  # fmt: skip
+    parser.add_argument(
+        "--on-output-error", choices=("stop", "continue"),
+        help="end the run when an output cannot be written any more (default for one source), or go "
+        "on without it (default for several and --serve)",
+    )  # fmt: skip
     parser.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames")
     parser.add_argument(
         "--engine",
@@ -203,16 +218,25 @@ def run(args: argparse.Namespace) -> int:
                 return _run_cameras(args, bundle, vocabulary, interrupts, opened)
             source, sinks = _open_ends(args, interrupts, opened)
             segmenter = opened.enter_context(_load(args, bundle, vocabulary))
-            statistics = _label(args, source, segmenter, sinks, interrupts)
+            statistics, failures = _label(args, source, segmenter, sinks, interrupts)
         _report(args, source, sinks, statistics)
-        return EXIT_INTERRUPTED if interrupts.seen else EXIT_OK
+        return _exit_code(failures, interrupts)
+
+
+def _exit_code(failures: Sequence[str], interrupts: Interrupts) -> int:
+    """Say what failed although the run went on, and return the exit code."""
+    for failure in failures:
+        print(f"dedos-run: error: {one_line(failure)}", file=sys.stderr)
+    if failures:
+        return EXIT_USER_ERROR
+    return EXIT_INTERRUPTED if interrupts.seen else EXIT_OK
 
 
 def _run_cameras(
     args: argparse.Namespace, bundle: Bundle, vocabulary: Vocabulary, interrupts: Interrupts,
     opened: ExitStack,
 ) -> int:  # fmt: skip
-    from dedos_deploy.cli.run_cameras import label_cameras, report_json, report_text
+    from dedos_deploy.cli.run_cameras import failures_of, label_cameras, report_json, report_text
 
     if args.camera is not None:
         args.source = [f"camera:{args.camera}"]
@@ -221,7 +245,7 @@ def _run_cameras(
     stop = interrupts.defer()
     reports = label_cameras(args, shared, classes, bundle.base_words, stop, opened)
     print(report_json(reports) if args.json else report_text(reports))
-    return EXIT_INTERRUPTED if interrupts.seen else EXIT_OK
+    return _exit_code(failures_of(reports), interrupts)
 
 
 def _vocabulary_of(classes: str | None) -> Vocabulary | None:
@@ -300,7 +324,7 @@ def _label(
     segmenter: Segmenter,
     sinks: Sequence[Sink],
     interrupts: Interrupts,
-) -> Statistics:
+) -> tuple[Statistics, list[str]]:
     from dedos_deploy.cli._status import StatusLine
     from dedos_deploy.runtime import Pipeline
 
@@ -316,8 +340,10 @@ def _label(
             stop=interrupts.defer(),
             on_result=show,
             max_frames=args.max_frames,
+            sink_errors=args.on_output_error or "stop",
         )
-        return pipeline.run()
+        statistics = pipeline.run()
+    return statistics, [str(error) for error in pipeline.sink_failures.values()]
 
 
 def _report(

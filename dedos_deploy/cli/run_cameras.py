@@ -74,7 +74,10 @@ def label_cameras(
     views = {name: shared.share(classes) for name in sources}
     hub = Hub(shared, views)
     cameras = [_camera(name, uri, views[name], args, opened) for name, uri in sources.items()]
-    fleet = Fleet(cameras, stop=stop, on_result=hub.on_result, max_results=args.max_frames)
+    fleet = Fleet(
+        cameras, stop=stop, on_result=hub.on_result, max_results=args.max_frames,
+        sink_errors=args.on_output_error or "continue",
+    )  # fmt: skip
     hub.watch(fleet)
     if access is not None:
         from dedos_deploy.runtime.serving.app import Server
@@ -83,6 +86,18 @@ def label_cameras(
         shown = "?token=…" if access.token else ""
         print(f"dedos-run: watch at {server.url}{shown}", file=sys.stderr, flush=True)
     return fleet.run()
+
+
+def failures_of(reports: Sequence[CameraReport]) -> list[str]:
+    """Return a sentence for every camera that was lost and every output that failed."""
+    from dedos_deploy.runtime.cameras import SourceState
+
+    failures = [
+        f"camera {report.name} was lost: {report.source.error}"
+        for report in reports
+        if report.source.state is SourceState.LOST
+    ]
+    return failures + [error for report in reports for error in report.outputs.values() if error]
 
 
 def report_text(reports: Sequence[CameraReport]) -> str:

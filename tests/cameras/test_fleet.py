@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from camera_fakes import BlockedSource, ListSink, ScriptedSource, SleepyLabeller
 
-from dedos_deploy.errors import BadInputError, SourceError
+from dedos_deploy.errors import BadInputError, SinkError, SourceError
 from dedos_deploy.runtime import Segmenter
 from dedos_deploy.runtime.bars_source import open_test, read_number
 from dedos_deploy.runtime.cameras import Camera, CameraReport, FeedOptions, Fleet, SourceState
@@ -315,6 +315,36 @@ def test_a_blocked_sink_does_not_hold_up_the_stop(caplog: pytest.LogCaptureFixtu
     run_for(0.5, fleet, stop)
     assert time.monotonic() - started < 2.5 and "is left behind" in caplog.text
     blocked.gate.set()
+
+
+def test_told_to_stop_the_first_sink_error_ends_the_run() -> None:
+    broken = ListSink(fails_at=5, error=SinkError("the disk is full"))
+    cameras = [
+        camera("c", bars(), SleepyLabeller(0.001), sinks=[broken]),
+        camera("d", bars(), SleepyLabeller(0.001)),
+    ]
+    started = time.monotonic()
+    with pytest.raises(SinkError, match="the disk is full"):
+        Fleet(cameras, sink_errors="stop").run()
+    assert time.monotonic() - started < 5
+
+
+def test_a_full_sink_of_a_recording_holds_up_no_other_camera() -> None:
+    blocked, stop = ListSink(), threading.Event()
+    blocked.gate.clear()
+    cameras = [
+        camera("file", scripted(*range(100)), SleepyLabeller(0.001), sinks=[blocked], live=False),
+        camera("live", bars(), SleepyLabeller(0.001)),
+    ]
+    fleet = Fleet(cameras, stop=stop)
+    threading.Timer(1.0, blocked.gate.set).start()
+    threading.Timer(2.0, stop.set).start()
+    counts: list[int] = []
+    threading.Timer(0.9, lambda: counts.extend(r.results.frames for r in fleet.reports())).start()
+    fleet.run()
+    # In the sink's hand and its lane; nothing was lost, and the rest came once it could.
+    assert counts[0] <= 6 and counts[1] > 50
+    assert blocked.ids == list(range(100))
 
 
 def test_a_sink_may_ask_for_the_end() -> None:

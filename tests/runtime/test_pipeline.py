@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -13,9 +13,25 @@ from runtime_fakes import FakeLabeller, RecordingSink, SyntheticSource
 
 from dedos_deploy.errors import BadInputError, SinkError, SourceError
 from dedos_deploy.runtime import Frame, Pipeline, Segmentation, StopRequested, run
+from dedos_deploy.runtime.sink_lane import FAILED, SLOW
 
 T = TypeVar("T")
 LIMIT_S = 20.0
+
+
+class WindowLike(RecordingSink):
+    """Must be written on the thread that runs the pipeline."""
+
+    uri = "window-like"
+    on_callers_thread = True
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.threads: set[int] = set()
+
+    def write(self, frame: Frame, result: Segmentation) -> None:
+        self.threads.add(threading.get_ident())
+        super().write(frame, result)
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +84,78 @@ def test_slow_labeller_loses_no_frame_of_a_file() -> None:
     sink = RecordingSink()
     bounded(lambda: run(SyntheticSource(8), FakeLabeller(seconds=0.01), [sink]))
     assert sink.frame_ids == list(range(8))
+
+
+def test_told_to_go_on_a_raising_sink_concerns_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    error = SinkError("disk full")
+    broken, fine, window = RecordingSink(fail_at=3, error=error), RecordingSink(), WindowLike()
+    pipeline = Pipeline(
+        SyntheticSource(20), FakeLabeller(), [broken, fine, window], sink_errors="continue"
+    )
+    statistics = bounded(pipeline.run)
+    assert broken.frame_ids == [0, 1, 2] and fine.frame_ids == list(range(20))
+    assert (statistics.frames, statistics.outcome) == (20, "end")
+    assert statistics.drops == {FAILED: 17}
+    assert pipeline.sink_failures == {"recording": error}
+    assert caplog.text.count("disk full") == 1
+
+
+def test_a_window_is_written_on_the_callers_thread_and_may_fail_too() -> None:
+    window = WindowLike(fail_at=2, error=SinkError("display gone"))
+    other = RecordingSink()
+    pipeline = Pipeline(SyntheticSource(6), FakeLabeller(), [window, other], sink_errors="continue")
+    pipeline.run()
+    assert window.frame_ids == [0, 1] and other.frame_ids == list(range(6))
+    assert window.threads == {threading.get_ident()}
+    assert list(pipeline.sink_failures) == ["window-like"]
+    with pytest.raises(SinkError, match="display gone"):
+        run(
+            SyntheticSource(6),
+            FakeLabeller(),
+            [WindowLike(fail_at=2, error=SinkError("display gone"))],
+        )
+
+
+def test_a_slow_sink_of_a_live_source_loses_results_and_holds_up_nothing() -> None:
+    stop = threading.Event()
+    slow, quick = RecordingSink(seconds=0.1), RecordingSink()
+    threading.Timer(1.0, stop.set).start()
+    source = SyntheticSource(live=True, interval_s=0.005)
+    statistics = bounded(lambda: run(source, FakeLabeller(), [slow, quick], stop=stop))
+    assert len(quick.frame_ids) == statistics.frames > 50
+    assert 4 <= len(slow.frame_ids) <= 20
+    assert statistics.drops[SLOW] == statistics.frames - len(slow.frame_ids)
+
+
+def test_stop_while_a_sink_is_blocked(caplog: pytest.LogCaptureFixture) -> None:
+    class Blocked(RecordingSink):
+        let_go = threading.Event()
+
+        def write(self, frame: Frame, result: Segmentation) -> None:
+            self.let_go.wait()
+
+    stop = threading.Event()
+    threading.Timer(0.2, stop.set).start()
+    started = time.monotonic()
+    bounded(lambda: run(SyntheticSource(), FakeLabeller(), [Blocked()], stop=stop))
+    # The wait for room and the drain take a moment each.
+    assert time.monotonic() - started < 6.0
+    assert "is left behind" in caplog.text
+    Blocked.let_go.set()
+    time.sleep(0.1)
+
+
+def test_the_clock_on_the_wall_may_jump(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Latencies and ages come from the clock that never jumps."""
+    stop, real = threading.Event(), time.time
+    jumps = iter(range(10**6))
+    monkeypatch.setattr(time, "time", lambda: real() + 3600.0 * (-1) ** next(jumps))
+    source = SyntheticSource(live=True, interval_s=0.002)
+    statistics = bounded(
+        lambda: run(source, FakeLabeller(), stop=stop, on_result=stop_after(20, stop))
+    )
+    assert 0.0 <= statistics.age_p50_ms <= statistics.age_p99_ms < 2000.0
+    assert 0.0 < statistics.duration_s < 20.0
 
 
 @pytest.mark.parametrize("live", [False, True])

@@ -15,7 +15,7 @@ import pytest
 
 from dedos_deploy.cli.run import main
 from dedos_deploy.cli.run_cameras import access_of
-from dedos_deploy.errors import BadInputError
+from dedos_deploy.errors import BadInputError, SinkError
 
 BASE = ["--classes", "red,green,blue"]
 
@@ -91,6 +91,30 @@ def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
         access_of("127.0.0.1:99999", None)
     monkeypatch.setenv("DEDOS_TOKEN", "from-the-environment")
     assert access_of("0.0.0.0:9", None).token == "from-the-environment"
+
+
+def test_a_camera_that_is_lost_and_an_output_that_fails_are_said_at_the_end(
+    bundle_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from dedos_deploy.runtime.file_sinks import JsonLines
+
+    def fail(self: JsonLines, *item: object) -> None:
+        raise SinkError("output 'a.jsonl' cannot be written")
+
+    monkeypatch.setattr(JsonLines, "write", fail)
+    sources = ["--source", "a=scene:street?frames=9&size=48x64",
+               "--source", "b=rtsp://user:secret@127.0.0.1:1/live", "--reconnect", "0"]  # fmt: skip
+    output = ["--output", str(tmp_path / "{camera}.jsonl")]
+    assert _run(bundle_folder, *sources, *output, "--json") == 2
+    captured = capsys.readouterr()
+    a, b = json.loads(captured.out)["cameras"]
+    assert (a["frames"], a["state"], b["state"]) == (9, "ended", "lost")
+    lost, failed = captured.err.splitlines()[-2:]
+    assert lost.startswith("dedos-run: error: camera b was lost: ") and "secret" not in captured.err
+    assert failed == "dedos-run: error: output 'a.jsonl' cannot be written"
+    assert _run(bundle_folder, *sources, *output, "--on-output-error", "stop", "--overwrite") == 2
+    assert "output 'a.jsonl' cannot be written" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.runtime.frames import POLL_S, Frame, Outcome, Source
 from dedos_deploy.runtime.segmentation import Segmentation
-from dedos_deploy.runtime.sink_lane import SinkLane
+from dedos_deploy.runtime.sink_lane import SinkLane, WhenFull
 from dedos_deploy.runtime.sinks import Sink, SinkErrors, StopRequested
+from dedos_deploy.runtime.stages import ObservedSource, StageBoard
 from dedos_deploy.runtime.statistics import Meter, Statistics
 from dedos_deploy.runtime.workers import Handover, Worker, prefetch
 
@@ -61,13 +62,14 @@ class Pipeline:
         on_result: OnResult | None = None,
         max_frames: int | None = None,
         sink_errors: SinkErrors = "stop",
+        stages: StageBoard | None = None,
     ) -> None:
         """Prepare a run.
 
         stop: set it from anywhere to end the run after the frame in work; on_result: called on the
         caller's thread with every frame and its result, may raise StopRequested; max_frames: end after
         so many results; sink_errors: `continue` gives a sink that failed no more results, says so once
-        and goes on; `sink_failures` has its error.
+        and goes on; `sink_failures` has its error; stages: told what every thread is busy with.
         """
         if max_frames is not None and max_frames < 1:
             raise BadInputError(f"max_frames must be at least 1, not {max_frames}")
@@ -78,10 +80,12 @@ class Pipeline:
         self._on_result = on_result
         self._max_frames = max_frames
         self._sink_errors = sink_errors
+        self._stages = stages or StageBoard()
         self._lanes: list[SinkLane] = []
         self._direct: list[Sink] = []
         self._meter = Meter()
         self._outcome = "running"
+        self._patience_s = float("inf")
         self.sink_failures: dict[str, Exception] = {}
 
     def statistics(self) -> Statistics:
@@ -94,8 +98,9 @@ class Pipeline:
     def run(self) -> Statistics:
         """Run until the source ends, a stop is asked for, or something fails; call it once."""
         self._meter = Meter()
-        reader = None if self._source.live else prefetch(self._source)
-        read = self._source.read if reader is None else reader.get
+        source = ObservedSource(self._source, self._stages)
+        reader = None if source.live else prefetch(source)
+        read = source.read if reader is None else reader.get
         results: Handover[Result] = Handover(1, when_full="wait")
         self._direct = [sink for sink in self._sinks if sink.on_callers_thread]
         self._lanes = [self._lane(sink) for sink in self._sinks if not sink.on_callers_thread]
@@ -115,16 +120,19 @@ class Pipeline:
         return self.statistics()
 
     def _lane(self, sink: Sink) -> SinkLane:
-        return SinkLane(sink, when_full="drop_oldest" if self._source.live else "wait")
+        when_full: WhenFull = "drop_oldest" if self._source.live else "wait"
+        return SinkLane(sink, when_full=when_full, stages=self._stages)
 
     def _drain(self) -> None:
-        deadline_s = float("inf")
         for lane in self._lanes:
-            while not lane.finish(POLL_S):
-                if self._stop.is_set():
-                    deadline_s = min(deadline_s, time.monotonic() + DRAIN_GRACE_S)
-                if time.monotonic() > deadline_s:
-                    break
+            while not (lane.finish(POLL_S) or self._is_out_of_patience()):
+                pass
+
+    def _is_out_of_patience(self) -> bool:
+        """Return whether a stop was asked for and sinks have had their time since."""
+        if self._stop.is_set():
+            self._patience_s = min(self._patience_s, time.monotonic() + DRAIN_GRACE_S)
+        return time.monotonic() > self._patience_s
 
     def _label_all(
         self, read: Callable[[float], Frame | Outcome]
@@ -136,12 +144,18 @@ class Pipeline:
                 if frame is Outcome.END:
                     return
                 if isinstance(frame, Frame):
-                    result = self._segmenter.segment(frame.frame_bgr, timestamp_s=frame.timestamp_s)
+                    result = self._label(frame)
                     labelled += 1
                     if not emit((frame, result)):
                         return
 
         return work
+
+    def _label(self, frame: Frame) -> Segmentation:
+        with self._stages.busy("label", frame.source_id, frame.frame_id) as work:
+            result = self._segmenter.segment(frame.frame_bgr, timestamp_s=frame.timestamp_s)
+            work.parts_ms = result.latency_ms
+        return result
 
     def _deliver_all(self, labeller: Worker[Result]) -> str:
         delivered, deadline_s = 0, float("inf")
@@ -174,17 +188,15 @@ class Pipeline:
             raise StopRequested
 
     def _wait_for_room(self, lane: SinkLane) -> None:
-        deadline_s = float("inf")
         while not lane.wait_for_room(POLL_S):
-            if self._stop.is_set():
-                deadline_s = min(deadline_s, time.monotonic() + DRAIN_GRACE_S)
-            if time.monotonic() > deadline_s:
+            if self._is_out_of_patience():
                 log.warning("output %s takes nothing any more", lane.sink.uri)
                 raise StopRequested
 
     def _write(self, sink: Sink, frame: Frame, result: Segmentation) -> None:
         try:
-            sink.write(frame, result)
+            with self._stages.busy("write", sink.uri, frame.frame_id):
+                sink.write(frame, result)
         except StopRequested:
             raise
         except Exception as error:
@@ -213,6 +225,7 @@ def run(
     on_result: OnResult | None = None,
     max_frames: int | None = None,
     sink_errors: SinkErrors = "stop",
+    stages: StageBoard | None = None,
 ) -> Statistics:
     """Label `source` into `sinks` and return the statistics; see Pipeline.
 
@@ -221,6 +234,6 @@ def run(
     """
     pipeline = Pipeline(
         source, segmenter, sinks, stop=stop, on_result=on_result, max_frames=max_frames,
-        sink_errors=sink_errors,
+        sink_errors=sink_errors, stages=stages,
     )  # fmt: skip
     return pipeline.run()

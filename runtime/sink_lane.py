@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable
 from typing import Literal
@@ -13,6 +14,7 @@ from dedos_deploy.errors import DedosError
 from dedos_deploy.runtime.frames import Frame
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.sinks import Sink, StopRequested
+from dedos_deploy.runtime.stages import StageBoard
 
 log = logging.getLogger(__name__)
 
@@ -33,18 +35,25 @@ class SinkLane(Closing):
     """
 
     def __init__(
-        self, sink: Sink, *, when_full: WhenFull, on_room: Callable[[], None] = lambda: None
+        self,
+        sink: Sink,
+        *,
+        when_full: WhenFull,
+        on_room: Callable[[], None] = lambda: None,
+        stages: StageBoard | None = None,
     ) -> None:
-        """on_room: called on the lane's thread whenever there is room again."""
+        """on_room: called on the lane's thread whenever there is room again; stages: told of every
+        write."""
         self.sink = sink
         self.error: Exception | None = None
         self.stop_requested = False
         self._when_full = when_full
         self._on_room = on_room
+        self._stages = stages or StageBoard()
         self._changed = threading.Condition()
         self._items: deque[tuple[Frame, Segmentation]] = deque()
         self._drops: Counter[str] = Counter()
-        self._closing = False
+        self._closing_s = float("inf")
         self._written = 0
         self._thread = threading.Thread(
             target=self._run, name=f"dedos-sink {sink.uri}", daemon=True
@@ -85,17 +94,22 @@ class SinkLane(Closing):
             self._items.append((frame, result))
             self._changed.notify_all()
 
+    def request_finish(self) -> None:
+        """Take no more; returns at once."""
+        with self._changed:
+            self._closing_s = min(self._closing_s, time.monotonic())
+            self._changed.notify_all()
+
     def finish(self, timeout_s: float) -> bool:
         """Take no more and let the sink write what is left; return whether it has, in time."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
+        self.request_finish()
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     def close(self) -> None:
-        """Finish, at most for a moment; who opened the sink closes it."""
-        if not self.finish(DRAIN_S):
+        """Finish, at most for a moment after the first request; who opened the sink closes it."""
+        self.request_finish()
+        if not self.finish(max(0.0, self._closing_s + DRAIN_S - time.monotonic())):
             with self._changed:
                 self._drops[SLOW] += len(self._items)
                 self._items.clear()
@@ -105,7 +119,8 @@ class SinkLane(Closing):
     def _run(self) -> None:
         while (item := self._next()) is not None:
             try:
-                self.sink.write(*item)
+                with self._stages.busy("write", self.sink.uri, item[0].frame_id):
+                    self.sink.write(*item)
                 self._written += 1
             except StopRequested:
                 self.stop_requested = True
@@ -116,7 +131,7 @@ class SinkLane(Closing):
 
     def _next(self) -> tuple[Frame, Segmentation] | None:
         with self._changed:
-            while not self._items and not self._closing:
+            while not self._items and self._closing_s == float("inf"):
                 self._changed.wait()
             if not self._items:
                 return None
@@ -127,7 +142,8 @@ class SinkLane(Closing):
 
     def _fail(self, error: Exception) -> None:
         level = logging.WARNING if isinstance(error, DedosError) else logging.ERROR
-        log.log(level, "output %s stops: %s: %s", self.sink.uri, type(error).__name__, error)
+        log.log(level, "output %s stops: %s: %s", self.sink.uri, type(error).__name__, error,
+                extra={"output": self.sink.uri})  # fmt: skip
         with self._changed:
             self.error = error
             self._drops[FAILED] += 1 + len(self._items)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import re
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dedos_deploy.cli._main import (
@@ -17,14 +19,17 @@ from dedos_deploy.cli._main import (
     one_line,
     run_command,
 )
-from dedos_deploy.errors import BadInputError
+from dedos_deploy.errors import BadInputError, DedosError
 
 if TYPE_CHECKING:
     from dedos_deploy.bundle import Bundle
     from dedos_deploy.cli._interrupts import Interrupts
     from dedos_deploy.runtime import Frame, Segmentation, Segmenter, Sink, Source, Statistics
     from dedos_deploy.runtime.live_sources import Reconnect
+    from dedos_deploy.runtime.stages import StageBoard
     from dedos_deploy.vocabulary import Vocabulary
+
+log = logging.getLogger(__name__)
 
 SLOW_ENGINES = ("trt", "rtx")
 
@@ -155,6 +160,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="end the run when an output cannot be written any more (default for one source), or go "
         "on without it (default for several and --serve)",
     )  # fmt: skip
+    parser.add_argument(
+        "--trace", metavar="FILE",
+        help="write what ran when as a Chrome trace (.json), for https://ui.perfetto.dev",
+    )  # fmt: skip
+    parser.add_argument(
+        "--watchdog", type=float, default=10.0, metavar="S",
+        help="say what is stuck, and where, when a source, the engine or an output takes longer than "
+        "S seconds for one frame; 0 says nothing (default: 10)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--log-format", choices=("text", "json"), default="text",
+        help="of the lines on stderr: sentences (default), or a JSON object each",
+    )  # fmt: skip
     parser.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames")
     parser.add_argument(
         "--engine",
@@ -201,6 +219,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Label as told by the arguments and return the exit code."""
+    from dedos_deploy.cli._logs import logging_to_stderr
+
+    with logging_to_stderr("dedos-run", args.log_format, quiet=args.quiet):
+        try:
+            return _run(args)
+        except DedosError as error:
+            if args.log_format == "text":
+                raise
+            log.error("%s", one_line(str(error)))
+            return EXIT_USER_ERROR
+
+
+def _run(args: argparse.Namespace) -> int:
     from dedos_deploy.cli._interrupts import Interrupts
     from dedos_deploy.runtime.opencv import silence_ffmpeg
 
@@ -211,14 +242,17 @@ def run(args: argparse.Namespace) -> int:
         raise BadInputError(f"--max-latency-ms must be positive, not {args.max_latency_ms}")
     if args.max_frames is not None and args.max_frames < 1:
         raise BadInputError(f"--max-frames must be at least 1, not {args.max_frames}")
+    if not 0 <= args.watchdog <= 3600:
+        raise BadInputError(f"--watchdog must lie in 0 to 3600 seconds, not {args.watchdog:g}")
     with Interrupts() as interrupts:
         with ExitStack() as opened:
             bundle, vocabulary = _open_bundle(args, vocabulary, opened)
             if args.serve is not None or len(args.source or ()) > 1:
                 return _run_cameras(args, bundle, vocabulary, interrupts, opened)
             source, sinks = _open_ends(args, interrupts, opened)
+            stages = _watch(args, opened)
             segmenter = opened.enter_context(_load(args, bundle, vocabulary))
-            statistics, failures = _label(args, source, segmenter, sinks, interrupts)
+            statistics, failures = _label(args, source, segmenter, sinks, stages, interrupts)
         _report(args, source, sinks, statistics)
         return _exit_code(failures, interrupts)
 
@@ -226,7 +260,7 @@ def run(args: argparse.Namespace) -> int:
 def _exit_code(failures: Sequence[str], interrupts: Interrupts) -> int:
     """Say what failed although the run went on, and return the exit code."""
     for failure in failures:
-        print(f"dedos-run: error: {one_line(failure)}", file=sys.stderr)
+        log.error("%s", one_line(failure))
     if failures:
         return EXIT_USER_ERROR
     return EXIT_INTERRUPTED if interrupts.seen else EXIT_OK
@@ -241,11 +275,24 @@ def _run_cameras(
     if args.camera is not None:
         args.source = [f"camera:{args.camera}"]
     classes = ",".join(entry.spelled for entry in vocabulary.entries)
+    stages = _watch(args, opened)
     shared = opened.enter_context(_load(args, bundle, vocabulary))
     stop = interrupts.defer()
-    reports = label_cameras(args, shared, classes, bundle.base_words, stop, opened)
+    reports = label_cameras(args, shared, classes, bundle.base_words, stop, stages, opened)
     print(report_json(reports) if args.json else report_text(reports))
     return _exit_code(failures_of(reports), interrupts)
+
+
+def _watch(args: argparse.Namespace, opened: ExitStack) -> StageBoard:
+    from dedos_deploy.runtime.stages import StageBoard, TraceFile, Watchdog
+
+    trace = None
+    if args.trace is not None:
+        trace = opened.enter_context(TraceFile(Path(args.trace), overwrite=args.overwrite))
+    board = StageBoard(trace)
+    if args.watchdog:
+        opened.enter_context(Watchdog(board, limit_s=args.watchdog))
+    return board
 
 
 def _vocabulary_of(classes: str | None) -> Vocabulary | None:
@@ -269,7 +316,7 @@ def _open_bundle(
             f"bundle {args.bundle!r} ships no base vocabulary to fall back on; name your classes, "
             "as in --classes 'road,car|automobile'"
         )
-    _note(args, f"no --classes given: using the bundle's own {len(words)}, {', '.join(words)}")
+    log.info("no --classes given: using the bundle's own %d, %s", len(words), ", ".join(words))
     return bundle, Vocabulary(tuple(Entry(word) for word in words))
 
 
@@ -323,6 +370,7 @@ def _label(
     source: Source,
     segmenter: Segmenter,
     sinks: Sequence[Sink],
+    stages: StageBoard,
     interrupts: Interrupts,
 ) -> tuple[Statistics, list[str]]:
     from dedos_deploy.cli._status import StatusLine
@@ -341,6 +389,7 @@ def _label(
             on_result=show,
             max_frames=args.max_frames,
             sink_errors=args.on_output_error or "stop",
+            stages=stages,
         )
         statistics = pipeline.run()
     return statistics, [str(error) for error in pipeline.sink_failures.values()]
@@ -351,7 +400,7 @@ def _report(
 ) -> None:
     written = [sink.written for sink in sinks if sink.written is not None]
     for warning in source.warnings:
-        print(f"dedos-run: warning: {warning}", file=sys.stderr)
+        log.warning("%s", warning)
     if args.json:
         report = {"source": source.source_id, **statistics.to_dict(), "written": written,
                   "warnings": list(source.warnings)}  # fmt: skip
@@ -360,8 +409,3 @@ def _report(
     from dedos_deploy.cli._status import summary_table
 
     print(summary_table(source.source_id, statistics, written))
-
-
-def _note(args: argparse.Namespace, text: str) -> None:
-    if not args.quiet:
-        print(f"dedos-run: {text}", file=sys.stderr)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import re
-import sys
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from dedos_deploy.runtime import Segmenter, SegmenterView, Sink, Source
     from dedos_deploy.runtime.cameras import Camera, CameraReport
     from dedos_deploy.runtime.serving.guard import Access
+    from dedos_deploy.runtime.stages import StageBoard
+
+log = logging.getLogger(__name__)
 
 DEFAULT_ADDRESS = "127.0.0.1:8080"
 PLACE = "{camera}"
@@ -59,7 +62,7 @@ def access_of(address: str, token: str | None) -> Access:
 
 def label_cameras(
     args: argparse.Namespace, shared: Segmenter, classes: str, words: tuple[str, ...],
-    stop: threading.Event, opened: ExitStack,
+    stop: threading.Event, stages: StageBoard, opened: ExitStack,
 ) -> list[CameraReport]:  # fmt: skip
     """Open sources and outputs, serve the page if asked to, and run until the end.
 
@@ -76,7 +79,7 @@ def label_cameras(
     cameras = [_camera(name, uri, views[name], args, opened) for name, uri in sources.items()]
     fleet = Fleet(
         cameras, stop=stop, on_result=hub.on_result, max_results=args.max_frames,
-        sink_errors=args.on_output_error or "continue",
+        sink_errors=args.on_output_error or "continue", stages=stages,
     )  # fmt: skip
     hub.watch(fleet)
     if access is not None:
@@ -84,7 +87,7 @@ def label_cameras(
 
         server = opened.enter_context(Server(hub, access, words=words))
         shown = "?token=…" if access.token else ""
-        print(f"dedos-run: watch at {server.url}{shown}", file=sys.stderr, flush=True)
+        log.info("watch at %s%s", server.url, shown)
     return fleet.run()
 
 

@@ -14,6 +14,7 @@ from dedos_deploy.closing import Closing
 from dedos_deploy.errors import SourceError
 from dedos_deploy.runtime.frames import POLL_S, Frame, Outcome, Source
 from dedos_deploy.runtime.live_sources import SUPERSEDED, Reconnect
+from dedos_deploy.runtime.stages import ObservedSource, StageBoard
 
 log = logging.getLogger(__name__)
 
@@ -73,13 +74,16 @@ class Feed(Closing):
         *,
         options: FeedOptions | None = None,
         on_frame: Callable[[], None] = lambda: None,
+        stages: StageBoard | None = None,
     ) -> None:
         """name: for logs and threads; open_it: called on the feed's thread, again after a loss;
-        on_frame: called there when a frame is ready or the feed is over."""
+        on_frame: called there when a frame is ready or the feed is over; stages: told of every
+        opening and read."""
         self.name = name
         self._open_it = open_it
         self._options = options or FeedOptions()
         self._on_frame = on_frame
+        self._stages = stages or StageBoard()
         self._lock = threading.Lock()
         self._taken = threading.Condition(self._lock)
         self._ready: deque[Frame] = deque()
@@ -92,6 +96,7 @@ class Feed(Closing):
         self._inner_drops: dict[str, int] = {}
         self._earlier_drops: Counter[str] = Counter()
         self._stop = threading.Event()
+        self._stop_s = 0.0
         # A daemon, so that a driver stuck in a system call cannot keep the process alive.
         self._thread = threading.Thread(target=self._run, name=f"dedos-feed {name}", daemon=True)
         self._thread.start()
@@ -137,16 +142,20 @@ class Feed(Closing):
 
     def request_stop(self) -> None:
         """Ask the thread to end; returns at once."""
-        self._stop.set()
         with self._taken:
+            if not self._stop.is_set():
+                self._stop.set()
+                self._stop_s = time.monotonic()
             self._taken.notify_all()
 
     def close(self) -> None:
-        """Stop, and wait for the thread a moment: one that is stuck in a driver is left behind."""
+        """Stop, and wait for the thread a moment after the first request: one that is stuck in a
+        driver is left behind."""
         self.request_stop()
-        self._thread.join(JOIN_S)
+        self._thread.join(max(0.0, self._stop_s + JOIN_S - time.monotonic()))
         if self._thread.is_alive():
-            log.warning("feed %s did not end within %g s and is left behind", self.name, JOIN_S)
+            log.warning("feed %s did not end within %g s and is left behind", self.name, JOIN_S,
+                        extra={"camera": self.name})  # fmt: skip
 
     # On the feed's thread
 
@@ -163,7 +172,8 @@ class Feed(Closing):
             except Exception as error:
                 # Whatever a source raises is its own; a bug in one must not end the others.
                 level = logging.WARNING if isinstance(error, SourceError) else logging.ERROR
-                log.log(level, "camera %s: %s: %s", self.name, type(error).__name__, error)
+                log.log(level, "camera %s: %s: %s", self.name, type(error).__name__, error,
+                        extra={"camera": self.name})  # fmt: skip
                 self._fail(error)
             if self._frames > seen:
                 waits = self._options.reconnect.waits_s()
@@ -174,7 +184,7 @@ class Feed(Closing):
             self._stop.wait(wait_s)
 
     def _read_all(self) -> None:
-        with self._open_it() as source:
+        with self._opened() as source:
             self._openings += 1
             while not self._stop.is_set():
                 item = source.read(POLL_S)
@@ -184,9 +194,14 @@ class Feed(Closing):
                 if isinstance(item, Frame):
                     self._put(item, live=source.live)
 
+    def _opened(self) -> Source:
+        with self._stages.busy("open", self.name):
+            return ObservedSource(self._open_it(), self._stages, subject=self.name)
+
     def _put(self, frame: Frame, *, live: bool) -> None:
         with self._taken:
-            if self._state is not SourceState.LIVE:
+            came = self._state is not SourceState.LIVE
+            if came:
                 self._state, self._since_s = SourceState.LIVE, time.monotonic()
             self._frames += 1
             self._last_frame_s = time.monotonic()
@@ -196,6 +211,8 @@ class Feed(Closing):
             while len(self._ready) >= self._options.ahead and not self._stop.is_set():
                 self._taken.wait()
             self._ready.append(frame)
+        if came:
+            self._tell(SourceState.LIVE)
         self._on_frame()
 
     def _fail(self, error: Exception) -> None:
@@ -208,6 +225,13 @@ class Feed(Closing):
 
     def _enter(self, state: SourceState) -> None:
         with self._lock:
-            if self._state is not state:
+            new = self._state is not state
+            if new:
                 self._state, self._since_s = state, time.monotonic()
+        if new:
+            self._tell(state)
         self._on_frame()
+
+    def _tell(self, state: SourceState) -> None:
+        log.info("camera %s is %s", self.name, state.value,
+                 extra={"camera": self.name, "state": state.value})  # fmt: skip

@@ -20,6 +20,7 @@ from dedos_deploy.runtime.pipeline import Labeller
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.sink_lane import SinkLane, WhenFull
 from dedos_deploy.runtime.sinks import Sink, SinkErrors
+from dedos_deploy.runtime.stages import StageBoard
 from dedos_deploy.runtime.statistics import Meter, Statistics
 
 log = logging.getLogger(__name__)
@@ -95,10 +96,12 @@ class Fleet:
         max_results: int | None = None,
         errors_in_a_row: int = 10,
         sink_errors: SinkErrors = "continue",
+        stages: StageBoard | None = None,
     ) -> None:
         """stop: set it from anywhere to end the run; on_result: called on the labelling thread with
         camera, frame and result, its errors are counted as `callback failed`; max_results: end
-        after so many; sink_errors: `stop` makes the first error of a sink end the run and leave it."""
+        after so many; sink_errors: `stop` makes the first error of a sink end the run and leave it;
+        stages: told what every thread is busy with."""
         names = [camera.name for camera in cameras]
         if not names:
             raise BadInputError("there is no camera to label; name at least one source")
@@ -109,6 +112,7 @@ class Fleet:
         self._max_results = max_results
         self._errors_in_a_row = errors_in_a_row
         self._sink_errors = sink_errors
+        self.stages = stages or StageBoard()
         self._seats = [_Seat(camera) for camera in cameras]
         self._ready = threading.Condition()
         self._durations_s: deque[float] = deque(maxlen=PREDICTED_FROM)
@@ -120,7 +124,7 @@ class Fleet:
         """Run until all sources are over, a stop is asked for, or the engine fails."""
         with ExitStack() as opened:
             for seat in self._seats:
-                seat.open(opened, self._wake)
+                seat.open(opened, self._wake, self.stages)
             delivered = 0
             while not self._stop.is_set() and delivered != self._max_results:
                 if any(lane.stop_requested for lane in self._lanes()):
@@ -136,7 +140,9 @@ class Fleet:
                 # All at once, so that the waits of slow ones do not add up.
                 seat.feed.request_stop()
             self._drain()
-            self._raise_sink_error()
+            for lane in self._lanes():
+                lane.request_finish()
+        self._raise_sink_error()
         return self.reports()
 
     def _lanes(self) -> list[SinkLane]:
@@ -196,11 +202,16 @@ class Fleet:
     def _serve(self, seat: _Seat, frame: Frame) -> int:
         started = time.monotonic()
         try:
-            result = seat.camera.segmenter.segment(frame.frame_bgr, timestamp_s=frame.timestamp_s)
+            with self.stages.busy("label", seat.camera.name, frame.frame_id) as work:
+                result = seat.camera.segmenter.segment(
+                    frame.frame_bgr, timestamp_s=frame.timestamp_s
+                )
+                work.parts_ms = result.latency_ms
         except Exception as error:
             self._failed += 1
             seat.feed.count_drop("engine failed")
-            log.error("camera %s: frame %d: %s", seat.camera.name, frame.frame_id, error)
+            log.error("camera %s: frame %d: %s", seat.camera.name, frame.frame_id, error,
+                      extra={"camera": seat.camera.name, "frame": frame.frame_id})  # fmt: skip
             if self._failed >= self._errors_in_a_row:
                 raise
             return 0
@@ -235,15 +246,21 @@ class _Seat:
         self.opened = False
         self.feed: Feed
 
-    def open(self, stack: ExitStack, on_frame: Callable[[], None]) -> None:
+    def open(self, stack: ExitStack, on_frame: Callable[[], None], stages: StageBoard) -> None:
         policy: WhenFull = "drop_oldest" if self.camera.live else "wait"
         self.lanes = [
-            stack.enter_context(SinkLane(sink, when_full=policy, on_room=on_frame))
+            stack.enter_context(SinkLane(sink, when_full=policy, on_room=on_frame, stages=stages))
             for sink in self.camera.sinks
         ]
         self.meter = Meter()
         self.feed = stack.enter_context(
-            Feed(self.camera.name, self.camera.open_it, options=self.camera.feed, on_frame=on_frame)
+            Feed(
+                self.camera.name,
+                self.camera.open_it,
+                options=self.camera.feed,
+                on_frame=on_frame,
+                stages=stages,
+            )
         )
         self.opened = True
 

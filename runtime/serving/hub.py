@@ -18,6 +18,7 @@ from dedos_deploy.runtime.overlay import tint
 from dedos_deploy.runtime.palette import class_colour_bgr
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.segmenter import Segmenter, SegmenterView
+from dedos_deploy.runtime.stages import STALL_S, Work
 
 HISTORY = 240
 """Points of coverage that are kept per camera, one a second."""
@@ -132,6 +133,10 @@ class Hub:
     def reports(self) -> list[CameraReport]:
         """Return the numbers of all cameras."""
         return [] if self._fleet is None else self._fleet.reports()
+
+    def stalled(self) -> list[Work]:
+        """Return what is stuck now."""
+        return [] if self._fleet is None else self._fleet.stages.busy_longer_than(STALL_S)
 
     def segment_image(self, picture: NDArray[np.uint8], classes: str) -> Segmentation:
         """Label one picture with words of its own, between the cameras' frames."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
 from dedos_deploy.runtime.cameras import CameraReport, SourceState
 from dedos_deploy.runtime.serving.hub import Hub
+from dedos_deploy.runtime.stages import STAGES, STALL_S
 
 
 class FleetCollector:
@@ -61,7 +63,13 @@ class FleetCollector:
             _quantiles(latency, report, "latency")
             for word, part in report.results.coverage.items():
                 coverage.add_metric([*name, word], part)
-        return [frames, read, again, drops, state, version, rate, age, latency, coverage]
+        stalled = GaugeMetricFamily(
+            "dedos_stalled_stages", f"Calls that last for over {STALL_S:g} s now", labels=["stage"]
+        )
+        stuck = Counter(work.stage for work in self._hub.stalled())
+        for stage in STAGES:
+            stalled.add_metric([stage], stuck[stage])
+        return [stalled, frames, read, again, drops, state, version, rate, age, latency, coverage]
 
 
 def _quantiles(family: Any, report: CameraReport, what: str) -> None:

@@ -150,6 +150,7 @@ def test_metrics(site: Site) -> None:
     text = site.client.get("/metrics").text
     assert 'dedos_frames_total{camera="gate"}' in text
     assert 'dedos_source_state{camera="gate",state="live"} 1.0' in text
+    assert 'dedos_stalled_stages{stage="read"} 0.0' in text
     assert 'dedos_age_seconds{camera="gate",quantile="0.99"}' in text
 
 

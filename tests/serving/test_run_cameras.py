@@ -66,6 +66,7 @@ def test_the_table(bundle_folder: Path, capsys: pytest.CaptureFixture[str]) -> N
         (["--source", "test:bars", "--serve", "1.2.3.4:x"], "is no address to serve at"),
         (["--source", "test:bars", "--serve", "0", "--token", "short"], "at least 16"),
         (["--source", "test:bars", "--max-latency-ms", "0"], "must be positive"),
+        (["--source", "test:bars", "--serve", "0", "--watchdog", "-1"], "must lie in 0 to 3600"),
     ],
 )
 def test_mistakes(
@@ -117,6 +118,30 @@ def test_a_camera_that_is_lost_and_an_output_that_fails_are_said_at_the_end(
     assert "output 'a.jsonl' cannot be written" in capsys.readouterr().err
 
 
+def test_a_trace_and_logs_for_machines(
+    bundle_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = tmp_path / "trace.json"
+    sources = ["--source", "a=scene:street?frames=5&size=48x64",
+               "--source", "b=rtsp://user:secret@127.0.0.1:1/live", "--reconnect", "0"]  # fmt: skip
+    assert _run(bundle_folder, *sources, "--trace", str(trace), "--log-format", "json") == 2
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert {"time", "level", "logger", "message"} <= set(lines[0])
+    states = [(line["camera"], line["state"]) for line in lines if "state" in line]
+    assert sorted(states) == [("a", "ended"), ("a", "live"), ("b", "lost")]
+    assert lines[-1]["level"] == "error" and lines[-1]["message"].startswith("camera b was lost")
+    assert not any("secret" in line["message"] for line in lines)
+    events = json.loads(trace.read_text())
+    labels = [event for event in events if event["name"] == "label"]
+    assert [event["args"] for event in labels] == [
+        {"subject": "a", "frame": number} for number in range(5)
+    ]
+    # The file is kept, and the mistake is a line for machines too.
+    assert _run(bundle_folder, *sources, "--trace", str(trace), "--log-format", "json") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "exists; allow it to be replaced" in json.loads(line)["message"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_served_until_it_is_stopped(bundle_folder: Path, number: signal.Signals) -> None:
     httpx = pytest.importorskip("httpx")
@@ -139,5 +164,5 @@ def test_served_until_it_is_stopped(bundle_folder: Path, number: signal.Signals)
     process.send_signal(number)
     out, err = process.communicate(timeout=10)
     assert time.monotonic() - started < 2.5
-    assert process.returncode == 130 and err == ""
+    assert (process.returncode, err) == (130, "dedos-run: camera camera1 is live\n")
     assert json.loads(out)["cameras"][0]["state"] == "live"

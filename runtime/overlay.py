@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import unicodedata
 from collections import deque
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,12 +51,21 @@ class OverlayPainter:
             return overlay
 
 
-def tint(frame_bgr: NDArray[np.uint8], result: Segmentation, opacity: float) -> NDArray[np.uint8]:
-    """Return `frame_bgr` with every labelled pixel mixed with its class colour."""
+def tint(
+    frame_bgr: NDArray[np.uint8], result: Segmentation, opacity: float,
+    *, colours_bgr: Mapping[int, tuple[int, int, int]] | None = None,
+) -> NDArray[np.uint8]:  # fmt: skip
+    """Return `frame_bgr` with every labelled pixel mixed with its class colour.
+
+    colours_bgr: colours of class ids that differ from the palette's.
+    """
     import cv2
 
     # One row more than there are classes: unlabelled pixels index it and are put back after.
     palette = np.concatenate([palette_bgr(len(result.classes)), np.zeros((1, 3), np.uint8)])
+    for class_id, colour in (colours_bgr or {}).items():
+        if class_id < len(result.classes):
+            palette[class_id] = colour
     colours = palette[np.minimum(result.label_map, len(result.classes))]
     mixed = cv2.addWeighted(frame_bgr, 1.0 - opacity, colours, opacity, 0.0)
     unlabelled = (result.label_map == result.none_id).view(np.uint8)

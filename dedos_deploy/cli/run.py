@@ -147,6 +147,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what every request must show, at least 16 letters (default: $DEDOS_TOKEN)",
     )  # fmt: skip
     parser.add_argument(
+        "--record-to", metavar="FOLDER",
+        help="with --serve: where the page's record button puts its videos (default: no button)",
+    )  # fmt: skip
+    parser.add_argument(
         "--max-latency-ms", type=float, metavar="MS",
         help="with several sources or --serve: drop frames that would be older than this when done",
     )  # fmt: skip

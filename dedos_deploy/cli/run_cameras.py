@@ -10,6 +10,7 @@ import re
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dedos_deploy.errors import BadInputError
@@ -75,7 +76,9 @@ def label_cameras(
     sources = names_of(args.source)
     _check_outputs(args.output, len(sources), show=args.show)
     views = {name: shared.share(classes) for name in sources}
-    hub = Hub(shared, views)
+    record_to = None if args.record_to is None else Path(args.record_to)
+    hub = Hub(shared, views, record_to=record_to)
+    opened.callback(hub.close)
     cameras = [_camera(name, uri, views[name], args, opened) for name, uri in sources.items()]
     fleet = Fleet(
         cameras, stop=stop, on_result=hub.on_result, max_results=args.max_frames,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-from dedos_deploy.errors import BadInputError, DedosError, require
+from dedos_deploy.errors import BadInputError, DedosError, SinkError, require
 from dedos_deploy.runtime.serving.guard import MAX_BODY, Access, Guard
 from dedos_deploy.runtime.serving.hub import DEFAULT_OPACITY, Hub, decode_picture
 
@@ -53,6 +53,13 @@ def build_app(hub: Hub, *, words: tuple[str, ...] = ()) -> Any:
             min_length=1, max_length=MOST_WORDS_LENGTH, examples=["road,car|automobile"]
         )
 
+    class Colour(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+        colour: str = Field(pattern="^#[0-9a-fA-F]{6}$", examples=["#ff2626"])
+
+    class Recording(BaseModel):
+        file: str | None = Field(description="on the machine that serves; null when there is none")
+
     class Vocabulary(BaseModel):
         version: int
 
@@ -72,6 +79,8 @@ def build_app(hub: Hub, *, words: tuple[str, ...] = ()) -> Any:
     @app.exception_handler(DedosError)
     def refuse(request: Request, error: DedosError) -> JSONResponse:
         status = 422 if isinstance(error, BadInputError) else 500
+        if isinstance(error, SinkError):
+            status = 507
         return JSONResponse({"detail": str(error)}, status_code=status)
 
     def camera(name: str) -> str:
@@ -98,6 +107,21 @@ def build_app(hub: Hub, *, words: tuple[str, ...] = ()) -> Any:
     @app.put("/api/cameras/{name}/classes", responses=known, summary="Replace a camera's words")
     def set_classes(name: str, body: Words) -> Vocabulary:
         return Vocabulary(version=hub.set_classes(camera(name), body.classes))
+
+    @app.put(
+        "/api/cameras/{name}/classes/{class_id}/colour", responses=known, status_code=204,
+        response_class=Response, summary="Give a class another colour",
+    )  # fmt: skip
+    def set_colour(name: str, class_id: int, body: Colour) -> None:
+        hub.set_colour(camera(name), class_id, body.colour)
+
+    @app.post("/api/cameras/{name}/recording", responses=known, summary="Begin to record a camera")
+    def record(name: str) -> Recording:
+        return Recording(file=hub.record(camera(name), on=True))
+
+    @app.delete("/api/cameras/{name}/recording", responses=known, summary="End its recording")
+    def end_recording(name: str) -> Recording:
+        return Recording(file=hub.record(camera(name), on=False))
 
     @app.get(
         "/api/cameras/{name}/snapshot.jpg", response_class=Response,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +22,10 @@ from dedos_deploy.runtime.overlay import tint
 from dedos_deploy.runtime.palette import class_colour_bgr
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.segmenter import Segmenter, SegmenterView
+from dedos_deploy.runtime.sink_lane import SinkLane
+from dedos_deploy.runtime.sinks import SinkOptions
 from dedos_deploy.runtime.stages import STALL_S, Work
+from dedos_deploy.runtime.video_sink import GrowingVideo
 
 HISTORY = 240
 """Points of coverage that are kept per camera, one a second."""
@@ -35,7 +42,20 @@ class Hub:
     encoded on the thread that asks, once per result and opacity.
     """
 
-    def __init__(self, segmenter: Segmenter, views: Mapping[str, SegmenterView]) -> None:
+    def __init__(
+        self, segmenter: Segmenter, views: Mapping[str, SegmenterView],
+        *, record_to: Path | None = None,
+    ) -> None:  # fmt: skip
+        """record_to: an existing folder for recordings that are asked for, None to refuse them.
+        Raises BadInputError."""
+        if record_to is not None and not record_to.is_dir():
+            raise BadInputError(
+                f"folder {str(record_to)!r} for recordings does not exist; create it"
+            )
+        self._record_to = record_to
+        self._recordings: dict[str, _Recording] = {}
+        self._recording = threading.Lock()
+        self._colours: dict[str, dict[int, tuple[int, int, int]]] = {name: {} for name in views}
         self._segmenter = segmenter
         self._views = dict(views)
         self._fleet: Fleet | None = None
@@ -63,6 +83,9 @@ class Hub:
             self._counts[name] += 1
             self._latest[name] = self._counts[name], frame, result
             self._new.notify_all()
+        recording = self._recordings.get(name)
+        if recording is not None:
+            recording.lane.put(frame, result)
         history = self._history[name]
         now_s = time.monotonic()
         if not history or now_s - history[-1][0] >= HISTORY_EVERY_S:
@@ -83,9 +106,65 @@ class Hub:
         with self._encoding:
             kept = self._encoded.get(name)
             if kept is None or kept[:2] != (count, opacity):
-                kept = count, opacity, encode_jpeg(tint(frame.frame_bgr, result, opacity))
+                kept = count, opacity, encode_jpeg(self._painted(name, frame, result, opacity))
                 self._encoded[name] = kept
         return count, kept[2]
+
+    def _painted(
+        self, name: str, frame: Frame, result: Segmentation, opacity: float
+    ) -> NDArray[np.uint8]:
+        return tint(frame.frame_bgr, result, opacity, colours_bgr=dict(self._colours[name]))
+
+    def set_colour(self, name: str, class_id: int, colour: str) -> None:
+        """Give a class another colour in the pictures of a camera. colour: as `#rrggbb`.
+
+        Raises BadInputError.
+        """
+        if class_id not in (known := {number for _, number, _ in self.view(name).entries}):
+            raise BadInputError(f"camera {name!r} has no class {class_id}; it has {sorted(known)}")
+        if not re.fullmatch("#[0-9a-fA-F]{6}", colour):
+            raise BadInputError(f"{colour[:20]!r} is no colour; write #rrggbb, as #ff2626")
+        red, green, blue = bytes.fromhex(colour[1:])
+        self._colours[name][class_id] = blue, green, red
+        with self._encoding:
+            self._encoded.pop(name, None)
+
+    def record(self, name: str, *, on: bool) -> str | None:
+        """Begin or end the recording of a camera's overlay; return its file, None if there is none.
+
+        Raises BadInputError without a folder, SinkError when the file cannot be written.
+        """
+        self.view(name)
+        with self._recording:
+            current = self._recordings.get(name)
+            if on and (current is None or current.lane.error is not None):
+                self._end(name)
+                current = self._recordings[name] = self._begin(name)
+            elif not on:
+                self._end(name)
+        return None if current is None else current.sink.uri
+
+    def close(self) -> None:
+        """End all recordings."""
+        with self._recording:
+            for name in list(self._recordings):
+                self._end(name)
+
+    def _begin(self, name: str) -> _Recording:
+        if self._record_to is None:
+            raise BadInputError(
+                "there is no folder for recordings; start with --record-to FOLDER to have some"
+            )
+        at = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%fZ")
+        stem = re.sub(r"[^A-Za-z0-9_-]", "_", name)
+        sink = GrowingVideo(self._record_to / f"{stem}-{at}.mp4", SinkOptions(live=True))
+        return _Recording(sink, SinkLane(sink, when_full="drop_oldest"))
+
+    def _end(self, name: str) -> None:
+        recording = self._recordings.pop(name, None)
+        if recording is not None:
+            recording.lane.close()
+            recording.sink.close()
 
     def view(self, name: str) -> SegmenterView:
         """Return the vocabulary of a camera. Raises BadInputError for an unknown name."""
@@ -106,7 +185,12 @@ class Hub:
         return {
             "version": view.vocabulary_version,
             "classes": [
-                {"name": word, "entry": entry, "id": class_id, "colour": css_colour(class_id)}
+                {
+                    "name": word,
+                    "entry": entry,
+                    "id": class_id,
+                    "colour": css_colour(class_id, self._colours[name].get(class_id)),
+                }
                 for word, class_id, entry in view.entries
             ],
             "negatives": list(view.negatives),
@@ -116,19 +200,31 @@ class Hub:
         """Return all that the page shows besides pictures."""
         reports = {report.name: report for report in self.reports()}
         return {
+            "can_record": self._record_to is not None,
             "cameras": [
                 {
                     "name": name,
                     **(_numbers(reports[name]) if name in reports else {}),
                     "vocabulary": self.classes(name),
+                    "recording": self._recording_of(name),
                     "history": [
                         {"age_s": time.monotonic() - at_s, "coverage": coverage}
                         for at_s, coverage in list(self._history[name])
                     ],
                 }
                 for name in self._views
-            ]
+            ],
         }
+
+    def _recording_of(self, name: str) -> dict[str, Any] | None:
+        recording = self._recordings.get(name)
+        if recording is None:
+            return None
+        error = recording.lane.error
+        return {
+            "file": recording.sink.uri, "frames": recording.lane.written,
+            "error": None if error is None else str(error),
+        }  # fmt: skip
 
     def reports(self) -> list[CameraReport]:
         """Return the numbers of all cameras."""
@@ -161,13 +257,19 @@ def _numbers(report: CameraReport) -> dict[str, Any]:
     }
 
 
-def css_colour(class_id: int) -> str:
-    """Return the colour of a class as CSS has it.
+@dataclass(frozen=True)
+class _Recording:
+    sink: GrowingVideo
+    lane: SinkLane
+
+
+def css_colour(class_id: int, colour_bgr: tuple[int, int, int] | None = None) -> str:
+    """Return the colour of a class, the palette's or its own, as CSS has it.
 
     >>> css_colour(0)
     '#ff2626'
     """
-    blue, green, red = class_colour_bgr(class_id)
+    blue, green, red = colour_bgr or class_colour_bgr(class_id)
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 

@@ -32,13 +32,15 @@ class Site:
             time.sleep(0.02)
 
 
-def served(bundle: Path, access: Access, *, size: str = "48x96") -> Iterator[Site]:
+def served(
+    bundle: Path, access: Access, *, size: str = "48x96", record_to: Path | None = None
+) -> Iterator[Site]:
     import httpx
 
     stop = threading.Event()
     with Segmenter.load(bundle, classes="lamp", threads=1) as shared:
         views = {"gate": shared.share("red,green"), "back yard": shared.share("blue")}
-        hub = Hub(shared, views)
+        hub = Hub(shared, views, record_to=record_to)
         cameras = [
             Camera(name, lambda: open_test(f"test:bars?fps=50&size={size}"), view)
             for name, view in views.items()
@@ -55,4 +57,5 @@ def served(bundle: Path, access: Access, *, size: str = "48x96") -> Iterator[Sit
         finally:
             stop.set()
             runner.join(10)
+            hub.close()
     assert not runner.is_alive()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import http.client
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from serving_site import Site, served
 from tiny_bundle import BASE_WORDS, stripes
 
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.runtime import open_source
 
 pytest.importorskip("fastapi", reason="needs pip install 'dedos-deploy[serve]'")
 httpx = pytest.importorskip("httpx")
@@ -29,7 +31,8 @@ TOKEN = "a-token-that-is-long-enough"
 
 @pytest.fixture(scope="module")
 def site(bundle_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    yield from served(bundle_folder, Access(port=0, per_second=2000))
+    folder = tmp_path_factory.mktemp("recordings")
+    yield from served(bundle_folder, Access(port=0, per_second=2000), record_to=folder)
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +137,55 @@ def test_a_picture_that_would_fill_the_memory() -> None:
     assert decode_picture(jpeg.tobytes(), most_pixels=600).shape == (20, 30, 3)
 
 
+def test_a_recording_begins_and_ends_and_plays(site: Site) -> None:
+    site.wait_for("back yard")
+    address = "/api/cameras/back yard/recording"
+    assert site.client.delete(address).json() == {"file": None}
+    file = Path(site.client.post(address).json()["file"])
+    # Asked for twice it is the same one.
+    assert site.client.post(address).json() == {"file": str(file)}
+    assert re.fullmatch(r"back_yard-\d{8}T\d{6}\.\d+Z\.mp4", file.name)
+    deadline = time.monotonic() + 10
+    while True:
+        (_, yard) = site.client.get("/api/state").json()["cameras"]
+        if yard["recording"]["frames"] >= 10:
+            break
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert yard["recording"]["error"] is None
+    assert site.client.delete(address).json() == {"file": str(file)}
+    assert site.client.get("/api/state").json()["cameras"][1]["recording"] is None
+    with open_source(str(file)) as source:
+        times = [frame.media_s for frame in source]
+    assert len(times) >= 10 and np.diff(np.array(times, float)).min() > 0
+
+
+def test_without_a_folder_there_are_no_recordings(closed_site: Site) -> None:
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    answer = closed_site.client.post("/api/cameras/gate/recording", headers=headers)
+    assert answer.status_code == 422 and "--record-to FOLDER" in answer.json()["detail"]
+    assert not closed_site.client.get("/api/state", headers=headers).json()["can_record"]
+
+
+def test_a_class_gets_another_colour(site: Site) -> None:
+    site.wait_for("gate")
+    gate = "/api/cameras/gate"
+    assert site.client.put(f"{gate}/classes", json={"classes": "red,green"}).status_code == 200
+    words = {e["name"]: e for e in site.client.get(f"{gate}/classes").json()["classes"]}
+    address = f"{gate}/classes/{words['green']['id']}/colour"
+    assert site.client.put(address, json={"colour": "#102030"}).status_code == 204
+    words = {e["name"]: e for e in site.client.get(f"{gate}/classes").json()["classes"]}
+    assert words["green"]["colour"] == "#102030" and words["red"]["colour"] == "#ff2626"
+    content = site.client.get(f"{gate}/snapshot.jpg?opacity=1").content
+    picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    # Green is the middle bar.
+    assert np.abs(picture[4, 48].astype(int) - [0x30, 0x20, 0x10]).max() <= 12
+    for wrong, status in (("#12", 422), ("red", 422)):
+        assert site.client.put(address, json={"colour": wrong}).status_code == status
+    unknown = site.client.put(f"{gate}/classes/999/colour", json={"colour": "#102030"})
+    assert unknown.status_code == 422 and "has no class 999" in unknown.json()["detail"]
+
+
 def test_the_stream_shows_frame_after_frame(site: Site) -> None:
     with site.client.stream("GET", "/api/cameras/gate/stream") as answer:
         assert answer.headers["content-type"].startswith("multipart/x-mixed-replace")
@@ -167,6 +219,7 @@ def test_openapi_describes_all_of_it(site: Site) -> None:
     paths = site.client.get("/openapi.json").json()["paths"]
     assert set(paths) == {
         "/api/state", "/api/words", "/api/cameras/{name}/classes",
+        "/api/cameras/{name}/classes/{class_id}/colour", "/api/cameras/{name}/recording",
         "/api/cameras/{name}/snapshot.jpg", "/api/segment", "/metrics",
     }  # fmt: skip
 
@@ -276,6 +329,8 @@ def test_fuzzed_from_its_own_description(site: Site) -> None:
             checked += 1
             answer = case.call()
             assert answer.status_code < 500 or answer.status_code == 503, answer.text
+            if case.method == "POST" and "recording" in case.path:
+                site.client.delete("/api/cameras/gate/recording")
             assert "Traceback" not in answer.text and "/site-packages/" not in answer.text
 
         run()

@@ -16,6 +16,7 @@ from serving_site import Site, served
 pytest.importorskip("fastapi", reason="needs pip install 'dedos-deploy[serve]'")
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
 
+from dedos_deploy.runtime import open_source  # noqa: E402
 from dedos_deploy.runtime.serving.guard import Access  # noqa: E402
 
 CHROMIUM = (
@@ -27,8 +28,9 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium")
 
 
 @pytest.fixture
-def site(bundle_folder: Path) -> Iterator[Site]:
-    yield from served(bundle_folder, Access(port=0, per_second=2000), size="120x240")
+def site(bundle_folder: Path, tmp_path: Path) -> Iterator[Site]:
+    access = Access(port=0, per_second=2000)
+    yield from served(bundle_folder, access, size="120x240", record_to=tmp_path)
 
 
 @pytest.fixture
@@ -112,7 +114,7 @@ def test_a_word_that_is_there_already_is_explained(site: Site, browser: Any) -> 
 
 def test_by_keyboard_alone(site: Site, browser: Any) -> None:
     page, _ = _opened(browser, site)
-    for _ in range(20):
+    for _ in range(30):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.name") == "word":
             break
@@ -121,6 +123,46 @@ def test_by_keyboard_alone(site: Site, browser: Any) -> None:
     page.locator("section.camera").first.get_by_text("table|desk").wait_for()
     words = site.client.get("/api/cameras/gate/classes").json()["classes"]
     assert [entry["entry"] for entry in words] == ["red", "green", "table|desk"]
+
+
+def test_record_and_stop(site: Site, browser: Any, tmp_path: Path) -> None:
+    page, troubles = _opened(browser, site)
+    card = page.locator("section.camera").first
+    card.get_by_role("button", name="Record").click()
+    card.get_by_role("button", name="Stop").wait_for()
+    card.locator(".recording", has_text="frames").wait_for()
+    page.wait_for_timeout(500)
+    card.get_by_role("button", name="Stop").click()
+    card.get_by_role("button", name="Record").wait_for()
+    (video,) = tmp_path.glob("gate-*.mp4")
+    with open_source(str(video)) as source:
+        assert len(list(source)) >= 5
+    assert not troubles
+
+
+def test_a_threshold_and_a_colour(site: Site, browser: Any) -> None:
+    page, troubles = _opened(browser, site)
+    page.locator("#opacity").fill("1")
+    card = page.locator("section.camera").first
+    card.get_by_label("Colour of red").fill("#102030")
+    for _ in range(50):
+        page.wait_for_timeout(100)
+        # Red is the last bar.
+        if np.abs(_at(_picture(page, 0), 0.85) - [0x30, 0x20, 0x10]).max() < 20:
+            break
+    assert np.abs(_at(_picture(page, 0), 0.85) - [0x30, 0x20, 0x10]).max() < 20
+    threshold = card.get_by_label("Threshold of green")
+    threshold.fill("0.35")
+    threshold.press("Enter")
+    deadline = 50
+    while deadline := deadline - 1:
+        entries = site.client.get("/api/cameras/gate/classes").json()["classes"]
+        if [entry["entry"] for entry in entries] == ["red", "green@0.35"]:
+            break
+        page.wait_for_timeout(100)
+    assert deadline, entries
+    assert card.get_by_label("Threshold of green").input_value() == "0.35"
+    assert not troubles
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -35,7 +35,8 @@ class Card {
     this.find(".picture").alt = `Camera ${name} with its labels`;
     this.find(".snapshot").download = `${name}.jpg`;
     this.find(".add").addEventListener("submit", (event) => this.add(event));
-    this.find("input").addEventListener("input", (event) => suggest(event.target.value));
+    this.find(".add input").addEventListener("input", (event) => suggest(event.target.value));
+    this.find(".record").addEventListener("click", () => this.record());
     this.find(".picture").addEventListener("error", () => setTimeout(() => this.watch(), 2000));
     this.watch();
     document.querySelector("#cameras").append(this.root);
@@ -59,6 +60,7 @@ class Card {
     const last = camera.history.at(-1)?.coverage ?? {};
     this.words = camera.vocabulary.classes.map((entry) => entry.entry);
     this.chips(camera.vocabulary.classes, last);
+    this.recording(camera.recording);
     this.plot(camera);
     this.numbers(camera);
   }
@@ -78,29 +80,60 @@ class Card {
     });
   }
 
+  recording(recording) {
+    const on = recording !== null && recording.error === null;
+    const button = this.find(".record");
+    button.setAttribute("aria-pressed", String(on));
+    button.textContent = on ? "Stop" : "Record";
+    if (recording === null) return;
+    const text = recording.error ?? `${recording.frames} frames`;
+    this.find(".recording").textContent = `${recording.file}: ${text}`;
+  }
+
+  record() {
+    const method = this.find(".record").getAttribute("aria-pressed") === "true" ? "DELETE" : "POST";
+    return this.change("recording", { method });
+  }
+
   chip(entry) {
     const item = make("li", "");
-    const dot = make("i", "", { "aria-hidden": "true" });
-    dot.style.background = entry.colour;
+    const colour = make("input", "", { type: "color", value: entry.colour, "aria-label": `Colour of ${entry.name}` });
+    colour.addEventListener("change", () => this.send(`classes/${entry.id}/colour`, { colour: colour.value }));
+    const [word, own] = entry.entry.split(/@(?=[^@]*$)/);
+    const threshold = make("input", "", {
+      type: "number", min: "0", max: "1", step: "0.05", value: own ?? "", placeholder: "score",
+      title: "least score of this word, empty for the default", "aria-label": `Threshold of ${entry.name}`,
+    });
+    threshold.addEventListener("change", () => {
+      const spelled = threshold.value === "" ? word : `${word}@${threshold.value}`;
+      this.put(this.words.map((other) => (other === entry.entry ? spelled : other)));
+    });
     const remove = make("button", "×", { type: "button", "aria-label": `Remove ${entry.name}` });
     remove.disabled = this.words.length === 1;
     remove.addEventListener("click", () => this.put(this.words.filter((word) => word !== entry.entry)));
-    item.append(dot, make("span", entry.entry), make("output", ""), remove);
+    item.append(colour, make("span", word), threshold, make("output", ""), remove);
     return item;
   }
 
   async add(event) {
     event.preventDefault();
-    const input = this.find("input");
+    const input = this.find(".add input");
     if (await this.put([...this.words, input.value])) input.value = "";
   }
 
-  async put(words) {
+  put(words) {
+    return this.send("classes", { classes: words.join(",") });
+  }
+
+  send(rest, content) {
+    const headers = { "content-type": "application/json" };
+    return this.change(rest, { method: "PUT", headers, body: JSON.stringify(content) });
+  }
+
+  async change(rest, options) {
     const answer = this.find(".answer");
     try {
-      const body = JSON.stringify({ classes: words.join(",") });
-      const headers = { "content-type": "application/json" };
-      await ask(path(this.name, "classes"), { method: "PUT", headers, body });
+      await ask(path(this.name, rest), options);
       answer.textContent = "";
       await refresh();
       return true;
@@ -154,7 +187,9 @@ async function refresh() {
     connection.textContent = "";
     for (const camera of state.cameras) {
       if (!cards.has(camera.name)) cards.set(camera.name, new Card(camera.name));
-      cards.get(camera.name).show(camera);
+      const card = cards.get(camera.name);
+      card.find(".record").hidden = !state.can_record;
+      card.show(camera);
     }
   } catch (error) {
     connection.textContent = `No answer: ${error.message}`;

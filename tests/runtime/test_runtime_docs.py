@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import configparser
 import doctest
 import importlib
 import pkgutil
+import re
+import shlex
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import dedos_deploy.runtime
+from dedos_deploy.cli.run import build_parser
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 MODULES = [module.name for module in pkgutil.iter_modules(dedos_deploy.runtime.__path__)]
 
@@ -29,3 +37,35 @@ def test_import_brings_numpy_at_most() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["cameras.md", "watch.md", "service.md"])
+def test_command_lines_in_the_docs_are_understood(name: str) -> None:
+    text = (DOCS / name).read_text().replace("\\\n", " ")
+    lines = re.findall(r"^(?:ExecStart=\S*/)?dedos-run (.+)$", text, re.MULTILINE)
+    lines += re.findall(r"^docker run .* dedos +(--source .+)$", text, re.MULTILINE)
+    assert lines
+    for line in lines:
+        args = build_parser().parse_args(shlex.split(line))
+        assert args.source
+
+
+def test_the_systemd_unit_is_one(tmp_path: Path) -> None:
+    text = (DOCS / "service.md").read_text()
+    (unit,) = re.findall(r"```ini\n(.*?)```", text, re.DOTALL)
+    parser = configparser.ConfigParser(interpolation=None, strict=True)
+    parser.optionxform = str  # type: ignore[assignment, method-assign]
+    parser.read_string(unit)
+    assert list(parser) == ["DEFAULT", "Unit", "Service", "Install"]
+    verify = shutil.which("systemd-analyze")
+    if verify is None:
+        return
+    path = tmp_path / "dedos.service"
+    # The program and its settings are not there; all else must be known to systemd.
+    unit = re.sub(r"^ExecStart=\S+", f"ExecStart={sys.executable}", unit, flags=re.MULTILINE)
+    path.write_text(unit)
+    done = subprocess.run(
+        [verify, "verify", "--man=no", str(path)], capture_output=True, text=True, timeout=60
+    )
+    complaints = [line for line in done.stderr.splitlines() if str(path) in line]
+    assert complaints == []

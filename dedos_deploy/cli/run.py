@@ -244,6 +244,7 @@ def _run(args: argparse.Namespace) -> int:
     vocabulary = _vocabulary_of(args.classes)
     if args.max_latency_ms is not None and not args.max_latency_ms > 0:
         raise BadInputError(f"--max-latency-ms must be positive, not {args.max_latency_ms}")
+    _check_serving(args)
     if args.max_frames is not None and args.max_frames < 1:
         raise BadInputError(f"--max-frames must be at least 1, not {args.max_frames}")
     if not 0 <= args.watchdog <= 3600:
@@ -251,7 +252,7 @@ def _run(args: argparse.Namespace) -> int:
     with Interrupts() as interrupts:
         with ExitStack() as opened:
             bundle, vocabulary = _open_bundle(args, vocabulary, opened)
-            if args.serve is not None or len(args.source or ()) > 1:
+            if _is_fleet(args):
                 return _run_cameras(args, bundle, vocabulary, interrupts, opened)
             source, sinks = _open_ends(args, interrupts, opened)
             stages = _watch(args, opened)
@@ -268,6 +269,20 @@ def _exit_code(failures: Sequence[str], interrupts: Interrupts) -> int:
     if failures:
         return EXIT_USER_ERROR
     return EXIT_INTERRUPTED if interrupts.seen else EXIT_OK
+
+
+def _is_fleet(args: argparse.Namespace) -> bool:
+    return args.serve is not None or len(args.source or ()) > 1
+
+
+def _check_serving(args: argparse.Namespace) -> None:
+    for name, value, works in (
+        ("--token", args.token, args.serve is not None),
+        ("--record-to", args.record_to, args.serve is not None),
+        ("--max-latency-ms", args.max_latency_ms, _is_fleet(args)),
+    ):
+        if value is not None and not works:
+            raise BadInputError(f"{name} does nothing without --serve; add it, or leave {name} out")
 
 
 def _run_cameras(

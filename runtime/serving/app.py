@@ -246,7 +246,7 @@ class Server:
             if not self._thread.is_alive() or time.monotonic() > deadline:
                 raise BadInputError(
                     f"cannot listen on {self._access.host}:{self._access.port}; is the port taken? "
-                    "choose another one with --port"
+                    "choose another one, as --serve 127.0.0.1:8081"
                 )
             time.sleep(0.02)
 

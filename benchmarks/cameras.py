@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from dedos_deploy.bench.memory import memory_mb
 from dedos_deploy.errors import DedosError
 from dedos_deploy.runtime import Segmenter
 from dedos_deploy.runtime.bars_source import open_test, read_number
@@ -73,14 +74,6 @@ def run_cameras(
         stop.set()
 
 
-def resident_mb() -> float:
-    """Return the resident memory of this process."""
-    for line in open("/proc/self/status"):
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError("/proc/self/status has no VmRSS; this measurement needs Linux")
-
-
 def rates(reports: Sequence[CameraReport], count: int) -> list[float]:
     return [report.results.fps for report in reports[:count]]
 
@@ -101,9 +94,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         if mistakes:
             raise SystemExit(f"pictures are mixed up: {mistakes[0]}")
         args.seconds = seconds
-        before = resident_mb()
+        before = memory_mb()
         every = run_cameras(shared, args, args.cameras)
-        growth = resident_mb() - before
+        growth = memory_mb() - before
         beside_dead = run_cameras(shared, args, args.cameras - 1, dead=True)
         without = run_cameras(shared, args, args.cameras - 1)
     shares = rates(every, args.cameras)

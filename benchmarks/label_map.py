@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy import _native
+from dedos_deploy.bench.memory import memory_mb
 
 Scores = NDArray[np.float32]
 
@@ -121,14 +122,6 @@ def compare(
         "native_wall_ms": native_wall_ms,
         "torch_wall_ms": torch_wall_ms,
     }
-
-
-def memory_mb(field: str) -> float:
-    """A field of this process's status: VmRSS now, VmHWM at its peak."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError(f"/proc/self/status has no {field}; this measurement needs Linux")
 
 
 def print_memory(args: argparse.Namespace) -> None:

@@ -26,6 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dedos_deploy.bench.memory import memory_mb
 from dedos_deploy.errors import DedosError, SourceError
 from dedos_deploy.runtime import Segmenter, open_sink
 from dedos_deploy.runtime.bars_source import open_test, read_number
@@ -95,7 +96,7 @@ class Soak:
         self.due = [0] * args.cameras
         self.words: list[dict[int, tuple[str, ...]]] = []
         self.stop = threading.Event()
-        self.before: tuple[float, int, int] | None = None
+        self.before_mb = 0.0
 
     def check(self, name: str, frame: Frame, result: Segmentation) -> None:
         """Check a result, and do what is due at this number of them."""
@@ -109,7 +110,7 @@ class Soak:
                 f"camera {name}: {words} under version {result.vocabulary_version}"
             )
         if self.results == max(1, int(WARM_UP * self.args.frames)):
-            self.before = resident_mb(), threading.active_count(), descriptors()
+            self.before_mb = settled_memory_mb()
 
     def lose(self, camera: int) -> bool:
         """Return whether this camera is to break now."""
@@ -173,13 +174,10 @@ class Soak:
         }
 
 
-def resident_mb() -> float:
-    """Return the resident memory of this process."""
+def settled_memory_mb() -> float:
+    """Return the resident memory without what only waits to be collected."""
     gc.collect()
-    for line in open("/proc/self/status"):
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError("/proc/self/status has no VmRSS; this measurement needs Linux")
+    return memory_mb()
 
 
 def descriptors() -> int:
@@ -236,16 +234,14 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         threads_before, descriptors_before = threading.active_count(), descriptors()
         soak = Soak(args)
         report = soak.run(shared)
-        settled = settle(threads_before)
-        assert soak.before is not None
         report |= {
-            "growth_mb": resident_mb() - soak.before[0],
-            "threads_left": settled - threads_before,
+            # First, since threads that are about to end hold memory.
+            "threads_left": settle(threads_before) - threads_before,
+            "growth_mb": settled_memory_mb() - soak.before_mb,
             "descriptors_left": descriptors() - descriptors_before,
         }
         stopped = stops(shared)
-        settle(threads_before)
-        report["threads_left"] += threading.active_count() - threads_before
+        report["threads_left"] += settle(threads_before) - threads_before
     if soak.mistakes:
         print("\n".join(soak.mistakes[:5]), file=sys.stderr)
     return report | {

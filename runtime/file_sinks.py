@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dedos_deploy.errors import SinkError
 from dedos_deploy.runtime.files import (
+    open_growing,
     reserve_file,
     reserve_folder,
     write_whole,
@@ -115,9 +116,7 @@ class JsonLines(Sink):
         self.uri = str(path)
         self._path = path
         self._count = 0
-        reserve_file(path, overwrite=options.overwrite).unlink()
-        with writing(path):
-            self._file: IO[str] = path.open("w", encoding="utf-8")
+        self._file: IO[str] = open_growing(path, overwrite=options.overwrite, mode="w")
 
     @property
     def written(self) -> str | None:
@@ -127,7 +126,6 @@ class JsonLines(Sink):
         line = result_numbers(frame, result)
         with writing(self._path):
             self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
-            self._file.flush()
         self._count += 1
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any, Literal
 
 from dedos_deploy.errors import SinkError
 
@@ -55,6 +56,18 @@ def reserve_file(path: Path, *, overwrite: bool) -> Path:
     with writing(path):
         temporary.touch()
     return temporary
+
+
+def open_growing(path: Path, *, overwrite: bool, mode: Literal["w", "wb"]) -> IO[Any]:
+    """Return the new file `path`, open for writing; text is UTF-8 and flushed line by line.
+
+    Raises SinkError as reserve_file does.
+    """
+    reserve_file(path, overwrite=overwrite).unlink()
+    with writing(path):
+        if mode == "w":
+            return path.open(mode, buffering=1, encoding="utf-8")
+        return path.open(mode)
 
 
 def reserve_folder(path: Path, *, overwrite: bool) -> None:

@@ -6,7 +6,7 @@ ISO/IEC 14496-12 (boxes, movie fragments) and 14496-1 (the `esds` descriptor tha
 from __future__ import annotations
 
 import struct
-from typing import BinaryIO
+from typing import IO
 
 TIMESCALE = 90_000
 """Ticks a second, as MPEG has them."""
@@ -33,7 +33,7 @@ def full_box(kind: str, version: int, flags: int, *content: bytes) -> bytes:
 class FragmentedMp4:
     """Writes JPEG pictures, each at its own time, into a file that is complete after each of them."""
 
-    def __init__(self, file: BinaryIO, size_hw: tuple[int, int], *, created_s: float) -> None:
+    def __init__(self, file: IO[bytes], size_hw: tuple[int, int], *, created_s: float) -> None:
         """file: empty and open for writing; size_hw: of every picture; created_s: seconds since 1970
         of time 0. Writes the header."""
         self._file = file

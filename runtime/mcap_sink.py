@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.errors import require
 from dedos_deploy.runtime.file_sinks import encode_picture, result_numbers
-from dedos_deploy.runtime.files import reserve_file, writing
+from dedos_deploy.runtime.files import open_growing, writing
 from dedos_deploy.runtime.frames import Frame
 from dedos_deploy.runtime.palette import class_colour_bgr
 from dedos_deploy.runtime.segmentation import Segmentation
@@ -46,9 +46,8 @@ class McapSink(Sink):
         self._path = path
         self._options = options
         self._count = 0
-        reserve_file(path, overwrite=options.overwrite).unlink()
+        self._file: IO[bytes] = open_growing(path, overwrite=options.overwrite, mode="wb")
         with writing(path):
-            self._file = path.open("wb")
             self._writer = writer.Writer(self._file, chunk_size=CHUNK_BYTES)
             self._writer.start(library="dedos-deploy")
         self._channels = self._register()

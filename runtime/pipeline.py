@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.runtime.frames import POLL_S, Frame, Outcome, Source
 from dedos_deploy.runtime.segmentation import Segmentation
-from dedos_deploy.runtime.sink_lane import SinkLane, WhenFull
+from dedos_deploy.runtime.sink_lane import SinkLane
 from dedos_deploy.runtime.sinks import Sink, SinkErrors, StopRequested
 from dedos_deploy.runtime.stages import ObservedSource, StageBoard
 from dedos_deploy.runtime.statistics import Meter, Statistics
-from dedos_deploy.runtime.workers import Handover, Worker, prefetch
+from dedos_deploy.runtime.workers import Handover, WhenFull, Worker, prefetch
 
 log = logging.getLogger(__name__)
 

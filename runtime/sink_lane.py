@@ -7,7 +7,6 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import Literal
 
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import DedosError
@@ -15,6 +14,7 @@ from dedos_deploy.runtime.frames import Frame
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.sinks import Sink, StopRequested
 from dedos_deploy.runtime.stages import StageBoard
+from dedos_deploy.runtime.workers import WhenFull
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,6 @@ CAPACITY = 4
 DRAIN_S = 1.0
 
 SLOW, FAILED = "sink too slow", "sink failed"
-WhenFull = Literal["wait", "drop_oldest"]
 
 
 class SinkLane(Closing):

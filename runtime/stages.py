@@ -17,7 +17,7 @@ from typing import IO, Any, Literal, get_args
 
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError
-from dedos_deploy.runtime.files import reserve_file, writing
+from dedos_deploy.runtime.files import open_growing
 from dedos_deploy.runtime.frames import Frame, Outcome, Source
 
 log = logging.getLogger(__name__)
@@ -121,15 +121,13 @@ class TraceFile(Closing):
 
     def __init__(self, path: Path, *, overwrite: bool, most_events: int = MOST_EVENTS) -> None:
         """Raises SinkError."""
-        reserve_file(path, overwrite=overwrite).unlink()
         self._path = path
         self._lock = threading.Lock()
         self._most = self._left = most_events
         self._rows: dict[tuple[int, str], int] = {}
         self._named = 0
         self._start_s = time.monotonic()
-        with writing(path):
-            self._file: IO[str] | None = path.open("w", buffering=1, encoding="utf-8")
+        self._file: IO[str] | None = open_growing(path, overwrite=overwrite, mode="w")
         self._first = True
 
     def add(self, work: Work, ended_s: float) -> None:

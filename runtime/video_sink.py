@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.errors import SinkError
 from dedos_deploy.runtime.file_sinks import encode_picture
-from dedos_deploy.runtime.files import reserve_file, writing
+from dedos_deploy.runtime.files import open_growing, reserve_file, writing
 from dedos_deploy.runtime.fragmented_mp4 import FragmentedMp4
 from dedos_deploy.runtime.frames import Frame
 from dedos_deploy.runtime.opencv import open_capture, quiet_opencv
@@ -52,9 +52,7 @@ class GrowingVideo(Sink):
         self._start_ns = 0
         self._start_s = 0.0
         self._results = 0
-        reserve_file(path, overwrite=options.overwrite).unlink()
-        with writing(path):
-            self._file = path.open("wb")
+        self._file: IO[bytes] = open_growing(path, overwrite=options.overwrite, mode="wb")
         self._mp4: FragmentedMp4 | None = None
 
     @property

@@ -14,9 +14,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Interrupts:
     """Takes over the two signals inside its block.
 
-    Before `defer` a signal raises KeyboardInterrupt, which also leaves the block when a library turned
-    it into an error of its own, as one that is being imported does. After it the first signal sets the event that
-    `defer` returned, so that the work can end in order, and a second one ends the process at once.
+    Before `defer` a signal raises KeyboardInterrupt, which also leaves the block when a library
+    turned it into an error of its own, as one that is being imported does. After `defer` the first
+    signal sets the event that it returned, so that the work can end in order, and a second one ends
+    the process at once.
     seen: whether a deferred signal came.
     """
 

@@ -11,7 +11,6 @@ from datetime import datetime, timezone
 from typing import Any, TextIO
 
 OURS = "dedos_deploy"
-FORMATS = ("text", "json")
 _USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 

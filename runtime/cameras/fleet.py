@@ -18,10 +18,11 @@ from dedos_deploy.runtime.cameras.feed import Feed, FeedOptions, FeedReport, Sou
 from dedos_deploy.runtime.frames import POLL_S, Frame, Source
 from dedos_deploy.runtime.pipeline import Labeller
 from dedos_deploy.runtime.segmentation import Segmentation
-from dedos_deploy.runtime.sink_lane import SinkLane, WhenFull
+from dedos_deploy.runtime.sink_lane import SinkLane
 from dedos_deploy.runtime.sinks import Sink, SinkErrors
 from dedos_deploy.runtime.stages import StageBoard
 from dedos_deploy.runtime.statistics import Meter, Statistics
+from dedos_deploy.runtime.workers import WhenFull
 
 log = logging.getLogger(__name__)
 

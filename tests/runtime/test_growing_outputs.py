@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from run_process import start, wait_for_lines
 from runtime_fakes import result_for
 
 from dedos_deploy.errors import SinkError
@@ -26,7 +27,6 @@ from dedos_deploy.runtime.segmentation import Segmentation
 LIVE = SinkOptions(live=True)
 TIMES_S = [100.0, 100.1, 100.5, 100.55, 102.0, 102.1]
 CLOCK_NS = 1_700_000_000_000_000_000
-COMMAND = [sys.executable, "-c", "from dedos_deploy.cli.run import main; raise SystemExit(main())"]
 
 
 def picture_of(number: int, size_hw: tuple[int, int] = (48, 64)) -> NDArray[np.uint8]:
@@ -264,16 +264,12 @@ def test_kill_9_costs_at_most_what_was_in_the_hand(
     bundle_folder: Path, tmp_path: Path, name: str, count_of: Callable[[Path], int], may_lack: int
 ) -> None:
     path, lines = tmp_path / name, tmp_path / "o.jsonl"
-    arguments = [
-        "--source", "test:bars?fps=60&size=48x64", "--classes", "red,blue", "--threads", "1",
-        "--bundle", str(bundle_folder), "--output", str(path), "--output", str(lines), "--quiet",
-    ]  # fmt: skip
-    process = subprocess.Popen([*COMMAND, *arguments], stderr=subprocess.PIPE, text=True)
+    process = start(
+        bundle_folder, "--source", "test:bars?fps=60&size=48x64", "--classes", "red,blue",
+        "--threads", "1", "--output", path, "--output", lines, "--quiet",
+    )  # fmt: skip
     try:
-        deadline_s = time.monotonic() + 120.0
-        while not lines.exists() or lines.read_text().count("\n") < may_lack + 100:
-            assert time.monotonic() < deadline_s and process.poll() is None
-            time.sleep(0.02)
+        wait_for_lines(process, lines, may_lack + 100)
     finally:
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=10)

@@ -15,13 +15,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from run_process import COMMAND, start, wait_for_lines
 from tiny_bundle import BASE_WORDS, stripes, write_tiny_bundle
 
 from dedos_deploy.cli._status import status_text
 from dedos_deploy.cli.run import build_parser, main
 from dedos_deploy.runtime.statistics import Statistics
 
-COMMAND = [sys.executable, "-c", "from dedos_deploy.cli.run import main; raise SystemExit(main())"]
 Cli = Callable[..., int]
 
 
@@ -248,23 +248,11 @@ def test_no_noise_of_libraries_and_no_password_on_stderr(
 def start_endless(bundle: Path, tmp_path: Path) -> tuple[subprocess.Popen[str], Path, Path]:
     """Start labelling a scene that lasts for hours; return the process, its video and lines."""
     video, lines = tmp_path / "o.mp4", tmp_path / "o.jsonl"
-    arguments = [
-        "--source", "scene:hall?frames=1000000&size=48x64", "--classes", "red,blue",
-        "--bundle", str(bundle), "--output", str(video), "--output", str(lines), "--threads", "1",
-    ]  # fmt: skip
-    process = subprocess.Popen(
-        [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = start(
+        bundle, "--source", "scene:hall?frames=1000000&size=48x64", "--classes", "red,blue",
+        "--output", video, "--output", lines, "--threads", "1",
+    )  # fmt: skip
     return process, video, lines
-
-
-def wait_for_lines(process: subprocess.Popen[str], lines: Path, count: int) -> None:
-    deadline_s = time.monotonic() + 120.0
-    while time.monotonic() < deadline_s and process.poll() is None:
-        if lines.exists() and lines.read_text().count("\n") >= count:
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"{count} lines did not come; stderr: {process.communicate()[1]}")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

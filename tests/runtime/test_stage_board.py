@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import threading
@@ -43,7 +44,7 @@ def test_a_trace_of_a_run_has_every_call_on_its_thread(tmp_path: Path) -> None:
     assert {names[event["tid"]] for event in label} == {"dedos-label"}
     # 10 ms of sleep each, one after the other on one thread.
     assert all(event["dur"] >= 9_900 for event in label)
-    for before, after in zip(label, label[1:], strict=False):
+    for before, after in itertools.pairwise(label):
         assert after["ts"] >= before["ts"] + before["dur"] - 1
     # The parts that the fake names, in order, from the beginning of the call on.
     for whole, pre, engine in zip(

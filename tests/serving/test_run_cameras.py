@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from run_process import start, wait_for_lines
 
 from dedos_deploy.cli.run import main
 from dedos_deploy.cli.run_cameras import access_of
@@ -153,12 +151,7 @@ def test_a_trace_and_logs_for_machines(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_served_until_it_is_stopped(bundle_folder: Path, number: signal.Signals) -> None:
     httpx = pytest.importorskip("httpx")
-    code = "from dedos_deploy.cli.run import main; raise SystemExit(main())"
-    command = [sys.executable, "-c", code, "--bundle", str(bundle_folder), *BASE]
-    process = subprocess.Popen(
-        [*command, "--source", "test:bars", "--serve", "0", "--json"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ,
-    )  # fmt: skip
+    process = start(bundle_folder, *BASE, "--source", "test:bars", "--serve", "0", "--json")
     assert process.stderr is not None and process.stdout is not None
     line = process.stderr.readline()
     found = re.fullmatch(r"dedos-run: watch at (http://127\.0\.0\.1:\d+/)\n", line)
@@ -185,18 +178,12 @@ def test_ctrl_c_twice_ends_at_once_even_when_a_camera_is_stuck(
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"rtsp://127.0.0.1:{silent.getsockname()[1]}/live"
         lines = tmp_path / "b.jsonl"
-        code = "from dedos_deploy.cli.run import main; raise SystemExit(main())"
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, "--bundle", str(bundle_folder), *BASE,
-             "--source", f"a={address}", "--source", "b=test:bars",
-             "--output", str(tmp_path / "{camera}.jsonl")],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        process = start(
+            bundle_folder, *BASE, "--source", f"a={address}", "--source", "b=test:bars",
+            "--output", tmp_path / "{camera}.jsonl",
         )  # fmt: skip
         try:
-            deadline = time.monotonic() + 20
-            while not lines.exists() or not lines.read_text():
-                assert time.monotonic() < deadline and process.poll() is None
-                time.sleep(0.02)
+            wait_for_lines(process, lines, 1, timeout_s=20.0)
             started = time.monotonic()
             process.send_signal(signal.SIGINT)
             time.sleep(0.1)
@@ -214,12 +201,9 @@ def test_ctrl_c_twice_ends_at_once_even_when_a_camera_is_stuck(
 def test_ctrl_c_once_leaves_a_stuck_camera_behind(bundle_folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"rtsp://127.0.0.1:{silent.getsockname()[1]}/live"
-        code = "from dedos_deploy.cli.run import main; raise SystemExit(main())"
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, "--bundle", str(bundle_folder), *BASE,
-             "--source", f"a={address}", "--source", "b=test:bars", "--json"],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        process = start(
+            bundle_folder, *BASE, "--source", f"a={address}", "--source", "b=test:bars", "--json"
+        )
         try:
             assert process.stderr is not None
             assert process.stderr.readline() == "dedos-run: camera b is live\n"

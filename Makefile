@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 NATIVE := CMakeLists.txt $(wildcard runtime/native/*)
 RUN_TESTS ?=
 
-.PHONY: demo test lint clean
+.PHONY: demo docs test lint clean
 
 demo: $(VENV)/.base
 	mkdir -p demo
@@ -14,7 +14,7 @@ demo: $(VENV)/.base
 		--output demo/street.mp4 --output demo/street.png --overwrite
 	@echo "look at demo/street.mp4 and demo/street.png"
 
-test: lint
+test: lint docs
 	$(BIN)/python -m pytest $(RUN_TESTS)
 
 lint: $(VENV)/.dev
@@ -22,6 +22,10 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(wildcard runtime/native/*.cpp runtime/native/*.h)
+
+# A page that is linked from nowhere, a link or a heading that is not there ends it.
+docs: $(VENV)/.dev
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/site
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, this is " + sys.version.split()[0])'

@@ -428,3 +428,7 @@ def _report(
     from dedos_deploy.cli._status import summary_table
 
     print(summary_table(source.source_id, statistics, written))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import hashlib
+import queue
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ import onnxruntime
 import pytest
 from tiny_tower import CONTEXT, ROWS, WIDTH, Tower, tower_model
 
-from dedos_deploy.errors import BadBundleError, BadInputError, EngineError
+from dedos_deploy.errors import BadBundleError, BadInputError, EngineError, UnfinishedError
 from dedos_deploy.text import (
     TEMPLATES,
     EmbeddingCache,
@@ -22,6 +25,7 @@ from dedos_deploy.text import (
     TowerFiles,
     save_vocabulary,
 )
+from dedos_deploy.text import encoder as encoder_module
 from dedos_deploy.text.tower import TextTower
 
 Make = Callable[..., TextEncoder]
@@ -316,3 +320,168 @@ def test_a_vocabulary_of_an_earlier_version_is_refused_in_one_sentence(
         BadInputError, match="does not say its tokenizer_sha256, as those of earlier"
     ):
         encoder.load_vocabulary(path)
+
+
+class Gate:
+    """Holds runs of the tower until they are let through, one by one."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.started: queue.Queue[int] = queue.Queue()
+        self._go = threading.Semaphore(0)
+        original = TextTower._run
+
+        def run(tower: TextTower, tokens: np.ndarray) -> np.ndarray:
+            self.started.put(len(tokens))
+            assert self._go.acquire(timeout=30)
+            return original(tower, tokens)
+
+        monkeypatch.setattr(TextTower, "_run", run)
+
+    def next(self) -> int:
+        """Wait until a run has begun, let it through, and return its number of prompts."""
+        prompts = self.started.get(timeout=30)
+        self._go.release()
+        return prompts
+
+
+def start(call: Callable[[], Any], results: queue.Queue[Any]) -> threading.Thread:
+    thread = threading.Thread(target=lambda: results.put(call()))
+    thread.start()
+    return thread
+
+
+def wait_until_waiting(encoder: TextEncoder, count: int) -> None:
+    give_up_s = time.monotonic() + 30
+    while len(encoder._turns._waiting) < count:
+        assert time.monotonic() < give_up_s
+        time.sleep(0.005)
+
+
+def test_a_small_request_gets_its_turn_within_a_large_one(
+    make: Make, sessions: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(monkeypatch)
+    encoder = make()
+    done: queue.Queue[Any] = queue.Queue()
+    large = [f"thing {index}" for index in range(40)]
+    threads = [start(lambda: ("large", encoder.encode(large)), done)]
+    assert gate.started.get(timeout=30) == 16
+    threads.append(start(lambda: ("small", encoder.encode(["sky", "grass"])), done))
+    wait_until_waiting(encoder, 2)
+    gate._go.release()
+    # One batch of the large request was under way; the small one is next, and the rest follows.
+    assert gate.next() == 2
+    name, rows = done.get(timeout=30)
+    assert name == "small"
+    assert [gate.next(), gate.next()] == [16, 8]
+    name, many = done.get(timeout=30)
+    assert name == "large"
+    for thread in threads:
+        thread.join()
+    assert len(sessions) == 1, "the tower was opened once for both"
+    assert encoder._tower is None, "and is not kept"
+    monkeypatch.undo()
+    np.testing.assert_allclose(rows, make().encode(["sky", "grass"]), atol=1e-6)
+    np.testing.assert_allclose(many, make().encode(large), atol=1e-6)
+
+
+def test_two_requests_for_the_same_words_encode_them_once(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(monkeypatch)
+    encoder = make()
+    done: queue.Queue[Any] = queue.Queue()
+    words = [f"thing {index}" for index in range(20)]
+    threads = [start(lambda: encoder.encode(words), done)]
+    assert gate.started.get(timeout=30) == 16
+    threads.append(start(lambda: encoder.encode(words[::-1]), done))
+    wait_until_waiting(encoder, 2)
+    gate._go.release()
+    assert gate.next() == 4
+    first, second = done.get(timeout=30), done.get(timeout=30)
+    for thread in threads:
+        thread.join()
+    assert gate.started.empty()
+    assert sorted(map(tuple, first)) == sorted(map(tuple, second))
+
+
+def test_a_deadline_keeps_what_is_done_and_asking_again_gets_on(make: Make, tmp_path: Path) -> None:
+    encoder = make(cache=EmbeddingCache(tmp_path))
+    words = [f"thing {index}" for index in range(40)]
+    for done, message in ((16, "16 of 40 new words"), (32, "16 of 24 new words")):
+        with pytest.raises(UnfinishedError, match=f"{message} were .* kept; ask again"):
+            encoder.encode(words, deadline_s=time.monotonic() - 1)
+        kept = EmbeddingCache(tmp_path).load([encoder._key(word) for word in words])
+        assert list(kept) == words[:done]
+    np.testing.assert_allclose(
+        encoder.encode(words, deadline_s=time.monotonic() - 1), make().encode(words), atol=1e-6
+    )
+
+
+def test_whoever_waits_in_vain_leaves_the_queue(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(monkeypatch)
+    encoder = make()
+    done: queue.Queue[Any] = queue.Queue()
+    thread = start(lambda: encoder.encode(["road"]), done)
+    assert gate.started.get(timeout=30) == 1
+    with pytest.raises(UnfinishedError, match="0 of 1 new words"):
+        encoder.encode(["sky"], deadline_s=time.monotonic() + 0.05)
+    gate._go.release()
+    thread.join()
+    start(lambda: encoder.encode(["sky"]), done).join(0)
+    assert gate.next() == 1
+    assert len([done.get(timeout=30), done.get(timeout=30)]) == 2
+
+
+def test_an_error_ends_the_turn(make: Make) -> None:
+    encoder = make(context_length=20)
+    for _ in range(2):
+        with pytest.raises(EngineError, match="the text tower failed"):
+            encoder.encode(["sky"])
+    assert encoder._tower is None
+
+
+def test_memory_is_bounded_and_known_words_stay(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoder_module, "ROWS_KEPT", 30)
+    encoder = make(known={"road": UNIT[0]})
+    words = [f"thing {index}" for index in range(100)]
+    assert len(encoder.encode(words)) == 100
+    assert len(encoder._memory._others) == 30
+    assert (encoder.encode(["road"]) == UNIT[:1]).all()
+    row = next(iter(encoder._memory._others.values()))
+    assert row.base is None, "a row must not keep the rows beside it"
+
+
+def test_files_other_than_the_promised_ones_are_never_run(
+    make: Make, sessions: list[str], tmp_path: Path, tower_onnx: Path, tokenizer_json: Path
+) -> None:
+    """Whoever swaps a file after the check, or opens without one, poisons no cache."""
+    cache = EmbeddingCache(tmp_path)
+    for name, path in (("model", tower_onnx), ("tokenizer", tokenizer_json)):
+        swapped = tmp_path / f"swapped {name}"
+        encoder = make(cache=cache, **{name: swapped, f"{name}_sha256": sha256_of_source(path)})
+        swapped.write_bytes(path.read_bytes() + b" ")
+        with pytest.raises(BadBundleError, match="the manifest promises"):
+            encoder.encode(["sky"])
+        swapped.write_bytes(path.read_bytes())
+        assert len(encoder.encode([f"sky {name}"])) == 1
+    assert len(sessions) == 2
+    assert cache.load([encoder._key("sky")]) == {}
+
+
+def test_threads_are_those_asked_for(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    original = onnxruntime.InferenceSession
+
+    def create(source: Any, options: Any, **kwargs: Any) -> Any:
+        asked.append(options.intra_op_num_threads)
+        return original(source, options, **kwargs)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", create)
+    make().encode(["sky"], threads=1)
+    make().encode(["sky"])
+    assert asked == [1, 0]

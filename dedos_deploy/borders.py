@@ -78,14 +78,23 @@ def plain_reason(error: BaseException) -> str:
     return type(error).__name__
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of a message, for libraries that say in it what is missing where."""
+    lines = str(error).strip().splitlines()
+    return _printable(lines[0].rstrip(". ")) if lines else type(error).__name__
+
+
 def spoken_reason(error: BaseException) -> str:
     """Return the informative end of an ONNX Runtime message, on one line of printable letters.
 
     It names operators and tensors of the graph, without which nobody could mend an export.
     """
-    text = " ".join(str(error).split()).rsplit(" : ", 1)[-1].rstrip(".;")[:_REASON_LENGTH]
-    printable = "".join(letter if letter.isprintable() else "?" for letter in text)
-    return printable or type(error).__name__
+    text = " ".join(str(error).split()).rsplit(" : ", 1)[-1].rstrip(".;")
+    return _printable(text) or type(error).__name__
+
+
+def _printable(text: str) -> str:
+    return "".join(one if one.isprintable() else "?" for one in text[:_REASON_LENGTH])
 
 
 def _is_panic(error: BaseException) -> bool:

@@ -28,8 +28,8 @@ _CLIP_LIMITS = {
 }  # fmt: skip
 _MODEL_LIMITS = {
     "pixel_layers": (0, 64), "decoder_layers": (1, 64), "queries": (1, 4096),
-    "query_width": (1, 8192), "steps": (1, 1000), "detail_width": (0, 4096),
-    "pixel_ffn": (1, 65536), "aggregation_width": (1, 4096), "decoder_heads": (1, 128),
+    "query_width": (1, 8192), "steps": (1, 1000), "detail_width": (0, 1024),
+    "pixel_ffn": (1, 65536), "aggregation_width": (1, 512), "decoder_heads": (1, 128),
     "decoder_ffn": (1, 65536), "text_blocks": (0, 64),
 }  # fmt: skip
 

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dedos_deploy.class_files import MOST_BYTES
 from dedos_deploy.cli._main import EXIT_OK, run_command
 from dedos_deploy.errors import BadInputError, require
+from dedos_deploy.files import read_regular
 
 _DESCRIPTION = """\
 Teach the text tower of a preset without CLIP weights, such as nano, what words mean: it repeats the
@@ -95,7 +97,7 @@ def read_words(path: Path) -> tuple[str, ...]:
     Raises BadInputError when it cannot be read.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_regular(path, limit=MOST_BYTES).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise BadInputError(f"--words {path} cannot be read as UTF-8 text") from error
     return tuple(word for line in lines if (word := " ".join(line.lower().split())))

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.errors import SinkError
 from dedos_deploy.runtime.files import (
+    PictureFolder,
     open_growing,
     reserve_file,
-    reserve_folder,
     write_whole,
     writing,
 )
@@ -34,7 +34,9 @@ class LastPicture(Sink):
         self._options = options
         self._last: tuple[Frame, Segmentation] | None = None
         self._is_written = False
-        reserve_file(path, overwrite=options.overwrite).unlink()
+        reserve_file(
+            path, overwrite=options.overwrite, protected=options.protected
+        ).discard()
 
     @property
     def written(self) -> str | None:
@@ -47,7 +49,8 @@ class LastPicture(Sink):
         last, self._last = self._last, None
         if last is not None:
             overlay = self._options.painter.paint(last[0].frame_bgr, last[1])
-            write_whole(self._path, encode_picture(self._path.suffix, overlay))
+            content = encode_picture(self._path.suffix, overlay)
+            write_whole(self._path, content, overwrite=self._options.overwrite, sync=True)
             self._is_written = True
 
 
@@ -56,19 +59,18 @@ class OverlayFolder(Sink):
 
     def __init__(self, folder: Path, options: SinkOptions) -> None:
         self.uri = f"overlays:{folder}"
-        self._folder = folder
         self._options = options
-        self._count = 0
-        reserve_folder(folder, overwrite=options.overwrite)
+        self._pictures = PictureFolder(
+            folder, ".jpg", overwrite=options.overwrite, protected=options.protected
+        )
 
     @property
     def written(self) -> str | None:
-        return f"{self._folder} ({self._count} pictures)"
+        return f"{self._pictures.path} ({self._pictures.left()} pictures)"
 
     def write(self, frame: Frame, result: Segmentation) -> None:
         overlay = self._options.painter.paint(frame.frame_bgr, result)
-        write_whole(self._folder / f"{frame.name}.jpg", encode_picture(".jpg", overlay))
-        self._count += 1
+        self._pictures.write(frame.name, encode_picture(".jpg", overlay))
 
     def close(self) -> None:
         """Every picture is complete already."""
@@ -79,14 +81,14 @@ class MaskFolder(Sink):
 
     def __init__(self, folder: Path, options: SinkOptions) -> None:
         self.uri = f"masks:{folder}"
-        self._folder = folder
-        self._count = 0
         self._version = 0
-        reserve_folder(folder, overwrite=options.overwrite)
+        self._pictures = PictureFolder(
+            folder, ".png", overwrite=options.overwrite, protected=options.protected
+        )
 
     @property
     def written(self) -> str | None:
-        return f"{self._folder} ({self._count} label maps)"
+        return f"{self._pictures.path} ({self._pictures.left()} label maps)"
 
     def write(self, frame: Frame, result: Segmentation) -> None:
         if result.vocabulary_version != self._version:
@@ -94,11 +96,9 @@ class MaskFolder(Sink):
             # id of unlabelled pixels follows the dtype, and is 255 or 65535.
             classes = {"classes": list(result.classes), "none_id": result.none_id}
             content = json.dumps(classes, indent=2, ensure_ascii=False)
-            write_whole(self._folder / CLASSES_FILE, content.encode() + b"\n")
+            write_whole(self._pictures.path / CLASSES_FILE, content.encode() + b"\n")
             self._version = result.vocabulary_version
-        content_png = encode_picture(".png", result.label_map)
-        write_whole(self._folder / f"{frame.name}.png", content_png)
-        self._count += 1
+        self._pictures.write(frame.name, encode_picture(".png", result.label_map))
 
     def close(self) -> None:
         """Every label map is complete already."""
@@ -116,7 +116,7 @@ class JsonLines(Sink):
         self.uri = str(path)
         self._path = path
         self._count = 0
-        self._file: IO[str] = open_growing(path, overwrite=options.overwrite, mode="w")
+        self._file = open_growing(path, overwrite=options.overwrite, protected=options.protected)
 
     @property
     def written(self) -> str | None:
@@ -125,7 +125,8 @@ class JsonLines(Sink):
     def write(self, frame: Frame, result: Segmentation) -> None:
         line = result_numbers(frame, result)
         with writing(self._path):
-            self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self._file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+            self._file.flush()
         self._count += 1
 
     def close(self) -> None:

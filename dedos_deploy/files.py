@@ -10,6 +10,7 @@ import secrets
 import shutil
 import stat
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,10 +18,7 @@ if sys.platform != "win32":
     import fcntl
 
 _CHUNK = 1 << 20
-_KEPT_LETTERS = 40
-"""Of the name of the file to be in that of its temporary one, which must stay below 255 bytes."""
-
-_TEMPORARY = re.compile(r"\..*\.[0-9a-f]{16}\.dedos\.tmp(\.\w+)?", re.DOTALL)
+_TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}\.dedos\.tmp(\.\w+)?", re.DOTALL)
 _unfinished: set[Temporary] = set()
 _swept: set[str] = set()
 
@@ -67,9 +65,11 @@ class Temporary:
         return os.dup(self.descriptor)
 
     def _create(self, keep_suffix: bool) -> tuple[Path, int]:
-        stem, suffix = (self._dest.stem, self._dest.suffix) if keep_suffix else (self._dest.name, "")
+        stem, suffix = (
+            (self._dest.stem, self._dest.suffix) if keep_suffix else (self._dest.name, "")
+        )
         while True:
-            name = f".{stem[:_KEPT_LETTERS]}.{secrets.token_hex(8)}.dedos.tmp{suffix}"
+            name = f".{stem}.{secrets.token_hex(4)}.dedos.tmp{suffix}"
             path = self._dest.with_name(name)
             descriptor = _open_new(path, folder=self._folder)
             # Somebody who swept before it was locked may have removed it.
@@ -124,6 +124,21 @@ def write_atomically(
         if sync:
             os.fsync(temporary.descriptor)
         temporary.publish(overwrite=overwrite)
+    finally:
+        temporary.discard()
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a file to write in place of `path`, which it becomes when the block ends well.
+
+    For libraries that write to a path. Raises OSError, and leaves no temporary file behind.
+    """
+    sweep(path.parent)
+    temporary = Temporary(path)
+    try:
+        yield temporary.path
+        temporary.publish()
     finally:
         temporary.discard()
 

@@ -34,9 +34,7 @@ class LastPicture(Sink):
         self._options = options
         self._last: tuple[Frame, Segmentation] | None = None
         self._is_written = False
-        reserve_file(
-            path, overwrite=options.overwrite, protected=options.protected
-        ).discard()
+        reserve_file(path, overwrite=options.overwrite, protected=options.protected).discard()
 
     @property
     def written(self) -> str | None:

@@ -183,7 +183,11 @@ class PictureFolder:
         """Write `stem`, or `stem-2` when this run has that one already, as after a source was opened
         again. Raises SinkError."""
         while True:
-            name = f"{stem}{self._suffix}" if self._round == 1 else f"{stem}-{self._round}{self._suffix}"
+            name = (
+                f"{stem}{self._suffix}"
+                if self._round == 1
+                else f"{stem}-{self._round}{self._suffix}"
+            )
             path = self.path / name
             if name in self._before or not os.path.lexists(path):
                 break

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.files import replacing
 from dedos_deploy.model import Dedos
 from dedos_deploy.training.denoising import DenoisingLearning
 from dedos_deploy.training.optimizer import WeightAverage, named_parameters
@@ -64,16 +64,13 @@ def save_state(path: Path, training: Training, settings_json: str) -> None:
     }
     metadata = {"format": FORMAT, "record": json.dumps(record), "settings": settings_json}
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        save_file(plain, temporary, metadata=metadata)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            save_file(plain, temporary, metadata=metadata)
     except (OSError, SafetensorError) as error:
         raise BadInputError(
             f"cannot write training state {path}: {error}; free space or choose another --output"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def saved_settings(path: Path) -> str:

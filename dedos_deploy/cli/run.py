@@ -343,13 +343,15 @@ def _open_ends(
     args: argparse.Namespace, interrupts: Interrupts, opened: ExitStack
 ) -> tuple[Source, list[Sink]]:
     from dedos_deploy.runtime import OverlayPainter, SinkOptions, open_sink, open_source
+    from dedos_deploy.runtime.sources import paths_of
 
     uri = args.source[0] if args.camera is None else f"camera:{args.camera}"
     painter = OverlayPainter() if args.opacity is None else OverlayPainter(args.opacity)
     source = opened.enter_context(open_source(uri, reconnect=args.reconnect))
     options = SinkOptions(
-        fps=source.fps, live=source.live, overwrite=args.overwrite, painter=painter
-    )
+        fps=source.fps, live=source.live, overwrite=args.overwrite, painter=painter,
+        protected=paths_of(uri),
+    )  # fmt: skip
     uris = [*args.output, *(["window"] if args.show else [])]
     if len(set(uris)) < len(uris):
         raise BadInputError(f"an output is named twice among {', '.join(uris)}; remove one")

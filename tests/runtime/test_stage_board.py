@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import logging
+import os
 import threading
 import time
 from pathlib import Path

@@ -105,15 +105,20 @@ class SinkLane(Closing):
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
-    def close(self) -> None:
+    @property
+    def runs(self) -> bool:
+        """Whether its thread is still at work, so that the sink cannot be closed."""
+        return self._thread.is_alive()
+
+    def close(self, timeout_s: float = DRAIN_S) -> None:
         """Finish, at most for a moment after the first request; who opened the sink closes it."""
         self.request_finish()
-        if not self.finish(max(0.0, self._closing_s + DRAIN_S - time.monotonic())):
+        left_s = self._closing_s + DRAIN_S - time.monotonic()
+        if not self.finish(max(0.0, min(left_s, timeout_s))):
             with self._changed:
                 self._drops[SLOW] += len(self._items)
                 self._items.clear()
-            log.warning("output %s did not finish within %g s and is left behind",
-                        self.sink.uri, DRAIN_S)  # fmt: skip
+            log.warning("output %s did not finish in time and is left behind", self.sink.uri)
 
     def _run(self) -> None:
         while (item := self._next()) is not None:

@@ -60,6 +60,11 @@ class StageBoard:
         self._trace = trace
         self._busy: dict[int, Work] = {}
 
+    @property
+    def trace_error(self) -> str | None:
+        """Why the trace is not complete, None when nothing is wrong with it."""
+        return None if self._trace is None else self._trace.error
+
     @contextmanager
     def busy(self, stage: Stage, subject: str, frame_id: int | None = None) -> Iterator[Work]:
         """Say that this thread is busy inside the block."""

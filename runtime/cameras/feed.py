@@ -18,7 +18,7 @@ from dedos_deploy.runtime.stages import ObservedSource, StageBoard
 
 log = logging.getLogger(__name__)
 
-JOIN_S = 1.5
+JOIN_S = 1.0
 
 
 class SourceState(enum.Enum):
@@ -139,6 +139,10 @@ class Feed(Closing):
                 state, now_s - since_s, self._frames, dict(drops), max(0, self._openings - 1),
                 self._error,
             )  # fmt: skip
+
+    @property
+    def runs(self) -> bool:
+        return self._thread.is_alive()
 
     def request_stop(self) -> None:
         """Ask the thread to end; returns at once."""

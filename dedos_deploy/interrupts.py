@@ -19,7 +19,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 EXIT_INTERRUPTED = 130
 WATCHER = "dedos-signals"
 
-LIMIT_S = 1.7
+LIMIT_S = 1.5
 """From the first signal to the end of a process that did not come to its own: two seconds, less what
 the last words and the system take."""
 

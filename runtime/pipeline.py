@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.runtime.frames import POLL_S, Frame, Outcome, Source
+from dedos_deploy.runtime.processes import OneProcess
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.sink_lane import SinkLane
 from dedos_deploy.runtime.sinks import Sink, SinkErrors, StopRequested
@@ -93,10 +94,12 @@ class Pipeline:
         self._patience = Patience(self._stop)
         self.left_behind: tuple[Closing, ...] = ()
         self.engine_is_stuck = False
+        self._process = OneProcess("Pipeline")
         self.sink_failures: dict[str, Exception] = {}
 
     def statistics(self) -> Statistics:
         """Return the numbers so far, from any thread."""
+        self._process.check()
         drops = Counter(self._source.drops)
         for lane in self._lanes:
             drops.update(lane.drops)
@@ -104,6 +107,7 @@ class Pipeline:
 
     def run(self) -> Statistics:
         """Run until the source ends, a stop is asked for, or something fails; call it once."""
+        self._process.check()
         self._meter = Meter()
         source = ObservedSource(self._source, self._stages)
         reader = None if source.live else prefetch(source)

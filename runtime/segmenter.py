@@ -17,6 +17,7 @@ from dedos_deploy.errors import BadBundleError
 from dedos_deploy.runtime.engine import Engine, EngineOptions, Progress, open_engine
 from dedos_deploy.runtime.labelling import open_labeller
 from dedos_deploy.runtime.preprocess import check_frame
+from dedos_deploy.runtime.processes import OneProcess
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.slots import (
     Encode,
@@ -60,6 +61,7 @@ class _Core:
         self._close = close_similarity(base[1]) if base is not None else None
         self.busy = threading.Lock()
         self.labeller = open_labeller(engine, threads=threads or usable_cores())
+        self.process = OneProcess("Segmenter", engine, encode, self.labeller)
 
     def next_table(self, classes: Classes, previous: SlotTable | None) -> SlotTable:
         vocabulary = _vocabulary(classes)
@@ -130,6 +132,7 @@ class SegmenterView:
         error the old list stays. Words never met before cost a run of the text tower each; known
         ones under a millisecond in all. Raises BadInputError.
         """
+        self._core.process.check()
         vocabulary = _vocabulary(classes)
         with self._changing:
             # One reference assignment: a frame sees the old table or the new one, never a mix.
@@ -145,6 +148,7 @@ class SegmenterView:
         for now. Raises BadInputError for another array, EngineError when the engine fails or
         gives something that is not a number.
         """
+        self._core.process.check()
         frame_bgr = check_frame(frame_bgr)
         captured_s = time.monotonic() if timestamp_s is None else timestamp_s
         with self._core.busy:
@@ -257,10 +261,12 @@ class Segmenter(SegmenterView, Closing):
 
         It lives as long as this segmenter is open. Raises BadInputError.
         """
+        self._core.process.check()
         return SegmenterView(self._core, classes)
 
     def close(self) -> None:
         """Release the engine and, if `load` opened it, the bundle; may be called twice."""
+        self._core.process.check()
         with self._core.busy:
             self._closing.close()
 

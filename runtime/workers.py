@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Generic, Literal, TypeVar
 
 from dedos_deploy.runtime.frames import POLL_S, Frame, Outcome, Source
+from dedos_deploy.runtime.processes import OneProcess
 
 log = logging.getLogger(__name__)
 
@@ -18,9 +19,9 @@ WhenFull = Literal["wait", "drop_oldest"]
 PREFETCHED_FRAMES = 2
 JOIN_S = 5.0
 
-LABEL_S = 0.8
+LABEL_S = 0.7
 """How long a stop waits for the frame that is being labelled."""
-STOP_S = 1.2
+STOP_S = 1.0
 """How long a run may still last after a stop was asked for; what is stuck is left behind."""
 ENGINE_IS_STUCK = f"the engine did not finish its frame within {LABEL_S:g} s and is left behind"
 
@@ -119,11 +120,13 @@ class Worker(Generic[Item]):
         self.handover = handover
         self._work = work
         self._stop = threading.Event()
+        self._process = OneProcess("worker")
         # A daemon, so that a driver stuck in a system call cannot keep the process alive.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def get(self, timeout_s: float) -> Item | Outcome:
+        self._process.check()
         return self.handover.get(timeout_s)
 
     @property
@@ -136,6 +139,7 @@ class Worker(Generic[Item]):
 
     def abandon(self) -> None:
         """Ask the work to end and take nothing from it any more; returns at once."""
+        self._process.check()
         self.request_stop()
         self.handover.close()
 

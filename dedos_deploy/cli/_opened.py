@@ -13,7 +13,7 @@ from dedos_deploy.runtime.workers import Patience
 
 log = logging.getLogger(__name__)
 
-CLOSE_S = 1.45
+CLOSE_S = 1.25
 """How long after a stop was asked for what is being closed is waited for."""
 
 LOOK_S = 0.05

@@ -17,6 +17,7 @@ from dedos_deploy.errors import BadInputError
 from dedos_deploy.runtime.cameras.feed import Feed, FeedOptions, FeedReport, SourceState
 from dedos_deploy.runtime.frames import POLL_S, Frame, Outcome, Source
 from dedos_deploy.runtime.pipeline import Labeller
+from dedos_deploy.runtime.processes import OneProcess
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.sink_lane import SinkLane
 from dedos_deploy.runtime.sinks import Sink, SinkErrors
@@ -130,11 +131,13 @@ class Fleet:
         self._time = 0.0
         self._failed = 0
         self._callback_said = False
+        self._process = OneProcess("Fleet")
         self.engine_is_stuck = False
         self.left_behind: tuple[Closing, ...] = ()
 
     def run(self) -> list[CameraReport]:
         """Run until all sources are over, a stop is asked for, or the engine fails."""
+        self._process.check()
         patience = Patience(self._stop)
         labeller: Worker[None] | None = None
         try:
@@ -207,6 +210,7 @@ class Fleet:
 
     def reports(self) -> list[CameraReport]:
         """Return how every camera is, from any thread, also while `run` goes on."""
+        self._process.check()
         return [seat.report() for seat in self._seats if seat.opened]
 
     def _wake(self) -> None:

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
-from dedos_deploy.errors import DedosError, SinkError, nearest
+from dedos_deploy.errors import DedosError, nearest
 from dedos_deploy.interrupts import EXIT_INTERRUPTED, SIGNALS, WATCHER, Interrupts, interrupts_taken
 
 EXIT_OK = 0
@@ -58,7 +58,7 @@ def _code_of(prog: str, work: Callable[[], int], interrupts: Interrupts) -> int:
         try:
             with interrupts.translated():
                 code = work()
-            _flush_stdout()
+            sys.stdout.flush()
         finally:
             interrupts.defer()  # nothing is left to be interrupted
     except DedosError as error:
@@ -70,19 +70,25 @@ def _code_of(prog: str, work: Callable[[], int], interrupts: Interrupts) -> int:
     except BrokenPipeError:
         _drop_stdout()
         return EXIT_BROKEN_PIPE
+    except OSError as error:
+        if not _is_stdout_broken():
+            raise
+        print(
+            f"{prog}: error: what was to be printed cannot be written ({error.strerror}); check where "
+            "stdout goes",
+            file=sys.stderr,
+        )
+        _drop_stdout()
+        return EXIT_USER_ERROR
     return code
 
 
-def _flush_stdout() -> None:
+def _is_stdout_broken() -> bool:
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        _drop_stdout()
-        raise SinkError(
-            f"what was to be printed cannot be written ({error.strerror}); check where stdout goes"
-        ) from error
+        sys.stdout.flush()  # what could not be written is still there to be tried
+    except OSError:
+        return True
+    return False
 
 
 def _drop_stdout() -> None:

@@ -17,6 +17,7 @@ from dedos_deploy.errors import BadBundleError, BadInputError
 from dedos_deploy.runtime.engine import Engine, EngineOptions, Progress, open_engine
 from dedos_deploy.runtime.labelling import open_labeller
 from dedos_deploy.runtime.preprocess import check_frame
+from dedos_deploy.runtime.processes import OneProcess
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.slots import (
     Encode,
@@ -62,6 +63,7 @@ class _Core:
         self._close = close_similarity(base[1]) if base is not None else None
         self.busy = threading.Lock()
         self.labeller = open_labeller(engine, threads=threads or usable_cores())
+        self.process = OneProcess("Segmenter", engine, encode, self.labeller)
 
     def encode(self, vocabulary: Vocabulary, timeout_s: float | None) -> Rows:
         """Return the rows of a vocabulary's words; new ones take their time, with few threads."""
@@ -148,6 +150,7 @@ class SegmenterView:
         Raises BadInputError, and UnfinishedError when new words took longer than `timeout_s`: those
         that are done are kept, so ask again.
         """
+        self._core.process.check()
         vocabulary = _vocabulary(classes)
         with self._changing:
             self._asked += 1
@@ -169,6 +172,7 @@ class SegmenterView:
         for now. Raises BadInputError for another array, EngineError when the engine fails or
         gives something that is not a number.
         """
+        self._core.process.check()
         frame_bgr = check_frame(frame_bgr)
         captured_s = time.monotonic() if timestamp_s is None else timestamp_s
         with self._core.busy:
@@ -290,10 +294,12 @@ class Segmenter(SegmenterView, Closing):
         It lives as long as this segmenter is open. timeout_s: how long new words may take, None for
         as long as they need. Raises BadInputError, and UnfinishedError as `set_classes` does.
         """
+        self._core.process.check()
         return SegmenterView(self._core, classes, timeout_s=timeout_s)
 
     def close(self) -> None:
         """Release the engine and, if `load` opened it, the bundle; may be called twice."""
+        self._core.process.check()
         with self._core.busy:
             self._closing.close()
 

@@ -23,6 +23,10 @@ class BadInputError(DedosError, ValueError):
     """An argument, a file or a class list is not usable."""
 
 
+class UnfinishedError(BadInputError):
+    """A request takes longer than it may; what was done is kept, so asking again gets on with it."""
+
+
 class BadBundleError(DedosError):
     """A bundle is damaged, incomplete, or does not match its manifest."""
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dedos_deploy.borders import foreign, spoken_reason
+from dedos_deploy.borders import NO_RETRY, foreign, spoken_reason
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import EngineError
 from dedos_deploy.runtime.engine import Tensors, check_inputs
@@ -69,8 +69,9 @@ class OnnxEngine(Closing):
             raise EngineError(f"the model {model.name} is missing; export the bundle again")
         with foreign(partial(_unloadable, model.name), reason=spoken_reason):
             self._session: Any = onnxruntime.InferenceSession(
-                os.fspath(model), session_options(threads), providers=["CPUExecutionProvider"]
-            )
+                os.fspath(model), session_options(threads), providers=["CPUExecutionProvider"],
+                **NO_RETRY,
+            )  # fmt: skip
         release_freed_memory()
         self.spec = spec
         self._scores: NDArray[Any] = np.empty((0, 0, 0, 0), dtype=spec.score_dtype)

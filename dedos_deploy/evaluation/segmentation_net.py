@@ -34,7 +34,7 @@ class SegmentationNet:
                 os.fspath(path), session_options(threads), providers=["CPUExecutionProvider"],
                 **NO_RETRY,
             )  # fmt: skip
-        shapes = {output.name: output.shape for output in self._session.get_outputs()}
+            shapes = {output.name: output.shape for output in self._session.get_outputs()}
         if len(shapes.get("logits", [])) < 2:
             raise self._refused("it has no output `logits` of pictures")
         found = shapes["logits"][1]

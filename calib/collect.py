@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from dedos_deploy.borders import foreign, spoken_reason
+from dedos_deploy.borders import NO_RETRY, foreign, spoken_reason
 from dedos_deploy.calib.histogram import MagnitudeHistogram
 from dedos_deploy.calib.partial import PartialState
 from dedos_deploy.calib.selection import frame_sha256
@@ -241,7 +241,9 @@ def _session(model: Path | onnx.ModelProto, tensors: Sequence[str], threads: int
             proto = onnx.load_model_from_string(read_regular(model))
     content = _with_outputs(proto, tensors)
     with foreign(partial(_unusable, name), reason=spoken_reason):
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            content, options, providers=["CPUExecutionProvider"], **NO_RETRY
+        )
 
 
 def _unusable(name: str, reason: str) -> BadInputError:

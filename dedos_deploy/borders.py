@@ -18,6 +18,9 @@ _LOG = logging.getLogger(__name__)
 _END = object()
 _REASON_LENGTH = 200
 
+NO_RETRY = {"enable_fallback": 0}
+"""For onnxruntime.InferenceSession, which otherwise prints an error to stdout and tries the same again."""
+
 Refusal = Callable[[str], DedosError]
 """From the reason, in a few words, to the error for the user."""
 

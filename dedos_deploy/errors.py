@@ -117,4 +117,5 @@ def listed(names: Iterable[str]) -> str:
     """
     first = list(islice(names, _LISTED + 1))
     text = ", ".join(name[:_HINT_LENGTH] for name in first[:_LISTED])
-    return f"{text} and more" if len(first) > _LISTED else text
+    printable = "".join(letter if letter.isprintable() else "?" for letter in text)
+    return f"{printable} and more" if len(first) > _LISTED else printable

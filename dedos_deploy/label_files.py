@@ -28,7 +28,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 Items = tuple[tuple[Path, Path], ...]
 
 _NO_CLASS = 65534
-_MAX_CLASSES_FILE = 16 << 20
+_MAX_TEXT = 16 << 20
 _PNG_PALETTE = 3
 
 
@@ -46,26 +46,31 @@ def read_classes(path: Path) -> tuple[str, ...]:
 
     Raises BadInputError for a file that is missing or not UTF-8, and for empty or repeated lines.
     """
-    try:
-        # "utf-8-sig" also accepts the byte order mark that some editors write.
-        text = read_regular(path, limit=_MAX_CLASSES_FILE).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BadInputError(f"{str(path)!r} is not UTF-8 text; save it as UTF-8") from error
-    except OSError as error:
-        raise BadInputError(
-            f"{str(path)!r} cannot be read ({error.strerror}); it names one class per line, the "
-            f"first for label value 0"
-        ) from error
-    # Line breaks of all systems, as text files are read.
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").rstrip().split("\n")
+    text = read_text(path, advice="it names one class per line, the first for label value 0")
     lines_of: dict[str, int] = {}
-    for number, word in enumerate(map(class_word, lines), 1):
+    for number, word in enumerate(map(class_word, text.rstrip().split("\n")), 1):
         if not word:
             raise BadInputError(f"{str(path)!r} line {number} is empty; every line names a class")
         first = lines_of.setdefault(word, number)
         if first != number:
             raise BadInputError(f"{str(path)!r} names {word!r} on lines {first} and {number}")
     return tuple(lines_of)
+
+
+def read_text(path: Path, *, advice: str) -> str:
+    """Return a text file that a user wrote, with every line break as a line feed.
+
+    advice: what the file should hold. Raises BadInputError for one that is missing, longer than
+    16 MiB, no regular file, or not UTF-8.
+    """
+    try:
+        # "utf-8-sig" also accepts the byte order mark that some editors write.
+        text = read_regular(path, limit=_MAX_TEXT).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadInputError(f"{str(path)!r} is not UTF-8 text; save it as UTF-8") from error
+    except OSError as error:
+        raise BadInputError(f"{str(path)!r} cannot be read ({error.strerror}); {advice}") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def split_items(root: Path, split: str) -> Items:

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dedos_deploy.borders import foreign, spoken_reason
+from dedos_deploy.borders import NO_RETRY, foreign, spoken_reason
 from dedos_deploy.closing import Closing
-from dedos_deploy.errors import EngineError
+from dedos_deploy.errors import EngineError, listed
 from dedos_deploy.runtime.engine import Tensors, check_inputs
 from dedos_deploy.spec import GraphSpec, TensorSpec
 
@@ -69,8 +69,9 @@ class OnnxEngine(Closing):
             raise EngineError(f"the model {model.name} is missing; export the bundle again")
         with foreign(partial(_unloadable, model.name), reason=spoken_reason):
             self._session: Any = onnxruntime.InferenceSession(
-                os.fspath(model), session_options(threads), providers=["CPUExecutionProvider"]
-            )
+                os.fspath(model), session_options(threads), providers=["CPUExecutionProvider"],
+                **NO_RETRY,
+            )  # fmt: skip
         release_freed_memory()
         self.spec = spec
         self._scores: NDArray[Any] = np.empty((0, 0, 0, 0), dtype=spec.score_dtype)
@@ -106,16 +107,18 @@ class OnnxEngine(Closing):
 
 def check_graph(session: Any, spec: GraphSpec, name: str) -> None:
     """Raise EngineError when the tensors of a session are not those of `spec`; name: its file."""
-    found = {node.name: node for node in session.get_inputs()}
-    found |= {node.name: node for node in session.get_outputs()}
+    # Names are decoded only now, and may be no text.
+    with foreign(partial(_unloadable, name), reason=spoken_reason):
+        nodes = [*session.get_inputs(), *session.get_outputs()]
+        found = {node.name: (str(node.type), list(node.shape)) for node in nodes}
     wanted = (*spec.inputs, *spec.outputs)
     if found.keys() != {tensor.name for tensor in wanted}:
         raise EngineError(
-            f"{name} has the tensors {', '.join(found)}, but the bundle promises "
+            f"{name} has the tensors {listed(found)}, but the bundle promises "
             f"{', '.join(tensor.name for tensor in wanted)}; export it again"
         )
     for tensor in wanted:
-        _check_node(name, tensor, found[tensor.name])
+        _check_node(name, tensor, *found[tensor.name])
 
 
 def release_freed_memory() -> None:
@@ -130,15 +133,15 @@ def release_freed_memory() -> None:
             trim(0)
 
 
-def _check_node(model: str, tensor: TensorSpec, node: Any) -> None:
-    dtype = {"tensor(float)": "float32"}.get(node.type, node.type[len("tensor(") : -1])
-    shape_fits = len(node.shape) == len(tensor.shape) and all(
+def _check_node(model: str, tensor: TensorSpec, kind: str, shape: list[Any]) -> None:
+    dtype = {"tensor(float)": "float32"}.get(kind, kind[len("tensor(") : -1])
+    shape_fits = len(shape) == len(tensor.shape) and all(
         not isinstance(have, int) or have == want
-        for have, want in zip(node.shape, tensor.shape, strict=True)
+        for have, want in zip(shape, tensor.shape, strict=True)
     )
     if dtype != tensor.dtype or not shape_fits:
         raise EngineError(
-            f"tensor {tensor.name!r} of {model} is {dtype} {node.shape}, but the bundle promises "
+            f"tensor {tensor.name!r} of {model} is {dtype} [{listed(map(str, shape))}], but the bundle promises "
             f"{tensor.dtype} {list(tensor.shape)}; export it again"
         )
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dedos_deploy.errors import BadInputError, nearest
-from dedos_deploy.label_files import Items, class_word, paired
+from dedos_deploy.label_files import Items, class_word, paired, read_text
 from dedos_deploy.training.folders import LabelFolder, read_credits
 
 NOUNS = "sequences.tsv"
@@ -88,7 +88,12 @@ def _read_nouns(root: Path) -> dict[str, str]:
             "and a noun for the object"
         )
     nouns: dict[str, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(
+        read_text(
+            path, advice="it has a line for each sequence: its folder, a tab, and a noun"
+        ).splitlines(),
+        1,
+    ):
         if not line.strip():
             continue
         sequence, _, noun = line.partition("\t")

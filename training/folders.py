@@ -21,6 +21,7 @@ from dedos_deploy.label_files import (
     UNLABELLED,
     read_classes,
     read_item,
+    read_text,
     split_items,
     unlabelled,
 )
@@ -104,7 +105,9 @@ def read_credits(root: Path) -> tuple[str, ...]:
     path = root / "credits.txt"
     if not path.is_file():
         return (root.name,)
-    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    lines = (
+        line.strip() for line in read_text(path, advice="it has one credit per line").splitlines()
+    )
     return tuple(line for line in lines if line) or (root.name,)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.label_files import read_text
 from dedos_deploy.pictures import read_picture
 from dedos_deploy.scenes import KINDS, class_names, render_image
 from dedos_deploy.training.folders import (
@@ -152,7 +153,7 @@ def _written_captions(root: Path, items: int) -> list[str] | None:
     path = root / CAPTIONS
     if not path.is_file():
         return None
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_text(path, advice="it has one caption per line").splitlines()
     if len(lines) != items:
         raise BadInputError(
             f"{path} has {len(lines)} lines but images/train has {items} pictures; write one "

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dedos_deploy.errors import BadInputError, require
+from dedos_deploy.files import read_regular
 from dedos_deploy.training.scene_words import SYNONYMS
 
 _LOG = logging.getLogger(__name__)
@@ -122,7 +123,7 @@ def _pooling(folder: Path) -> Pooling:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_regular(path).decode())
     except (OSError, ValueError) as error:
         raise BadInputError(f"{path} is no readable JSON file") from error
     if not isinstance(values, dict):

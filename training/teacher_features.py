@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from dedos_deploy.borders import foreign, spoken_reason
+from dedos_deploy.borders import NO_RETRY, foreign, spoken_reason
 from dedos_deploy.errors import BadInputError, require
 from dedos_deploy.files import read_regular, write_atomically
 from dedos_deploy.training.data import image_key
@@ -85,8 +85,9 @@ class FeatureTeacher:
         options.intra_op_num_threads = threads
         with foreign(refusal, reason=spoken_reason):
             self._session = onnxruntime.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
+                model.SerializeToString(), options, providers=["CPUExecutionProvider"],
+                **NO_RETRY,
+            )  # fmt: skip
 
     def maps(self, image_bgr: NDArray[np.uint8]) -> Maps:
         """Return one float32 [C, h, w] per layer for uint8 [H, W, 3]."""

@@ -23,7 +23,7 @@ from dedos_deploy.bundle._names import (
 from dedos_deploy.bundle._verify import verify_folder
 from dedos_deploy.bundle.manifest import Manifest
 from dedos_deploy.errors import BadInputError, SinkError
-from dedos_deploy.files import Temporary, sha256_of, sweep
+from dedos_deploy.files import Temporary, open_regular, sha256_of, sweep
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,7 +112,7 @@ class BundleWriter:
         """
         target = self._target(name)
         try:
-            stream = open(source, "rb")
+            stream = open_regular(source)
         except OSError as error:
             raise BadInputError(
                 f"cannot read {os.fspath(source)!r} for {name!r} of the bundle ({error.strerror})"

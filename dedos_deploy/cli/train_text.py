@@ -96,10 +96,9 @@ def read_words(path: Path) -> tuple[str, ...]:
 
     Raises BadInputError when it cannot be read.
     """
-    try:
-        lines = read_regular(path, limit=MOST_BYTES).decode().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInputError(f"--words {path} cannot be read as UTF-8 text") from error
+    from dedos_deploy.label_files import read_text
+
+    lines = read_text(path, advice="--words names a file with one word per line").splitlines()
     return tuple(word for line in lines if (word := " ".join(line.lower().split())))
 
 

@@ -12,7 +12,7 @@ from dedos_deploy.errors import BadInputError
 from dedos_deploy.evaluation.confusion import Ids
 from dedos_deploy.evaluation.folder import LabelledImage
 from dedos_deploy.evaluation.protocols import Layout, Protocol, find_protocol, words_of
-from dedos_deploy.label_files import read_values
+from dedos_deploy.label_files import read_text, read_values
 from dedos_deploy.vocabulary import Entry, Vocabulary
 
 _UNKNOWN = 65534
@@ -101,7 +101,7 @@ def _pairs(protocol: Protocol, layout: Layout, root: Path) -> list[tuple[str, Pa
     """
     labels = _by_name(root / layout.labels, layout.label_suffix)
     if layout.listed:
-        lines = (root / layout.listed).read_text(encoding="utf-8").split()
+        lines = read_text(root / layout.listed, advice="it lists the images of the split").split()
         missing = [name for name in lines if name not in labels]
         if missing:
             raise BadInputError(

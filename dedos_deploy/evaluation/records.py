@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.evaluation.confusion import Confusion
-from dedos_deploy.files import write_atomically
+from dedos_deploy.files import read_regular, write_atomically
 
 FORMAT = "dedos-eval-1"
 
@@ -94,7 +94,7 @@ def read_records(path: Path) -> tuple[Header, list[ImageRecord]]:
     Raises BadInputError when the file cannot be read, is of another format, or is damaged.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise BadInputError(
             f"{str(path)!r} is no record of an evaluation ({error}); run the evaluation again"

@@ -7,7 +7,7 @@ import os
 import numpy as np
 from numpy.typing import NDArray
 
-from dedos_deploy.borders import foreign, spoken_reason
+from dedos_deploy.borders import NO_RETRY, foreign, spoken_reason
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.files import check_regular
 
@@ -31,9 +31,10 @@ class SegmentationNet:
         with foreign(self._refused, reason=spoken_reason):
             check_regular(path)
             self._session = onnxruntime.InferenceSession(
-                os.fspath(path), session_options(threads), providers=["CPUExecutionProvider"]
-            )
-        shapes = {output.name: output.shape for output in self._session.get_outputs()}
+                os.fspath(path), session_options(threads), providers=["CPUExecutionProvider"],
+                **NO_RETRY,
+            )  # fmt: skip
+            shapes = {output.name: output.shape for output in self._session.get_outputs()}
         if len(shapes.get("logits", [])) < 2:
             raise self._refused("it has no output `logits` of pictures")
         found = shapes["logits"][1]

@@ -15,6 +15,7 @@ from dedos_deploy.evaluation.predictors import (
     open_bundle_predictor,
     open_checkpoint_predictor,
 )
+from dedos_deploy.files import read_regular
 from dedos_deploy.vocabulary import Entry, Vocabulary, canonical_word
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def read_net_words(path: Path) -> NetWords:
     Raises BadInputError when it cannot be read or says something else.
     """
     try:
-        values: Any = json.loads(path.read_text(encoding="utf-8"))
+        values: Any = json.loads(read_regular(path).decode())
         words = tuple(str(word) for word in values["words"])
         joined = {str(n): tuple(map(str, w)) for n, w in values.get("classes", {}).items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

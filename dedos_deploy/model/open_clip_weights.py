@@ -110,7 +110,6 @@ def load_open_clip(model: Dedos, pretrained: str) -> None:
             "check the connection or give a local file"
         )
 
-    # open_clip reads files without executing what a pickle asks for (weights_only).
     with foreign(refusal, reason=first_line):
         source = open_clip.create_model(
             clip.architecture, pretrained=pretrained, force_quick_gelu=quick

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dedos_deploy.borders import foreign, spoken_reason
+from dedos_deploy.borders import NO_RETRY, foreign, spoken_reason
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import EngineError
 from dedos_deploy.runtime.engine import Tensors, check_inputs
@@ -55,8 +55,9 @@ class OnnxCudaEngine(Closing):
         refusal = partial(_unloadable, model.name, gpu)
         with foreign(refusal, reason=spoken_reason):
             self._session: Any = onnxruntime.InferenceSession(
-                os.fspath(model), session_options(1), providers=[(PROVIDER, _options(gpu))]
-            )
+                os.fspath(model), session_options(1), providers=[(PROVIDER, _options(gpu))],
+                **NO_RETRY,
+            )  # fmt: skip
         # Without a usable driver ONNX Runtime falls back to the CPU and only logs it.
         if PROVIDER not in self._session.get_providers():
             raise EngineError(

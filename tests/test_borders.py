@@ -1,0 +1,63 @@
+"""The border to other libraries: what is turned, what passes, and where the original is kept."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from dedos_deploy.borders import foreign, foreign_items, plain_reason, spoken_reason
+from dedos_deploy.errors import BadBundleError, SourceError
+
+
+class PanicException(BaseException):
+    """As pyo3 names what a panic of a library in Rust becomes."""
+
+
+def refusal(reason: str) -> SourceError:
+    return SourceError(f"it cannot be read ({reason})")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyError("secret"), MemoryError(), RecursionError(), AssertionError(), OverflowError(),
+        UnicodeDecodeError("utf-8", b"secret", 0, 1, "why"), PanicException("secret"),
+        OSError(5, "Input/output error"),
+    ],
+)  # fmt: skip
+def test_anything_of_a_library_is_one_sentence_and_its_traceback_in_the_log(
+    error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG), pytest.raises(SourceError) as caught, foreign(refusal):
+        raise error
+    assert "secret" not in str(caught.value) and caught.value.__cause__ is error
+    (record,) = caplog.records
+    assert record.levelno == logging.DEBUG and record.exc_info is not None
+    assert record.exc_info[1] is error
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit, BadBundleError])
+def test_what_is_ours_or_the_users_passes(kind: type[BaseException]) -> None:
+    with pytest.raises(kind), foreign(refusal):
+        raise kind
+
+
+def test_items_stop_at_the_first_failure() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise ZeroDivisionError
+
+    found = []
+    with pytest.raises(SourceError, match="ZeroDivisionError"):
+        found += [found.append(item) for item in foreign_items(items(), refusal)]
+    assert found == [1]
+    assert list(foreign_items([], refusal)) == []
+
+
+def test_reasons() -> None:
+    assert plain_reason(PermissionError(13, "Permission denied")) == "Permission denied"
+    message = "[ONNXRuntimeError] : 1 : FAIL : Type Error: Add\x1b[2J\n of node 'x'."
+    assert spoken_reason(RuntimeError(message)) == "Type Error: Add?[2J of node 'x'"
+    assert len(spoken_reason(RuntimeError("x" * 10_000))) == 200

@@ -40,8 +40,8 @@ class Limits:
     process is ready; memory: bytes that decoding may take beyond the libraries."""
 
     workers: int = 2
-    cpu_s: int = 5
-    wall_s: float = 20.0
+    cpu_s: int = 4
+    wall_s: float = 10.0
     start_s: float = 60.0
     memory: int = 512 * 2**20
 

@@ -92,7 +92,8 @@ def listen_on(host: str, port: int) -> list[Listener]:
 
 
 def _bound(family: int, address: Any, port: int) -> Listener:
-    listener = Listener(family, socket.SOCK_STREAM)
+    # By its name: asyncio sends small answers at once only where it knows that this is TCP.
+    listener = Listener(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:

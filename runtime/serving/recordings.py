@@ -99,6 +99,7 @@ class Recordings(Closing):
     def close(self) -> None:
         """End all, whatever becomes of one."""
         with self._lock, contextlib.ExitStack() as ending:
+            ending.callback(self._end_stuck)
             for name, running in self._running.items():
                 # All at once, so that those that are stuck are waited for together.
                 running.lane.request_finish()
@@ -115,11 +116,14 @@ class Recordings(Closing):
         return _Running(path, sink, SinkLane(sink, when_full="drop_oldest"))
 
     def _end(self, name: str) -> Recorded:
-        self._stuck = [one for one in self._stuck if not one.end()]
+        self._end_stuck()
         running = self._running.pop(name, None)
         if running is None:
             return Recorded(None, 0)
         if not running.end():
             self._stuck.append(running)
-        frames = running.lane.written
-        return Recorded(running.sink.uri if frames else None, frames)
+            return running.so_far()
+        return running.so_far() if running.lane.written else Recorded(None, 0)
+
+    def _end_stuck(self) -> None:
+        self._stuck = [one for one in self._stuck if not one.end()]

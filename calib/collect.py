@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -18,10 +19,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from dedos_deploy.borders import foreign, spoken_reason
 from dedos_deploy.calib.histogram import MagnitudeHistogram
 from dedos_deploy.calib.partial import PartialState
 from dedos_deploy.calib.selection import frame_sha256
 from dedos_deploy.errors import BadInputError, nearest
+from dedos_deploy.files import read_regular
 from dedos_deploy.runtime.onnx_engine import session_options
 from dedos_deploy.spec import GraphSpec
 
@@ -227,14 +230,22 @@ def _session(model: Path | onnx.ModelProto, tensors: Sequence[str], threads: int
 
     options = session_options(threads)
     if isinstance(model, onnx.ModelProto):
-        content = _with_outputs(model, tensors)
+        name, proto = "the graph", model
     else:
+        name = repr(str(model))
         folder = os.fspath(model.parent)
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", folder
         )
-        content = _with_outputs(onnx.load(model, load_external_data=False), tensors)
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        with foreign(partial(_unusable, name)):
+            proto = onnx.load_model_from_string(read_regular(model))
+    content = _with_outputs(proto, tensors)
+    with foreign(partial(_unusable, name), reason=spoken_reason):
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def _unusable(name: str, reason: str) -> BadInputError:
+    return BadInputError(f"{name} cannot be calibrated ({reason}); export the bundle again")
 
 
 def _with_outputs(model: onnx.ModelProto, tensors: Sequence[str]) -> bytes:

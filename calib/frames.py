@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.files import read_regular
+from dedos_deploy.pictures import decode_picture
 
 if TYPE_CHECKING:
     import cv2
@@ -59,18 +61,17 @@ def read_image(path: Path, *, whole: bool = False) -> Frame:
     import cv2
 
     try:
-        content = np.frombuffer(path.read_bytes(), np.uint8)
+        content = np.frombuffer(read_regular(path), np.uint8)
     except OSError as error:
         raise BadInputError(f"picture {str(path)!r} cannot be read: {error.strerror}") from error
     if whole and _breaks_off(content.tobytes()):
         raise BadInputError(f"picture {str(path)!r} breaks off; copy it again or remove it")
-    # From memory: cv2.imread writes its own warning to stderr when a file is missing or damaged.
-    image = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
+    image = decode_picture(content, cv2.IMREAD_COLOR)
     if image is None:
         raise BadInputError(
             f"picture {str(path)!r} is damaged or of an unknown format; remove or convert it"
         )
-    return image  # type: ignore[return-value]
+    return image
 
 
 def _breaks_off(content: bytes) -> bool:

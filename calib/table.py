@@ -20,7 +20,7 @@ from dedos_deploy.calib.ranges import RangeOptions, tensor_ranges
 from dedos_deploy.calib.selection import data_sha256
 from dedos_deploy.calib.strict_json import count, number, read_record, text
 from dedos_deploy.errors import BadInputError, SinkError, UnsupportedVersionError
-from dedos_deploy.files import sha256_of_file, write_atomically
+from dedos_deploy.files import read_regular, sha256_of_file, write_atomically
 
 FORMAT = 1
 
@@ -218,6 +218,9 @@ def reuse_or_none(path: Path, key: CalibrationKey) -> CalibrationTable | None:
     return table
 
 
+_MAX_TABLE = 256 << 20
+
+
 def model_sha256(path: Path) -> str:
     """Return the hash of an ONNX file, joined by `+` with that of its external data if it has any."""
     digest = sha256_of_file(path)
@@ -236,7 +239,7 @@ def preprocessing_of(size_hw: tuple[int, ...]) -> str:
 
 def _parsed(path: Path, where: str) -> Any:
     try:
-        content = path.read_bytes()
+        content = read_regular(path, limit=_MAX_TABLE)
     except OSError as error:
         raise BadInputError(f"{where} cannot be read: {error.strerror or error}") from error
     try:
@@ -246,10 +249,11 @@ def _parsed(path: Path, where: str) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(n for n in names if names.count(n) > 1)!r} comes twice")
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in values:
+            raise ValueError(f"{name[:80]!r} comes twice")
+        values[name] = value
     return values
 
 

@@ -10,6 +10,7 @@ import difflib
 import importlib
 import importlib.util
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 
@@ -20,6 +21,10 @@ class DedosError(Exception):
 
 class BadInputError(DedosError, ValueError):
     """An argument, a file or a class list is not usable."""
+
+
+class UnfinishedError(BadInputError):
+    """A request takes longer than it may; what was done is kept, so asking again gets on with it."""
 
 
 class BadBundleError(DedosError):
@@ -85,11 +90,31 @@ def _missing(module: str, extra: str, purpose: str) -> MissingExtraError:
     )
 
 
+_HINT_LENGTH = 80
+_HINT_NAMES = 500
+_LISTED = 30
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return a hint that names the known word closest to `name`, or "" when none is close.
+
+    Long words, and those beyond the first 500, are not looked at: comparing takes the square of the
+    length, and the known words may come from a hostile file.
 
     >>> nearest("presett", ["preset", "target"])
     ", did you mean 'preset'?"
     """
-    close = difflib.get_close_matches(name[:80], list(known), n=1)
+    words = [word for word in islice(known, _HINT_NAMES) if len(word) <= _HINT_LENGTH]
+    close = difflib.get_close_matches(name[:_HINT_LENGTH], words, n=1)
     return f", did you mean {close[0]!r}?" if close else ""
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names for a message, all or the first 30, each shortened to 80 characters.
+
+    >>> listed(["road", "car"]), listed(str(i) for i in range(99))[-11:]
+    ('road, car', '29 and more')
+    """
+    first = list(islice(names, _LISTED + 1))
+    text = ", ".join(name[:_HINT_LENGTH] for name in first[:_LISTED])
+    return f"{text} and more" if len(first) > _LISTED else text

@@ -7,13 +7,18 @@ image has 8 or 16 bits per pixel, the line number in `classes.txt` from 0, and 2
 
 from __future__ import annotations
 
+import io
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dedos_deploy.borders import foreign
 from dedos_deploy.errors import BadInputError, require
+from dedos_deploy.files import read_regular
+from dedos_deploy.pictures import decode_picture, read_picture
 from dedos_deploy.vocabulary import canonical_word
 
 UNLABELLED = 255
@@ -23,6 +28,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 Items = tuple[tuple[Path, Path], ...]
 
 _NO_CLASS = 65534
+_MAX_CLASSES_FILE = 16 << 20
 _PNG_PALETTE = 3
 
 
@@ -42,7 +48,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
     """
     try:
         # "utf-8-sig" also accepts the byte order mark that some editors write.
-        lines = path.read_text(encoding="utf-8-sig").rstrip().split("\n")
+        text = read_regular(path, limit=_MAX_CLASSES_FILE).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadInputError(f"{str(path)!r} is not UTF-8 text; save it as UTF-8") from error
     except OSError as error:
@@ -50,14 +56,16 @@ def read_classes(path: Path) -> tuple[str, ...]:
             f"{str(path)!r} cannot be read ({error.strerror}); it names one class per line, the "
             f"first for label value 0"
         ) from error
-    words = tuple(class_word(line) for line in lines)
-    for number, word in enumerate(words, 1):
+    # Line breaks of all systems, as text files are read.
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").rstrip().split("\n")
+    lines_of: dict[str, int] = {}
+    for number, word in enumerate(map(class_word, lines), 1):
         if not word:
             raise BadInputError(f"{str(path)!r} line {number} is empty; every line names a class")
-        if word in words[: number - 1]:
-            first = words.index(word) + 1
+        first = lines_of.setdefault(word, number)
+        if first != number:
             raise BadInputError(f"{str(path)!r} names {word!r} on lines {first} and {number}")
-    return words
+    return tuple(lines_of)
 
 
 def split_items(root: Path, split: str) -> Items:
@@ -146,7 +154,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     """Return an image, uint8 BGR [H, W, 3]; raises BadInputError when it cannot be read."""
     import cv2
 
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    image = read_picture(path, cv2.IMREAD_COLOR)
     if image is None:
         raise BadInputError(f"image {str(path)!r} cannot be read; replace or remove it")
     return np.asarray(image, dtype=np.uint8)
@@ -159,13 +167,15 @@ def read_label_values(path: Path) -> NDArray[np.uint16]:
     """
     import cv2
 
-    labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    depth, colour = _png_kind(path) if labels is not None else (8, 0)
+    try:
+        content = read_regular(path)
+    except OSError as error:
+        raise BadInputError(f"labels {str(path)!r} cannot be read ({error.strerror})") from error
+    labels = decode_picture(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    depth, colour = _png_kind(content)
     if labels is not None and labels.ndim == 3 and colour == _PNG_PALETTE:
         # OpenCV gives the colours of a palette, and what counts are the indices into it.
-        image = require("PIL.Image", extra="train", purpose="reading a label image with a palette")
-        with image.open(path) as file:
-            labels = np.asarray(file)
+        labels = _palette_indices(path, content)
     elif labels is not None and depth < 8:
         # OpenCV spreads 1, 2 and 4 bits of grey over 0..255, where class 1 of 2 would read as 255.
         labels = labels // (255 // (2**depth - 1))
@@ -177,10 +187,19 @@ def read_label_values(path: Path) -> NDArray[np.uint16]:
     return labels.astype(np.uint16)
 
 
-def _png_kind(path: Path) -> tuple[int, int]:
+def _palette_indices(path: Path, content: bytes) -> NDArray[Any]:
+    image = require("PIL.Image", extra="train", purpose="reading a label image with a palette")
+
+    def refusal(reason: str) -> BadInputError:
+        return BadInputError(f"labels {str(path)!r} are damaged ({reason}); replace them")
+
+    with foreign(refusal), image.open(io.BytesIO(content)) as file:
+        return np.asarray(file)
+
+
+def _png_kind(content: bytes) -> tuple[int, int]:
     """Return bits per channel and colour type of a PNG file; (8, 0) of any other."""
-    with path.open("rb") as file:
-        header = file.read(26)
+    header = content[:26]
     is_png = header[1:4] == b"PNG" and len(header) == 26
     return (header[24], header[25]) if is_png else (8, 0)
 

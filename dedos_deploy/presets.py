@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from dedos_deploy.errors import BadInputError, nearest
@@ -17,6 +17,37 @@ ClipTune = Literal["none", "ln", "qv", "all"]
 DetailKind = Literal["conv", "mobile"]
 
 
+# The largest values of published models, with room: what a file claims is allocated when it is read.
+_TEXT_LIMITS = {
+    "width": (1, 8192), "layers": (1, 128), "heads": (1, 128), "context_length": (3, 4096),
+    "tokens": (2, 1 << 20),
+}  # fmt: skip
+_CLIP_LIMITS = {
+    "patch": (1, 64), "width": (1, 8192), "layers": (1, 128), "heads": (1, 128),
+    "grid": (1, 256), "text_width": (1, 8192),
+}  # fmt: skip
+_MODEL_LIMITS = {
+    "pixel_layers": (0, 64), "decoder_layers": (1, 64), "queries": (1, 4096),
+    "query_width": (1, 8192), "steps": (1, 1000), "detail_width": (0, 1024),
+    "pixel_ffn": (1, 65536), "aggregation_width": (1, 512), "decoder_heads": (1, 128),
+    "decoder_ffn": (1, 65536), "text_blocks": (0, 64),
+}  # fmt: skip
+
+
+def _check_limits(config: object, prefix: str, limits: dict[str, tuple[int, int]]) -> None:
+    for name, (low, high) in limits.items():
+        value = getattr(config, name)
+        if value < low:
+            raise BadInputError(f"{prefix}{name} must be at least {low}, not {value}")
+        if value > high:
+            raise BadInputError(f"{prefix}{name} must be at most {high}, not {value}")
+
+
+def _check_heads(name: str, width: int, heads_name: str, heads: int) -> None:
+    if width % heads:
+        raise BadInputError(f"{name} {width} must be a multiple of {heads_name}, {heads}")
+
+
 @dataclass(frozen=True)
 class TextTowerConfig:
     """Text tower of CLIP: `width` channels, `layers` blocks, `heads` heads."""
@@ -26,6 +57,10 @@ class TextTowerConfig:
     heads: int
     context_length: int = 77
     tokens: int = 49408
+
+    def __post_init__(self) -> None:
+        _check_limits(self, "clip.text.", _TEXT_LIMITS)
+        _check_heads("clip.text.width", self.width, "clip.text.heads", self.heads)
 
 
 @dataclass(frozen=True)
@@ -50,9 +85,10 @@ class ClipConfig:
     std: tuple[float, float, float] = OPENAI_STD
 
     def __post_init__(self) -> None:
-        for name in ("patch", "width", "layers", "heads", "grid", "text_width"):
-            if getattr(self, name) < 1:
-                raise BadInputError(f"clip.{name} must be at least 1, not {getattr(self, name)}")
+        _check_limits(self, "clip.", _CLIP_LIMITS)
+        _check_heads("clip.width", self.width, "clip.heads", self.heads)
+        if not all(0 < value < 10 for value in self.std):
+            raise BadInputError(f"clip.std must lie in (0, 10), not {self.std}")
 
 
 @dataclass(frozen=True)
@@ -93,7 +129,14 @@ class ModelConfig:
     clip_tune: ClipTune = "none"
 
     def __post_init__(self) -> None:
+        _check_limits(self, "", _MODEL_LIMITS)
+        _check_heads("query_width", self.query_width, "decoder_heads", self.decoder_heads)
         (n1, c1), (n2, c2) = self.basic_kernel, self.diffusion_kernel
+        if min(n1, c1, n2, c2) < 1:
+            raise BadInputError(
+                f"kernels must have sides of at least 1, not {self.basic_kernel} and "
+                f"{self.diffusion_kernel}"
+            )
         if (n1 * n2, c1 * c2) != (self.queries, self.query_width):
             raise BadInputError(
                 f"kernels {self.basic_kernel} and {self.diffusion_kernel} give "
@@ -201,22 +244,33 @@ def get_preset(name: str) -> ModelConfig:
 def config_from_dict(values: dict[str, Any]) -> ModelConfig:
     """Return the ModelConfig written by `ModelConfig.to_dict`.
 
-    Raises BadInputError for an unknown, missing or mistyped key, naming the nearest one.
+    A key that is missing has its default where there is one: files of earlier releases lack some.
+
+    Raises BadInputError for an unknown, missing or mistyped key, naming the nearest one, and for a
+    value out of range.
     """
+    from dedos_deploy.bundle._fields import FieldError, checked
+
     try:
-        clip = dict(values["clip"])
-        clip["text"] = TextTowerConfig(**_checked(TextTowerConfig, clip["text"], "clip.text"))
-        clip = _checked(ClipConfig, clip, "clip")
-        top = dict(_checked(ModelConfig, values, "config"))
-        top["clip"] = ClipConfig(**clip)
-        return ModelConfig(**top)
-    except (KeyError, TypeError, AttributeError) as error:
+        config: ModelConfig = checked(
+            ModelConfig, _completed(ModelConfig, values, "config"), "config"
+        )
+    except FieldError as error:
         raise BadInputError(f"model configuration is incomplete or mistyped: {error}") from error
+    return config
 
 
-def _checked(kind: type, values: dict[str, Any], where: str) -> dict[str, Any]:
-    known = {field.name for field in fields(kind)}
+def _completed(kind: type, values: object, where: str) -> object:
+    """Return the JSON value of a record with the defaults of the keys that it lacks."""
+    if not isinstance(values, dict):
+        return values
+    defaults = {one.name: one.default for one in fields(kind)}
     for key in values:
-        if key not in known:
-            raise BadInputError(f"unknown key {key!r} in {where}{nearest(key, known)}")
-    return {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        if key not in defaults:
+            raise BadInputError(f"unknown key {key[:80]!r} in {where}{nearest(key, defaults)}")
+    complete = {name: one for name, one in defaults.items() if one is not MISSING} | values
+    parts = {"clip": ClipConfig, "text": TextTowerConfig}
+    return {
+        name: _completed(parts[name], item, name) if name in parts else item
+        for name, item in complete.items()
+    }

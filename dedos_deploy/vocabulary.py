@@ -7,23 +7,29 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 from dedos_deploy.errors import BadInputError
-from dedos_deploy.spec import MAX_CLASSES
+from dedos_deploy.spec import MAX_CLASSES, SLOT_BUCKETS
 
 BACKGROUND_WORDS = ("background", "void", "ignore", "unknown", "unlabelled", "unlabeled", "other")
 """Class names of data sets that say what a pixel is not; no text embedding could mean them."""
+
+WORDS_PER_REQUEST = SLOT_BUCKETS[-1]
+"""Most words, synonyms counted, that one request from outside may ask for."""
+
+MOST_LETTERS = 512
+"""Longest word; every text tower takes less."""
 
 # Unicode's categories Cc (controls) and Cs (lone surrogates), as ranges: a category look-up per
 # letter would be most of the time of a class change.
 _NOT_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
-_COMMENT = re.compile(r"(^|\s)#.*$")
+# How a file may be named from its root, from here or from home; no class is called so.
+_PATH_START = re.compile(r"[/~\\]|\.{1,2}[/\\]|[A-Za-z]:[/\\]")
+
+_CACHED_LETTERS = 64
 
 
-# Every class change asks three times for every word: to find repeats twice, and for its embedding.
-@lru_cache(maxsize=1 << 14)
 def canonical_word(word: str) -> str:
     """Return `word` as the text tower sees it: one space between parts, lower case.
 
@@ -32,7 +38,23 @@ def canonical_word(word: str) -> str:
     >>> canonical_word("  Traffic   Light ")
     'traffic light'
     """
+    # Long words are not kept: what a program holds must not depend on what others send it.
+    return _canonical(word) if len(word) <= _CACHED_LETTERS else _canonical.__wrapped__(word)
+
+
+# Every class change asks three times for every word: to find repeats twice, and for its embedding.
+@lru_cache(maxsize=1 << 12)
+def _canonical(word: str) -> str:
     return " ".join(word.split()).lower()
+
+
+def shortened(text: str, limit: int = 60) -> str:
+    """Return `text`, or its beginning and an ellipsis, for a message.
+
+    >>> shortened("traffic light", 9)
+    'traffic …'
+    """
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 @dataclass(frozen=True)
@@ -106,98 +128,116 @@ class Vocabulary:
         return tuple(index for index, entry in enumerate(self.entries) for _ in entry.words)
 
 
-def parse_vocabulary(classes: str | os.PathLike[str] | Sequence[str]) -> Vocabulary:
-    """Return the vocabulary described by a string, a sequence of entries, or a text file.
+def parse_vocabulary(
+    classes: str | os.PathLike[str] | Sequence[str], *, most_words: int | None = None
+) -> Vocabulary:
+    """Return the vocabulary described by a string or a sequence of entries, or in a file.
 
     An entry is `name`, `name|synonym|…`, either with a threshold at its end: `name@0.4`.
-    A string separates entries by commas. A string with a path separator or the suffix .txt, and
-    no comma, names a UTF-8 file with one entry per line, where blank lines and comments (# at the
-    start of a line or after a space) are skipped.
+    A string is a list of entries with commas between them, whatever it looks like; only a
+    `pathlib.Path` names a file, see `dedos_deploy.class_files.vocabulary_from_file`.
+    most_words: with synonyms, None for as many as have class ids; requests from outside get
+    WORDS_PER_REQUEST.
 
-    Raises BadInputError for no class, too many, an empty or repeated word (naming both places),
-    a bad threshold, or a file that cannot be read.
+    Raises BadInputError for no class, too many, an empty, overlong or repeated word (naming both
+    places), a bad threshold, one word that looks like the name of a file, or a file that cannot be
+    read.
 
     >>> parse_vocabulary("car|automobile, road@0.4").entries
     (Entry(name='car', synonyms=('automobile',), threshold=None), \
 Entry(name='road', synonyms=(), threshold=0.4))
     """
-    if isinstance(classes, os.PathLike) or (isinstance(classes, str) and _names_a_file(classes)):
-        return _from_places(*_read_lines(Path(classes)))
+    if isinstance(classes, os.PathLike):
+        from dedos_deploy.class_files import vocabulary_from_file
+
+        vocabulary = vocabulary_from_file(classes)
+        _check_words(len(vocabulary.words), most_words)
+        return vocabulary
     if isinstance(classes, str):
-        if not classes.strip():
-            raise BadInputError("the class list is empty; name at least one class, such as 'road'")
-        items, source = classes.split(","), "the class list"
+        # Counted before anything is split: the list may come from outside.
+        _check_words(1 + classes.count(",") + classes.count("|"), most_words)
+        items, source = _split(classes), "the class list"
     else:
         items, source = list(classes), "the list of classes"
-    places = [(f"position {number}", item) for number, item in enumerate(items, 1)]
-    return _from_places(places, source)
+        _check_words(sum(1 + str(item).count("|") for item in items), most_words)
+    places = [(f"position {number} of {source}", item) for number, item in enumerate(items, 1)]
+    return vocabulary_of(places, source)
 
 
-def _names_a_file(text: str) -> bool:
-    if "," in text:
-        return False
-    return text.strip().lower().endswith(".txt") or "/" in text or os.sep in text
+def vocabulary_of(
+    items: Sequence[tuple[str, str]], source: str, *, quoting: bool = True
+) -> Vocabulary:
+    """Build a vocabulary from (place, entry text) pairs; errors name the place and `source`.
 
-
-def _read_lines(path: Path) -> tuple[list[tuple[str, str]], str]:
-    try:
-        # "utf-8-sig" also accepts the byte order mark that some editors write.
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise BadInputError(
-            f"class file {str(path)!r} does not exist; check the path, or pass a class whose name "
-            f"has a separator inside a list"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise BadInputError(
-            f"class file {str(path)!r} is not UTF-8 text at byte {error.start}; save it as UTF-8"
-        ) from error
-    except (OSError, ValueError) as error:
-        # ValueError: a path with a NUL character.
-        raise BadInputError(f"class file {str(path)!r} cannot be read: {error}") from error
-    lines = ((number, _COMMENT.sub("", line)) for number, line in enumerate(text.split("\n"), 1))
-    return [(f"line {number}", line) for number, line in lines if line.strip()], str(path)
-
-
-def _from_places(items: Sequence[tuple[str, str]], source: str) -> Vocabulary:
-    """Build a vocabulary from (place, entry text) pairs; errors name the place in `source`."""
+    quoting: whether errors may show the text, which is the caller's own; that of a file is not.
+    """
     _check_count(len(items), source)
-    entries = tuple(_parse_entry(text, f"{place} of {source}") for place, text in items)
-    _check_unique(entries, [f"{place} of {source}" for place, _ in items])
+    entries = tuple(_parse_entry(text, place, quoting) for place, text in items)
+    _check_unique(entries, [place for place, _ in items], quoting)
     return Vocabulary(entries)
 
 
-def _parse_entry(text: str, place: str) -> Entry:
+def _split(classes: str) -> list[str]:
+    if not classes.strip():
+        raise BadInputError("the class list is empty; name at least one class, such as 'road'")
+    items = classes.split(",")
+    if len(items) == 1 and _looks_like_a_file(classes.strip()):
+        # The answer is the same whether there is such a file or not: nothing looks for it.
+        raise BadInputError(
+            f"the class list is {shortened(classes.strip())!r}, which looks like a file, and a string "
+            "is always a list of words; a program reads a file with pathlib.Path(...), a command "
+            "line with --classes FILE"
+        )
+    return items
+
+
+def _looks_like_a_file(text: str) -> bool:
+    return text.lower().endswith(".txt") or _PATH_START.match(text) is not None
+
+
+def _parse_entry(text: str, place: str, quoting: bool) -> Entry:
     if not isinstance(text, str):
         raise BadInputError(f"{place} is {text!r}; every class must be a string")
+    subject = f"{place} is {shortened(text.strip())!r}, which" if quoting else place
     if "," in text:
         raise BadInputError(
-            f"{place} is {text.strip()!r}, which has a comma; write one entry there, and synonyms "
-            f"as 'car|automobile'"
+            f"{subject} has a comma; write one entry there, and synonyms as 'car|automobile'"
         )
     body, at, suffix = text.partition("@")
     words = [" ".join(word.split()) for word in body.split("|")]
     if not all(words):
-        raise BadInputError(
-            f"{place} is {text.strip()!r}, which has an empty word; remove it or give it a name"
-        )
+        raise BadInputError(f"{subject} has an empty word; remove it or give it a name")
     for word in words:
+        if len(word) > MOST_LETTERS:
+            raise BadInputError(
+                f"{subject} has a word of {len(word)} letters, at most {MOST_LETTERS} are possible; "
+                "use a shorter name"
+            )
         if _NOT_TEXT.search(word):
-            raise BadInputError(f"{place} is {word!r}, which has characters that are not text")
-    return Entry(words[0], tuple(words[1:]), _parse_threshold(suffix, place) if at else None)
+            raise BadInputError(f"{subject} has characters that are not text; remove them")
+    threshold = _parse_threshold(suffix, place, quoting) if at else None
+    return Entry(words[0], tuple(words[1:]), threshold)
 
 
-def _parse_threshold(text: str, place: str) -> float:
+def _parse_threshold(text: str, place: str, quoting: bool) -> float:
     try:
         value = float(text)
     except ValueError:
         value = -1.0
     if 0.0 <= value <= 1.0:
         return value
+    given = f"the threshold {shortened(text.strip())!r}" if quoting else "a threshold that is none"
     raise BadInputError(
-        f"{place} has the threshold {text.strip()!r}; an entry may end with @ and one number in "
-        f"[0, 1], as in 'road@0.4'"
+        f"{place} has {given}; an entry may end with @ and one number in [0, 1], as in 'road@0.4'"
     )
+
+
+def _check_words(count: int, most: int | None) -> None:
+    if most is not None and count > most:
+        raise BadInputError(
+            f"the class list has {count} words, synonyms counted, at most {most} are allowed in one "
+            "request; ask for fewer"
+        )
 
 
 def _check_count(count: int, source: str) -> None:
@@ -209,13 +249,14 @@ def _check_count(count: int, source: str) -> None:
         )
 
 
-def _check_unique(entries: Iterable[Entry], places: Sequence[str]) -> None:
+def _check_unique(entries: Iterable[Entry], places: Sequence[str], quoting: bool = True) -> None:
     first: dict[str, str] = {}
     for entry, place in zip(entries, places, strict=True):
         for word in entry.words:
             key = canonical_word(word)
             if key in first:
+                subject = repr(shortened(word)) if quoting else "a word"
                 raise BadInputError(
-                    f"{word!r} occurs twice, in {first[key]} and in {place}; remove one of them"
+                    f"{subject} occurs twice, in {first[key]} and in {place}; remove one of them"
                 )
             first[key] = place

@@ -6,7 +6,7 @@ import gc
 import json
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,9 +48,16 @@ from dedos_deploy.files import sha256_of_file
 from dedos_deploy.model import FrozenDedos, freeze
 from dedos_deploy.model.blocks import Precision as FloatPrecision
 from dedos_deploy.runtime.onnx_engine import OnnxEngine
+from dedos_deploy.runtime.slots import Encode
 from dedos_deploy.scenes import KINDS, render_image
 from dedos_deploy.spec import GraphSpec
-from dedos_deploy.text import TEMPLATES, TextEncoder, Tokenizer, write_tokenizer_json
+from dedos_deploy.text import (
+    TEMPLATES,
+    TextEncoder,
+    Tokenizer,
+    TowerFiles,
+    write_tokenizer_json,
+)
 from dedos_deploy.vocabulary import canonical_word
 
 BASE_VOCABULARY = "base"
@@ -121,7 +128,7 @@ class _Text:
     words: list[str]
     embeddings: NDArray[np.float32]
     parity: TextParity
-    encode: Callable[[Sequence[str]], NDArray[np.float32]]
+    encode: Encode
     precision: Precision
 
 
@@ -309,12 +316,16 @@ class _Export:
         prompts = [templates[0].replace("{}", word) for word in words[:TEXT_CHECKED]]
         tokens = Tokenizer(tokenizer, length).encode(prompts)
         parity = check_text_tower(trained.model.text_tower, tower, tokens)
-        encoder = TextEncoder(
-            model_path=tower,
-            tokenizer_path=tokenizer,
+        files = TowerFiles(
+            model=tower,
+            tokenizer=tokenizer,
+            model_sha256=sha256_of_file(tower),
+            tokenizer_sha256=sha256_of_file(tokenizer),
             context_length=length,
             text_width=clip.text_width,
-            model_sha256=sha256_of_file(tower),
+        )
+        encoder = TextEncoder(
+            files,
             templates=templates,
             template_name=self.options.templates,
             known={},

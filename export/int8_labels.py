@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from typing import Protocol
-
-import numpy as np
-from numpy.typing import NDArray
 
 from dedos_deploy.calib.options import Int8Options
 from dedos_deploy.evaluation.data import EvaluationData, open_data
@@ -15,10 +11,8 @@ from dedos_deploy.evaluation.evaluate import Part, evaluate_predictor
 from dedos_deploy.evaluation.predictors import SegmenterPredictor
 from dedos_deploy.runtime.onnx_engine import OnnxEngine
 from dedos_deploy.runtime.segmenter import Segmenter
-from dedos_deploy.runtime.slots import Thresholds
+from dedos_deploy.runtime.slots import Encode, Thresholds
 from dedos_deploy.vocabulary import Vocabulary
-
-Encode = Callable[[Sequence[str]], NDArray[np.float32]]
 
 PLAN_IMAGES = 64
 """At most so many images choose the plan; the verdict is passed on all."""

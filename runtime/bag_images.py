@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dedos_deploy.borders import foreign
 from dedos_deploy.errors import SourceError
+from dedos_deploy.pictures import decode_picture
 
 IMAGE_TYPES = {
     "sensor_msgs/Image": "raw",
@@ -45,7 +48,7 @@ class ImageMessage:
     them with `width` pixels each; big_endian: order of 16-bit values.
     """
 
-    data: bytes | memoryview | NDArray[np.uint8]
+    data: bytes | NDArray[np.uint8]
     encoding: str = ""
     height: int = 0
     width: int = 0
@@ -59,13 +62,13 @@ def decode_image(message: ImageMessage) -> NDArray[np.uint8]:
 
     content = np.frombuffer(message.data, np.uint8)
     if not message.encoding:
-        picture = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
+        picture = decode_picture(content, cv2.IMREAD_COLOR)
         if picture is None:
             raise SourceError("its compressed picture is damaged or of an unknown kind")
         return np.asarray(picture, np.uint8)
     if message.encoding.lower() == "nv12":
         rows = _rows(content, message, height=message.height * 3 // 2, row_bytes=message.width)
-        return np.asarray(cv2.cvtColor(rows, cv2.COLOR_YUV2BGR_NV12), np.uint8)
+        return _converted(rows, "COLOR_YUV2BGR_NV12")
     if message.encoding.lower() not in _PIXELS:
         raise SourceError(
             f"its encoding {message.encoding[:40]!r} is not a picture's; known are "
@@ -81,8 +84,15 @@ def decode_image(message: ImageMessage) -> NDArray[np.uint8]:
         pixels = (pixels >> 8).astype(np.uint8)
     if conversion is None:
         return np.ascontiguousarray(pixels, np.uint8)
-    converted = cv2.cvtColor(np.ascontiguousarray(pixels), getattr(cv2, conversion))
-    return np.asarray(converted, np.uint8)
+    return _converted(np.ascontiguousarray(pixels), conversion)
+
+
+def _converted(pixels: NDArray[Any], conversion: str) -> NDArray[np.uint8]:
+    import cv2
+
+    # Pairs and patterns need even sides, or more than one row; OpenCV knows best which.
+    with foreign(lambda why: SourceError(f"its pixels cannot be turned to BGR ({why})")):
+        return np.asarray(cv2.cvtColor(pixels, getattr(cv2, conversion)), np.uint8)
 
 
 def _rows(

@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import contextlib
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from dedos_deploy.borders import foreign, foreign_items, plain_reason
 from dedos_deploy.closing import Closing
-from dedos_deploy.errors import SourceError, nearest
+from dedos_deploy.errors import SourceError, listed, nearest
+from dedos_deploy.files import open_regular
+from dedos_deploy.runtime.bag_decoders import McapDecoders
 from dedos_deploy.runtime.bag_images import IMAGE_TYPES, ImageMessage
+
+MAX_RECORD = 1 << 30
+"""Bytes of the largest record of an MCAP file; recorders write chunks of a few MiB."""
 
 
 @dataclass(frozen=True, eq=False)
 class BagMessage:
-    """clock_ns: of the message's header, its logging time where that is zero; image: the picture."""
+    """One message of an image topic.
+
+    clock_ns: of the message's header, its logging time where that is zero, in 0 to 2**63;
+    image: the picture, or why the message cannot be decoded.
+    """
 
     clock_ns: int
-    image: ImageMessage
+    image: ImageMessage | SourceError
 
 
 class BagReader(Closing):
@@ -52,7 +64,7 @@ def choose_topic(path: Path, images: Mapping[str, object], topic: str | None) ->
         raise SourceError(
             f"recording {str(path)!r} has no image topic; images are {', '.join(IMAGE_TYPES)}"
         )
-    names = ", ".join(sorted(images))
+    names = listed(sorted(images))
     if topic is not None:
         raise SourceError(
             f"recording {str(path)!r} has no image topic {topic!r}{nearest(topic, images)}; it has "
@@ -79,18 +91,15 @@ class _RosReader(BagReader):
     """ROS 1 `.bag`, ROS 2 `.db3` and folders, through rosbags."""
 
     def __init__(self, path: Path, topic: str | None) -> None:
-        from rosbags.highlevel import AnyReader, AnyReaderError
+        from rosbags.highlevel import AnyReader
         from rosbags.typesys import Stores, get_typestore
 
-        self._path = path
+        self._refused = partial(_damaged, path)
         self._opened = contextlib.ExitStack()
-        try:
-            # Recordings without definitions of their own are of ROS 2 before Iron.
-            store = get_typestore(Stores.ROS2_HUMBLE)
-            reader = AnyReader([path], default_typestore=store)
-            self._reader = self._opened.enter_context(reader)
-        except (AnyReaderError, OSError, ValueError, KeyError) as error:
-            raise _damaged(path, error) from error
+        # Recordings without definitions of their own are of ROS 2 before Iron.
+        store = get_typestore(Stores.ROS2_HUMBLE)
+        with foreign(self._refused):
+            self._reader = self._opened.enter_context(AnyReader([path], default_typestore=store))
         images = {
             one.topic: one for one in self._reader.connections
             if plain_type(one.msgtype) in IMAGE_TYPES
@@ -105,49 +114,33 @@ class _RosReader(BagReader):
 
     def __iter__(self) -> Iterator[BagMessage]:
         kind = self._connection.msgtype
-        try:
-            for _, logged_ns, raw in self._reader.messages([self._connection]):
-                yield bag_message(kind, self._reader.deserialize(raw, kind), logged_ns)
-        except SourceError:
-            raise
-        except Exception as error:  # each of the formats underneath has errors of its own
-            raise _damaged(self._path, error) from error
+        messages = self._reader.messages([self._connection])
+        for _, logged_ns, raw in foreign_items(messages, self._refused):
+            yield decoded_message(kind, partial(self._reader.deserialize, raw, kind), logged_ns)
 
     def close(self) -> None:
-        self._opened.close()
+        with foreign(self._refused):
+            self._opened.close()
 
 
 class _McapReader(BagReader):
     """MCAP with messages of ROS 1, ROS 2, Protobuf or JSON, also when its recorder was killed."""
 
     def __init__(self, path: Path, topic: str | None) -> None:
-        from mcap.exceptions import McapError
         from mcap.reader import NonSeekingReader, SeekingReader
 
         self._path = path
+        self._refused = partial(_damaged, path)
         try:
-            self._file = path.open("rb")
+            self._file = open_regular(path)
         except OSError as error:
-            raise _damaged(path, error) from error
-        try:
-            summary = SeekingReader(self._file).get_summary()
-        except (McapError, EOFError, OSError, ValueError):
-            # Without its end the index is missing, and what was written is still there.
-            summary = None
-        self._file.seek(0)
+            raise _damaged(path, plain_reason(error)) from error
+        summary = self._summary()
         self._seeking = summary is not None and bool(summary.chunk_indexes)
         self._make = SeekingReader if self._seeking else NonSeekingReader
         try:
             if summary is not None and summary.channels:
-                images = {
-                    channel.topic: channel for channel in summary.channels.values()
-                    if channel.schema_id in summary.schemas
-                    and plain_type(summary.schemas[channel.schema_id].name) in IMAGE_TYPES
-                }  # fmt: skip
-                self.topic = choose_topic(path, images, topic)
-                if summary.statistics is not None:
-                    counts = summary.statistics.channel_message_counts
-                    self.count = counts.get(images[self.topic].id)
+                self._choose(summary, topic)
             else:
                 self.topic = topic or self._first_topic()
                 self.warnings = (
@@ -158,60 +151,74 @@ class _McapReader(BagReader):
             self.close()
             raise
 
-    def _first_topic(self) -> str:
-        from mcap.exceptions import McapError
+    def _summary(self) -> Any:
+        """Return the recording's own index, None where it has none that can be read."""
+        from mcap.reader import SeekingReader
 
-        with contextlib.suppress(McapError, EOFError):
-            for schema, channel, _ in self._make(self._file).iter_messages(log_time_order=False):
+        try:
+            with foreign(self._refused):
+                return SeekingReader(self._file, record_size_limit=MAX_RECORD).get_summary()
+        except SourceError:
+            # Without its end the index is missing, and what was written is still there.
+            return None
+
+    def _choose(self, summary: Any, topic: str | None) -> None:
+        images = {
+            channel.topic: channel for channel in summary.channels.values()
+            if channel.schema_id in summary.schemas
+            and plain_type(summary.schemas[channel.schema_id].name) in IMAGE_TYPES
+        }  # fmt: skip
+        self.topic = choose_topic(self._path, images, topic)
+        if summary.statistics is not None:
+            counts = summary.statistics.channel_message_counts
+            self.count = counts.get(images[self.topic].id)
+
+    def _messages(self, topics: list[str] | None) -> Iterator[tuple[Any, Any, Any]]:
+        self._file.seek(0)
+        with foreign(self._refused):
+            # Without an index all would have to be in memory to be sorted.
+            messages = self._make(self._file, record_size_limit=MAX_RECORD).iter_messages(
+                topics=topics, log_time_order=self._seeking
+            )
+        yield from foreign_items(messages, self._refused)
+
+    def _first_topic(self) -> str:
+        with contextlib.suppress(SourceError):
+            for schema, channel, _ in self._messages(None):
                 if schema is not None and plain_type(schema.name) in IMAGE_TYPES:
-                    return channel.topic
+                    return str(channel.topic)
         raise SourceError(
             f"recording {str(self._path)!r} is damaged or empty: no image was found in it"
         )
 
     def __iter__(self) -> Iterator[BagMessage]:
-        from mcap.exceptions import EndOfFile, McapError
+        from mcap.exceptions import EndOfFile
 
-        self._file.seek(0)
-        reader = self._make(self._file, decoder_factories=_decoders())
-        # Without an index all would have to be in memory to be sorted.
-        messages = reader.iter_decoded_messages(topics=[self.topic], log_time_order=self._seeking)
+        decoders = McapDecoders()
         try:
-            for schema, _, message, decoded in messages:
-                yield bag_message(schema.name if schema else "", decoded, message.log_time)
-        except (EndOfFile, EOFError):
-            return
-        except SourceError:
-            raise
-        except (McapError, ValueError, KeyError) as error:
-            raise _damaged(self._path, error) from error
+            for schema, channel, message in self._messages([self.topic]):
+                kind = schema.name if schema else ""
+                decode = partial(decoders.decode, schema, channel, message.data)
+                yield decoded_message(kind, decode, message.log_time)
+        except SourceError as error:
+            # The recorder was killed in the middle of a record; warned of when it was opened.
+            if not (isinstance(error.__cause__, (EndOfFile, EOFError)) and self.warnings):
+                raise
 
     def close(self) -> None:
         self._file.close()
 
 
-def _decoders() -> list[Any]:
-    import json
-
-    from mcap.decoder import DecoderFactory
-    from mcap_protobuf.decoder import DecoderFactory as Protobuf
-    from rosbags.typesys import Stores, get_types_from_msg, get_typestore
-
-    class Ros(DecoderFactory):
-        def decoder_for(self, message_encoding: str, schema: Any) -> Any:
-            if schema is None or schema.encoding not in ("ros1msg", "ros2msg"):
-                return None
-            name = schema.name if "/msg/" in schema.name else schema.name.replace("/", "/msg/")
-            store = get_typestore(Stores.EMPTY)
-            store.register(get_types_from_msg(schema.data.decode(), name))
-            read = store.deserialize_ros1 if message_encoding == "ros1" else store.deserialize_cdr
-            return lambda data: read(data, name)
-
-    class Json(DecoderFactory):
-        def decoder_for(self, message_encoding: str, schema: Any) -> Any:
-            return json.loads if message_encoding == "json" else None
-
-    return [Protobuf(), Ros(), Json()]
+def decoded_message(kind: str, decode: Callable[[], Any], logged_ns: int) -> BagMessage:
+    """Return a message of an image type, with what is wrong where it cannot be decoded."""
+    try:
+        with foreign(
+            lambda why: SourceError(f"a message of type {kind[:60]!r} is damaged ({why})")
+        ):
+            message = decode()
+        return bag_message(kind, message, logged_ns)
+    except SourceError as error:
+        return BagMessage(logged_ns, error)
 
 
 def bag_message(kind: str, message: Any, logged_ns: int) -> BagMessage:
@@ -221,17 +228,24 @@ def bag_message(kind: str, message: Any, logged_ns: int) -> BagMessage:
         data = fields("data")
         if isinstance(data, str):
             data = base64.b64decode(data)
+        content = np.frombuffer(data, np.uint8)
+        stamp_ns = _stamp_ns(fields) or logged_ns
+        if not 0 <= stamp_ns < 2**63:
+            raise ValueError("a time outside 64 bits")
         if IMAGE_TYPES[plain_type(kind)] == "compressed":
-            return BagMessage(_stamp_ns(fields) or logged_ns, ImageMessage(data))
+            return BagMessage(stamp_ns, ImageMessage(content))
         return BagMessage(
-            _stamp_ns(fields) or logged_ns,
+            stamp_ns,
             ImageMessage(
-                data, str(fields("encoding")), int(fields("height")), int(fields("width")),
+                content, str(fields("encoding")), int(fields("height")), int(fields("width")),
                 int(fields("step")), bool(fields("is_bigendian", False)),
             ),
         )  # fmt: skip
-    except (AttributeError, KeyError, TypeError, binascii.Error) as error:
-        raise SourceError(f"a message of type {kind} lacks what images have: {error}") from error
+    # What a message holds may be of any type: JSON has a text where a number belongs.
+    except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
+        raise SourceError(
+            f"a message of type {kind[:60]!r} lacks what images have ({type(error).__name__})"
+        ) from error
 
 
 class _Fields:
@@ -262,8 +276,8 @@ def _stamp_ns(fields: _Fields) -> int:
     return int(seconds) * 10**9
 
 
-def _damaged(path: Path, error: Exception) -> SourceError:
+def _damaged(path: Path, reason: str) -> SourceError:
     return SourceError(
-        f"recording {str(path)!r} cannot be read ({str(error) or type(error).__name__}); it may be "
-        "damaged or still being written"
+        f"recording {str(path)!r} cannot be read ({reason}); it may be damaged or still being "
+        "written"
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl
 
 from dedos_deploy.errors import SourceError, nearest, require
+from dedos_deploy.files import check_regular
 from dedos_deploy.runtime.bag_images import decode_image
 from dedos_deploy.runtime.bag_readers import BagMessage, BagReader, open_bag_reader
 from dedos_deploy.runtime.frames import POLL_S, Frame, Outcome, Source
@@ -46,6 +47,7 @@ def open_bag(uri: str) -> BagSource:
     path = Path(address).expanduser()
     if not path.exists():
         raise SourceError(f"recording {address!r} does not exist; check its name")
+    _check_files(path, address)
     return BagSource(
         open_bag_reader(path, topic=settings.get("topic")), source_id=address, rate=rate
     )
@@ -90,11 +92,7 @@ class BagSource(Source):
         message = self._next or next(self._messages, None)
         self._next = None
         if message is None:
-            if self._read == 0 and not self._drops:
-                raise SourceError(
-                    f"recording {self.source_id!r} has no message on the topic "
-                    f"{self._reader.topic!r}"
-                )
+            self._check_any()
             return Outcome.END
         if self._rate is not None:
             if not self._is_due(message, min(timeout_s, POLL_S)):
@@ -105,6 +103,18 @@ class BagSource(Source):
 
     def close(self) -> None:
         self._reader.close()
+
+    def _check_any(self) -> None:
+        """Refuse a recording that ends without one picture."""
+        if self._read == 0:
+            raise SourceError(
+                f"recording {self.source_id!r} has no message on the topic {self._reader.topic!r}"
+            )
+        if self._drops.get(UNREADABLE) == self._read:
+            raise SourceError(
+                f"none of the {self._read} messages of {self.source_id!r} on the topic "
+                f"{self._reader.topic!r} is a picture: {self._damage}"
+            )
 
     def _is_due(self, message: BagMessage, timeout_s: float) -> bool:
         """Wait for the message's time; False if it is further off than `timeout_s`."""
@@ -133,6 +143,8 @@ class BagSource(Source):
         if self._first_ns is None:
             self._first_ns = message.clock_ns
         try:
+            if isinstance(message.image, SourceError):
+                raise message.image
             frame_bgr = decode_image(message.image)
         except SourceError as error:
             self._drops[UNREADABLE] = self._drops.get(UNREADABLE, 0) + 1
@@ -142,6 +154,20 @@ class BagSource(Source):
             frame_bgr, index, time.monotonic(), self.source_id, f"{index:06d}",
             media_s=(message.clock_ns - self._first_ns) / 1e9, clock_ns=message.clock_ns,
         )  # fmt: skip
+
+
+def _check_files(path: Path, address: str) -> None:
+    """Refuse named pipes and devices, at which libraries would wait; of a folder every file counts."""
+    try:
+        files = path.iterdir() if path.is_dir() else [path]
+        for file in files:
+            if not file.is_dir():
+                check_regular(file)
+    except OSError as error:
+        raise SourceError(
+            f"recording {address!r} cannot be read ({error.strerror}); give a file, or the folder "
+            "of a ROS 2 bag"
+        ) from error
 
 
 def _rate(uri: str, text: str | None) -> float | None:

@@ -67,7 +67,7 @@ class OverlayFolder(Sink):
 
     def write(self, frame: Frame, result: Segmentation) -> None:
         overlay = self._options.painter.paint(frame.frame_bgr, result)
-        write_whole(self._folder / f"{frame.name}.jpg", encode_picture(".jpg", overlay))
+        write_whole(_file_of(self._folder, frame, ".jpg"), encode_picture(".jpg", overlay))
         self._count += 1
 
     def close(self) -> None:
@@ -75,13 +75,21 @@ class OverlayFolder(Sink):
 
 
 class MaskFolder(Sink):
-    """One label map PNG per frame, and the classes of the ids in `classes.json`."""
+    """One label map PNG per frame, and the classes of the ids in the `classes.json` beside it.
+
+    A session that was asked for very many names gives ids again (`Segmenter.set_classes`). From the
+    first mask in which an id means something else, masks go to the folder `ids-2` within the folder,
+    then to `ids-3`, …, each with a `classes.json` of its own: one always explains all masks beside it.
+    """
 
     def __init__(self, folder: Path, options: SinkOptions) -> None:
         self.uri = f"masks:{folder}"
-        self._folder = folder
+        self._folder = self._home = folder
+        self._overwrite = options.overwrite
         self._count = 0
         self._version = 0
+        self._meanings = 1
+        self._classes: tuple[str, ...] = ()
         reserve_folder(folder, overwrite=options.overwrite)
 
     @property
@@ -90,15 +98,25 @@ class MaskFolder(Sink):
 
     def write(self, frame: Frame, result: Segmentation) -> None:
         if result.vocabulary_version != self._version:
-            # Ids are never given twice, so the newest list also explains the older masks; only the
-            # id of unlabelled pixels follows the dtype, and is 255 or 65535.
-            classes = {"classes": list(result.classes), "none_id": result.none_id}
-            content = json.dumps(classes, indent=2, ensure_ascii=False)
-            write_whole(self._folder / CLASSES_FILE, content.encode() + b"\n")
+            self._note_classes(result)
             self._version = result.vocabulary_version
         content_png = encode_picture(".png", result.label_map)
-        write_whole(self._folder / f"{frame.name}.png", content_png)
+        write_whole(_file_of(self._home, frame, ".png"), content_png)
         self._count += 1
+
+    def _note_classes(self, result: Segmentation) -> None:
+        shared = min(len(self._classes), len(result.classes))
+        if self._classes[:shared] != result.classes[:shared]:
+            self._meanings += 1
+            self._home = self._folder / f"ids-{self._meanings}"
+            reserve_folder(self._home, overwrite=self._overwrite)
+            self._classes = ()
+        # The longer list explains the older masks, too; only the id of unlabelled pixels follows
+        # the dtype, and is 255 or 65535.
+        self._classes = max(self._classes, result.classes, key=len)
+        classes = {"classes": list(self._classes), "none_id": result.none_id}
+        content = json.dumps(classes, indent=2, ensure_ascii=False)
+        write_whole(self._home / CLASSES_FILE, content.encode() + b"\n")
 
     def close(self) -> None:
         """Every label map is complete already."""
@@ -148,6 +166,16 @@ def result_numbers(frame: Frame, result: Segmentation) -> dict[str, Any]:
         "unlabelled": round(result.unlabelled, 6),
         "latency_ms": {name: round(value, 3) for name, value in latency_ms.items()},
     }
+
+
+def _file_of(folder: Path, frame: Frame, suffix: str) -> Path:
+    """Return the file of a frame, whose name may come from a recording. Raises SinkError."""
+    if not frame.name or "/" in frame.name or "\\" in frame.name or "\0" in frame.name:
+        raise SinkError(
+            f"frame {frame.frame_id} of {frame.source_id!r} is called {frame.name[:80]!r}, which "
+            "cannot be the name of a file; give frames names without separators"
+        )
+    return folder / f"{frame.name}{suffix}"
 
 
 def encode_picture(suffix: str, picture: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.errors import SourceError
+from dedos_deploy.pictures import read_picture
 from dedos_deploy.runtime.frames import Frame, Outcome, Source
 
 log = logging.getLogger(__name__)
@@ -96,12 +97,5 @@ def read_image(path: Path) -> NDArray[np.uint8] | None:
     """Return an image file as BGR uint8 [H, W, 3], None if it cannot be read or decoded."""
     import cv2
 
-    try:
-        encoded = np.frombuffer(path.read_bytes(), dtype=np.uint8)
-    except OSError:
-        return None
-    if not encoded.size:
-        return None
-    # Decoding from memory also takes paths that OpenCV's own file reader cannot (Windows, UTF-8).
-    decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
-    return None if decoded is None else np.asarray(decoded, dtype=np.uint8)
+    picture = read_picture(path, cv2.IMREAD_COLOR)
+    return None if picture is None else np.asarray(picture, dtype=np.uint8)

@@ -103,15 +103,20 @@ def _text_encoder(
     """Return the encoder of a bundle, under its own prompt templates or others."""
     from dedos_deploy.text.cache import EmbeddingCache
     from dedos_deploy.text.encoder import TextEncoder
+    from dedos_deploy.text.tower import TowerFiles
 
     manifest = bundle.manifest
     own = templates is None or list(templates) == manifest.templates
-    return TextEncoder(
-        model_path=bundle.path("text_encoder.onnx"),
-        tokenizer_path=bundle.path("tokenizer.json"),
+    tower = TowerFiles(
+        model=bundle.path("text_encoder.onnx"),
+        tokenizer=bundle.path("tokenizer.json"),
+        model_sha256=manifest.files["text_encoder.onnx"],
+        tokenizer_sha256=manifest.files["tokenizer.json"],
         context_length=manifest.context_length,
         text_width=bundle.spec.text_width,
-        model_sha256=manifest.files["text_encoder.onnx"],
+    )
+    return TextEncoder(
+        tower,
         templates=templates or tuple(manifest.templates),
         template_name=template or manifest.template_name,
         # What a bundle ships was embedded under its own templates.

@@ -6,12 +6,14 @@ import ctypes
 import os
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dedos_deploy.borders import foreign, spoken_reason
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import EngineError
 from dedos_deploy.runtime.engine import Tensors, check_inputs
@@ -65,15 +67,10 @@ class OnnxEngine(Closing):
 
         if not model.is_file():
             raise EngineError(f"the model {model.name} is missing; export the bundle again")
-        try:
+        with foreign(partial(_unloadable, model.name), reason=spoken_reason):
             self._session: Any = onnxruntime.InferenceSession(
                 os.fspath(model), session_options(threads), providers=["CPUExecutionProvider"]
             )
-        except runtime_errors() as error:
-            raise EngineError(
-                f"ONNX Runtime cannot load {model.name}: {spoken_reason(error)}; "
-                "the file is damaged or needs a newer onnxruntime"
-            ) from error
         release_freed_memory()
         self.spec = spec
         self._scores: NDArray[Any] = np.empty((0, 0, 0, 0), dtype=spec.score_dtype)
@@ -87,15 +84,13 @@ class OnnxEngine(Closing):
         import onnxruntime
 
         scores = self._buffer(slots)
-        binding = self._session.io_binding()
-        for name, array in inputs.items():
-            binding.bind_cpu_input(name, array)
-        value = onnxruntime.OrtValue.ortvalue_from_numpy(scores)
-        binding.bind_ortvalue_output(self.spec.scores.name, value)
-        try:
+        with foreign(failed_on_frame, reason=spoken_reason):
+            binding = self._session.io_binding()
+            for name, array in inputs.items():
+                binding.bind_cpu_input(name, array)
+            value = onnxruntime.OrtValue.ortvalue_from_numpy(scores)
+            binding.bind_ortvalue_output(self.spec.scores.name, value)
             self._session.run_with_iobinding(binding)
-        except runtime_errors() as error:
-            raise EngineError(f"ONNX Runtime failed on a frame: {spoken_reason(error)}") from error
         return {self.spec.scores.name: scores}
 
     def close(self) -> None:
@@ -148,18 +143,12 @@ def _check_node(model: str, tensor: TensorSpec, node: Any) -> None:
         )
 
 
-def runtime_errors() -> tuple[type[Exception], ...]:
-    """Return the exceptions that ONNX Runtime raises."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    names = ("Fail", "InvalidArgument", "NoSuchFile", "NoModel", "EngineError",
-             "RuntimeException", "InvalidProtobuf", "NotImplemented", "InvalidGraph",
-             "EPFail")  # fmt: skip
-    # Older releases lack some of them.
-    return tuple(getattr(state, name) for name in names if hasattr(state, name))
+def failed_on_frame(reason: str) -> EngineError:
+    """Return the error of a graph that loads and does not run."""
+    return EngineError(f"ONNX Runtime failed on a frame: {reason}")
 
 
-def spoken_reason(error: Exception) -> str:
-    """Return the informative end of an ONNX Runtime message, on one line."""
-    text = " ".join(str(error).split())
-    return text.rsplit(" : ", 1)[-1].rstrip(".;")[:200]
+def _unloadable(name: str, reason: str) -> EngineError:
+    return EngineError(
+        f"ONNX Runtime cannot load {name}: {reason}; the file is damaged or needs a newer onnxruntime"
+    )

@@ -56,7 +56,8 @@ class RerunSink(Sink):
         stream.set_time(TIMELINE, timestamp=np.datetime64(frame.captured_ns, "ns"))
         if result.vocabulary_version != self._version:
             self._version = result.vocabulary_version
-            stream.log("camera", rerun.AnnotationContext(self._classes(result)), static=True)
+            # At its time and not for all times: an id may mean something else later.
+            stream.log("camera", rerun.AnnotationContext(self._classes(result)))
         picture = encode_picture(".jpg", frame.frame_bgr)
         stream.log("camera/image", rerun.EncodedImage(contents=picture, media_type="image/jpeg"))
         stream.log("camera/labels", rerun.SegmentationImage(result.label_map, opacity=0.5))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.closing import Closing
-from dedos_deploy.errors import BadBundleError
+from dedos_deploy.errors import BadBundleError, BadInputError
 from dedos_deploy.runtime.engine import Engine, EngineOptions, Progress, open_engine
 from dedos_deploy.runtime.labelling import open_labeller
 from dedos_deploy.runtime.preprocess import check_frame
@@ -54,6 +54,8 @@ class _Core:
             )
         self._engine = engine
         self._encode = encode
+        # As many as there are until the first words are encoded: no frame waits for them.
+        self.text_threads = threads
         self._thresholds = thresholds
         self._base = base
         # Once here, since it compares all pairs of base words: too slow for every class change.
@@ -61,10 +63,15 @@ class _Core:
         self.busy = threading.Lock()
         self.labeller = open_labeller(engine, threads=threads or usable_cores())
 
-    def next_table(self, classes: Classes, previous: SlotTable | None) -> SlotTable:
-        vocabulary = _vocabulary(classes)
+    def encode(self, vocabulary: Vocabulary, timeout_s: float | None) -> Rows:
+        """Return the rows of a vocabulary's words; new ones take their time, with few threads."""
         check_slots(len(vocabulary.words), self._engine.max_slots)
-        rows = self._encode(vocabulary.words)
+        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        return self._encode(vocabulary.words, deadline_s=deadline_s, threads=self.text_threads)
+
+    def next_table(
+        self, vocabulary: Vocabulary, rows: Rows, previous: SlotTable | None
+    ) -> SlotTable:
         return build_table(
             vocabulary,
             previous,
@@ -95,10 +102,13 @@ class SegmenterView:
     may come from any thread and takes effect between two frames.
     """
 
-    def __init__(self, core: _Core, classes: Classes) -> None:
+    def __init__(self, core: _Core, classes: Classes, *, timeout_s: float | None = None) -> None:
+        vocabulary = _vocabulary(classes)
         self._core = core
         self._changing = threading.Lock()
-        self._table = core.next_table(classes, None)
+        self._asked = 0
+        self._done = 0
+        self._table = core.next_table(vocabulary, core.encode(vocabulary, timeout_s), None)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -123,17 +133,31 @@ class SegmenterView:
         """Version that the next frame will carry."""
         return self._table.version
 
-    def set_classes(self, classes: Classes) -> int:
+    def set_classes(self, classes: Classes, *, timeout_s: float | None = None) -> int:
         """Replace the class list from the next frame on and return the new vocabulary version.
 
-        Names that occurred before in this session keep their ids, new ones get new ids. On an
-        error the old list stays. Words never met before cost a run of the text tower each; known
-        ones under a millisecond in all. Raises BadInputError.
+        classes: as `parse_vocabulary` takes them: a string is a list of words, a `pathlib.Path`
+        names a file; timeout_s: how long new words may take, None for as long as they need.
+
+        Names keep their ids while they are among the last 254 that were asked for; then the id that
+        was not asked for longest goes to a new name, and every result says what its own ids mean.
+        On an error the old list stays. Words never met before cost a run of the text tower each,
+        beside the frames and other changes; known ones under a millisecond in all. Of two calls
+        at once the later one wins; one that is overtaken returns the version that overtook it.
+
+        Raises BadInputError, and UnfinishedError when new words took longer than `timeout_s`: those
+        that are done are kept, so ask again.
         """
         vocabulary = _vocabulary(classes)
         with self._changing:
-            # One reference assignment: a frame sees the old table or the new one, never a mix.
-            self._table = self._core.next_table(vocabulary, self._table)
+            self._asked += 1
+            turn = self._asked
+        rows = self._core.encode(vocabulary, timeout_s)
+        with self._changing:
+            if turn > self._done:
+                self._done = turn
+                # One reference assignment: a frame sees the old table or the new one, never a mix.
+                self._table = self._core.next_table(vocabulary, rows, self._table)
             return self._table.version
 
     def segment(
@@ -183,17 +207,19 @@ class Segmenter(SegmenterView, Closing):
         thresholds: Thresholds,
         base: BaseVocabulary | None = None,
         threads: int | None = None,
+        text_threads: int = 1,
     ) -> None:
         """Build from parts; `load` does so from a bundle.
 
         encode: words to unit rows float32 [N, D]; base: words and rows of the vocabulary whose
         members serve as negatives, None for no negatives; threads: for the label map, None for
-        one per usable core.
+        one per usable core; text_threads: for words that are new after the first.
         """
         core = _Core(engine, encode, thresholds=thresholds, base=base, threads=threads)
         with contextlib.ExitStack() as opened:
             opened.callback(core.labeller.close)
             super().__init__(core, classes)
+            core.text_threads = text_threads
             labeller = opened.pop_all()
         self._closing = contextlib.ExitStack()
         self._closing.callback(engine.close)
@@ -209,6 +235,7 @@ class Segmenter(SegmenterView, Closing):
         background: Background = "threshold",
         threshold: float | None = None,
         threads: int | None = None,
+        text_threads: int = 1,
         template: str | None = None,
         gpu: int = 0,
         on_progress: Progress = lambda text: None,
@@ -216,13 +243,15 @@ class Segmenter(SegmenterView, Closing):
         """Return a segmenter for a bundle.
 
         bundle: a folder, a `.dedos` file, "demo" for the embedded one, or an open Bundle, which
-        stays open; classes: as `parse_vocabulary` takes them, or a Vocabulary;
+        stays open; classes: as `parse_vocabulary` takes them (a string is a list of words, a
+        `pathlib.Path` names a file), or a Vocabulary;
         engine: what to run on, one of `dedos_deploy.runtime.engine.ENGINES`;
         background: `threshold` leaves a pixel unlabelled when its best class scores below that
         class's threshold; `negatives` also lets words of the bundle's base vocabulary compete,
         and leaves unlabelled what they win; `none` labels every pixel with its best class;
         threshold: in [0, 1], for every entry without its own, None for the bundle's;
-        threads: CPU threads, None for one per usable core; template: one of
+        threads: CPU threads, None for one per usable core; text_threads: CPU threads of the text
+        tower for words that are new after the first, few so that frames go on beside it; template: one of
         `dedos_deploy.text.templates.TEMPLATES` in place of the bundle's prompt templates; gpu: index
         of the GPU for engines that use one; on_progress: called with what is being done while an
         engine is built or checked on this device, at its first use.
@@ -233,6 +262,8 @@ class Segmenter(SegmenterView, Closing):
         from dedos_deploy.runtime.loading import bundle_parts
 
         vocabulary = _vocabulary(classes)
+        if text_threads < 1:
+            raise BadInputError(f"text_threads must be at least 1, not {text_threads}")
         with contextlib.ExitStack() as opened:
             parts = bundle_parts(
                 bundle, background=background, threshold=threshold, template=template
@@ -247,17 +278,19 @@ class Segmenter(SegmenterView, Closing):
                 thresholds=parts.thresholds,
                 base=parts.base,
                 threads=threads,
+                text_threads=text_threads,
             )
             opened.callback(segmenter._core.labeller.close)
             segmenter._closing = opened.pop_all()
         return segmenter
 
-    def share(self, classes: Classes) -> SegmenterView:
+    def share(self, classes: Classes, *, timeout_s: float | None = None) -> SegmenterView:
         """Return another vocabulary on the same engine, with ids of its own; for several cameras.
 
-        It lives as long as this segmenter is open. Raises BadInputError.
+        It lives as long as this segmenter is open. timeout_s: how long new words may take, None for
+        as long as they need. Raises BadInputError, and UnfinishedError as `set_classes` does.
         """
-        return SegmenterView(self._core, classes)
+        return SegmenterView(self._core, classes, timeout_s=timeout_s)
 
     def close(self) -> None:
         """Release the engine and, if `load` opened it, the bundle; may be called twice."""

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.runtime.segmentation import LabelMap
-from dedos_deploy.spec import MAX_CLASSES, NONE_UINT16, SLOT_BUCKETS, bucket_for, none_id
+from dedos_deploy.spec import (
+    MAX_UINT8_CLASSES,
+    NONE_UINT16,
+    SLOT_BUCKETS,
+    bucket_for,
+    none_id,
+)
 from dedos_deploy.vocabulary import Vocabulary
 
 Rows = NDArray[np.float32]
-Encode = Callable[[Sequence[str]], Rows]
+
+IDS_KEPT = MAX_UINT8_CLASSES
+"""Class names that a session remembers with their ids, unless a single vocabulary has more."""
 
 NO_THRESHOLD = -1.0
 """Below every score, so that the best class always wins."""
@@ -23,16 +33,64 @@ WHOLE_BASE_SLOTS = 64
 """Negatives are cut to fit their slot bucket only above this many slots in all."""
 
 
+class Encode(Protocol):
+    """Words to unit rows, float32 [N, D]; as `TextEncoder.encode`."""
+
+    def __call__(
+        self, words: Sequence[str], *, deadline_s: float | None = None, threads: int | None = None
+    ) -> Rows: ...
+
+
+@dataclass(frozen=True)
+class SessionIds:
+    """Names by class id of a session, and the version of the vocabulary that asked for each last.
+
+    An id stands for one name as long as that is among the IDS_KEPT asked for last; then the id that
+    was not asked for longest goes to a new name. So neither the arrays per frame nor the width of
+    the label map grow with what was ever asked for.
+    """
+
+    names: tuple[str, ...] = ()
+    used: tuple[int, ...] = ()
+
+    def after(self, vocabulary: Vocabulary, version: int) -> tuple[SessionIds, tuple[int, ...]]:
+        """Return the ids after a change to `vocabulary`, and those of its entries, in its order.
+
+        >>> from dedos_deploy.vocabulary import parse_vocabulary
+        >>> ids, asked = SessionIds(("road", "car"), (1, 1)).after(parse_vocabulary("car,tree"), 2)
+        >>> ids.names, ids.used, asked
+        (('road', 'car', 'tree'), (1, 2, 2), (1, 2))
+        """
+        ids = {name: index for index, name in enumerate(self.names)}
+        names, used = list(self.names), list(self.used)
+        asked = set(vocabulary.names)
+        idle = (index for name, index in ids.items() if name not in asked)
+        free = deque(sorted(idle, key=lambda index: (used[index], index)))
+        for name in vocabulary.names:
+            if name not in ids and (len(names) < IDS_KEPT or not free):
+                ids[name] = len(names)
+                names.append(name)
+                used.append(version)
+            elif name not in ids:
+                ids[name] = free.popleft()
+                names[ids[name]] = name
+            used[ids[name]] = version
+        while len(names) > IDS_KEPT and used[-1] != version:
+            del names[-1], used[-1]
+        found = SessionIds(tuple(names), tuple(used))
+        return found, tuple(ids[name] for name in vocabulary.names)
+
+
 @dataclass(frozen=True, eq=False)
 class SlotTable:
     """One vocabulary of a session, ready for the engine; never changed once made.
 
     version: 1 for the first vocabulary of the session, one more per change;
-    names: name of every class id ever given in the session; class_ids: ids of this vocabulary's
-    entries, in its order; text: float32 [K, D]; valid: float32 [K], all 1;
+    names: of the session by class id; class_ids: ids of this vocabulary's entries, in its order;
+    text: float32 [K, D]; valid: float32 [K], all 1;
     thresholds: float32 [K]; slot_ids: uint16 [K], NONE_UINT16 for negatives;
     negatives: the words of the last slots, whose pixels stay unlabelled; entries: the vocabulary's,
-    spelled as `parse_vocabulary` takes them.
+    spelled as `parse_vocabulary` takes them; used: version that asked for each of `names` last.
     """
 
     version: int
@@ -44,6 +102,7 @@ class SlotTable:
     slot_ids: NDArray[np.uint16]
     negatives: tuple[str, ...]
     entries: tuple[str, ...] = ()
+    used: tuple[int, ...] = ()
 
     @property
     def none_id(self) -> int:
@@ -74,28 +133,6 @@ class Thresholds:
         return self.by_name.get(name, self.default) if own is None else own
 
 
-def session_ids(
-    known: Sequence[str], vocabulary: Vocabulary
-) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Return the session's names by id with those of `vocabulary` appended, and its entries' ids.
-
-    An id stands for one name as long as the session lasts, also while that name is not asked for.
-
-    >>> from dedos_deploy.vocabulary import parse_vocabulary
-    >>> session_ids(("road", "car"), parse_vocabulary("car,tree"))
-    (('road', 'car', 'tree'), (1, 2))
-    """
-    ids = {name: index for index, name in enumerate(known)}
-    for name in vocabulary.names:
-        ids.setdefault(name, len(ids))
-    if len(ids) > MAX_CLASSES:
-        raise BadInputError(
-            f"this session has seen {len(ids)} class names, at most {MAX_CLASSES} have ids; "
-            "load a new Segmenter to start again"
-        )
-    return tuple(ids), tuple(ids[name] for name in vocabulary.names)
-
-
 def build_table(
     vocabulary: Vocabulary,
     previous: SlotTable | None,
@@ -108,8 +145,9 @@ def build_table(
 
     rows: unit rows of its words, float32 [N, D]; negatives: words and their rows, [M, D].
     """
-    known = previous.names if previous else ()
-    names, class_ids = session_ids(known, vocabulary)
+    version = previous.version + 1 if previous else 1
+    known = SessionIds(previous.names, previous.used) if previous else SessionIds()
+    session, class_ids = known.after(vocabulary, version)
     words, negative_rows = negatives
     floors = [
         thresholds.of(entry.name, entry.threshold)
@@ -118,8 +156,8 @@ def build_table(
     ]
     ids = [class_ids[index] for index in vocabulary.slot_ids]
     return SlotTable(
-        version=previous.version + 1 if previous else 1,
-        names=names,
+        version=version,
+        names=session.names,
         class_ids=class_ids,
         text=np.ascontiguousarray(np.concatenate([rows, negative_rows])),
         valid=np.ones(len(ids) + len(words), dtype=np.float32),
@@ -127,6 +165,7 @@ def build_table(
         slot_ids=np.array(ids + [NONE_UINT16] * len(words), dtype=np.uint16),
         negatives=tuple(words),
         entries=tuple(entry.spelled for entry in vocabulary.entries),
+        used=session.used,
     )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dedos_deploy.errors import SourceError
+from dedos_deploy.files import check_regular
 from dedos_deploy.runtime.frames import Source
 from dedos_deploy.runtime.uri import network_scheme, redact
 
@@ -98,6 +100,19 @@ def _open_path(uri: str) -> Source:
         return ImageSource(find_images(path, IMAGE_SUFFIXES), source_id=uri)
     if not path.exists():
         raise SourceError(f"source {redact(uri)!r} does not exist; it can be {KINDS}")
+    _check_file(path, uri)
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return ImageSource([path], source_id=uri)
     return VideoSource(str(path), source_id=uri)
+
+
+def _check_file(path: Path, uri: str) -> None:
+    """Refuse what is no file; names such as /dev/v4l/by-id/... of cameras are links to devices."""
+    if _CAMERA.fullmatch(os.path.realpath(path)):
+        return
+    try:
+        check_regular(path)
+    except OSError as error:
+        raise SourceError(
+            f"source {redact(uri)!r} cannot be read ({error.strerror}); it can be {KINDS}"
+        ) from error

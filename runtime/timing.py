@@ -64,7 +64,7 @@ def time_frames(
     with Bundle.open(bundle) as opened:
         width = opened.spec.text_width
 
-        def unit_rows(words: Sequence[str]) -> Rows:
+        def unit_rows(words: Sequence[str], **_: object) -> Rows:
             rows = rng.standard_normal((len(words), width)).astype(np.float32)
             unit: Rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
             return unit

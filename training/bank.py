@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.model import Dedos
+from dedos_deploy.pictures import read_picture
 from dedos_deploy.training.denoising import DenoisingLearning, LiveFill
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class CalibrationImages:
 
         self._hash = hashlib.sha256()
         for path in self.paths:
-            image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+            image = read_picture(path, cv2.IMREAD_COLOR)
             if image is None:
                 raise BadInputError(f"{path} cannot be read as an image; replace or remove it")
             self._hash.update(json.dumps(image.shape).encode())

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.pictures import read_picture
 from dedos_deploy.training.data import image_key, resized
 from dedos_deploy.training.diffusion_cache import CacheCounts, DiffusionCache
 from dedos_deploy.training.folders import LabelFolder
@@ -91,7 +92,7 @@ def _images(
     import cv2
 
     for path in paths:
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        image = read_picture(path, cv2.IMREAD_COLOR)
         if image is None:
             raise BadInputError(f"{path} cannot be read as an image; replace or remove it")
         pixels = np.asarray(image, dtype=np.uint8)

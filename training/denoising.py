@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,6 +17,7 @@ from dedos_deploy.errors import BadInputError
 from dedos_deploy.files import write_atomically
 from dedos_deploy.model import Dedos
 from dedos_deploy.model.dedos import decoder_taps
+from dedos_deploy.model.tensor_files import load_strictly, read_tensors
 from dedos_deploy.presets import ModelConfig, config_from_dict
 from dedos_deploy.training.proxy_reader import MaskMap, ProxyReader
 from dedos_deploy.training.texture import TextureSeparation
@@ -195,27 +195,18 @@ def load_learning(path: Path | str) -> tuple[DenoisingLearning, LearningSource]:
         raise BadInputError(
             f"{path} does not exist; a run with --diffusion writes it beside its checkpoint"
         )
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise BadInputError(
-            f"{path} is not a readable safetensors file ({error}); resume its run to write it again"
-        ) from error
+
+    def refusal(reason: str) -> BadInputError:
+        return BadInputError(f"{path} is damaged ({reason}); resume its run to write it again")
+
+    metadata, tensors = read_tensors(path, refusal)
     if metadata.get("format") != FORMAT:
         raise BadInputError(
             f"{path} has format {metadata.get('format')!r}, expected {FORMAT!r}; give the "
             "learning.safetensors of a run by dedos-train --diffusion"
         )
     learning, source = _from_record(path, metadata.get("learning", ""))
-    try:
-        learning.load_state_dict(tensors)
-    except RuntimeError as error:
-        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise BadInputError(
-            f"{path} does not fit its own header ({first}); resume its run to write it again"
-        ) from error
+    load_strictly(learning, tensors, lambda why: refusal(f"it does not fit its own header: {why}"))
     return learning.eval(), source
 
 

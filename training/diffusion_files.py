@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from dedos_deploy.borders import first_line, foreign
 from dedos_deploy.errors import BadInputError, require
 
 EMPTY_PROMPT = "empty_prompt.safetensors"
@@ -125,7 +125,7 @@ def _no_download(model: str, error: Exception) -> str:
     name = MOVED.get(model, model)
     moved = f"; its owner withdrew that name, a mirror is {name}" if name != model else ""
     return (
-        f"cannot download the diffusion model {model!r} ({_first_line(error)}){moved}; give a name "
+        f"cannot download the diffusion model {model!r} ({first_line(error)}){moved}; give a name "
         "with a connection, or a folder downloaded by "
         f"`hf download {name} --local-dir FOLDER` where there is one"
     )
@@ -250,17 +250,13 @@ def _check_fit(folder: Path, vae: Any, unet: Any, prompt: Tensor) -> None:
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
     """Turn what diffusers and transformers raise for unusable files into one BadInputError."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise BadInputError(
-            f"cannot read the diffusion model in {path} ({_first_line(error)}); download it again, "
-            "or convert the model to diffusers' layout"
-        ) from error
 
+    def refusal(reason: str) -> BadInputError:
+        return BadInputError(
+            f"cannot read the diffusion model in {path} ({reason}); download it again, or convert "
+            "the model to diffusers' layout"
+        )
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(". ") if lines else type(error).__name__
+    with foreign(refusal, reason=first_line), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield

@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from dedos_deploy.borders import foreign
 from dedos_deploy.errors import BadInputError, require
+from dedos_deploy.files import read_regular
 from dedos_deploy.model.mobile_branch import MobileBranch
 
 DETAIL_CREDIT = "Detail branch: "
@@ -45,18 +47,19 @@ def load_mobile_weights(branch: MobileBranch, path: Path, images: Sequence[Tenso
 
 def _convolutions(path: Path) -> list[tuple[Tensor, Tensor]]:
     onnx = require("onnx", extra="export", purpose="reading the weights of a net")
-    from google.protobuf.message import DecodeError
 
-    try:
-        graph = onnx.load_model_from_string(path.read_bytes()).graph
-    except (OSError, DecodeError) as error:
-        raise BadInputError(f"{path} is no ONNX net; convert it with tflite_to_onnx.py") from error
+    def refusal(reason: str) -> BadInputError:
+        return BadInputError(f"{path} is no ONNX net ({reason}); convert it with tflite_to_onnx.py")
+
+    with foreign(refusal):
+        graph = onnx.load_model_from_string(read_regular(path)).graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
 
     def constant(name: str) -> Tensor:
         if name not in tensors:
             raise BadInputError(f"{path}: weights {name!r} are not constants; convert it again")
-        return torch.from_numpy(onnx.numpy_helper.to_array(tensors[name]).copy())
+        with foreign(refusal):
+            return torch.from_numpy(onnx.numpy_helper.to_array(tensors[name]).copy())
 
     nodes = [node for node in graph.node if node.op_type == "Conv"]
     return [(constant(node.input[1]), constant(node.input[2])) for node in nodes]

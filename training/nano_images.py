@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.pictures import read_picture
 from dedos_deploy.scenes import KINDS, class_names, render_image
 from dedos_deploy.training.folders import (
     IMAGE_SUFFIXES,
@@ -212,7 +213,7 @@ def _video(path: Path, size_hw: Size) -> Iterator[Reader]:
 def _image(path: Path, size_hw: Size) -> Picture:
     import cv2
 
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    image = read_picture(path, cv2.IMREAD_COLOR)
     if image is None:
         raise BadInputError(f"{path} cannot be read as an image; replace or remove it")
     return _resized(np.asarray(image, np.uint8), size_hw)

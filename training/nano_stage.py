@@ -15,12 +15,13 @@ from types import FrameType
 from typing import Generic, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from dedos_deploy.borders import foreign
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.files import write_atomically
+from dedos_deploy.model.tensor_files import load_strictly, read_tensors
 from dedos_deploy.training.muon import MuonAdamW
 from dedos_deploy.training.optimizer import rate_factor, set_rate
 
@@ -180,22 +181,20 @@ class Stage(Generic[Model]):
                 f"cannot write {self.path}: {error}; free space or choose another --output"
             ) from error
 
+    def _damaged(self, reason: str) -> BadInputError:
+        return BadInputError(
+            f"{self.path} is damaged ({reason}); remove it to start this stage again"
+        )
+
     def _load(self) -> None:
-        try:
-            with safe_open(self.path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-        except (SafetensorError, OSError) as error:
-            raise BadInputError(
-                f"{self.path} is damaged ({error}); remove it to start this stage again"
-            ) from error
-        if metadata.get("format") != FORMAT or metadata["recipe"] != self._recipe:
+        metadata, tensors = read_tensors(self.path, self._damaged)
+        if metadata.get("format") != FORMAT or metadata.get("recipe") != self._recipe:
             raise BadInputError(
                 f"{self.path} was written under other settings or data; repeat its options, or "
                 "start anew in another --output"
             )
-        self.model.load_state_dict(_part(tensors, "model."))
-        self.average.load_state_dict(_part(tensors, "average."))
+        load_strictly(self.model, _part(tensors, "model."), self._damaged)
+        load_strictly(self.average, _part(tensors, "average."), self._damaged)
         moments = _part(tensors, "optimizer.")
         for name, parameter in self.model.named_parameters():
             mine = {
@@ -205,9 +204,10 @@ class Stage(Generic[Model]):
             }
             if mine:
                 self.optimizer.state[parameter] = mine
-        record = json.loads(metadata["record"])
-        self.step, self.elapsed_s = record["step"], record["elapsed_s"]
-        self.loss, self.terms = record["loss"], record["terms"]
+        with foreign(self._damaged):
+            record = json.loads(metadata["record"])
+            self.step, self.elapsed_s = int(record["step"]), float(record["elapsed_s"])
+            self.loss, self.terms = record["loss"], record["terms"]
 
 
 def _optimizer(model: nn.Module, settings: StageSettings) -> MuonAdamW:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError, SourceError
 from dedos_deploy.files import write_atomically
+from dedos_deploy.pictures import read_picture
 from dedos_deploy.runtime.palette import palette_bgr
 from dedos_deploy.training.folders import LabelFolder, open_folder
 from dedos_deploy.training.teachers import SegmentationTeacher
@@ -222,9 +223,7 @@ def _write_pair(folder: Path, name: str, image: NDArray[np.uint8], labels: Label
 
 
 def _read_image(path: Path, flag: int) -> NDArray[np.uint8]:
-    import cv2
-
-    image = cv2.imread(os.fspath(path), flag)
+    image = read_picture(path, flag)
     if image is None:
         raise SourceError(f"{path} cannot be read as a picture")
     return np.asarray(image, np.uint8)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dedos_deploy.bundle._fields import FieldError, checked, load_json
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.model import Dedos
+from dedos_deploy.model.tensor_files import load_strictly, read_metadata, read_tensors
 from dedos_deploy.training.denoising import DenoisingLearning
 from dedos_deploy.training.optimizer import WeightAverage, named_parameters
 
@@ -81,7 +84,10 @@ def saved_settings(path: Path) -> str:
 
     Raises BadInputError when there is no readable training state.
     """
-    return _metadata(path)["settings"]
+    metadata = _metadata(path)
+    if "settings" not in metadata:
+        raise _damaged(path, "it has no settings")
+    return metadata["settings"]
 
 
 def load_state(path: Path, training: Training) -> None:
@@ -90,34 +96,62 @@ def load_state(path: Path, training: Training) -> None:
     Raises BadInputError when the file is missing, damaged, of another model, or of a run that read
     another diffusion model.
     """
-    record = json.loads(_metadata(path)["record"])
+    record = _record(path)
     # The name of a diffusion may change (its folder moved), what it computes may not.
-    if record.get("diffusion") != training.diffusion:
+    if record.diffusion != training.diffusion:
         raise BadInputError(
-            f"the run to resume reads {_diffusion_name(record.get('diffusion'))}, not "
+            f"the run to resume reads {_diffusion_name(record.diffusion)}, not "
             f"{_diffusion_name(training.diffusion)}; repeat its --diffusion, or start a new run in "
             "another --output"
         )
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
-    try:
-        training.model.load_state_dict(_part(tensors, "model."))
-        if training.average is not None:
-            training.average.model.load_state_dict(_part(tensors, "average."))
-        if training.learning is not None:
-            training.learning.load_state_dict(_part(tensors, "learning."))
-    except RuntimeError as error:
-        raise BadInputError(
-            f"training state {path} is of another model; start a new run in another --output"
-        ) from error
+    _, tensors = read_tensors(path, partial(_damaged, path))
+    modules = {"model.": training.model, "learning.": training.learning}
+    modules["average."] = training.average.model if training.average is not None else None
+    for prefix, module in modules.items():
+        if module is not None:
+            load_strictly(module, _part(tensors, prefix), partial(_of_another_model, path))
     moments = _part(tensors, "optimizer.")
     for name, parameter in named_parameters(training.model, training.learning):
         mine = {key: moments[f"{name}/{key}"] for key in ("step", "exp_avg", "exp_avg_sq")
                 if f"{name}/{key}" in moments}  # fmt: skip
+        if any(value.shape not in ((), parameter.shape) for value in mine.values()):
+            raise _of_another_model(path, f"the moments of {name} are of another shape")
         if mine:
             on_device = {key: value.to(parameter.device) for key, value in mine.items()}
             training.optimizer.state[parameter] = on_device
-    training.step, training.elapsed_s = record["step"], record["elapsed_s"]
+    training.step, training.elapsed_s = record.step, record.elapsed_s
+
+
+@dataclass(frozen=True)
+class _Record:
+    """See Training; `diffusion` is missing in states of the first release."""
+
+    step: int
+    elapsed_s: float
+    diffusion: str | None
+
+
+def _record(path: Path) -> _Record:
+    try:
+        values = load_json(_metadata(path).get("record", ""))
+        if isinstance(values, dict):
+            values = {"diffusion": None, **values}
+        record: _Record = checked(_Record, values, "")
+    except FieldError as error:
+        raise _damaged(path, f"its record: {error}") from error
+    return record
+
+
+def _damaged(path: Path, reason: str) -> BadInputError:
+    return BadInputError(
+        f"training state {path} is damaged ({reason}); start a new run from --init checkpoint"
+    )
+
+
+def _of_another_model(path: Path, reason: str) -> BadInputError:
+    return BadInputError(
+        f"training state {path} is of another model ({reason}); start a new run in another --output"
+    )
 
 
 def _diffusion_name(fingerprint: str | None) -> str:
@@ -133,13 +167,7 @@ def _metadata(path: Path) -> dict[str, str]:
         raise BadInputError(
             f"there is nothing to resume: {path} does not exist; leave out --resume to start"
         )
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata: dict[str, str] = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise BadInputError(
-            f"training state {path} is damaged ({error}); start a new run from --init checkpoint"
-        ) from error
+    metadata = read_metadata(path, partial(_damaged, path))
     if metadata.get("format") != FORMAT:
         raise BadInputError(
             f"{path} has training state format {metadata.get('format')!r}, expected {FORMAT!r}; "

@@ -13,14 +13,16 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dedos_deploy.borders import foreign, spoken_reason
 from dedos_deploy.errors import BadInputError, require
-from dedos_deploy.files import write_atomically
+from dedos_deploy.files import read_regular, write_atomically
 from dedos_deploy.training.data import image_key
 
 if TYPE_CHECKING:
@@ -67,13 +69,11 @@ class FeatureTeacher:
     def __init__(self, path: Path, *, side_px: int = 641, threads: int = 1) -> None:
         onnx = require("onnx", extra="export", purpose="reading what is inside a net")
         import onnxruntime
-        from google.protobuf.message import DecodeError
 
-        try:
-            content = path.read_bytes()
+        refusal = partial(_no_net, path)
+        with foreign(refusal):
+            content = read_regular(path)
             model = onnx.load_model_from_string(content)
-        except (OSError, DecodeError) as error:
-            raise BadInputError(f"{path} is no ONNX net; give one that `image` enters") from error
         self.layers = _chosen_layers(path, model.graph)
         self.side_px = side_px
         self.fingerprint = hashlib.sha256(content).hexdigest()
@@ -83,9 +83,10 @@ class FeatureTeacher:
             )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        self._session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        with foreign(refusal, reason=spoken_reason):
+            self._session = onnxruntime.InferenceSession(
+                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
 
     def maps(self, image_bgr: NDArray[np.uint8]) -> Maps:
         """Return one float32 [C, h, w] per layer for uint8 [H, W, 3]."""
@@ -223,17 +224,22 @@ class FeatureStore:
 
         Raises BadInputError when it has not, or the file is damaged.
         """
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
+        from safetensors.numpy import load
 
         path = self._path(image_key(image_bgr))
-        try:
-            tensors = load_file(path)
-            return [tensors[layer.name] for layer in self.layers]
-        except (OSError, KeyError, SafetensorError) as error:
-            raise BadInputError(
-                f"{path} holds no features of these nets; remove the folder and make them again"
-            ) from error
+
+        def refusal(reason: str) -> BadInputError:
+            return BadInputError(
+                f"{path} holds no features of these nets ({reason}); remove the folder and make "
+                "them again"
+            )
+
+        with foreign(refusal):
+            tensors = load(read_regular(path))
+        missing = [layer.name for layer in self.layers if layer.name not in tensors]
+        if missing:
+            raise refusal(f"{missing[0]} is missing")
+        return [tensors[layer.name] for layer in self.layers]
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.safetensors"
@@ -286,14 +292,14 @@ class FeatureStore:
         write_atomically(path, save(tensors, {"made_by": wanted}))
 
     def _load_spaces(self, path: Path, wanted: str) -> None:
-        from safetensors import SafetensorError, safe_open
+        from safetensors import safe_open
 
-        try:
-            with safe_open(os.fspath(path), framework="np") as file:
-                made_by = (file.metadata() or {}).get("made_by")
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-        except SafetensorError as error:
-            raise BadInputError(f"{path} is damaged; remove {self.folder}") from error
+        def refusal(reason: str) -> BadInputError:
+            return BadInputError(f"{path} is damaged ({reason}); remove {self.folder}")
+
+        with foreign(refusal), safe_open(os.fspath(path), framework="np") as file:
+            made_by = (file.metadata() or {}).get("made_by")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
         if made_by != wanted:
             raise BadInputError(
                 f"{self.folder} was made by other nets or settings; remove it or name another one"
@@ -306,6 +312,10 @@ class FeatureStore:
             )
             for layer in self.layers
         )
+
+
+def _no_net(path: Path, reason: str) -> BadInputError:
+    return BadInputError(f"{path} is no ONNX net ({reason}); give one that `image` enters")
 
 
 def _spread(items: int, wanted: int) -> list[int]:

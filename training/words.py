@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -269,15 +269,9 @@ def text_tower_credit(path: Path) -> str:
 
     Raises BadInputError when it is no such file.
     """
-    from safetensors import SafetensorError, safe_open
+    from dedos_deploy.model.tensor_files import read_metadata
 
-    try:
-        with safe_open(os.fspath(path), framework="np") as file:
-            metadata = file.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise BadInputError(
-            f"{path} holds no text tower; make one with: dedos-train text"
-        ) from error
+    metadata = read_metadata(path, partial(_no_tower, path))
     return f"Text teacher: {metadata.get('teacher', 'unknown')}"
 
 
@@ -286,15 +280,17 @@ def load_text_tower(path: Path, tower: TextTower) -> None:
 
     Raises BadInputError when the file does not hold a text tower of that shape.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from dedos_deploy.model.tensor_files import load_strictly, read_tensors
 
-    try:
-        tower.load_state_dict(load_file(path), strict=True)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise BadInputError(
-            f"{path} holds no text tower of this preset; make one with: dedos-train text"
-        ) from error
+    refusal = partial(_no_tower, path)
+    _, tensors = read_tensors(path, refusal)
+    load_strictly(tower, tensors, refusal)
+
+
+def _no_tower(path: Path, reason: str) -> BadInputError:
+    return BadInputError(
+        f"{path} holds no text tower of this preset ({reason}); make one with: dedos-train text"
+    )
 
 
 def run_text(

@@ -235,7 +235,7 @@ class _Subject:
         free, total = cuda.free_memory()
         return float(total - free) / 1e6
 
-    def _made_up(self, words: Sequence[str]) -> Rows:
+    def _made_up(self, words: Sequence[str], **_: object) -> Rows:
         rows = self._rng.standard_normal((len(words), self.spec.text_width)).astype(np.float32)
         unit: Rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
         return unit

@@ -146,11 +146,11 @@ def _record(kind: Any, value: object, path: str) -> Any:
 
 
 def _unique(pairs: list[tuple[str, object]]) -> Mapping[str, object]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise FieldError(f"has the key {shown(twice)} twice")
+    values: dict[str, object] = {}
+    for name, value in pairs:
+        if name in values:
+            raise FieldError(f"has the key {shown(name)} twice")
+        values[name] = value
     return values
 
 

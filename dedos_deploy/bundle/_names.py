@@ -17,7 +17,10 @@ ENGINES = "engines"
 REQUIRED = (MODEL, TEXT_ENCODER, TOKENIZER)
 """Files that every bundle lists in its manifest."""
 
-_MAX_NAME = 200
+MAX_FILES = 4096
+"""Files that a bundle may have: bounds what its manifest can make a reader do."""
+
+MAX_NAME = 200
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 _VOCABULARY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -29,7 +32,7 @@ def is_safe_name(name: str) -> bool:
     >>> is_safe_name("engines/rtx/model.bin"), is_safe_name("../model.onnx"), is_safe_name("/etc")
     (True, False, False)
     """
-    return len(name) <= _MAX_NAME and all(_PART.fullmatch(part) for part in name.split("/"))
+    return len(name) <= MAX_NAME and all(_PART.fullmatch(part) for part in name.split("/"))
 
 
 def is_sha256(text: str) -> bool:
@@ -67,4 +70,4 @@ def vocabulary_file(name: str) -> str:
 
 def is_vocabulary_name(name: str) -> bool:
     """Return whether `name` can be the name of a vocabulary shipped in a bundle."""
-    return len(name) <= _MAX_NAME // 2 and _VOCABULARY.fullmatch(name) is not None
+    return len(name) <= MAX_NAME // 2 and _VOCABULARY.fullmatch(name) is not None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import io
 import logging
 import os
 import secrets
@@ -13,16 +15,18 @@ import tempfile
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from dedos_deploy.bundle._fields import shown
-from dedos_deploy.bundle._names import MANIFEST, clash, is_safe_name
-from dedos_deploy.bundle._verify import verify_folder
-from dedos_deploy.errors import BadBundleError, BadInputError, UnsupportedVersionError
-from dedos_deploy.files import sha256_of
+from dedos_deploy.bundle._names import MANIFEST, MAX_FILES, clash, is_safe_name, is_sha256
+from dedos_deploy.bundle._private import private_folder, private_problem, write_private
+from dedos_deploy.bundle._verify import MAX_MANIFEST, manifest_of, verify_folder
+from dedos_deploy.bundle.manifest import Manifest
+from dedos_deploy.errors import BadBundleError, BadInputError
+from dedos_deploy.files import open_regular, read_regular
 
 logger = logging.getLogger(__name__)
 
@@ -30,13 +34,16 @@ CACHE_VARIABLE = "DEDOS_CACHE_DIR"
 MAX_UNPACKED = 16 << 30
 """Bytes that a bundle may unpack to; the largest preset with all its engines stays under 4 GiB."""
 
-_MAX_FILES = 4096
 # A repeated byte deflates 1000:1, weights hardly at all: what is large and shrinks this well is
 # not a model. Small files are let through, for a graph of random test weights may be all zeros.
 _MAX_RATIO = 100
 _SMALL_TOTAL = 64 << 20
+# Of the longest bundle it has a tenth of this.
+_MAX_DIRECTORY = 8 << 20
+_HEADER = 30  # bytes of a member's own header without its name
 _PUBLISH_TRIES = 3
 _STALE_SECONDS = 24 * 3600
+_OLD_SECONDS = 7 * _STALE_SECONDS
 _CHUNK = 1 << 20
 # What zipfile lets out, depending on where the damage is.
 _ZIP_ERRORS = (
@@ -45,12 +52,23 @@ _ZIP_ERRORS = (
 )  # fmt: skip
 
 
-def unpack(archive_path: Path, *, label: str, hashes: bool) -> tuple[Path, bool]:
-    """Return a folder with the verified contents of a `.dedos` file, and whether it is temporary.
+@dataclass(frozen=True)
+class Unpacked:
+    """folder: the verified contents; manifest: theirs; temporary: whether the caller removes it."""
 
-    The folder lies in the user's cache under the SHA-256 of the file, so that it is unpacked once;
-    a copy there that has come to harm is unpacked again. Where the cache cannot be written, a
-    temporary folder is made instead, which the caller removes.
+    folder: Path
+    manifest: Manifest
+    temporary: bool
+
+
+def unpack(archive_path: Path, *, label: str, hashes: bool) -> Unpacked:
+    """Return the verified contents of a `.dedos` file.
+
+    The folder lies in the user's cache under the SHA-256 of its manifest, which has the hashes of all
+    other files: what is found there is used only if it matches that name and nobody else can have
+    written it, and is unpacked again otherwise. The file is opened once and may change while it is
+    read: what comes of it matches the manifest that was read first, or is refused. Where the cache
+    cannot be used, a temporary folder is made instead.
 
     label: what the bundle is called in messages; hashes: whether the large files of a copy that
     is already there are hashed again; what is unpacked now always is.
@@ -58,17 +76,19 @@ def unpack(archive_path: Path, *, label: str, hashes: bool) -> tuple[Path, bool]
     Raises BadBundleError when the file is damaged or unsafe, and BadInputError when there is no
     place to unpack to.
     """
-    with _opened(archive_path, label) as stream:
-        cached = cache_root() / "bundles" / _digest(stream, label)
-        if _is_good(cached, label=label, hashes=hashes):
-            return cached, False
-        with _archive(stream, label) as archive:
-            source = _Source(archive, _checked_members(archive, label), label)
-            try:
-                return _unpack_to_cache(source, cached), False
-            except _WriteError as error:
-                _warn_of_cache(label, error.cause)
-                return _unpack_temporarily(source), True
+    with _opened(archive_path, label) as stream, _archive(stream, label) as archive:
+        source = _source(archive, os.fstat(stream.fileno()).st_size, label)
+        cached = cache_root() / "bundles" / source.key
+        if os.path.lexists(cached):
+            found = _found(cached, label=label, hashes=hashes)
+            if isinstance(found, Manifest):
+                return Unpacked(cached, found, temporary=False)
+            logger.warning("the unpacked copy in %s %s", cached, found)
+        try:
+            return Unpacked(cached, _unpack_to_cache(source, cached), temporary=False)
+        except _WriteError as error:
+            _warn_of_cache(label, error.cause)
+            return _unpack_temporarily(source)
 
 
 def cache_root() -> Path:
@@ -81,20 +101,22 @@ def cache_root() -> Path:
     return Path(platformdirs.user_cache_dir("dedos-deploy", appauthor=False))
 
 
+class _ShortReads(io.BufferedReader):
+    """Refuses to read more at once than the directory of a bundle has: zipfile reads that whole."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        whole = size is None or size < 0
+        content = super().read(_MAX_DIRECTORY + 1 if whole else min(size or 0, _MAX_DIRECTORY + 1))
+        if len(content) > _MAX_DIRECTORY:
+            raise ValueError("its directory is too long")
+        return content
+
+
 def _opened(path: Path, label: str) -> BinaryIO:
     try:
-        return path.open("rb")
+        return _ShortReads(open_regular(path).detach())
     except OSError as error:
         raise BadBundleError(f"{label}: cannot be read ({error.strerror})") from error
-
-
-def _digest(stream: BinaryIO, label: str) -> str:
-    try:
-        digest = sha256_of(stream)
-        stream.seek(0)
-    except OSError as error:
-        raise BadBundleError(f"{label}: cannot be read ({error.strerror})") from error
-    return digest
 
 
 def _archive(stream: BinaryIO, label: str) -> zipfile.ZipFile:
@@ -107,24 +129,36 @@ def _archive(stream: BinaryIO, label: str) -> zipfile.ZipFile:
         ) from error
 
 
-def _is_good(cached: Path, *, label: str, hashes: bool) -> bool:
-    if not cached.is_dir():
-        return False
+def _source(archive: zipfile.ZipFile, size: int, label: str) -> _Source:
+    members = _checked_members(archive, label)
+    _check_total(members, size, label)
+    _check_overlap(members, archive.start_dir, label)
+    (listing,) = (info for info in members if info.filename == MANIFEST)
+    if listing.file_size > MAX_MANIFEST:
+        raise BadBundleError(f"{label}: {MANIFEST} has {listing.file_size} bytes, more than it may")
+    content = b"".join(_chunks(archive, listing, label))
+    manifest_of(content, label=label)
+    others = [info for info in members if info.filename != MANIFEST]
+    return _Source(archive, others, content, label)
+
+
+def _found(cached: Path, *, label: str, hashes: bool) -> Manifest | str:
+    """Return the manifest of a good copy in the cache, or what is the matter with it."""
+    # First: what is checked in a folder of somebody else may be changed afterwards.
+    problem = private_problem(cached)
+    if problem is not None:
+        return f"is not used, unpacking again: {problem}"
     try:
-        verify_folder(cached, label=label, hashes=hashes)
-    except UnsupportedVersionError:
-        raise
+        return verify_folder(cached, label=label, hashes=hashes, manifest_sha256=cached.name)
     except BadBundleError as error:
-        logger.warning("the unpacked copy in %s is damaged, unpacking again: %s", cached, error)
-        return False
-    return True
+        return f"is damaged, unpacking again: {error}"
 
 
 def _checked_members(archive: zipfile.ZipFile, label: str) -> list[zipfile.ZipInfo]:
     # Not ZipInfo.is_dir: for an empty name it is an IndexError in some versions of Python.
     members = [info for info in archive.infolist() if not info.filename.endswith("/")]
-    if len(members) > _MAX_FILES:
-        raise BadBundleError(f"{label}: holds {len(members)} files, more than {_MAX_FILES}")
+    if len(members) > MAX_FILES:
+        raise BadBundleError(f"{label}: holds {len(members)} files, more than {MAX_FILES}")
     for info in members:
         name = shown(info.orig_filename)
         if info.orig_filename != info.filename or not is_safe_name(info.filename):
@@ -140,19 +174,28 @@ def _checked_members(archive: zipfile.ZipFile, label: str) -> list[zipfile.ZipIn
         raise BadBundleError(f"{label}: {problem}")
     if MANIFEST not in {info.filename for info in members}:
         raise BadBundleError(f"{label}: file {MANIFEST!r} is missing at the top of the .dedos file")
-    _check_total(members, label)
     return members
 
 
-def _check_total(members: list[zipfile.ZipInfo], label: str) -> None:
+def _check_total(members: list[zipfile.ZipInfo], packed: int, label: str) -> None:
+    """packed: bytes of the whole file, for the sizes that its directory claims may be lies."""
     total = sum(info.file_size for info in members)
-    packed = sum(info.compress_size for info in members)
     if total > MAX_UNPACKED or total > max(_SMALL_TOTAL, _MAX_RATIO * packed):
         largest = max(members, key=lambda info: info.file_size)
         raise BadBundleError(
             f"{label}: would unpack from {packed} to {total} bytes, most of it "
             f"{largest.filename!r}, which no bundle does"
         )
+
+
+def _check_overlap(members: list[zipfile.ZipInfo], end: int, label: str) -> None:
+    """Refuse bytes that unpack to several files, with which a small archive holds very much."""
+    starts = sorted(members, key=lambda info: info.header_offset)
+    limits = [*(info.header_offset for info in starts[1:]), end]
+    for info, limit in zip(starts, limits, strict=True):
+        # Names are ASCII; an extra field and a data descriptor could only make it longer.
+        if info.header_offset + _HEADER + len(info.filename) + info.compress_size > limit:
+            raise BadBundleError(f"{label}: file {info.filename!r} overlaps what follows it")
 
 
 class _WriteError(Exception):
@@ -165,34 +208,39 @@ class _WriteError(Exception):
 
 @dataclass(frozen=True)
 class _Source:
-    """An open archive whose members were checked."""
+    """An open archive whose members were checked; members: all but the manifest, read already."""
 
     archive: zipfile.ZipFile
     members: list[zipfile.ZipInfo]
+    manifest: bytes
     label: str
 
+    @property
+    def key(self) -> str:
+        return hashlib.sha256(self.manifest).hexdigest()
 
-def _unpack_to_cache(source: _Source, cached: Path) -> Path:
+
+def _unpack_to_cache(source: _Source, cached: Path) -> Manifest:
     staging = cached.parent / f".{cached.name[:16]}.{secrets.token_hex(4)}.tmp"
     try:
+        private_folder(cached.parent)
         _sweep(cached.parent)
-        staging.mkdir(parents=True)
+        staging.mkdir(mode=0o700)
     except OSError as error:
         raise _WriteError(error) from error
     try:
-        _write_members(source, staging)
-        verify_folder(staging, label=source.label, hashes=True)
-        return _publish(staging, cached, source.label)
+        manifest = _write_all(source, staging)
+        _publish(staging, cached, source.label)
+        return manifest
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _unpack_temporarily(source: _Source) -> Path:
+def _unpack_temporarily(source: _Source) -> Unpacked:
     staging: Path | None = None
     try:
         staging = Path(tempfile.mkdtemp(prefix="dedos-bundle-"))
-        _write_members(source, staging)
-        verify_folder(staging, label=source.label, hashes=True)
+        return Unpacked(staging, _write_all(source, staging), temporary=True)
     except BaseException as error:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
@@ -203,7 +251,6 @@ def _unpack_temporarily(source: _Source) -> Path:
                 f"set {CACHE_VARIABLE} to a folder that can be written"
             ) from cause
         raise
-    return staging
 
 
 def _warn_of_cache(label: str, reason: OSError) -> None:
@@ -214,24 +261,32 @@ def _warn_of_cache(label: str, reason: OSError) -> None:
     )  # fmt: skip
 
 
-def _write_members(source: _Source, folder: Path) -> None:
+def _write_all(source: _Source, folder: Path) -> Manifest:
+    """Write the contents of an archive and return their manifest, against which they were held."""
+    _write(folder, MANIFEST, [source.manifest])
     for info in source.members:
-        chunks = _chunks(source.archive, info, source.label)
-        try:
-            target = folder / info.filename
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("xb") as stream:
-                for chunk in chunks:
-                    stream.write(chunk)
-        except OSError as error:
-            raise _WriteError(error) from error
+        _write(folder, info.filename, _chunks(source.archive, info, source.label))
+    return verify_folder(folder, label=source.label, hashes=True, manifest_sha256=source.key)
+
+
+def _write(folder: Path, name: str, chunks: Iterable[bytes]) -> None:
+    try:
+        with open(write_private(folder, name), "wb") as stream:
+            for chunk in chunks:
+                stream.write(chunk)
+    except OSError as error:
+        raise _WriteError(error) from error
 
 
 def _chunks(archive: zipfile.ZipFile, info: zipfile.ZipInfo, label: str) -> Iterator[bytes]:
-    """Yield the bytes of a member; zipfile stops at the length that its directory announces."""
+    """Yield the bytes of a member, no more than its directory announces."""
+    left = info.file_size
     try:
         with archive.open(info) as stream:
             while chunk := stream.read(_CHUNK):
+                left -= len(chunk)
+                if left < 0:
+                    raise ValueError("it is longer than announced")
                 yield chunk
     except _ZIP_ERRORS as error:
         raise BadBundleError(
@@ -240,17 +295,17 @@ def _chunks(archive: zipfile.ZipFile, info: zipfile.ZipInfo, label: str) -> Iter
         ) from error
 
 
-def _publish(staging: Path, cached: Path, label: str) -> Path:
+def _publish(staging: Path, cached: Path, label: str) -> None:
     """Rename `staging` to `cached`, whole or not at all; another process may have done it first."""
     for _ in range(_PUBLISH_TRIES):
         try:
             os.rename(staging, cached)
-            return cached
+            return
         except OSError as error:
-            if not cached.is_dir():
+            if not os.path.lexists(cached):
                 raise _WriteError(error) from error
-        if _is_good(cached, label=label, hashes=True):
-            return cached
+        if isinstance(_found(cached, label=label, hashes=True), Manifest):
+            return
         _discard(cached)
     raise _WriteError(OSError(errno.EBUSY, "another process keeps writing there"))
 
@@ -264,11 +319,42 @@ def _discard(cached: Path) -> None:
         return  # another process was quicker
     except OSError as error:
         raise _WriteError(error) from error
-    shutil.rmtree(aside, ignore_errors=True)
+    _remove(aside)
+
+
+def _remove(path: Path) -> None:
+    """Remove what stood in the cache, a link itself and not what it leads to."""
+    try:
+        if stat.S_ISDIR(path.lstat().st_mode):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
+    except OSError as error:
+        logger.debug("%s stays: %s", path, error)
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what processes killed while unpacking left behind a day ago or more."""
-    for path in folder.glob(".*.tmp"):
-        if time.time() - path.lstat().st_mtime > _STALE_SECONDS:
-            shutil.rmtree(path, ignore_errors=True)
+    """Remove what was left behind: by processes killed while unpacking, and by earlier releases.
+
+    Those named copies after the hash of the archive; no such copy can be used any more.
+    """
+    now = time.time()
+    for path in folder.iterdir():
+        status = path.lstat()
+        if not stat.S_ISDIR(status.st_mode):
+            continue
+        age = now - status.st_mtime
+        if age > _STALE_SECONDS and path.name.startswith(".") and path.name.endswith(".tmp"):
+            _remove(path)
+        elif age > _OLD_SECONDS and is_sha256(path.name) and _is_of_earlier_release(path):
+            logger.info("removing the unpacked copy %s of an earlier release", path)
+            _remove(path)
+
+
+def _is_of_earlier_release(path: Path) -> bool:
+    try:
+        content = read_regular(path / MANIFEST, limit=MAX_MANIFEST)
+        manifest_of(content, label="an unpacked copy")
+    except (OSError, BadBundleError):
+        return False  # not certainly ours
+    return hashlib.sha256(content).hexdigest() != path.name

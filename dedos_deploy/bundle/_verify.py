@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from dedos_deploy.bundle._fields import shown
-from dedos_deploy.bundle._names import ENGINES, MANIFEST
+from dedos_deploy.bundle._names import ENGINES, MANIFEST, MAX_NAME
 from dedos_deploy.bundle.manifest import Manifest
 from dedos_deploy.errors import BadBundleError
-from dedos_deploy.files import sha256_of
+from dedos_deploy.files import read_regular, sha256_of_file
 
 SMALL_FILE = 1 << 20
 """Files up to this many bytes are hashed even when hashing is not asked for."""
 
-_MAX_MANIFEST = 8 << 20
+MAX_MANIFEST = 8 << 20
+MAX_READ = 2 << 30
+"""Bytes of the largest file that is read into memory whole; a protobuf message ends there, too."""
 
 
-def verify_folder(folder: Path, *, label: str, hashes: bool) -> Manifest:
+def verify_folder(
+    folder: Path, *, label: str, hashes: bool, manifest_sha256: str | None = None
+) -> Manifest:
     """Return the manifest of a bundle folder after holding every file against it.
 
-    label: what the bundle is called in messages; hashes: whether large files are hashed too.
+    label: what the bundle is called in messages; hashes: whether large files are hashed too;
+    manifest_sha256: what the manifest's own bytes must hash to, None for a folder of the user's.
 
     Raises BadBundleError naming the first file or field that is wrong: a manifest that cannot be
     used, a file missing, not listed, not regular, leading out of the folder, or changed.
     """
-    manifest = read_manifest(folder, label=label)
+    content = _manifest_bytes(folder, label)
+    if manifest_sha256 is not None:
+        _check_digest(content, MANIFEST, manifest_sha256, label, "its folder's name")
+    manifest = manifest_of(content, label=label)
     for name in manifest.files:
-        _check_regular(folder, name, label)
+        _check_inside(folder, name, label)
     try:
         for name in _files_below(folder, ""):
             if name not in manifest.files and name != MANIFEST:
@@ -44,25 +53,42 @@ def verify_folder(folder: Path, *, label: str, hashes: bool) -> Manifest:
     return manifest
 
 
-def read_manifest(folder: Path, *, label: str) -> Manifest:
-    """Return the manifest of a bundle folder, checked on its own.
+def manifest_of(content: bytes, *, label: str) -> Manifest:
+    """Return the manifest in the bytes of a manifest.json, checked on its own.
 
     Raises BadBundleError naming the field that is wrong.
     """
-    _check_regular(folder, MANIFEST, label)
+    if len(content) > MAX_MANIFEST:
+        raise BadBundleError(f"{label}: {MANIFEST} has more than {MAX_MANIFEST} bytes")
     try:
-        size = (folder / MANIFEST).stat().st_size
-        if size > _MAX_MANIFEST:
-            raise BadBundleError(f"{label}: {MANIFEST} has {size} bytes, more than a manifest can")
-        text = (folder / MANIFEST).read_bytes().decode("utf-8")
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise BadBundleError(f"{label}: {MANIFEST} is not UTF-8 text") from error
-    except OSError as error:
-        raise _unreadable(label, MANIFEST, error) from error
     return Manifest.from_json(text, where=f"{label}: {MANIFEST}")
 
 
-def _check_regular(folder: Path, name: str, label: str) -> None:
+def read_file(folder: Path, name: str, expected: str, *, label: str) -> bytes:
+    """Return the content of a listed file, read once: these very bytes have the SHA-256 `expected`.
+
+    Raises BadBundleError when the file cannot be read or was changed.
+    """
+    try:
+        content = read_regular(folder / name, limit=MAX_READ)
+    except OSError as error:
+        raise _unreadable(label, name, error) from error
+    _check_digest(content, name, expected, label, MANIFEST)
+    return content
+
+
+def _manifest_bytes(folder: Path, label: str) -> bytes:
+    _check_inside(folder, MANIFEST, label)
+    try:
+        return read_regular(folder / MANIFEST, limit=MAX_MANIFEST)
+    except OSError as error:
+        raise _unreadable(label, MANIFEST, error) from error
+
+
+def _check_inside(folder: Path, name: str, label: str) -> None:
     path = folder / name
     try:
         inside = path.resolve(strict=True).is_relative_to(folder.resolve())
@@ -83,7 +109,8 @@ def _files_below(folder: Path, prefix: str) -> Iterator[str]:
     """Yield names of files; what lies in the engine cache is the runtime's own business."""
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         name = prefix + entry.name
-        if entry.is_dir(follow_symlinks=False):
+        # In a folder beyond the longest name nothing can be listed: it is named itself.
+        if entry.is_dir(follow_symlinks=False) and len(name) < MAX_NAME:
             if name != ENGINES:
                 yield from _files_below(folder / entry.name, f"{name}/")
         else:
@@ -94,15 +121,24 @@ def _check_hash(path: Path, name: str, expected: str, *, label: str, always: boo
     try:
         if not always and path.stat().st_size > SMALL_FILE:
             return
-        with path.open("rb") as stream:
-            actual = sha256_of(stream)
+        actual = sha256_of_file(path)
     except OSError as error:
         raise _unreadable(label, name, error) from error
     if actual != expected:
-        raise BadBundleError(
-            f"{label}: file {name!r} was changed or damaged: its SHA-256 begins with "
-            f"{actual[:12]}, not {expected[:12]} as {MANIFEST} says; export the bundle again"
-        )
+        raise _changed(label, name, actual, expected, MANIFEST)
+
+
+def _check_digest(content: bytes, name: str, expected: str, label: str, source: str) -> None:
+    actual = hashlib.sha256(content).hexdigest()
+    if actual != expected:
+        raise _changed(label, name, actual, expected, source)
+
+
+def _changed(label: str, name: str, actual: str, expected: str, source: str) -> BadBundleError:
+    return BadBundleError(
+        f"{label}: file {name!r} was changed or damaged: its SHA-256 begins with {actual[:12]}, "
+        f"not {expected[:12]} as {source} says; export the bundle again"
+    )
 
 
 def _unreadable(label: str, name: str, error: OSError | RuntimeError) -> BadBundleError:

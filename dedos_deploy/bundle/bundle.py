@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import weakref
@@ -9,15 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dedos_deploy.bundle._fields import shown
-from dedos_deploy.bundle._names import ENGINES, vocabulary_file
+from dedos_deploy.bundle._names import ENGINES, MANIFEST, vocabulary_file
+from dedos_deploy.bundle._private import open_to_others
 from dedos_deploy.bundle._unpack import unpack
-from dedos_deploy.bundle._verify import read_manifest, verify_folder
+from dedos_deploy.bundle._verify import read_file, verify_folder
 from dedos_deploy.bundle.manifest import Manifest
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import (
     BadBundleError,
     BadInputError,
     UnsupportedVersionError,
+    listed,
     nearest,
 )
 from dedos_deploy.spec import GraphSpec
@@ -25,6 +28,8 @@ from dedos_deploy.spec import GraphSpec
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
 
 DEMO_NAME = "demo"
 """The name of the bundle embedded in the package."""
@@ -69,12 +74,11 @@ class Bundle(Closing):
         if not os.path.exists(path):
             raise _nothing_there(name)
         if path.is_dir():
-            folder, temporary = path, False
-            manifest = verify_folder(folder, label=label, hashes=verify)
-        else:
-            folder, temporary = unpack(path, label=label, hashes=verify)
-            manifest = read_manifest(folder, label=label)
-        return cls(manifest, folder, name=name, temporary=temporary)
+            manifest = verify_folder(path, label=label, hashes=verify)
+            _warn_if_open(path, manifest, label)
+            return cls(manifest, path, name=name, temporary=False)
+        found = unpack(path, label=label, hashes=verify)
+        return cls(found.manifest, found.folder, name=name, temporary=found.temporary)
 
     @property
     def spec(self) -> GraphSpec:
@@ -89,14 +93,28 @@ class Bundle(Closing):
     def path(self, name: str) -> Path:
         """Return the path of a file that the manifest lists, for example `model.onnx`.
 
+        What is opened by it was checked when the bundle was opened; see `read` for what is read whole.
+
         Raises BadBundleError when the bundle does not hold it.
         """
         if name not in self.manifest.files:
             raise BadBundleError(
                 f"{self._label}: holds no file {shown(name)}{nearest(name, self.manifest.files)}; "
-                f"it holds {', '.join(self.manifest.files)}"
+                f"it holds {listed(self.manifest.files)}"
             )
         return self.folder / name
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a file that the manifest lists, of at most 2 GiB.
+
+        The file is read once, and what is returned is what has the SHA-256 in the manifest, whatever
+        happens to the file meanwhile.
+
+        Raises BadBundleError when the bundle does not hold it, or no longer as it was.
+        """
+        self.path(name)
+        expected = self.manifest.files[name]
+        return read_file(self.folder, name, expected, label=self._label)
 
     def vocabulary(self, name: str) -> tuple[tuple[str, ...], NDArray[np.float32]]:
         """Return the words of a shipped vocabulary and their embeddings, float32 [N, D], unit rows.
@@ -109,7 +127,7 @@ class Bundle(Closing):
             known = self.manifest.vocabularies
             raise BadBundleError(
                 f"{self._label}: holds no vocabulary {shown(name)}{nearest(name, known)}; it holds "
-                f"{', '.join(known) or 'none'}"
+                f"{listed(known) or 'none'}"
             )
         if name not in self._vocabularies:
             self._vocabularies[name] = self._load_vocabulary(name)
@@ -147,12 +165,9 @@ class Bundle(Closing):
         from dedos_deploy.text.vocabulary_file import load_vocabulary
 
         file = vocabulary_file(name)
+        content = self.read(file)
         try:
-            words, embeddings = load_vocabulary(self.path(file).read_bytes())
-        except OSError as error:
-            raise BadBundleError(
-                f"{self._label}: file {file!r} cannot be read ({error.strerror})"
-            ) from error
+            words, embeddings = load_vocabulary(content)
         except (BadInputError, BadBundleError) as error:
             kind = UnsupportedVersionError if isinstance(error, UnsupportedVersionError) else None
             raise (kind or BadBundleError)(f"{self._label}: file {file!r}: {error}") from error
@@ -162,6 +177,17 @@ class Bundle(Closing):
                 f"but field 'spec.text_width' is {self.spec.text_width}"
             )
         return words, embeddings
+
+
+def _warn_if_open(folder: Path, manifest: Manifest, label: str) -> None:
+    # Graphs are opened by their path after they were checked: only the folder's owner may be able
+    # to change them in between.
+    place = open_to_others(folder, [MANIFEST, *manifest.files])
+    if place is not None:
+        logger.warning(
+            "%s: everybody on this machine may change %s, also after it was checked; "
+            "run: chmod -R o-w %s", label, place, folder,
+        )  # fmt: skip
 
 
 def _label(name: str) -> str:

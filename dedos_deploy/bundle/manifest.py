@@ -12,6 +12,7 @@ from dedos_deploy import __version__
 from dedos_deploy.bundle._fields import FieldError, checked, load_json, shown
 from dedos_deploy.bundle._names import (
     MANIFEST,
+    MAX_FILES,
     REQUIRED,
     clash,
     is_safe_name,
@@ -28,6 +29,13 @@ FORMAT_VERSION = 1
 
 Target = Literal["cpu", "rtx", "trt", "cuda"]
 PRECISIONS = ("fp32", "fp16", "int8")
+
+MAX_TEMPLATES = 256
+"""Prompt templates of a bundle; every new word runs the text tower once for each. CLIP's own are 80."""
+
+MAX_TEMPLATE = 500
+MAX_SIDE = 16384
+MAX_BATCH = 1024
 
 
 @dataclass(frozen=True)
@@ -173,6 +181,11 @@ def _model_problems(manifest: Manifest) -> Iterator[str]:
         yield "field 'preset' must not be empty"
     if spec.batch < 1:
         yield f"field 'spec.batch' must be at least 1, not {spec.batch}"
+    if spec.batch > MAX_BATCH:
+        yield f"field 'spec.batch' must be at most {MAX_BATCH}, not {spec.batch}"
+    if max(spec.height, spec.width) > MAX_SIDE:
+        yield f"fields 'spec.height' and 'spec.width' must be at most {MAX_SIDE}, not " \
+              f"{spec.height} and {spec.width}"  # fmt: skip
     if spec.score_dtype == "uint8":
         yield "field 'spec.score_dtype' must be 'float32' or 'float16', not 'uint8'"
     try:
@@ -189,10 +202,14 @@ def _model_problems(manifest: Manifest) -> Iterator[str]:
 def _text_problems(manifest: Manifest) -> Iterator[str]:
     if not manifest.templates:
         yield "field 'templates' must hold at least one prompt template"
+    if len(manifest.templates) > MAX_TEMPLATES:
+        yield f"field 'templates' holds {len(manifest.templates)}, more than {MAX_TEMPLATES}"
     for index, template in enumerate(manifest.templates):
         if template.count("{}") != 1:
             yield f"field 'templates[{index}]' must have one {{}} for the word, not " \
                   f"{shown(template)}"  # fmt: skip
+        if len(template) > MAX_TEMPLATE:
+            yield f"field 'templates[{index}]' has more than {MAX_TEMPLATE} characters"
     scores = {"default_threshold": manifest.default_threshold}
     scores |= {f"thresholds.{name}": value for name, value in manifest.thresholds.items()}
     for name, value in scores.items():
@@ -201,6 +218,8 @@ def _text_problems(manifest: Manifest) -> Iterator[str]:
 
 
 def _file_problems(manifest: Manifest) -> Iterator[str]:
+    if len(manifest.files) > MAX_FILES:
+        yield f"field 'files' lists {len(manifest.files)} files, more than {MAX_FILES}"
     for name, digest in manifest.files.items():
         if not is_safe_name(name) or name == MANIFEST:
             yield f"field 'files' lists {shown(name)}, which cannot be the name of a bundle's file"

@@ -122,8 +122,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export and print the report."""
+    from dedos_deploy.class_files import typed_vocabulary
     from dedos_deploy.cli._stages import StageLines
-    from dedos_deploy.vocabulary import parse_vocabulary
 
     options = ExportOptions(
         precision=args.precision,
@@ -133,7 +133,7 @@ def run(args: argparse.Namespace) -> int:
         batch=args.batch,
         frames=args.frames,
         frame_count=args.frame_count,
-        vocabulary=parse_vocabulary(args.vocabulary) if args.vocabulary is not None else None,
+        vocabulary=typed_vocabulary(args.vocabulary) if args.vocabulary is not None else None,
         templates=args.templates,
         threshold=args.threshold,
         int8=_int8(args),

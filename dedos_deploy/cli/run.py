@@ -293,11 +293,10 @@ def _run_cameras(
 
     if args.camera is not None:
         args.source = [f"camera:{args.camera}"]
-    classes = ",".join(entry.spelled for entry in vocabulary.entries)
     stages = _watch(args, opened)
     shared = opened.enter_context(_load(args, bundle, vocabulary))
     stop = interrupts.defer()
-    reports = label_cameras(args, shared, classes, bundle.base_words, stop, stages, opened)
+    reports = label_cameras(args, shared, vocabulary, bundle.base_words, stop, stages, opened)
     print(report_json(reports) if args.json else report_text(reports))
     return _exit_code(failures_of(reports), interrupts)
 
@@ -315,9 +314,9 @@ def _watch(args: argparse.Namespace, opened: ExitStack) -> StageBoard:
 
 
 def _vocabulary_of(classes: str | None) -> Vocabulary | None:
-    from dedos_deploy.vocabulary import parse_vocabulary
+    from dedos_deploy.class_files import typed_vocabulary
 
-    return None if classes is None else parse_vocabulary(classes)
+    return None if classes is None else typed_vocabulary(classes)
 
 
 def _open_bundle(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dedos_deploy.runtime.cameras import Camera, CameraReport
     from dedos_deploy.runtime.serving.guard import Access
     from dedos_deploy.runtime.stages import StageBoard
+    from dedos_deploy.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ def access_of(address: str, token: str | None) -> Access:
 
 
 def label_cameras(
-    args: argparse.Namespace, shared: Segmenter, classes: str, words: tuple[str, ...],
+    args: argparse.Namespace, shared: Segmenter, classes: Vocabulary, words: tuple[str, ...],
     stop: threading.Event, stages: StageBoard, opened: ExitStack,
 ) -> list[CameraReport]:  # fmt: skip
     """Open sources and outputs, serve the page if asked to, and run until the end.

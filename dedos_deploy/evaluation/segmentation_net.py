@@ -7,7 +7,9 @@ import os
 import numpy as np
 from numpy.typing import NDArray
 
+from dedos_deploy.borders import foreign, spoken_reason
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.files import check_regular
 
 
 class SegmentationNet:
@@ -22,28 +24,30 @@ class SegmentationNet:
         self, path: str | os.PathLike[str], channels: int, *, threads: int | None = None
     ) -> None:
         import onnxruntime
-        from onnxruntime.capi import onnxruntime_pybind11_state as state
 
         from dedos_deploy.runtime.onnx_engine import session_options
 
-        name = repr(os.fspath(path))
-        unreadable = (state.Fail, state.InvalidProtobuf, state.InvalidGraph, state.NoSuchFile)
-        try:
+        name = self._name = repr(os.fspath(path))
+        with foreign(self._refused, reason=spoken_reason):
+            check_regular(path)
             self._session = onnxruntime.InferenceSession(
                 os.fspath(path), session_options(threads), providers=["CPUExecutionProvider"]
             )
-            outputs = {output.name: output.shape for output in self._session.get_outputs()}
-            found = outputs["logits"][1]
-        except (KeyError, *unreadable) as error:
-            raise BadInputError(
-                f"{name} is no segmentation net with an input `image` and an output `logits` in "
-                "ONNX; convert it to one"
-            ) from error
+        shapes = {output.name: output.shape for output in self._session.get_outputs()}
+        if len(shapes.get("logits", [])) < 2:
+            raise self._refused("it has no output `logits` of pictures")
+        found = shapes["logits"][1]
         if found != channels:
             raise BadInputError(
                 f"{name} has {found} channels, but {channels} words were given for them; give one "
                 "word for each"
             )
+
+    def _refused(self, reason: str) -> BadInputError:
+        return BadInputError(
+            f"{self._name} is no segmentation net with an input `image` and an output `logits` in "
+            f"ONNX ({reason}); convert it to one"
+        )
 
     def logits(
         self, image_bgr: NDArray[np.uint8], side: float, *, mirrored: bool = False
@@ -61,7 +65,8 @@ class SegmentationNet:
         step = -1 if mirrored else 1
         seen = cv2.resize(image_bgr, size_wh, interpolation=cv2.INTER_LINEAR)[:, ::step]
         image = seen[None, :, :, ::-1].transpose(0, 3, 1, 2).astype(np.float32)
-        (found,) = self._session.run(["logits"], {"image": image})
+        with foreign(self._refused, reason=spoken_reason):
+            (found,) = self._session.run(["logits"], {"image": image})
         maps = np.ascontiguousarray(found[0].transpose(1, 2, 0)[:, ::step])
         full = cv2.resize(maps, (width, height), interpolation=cv2.INTER_LINEAR)
         return np.asarray(full, np.float32).reshape(height, width, -1)

@@ -111,7 +111,7 @@ class _Encoder:
     def __init__(self, model: Dedos, template: str) -> None:
         self._model, self._template = model, template
 
-    def __call__(self, words: Sequence[str]) -> NDArray[np.float32]:
+    def __call__(self, words: Sequence[str], **_: object) -> NDArray[np.float32]:
         import torch
 
         from dedos_deploy.training.embeddings import WordEmbeddings

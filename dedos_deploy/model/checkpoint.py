@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from dedos_deploy.borders import foreign
+from dedos_deploy.bundle._fields import FieldError, checked, load_json
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.files import write_atomically
 from dedos_deploy.model.dedos import Dedos, build_model
+from dedos_deploy.model.tensor_files import load_strictly, read_tensors
 from dedos_deploy.presets import ModelConfig, config_from_dict
 
 FORMAT = "dedos-checkpoint-1"
@@ -89,10 +93,13 @@ def _short(scale: Tensor) -> Tensor:
 
 
 def _expanded(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Undo `_compact`; plain checkpoints pass unchanged."""
+    """Undo `_compact`; plain checkpoints pass unchanged. Raises ValueError for a scale that fits no
+    tensor."""
     for name in [name for name in tensors if name.endswith(_SCALE)]:
         scale, weight = tensors.pop(name), name.removesuffix(_SCALE)
-        codes = tensors[weight].float()
+        codes = tensors.get(weight, torch.empty(0)).float()
+        if codes.ndim < 2 or scale.shape != (len(codes), 1):
+            raise ValueError(f"{name[:100]!r} is not one scale per row")
         tensors[weight] = (codes.flatten(1) * scale).reshape(codes.shape)
     return {name: v.float() if v.is_floating_point() else v for name, v in tensors.items()}
 
@@ -105,30 +112,68 @@ def load_checkpoint(path: Path | str, *, preset: str | None = None) -> tuple[Ded
     path = Path(path)
     if not path.is_file():
         raise BadInputError(f"checkpoint {path} does not exist; give a file written by dedos-train")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            config, record = _record(path, metadata)
-            if preset is not None and config.preset != preset:
-                raise BadInputError(
-                    f"checkpoint {path} is of preset {config.preset!r}, not {preset!r}; "
-                    f"use --preset {config.preset} or leave it out"
-                )
-            tensors = _expanded({name: file.get_tensor(name) for name in file.keys()})
-    except (SafetensorError, OSError) as error:
+    metadata, tensors = read_tensors(path, partial(_unreadable, path))
+    config, record = _record(path, metadata)
+    if preset is not None and config.preset != preset:
         raise BadInputError(
-            f"checkpoint {path} is not a readable safetensors file ({error}); train or copy it again"
-        ) from error
-    model = build_model(config)
+            f"checkpoint {path} is of preset {config.preset!r}, not {preset!r}; "
+            f"use --preset {config.preset} or leave it out"
+        )
     try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise BadInputError(
-            f"checkpoint {path} does not fit its own configuration ({first}); train it again"
-        ) from error
+        tensors = _expanded(tensors)
+    except ValueError as error:
+        raise _unreadable(path, str(error)) from error
+    model = _model_of(path, config, tensors)
     model.proxy_queries.fill = record["bank_fill"]
     return model, record["extra"]
+
+
+def _model_of(path: Path, config: ModelConfig, tensors: dict[str, Tensor]) -> Dedos:
+    def refusal(reason: str) -> BadInputError:
+        return BadInputError(
+            f"checkpoint {path} does not fit its own configuration ({reason}); train it again"
+        )
+
+    # First: a few bytes of a file must not decide how much is allocated.
+    held, needed = sum(value.numel() for value in tensors.values()), least_numbers(config)
+    if needed > held:
+        raise refusal(f"it needs {needed} numbers at least, the file holds {held}")
+    with foreign(refusal):
+        model = build_model(config)
+    load_strictly(model, tensors, refusal)
+    return model
+
+
+def least_numbers(config: ModelConfig) -> int:
+    """Return how many numbers the weights of a model hold at least; all others grow with these.
+
+    Counted are transformer blocks, token table and positions: 96 % of the large presets.
+    """
+    clip, text, width = config.clip, config.clip.text, config.query_width
+    decoder_block = 8 * width**2 + 2 * width * config.decoder_ffn
+    return (
+        (clip.layers * 12 * clip.width + clip.grid**2) * clip.width
+        + text.layers * 12 * text.width**2
+        + text.tokens * text.width
+        + config.decoder_layers * decoder_block
+        + config.pixel_layers * 2 * width * config.pixel_ffn
+        + config.text_blocks * (6 * width + 2 * clip.text_width) * width
+    )
+
+
+def _unreadable(path: Path, reason: str) -> BadInputError:
+    return BadInputError(
+        f"checkpoint {path} is not a readable safetensors file ({reason}); train or copy it again"
+    )
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What a checkpoint says of itself; see `save_checkpoint`."""
+
+    config: Any
+    bank_fill: Literal["static", "ema", "calibrated"]
+    extra: dict[str, Any]
 
 
 def _record(path: Path, metadata: dict[str, str]) -> tuple[ModelConfig, dict[str, Any]]:
@@ -138,11 +183,12 @@ def _record(path: Path, metadata: dict[str, str]) -> tuple[ModelConfig, dict[str
             f"{FORMAT!r}); give a file written by dedos-train"
         )
     try:
-        record = json.loads(metadata["dedos"])
-        if record["bank_fill"] not in ("static", "ema", "calibrated"):
-            raise ValueError(f"bank_fill {record['bank_fill']!r}")
-        return config_from_dict(record["config"]), record
-    except (KeyError, ValueError, TypeError) as error:
+        record = load_json(metadata.get("dedos", ""))
+        header: _Header = checked(_Header, record, "")
+        return config_from_dict(header.config), {
+            "bank_fill": header.bank_fill, "extra": header.extra
+        }  # fmt: skip
+    except (FieldError, BadInputError) as error:
         raise BadInputError(
             f"checkpoint {path} has a damaged header ({error}); train or copy it again"
         ) from error

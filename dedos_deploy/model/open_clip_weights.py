@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dedos_deploy.borders import first_line, foreign
 from dedos_deploy.errors import BadInputError, require
 from dedos_deploy.model.dedos import Dedos
 
@@ -102,15 +103,18 @@ def load_open_clip(model: Dedos, pretrained: str) -> None:
             f"{clip.architecture} and activation {clip.activation!r} disagree; quick_gelu belongs "
             "to the -quickgelu architectures"
         )
-    try:
+
+    def refusal(reason: str) -> BadInputError:
+        return BadInputError(
+            f"CLIP weights {pretrained!r} for {clip.architecture} could not be loaded ({reason}); "
+            "check the connection or give a local file"
+        )
+
+    # open_clip reads files without executing what a pickle asks for (weights_only).
+    with foreign(refusal, reason=first_line):
         source = open_clip.create_model(
             clip.architecture, pretrained=pretrained, force_quick_gelu=quick
         )
-    except (OSError, RuntimeError) as error:
-        raise BadInputError(
-            f"CLIP weights {pretrained!r} for {clip.architecture} could not be loaded "
-            f"({str(error).splitlines()[0]}); check the connection or give a local file"
-        ) from error
     copy_clip(model, source.state_dict())
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from dedos_deploy.text.cache import CacheKey, EmbeddingCache, default_cache_folder
     from dedos_deploy.text.encoder import TextEncoder
     from dedos_deploy.text.tokenizer import Tokenizer, write_tokenizer_json
+    from dedos_deploy.text.tower import TowerFiles
     from dedos_deploy.text.vocabulary_file import (
         VocabularyFile,
         load_vocabulary,
@@ -24,6 +25,7 @@ __all__ = [
     "EmbeddingCache",
     "TextEncoder",
     "Tokenizer",
+    "TowerFiles",
     "VocabularyFile",
     "default_cache_folder",
     "load_vocabulary",
@@ -39,6 +41,7 @@ _HOMES = {
     "TextEncoder": "encoder",
     "Tokenizer": "tokenizer",
     "write_tokenizer_json": "tokenizer",
+    "TowerFiles": "tower",
     "VocabularyFile": "vocabulary_file",
     "load_vocabulary": "vocabulary_file",
     "read_vocabulary_file": "vocabulary_file",

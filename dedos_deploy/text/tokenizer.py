@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from dedos_deploy.errors import BadBundleError, BadInputError, package_folder
 from dedos_deploy.files import write_atomically
+from dedos_deploy.vocabulary import shortened
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as BytePairs
@@ -197,8 +198,3 @@ def _byte_letters() -> list[str]:
     """
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     return [chr(byte) for byte in visible] + [chr(0x100 + i) for i in range(256 - len(visible))]
-
-
-def shortened(text: str, limit: int = 60) -> str:
-    """Return `text`, or its beginning and an ellipsis, for a message."""
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"

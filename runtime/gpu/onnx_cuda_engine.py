@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dedos_deploy.borders import foreign, spoken_reason
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import EngineError
 from dedos_deploy.runtime.engine import Tensors, check_inputs
 from dedos_deploy.runtime.onnx_engine import (
     check_graph,
+    failed_on_frame,
     release_freed_memory,
-    runtime_errors,
     session_options,
-    spoken_reason,
 )
 from dedos_deploy.spec import GraphSpec
 
@@ -51,14 +52,11 @@ class OnnxCudaEngine(Closing):
         if not model.is_file():
             raise EngineError(f"the model {model.name} is missing; export the bundle again")
         _preload()
-        try:
+        refusal = partial(_unloadable, model.name, gpu)
+        with foreign(refusal, reason=spoken_reason):
             self._session: Any = onnxruntime.InferenceSession(
                 os.fspath(model), session_options(1), providers=[(PROVIDER, _options(gpu))]
             )
-        except runtime_errors() as error:
-            raise EngineError(
-                f"ONNX Runtime cannot load {model.name} on GPU {gpu}: {spoken_reason(error)}"
-            ) from error
         # Without a usable driver ONNX Runtime falls back to the CPU and only logs it.
         if PROVIDER not in self._session.get_providers():
             raise EngineError(
@@ -77,10 +75,9 @@ class OnnxCudaEngine(Closing):
         if self._session is None:
             raise EngineError("this engine is closed; open it again with open_engine")
         slots = check_inputs(self.spec, inputs, self.max_slots)
-        try:
-            return {self.spec.scores.name: self._run(inputs, slots)}
-        except runtime_errors() as error:
-            raise EngineError(f"ONNX Runtime failed on a frame: {spoken_reason(error)}") from error
+        with foreign(failed_on_frame, reason=spoken_reason):
+            scores = self._run(inputs, slots)
+        return {self.spec.scores.name: scores}
 
     def close(self) -> None:
         """Release the graph and its arrays; may be called twice."""
@@ -122,6 +119,10 @@ class OnnxCudaEngine(Closing):
             self._bound[name] = value
             self._sent.pop(name, None)
         return value
+
+
+def _unloadable(name: str, gpu: int, reason: str) -> EngineError:
+    return EngineError(f"ONNX Runtime cannot load {name} on GPU {gpu}: {reason}")
 
 
 def _options(gpu: int) -> dict[str, str]:

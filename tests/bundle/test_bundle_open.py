@@ -17,6 +17,7 @@ import pytest
 from dedos_deploy.bundle import Bundle
 from dedos_deploy.bundle import bundle as bundle_module
 from dedos_deploy.errors import BadBundleError, BadInputError, UnsupportedVersionError
+from dedos_deploy.files import sha256_of_file
 
 
 @pytest.mark.parametrize("kind", ["folder", "archive"])
@@ -223,10 +224,13 @@ def test_a_newer_bundle_asks_for_an_upgrade(folder: Path) -> None:
 
 
 def test_a_vocabulary_of_another_model_is_named(folder: Path) -> None:
-    bundle = Bundle.open(folder)
-    bundle.path("vocabularies/base.safetensors").write_bytes(b"not safetensors")
+    path = folder / "vocabularies" / "base.safetensors"
+    values = json.loads((folder / "manifest.json").read_text())
+    path.write_bytes(b"not safetensors")
+    values["files"]["vocabularies/base.safetensors"] = sha256_of_file(path)
+    (folder / "manifest.json").write_text(json.dumps(values))
     with pytest.raises(BadBundleError, match="file 'vocabularies/base.safetensors': .*damaged"):
-        bundle.vocabulary("base")
+        Bundle.open(folder).vocabulary("base")
 
 
 def test_opening_needs_neither_numpy_nor_torch(archive: Path) -> None:

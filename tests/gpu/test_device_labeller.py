@@ -211,7 +211,7 @@ def test_segmenter_uses_the_device(
     rows = np.eye(SPEC.text_width, dtype=np.float32)
     words = {word: rows[index] for index, word in enumerate(("blue", "green", "red", "car"))}
 
-    def encode(asked: Any) -> NDArray[np.float32]:
+    def encode(asked: Any, **_: object) -> NDArray[np.float32]:
         return np.stack([words[word] for word in asked])
 
     segmenter = Segmenter(opened(), encode, classes="blue,green", thresholds=Thresholds({}, 0.0))

@@ -25,7 +25,7 @@ from tiny_bundle import (
 from dedos_deploy.bundle import Bundle
 from dedos_deploy.errors import BadBundleError, BadInputError, EngineError
 from dedos_deploy.runtime import Segmentation, Segmenter
-from dedos_deploy.runtime.slots import Thresholds
+from dedos_deploy.runtime.slots import IDS_KEPT, Thresholds
 from dedos_deploy.spec import GraphSpec
 
 
@@ -61,7 +61,7 @@ class ConstantEngine:
         self.close()
 
 
-def encode(words: Any) -> NDArray[np.float32]:
+def encode(words: Any, **_: object) -> NDArray[np.float32]:
     return np.eye(4, dtype=np.float32)[[len(word) % 4 for word in words]]
 
 
@@ -125,7 +125,7 @@ def test_shrinking_averages_areas() -> None:
     assert np.abs(engine.inputs["image"][0] - means).max() <= 0.5 + 1e-6
 
 
-def test_ids_are_append_only_within_a_session(segmenter: Segmenter) -> None:
+def test_names_keep_their_ids_within_a_session(segmenter: Segmenter) -> None:
     frame = stripes()
     assert segmenter.set_classes("blue,tree") == 2
     result = segmenter.segment(frame)
@@ -137,6 +137,114 @@ def test_ids_are_append_only_within_a_session(segmenter: Segmenter) -> None:
     result = segmenter.segment(frame)
     assert (result.vocabulary_version, result.class_ids) == (3, (0, 2))
     assert at(result, "red", frame) == 0
+
+
+def test_ids_are_reused_longest_unused_first(segmenter: Segmenter) -> None:
+    """A session goes on for ever, and names in use or asked for lately keep their ids."""
+    frame = stripes()
+    kept = [segmenter.segment(frame)]
+    for turn in range(60):
+        names = [f"{turn}-{index}" for index in range(10)]
+        segmenter.set_classes(["red", *names])
+        kept.append(segmenter.segment(frame))
+        assert kept[-1].classes[0] == "red", "a name that is asked for all the time keeps its id"
+        assert len(kept[-1].classes) <= IDS_KEPT
+        assert kept[-1].label_map.dtype == np.uint8
+        if turn >= 10:
+            # Asked for ten changes ago: still there, under the same id.
+            old = kept[-10]
+            assert kept[-1].classes.index(f"{turn - 9}-3") == old.classes.index(f"{turn - 9}-3")
+    for turn, result in enumerate(kept[1:]):
+        asked = [result.classes[class_id] for class_id in result.class_ids]
+        assert asked == ["red", *(f"{turn}-{index}" for index in range(10))]
+        assert at(result, "red", frame) == 0
+        assert result.counts.shape == (len(result.classes),)
+        assert result.counts[0] == np.count_nonzero(result.label_map == 0)
+
+
+def test_a_large_vocabulary_leaves_nothing_behind(segmenter: Segmenter) -> None:
+    segmenter.set_classes(["red", *(f"thing {index}" for index in range(999))])
+    assert segmenter.segment(stripes()).label_map.dtype == np.uint16
+    segmenter.set_classes("red,blue")
+    result = segmenter.segment(stripes())
+    assert (result.label_map.dtype, result.none_id) == (np.uint8, 255)
+    assert len(result.classes) == IDS_KEPT
+    frame = stripes()
+    assert result.classes[at(result, "blue", frame)] == "blue"
+
+
+def slow_encoder(started: threading.Event, go: threading.Event) -> Any:
+    """An encoder that takes its time for the word `slow`, and fails for `bad`."""
+
+    def encode_slowly(words: Any, **_: object) -> NDArray[np.float32]:
+        if "slow" in words:
+            started.set()
+            assert go.wait(30)
+        if "bad" in words:
+            raise BadInputError("a bad word")
+        return encode(words)
+
+    return encode_slowly
+
+
+def test_frames_and_other_changes_go_on_while_words_are_encoded() -> None:
+    started, go = threading.Event(), threading.Event()
+    engine = ConstantEngine(np.zeros((1, 8, 4, 4), np.float32))
+    segmenter = Segmenter(
+        engine, slow_encoder(started, go), classes="a", thresholds=Thresholds({}, 0.5), threads=1
+    )
+    other = segmenter.share("b")
+    versions: list[int] = []
+    change = threading.Thread(target=lambda: versions.append(segmenter.set_classes("slow")))
+    change.start()
+    assert started.wait(30)
+    frame = np.zeros((16, 16, 3), np.uint8)
+    assert segmenter.segment(frame).vocabulary_version == 1
+    assert other.set_classes("c,d") == 2
+    assert other.segment(frame).classes == ("b", "c", "d")
+    go.set()
+    change.join(30)
+    assert versions == [2]
+    assert segmenter.classes == ("slow",)
+
+
+def test_the_later_of_two_changes_wins() -> None:
+    started, go = threading.Event(), threading.Event()
+    engine = ConstantEngine(np.zeros((1, 8, 4, 4), np.float32))
+    segmenter = Segmenter(
+        engine, slow_encoder(started, go), classes="a", thresholds=Thresholds({}, 0.5), threads=1
+    )
+    versions: list[int] = []
+    change = threading.Thread(target=lambda: versions.append(segmenter.set_classes("slow")))
+    change.start()
+    assert started.wait(30)
+    with pytest.raises(BadInputError, match="a bad word"):
+        segmenter.set_classes("bad")
+    assert segmenter.set_classes("later") == 2
+    go.set()
+    change.join(30)
+    assert segmenter.classes == ("later",)
+    assert versions == [2], "the overtaken call returns the version that overtook it"
+    assert segmenter.vocabulary_version == 2
+
+
+def test_text_threads_and_deadlines_reach_the_encoder() -> None:
+    asked: list[dict[str, Any]] = []
+
+    def noting(words: Any, **limits: Any) -> NDArray[np.float32]:
+        asked.append(limits)
+        return encode(words)
+
+    engine = ConstantEngine(np.zeros((1, 8, 4, 4), np.float32))
+    segmenter = Segmenter(engine, noting, classes="a", thresholds=Thresholds({}, 0.5), threads=3)
+    before_s = time.monotonic()
+    segmenter.set_classes("b", timeout_s=5)
+    segmenter.share("c", timeout_s=7)
+    segmenter.share("c")
+    assert [limits["threads"] for limits in asked] == [3, 1, 1, 1]
+    assert [limits["deadline_s"] is None for limits in asked] == [True, False, False, True]
+    assert before_s + 5 <= asked[1]["deadline_s"] <= time.monotonic() + 5
+    assert asked[2]["deadline_s"] > asked[1]["deadline_s"]
 
 
 def test_a_failed_change_keeps_the_old_classes(segmenter: Segmenter) -> None:
@@ -369,6 +477,7 @@ def test_closing_twice_releases_once_and_keeps_a_given_bundle(bundle_folder: Pat
             "unknown engine 'tpu', did you mean 'cpu'.; choose one of cpu, cuda",
         ),
         ({"classes": "red", "threads": 0}, "threads must be at least 1, not 0"),
+        ({"classes": "red", "text_threads": 0}, "text_threads must be at least 1, not 0"),
         ({"classes": "red", "threshold": 1.5}, r"threshold must lie in \[0, 1\], not 1.5"),
     ],
 )

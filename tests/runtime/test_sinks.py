@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import time
@@ -136,6 +137,38 @@ def test_masks_are_the_label_maps_and_classes_explain_them(tmp_path: Path) -> No
     np.testing.assert_array_equal(second, label_map)
     classes = json.loads((folder / "classes.json").read_text())
     assert classes == {"classes": ["left", "new"], "none_id": 65535}
+
+
+def test_every_mask_is_explained_by_the_classes_beside_it(tmp_path: Path) -> None:
+    """Also where a session of many names gave an id another meaning, or its list became shorter."""
+    folder = tmp_path / "masks"
+    lists = [("a",), ("a", "b"), ("a",), ("a", "c"), ("a", "c", "d"), ("e", "c", "d"), ("e",)]
+    frames = [frame_of(index) for index in range(len(lists))]
+    with open_sink(f"masks:{folder}") as sink:
+        for version, (frame, names) in enumerate(zip(frames, lists, strict=True), 1):
+            sink.write(frame, result_for(frame.frame_bgr, classes=names, version=version))
+    explained = {}
+    for path in folder.rglob("*.png"):
+        names = json.loads((path.parent / "classes.json").read_text())["classes"]
+        asked = lists[int(path.stem)]
+        assert tuple(names[: len(asked)]) == asked
+        explained[path.stem] = path.parent.name
+    homes = [explained[frame.name] for frame in frames]
+    assert homes == ["masks"] * 3 + ["ids-2"] * 2 + ["ids-3"] * 2
+    with pytest.raises(SinkError, match="is not empty"):
+        open_sink(f"masks:{folder}")
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "a\\b", "", "nul\0"])
+@pytest.mark.parametrize("kind", ["masks", "overlays"])
+def test_a_frame_name_that_is_a_path_writes_nothing(tmp_path: Path, kind: str, name: str) -> None:
+    frame = dataclasses.replace(frame_of(0), name=name)
+    with (
+        open_sink(f"{kind}:{tmp_path / 'out'}") as sink,
+        pytest.raises(SinkError, match="cannot be the name of a file; give frames names without"),
+    ):
+        sink.write(frame, result_for(frame.frame_bgr))
+    assert [path.name for path in tmp_path.rglob("*")] in (["out"], ["out", "classes.json"])
 
 
 def test_json_lines_are_complete_while_the_file_grows(tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dedos_deploy.class_files import typed_vocabulary, vocabulary_from_file
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.spec import MAX_CLASSES
 from dedos_deploy.vocabulary import Entry, Vocabulary, parse_vocabulary
@@ -28,7 +31,8 @@ def test_string_list_and_file_agree(tmp_path: Path) -> None:
     path = tmp_path / "classes.txt"
     path.write_bytes("\ufeff# the road\r\ncar|auto@0.2 # cars\r\n\r\n  Straße\r\nc#\r\n".encode())
     expected = parse_vocabulary(["car|auto@0.2", "Straße", "c#"])
-    assert parse_vocabulary(str(path)) == expected
+    assert typed_vocabulary(str(path)) == expected
+    assert vocabulary_from_file(str(path)) == vocabulary_from_file(path) == expected
     assert parse_vocabulary(path) == expected
     assert parse_vocabulary("car|auto@0.2,Straße,c#") == expected
 
@@ -36,6 +40,8 @@ def test_string_list_and_file_agree(tmp_path: Path) -> None:
 def test_a_separator_inside_a_list_or_among_commas_is_a_name() -> None:
     assert parse_vocabulary(["tv/monitor"]).names == ("tv/monitor",)
     assert parse_vocabulary("tv/monitor,desk").names == ("tv/monitor", "desk")
+    assert parse_vocabulary("tv/monitor").names == ("tv/monitor",)
+    assert typed_vocabulary("tv/monitor,desk").names == ("tv/monitor", "desk")
 
 
 @pytest.mark.parametrize(
@@ -58,8 +64,9 @@ def test_a_separator_inside_a_list_or_among_commas_is_a_name() -> None:
         (["car", 3], "position 2 of the list of classes is 3; every class must be a string"),
         ("ro\x00ad", "has characters that are not text"),
         ("ro\udcffad", "has characters that are not text"),
-        ("classes.txt", "class file 'classes.txt' does not exist; check the path"),
-        ("lists/street", "class file 'lists/street' does not exist"),
+        ("classes.txt", "'classes.txt', which looks like a file, and a string is always a list"),
+        ("./street", "'./street', which looks like a file"),
+        ("x" * 513, "a word of 513 letters, at most 512 are possible"),
     ],
 )
 def test_bad_classes_are_named(
@@ -73,9 +80,9 @@ def test_bad_classes_are_named(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"car\n\n# note\nroad\ncar\n", "'car' occurs twice, in line 1 of .* and in line 5 of "),
-        (b"car\nroad, sky\n", "line 2 of .*classes.txt is 'road, sky', which has a comma"),
-        (b"car\nroad@high\n", "line 2 of .*classes.txt has the threshold 'high'"),
+        (b"car\n\n# note\nroad\ncar\n", "a word occurs twice, in line 1 of .* and in line 5 of "),
+        (b"car\nroad, sky\n", "line 2 of .*classes.txt has a comma"),
+        (b"car\nroad@high\n", "line 2 of .*classes.txt has a threshold that is none; an entry may"),
         (b"# nothing\n\n", "classes.txt has no class"),
         (b"car\n\xff\n", "is not UTF-8 text at byte 4; save it as UTF-8"),
     ],
@@ -87,9 +94,31 @@ def test_bad_file_lines_are_named(content: bytes, message: str, tmp_path: Path) 
         parse_vocabulary(path)
 
 
-def test_a_folder_is_not_a_class_file(tmp_path: Path) -> None:
-    with pytest.raises(BadInputError, match="cannot be read"):
-        parse_vocabulary(str(tmp_path))
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("classes.txt", "class file 'classes.txt' does not exist; check the path"),
+        ("lists/street", "class file 'lists/street' does not exist"),
+        ("/", "class file '/' cannot be read: it is a folder"),
+        ("/dev/zero", "class file '/dev/zero' cannot be read: it is a device"),
+        ("a\0b.txt", "cannot be read: .*null"),
+    ],
+)
+def test_a_typed_file_that_is_none_is_named(
+    typed: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInputError, match=message):
+        typed_vocabulary(typed)
+
+
+def test_a_typed_pipe_is_read_to_its_end(tmp_path: Path) -> None:
+    """As in --classes <(generate)."""
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=("car\nroad\n",))
+    writer.start()
+    assert typed_vocabulary(str(tmp_path / "pipe")).names == ("car", "road")
+    writer.join()
 
 
 def test_as_many_classes_as_ids_and_no_more() -> None:

@@ -26,12 +26,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from dedos_deploy.borders import foreign
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.model import Dedos, build_model, save_checkpoint
+from dedos_deploy.model.tensor_files import read_tensors
 from dedos_deploy.presets import ModelConfig
 from dedos_deploy.training.loop import DivergedError
 from dedos_deploy.training.miniature.clip_batches import ClipBatch, clip_batch
@@ -253,22 +255,21 @@ def _save(path: Path, run: _Run, fingerprint: str) -> None:
 def _load(path: Path, run: _Run, fingerprint: str) -> None:
     if not path.is_file():
         raise BadInputError(f"there is nothing to resume: {path} does not exist; start without it")
-    try:
-        with safe_open(path, framework="pt") as file:
-            record = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (OSError, SafetensorError) as error:
-        raise BadInputError(f"training state {path} is damaged ({error}); start anew") from error
+
+    def refusal(reason: str) -> BadInputError:
+        return BadInputError(f"training state {path} is damaged ({reason}); start anew")
+
+    record, tensors = read_tensors(path, refusal)
     if record.get("settings") != fingerprint:
         raise BadInputError(
             f"{path} was written with other settings or scenes; resume with the same ones, or start "
             "anew in another folder"
         )
-    with torch.no_grad():
+    with foreign(refusal), torch.no_grad():
         for name, parameter in run.parameters():
             parameter.copy_(tensors[name])
             run.optimizer.state[parameter] = _under(tensors, f"{name}/")
-    run.step, run.elapsed_s = int(record["step"]), float(record["elapsed_s"])
+        run.step, run.elapsed_s = int(record["step"]), float(record["elapsed_s"])
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

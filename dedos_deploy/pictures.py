@@ -1,0 +1,40 @@
+"""Picture files, read and decoded where anything can be wrong with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dedos_deploy.borders import foreign
+from dedos_deploy.errors import BadInputError
+from dedos_deploy.files import read_regular
+
+
+def read_picture(path: Path, flags: int) -> NDArray[Any] | None:
+    """Return a picture file, BGR or as `flags` (a cv2.IMREAD_*) say; None if it cannot be had.
+
+    That is a file that cannot be read, is no regular file, or cannot be decoded.
+    """
+    try:
+        content = read_regular(path)
+    except OSError:
+        return None
+    # From memory: OpenCV's own reader fails on some paths (Windows, UTF-8), and writes to stderr.
+    return decode_picture(np.frombuffer(content, np.uint8), flags)
+
+
+def decode_picture(encoded: NDArray[np.uint8], flags: int) -> NDArray[Any] | None:
+    """Return the picture in the bytes of a file, BGR or as `flags` say; None if it is damaged."""
+    import cv2
+
+    if not encoded.size:
+        return None
+    try:
+        with foreign(lambda why: BadInputError(f"the picture cannot be decoded ({why})")):
+            picture: NDArray[Any] | None = cv2.imdecode(encoded, flags)
+    except BadInputError:
+        return None  # damage that OpenCV did not foresee, which it says by an exception
+    return picture

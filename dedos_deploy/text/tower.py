@@ -1,0 +1,131 @@
+"""The text tower of a bundle: its files, and the tower while it runs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from dedos_deploy.errors import BadBundleError, EngineError
+from dedos_deploy.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+    from dedos_deploy.text.vocabulary_file import Rows
+
+BATCH = 16
+"""Prompts per run of the text tower: bounds its memory and how long others wait for their turn."""
+
+MODEL = "text_encoder.onnx"
+TOKENIZER = "tokenizer.json"
+
+Source = str | os.PathLike[str] | bytes
+
+
+@dataclass(frozen=True)
+class TowerFiles:
+    """What turns prompts into embeddings, as a bundle has it.
+
+    model: text_encoder.onnx, or its bytes, with the input `tokens`, int64 [N, L], and the output
+    `embedding`, float32 [N, D]; tokenizer: tokenizer.json, or its bytes;
+    model_sha256, tokenizer_sha256: what they must be, for they stand for the files in caches;
+    context_length: L; text_width: D.
+    """
+
+    model: Source = field(repr=False)
+    tokenizer: Source = field(repr=False)
+    model_sha256: str
+    tokenizer_sha256: str
+    context_length: int
+    text_width: int
+
+    def open_tokenizer(self) -> Tokenizer:
+        """Raises BadBundleError when it is unusable, or not the one it should be."""
+        data = _verified(self.tokenizer, self.tokenizer_sha256, TOKENIZER)
+        return Tokenizer(data, self.context_length)
+
+    def open_tower(self, *, threads: int | None = None) -> TextTower:
+        """Open the text tower; it takes memory as long as it lives. threads: None for all cores.
+
+        Raises BadBundleError when it is unusable, or not the one it should be.
+        """
+        data = _verified(self.model, self.model_sha256, MODEL)
+        return TextTower(_session(data, threads), self.text_width)
+
+
+class TextTower:
+    """An open text tower, for one thread at a time."""
+
+    def __init__(self, session: InferenceSession, text_width: int) -> None:
+        self._session = session
+        self._width = text_width
+
+    def run(self, tokens: npt.NDArray[np.int64]) -> Rows:
+        """Return the embeddings of N prompts, float32 [N, D]. Raises EngineError."""
+        parts = [self._run(tokens[i : i + BATCH]) for i in range(0, len(tokens), BATCH)]
+        return np.concatenate(parts)
+
+    def _run(self, tokens: npt.NDArray[np.int64]) -> Rows:
+        from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+        try:
+            (rows,) = self._session.run(["embedding"], {"tokens": tokens})
+        except (state.Fail, state.InvalidArgument, state.RuntimeException) as error:
+            raise EngineError(f"the text tower failed: {error}") from error
+        expected = (len(tokens), self._width)
+        if rows.dtype != np.float32 or rows.shape != expected:
+            raise EngineError(
+                f"the text tower gave {rows.dtype} {list(rows.shape)}, not float32 "
+                f"{list(expected)}; export the bundle again"
+            )
+        result: Rows = rows
+        return result
+
+
+def _verified(source: Source, sha256: str, name: str) -> bytes:
+    """Return the bytes that will be used, read once, so that nothing can change after the check."""
+    if isinstance(source, bytes):
+        data = source
+    else:
+        try:
+            data = Path(source).read_bytes()
+        except OSError as error:
+            raise BadBundleError(
+                f"{name} cannot be read at {os.fspath(source)!r} ({error.strerror}); export the "
+                "bundle again"
+            ) from error
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        raise BadBundleError(
+            f"{name} has the sha256 {found[:12]}…, the manifest promises {sha256[:12]}…; export or "
+            "fetch the bundle again"
+        )
+    return data
+
+
+def _session(data: bytes, threads: int | None) -> InferenceSession:
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    try:
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except (state.Fail, state.InvalidProtobuf, state.InvalidGraph, state.InvalidArgument,
+            state.NoSuchFile, state.NoModel, state.NotImplemented,
+            state.RuntimeException) as error:  # fmt: skip
+        raise BadBundleError(f"{MODEL} cannot be loaded: {error}") from error
+    inputs = [tensor.name for tensor in session.get_inputs()]
+    outputs = [tensor.name for tensor in session.get_outputs()]
+    if inputs != ["tokens"] or "embedding" not in outputs:
+        raise BadBundleError(
+            f"{MODEL} has inputs {inputs} and outputs {outputs}, not ['tokens'] and ['embedding']; "
+            f"export the bundle again"
+        )
+    return session

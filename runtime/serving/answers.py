@@ -10,9 +10,9 @@ from typing import Annotated, Any
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
-from dedos_deploy.errors import BadInputError, DedosError, SinkError
+from dedos_deploy.errors import BadInputError, DedosError, SinkError, UnfinishedError
 from dedos_deploy.runtime.serving.hub import Hub
 
 MOST_WORDS_LENGTH = 20_000
@@ -22,18 +22,10 @@ KNOWN: dict[int | str, dict[str, Any]] = {
     404: {"description": "no such camera"},
     422: {"description": "unusable input"},
 }
+STATUS = ((UnfinishedError, 503), (BadInputError, 422), (SinkError, 507))
+"""Of errors, the first that fits."""
 
-
-def _is_text(text: str) -> str:
-    # JSON can spell half of a letter, which no file and no answer can hold.
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise ValueError("half of a letter (a lone surrogate) is no text")
-    return text
-
-
-WordList = Annotated[
-    str, Field(min_length=1, max_length=MOST_WORDS_LENGTH), AfterValidator(_is_text)
-]
+WordList = Annotated[str, Field(min_length=1, max_length=MOST_WORDS_LENGTH)]
 
 
 class Work:
@@ -48,7 +40,7 @@ class Work:
         """Raises HTTPException 503 when all places are taken."""
         if not self._places.acquire(blocking=False):
             text = "others are changing words or labelling pictures; ask again in a second"
-            raise HTTPException(503, text, headers={"retry-after": "1"})
+            raise HTTPException(503, text)
         try:
             yield
         finally:
@@ -69,10 +61,8 @@ def add_refusals(app: FastAPI) -> None:
 
     @app.exception_handler(DedosError)
     def refuse(request: Request, error: DedosError) -> JSONResponse:
-        status = 422 if isinstance(error, BadInputError) else 500
-        if isinstance(error, SinkError):
-            status = 507
-        return JSONResponse({"detail": str(error)}, status_code=status)
+        status = next((found for kind, found in STATUS if isinstance(error, kind)), 500)
+        return JSONResponse({"detail": str(error)}, status)
 
     @app.exception_handler(RequestValidationError)
     def invalid(request: Request, error: RequestValidationError) -> JSONResponse:

@@ -63,7 +63,7 @@ def _add_words(router: APIRouter, hub: Hub, work: Work) -> None:
 
     @router.put(
         "/classes/{class_id}/colour", status_code=204, response_class=Response,
-        summary="Give a class another colour",
+        response_model=None, summary="Give a class another colour",
     )  # fmt: skip
     def set_colour(name: str, class_id: ClassId, body: Colour) -> None:
         hub.set_colour(known_camera(hub, name), class_id, body.colour)

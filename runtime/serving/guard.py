@@ -216,6 +216,8 @@ def _with_headers(send: Send, cookie: bytes | None) -> Send:
         if message["type"] == "http.response.start":
             said = {name.lower() for name, _ in message["headers"]}
             added = [pair for pair in HEADERS if pair[0] not in said]
+            if message["status"] in (429, 503):
+                added.append((b"retry-after", b"1"))
             if cookie is not None and message["status"] < 400:
                 added.append((b"set-cookie", cookie))
             message["headers"] = [*message["headers"], *added]
@@ -228,8 +230,6 @@ async def answer(send: Send, status: int, text: str) -> None:
     """Send one sentence, as the API does."""
     body = json.dumps({"detail": text}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    if status in (429, 503):
-        headers.append((b"retry-after", b"1"))
     if status == 400:
         # What follows cannot be trusted to begin where it seems to.
         headers.append((b"connection", b"close"))

@@ -25,6 +25,7 @@ from dedos_deploy.runtime.segmenter import Segmenter, SegmenterView
 from dedos_deploy.runtime.serving.decoder import MOST_PIXELS, PictureDecoder
 from dedos_deploy.runtime.serving.recordings import Recordings
 from dedos_deploy.runtime.stages import STALL_S, Work
+from dedos_deploy.vocabulary import WORDS_PER_REQUEST, Vocabulary, parse_vocabulary
 
 HISTORY = 240
 """Points of coverage that are kept per camera, one a second."""
@@ -32,6 +33,8 @@ HISTORY = 240
 HISTORY_EVERY_S = 1.0
 JPEG_QUALITY = 80
 DEFAULT_OPACITY = 0.5
+WORDS_S = 10.0
+"""Seconds that new words of one request may take to be encoded."""
 
 Colour = tuple[int, int, int]
 
@@ -161,9 +164,10 @@ class Hub(Closing):
     def set_classes(self, name: str, classes: str) -> int:
         """Replace a camera's words from its next frame on; return the vocabulary version.
 
-        classes: words separated by commas, never a file. Raises BadInputError.
+        classes: at most 256 words separated by commas, never a file. Raises BadInputError, and
+        UnfinishedError when new words take longer than `WORDS_S`: ask again then.
         """
-        return self.view(name).set_classes(classes.split(","))
+        return self.view(name).set_classes(_words(classes), timeout_s=WORDS_S)
 
     def classes(self, name: str) -> dict[str, Any]:
         """Return the words of a camera: version, and per class name, spelling, id and colour."""
@@ -213,13 +217,17 @@ class Hub(Closing):
     def segment_picture(self, content: bytes, classes: str) -> Segmentation:
         """Label one JPEG or PNG with words of its own, between the cameras' frames.
 
-        classes: as for `set_classes`. Raises BadInputError.
+        classes and what is raised: as for `set_classes`.
         """
         # A view of its own per request: ids start from 0, and no camera's words are touched.
-        view = self._segmenter.share(classes.split(","))
+        view = self._segmenter.share(_words(classes), timeout_s=WORDS_S)
         picture = self._decoder.decode(content)
         with self._imaging:
             return view.segment(picture)
+
+
+def _words(classes: str) -> Vocabulary:
+    return parse_vocabulary(classes, most_words=WORDS_PER_REQUEST)
 
 
 def _numbers(report: CameraReport) -> dict[str, Any]:

@@ -9,10 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dedos_deploy.class_files import MOST_BYTES
 from dedos_deploy.cli._main import EXIT_OK, run_command
 from dedos_deploy.errors import BadInputError, require
-from dedos_deploy.files import read_regular
 
 _DESCRIPTION = """\
 Teach the text tower of a preset without CLIP weights, such as nano, what words mean: it repeats the

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 NATIVE := CMakeLists.txt $(wildcard runtime/native/*)
 RUN_TESTS ?=
 
-.PHONY: demo test lint clean
+.PHONY: demo test sanitize lint clean
 
 demo: $(VENV)/.base
 	mkdir -p demo
@@ -16,6 +16,10 @@ demo: $(VENV)/.base
 
 test: lint
 	$(BIN)/python -m pytest $(RUN_TESTS)
+
+# Part of `test`; alone, and without the right to skip, for work on the native code.
+sanitize: $(VENV)/.dev
+	DEDOS_REQUIRE_SANITIZERS=1 $(BIN)/python -m pytest tests/native/test_sanitized.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError, require
 from dedos_deploy.files import write_atomically
+from dedos_deploy.runtime.onnx_engine import usable_threads
 from dedos_deploy.training.data import image_key
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class FeatureTeacher:
                 onnx.helper.make_tensor_value_info(layer.tensor, onnx.TensorProto.FLOAT, None)
             )
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = usable_threads(threads)
         self._session = onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 NATIVE := CMakeLists.txt $(wildcard runtime/native/*)
 RUN_TESTS ?=
 
-.PHONY: demo test sanitize lint clean
+.PHONY: demo test sanitize lint sbom clean
 
 demo: $(VENV)/.base
 	mkdir -p demo
@@ -26,6 +26,10 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(wildcard runtime/native/*.cpp runtime/native/*.h)
+
+# The wheel of a release and its bill of materials, in dist/.
+sbom: $(VENV)/.dev
+	$(BIN)/python .ci/sbom.py --output dist
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, this is " + sys.version.split()[0])'

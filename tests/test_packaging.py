@@ -71,7 +71,8 @@ def test_wheel_holds_the_package_and_nothing_else(
     for room in ROOMS:
         assert f"dedos_deploy/{room}/__init__.py" in names
     assert any(name.startswith("dedos_deploy/_native.") and ".so" in name for name in names)
-    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+    for text in ("LICENSE", "THIRD_PARTY.md", "CREDITS.md"):
+        assert any(name.endswith(f".dist-info/licenses/{text}") for name in names)
     assert not [name for name in names if name.endswith((".cpp", ".h", ".cu", ".pyc"))]
 
 
@@ -81,7 +82,8 @@ def test_sdist_holds_everything_to_build_from(sdist: Path) -> None:
     assert all(member.isreg() for member in members), "links do not survive every unpacker"
     names = {member.name.split("/", 1)[1] for member in members}
     assert package_files() <= names
-    needed = {"CMakeLists.txt", "LICENSE", "README.md", "pyproject.toml"}
+    needed = {"CMakeLists.txt", "LICENSE", "THIRD_PARTY.md", "CREDITS.md", "README.md"}
+    needed |= {"pyproject.toml"}
     needed |= {f"runtime/native/{path.name}" for path in (ROOT / "runtime/native").iterdir()}
     assert needed <= names
     assert not [name for name in names if name.endswith((".so", ".pyc"))]

@@ -40,6 +40,7 @@ from dedos_deploy.training.preview import SAMPLES, write_samples
 from dedos_deploy.training.settings import TrainSettings
 from dedos_deploy.training.setup import (
     batch_settings,
+    inherited_credits,
     initial_model,
     micro_batch_size,
     open_diffusion,
@@ -95,7 +96,7 @@ class Trainer:
         self.validation = open_folders(settings, "val", optional=True)
         model, record = initial_model(settings)
         model = model.to(self.device).train()
-        self._inherited: list[str] = list(record.get("sources", ()))
+        self._inherited: list[str] = inherited_credits(record)
         choose_trained(model, tune_text=settings.tune_text)
         diffusion = open_diffusion(settings, self.processes)
         learning: DenoisingLearning | None = None

@@ -97,6 +97,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "NAME=URI or URI",
     )  # fmt: skip
     source.add_argument("--camera", type=int, metavar="N", help="the same as --source camera:N")
+    source.add_argument(
+        "--credits", action="store_true",
+        help="print the licence of the bundle's weights and whom they owe credit, and end",
+    )  # fmt: skip
     parser.add_argument(
         "--bundle",
         default="demo",
@@ -194,7 +198,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--gpu", type=int, default=0, metavar="N", help="which GPU, from 0 (default: 0)"
     )
     parser.add_argument(
-        "--threads", type=int, metavar="N", help="CPU threads (default: one per usable core)"
+        "--threads",
+        type=int,
+        metavar="N",
+        help="CPU threads, at most one per usable core (default: all)",
     )
     parser.add_argument(
         "--json",
@@ -228,6 +235,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Label as told by the arguments and return the exit code."""
+    if args.credits:
+        from dedos_deploy.cli._credits import print_credits
+
+        return print_credits(args, build_parser().parse_args(["--credits"]))
     from dedos_deploy.cli._logs import logging_to_stderr
 
     with logging_to_stderr("dedos-run", args.log_format, quiet=args.quiet):

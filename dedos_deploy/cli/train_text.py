@@ -54,7 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, help="words in a step (384)")
     parser.add_argument("--lr", type=float, dest="learning_rate", help="peak rate (2e-3)")
     parser.add_argument("--seed", type=int, help="one seed for weights and order")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
+    parser.add_argument(
+        "--threads", type=int, help="CPU threads, at most one per core (default: torch's choice)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -63,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
     require("transformers", extra="words", purpose="reading the sentence encoder")
     import torch
 
+    from dedos_deploy.runtime.onnx_engine import usable_threads
     from dedos_deploy.training.words import DistilSettings, run_text
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -71,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         if value is not None and value <= 0:
             raise BadInputError(f"--{name.split('_')[-1]} is {value}, but must be more than 0")
     if args.threads:
-        torch.set_num_threads(args.threads)
+        torch.set_num_threads(usable_threads(args.threads))
     given: dict[str, Any] = {
         name: getattr(args, name)
         for name in ("steps", "batch", "learning_rate", "seed")

@@ -1,0 +1,239 @@
+"""Runs a subject in processes of its own, and sees how each of them ends."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import select
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from fuzzing.subject import Subject, random_of
+from fuzzing.tally import Outcome, Tally
+from fuzzing.worker import GRACE_S, PACKAGE, Worker
+
+OPENING_S = 120.0
+"""Longest time for writing seeds, and for opening a subject."""
+
+CASES_PER_PROCESS = 2000
+"""After so many a new process starts, so that what one leaves behind does not count for the next."""
+
+_FAILURE = "failure.txt"
+_OF_OURS = re.compile(r'File "([^"]+)", line (\d+) in (\S+)')
+
+
+class FuzzingFailed(Exception):
+    """The fuzzer itself is at fault: no seeds, or seeds that are refused."""
+
+
+@dataclass
+class Campaign:
+    """Cases of one subject under one seed; scratch: an empty folder for what it writes;
+    on_finding: called with the number of a case that found something new."""
+
+    subject: Subject
+    seed: int
+    scratch: Path
+    on_finding: Callable[[int, Outcome], None] = lambda case, outcome: None
+
+    def __post_init__(self) -> None:
+        self.tally = Tally(self.subject.name, self.seed)
+        self._seeds = self.scratch / "seeds"
+        self._next = 0
+
+    def prepare(self) -> None:
+        """Import what the subject needs and write its seeds. Raises FuzzingFailed."""
+        for module in self.subject.preload:
+            importlib.import_module(module)
+        self._seeds.mkdir(parents=True)
+        self._in_child(lambda: self.subject.write_seeds(self._seeds), "writing its seeds")
+
+    def run(self, seconds: float) -> Tally:
+        """Run cases from 0 on for so long, not counting what starting takes; return the counts."""
+        while self.tally.seconds < seconds or self.tally.tried == 0:
+            cases = range(self._next, self._next + CASES_PER_PROCESS)
+            self._run_process(cases, seconds)
+        return self.tally
+
+    def repeat(self, case: int) -> Outcome:
+        """Run one case and return what became of it."""
+        outcomes: list[Outcome] = []
+        self.on_finding = lambda number, outcome: outcomes.append(outcome)
+        self._run_process(range(case, case + 1), 0.0)
+        return outcomes[0] if outcomes else Outcome("accepted or refused")
+
+    def keep(self, case: int, folder: Path) -> None:
+        """Make the input of a case again and put it into `folder`. Raises FuzzingFailed."""
+
+        def make() -> None:
+            folder.mkdir(parents=True)
+            self.subject.open(self._seeds)
+            made = self.subject.make(random_of(self.seed, self.subject.name, case), folder)
+            self.subject.keep(made, folder)
+            self.subject.close()
+
+        self._in_child(make, f"making case {case} again")
+
+    def _run_process(self, cases: Iterable[int], seconds: float) -> None:
+        reader, writer = os.pipe()
+        place = self.scratch / "worker"
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+        child = os.fork()
+        if child == 0:
+            os.close(reader)
+            worker = Worker(self.subject, self.seed, place, writer)
+            _leave(lambda: worker.run(self._seeds, cases, whole=self.tally.seeds == 0), place)
+        os.close(writer)
+        try:
+            at, done = self._follow(reader, seconds)
+        finally:
+            status = _ended(child)
+            os.close(reader)
+        if (place / _FAILURE).exists() and not done:
+            when = "opened" if at is None else f"run, at case {at}"
+            raise FuzzingFailed(f"{self.subject.name} cannot be {when}: {_tail(place)}")
+        if at is not None:
+            self._count(at, _death(status, place))
+        elif status != 0 and not done:
+            raise FuzzingFailed(f"{self.subject.name} took its own seeds badly: {_tail(place)}")
+
+    def _follow(self, reader: int, seconds: float) -> tuple[int | None, bool]:
+        """Count what a process reports.
+
+        Return the case it died in, None if it was between two, and whether the time is over.
+        """
+        at: int | None = None
+        lines = _Lines(reader, OPENING_S)
+        for line, pause_s in lines:
+            values = json.loads(line)
+            if "whole" in values:
+                self.tally.seeds = values["whole"]
+                continue
+            lines.longest_s = self.subject.limits.seconds + 2 * GRACE_S
+            if "at" in values:
+                at, self._next = values["at"], values["at"] + 1
+                continue
+            self.tally.seconds += pause_s
+            at = None
+            self._count(values.pop("done"), Outcome(**values))
+            if self.tally.seconds >= seconds:
+                return None, True
+        return at, False
+
+    def _count(self, case: int, outcome: Outcome) -> None:
+        if outcome.verdict == "hang":
+            self.tally.seconds += self.subject.limits.seconds
+        if self.tally.add(case, outcome):
+            self.on_finding(case, outcome)
+
+    def _in_child(self, work: Callable[[], None], doing: str) -> None:
+        place = self.scratch / "helper"
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        child = os.fork()
+        if child == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.alarm(int(OPENING_S))
+            os.setsid()
+            _leave(work, place)
+        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0:
+            raise FuzzingFailed(f"{self.subject.name} failed at {doing}: {_tail(place)}")
+
+
+def _leave(work: Callable[[], None], place: Path) -> None:
+    """Do the work of a child and end it, whatever happens, without the parent's clean-up."""
+    code = 1
+    try:
+        work()
+        code = 0
+    except BaseException:
+        (place / _FAILURE).write_text(traceback.format_exc())
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+class _Lines:
+    """Lines of a pipe and the seconds since the one before; longest_s: the silence that ends them."""
+
+    def __init__(self, reader: int, longest_s: float) -> None:
+        self.longest_s = longest_s
+        self._reader = reader
+
+    def __iter__(self) -> Iterator[tuple[bytes, float]]:
+        waiting, last_s = b"", time.monotonic()
+        while select.select([self._reader], [], [], self.longest_s)[0]:
+            arrived = os.read(self._reader, 1 << 16)
+            if not arrived:
+                return
+            *lines, waiting = (waiting + arrived).split(b"\n")
+            for line in lines:
+                now_s = time.monotonic()
+                yield line, now_s - last_s
+                last_s = now_s
+
+
+def _ended(child: int) -> int:
+    """End a process with all it has started, and return how it ended: a code, or minus a signal."""
+    for _ in range(20):
+        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            break
+        time.sleep(0.05)
+    try:
+        os.killpg(child, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # it died before it had a group of its own
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def _death(status: int, place: Path) -> Outcome:
+    """Return the finding of a process that died in a case."""
+    trace = (place / "trace.txt").read_text(errors="replace")
+    where = _innermost(trace)
+    said = (
+        (place / "stderr.txt").read_text(errors="replace")
+        if (place / "stderr.txt").exists()
+        else ""
+    )
+    text = ascii(" ".join(said.split())[-300:])[1:-1]
+    if trace.startswith("Timeout") or status in (-signal.SIGALRM, -signal.SIGKILL):
+        return Outcome("hang", "no end", where, text)
+    name = signal.Signals(-status).name if status < 0 else f"exit {status}"
+    return Outcome("crash", name, where, text)
+
+
+def _innermost(trace: str) -> str:
+    """Return the innermost line of the package in what faulthandler wrote, most recent call first."""
+    for path, line, function in _OF_OURS.findall(trace):
+        if path.startswith(PACKAGE):
+            return f"{path.removeprefix(PACKAGE)} {function}:{line}"
+    return ""
+
+
+def _tail(place: Path) -> str:
+    texts = [path.read_text(errors="replace") for path in sorted(place.glob("*.txt"))]
+    return "\n".join(text.strip()[-2000:] for text in texts if text.strip()) or "it said nothing"
+
+
+def run_all(
+    campaigns: Iterable[Campaign], seconds: float, *, say: Callable[[str], None]
+) -> Iterator[Tally]:
+    """Run campaigns one after the other, the time left shared evenly; yield counts as they begin."""
+    waiting = list(campaigns)
+    for number, campaign in enumerate(waiting):
+        share_s = seconds / (len(waiting) - number)
+        yield campaign.tally
+        campaign.prepare()
+        say(f"{campaign.subject.name}: {share_s:.0f} s")
+        campaign.run(share_s)
+        seconds -= campaign.tally.seconds
+        shutil.rmtree(campaign.scratch, ignore_errors=True)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import sys
@@ -44,7 +45,7 @@ INTERRUPTED = 130
 def report(args: argparse.Namespace, tallies: Sequence[Tally]) -> dict[str, Any]:
     """Return all counts as JSON has them."""
     return {
-        "seed": args.seed, "minutes": args.minutes, "machine": platform.machine(),
+        "seed": args.seed, "machine": platform.machine(),
         "cores": len(os.sched_getaffinity(0)), "python": platform.python_version(),
         "subjects": {one.subject: one.to_dict() for one in tallies},
     }  # fmt: skip
@@ -55,29 +56,35 @@ def campaigns(args: argparse.Namespace, scratch: Path) -> list[Campaign]:
     chosen = []
     for name in args.only:
         one = Campaign(SUBJECTS[name](), args.seed, scratch / name)
-        if args.keep is not None:
-            one.on_finding = lambda case, _, one=one, name=name: one.keep(
-                case, args.keep / f"{name}-{args.seed}-{case}"
-            )
+        if args.keep is not None and args.case is None:
+            one.on_finding = lambda case, one=one: one.keep(case, kept(args, one, case))
         chosen.append(one)
     return chosen
+
+
+def kept(args: argparse.Namespace, campaign: Campaign, case: int) -> Path:
+    """Return where the input of a case is kept."""
+    return Path(args.keep / f"{campaign.subject.name}-{args.seed}-{case}")
 
 
 def fuzz(args: argparse.Namespace, scratch: Path) -> int:
     """Run everything that is asked for, say what came of it, and return the exit code."""
     tallies: list[Tally] = []
-    interrupted = False
+    code = 0
+    seconds = math.inf if args.cases is not None else 60 * args.minutes
     try:
-        for tally in run_all(campaigns(args, scratch), 60 * args.minutes, say=_say):
+        for tally in run_all(campaigns(args, scratch), seconds, args.cases):
+            _say(f"{tally.subject}, seed {args.seed}")
             tallies.append(tally)
     except KeyboardInterrupt:
-        interrupted = True
+        code = INTERRUPTED
+    except FuzzingFailed as error:
+        _say(f"error: {error}")
+        code = 2
     print(table(tallies))
     if args.json is not None:
         args.json.write_text(json.dumps(report(args, tallies), indent=2) + "\n")
-    if any(tally.findings for tally in tallies):
-        return 1
-    return INTERRUPTED if interrupted else 0
+    return 1 if any(tally.findings for tally in tallies) and code != 2 else code
 
 
 def repeat(args: argparse.Namespace, scratch: Path) -> int:
@@ -89,6 +96,8 @@ def repeat(args: argparse.Namespace, scratch: Path) -> int:
     for line in (outcome.where, outcome.text):
         if line:
             print(f"  {line}")
+    if args.keep is not None:
+        campaign.keep(args.case, kept(args, campaign, args.case))
     return 1 if outcome.is_finding else 0
 
 
@@ -96,16 +105,20 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--minutes", type=float, default=1.0, metavar="N",
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=float, default=1.0, metavar="N",
                         help="for all subjects together, what they need to start not counted "
                         "(default: 1)")  # fmt: skip
+    length.add_argument(
+        "--cases", type=int, metavar="N", help="of each subject, however long it takes"
+    )
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     parser.add_argument("--only", type=_subjects, default=list(SUBJECTS), metavar="A,B",
                         help=f"of {', '.join(SUBJECTS)} (default: all)")  # fmt: skip
     parser.add_argument("--case", type=int, metavar="N", help="run this case of one subject alone")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all counts there")
     parser.add_argument("--keep", type=Path, metavar="DIR",
-                        help="write the input of every kind of finding there")  # fmt: skip
+                        help="write the input of every kind of finding, or of --case, there")  # fmt: skip
     return parser
 
 
@@ -128,8 +141,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.case is not None and (len(args.only) != 1 or args.case < 0):
         _say("error: --case needs a number from 0 on and one subject in --only")
         return 2
-    if not args.minutes > 0:
-        _say("error: --minutes must be positive")
+    if not args.minutes > 0 or (args.cases is not None and args.cases < 1):
+        _say("error: --minutes and --cases must be positive")
+        return 2
+    if args.json is not None and not args.json.parent.is_dir():
+        _say(f"error: the folder of --json {args.json} does not exist; create it first")
         return 2
     # Threads do not survive the forks, and one core is enough.
     os.environ |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}

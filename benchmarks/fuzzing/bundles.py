@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -14,13 +15,19 @@ from fuzzing.archives import NAMES, lying_zip, pack
 from fuzzing.mutators import json_bytes, mutate_bytes, mutate_json
 from fuzzing.subject import Limits, Subject
 from fuzzing.tensor_files import mutate_safetensors
-from fuzzing.tiny import MANIFEST, consistent_manifest, read_files, write_bundle, write_files
+from fuzzing.tiny import (
+    MANIFEST,
+    REPORT,
+    VOCABULARY,
+    consistent_manifest,
+    read_files,
+    write_bundle,
+    write_files,
+)
 
 ARCHIVE = "case.dedos"
 FOLDER = "case"
-VOCABULARY = "vocabularies/base.safetensors"
 TOKENIZER = "tokenizer.json"
-REPORT = "report.json"
 _WORDS = "red,green"
 _TOKENIZER_WORDS = ("BPE", "WordPiece", "Unigram", "WordLevel", "Sequence", "Split", "ByteLevel",
                     "Metaspace", "Regex", "Precompiled", "\\p{L}+", "(a|b)*\\1")  # fmt: skip
@@ -35,12 +42,7 @@ class Bundles(Subject):
     limits = Limits(memory_mb=512)
 
     def write_seeds(self, folder: Path) -> None:
-        bundle = write_bundle(folder / FOLDER)
-        files = read_files(bundle)
-        files[REPORT] = json_bytes({"agreement": 1.0, "classes": ["red"], "parity": {"mean": 0.5}})
-        files[MANIFEST] = json_bytes(consistent_manifest(files))
-        shutil.rmtree(bundle)
-        write_files(files, bundle)
+        write_bundle(folder / FOLDER)
 
     def open(self, seeds: Path) -> None:
         self.files = read_files(seeds / FOLDER)
@@ -82,8 +84,6 @@ class Bundles(Subject):
         return write_files({**self.files, MANIFEST: manifest}, folder / FOLDER)
 
     def _tokenizer(self, random: Random, folder: Path) -> Path:
-        import json
-
         if random.random() < 0.3:
             return self._with(TOKENIZER, mutate_bytes(self.files[TOKENIZER], random), folder)
         value = mutate_json(json.loads(self.files[TOKENIZER]), random, _TOKENIZER_WORDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -12,22 +13,25 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fuzzing.subject import Subject, random_of
 from fuzzing.tally import Outcome, Tally
-from fuzzing.worker import GRACE_S, PACKAGE, Worker
+from fuzzing.worker import GRACE_S, Worker, innermost
 
 OPENING_S = 120.0
 """Longest time for writing seeds, and for opening a subject."""
+
+PATIENCE_S = 3.0
+"""For a process to end by itself once nobody listens to it any more."""
 
 CASES_PER_PROCESS = 2000
 """After so many a new process starts, so that what one leaves behind does not count for the next."""
 
 _FAILURE = "failure.txt"
-_OF_OURS = re.compile(r'File "([^"]+)", line (\d+) in (\S+)')
+_LINE = re.compile(r'File "([^"]+)", line (\d+) in (\S+)')
 
 
 class FuzzingFailed(Exception):
@@ -42,12 +46,13 @@ class Campaign:
     subject: Subject
     seed: int
     scratch: Path
-    on_finding: Callable[[int, Outcome], None] = lambda case, outcome: None
+    on_finding: Callable[[int], None] = lambda case: None
 
     def __post_init__(self) -> None:
         self.tally = Tally(self.subject.name, self.seed)
         self._seeds = self.scratch / "seeds"
         self._next = 0
+        self._last = Outcome("not run")
 
     def prepare(self) -> None:
         """Import what the subject needs and write its seeds. Raises FuzzingFailed."""
@@ -56,24 +61,24 @@ class Campaign:
         self._seeds.mkdir(parents=True)
         self._in_child(lambda: self.subject.write_seeds(self._seeds), "writing its seeds")
 
-    def run(self, seconds: float) -> Tally:
-        """Run cases from 0 on for so long, not counting what starting takes; return the counts."""
-        while self.tally.seconds < seconds or self.tally.tried == 0:
-            cases = range(self._next, self._next + CASES_PER_PROCESS)
-            self._run_process(cases, seconds)
+    def run(self, seconds: float, most: int | None = None) -> Tally:
+        """Run cases from 0 on for so long, not counting what starting takes, or `most` of them."""
+        end = sys.maxsize if most is None else most
+        while self._next < end and (self.tally.seconds < seconds or self.tally.tried == 0):
+            self._run_process(range(self._next, min(end, self._next + CASES_PER_PROCESS)), seconds)
         return self.tally
 
     def repeat(self, case: int) -> Outcome:
         """Run one case and return what became of it."""
-        outcomes: list[Outcome] = []
-        self.on_finding = lambda number, outcome: outcomes.append(outcome)
         self._run_process(range(case, case + 1), 0.0)
-        return outcomes[0] if outcomes else Outcome("accepted or refused")
+        return self._last
 
     def keep(self, case: int, folder: Path) -> None:
         """Make the input of a case again and put it into `folder`. Raises FuzzingFailed."""
 
         def make() -> None:
+            # Of an earlier run with this seed, so the same.
+            shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             self.subject.open(self._seeds)
             made = self.subject.make(random_of(self.seed, self.subject.name, case), folder)
@@ -96,8 +101,8 @@ class Campaign:
         try:
             at, done = self._follow(reader, seconds)
         finally:
-            status = _ended(child)
             os.close(reader)
+            status = _ended(child, PATIENCE_S)
         if (place / _FAILURE).exists() and not done:
             when = "opened" if at is None else f"run, at case {at}"
             raise FuzzingFailed(f"{self.subject.name} cannot be {when}: {_tail(place)}")
@@ -130,10 +135,11 @@ class Campaign:
         return at, False
 
     def _count(self, case: int, outcome: Outcome) -> None:
+        self._last = outcome
         if outcome.verdict == "hang":
             self.tally.seconds += self.subject.limits.seconds
         if self.tally.add(case, outcome):
-            self.on_finding(case, outcome)
+            self.on_finding(case)
 
     def _in_child(self, work: Callable[[], None], doing: str) -> None:
         place = self.scratch / "helper"
@@ -141,11 +147,14 @@ class Campaign:
         place.mkdir(parents=True)
         child = os.fork()
         if child == 0:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            signal.alarm(int(OPENING_S))
             os.setsid()
             _leave(work, place)
-        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0:
+        status = -signal.SIGKILL
+        try:
+            os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+        finally:
+            status = _ended(child, 0.0)
+        if status != 0:
             raise FuzzingFailed(f"{self.subject.name} failed at {doing}: {_tail(place)}")
 
 
@@ -182,17 +191,20 @@ class _Lines:
                 last_s = now_s
 
 
-def _ended(child: int) -> int:
+def _ended(child: int, patience_s: float) -> int:
     """End a process with all it has started, and return how it ended: a code, or minus a signal."""
-    for _ in range(20):
-        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
-            break
-        time.sleep(0.05)
-    try:
-        os.killpg(child, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # it died before it had a group of its own
+    deadline_s = time.monotonic() + patience_s
+    while not _is_over(child) and time.monotonic() < deadline_s:
+        time.sleep(0.02)
+    for end in (os.killpg, os.kill):  # it may have died, or not yet have a group of its own
+        with contextlib.suppress(ProcessLookupError):
+            end(child, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def _is_over(child: int) -> bool:
+    # Not reaped, so that its number, which is its group's, stays its own.
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def _death(status: int, place: Path) -> Outcome:
@@ -212,11 +224,8 @@ def _death(status: int, place: Path) -> Outcome:
 
 
 def _innermost(trace: str) -> str:
-    """Return the innermost line of the package in what faulthandler wrote, most recent call first."""
-    for path, line, function in _OF_OURS.findall(trace):
-        if path.startswith(PACKAGE):
-            return f"{path.removeprefix(PACKAGE)} {function}:{line}"
-    return ""
+    """Return the innermost line of ours in what faulthandler wrote, most recent call first."""
+    return innermost([(path, function, line) for path, line, function in _LINE.findall(trace)])
 
 
 def _tail(place: Path) -> str:
@@ -225,15 +234,15 @@ def _tail(place: Path) -> str:
 
 
 def run_all(
-    campaigns: Iterable[Campaign], seconds: float, *, say: Callable[[str], None]
+    campaigns: Sequence[Campaign], seconds: float, most: int | None = None
 ) -> Iterator[Tally]:
-    """Run campaigns one after the other, the time left shared evenly; yield counts as they begin."""
-    waiting = list(campaigns)
-    for number, campaign in enumerate(waiting):
-        share_s = seconds / (len(waiting) - number)
+    """Run campaigns one after the other, the time left shared evenly; yield counts as they begin.
+
+    most: cases of each, None for as many as there is time for.
+    """
+    for number, campaign in enumerate(campaigns):
         yield campaign.tally
         campaign.prepare()
-        say(f"{campaign.subject.name}: {share_s:.0f} s")
-        campaign.run(share_s)
+        campaign.run(seconds / (len(campaigns) - number), most)
         seconds -= campaign.tally.seconds
         shutil.rmtree(campaign.scratch, ignore_errors=True)

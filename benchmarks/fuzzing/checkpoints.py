@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 from fuzzing.subject import Limits, Subject
-from fuzzing.tensor_files import mutate_safetensors
+from fuzzing.tensor_files import mutate_safetensors, settled
 
 _WORDS = ("red", "green", "blue")
 
@@ -39,6 +39,8 @@ class Checkpoints(Subject):
         save_state(folder / "run.state", training, settings.to_json())
         rows = np.eye(len(_WORDS), 8, dtype=np.float32)
         save_vocabulary(folder / "words.vocabulary", _WORDS, rows, {"tower": "0f"})
+        for path in folder.iterdir():
+            path.write_bytes(settled(path.read_bytes()))
 
     def open(self, seeds: Path) -> None:
         self._files = {path.name: path.read_bytes() for path in sorted(seeds.iterdir())}

@@ -65,19 +65,14 @@ class NativeCalls(Subject):
         return call
 
     def attempt(self, made: Call) -> None:
-        from dedos_deploy import _native
-
         before = {
             name: value.copy() for name, value in made.arguments.items()
             if isinstance(value, np.ndarray)
         }  # fmt: skip
-        getattr(_native, made.function)(*made.arguments.values())
-        if made.fits:
-            problem = (_wrong_labels if made.function == "label_map" else _wrong_matrix)(
-                made.arguments, before
-            )
-            if problem is not None:
-                raise Misbehaved("result", f"{made.function}: {problem}")
+        if made.function == "label_map":
+            _label_map(made, before)
+        else:
+            _confusion(made, before)
 
     def keep(self, made: Call, folder: Path) -> None:
         lines = [made.function]
@@ -177,7 +172,7 @@ def other_layout(value: Array, random: Random) -> Any:
 
 
 def _put_value(value: Array, random: Random) -> None:
-    if value.size == 0 or value.dtype.kind not in "fiu":
+    if value.size == 0 or value.dtype.kind not in "fiu" or not value.flags.writeable:
         return
     at = random.randrange(value.size)
     if value.dtype.kind == "f":
@@ -220,6 +215,29 @@ def guarded(value: Array) -> Array:
     placed = np.frombuffer(memory, value.dtype, value.size, room - value.nbytes)
     placed[:] = value.reshape(-1)
     return placed.reshape(value.shape)
+
+
+def _label_map(made: Call, before: dict[str, Array]) -> None:
+    from dedos_deploy import _native
+
+    _native.label_map(*made.arguments.values())
+    problem = _wrong_labels(made.arguments, before) if made.fits else None
+    if problem is not None:
+        raise Misbehaved("result", problem)
+
+
+def _confusion(made: Call, before: dict[str, Array]) -> None:
+    from dedos_deploy import _native
+
+    try:
+        _native.confusion(*made.arguments.values())
+    except IndexError:
+        if not np.array_equal(made.arguments["matrix"], before["matrix"]):
+            raise Misbehaved("result", "a refused pixel changed the matrix") from None
+        raise
+    problem = _wrong_matrix(made.arguments, before) if made.fits else None
+    if problem is not None:
+        raise Misbehaved("result", problem)
 
 
 def _wrong_labels(arguments: dict[str, Any], before: dict[str, Array]) -> str | None:

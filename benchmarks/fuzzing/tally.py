@@ -16,7 +16,8 @@ class Outcome:
     """What became of one case.
 
     verdict: `accepted`, `refused` or a kind of finding; error: class of the error, or name of the
-    signal; where: innermost line of the package that saw it; text: what it said; seconds: it took;
+    signal; where: innermost line of the package
+    that saw it, or of the fuzzer where native code failed; text: what it said; seconds: it took;
     peak_mb: resident memory at its highest.
     """
 
@@ -126,7 +127,7 @@ def _found_lines(tally: Tally, finding: Finding) -> list[str]:
     return [
         "",
         f"{tally.subject}: {values['kind']}, {values['error']}, {values['times']} times, at "
-        f"{values['where'] or 'no line of the package'}",
+        f"{values['where'] or 'no line of ours'}",
         f"  {values['text']}",
         f"  again: {values['repeat']}",
     ]

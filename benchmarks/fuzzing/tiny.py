@@ -8,17 +8,28 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from fuzzing.mutators import json_bytes
+from fuzzing.tensor_files import settled
+
 MANIFEST = "manifest.json"
 
 
+VOCABULARY = "vocabularies/base.safetensors"
+REPORT = "report.json"
+
+
 def write_bundle(folder: Path) -> Path:
-    """Write the bundle that benchmarks/soak.py uses, too, and return its folder."""
+    """Write the bundle that benchmarks/soak.py uses, too, with a report, and return its folder."""
     tests = str(Path(__file__).parents[2] / "tests" / "runtime")
     if tests not in sys.path:
         sys.path.insert(0, tests)
     from tiny_bundle import write_tiny_bundle
 
-    return Path(write_tiny_bundle(folder))
+    files = read_files(write_tiny_bundle(folder))
+    files[VOCABULARY] = settled(files[VOCABULARY])
+    files[REPORT] = json_bytes({"agreement": 1.0, "classes": ["red"], "parity": {"mean": 0.5}})
+    files[MANIFEST] = json_bytes(consistent_manifest(files))
+    return write_files(files, folder)
 
 
 def read_files(folder: Path) -> dict[str, bytes]:

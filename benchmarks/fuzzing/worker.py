@@ -12,7 +12,7 @@ import shutil
 import signal
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +24,7 @@ from fuzzing.subject import Limits, Misbehaved, Subject, random_of
 from fuzzing.tally import Outcome
 
 PACKAGE = str(Path(__import__("dedos_deploy").__file__).parent) + os.sep
+FUZZER = str(Path(__file__).parent) + os.sep
 LONGEST_MESSAGE = 2000
 LONGEST_TEXT = 300
 GRACE_S = 5.0
@@ -142,14 +143,20 @@ def _found(kind: str, error: BaseException) -> dict[str, str]:
 
 
 def _where(trace: TracebackType | None) -> str:
-    """Return the innermost line of the package: `file function:line`."""
-    ours = [
-        frame for frame in traceback.extract_tb(trace) if frame.filename.startswith(PACKAGE)
-    ]  # fmt: skip
-    if not ours:
-        return ""
-    last = ours[-1]
-    return f"{last.filename.removeprefix(PACKAGE)} {last.name}:{last.lineno}"
+    frames = [(one.filename, one.name, one.lineno) for one in traceback.extract_tb(trace)]
+    return innermost(frames[::-1])
+
+
+def innermost(frames: Sequence[tuple[str, str, object]]) -> str:
+    """Return `file function:line` of the first frame that is the package's, else of the fuzzer's.
+
+    frames: path, function and line, most recent call first.
+    """
+    for root in (PACKAGE, FUZZER):
+        for path, function, line in frames:
+            if path.startswith(root):
+                return f"{path.removeprefix(root)} {function}:{line}"
+    return ""
 
 
 def _bound(limits: Limits) -> None:

@@ -21,6 +21,7 @@ import platform
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +58,13 @@ def campaigns(args: argparse.Namespace, scratch: Path) -> list[Campaign]:
     for name in args.only:
         one = Campaign(SUBJECTS[name](), args.seed, scratch / name)
         if args.keep is not None and args.case is None:
-            one.on_finding = lambda case, one=one: one.keep(case, kept(args, one, case))
+            one.on_finding = partial(_keep, args, one)
         chosen.append(one)
     return chosen
 
 
-def kept(args: argparse.Namespace, campaign: Campaign, case: int) -> Path:
-    """Return where the input of a case is kept."""
-    return Path(args.keep / f"{campaign.subject.name}-{args.seed}-{case}")
+def _keep(args: argparse.Namespace, campaign: Campaign, case: int) -> None:
+    campaign.keep(case, args.keep / f"{campaign.subject.name}-{args.seed}-{case}")
 
 
 def fuzz(args: argparse.Namespace, scratch: Path) -> int:
@@ -97,7 +97,7 @@ def repeat(args: argparse.Namespace, scratch: Path) -> int:
         if line:
             print(f"  {line}")
     if args.keep is not None:
-        campaign.keep(args.case, kept(args, campaign, args.case))
+        _keep(args, campaign, args.case)
     return 1 if outcome.is_finding else 0
 
 

@@ -159,16 +159,27 @@ def spoil(call: Call, random: Random) -> None:
 
 def other_layout(value: Array, random: Random) -> Any:
     """Return the same numbers in another layout, or something that is no array any more."""
-    size, shape = value.nbytes, value.shape
-    unaligned = np.frombuffer(bytearray(size + 1), np.uint8)[1:].view(value.dtype).reshape(shape)
-    frozen = value.copy()
-    frozen.flags.writeable = False
-    spread = np.lib.stride_tricks.as_strided(value, shape, (0,) * value.ndim)
+    if value.dtype.kind not in "fiu":
+        return random.choice((value.tolist(), None))
+    spread = np.lib.stride_tricks.as_strided(value, value.shape, (0,) * value.ndim)
     return random.choice(
         (value[::-1], value[..., ::2], np.asfortranarray(value), value.T, value[None], value[:0],
-         value.ravel(), np.broadcast_to(value, (3, *shape)), spread, frozen, unaligned,
-         value.tolist(), memoryview(value), None)
-    )  # fmt: skip
+         value.ravel(), np.broadcast_to(value, (3, *value.shape)), spread, _frozen(value),
+         _unaligned(value), value.tolist(), memoryview(value), None)
+    ) if value.ndim else value[None]  # fmt: skip
+
+
+def _frozen(value: Array) -> Array:
+    copy = value.copy()
+    copy.flags.writeable = False
+    return copy
+
+
+def _unaligned(value: Array) -> Array:
+    memory = np.zeros(value.nbytes + 1, np.uint8)
+    copy = memory[1:].view(value.dtype).reshape(value.shape)
+    copy[...] = value
+    return copy
 
 
 def _put_value(value: Array, random: Random) -> None:
@@ -183,22 +194,28 @@ def _put_value(value: Array, random: Random) -> None:
 
 
 def _share_memory(call: Call, random: Random) -> None:
-    """Let an output be the same memory as another argument of its type."""
+    """Let an output be the same memory as another argument."""
     name = random.choice(OUTPUTS[call.function])
     value = call.arguments[name]
+    if not _is_plain(value):
+        return
     for other, array in call.arguments.items():
-        fits = isinstance(array, np.ndarray) and isinstance(value, np.ndarray)
-        if other != name and fits and array.nbytes >= value.nbytes and array.flags.c_contiguous:
+        if other != name and _is_plain(array) and array.nbytes >= value.nbytes:
             content = array.reshape(-1).view(np.uint8)[: value.nbytes]
             call.arguments[name] = content.view(value.dtype).reshape(value.shape)
             return
 
 
+def _is_plain(value: Any) -> bool:
+    """Return whether it is an array of numbers in one piece."""
+    is_array = isinstance(value, np.ndarray) and value.size > 0
+    return is_array and value.flags.c_contiguous and value.dtype.kind in "fiu"
+
+
 def guard(call: Call) -> None:
     """Move plain arrays to where the next byte after their end cannot be touched."""
     for name, value in call.arguments.items():
-        plain = isinstance(value, np.ndarray) and value.flags.c_contiguous and value.size > 0
-        if plain and value.base is None and value.dtype.kind in "fiu":
+        if _is_plain(value) and value.base is None:
             call.arguments[name] = guarded(value)
 
 

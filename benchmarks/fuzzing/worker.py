@@ -94,9 +94,10 @@ class Worker:
             faulthandler.cancel_dump_traceback_later()
         seconds, peak_mb = time.monotonic() - started_s, memory_mb("VmHWM")
         elsewhere_mb = self.subject.resident_mb()
-        if peak_mb - before_mb > limits.memory_mb and verdict["verdict"] in ("accepted", "refused"):
-            grown = f"rose from {before_mb:.0f} to {peak_mb:.0f} MB and was {verdict['verdict']}"
-            verdict = {"verdict": "memory", "error": "peak", "text": grown}
+        if peak_mb - before_mb > limits.memory_mb:
+            then = " ".join(filter(None, (verdict["verdict"], verdict.get("error"))))
+            grown = f"rose from {before_mb:.0f} to {peak_mb:.0f} MB, then {then}"
+            verdict = {**verdict, "verdict": "memory", "error": "peak", "text": grown}
         return Outcome(
             **verdict,
             seconds=seconds,

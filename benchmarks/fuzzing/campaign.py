@@ -117,27 +117,29 @@ class Campaign:
         Return the case it died in, None if it was between two, and whether the time is over.
         """
         at: int | None = None
+        earlier_s, began_s = self.tally.seconds, None
         lines = _Lines(reader, OPENING_S)
-        for line, pause_s in lines:
+        for line in lines:
             values = json.loads(line)
             if "whole" in values:
                 self.tally.seeds = values["whole"]
                 continue
             lines.longest_s = self.subject.limits.seconds + 2 * GRACE_S
+            began_s = began_s or time.monotonic()
             if "at" in values:
                 at, self._next = values["at"], values["at"] + 1
                 continue
-            self.tally.seconds += pause_s
             at = None
             self._count(values.pop("done"), Outcome(**values))
+            self.tally.seconds = earlier_s + time.monotonic() - began_s
             if self.tally.seconds >= seconds:
                 return None, True
+        if began_s is not None:
+            self.tally.seconds = earlier_s + time.monotonic() - began_s
         return at, False
 
     def _count(self, case: int, outcome: Outcome) -> None:
         self._last = outcome
-        if outcome.verdict == "hang":
-            self.tally.seconds += self.subject.limits.seconds
         if self.tally.add(case, outcome):
             self.on_finding(case)
 
@@ -149,7 +151,6 @@ class Campaign:
         if child == 0:
             os.setsid()
             _leave(work, place)
-        status = -signal.SIGKILL
         try:
             os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
         finally:
@@ -172,34 +173,35 @@ def _leave(work: Callable[[], None], place: Path) -> None:
 
 
 class _Lines:
-    """Lines of a pipe and the seconds since the one before; longest_s: the silence that ends them."""
+    """Lines of a pipe as they come; longest_s: the silence that ends them."""
 
     def __init__(self, reader: int, longest_s: float) -> None:
         self.longest_s = longest_s
         self._reader = reader
 
-    def __iter__(self) -> Iterator[tuple[bytes, float]]:
-        waiting, last_s = b"", time.monotonic()
+    def __iter__(self) -> Iterator[bytes]:
+        waiting = b""
         while select.select([self._reader], [], [], self.longest_s)[0]:
             arrived = os.read(self._reader, 1 << 16)
             if not arrived:
                 return
             *lines, waiting = (waiting + arrived).split(b"\n")
-            for line in lines:
-                now_s = time.monotonic()
-                yield line, now_s - last_s
-                last_s = now_s
+            yield from lines
 
 
-def _ended(child: int, patience_s: float) -> int:
-    """End a process with all it has started, and return how it ended: a code, or minus a signal."""
+def _ended(child: int, patience_s: float) -> int | None:
+    """End a process with all it has started.
+
+    Return how it ended, an exit code or minus a signal, None if it had to be ended.
+    """
     deadline_s = time.monotonic() + patience_s
-    while not _is_over(child) and time.monotonic() < deadline_s:
+    while not (over := _is_over(child)) and time.monotonic() < deadline_s:
         time.sleep(0.02)
     for end in (os.killpg, os.kill):  # it may have died, or not yet have a group of its own
         with contextlib.suppress(ProcessLookupError):
             end(child, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return status if over else None
 
 
 def _is_over(child: int) -> bool:
@@ -207,18 +209,18 @@ def _is_over(child: int) -> bool:
     return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
-def _death(status: int, place: Path) -> Outcome:
+def _death(status: int | None, place: Path) -> Outcome:
     """Return the finding of a process that died in a case."""
     trace = (place / "trace.txt").read_text(errors="replace")
     where = _innermost(trace)
-    said = (
-        (place / "stderr.txt").read_text(errors="replace")
-        if (place / "stderr.txt").exists()
-        else ""
-    )
+    said = (place / "stderr.txt").read_text(errors="replace")
     text = ascii(" ".join(said.split())[-300:])[1:-1]
-    if trace.startswith("Timeout") or status in (-signal.SIGALRM, -signal.SIGKILL):
+    if trace.startswith("Timeout") or status in (None, -signal.SIGALRM):
         return Outcome("hang", "no end", where, text)
+    if status == -signal.SIGKILL:
+        return Outcome(
+            "memory", "SIGKILL", where, "the system ended it, as it does for want of memory"
+        )
     name = signal.Signals(-status).name if status < 0 else f"exit {status}"
     return Outcome("crash", name, where, text)
 

@@ -115,6 +115,11 @@ def test_what_is_no_fault_is_none() -> None:
     assert "BadInputError" in done.stdout and "again:" not in done.stdout
 
 
+def test_a_subject_that_dies_of_everything_ends_in_its_time() -> None:
+    done = run(PLANTED, "--minutes", "0.005", "--only", "segv", timeout_s=60)
+    assert done.returncode == 1 and "crash, SIGSEGV" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,19 +58,20 @@ class Api(Subject):
             (folder / f"picture{suffix}").write_bytes(cv2.imencode(suffix, picture)[1].tobytes())
 
     def open(self, seeds: Path) -> None:
+        self._seeds = seeds
         self._wait_s = SILENCE_S
-        self._folder = seeds.parent / "site"
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder.mkdir()
-        self.site = Site(seeds / "bundle", self._folder)
+        self._start()
         found = self.site.get("/openapi.json", 10.0)
         if found is None:
             raise RuntimeError(f"the server has no description: {self.site.text()[-1000:]}")
         pictures = [path.read_bytes() for path in sorted(seeds.glob("picture.*"))]
         self._requests = Described(read_description(found[1]), CAMERA, pictures)
+
+    def _start(self) -> None:
+        folder = tempfile.mkdtemp(prefix="site-", dir=self._seeds.parent)
+        self.site = Site(self._seeds / "bundle", Path(folder))
         self._count = self._said = 0
-        self._held: dict[str, int] = {}
-        self._first_mb = 0.0
+        self._held, self._first_mb = self.site.held(), self.site.memory_mb()
 
     def close(self) -> None:
         self.site.close()
@@ -91,13 +92,13 @@ class Api(Subject):
         return self.site.memory_mb() if self.site.ended() is None else 0.0
 
     def attempt(self, made: bytes) -> None:
+        if self.site.ended() is not None:
+            self._start()
         time.sleep(GAP_S)
         answer = self.site.send(made, self._wait_s)
         self._count += 1
         self._check_life()
         self._check_log()
-        if not self._held:
-            self._held, self._first_mb = self.site.held(), self.site.memory_mb()
         if self._count % LOOK_EVERY == 0:
             self._check_growth()
         status = status_of(answer)
@@ -114,6 +115,7 @@ class Api(Subject):
             raise Misbehaved("ended", f"the server ended with {code}: {self.site.text()[-300:]}")
         # Twice, since a machine that is busy with other things may be slow once.
         if self.site.get(_ALIVE, ANSWER_S) is None and self.site.get(_ALIVE, ANSWER_S) is None:
+            self.site.close()
             raise Misbehaved("silence", f"the server does not answer within {ANSWER_S:g} s")
 
     def _check_log(self) -> None:

@@ -10,9 +10,9 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
-from typing import ClassVar
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -66,11 +66,13 @@ FAULTS: dict[str, Callable[[], object]] = {
 }
 
 
+LIMITS = Limits(seconds=30.0, memory_mb=100.0)
+
+
 class Planted(Subject):
     """Does what it is for, on every input."""
 
-    limits = Limits(seconds=1.0, memory_mb=100.0)
-    fault: ClassVar[Callable[[], object]]
+    limits = LIMITS
 
     def open(self, seeds: Path) -> None:
         """Nothing is read."""
@@ -99,6 +101,7 @@ class BadSeeds(Planted):
 
 fuzz.SUBJECTS.clear()
 fuzz.SUBJECTS |= {name: type(name, (Planted,), {"name": name}) for name in FAULTS}
+fuzz.SUBJECTS["hangs"].limits = replace(LIMITS, seconds=1.0)
 fuzz.SUBJECTS[BadSeeds.name] = BadSeeds
 
 if __name__ == "__main__":

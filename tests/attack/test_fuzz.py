@@ -17,7 +17,7 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 PLANTED = Path(__file__).with_name("planted_faults.py")
 CASES = {
-    "bundles": 150, "onnx": 150, "recordings": 250, "pictures": 200, "native": 800, "api": 60,
+    "bundles": 150, "onnx": 150, "recordings": 250, "pictures": 320, "native": 800, "api": 60,
     "checkpoints": 100,
 }  # fmt: skip
 """Of each subject, so many that all together take half a minute."""
@@ -37,7 +37,7 @@ def run(
 @pytest.mark.parametrize("subject", CASES)
 def test_nothing_gets_through(subject: str, tmp_path: Path) -> None:
     report = tmp_path / "report.json"
-    done = run(BENCHMARKS / "fuzz.py", "--only", subject, "--cases", CASES[subject], "--seed", "17",
+    done = run(BENCHMARKS / "fuzz.py", "--only", subject, "--cases", CASES[subject], "--seed", "1",
                "--json", report)  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     counts = json.loads(report.read_text())["subjects"][subject]

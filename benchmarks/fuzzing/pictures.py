@@ -20,7 +20,7 @@ class Pictures(Subject):
 
     name = "pictures"
     preload = ("cv2",)
-    limits = Limits(memory_mb=1024)
+    limits = Limits(seconds=20.0, memory_mb=1024)
 
     def write_seeds(self, folder: Path) -> None:
         import cv2

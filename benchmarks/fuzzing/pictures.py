@@ -80,10 +80,9 @@ class Pictures(Subject):
 
 def decoder_of_requests() -> Callable[[bytes], object]:
     """Return what takes the body of a request for one picture."""
-    from dedos_deploy.runtime.serving.app import MOST_PIXELS
-    from dedos_deploy.runtime.serving.hub import decode_picture
+    from dedos_deploy.runtime.serving.decoder import MOST_PIXELS, PictureDecoder
 
-    return lambda content: decode_picture(content, most_pixels=MOST_PIXELS)
+    return PictureDecoder(most_pixels=MOST_PIXELS).decode
 
 
 def lie_of_png(content: bytes, random: Random) -> bytes:

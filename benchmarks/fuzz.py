@@ -18,6 +18,7 @@ import json
 import math
 import os
 import platform
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -149,6 +150,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     # Threads do not survive the forks, and one core is enough.
     os.environ |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    # A run that is ended by `timeout` or a service prints what it has, as with Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="dedos-fuzz-") as folder:
         try:
             return (fuzz if args.case is None else repeat)(args, Path(folder))

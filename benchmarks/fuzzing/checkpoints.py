@@ -19,7 +19,9 @@ class Checkpoints(Subject):
     """Files of safetensors by which models are kept, and runs go on."""
 
     name = "checkpoints"
-    preload = ("torch", "safetensors.torch", "dedos_deploy.model", "dedos_deploy.training.state")
+    # Optimizers import the compiler late, which takes seconds: once is enough.
+    preload = ("torch", "torch._dynamo", "safetensors.torch", "dedos_deploy.model",
+               "dedos_deploy.training.state")  # fmt: skip
     limits = Limits(memory_mb=1024)
 
     def write_seeds(self, folder: Path) -> None:

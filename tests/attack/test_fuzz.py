@@ -135,19 +135,24 @@ def test_what_it_cannot_do_is_said(arguments: list[str], message: str) -> None:
     assert done.returncode == 2 and message in done.stderr
 
 
-def test_ctrl_c_prints_what_there_is_and_leaves_nothing_behind() -> None:
+@pytest.mark.parametrize("asked_by", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_prints_what_there_is_and_leaves_nothing_behind(
+    asked_by: signal.Signals, tmp_path: Path
+) -> None:
     process = subprocess.Popen(
         [sys.executable, str(PLANTED), "--minutes", "5", "--only", "accepts"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
     )  # fmt: skip
     assert process.stderr is not None
     assert "accepts" in process.stderr.readline()
     time.sleep(1.0)
     children = children_of(process.pid)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(asked_by)
     printed, said = process.communicate(timeout=30)
     assert process.returncode == 130 and "Traceback" not in said
     assert int(printed.splitlines()[1].split()[1]) > 0
+    assert not list(tmp_path.iterdir())
     assert children and not [child for child in children if Path(f"/proc/{child}").exists()]
 
 

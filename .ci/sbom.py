@@ -95,10 +95,10 @@ def complete(bill: dict[str, Any], wheel: Path) -> None:
     package = bill["metadata"]["component"]
     package["version"] = wheel.name.split("-")[1]
     package["hashes"] = [sha256(wheel.read_bytes())]
-    # It stands in the environment, too, and would be listed as its own dependency.
-    own = re.sub(r"[-_.]+", "-", package["name"]).lower()
-    found = [part for part in bill.get("components", []) if part["name"].lower() != own]
-    bill["components"] = [*found, *compiled_in(), *weights(wheel)]
+    added = [*compiled_in(), *weights(wheel)]
+    bill["components"] = [*bill.get("components", []), *added]
+    (needs,) = [row for row in bill["dependencies"] if row["ref"] == package["bom-ref"]]
+    needs["dependsOn"] = [*needs.get("dependsOn", []), *(part["bom-ref"] for part in added)]
 
 
 def compiled_in() -> Iterator[Component]:

@@ -140,4 +140,7 @@ def test_the_bill_names_package_dependencies_native_parts_and_weights(
     assert parts["demo-dedos"]["type"] == "machine-learning-model"
     assert parts["demo-dedos"]["hashes"] == [{"alg": "SHA-256", "content": demo}]
     references = [part["bom-ref"] for part in content["components"]]
+    (own,) = [row for row in content["dependencies"] if row["ref"] == package["bom-ref"]]
+    assert set(own["dependsOn"]) <= set(references)
+    assert {"native:nanobind", "weights:demo.dedos"} <= set(own["dependsOn"])
     assert len(set(references)) == len(references)

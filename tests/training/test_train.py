@@ -105,11 +105,11 @@ def test_credits_follow_the_weights(
 def test_the_licence_of_first_weights_stays_known(
     micro: ModelConfig, write_folder: Write, tmp_path: Path
 ) -> None:
-    model = build_model(micro, seed=0)
+    model, root = build_model(micro, seed=0), write_folder("street")
     begun = {"sources": ["Halls, CC BY 4.0"], "licence": "Apache-2.0; with credit"}
     save_checkpoint(tmp_path / "first.safetensors", model, extra=begun)
     for turn, init in enumerate((tmp_path / "first.safetensors", tmp_path / "0" / CHECKPOINT)):
-        chosen = settings(write_folder("street"), steps=1, init=str(init))
+        chosen = settings(root, steps=1, init=str(init))
         Trainer(chosen, tmp_path / str(turn)).train(Recorder())
         _, record = load_checkpoint(tmp_path / str(turn) / CHECKPOINT)
         assert record["sources"] == [

@@ -71,7 +71,7 @@ def _code_of(prog: str, work: Callable[[], int], interrupts: Interrupts) -> int:
         _drop_stdout()
         return EXIT_BROKEN_PIPE
     except OSError as error:
-        if not _is_stdout_broken():
+        if error.filename is not None or not _is_stdout_broken():
             raise
         print(
             f"{prog}: error: what was to be printed cannot be written ({error.strerror}); check where "
@@ -85,7 +85,7 @@ def _code_of(prog: str, work: Callable[[], int], interrupts: Interrupts) -> int:
 
 def _is_stdout_broken() -> bool:
     try:
-        sys.stdout.flush()  # what could not be written is still there to be tried
+        print(flush=True)
     except OSError:
         return True
     return False

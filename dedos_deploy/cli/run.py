@@ -72,8 +72,8 @@ Files give every frame; cameras and streams give the newest, and frames that cou
 in time are counted as drops. A lost camera or stream is opened again with growing pauses. A video
 that is cut short is labelled as far as it goes, with a warning.
 Every output has a thread of its own: a slow one loses results of a live source, which is counted,
-and holds up a recording. Ctrl-C finishes the frame, completes the outputs and prints the summary;
-once more ends at once.
+and holds up a recording. Ctrl-C finishes the frame, completes the outputs and prints the summary,
+all within two seconds: what hangs is left behind. Once more ends at once.
 exit code: 0 done, 2 something to correct (one line on stderr), also when a camera was lost or an
            output failed, 130 interrupted"""
 
@@ -141,7 +141,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--overwrite",
         action=argparse.BooleanOptionalAction,
         default=False,
-        help="replace outputs that exist, which is refused otherwise",
+        help="replace outputs that exist, which is refused otherwise; of a link the link itself, "
+        "never its target; a source never",
     )
     parser.add_argument(
         "--opacity", type=float, metavar="X", help="of the overlay, in [0, 1] (default: 0.5)"

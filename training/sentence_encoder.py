@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 import torch
@@ -85,9 +85,19 @@ def _from_configuration(path: Path) -> EncoderSource:
         raise BadInputError(
             f"{path} asks for {pooler!r}; poolers that can be read: {', '.join(_POOLERS)}"
         )
-    folder, tokens = path.parent / name, path.parent / tokenizer
+    folder, tokens = (_beside(path, value) for value in (name, tokenizer))
     _check_folder(folder)
     return EncoderSource(folder, tokens, _POOLERS[pooler], f"text tower {name} of {path.name}")
+
+
+def _beside(path: Path, name: object) -> Path:
+    """Return the folder that a configuration names, which may not lead away from it."""
+    if not isinstance(name, str) or PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+        raise BadInputError(
+            f"{path} names its text tower by a path that leads elsewhere; put the folder beside it "
+            "and name it without '..'"
+        )
+    return path.parent / name
 
 
 def _check_folder(folder: Path) -> None:

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dedos_deploy.class_files import MOST_BYTES
 from dedos_deploy.cli._main import EXIT_OK, run_command
 from dedos_deploy.errors import BadInputError, require
+from dedos_deploy.files import read_regular
 
 _DESCRIPTION = """\
 Teach the text tower of a preset without CLIP weights, such as nano, what words mean: it repeats the
@@ -94,9 +96,10 @@ def read_words(path: Path) -> tuple[str, ...]:
 
     Raises BadInputError when it cannot be read.
     """
-    from dedos_deploy.label_files import read_text
-
-    lines = read_text(path, advice="--words names a file with one word per line").splitlines()
+    try:
+        lines = read_regular(path, limit=MOST_BYTES).decode().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInputError(f"--words {path} cannot be read as UTF-8 text") from error
     return tuple(word for line in lines if (word := " ".join(line.lower().split())))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -261,27 +262,23 @@ def _unpacked(kept: tuple[object, object], digest: bytes, width: int) -> Row | N
 
 def _check_private(folder: Path, path: Path, *, create: bool) -> None:
     """See to it that both are this user's alone and no links. Raises OSError."""
-    if create:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _make_private(folder, stat.S_ISDIR, 0o700)
+    from dedos_deploy.bundle._private import private_folder
+
+    private_folder(folder)
     with _CREATING:
         if create and not os.path.lexists(path):
             with suppress(FileExistsError):
                 os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
             _remove_single_files(folder)
-    _make_private(path, stat.S_ISREG, 0o600)
-
-
-def _make_private(path: Path, kind: Callable[[int], bool], mode: int) -> None:
     found = os.lstat(path)
-    if not kind(found.st_mode):
-        raise OSError(0, f"{path.name!r} is a link or of another kind")
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EACCES, f"{path.name} is not a regular file")
     if not hasattr(os, "geteuid"):  # Windows: the user's own folder is private there.
         return
     if found.st_uid != os.geteuid():
-        raise OSError(0, f"{path.name!r} belongs to another user")
+        raise OSError(errno.EACCES, f"{path.name} belongs to another user")
     if found.st_mode & 0o077:
-        os.chmod(path, mode)
+        os.chmod(path, 0o600)
 
 
 def _remove_single_files(folder: Path) -> None:

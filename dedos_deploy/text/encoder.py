@@ -33,7 +33,8 @@ class TextEncoder:
 
     Words are compared as the text tower sees them, so "Car" is found as "car". The text tower is
     loaded only for words that are neither known nor cached, and freed when they are encoded: such
-    words are rare, memory on a robot is not plentiful. Encode all words of a list in one call.
+    words are rare, memory on a robot is not plentiful. The tokenizer stays once it was needed, as
+    reading it holds up all threads of Python. Encode all words of a list in one call.
     May be used from several threads: new words are encoded in small batches, and whoever else waits
     for new words gets a turn after each, in the order of asking. No word is encoded twice.
     """
@@ -63,6 +64,8 @@ class TextEncoder:
         self._users = 0
         self._counting = threading.Lock()
         self._tower: TextTower | None = None
+        self._opening = threading.Lock()
+        self._tokenizer: Tokenizer | None = None
 
     def encode(
         self, words: Sequence[str], *, deadline_s: float | None = None, threads: int | None = None
@@ -145,9 +148,11 @@ class TextEncoder:
         self, words: Sequence[str], deadline_s: float | None, threads: int | None
     ) -> dict[str, Row]:
         """Return word → embedding of new canonical `words`, and keep what this call encoded."""
-        tokenizer = self._files.open_tokenizer()
+        with self._opening:
+            if self._tokenizer is None:
+                self._tokenizer = self._files.open_tokenizer()
         # Word by word and before the tower is loaded: an error names the word, and comes at once.
-        tokens = {word: self._tokens(tokenizer, word) for word in words}
+        tokens = {word: self._tokens(self._tokenizer, word) for word in words}
         rows: dict[str, Row] = {}
         own: dict[str, Row] = {}
         try:

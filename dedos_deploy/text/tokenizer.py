@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from dedos_deploy.borders import foreign
 from dedos_deploy.errors import BadBundleError, BadInputError, package_folder
-from dedos_deploy.files import write_atomically
+from dedos_deploy.files import read_regular, write_atomically
 from dedos_deploy.vocabulary import shortened
 
 if TYPE_CHECKING:
@@ -139,16 +140,17 @@ def write_tokenizer_json(dest: str | os.PathLike[str], context_length: int) -> P
 def _load(source: str | os.PathLike[str] | bytes) -> BytePairs:
     from tokenizers import Tokenizer as BytePairs
 
-    try:
-        data = source if isinstance(source, bytes) else Path(source).read_bytes()
-        text = data.decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadBundleError(f"tokenizer.json cannot be read: {error}; export again") from error
-    try:
+    def unreadable(why: str) -> BadBundleError:
+        return BadBundleError(f"tokenizer.json cannot be read: {why}; export again")
+
+    def damaged(why: str) -> BadBundleError:
+        return BadBundleError(f"tokenizer.json is damaged ({why}); export again")
+
+    with foreign(unreadable):
+        text = (source if isinstance(source, bytes) else read_regular(source)).decode()
+    # The library raises plain Exception, nothing narrower, for a file that it cannot parse.
+    with foreign(damaged):
         pairs = BytePairs.from_str(text)
-    except Exception as error:
-        # The library raises plain Exception, nothing narrower, for a file that it cannot parse.
-        raise BadBundleError(f"tokenizer.json is damaged ({error}); export again") from error
     pairs.no_truncation()
     pairs.no_padding()
     return pairs

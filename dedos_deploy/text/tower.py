@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from dedos_deploy.borders import foreign, spoken_reason
 from dedos_deploy.errors import BadBundleError, EngineError
+from dedos_deploy.files import read_regular
 from dedos_deploy.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ BATCH = 16
 
 MODEL = "text_encoder.onnx"
 TOKENIZER = "tokenizer.json"
+
+_MOST_BYTES = (1 << 31) - 1
+"""What one ONNX file may have."""
 
 Source = str | os.PathLike[str] | bytes
 
@@ -72,12 +76,10 @@ class TextTower:
         return np.concatenate(parts)
 
     def _run(self, tokens: npt.NDArray[np.int64]) -> Rows:
-        from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-        try:
+        with foreign(
+            lambda why: EngineError(f"the text tower failed: {why}"), reason=spoken_reason
+        ):
             (rows,) = self._session.run(["embedding"], {"tokens": tokens})
-        except (state.Fail, state.InvalidArgument, state.RuntimeException) as error:
-            raise EngineError(f"the text tower failed: {error}") from error
         expected = (len(tokens), self._width)
         if rows.dtype != np.float32 or rows.shape != expected:
             raise EngineError(
@@ -94,7 +96,7 @@ def _verified(source: Source, sha256: str, name: str) -> bytes:
         data = source
     else:
         try:
-            data = Path(source).read_bytes()
+            data = read_regular(source, limit=_MOST_BYTES)
         except OSError as error:
             raise BadBundleError(
                 f"{name} cannot be read at {os.fspath(source)!r} ({error.strerror}); export the "
@@ -111,16 +113,12 @@ def _verified(source: Source, sha256: str, name: str) -> bytes:
 
 def _session(data: bytes, threads: int | None) -> InferenceSession:
     import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
-    try:
+    with foreign(lambda why: BadBundleError(f"{MODEL} cannot be loaded: {why}"),
+                 reason=spoken_reason):  # fmt: skip
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except (state.Fail, state.InvalidProtobuf, state.InvalidGraph, state.InvalidArgument,
-            state.NoSuchFile, state.NoModel, state.NotImplemented,
-            state.RuntimeException) as error:  # fmt: skip
-        raise BadBundleError(f"{MODEL} cannot be loaded: {error}") from error
     inputs = [tensor.name for tensor in session.get_inputs()]
     outputs = [tensor.name for tensor in session.get_outputs()]
     if inputs != ["tokens"] or "embedding" not in outputs:

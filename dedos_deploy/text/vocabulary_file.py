@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dedos_deploy.errors import BadBundleError, BadInputError, UnsupportedVersionError
-from dedos_deploy.files import write_atomically
+from dedos_deploy.files import read_regular, write_atomically
 
 FORMAT = "dedos-vocabulary"
 VERSION = 1
@@ -104,7 +104,7 @@ def read_vocabulary_file(source: str | os.PathLike[str] | bytes) -> VocabularyFi
     else:
         name = f"vocabulary file {os.fspath(source)!r}"
         try:
-            data = Path(source).read_bytes()
+            data = read_regular(source)
         except OSError as error:
             reason = error.strerror or error
             raise BadInputError(f"{name} cannot be read: {reason}; check the path") from error

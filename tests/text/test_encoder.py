@@ -473,6 +473,19 @@ def test_files_other_than_the_promised_ones_are_never_run(
     assert cache.load([encoder._key("sky")]) == {}
 
 
+def test_the_tokenizer_is_read_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading it holds up every thread, frames among them, for a third of a second."""
+    read: list[TowerFiles] = []
+    original = TowerFiles.open_tokenizer
+    monkeypatch.setattr(
+        TowerFiles, "open_tokenizer", lambda files: read.append(files) or original(files)
+    )
+    encoder = make()
+    for word in ("sky", "road", "car"):
+        encoder.encode([word])
+    assert len(read) == 1
+
+
 def test_threads_are_those_asked_for(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     original = onnxruntime.InferenceSession

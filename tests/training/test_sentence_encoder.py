@@ -116,6 +116,10 @@ def test_what_is_no_encoder_is_refused(tmp_path: Path, folder: Path) -> None:
     )
     with pytest.raises(BadInputError, match="asks for 'max_pooler'; poolers that can be read"):
         encoders.find_encoder(config)
+    for name in (str(folder), f"../{folder.name}", "a/../../b", 3):
+        config.write_text(json.dumps({"text_cfg": {"hf_model_name": name}}))
+        with pytest.raises(BadInputError, match="by a path that leads elsewhere; put the folder"):
+            encoders.find_encoder(config)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(BadInputError, match="transformers cannot read"):
         encoders.sentence_encoder(encoders.find_encoder(tmp_path))

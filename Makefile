@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 NATIVE := CMakeLists.txt $(wildcard runtime/native/*)
 RUN_TESTS ?=
 
-.PHONY: demo test lint clean
+.PHONY: demo docs test sanitize lint sbom clean
 
 demo: $(VENV)/.base
 	mkdir -p demo
@@ -14,14 +14,25 @@ demo: $(VENV)/.base
 		--output demo/street.mp4 --output demo/street.png --overwrite
 	@echo "look at demo/street.mp4 and demo/street.png"
 
-test: lint
+test: lint docs
 	$(BIN)/python -m pytest $(RUN_TESTS)
+
+# Part of `test`; alone, and without the right to skip, for work on the native code.
+sanitize: $(VENV)/.dev
+	DEDOS_REQUIRE=all $(BIN)/python -m pytest tests/native/test_sanitized.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(wildcard runtime/native/*.cpp runtime/native/*.h)
+
+# A page that is linked from nowhere, a link or a heading that is not there ends it.
+docs: $(VENV)/.dev
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/site
+# The wheel of a release and its bill of materials, in dist/.
+sbom: $(VENV)/.dev
+	$(BIN)/python .ci/sbom.py --output dist
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, this is " + sys.version.split()[0])'

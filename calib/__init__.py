@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from dedos_deploy.calib.options import Int8Options
     from dedos_deploy.calib.selection import CalibrationFrames, calibration_frames
 
+if __name__ == "calib":
+    # Found in the repository's root: a second copy whose classes are not those of the package.
+    raise ImportError("import dedos_deploy.calib; this folder is a room of that package")
+
 __all__ = ["CalibrationFrames", "Int8Options", "calibration_frames", "sample_frames"]
 
 _HOMES = {

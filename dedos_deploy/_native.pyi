@@ -24,13 +24,16 @@ def label_map(
     | confidence (out) | [H, W] | uint8 | winning score clipped to [0, 1], times 255, rounded |
     | counts (out) | [M] | uint64 | pixels per class id, unlabelled ones in the last cell |
 
-    All arrays are C-contiguous; `threads` is at least 1. The GIL is released meanwhile, so the
-    arrays must not be changed by another thread.
+    `counts` has any number of cells from the largest class id + 2 on; cells that no id names become
+    0. All arrays are C-contiguous, aligned and in this machine's byte order, and outputs share no
+    memory with anything else. `threads` is at least 1; no more are started than this process has
+    cores. The GIL is released meanwhile, so the arrays must not be changed by another thread.
 
     Raises:
-        ValueError: a dtype, shape, layout or class id does not fit, or a score is NaN or
-            infinite (the message names slot, row and column; the outputs are then meaningless).
-        TypeError: an argument is not an array, or an output is read-only.
+        ValueError: a dtype, shape, layout or class id does not fit, memory is shared, or a score is
+            NaN or infinite (the message names slot, row and column; the outputs are then
+            meaningless).
+        TypeError: an argument is not an array or not a whole number, or an output is read-only.
     """
 
 def confusion(
@@ -48,12 +51,14 @@ def confusion(
     | predictions | [H, W] | uint8 or uint16 | id in [0, N), or `unlabelled`: the last column |
     | matrix (out) | [N, N + 1] | int64 | pixels counted so far |
 
-    All arrays are C-contiguous. The GIL is released meanwhile. Predictions under ignored labels are
+    All arrays are C-contiguous, aligned and in this machine's byte order, and the matrix shares no
+    memory with the others. The GIL is released meanwhile. Predictions under ignored labels are
     not looked at.
 
     Raises:
         IndexError: an id that means nothing; the matrix is unchanged and the message names value,
             row and column.
-        ValueError: a dtype, shape or layout does not fit.
-        TypeError: an argument is not an array, or the matrix is read-only.
+        ValueError: a dtype, shape or layout does not fit, memory is shared, or a cell of the matrix
+            has no room for more pixels.
+        TypeError: an argument is not an array or not a whole number, or the matrix is read-only.
     """

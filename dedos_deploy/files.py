@@ -1,15 +1,24 @@
-"""Files written whole or not at all, known by their hash, and opened only where they are files."""
+"""Files that appear whole or not at all, leave nothing behind when killed, are known by their hash, and
+are opened only where they are files."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import io
 import os
+import re
 import secrets
+import shutil
 import stat
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+if sys.platform != "win32":
+    import fcntl
 
 _CHUNK = 1 << 20
 _KINDS = {
@@ -22,22 +31,129 @@ _KINDS = {
 _OPEN_FLAGS = os.O_RDONLY | sum(
     getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY")
 )
+_TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}\.dedos\.tmp(\.\w+)?", re.DOTALL)
+_unfinished: set[Temporary] = set()
+_swept: set[str] = set()
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+class Temporary:
+    """A hidden file or folder beside `dest`, until it is published under that name or discarded.
+
+    It is locked while its writer lives. What a killed writer left has a free lock, which is how the
+    next one tells it from what is being written, also between containers, whose process numbers
+    mean nothing to each other.
+
+    path: of the temporary itself; descriptor: open on it, for writing if it is a file.
+    """
+
+    def __init__(self, dest: Path, *, folder: bool = False, keep_suffix: bool = False) -> None:
+        """keep_suffix: let its name end as that of `dest`, for writers that go by it.
+
+        Raises OSError.
+        """
+        self._dest = dest
+        self._folder = folder
+        self.path, self.descriptor = self._create(keep_suffix)
+        _unfinished.add(self)
+
+    def publish(self, *, overwrite: bool = True) -> None:
+        """Give it the name, in one step; a link that has the name is replaced, never followed.
+
+        Raises OSError; FileExistsError without `overwrite` when the name is taken.
+        """
+        if overwrite:
+            os.replace(self.path, self._dest)
+        else:
+            _rename_to_free_name(self.path, self._dest)
+        self._release()
+
+    def discard(self) -> None:
+        """Remove it unless it was published; may be called twice."""
+        if self in _unfinished:
+            _remove(self.path)
+            self._release()
+
+    def keep_open(self) -> int:
+        """Return a descriptor of the file that stays open when it is published."""
+        return os.dup(self.descriptor)
+
+    def _create(self, keep_suffix: bool) -> tuple[Path, int]:
+        stem, suffix = (
+            (self._dest.stem, self._dest.suffix) if keep_suffix else (self._dest.name, "")
+        )
+        while True:
+            name = f".{stem}.{secrets.token_hex(4)}.dedos.tmp{suffix}"
+            path = self._dest.with_name(name)
+            descriptor = _open_new(path, folder=self._folder)
+            # Somebody who swept before it was locked may have removed it.
+            if _lock(descriptor) is not False and _is_at(descriptor, path):
+                return path, descriptor
+            os.close(descriptor)
+
+    def _release(self) -> None:
+        _unfinished.discard(self)
+        os.close(self.descriptor)
+
+
+def discard_unfinished() -> None:
+    """Remove every temporary file and folder of this process, for an end that unwinds nothing."""
+    for temporary in list(_unfinished):
+        with contextlib.suppress(OSError):
+            _remove(temporary.path)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files and folders that killed writers left in `folder`.
+
+    Only what has such a name, belongs to this user and is locked by nobody.
+    """
+    try:
+        names = [entry.name for entry in os.scandir(folder) if _TEMPORARY.fullmatch(entry.name)]
+    except OSError:
+        return  # who writes there says what is wrong
+    for name in names:
+        _remove_if_dead(folder / name)
+
+
+def write_atomically(
+    path: Path, data: bytes, *, overwrite: bool = True, sync: bool = False
+) -> None:
     """Write `data` beside `path` and rename it there, so that readers see all of it or nothing.
 
-    Raises OSError, and leaves no temporary file behind.
+    sync: wait for the disk, which may say only then that it is full. What a killed process left in
+    that folder is removed before its first file is written.
+
+    Raises OSError, and leaves no temporary file behind; FileExistsError without `overwrite` when
+    there is such a file.
     """
+    if (folder := str(path.parent)) not in _swept:
+        _swept.add(folder)
+        sweep(path.parent)
     # Not tempfile.mkstemp: its files can be read by their owner alone, whatever the umask.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    temporary = Temporary(path)
     try:
-        with open(temporary, "xb") as stream:
+        with open(temporary.descriptor, "wb", closefd=False) as stream:
             stream.write(data)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        if sync:
+            os.fsync(temporary.descriptor)
+        temporary.publish(overwrite=overwrite)
+    finally:
+        temporary.discard()
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a file to write in place of `path`, which it becomes when the block ends well.
+
+    For libraries that write to a path. Raises OSError, and leaves no temporary file behind.
+    """
+    sweep(path.parent)
+    temporary = Temporary(path)
+    try:
+        yield temporary.path
+        temporary.publish()
+    finally:
+        temporary.discard()
 
 
 def check_regular(path: str | os.PathLike[str]) -> None:
@@ -93,3 +209,79 @@ def sha256_of_file(path: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal."""
     with open_regular(path) as stream:
         return sha256_of(stream)
+
+
+def _open_new(path: Path, *, folder: bool) -> int:
+    if not folder:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    path.mkdir()
+    # Windows opens no folders; nothing is swept there.
+    return os.open(path if sys.platform != "win32" else os.devnull, os.O_RDONLY)
+
+
+def _lock(descriptor: int) -> bool | None:
+    """Lock a file or folder as long as it is open here; False: another has it; None: no locks here."""
+    if sys.platform == "win32":
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None  # some network file systems have none; nothing is swept there
+    return True
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    if sys.platform == "win32":
+        return True
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(found, os.fstat(descriptor))
+
+
+def _remove_if_dead(path: Path) -> None:
+    if sys.platform == "win32":
+        return
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return  # gone, a link, or another user's
+    try:
+        ours = os.fstat(descriptor).st_uid == os.geteuid()
+        if ours and _lock(descriptor) is True and _is_at(descriptor, path):
+            with contextlib.suppress(OSError):
+                _remove(path)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    try:
+        is_folder = stat.S_ISDIR(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return
+    if is_folder:
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _rename_to_free_name(path: Path, dest: Path) -> None:
+    if sys.platform == "win32":
+        os.rename(path, dest)  # refuses a name that is taken
+        return
+    try:
+        # Unlike a rename this fails when the name is taken, if only by a link that leads nowhere.
+        os.link(path, dest, follow_symlinks=False)
+    except FileExistsError:
+        raise
+    except OSError:
+        # FAT and some network file systems have no hard links.
+        if os.path.lexists(dest):
+            raise FileExistsError(17, "File exists", str(dest)) from None
+        os.rename(path, dest)
+        return
+    path.unlink()

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from dedos_deploy.export.options import ExportOptions
     from dedos_deploy.export.weights import TrainedModel, WeightsSource
 
+if __name__ == "export":
+    # Found in the repository's root: a second copy whose classes are not those of the package.
+    raise ImportError("import dedos_deploy.export; this folder is a room of that package")
+
 __all__ = ["ExportOptions", "ExportReport", "TrainedModel", "WeightsSource", "export_bundle"]
 
 _HOMES = {

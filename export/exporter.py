@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -153,10 +152,7 @@ def export_bundle(
     with BundleWriter(dest, overwrite=options.overwrite) as writer:
         try:
             # Beside the bundle: a small /tmp would not hold the graph of a large model.
-            with tempfile.TemporaryDirectory(
-                prefix=".dedos-export-", dir=writer.dest.parent, ignore_cleanup_errors=True
-            ) as folder:
-                return _Export(writer, Path(folder), options, progress).run(weights)
+            return _Export(writer, writer.scratch, options, progress).run(weights)
         except OSError as error:
             if isinstance(error, SinkError):
                 raise

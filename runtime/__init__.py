@@ -12,6 +12,10 @@ from dedos_deploy.runtime.sinks import Sink, SinkOptions, StopRequested, open_si
 from dedos_deploy.runtime.sources import open_source
 from dedos_deploy.runtime.statistics import Statistics
 
+if __name__ == "runtime":
+    # Found in the repository's root: a second copy whose classes are not those of the package.
+    raise ImportError("import dedos_deploy.runtime; this folder is a room of that package")
+
 __all__ = [
     "Engine",
     "EngineOptions",

@@ -89,8 +89,9 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """threads: CPU threads, None for one per usable core; gpu: index of the GPU; on_progress: called
-    with what is being done while an engine is built or checked, many times a second."""
+    """threads: CPU threads, at most one per usable core, None for as many; gpu: index of the GPU;
+    on_progress: called with what is being done while an engine is built or checked, many times a
+    second."""
 
     threads: int | None = None
     gpu: int = 0
@@ -141,16 +142,15 @@ def open_engine(
     Raises BadInputError for an unknown target or a bundle of another one, MissingExtraError,
     EngineError, ParityError or BadBundleError when the graph cannot be loaded.
     """
+    from dedos_deploy.runtime.onnx_engine import usable_threads
+
     options = options or EngineOptions()
     if target not in ENGINES:
         raise BadInputError(
             f"unknown engine {target!r}{nearest(target, ENGINES)}; choose one of "
             f"{', '.join(ENGINES)}"
         )
-    if options.threads is not None and options.threads < 1:
-        raise BadInputError(
-            f"threads must be at least 1, not {options.threads}; leave it out for all"
-        )
+    usable_threads(options.threads)  # engines that start none refuse nonsense, too
     if options.gpu < 0:
         raise BadInputError(f"the index of a GPU is 0 or more, not {options.gpu}")
     return ENGINES[target](bundle, options)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.errors import SinkError
 from dedos_deploy.runtime.files import (
+    PictureFolder,
     open_growing,
     reserve_file,
-    reserve_folder,
     write_whole,
     writing,
 )
@@ -34,7 +34,7 @@ class LastPicture(Sink):
         self._options = options
         self._last: tuple[Frame, Segmentation] | None = None
         self._is_written = False
-        reserve_file(path, overwrite=options.overwrite).unlink()
+        reserve_file(path, overwrite=options.overwrite, protected=options.protected).discard()
 
     @property
     def written(self) -> str | None:
@@ -47,7 +47,8 @@ class LastPicture(Sink):
         last, self._last = self._last, None
         if last is not None:
             overlay = self._options.painter.paint(last[0].frame_bgr, last[1])
-            write_whole(self._path, encode_picture(self._path.suffix, overlay))
+            content = encode_picture(self._path.suffix, overlay)
+            write_whole(self._path, content, overwrite=self._options.overwrite, sync=True)
             self._is_written = True
 
 
@@ -56,19 +57,18 @@ class OverlayFolder(Sink):
 
     def __init__(self, folder: Path, options: SinkOptions) -> None:
         self.uri = f"overlays:{folder}"
-        self._folder = folder
         self._options = options
-        self._count = 0
-        reserve_folder(folder, overwrite=options.overwrite)
+        self._pictures = PictureFolder(
+            folder, ".jpg", overwrite=options.overwrite, protected=options.protected
+        )
 
     @property
     def written(self) -> str | None:
-        return f"{self._folder} ({self._count} pictures)"
+        return f"{self._pictures.path} ({self._pictures.left()} pictures)"
 
     def write(self, frame: Frame, result: Segmentation) -> None:
         overlay = self._options.painter.paint(frame.frame_bgr, result)
-        write_whole(_file_of(self._folder, frame, ".jpg"), encode_picture(".jpg", overlay))
-        self._count += 1
+        self._pictures.write(frame.name, encode_picture(".jpg", overlay))
 
     def close(self) -> None:
         """Every picture is complete already."""
@@ -84,39 +84,40 @@ class MaskFolder(Sink):
 
     def __init__(self, folder: Path, options: SinkOptions) -> None:
         self.uri = f"masks:{folder}"
-        self._folder = self._home = folder
-        self._overwrite = options.overwrite
-        self._count = 0
+        self._options = options
         self._version = 0
-        self._meanings = 1
         self._classes: tuple[str, ...] = ()
-        reserve_folder(folder, overwrite=options.overwrite)
+        self._folders = [self._opened(folder)]
 
     @property
     def written(self) -> str | None:
-        return f"{self._folder} ({self._count} label maps)"
+        count = sum(folder.left() for folder in self._folders)
+        return f"{self._folders[0].path} ({count} label maps)"
 
     def write(self, frame: Frame, result: Segmentation) -> None:
         if result.vocabulary_version != self._version:
             self._note_classes(result)
             self._version = result.vocabulary_version
-        content_png = encode_picture(".png", result.label_map)
-        write_whole(_file_of(self._home, frame, ".png"), content_png)
-        self._count += 1
+        self._folders[-1].write(frame.name, encode_picture(".png", result.label_map))
+
+    def _opened(self, folder: Path) -> PictureFolder:
+        options = self._options
+        return PictureFolder(
+            folder, ".png", overwrite=options.overwrite, protected=options.protected
+        )
 
     def _note_classes(self, result: Segmentation) -> None:
         shared = min(len(self._classes), len(result.classes))
         if self._classes[:shared] != result.classes[:shared]:
-            self._meanings += 1
-            self._home = self._folder / f"ids-{self._meanings}"
-            reserve_folder(self._home, overwrite=self._overwrite)
+            number = len(self._folders) + 1
+            self._folders.append(self._opened(self._folders[0].path / f"ids-{number}"))
             self._classes = ()
         # The longer list explains the older masks, too; only the id of unlabelled pixels follows
         # the dtype, and is 255 or 65535.
         self._classes = max(self._classes, result.classes, key=len)
         classes = {"classes": list(self._classes), "none_id": result.none_id}
         content = json.dumps(classes, indent=2, ensure_ascii=False)
-        write_whole(self._home / CLASSES_FILE, content.encode() + b"\n")
+        write_whole(self._folders[-1].path / CLASSES_FILE, content.encode() + b"\n")
 
     def close(self) -> None:
         """Every label map is complete already."""
@@ -134,7 +135,7 @@ class JsonLines(Sink):
         self.uri = str(path)
         self._path = path
         self._count = 0
-        self._file: IO[str] = open_growing(path, overwrite=options.overwrite, mode="w")
+        self._file = open_growing(path, overwrite=options.overwrite, protected=options.protected)
 
     @property
     def written(self) -> str | None:
@@ -143,7 +144,8 @@ class JsonLines(Sink):
     def write(self, frame: Frame, result: Segmentation) -> None:
         line = result_numbers(frame, result)
         with writing(self._path):
-            self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self._file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+            self._file.flush()
         self._count += 1
 
     def close(self) -> None:
@@ -166,16 +168,6 @@ def result_numbers(frame: Frame, result: Segmentation) -> dict[str, Any]:
         "unlabelled": round(result.unlabelled, 6),
         "latency_ms": {name: round(value, 3) for name, value in latency_ms.items()},
     }
-
-
-def _file_of(folder: Path, frame: Frame, suffix: str) -> Path:
-    """Return the file of a frame, whose name may come from a recording. Raises SinkError."""
-    if not frame.name or "/" in frame.name or "\\" in frame.name or "\0" in frame.name:
-        raise SinkError(
-            f"frame {frame.frame_id} of {frame.source_id!r} is called {frame.name[:80]!r}, which "
-            "cannot be the name of a file; give frames names without separators"
-        )
-    return folder / f"{frame.name}{suffix}"
 
 
 def encode_picture(suffix: str, picture: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,7 @@ class McapSink(Sink):
         self._path = path
         self._options = options
         self._count = 0
-        self._file: IO[bytes] = open_growing(path, overwrite=options.overwrite, mode="wb")
+        self._file = open_growing(path, overwrite=options.overwrite, protected=options.protected)
         with writing(path):
             self._writer = writer.Writer(self._file, chunk_size=CHUNK_BYTES)
             self._writer.start(library="dedos-deploy")

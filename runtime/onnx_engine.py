@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dedos_deploy.borders import NO_RETRY, foreign, spoken_reason
 from dedos_deploy.closing import Closing
-from dedos_deploy.errors import EngineError, listed
+from dedos_deploy.errors import BadInputError, EngineError, listed
 from dedos_deploy.runtime.engine import Tensors, check_inputs
 from dedos_deploy.spec import GraphSpec, TensorSpec
 
@@ -29,6 +29,17 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def usable_threads(most: int | None = None) -> int:
+    """Return how many CPU threads to start where `most` are allowed, None for any number.
+
+    Never more than usable cores: they would only wait for each other, and 20,000 of them take the
+    machine down. Raises BadInputError for a number below 1.
+    """
+    if most is not None and most < 1:
+        raise BadInputError(f"threads must be at least 1, not {most}; leave it out for all")
+    return usable_cores() if most is None else min(most, usable_cores())
+
+
 def session_options(threads: int | None = None) -> Any:
     """Return the onnxruntime.SessionOptions that the engine uses."""
     import onnxruntime
@@ -37,7 +48,7 @@ def session_options(threads: int | None = None) -> Any:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     # Said even for the default: with 0 ONNX Runtime pins threads to cores, which containers refuse.
-    options.intra_op_num_threads = threads or usable_cores()
+    options.intra_op_num_threads = usable_threads(threads)
     options.inter_op_num_threads = 1
     # Workers that wait by spinning burn the cores of an idle robot, and take them from whatever else
     # runs there: on two busy cores the nano graph took three times as long with spinning.

@@ -4,32 +4,37 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.runtime.frames import POLL_S, Frame, Outcome, Source
+from dedos_deploy.runtime.processes import OneProcess
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.sink_lane import SinkLane
 from dedos_deploy.runtime.sinks import Sink, SinkErrors, StopRequested
 from dedos_deploy.runtime.stages import ObservedSource, StageBoard
 from dedos_deploy.runtime.statistics import Meter, Statistics
-from dedos_deploy.runtime.workers import Handover, WhenFull, Worker, prefetch
+from dedos_deploy.runtime.workers import (
+    ENGINE_IS_STUCK,
+    JOIN_S,
+    LABEL_S,
+    Handover,
+    Patience,
+    WhenFull,
+    Worker,
+    prefetch,
+)
 
 log = logging.getLogger(__name__)
 
 Result = tuple[Frame, Segmentation]
 OnResult = Callable[[Frame, Segmentation], None]
-
-STOP_GRACE_S = 30.0
-"""How long a stop waits for the frame that is being labelled."""
-DRAIN_GRACE_S = 1.5
-"""How long a stop waits for sinks to write what they have."""
 
 
 class Labeller(Protocol):
@@ -49,7 +54,8 @@ class Pipeline:
     sources a slow sink loses results, which is counted, for files it is waited for. Whatever fails, a
     source, the segmenter, a sink (unless told otherwise) or the callback, everything stops and the
     exception leaves `run`; results from before it are delivered first. Source, segmenter and sinks stay
-    open: who opened them closes them.
+    open: who opened them closes them. Those `left_behind`, and a segmenter with `engine_is_stuck`, are
+    still at work after a stop, which does not wait for them, and cannot be closed.
     """
 
     def __init__(
@@ -85,11 +91,15 @@ class Pipeline:
         self._direct: list[Sink] = []
         self._meter = Meter()
         self._outcome = "running"
-        self._patience_s = float("inf")
+        self._patience = Patience(self._stop)
+        self.left_behind: tuple[Closing, ...] = ()
+        self.engine_is_stuck = False
+        self._process = OneProcess("Pipeline")
         self.sink_failures: dict[str, Exception] = {}
 
     def statistics(self) -> Statistics:
         """Return the numbers so far, from any thread."""
+        self._process.check()
         drops = Counter(self._source.drops)
         for lane in self._lanes:
             drops.update(lane.drops)
@@ -97,6 +107,7 @@ class Pipeline:
 
     def run(self) -> Statistics:
         """Run until the source ends, a stop is asked for, or something fails; call it once."""
+        self._process.check()
         self._meter = Meter()
         source = ObservedSource(self._source, self._stages)
         reader = None if source.live else prefetch(source)
@@ -114,10 +125,23 @@ class Pipeline:
             # An error among the last results shows only now.
             self._outcome = "stopped" if self._sinks_say_stop() else outcome
         finally:
-            for worker in (labeller, reader, *self._lanes):
-                if worker is not None:
-                    worker.close()
+            self._close(labeller, reader)
         return self.statistics()
+
+    def _close(self, labeller: Worker[Result], reader: Worker[Frame] | None) -> None:
+        workers: list[Worker[Any]] = [labeller] if reader is None else [labeller, reader]
+        for worker in workers:
+            worker.abandon()
+        for worker in workers:
+            if not self.engine_is_stuck:
+                worker.close(min(JOIN_S, self._patience.left_s()))
+        for lane in self._lanes:
+            lane.close(self._patience.left_s())
+        left: list[Closing] = [lane.sink for lane in self._lanes if lane.runs]
+        self.engine_is_stuck = labeller.runs
+        if workers[-1].runs:
+            left.append(self._source)
+        self.left_behind = tuple(left)
 
     def _lane(self, sink: Sink) -> SinkLane:
         when_full: WhenFull = "drop_oldest" if self._source.live else "wait"
@@ -130,9 +154,7 @@ class Pipeline:
 
     def _is_out_of_patience(self) -> bool:
         """Return whether a stop was asked for and sinks have had their time since."""
-        if self._stop.is_set():
-            self._patience_s = min(self._patience_s, time.monotonic() + DRAIN_GRACE_S)
-        return time.monotonic() > self._patience_s
+        return self._patience.left_s() == 0.0
 
     def _label_all(
         self, read: Callable[[float], Frame | Outcome]
@@ -158,7 +180,7 @@ class Pipeline:
         return result
 
     def _deliver_all(self, labeller: Worker[Result]) -> str:
-        delivered, deadline_s = 0, float("inf")
+        delivered = 0
         while (item := labeller.get(POLL_S)) is not Outcome.END:
             if not isinstance(item, Outcome):
                 try:
@@ -166,11 +188,10 @@ class Pipeline:
                 except StopRequested:
                     return "stopped"
                 delivered += 1
-            elif self._stop.is_set():
-                deadline_s = min(deadline_s, time.monotonic() + STOP_GRACE_S)
-                if time.monotonic() > deadline_s:
-                    log.warning("stopped while a frame was in work for over %g s", STOP_GRACE_S)
-                    return "stopped"
+            elif self._patience.left_s(LABEL_S) == 0.0:
+                log.warning(ENGINE_IS_STUCK)
+                self.engine_is_stuck = True
+                return "stopped"
         if delivered == self._max_frames:
             return "max_frames"
         return "stopped" if self._stop.is_set() else "end"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,7 @@ import numpy as np
 
 from dedos_deploy.errors import SinkError, require
 from dedos_deploy.runtime.file_sinks import encode_picture
-from dedos_deploy.runtime.files import reserve_file, writing
+from dedos_deploy.runtime.files import GrowingFile, open_growing, writing
 from dedos_deploy.runtime.frames import Frame
 from dedos_deploy.runtime.palette import class_colour_bgr
 from dedos_deploy.runtime.segmentation import Segmentation
@@ -18,6 +21,7 @@ from dedos_deploy.runtime.uri import redact
 
 APPLICATION = "dedos_deploy"
 TIMELINE = "captured"
+CHUNK_BYTES = 1 << 20
 
 
 class RerunSink(Sink):
@@ -34,10 +38,10 @@ class RerunSink(Sink):
         self._version = 0
         self._closed = False
         self._stream = self._rerun.RecordingStream(APPLICATION)
+        self._pump: _Pump | None = None
         if isinstance(target, Path):
-            reserve_file(target, overwrite=options.overwrite).unlink()
-            with writing(target):
-                self._stream.save(target)
+            self._pump = _Pump(target, options)
+            self._pump.feed(self._stream)
             return
         try:
             self._stream.connect_grpc(target)
@@ -52,6 +56,8 @@ class RerunSink(Sink):
         return f"{self.uri} ({self._count} frames)"
 
     def write(self, frame: Frame, result: Segmentation) -> None:
+        if self._pump is not None:
+            self._pump.raise_error()
         rerun, stream = self._rerun, self._stream
         stream.set_time(TIMELINE, timestamp=np.datetime64(frame.captured_ns, "ns"))
         if result.vocabulary_version != self._version:
@@ -71,6 +77,8 @@ class RerunSink(Sink):
         if not self._closed:
             self._closed = True
             self._stream.disconnect()
+            if self._pump is not None:
+                self._pump.close()
 
     def _classes(self, result: Segmentation) -> list[Any]:
         describe = self._rerun.AnnotationInfo
@@ -79,6 +87,62 @@ class RerunSink(Sink):
             for class_id, name in enumerate(result.classes)
         ]
         return [*found, describe(id=result.none_id, label="(unlabelled)", color=(0, 0, 0, 0))]
+
+
+class _Pump:
+    """Writes to a file what the SDK sends into a pipe.
+
+    The SDK, given a file, keeps quiet when the disk is full.
+    """
+
+    def __init__(self, path: Path, options: SinkOptions) -> None:
+        """Raises SinkError."""
+        if sys.platform == "win32":
+            raise SinkError(f"output {str(path)!r}: recordings for Rerun need Linux or macOS; write "
+                            ".mcap, or to a viewer")  # fmt: skip
+        self._path = path
+        self._file: GrowingFile = open_growing(
+            path, overwrite=options.overwrite, protected=options.protected
+        )
+        self._error: OSError | None = None
+        self._reading, self._writing = os.pipe()
+        # A daemon: it may be stuck in a disk that does not answer.
+        self._thread = threading.Thread(target=self._run, name=f"dedos-rrd {path}", daemon=True)
+        self._thread.start()
+
+    def feed(self, stream: Any) -> None:
+        """Let a recording stream write here."""
+        # The SDK opens the pipe anew, which then ends when the SDK closes it.
+        stream.save(f"/dev/fd/{self._writing}")
+        os.close(self._writing)
+
+    def raise_error(self) -> None:
+        """Raise the SinkError of what could not be written so far."""
+        if self._error is not None:
+            with writing(self._path):
+                raise self._error
+
+    def close(self) -> None:
+        """Wait for all that was sent, after the stream has been disconnected. Raises SinkError."""
+        self._thread.join()
+        try:
+            self.raise_error()
+        finally:
+            self._file.close()
+
+    def _run(self) -> None:
+        with os.fdopen(self._reading, "rb", buffering=0) as pipe:
+            # Read to its end in any case: the SDK waits for a pipe that is full.
+            while chunk := pipe.read(CHUNK_BYTES):
+                if self._error is None:
+                    self._write(chunk)
+
+    def _write(self, chunk: bytes) -> None:
+        try:
+            self._file.write(chunk)
+            self._file.flush()
+        except OSError as error:
+            self._error = error
 
 
 def _path(name: str) -> str:

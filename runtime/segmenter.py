@@ -17,6 +17,7 @@ from dedos_deploy.errors import BadBundleError, BadInputError
 from dedos_deploy.runtime.engine import Engine, EngineOptions, Progress, open_engine
 from dedos_deploy.runtime.labelling import open_labeller
 from dedos_deploy.runtime.preprocess import check_frame
+from dedos_deploy.runtime.processes import OneProcess
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.slots import (
     Encode,
@@ -45,7 +46,7 @@ class _Core:
         self, engine: Engine, encode: Encode, *, thresholds: Thresholds,
         base: BaseVocabulary | None, threads: int | None,
     ) -> None:  # fmt: skip
-        from dedos_deploy.runtime.onnx_engine import usable_cores
+        from dedos_deploy.runtime.onnx_engine import usable_threads
 
         if engine.spec.batch != 1:
             raise BadBundleError(
@@ -61,7 +62,8 @@ class _Core:
         # Once here, since it compares all pairs of base words: too slow for every class change.
         self._close = close_similarity(base[1]) if base is not None else None
         self.busy = threading.Lock()
-        self.labeller = open_labeller(engine, threads=threads or usable_cores())
+        self.labeller = open_labeller(engine, threads=usable_threads(threads))
+        self.process = OneProcess("Segmenter", engine, encode, self.labeller)
 
     def encode(self, vocabulary: Vocabulary, timeout_s: float | None) -> Rows:
         """Return the rows of a vocabulary's words; new ones take their time, with few threads."""
@@ -148,6 +150,7 @@ class SegmenterView:
         Raises BadInputError, and UnfinishedError when new words took longer than `timeout_s`: those
         that are done are kept, so ask again.
         """
+        self._core.process.check()
         vocabulary = _vocabulary(classes)
         with self._changing:
             self._asked += 1
@@ -169,6 +172,7 @@ class SegmenterView:
         for now. Raises BadInputError for another array, EngineError when the engine fails or
         gives something that is not a number.
         """
+        self._core.process.check()
         frame_bgr = check_frame(frame_bgr)
         captured_s = time.monotonic() if timestamp_s is None else timestamp_s
         with self._core.busy:
@@ -212,8 +216,8 @@ class Segmenter(SegmenterView, Closing):
         """Build from parts; `load` does so from a bundle.
 
         encode: words to unit rows float32 [N, D]; base: words and rows of the vocabulary whose
-        members serve as negatives, None for no negatives; threads: for the label map, None for
-        one per usable core; text_threads: for words that are new after the first.
+        members serve as negatives, None for no negatives; threads: for the label map, at most one
+        per usable core, None for as many; text_threads: for words that are new after the first.
         """
         core = _Core(engine, encode, thresholds=thresholds, base=base, threads=threads)
         with contextlib.ExitStack() as opened:
@@ -250,8 +254,8 @@ class Segmenter(SegmenterView, Closing):
         class's threshold; `negatives` also lets words of the bundle's base vocabulary compete,
         and leaves unlabelled what they win; `none` labels every pixel with its best class;
         threshold: in [0, 1], for every entry without its own, None for the bundle's;
-        threads: CPU threads, None for one per usable core; text_threads: CPU threads of the text
-        tower for words that are new after the first, few so that frames go on beside it; template: one of
+        threads: CPU threads, at most one per usable core, None for as many; text_threads: CPU threads of
+        the text tower for words that are new after the first, few so that frames go on; template: one of
         `dedos_deploy.text.templates.TEMPLATES` in place of the bundle's prompt templates; gpu: index
         of the GPU for engines that use one; on_progress: called with what is being done while an
         engine is built or checked on this device, at its first use.
@@ -290,10 +294,12 @@ class Segmenter(SegmenterView, Closing):
         It lives as long as this segmenter is open. timeout_s: how long new words may take, None for
         as long as they need. Raises BadInputError, and UnfinishedError as `set_classes` does.
         """
+        self._core.process.check()
         return SegmenterView(self._core, classes, timeout_s=timeout_s)
 
     def close(self) -> None:
         """Release the engine and, if `load` opened it, the bundle; may be called twice."""
+        self._core.process.check()
         with self._core.busy:
             self._closing.close()
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import DedosError
 from dedos_deploy.runtime.frames import Frame
+from dedos_deploy.runtime.processes import OneProcess
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.sinks import Sink, StopRequested
 from dedos_deploy.runtime.stages import StageBoard
@@ -54,6 +55,7 @@ class SinkLane(Closing):
         self._drops: Counter[str] = Counter()
         self._closing_s = float("inf")
         self._written = 0
+        self._process = OneProcess("SinkLane")
         self._thread = threading.Thread(
             target=self._run, name=f"dedos-sink {sink.uri}", daemon=True
         )
@@ -61,6 +63,7 @@ class SinkLane(Closing):
 
     @property
     def drops(self) -> dict[str, int]:
+        self._process.check()
         with self._changed:
             return dict(self._drops)
 
@@ -78,11 +81,13 @@ class SinkLane(Closing):
 
     def wait_for_room(self, timeout_s: float) -> bool:
         """Wait until there is room, at most `timeout_s`; return whether there is."""
+        self._process.check()
         with self._changed:
             return self._changed.wait_for(lambda: self.has_room, timeout_s)
 
     def put(self, frame: Frame, result: Segmentation) -> None:
         """Hand over a result; never waits."""
+        self._process.check()
         with self._changed:
             if self.error is not None:
                 self._drops[FAILED] += 1
@@ -95,6 +100,7 @@ class SinkLane(Closing):
 
     def request_finish(self) -> None:
         """Take no more; returns at once."""
+        self._process.check()
         with self._changed:
             self._closing_s = min(self._closing_s, time.monotonic())
             self._changed.notify_all()
@@ -105,15 +111,20 @@ class SinkLane(Closing):
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
-    def close(self) -> None:
+    @property
+    def runs(self) -> bool:
+        """Whether its thread is still at work, so that the sink cannot be closed."""
+        return self._thread.is_alive()
+
+    def close(self, timeout_s: float = DRAIN_S) -> None:
         """Finish, at most for a moment after the first request; who opened the sink closes it."""
         self.request_finish()
-        if not self.finish(max(0.0, self._closing_s + DRAIN_S - time.monotonic())):
+        left_s = self._closing_s + DRAIN_S - time.monotonic()
+        if not self.finish(max(0.0, min(left_s, timeout_s))):
             with self._changed:
                 self._drops[SLOW] += len(self._items)
                 self._items.clear()
-            log.warning("output %s did not finish within %g s and is left behind",
-                        self.sink.uri, DRAIN_S)  # fmt: skip
+            log.warning("output %s did not finish in time and is left behind", self.sink.uri)
 
     def _run(self) -> None:
         while (item := self._next()) is not None:

@@ -37,17 +37,19 @@ class SinkOptions:
     """What all sinks of a run share.
 
     fps: rate of the source, None if unknown; live: its frames come in their own time;
-    overwrite: replace files that exist; painter: draws the overlays.
+    overwrite: replace files that exist; painter: draws the overlays; protected: files and folders that
+    the source is read from, which no output may replace.
     """
 
     fps: float | None = None
     live: bool = False
     overwrite: bool = False
     painter: OverlayPainter = field(default_factory=OverlayPainter)
+    protected: tuple[Path, ...] = ()
 
 
 class Sink(Closing):
-    """Takes results in order, on one thread; `close` completes what was written.
+    """Takes results in order, on one thread; `close` completes and checks what was written.
 
     on_callers_thread: whether `write` must come from the thread that runs the pipeline, as a window
     demands; all others get one of their own.
@@ -62,7 +64,10 @@ class Sink(Closing):
 
     @abstractmethod
     def close(self) -> None:
-        """Complete and release the output; may be called twice. Raises SinkError."""
+        """Complete and release the output; may be called twice.
+
+        Raises SinkError unless everything that was written is there.
+        """
 
     @property
     def written(self) -> str | None:
@@ -87,7 +92,7 @@ def open_sink(uri: str, options: SinkOptions | None = None) -> Sink:
 
     | uri | what is written |
     |---|---|
-    | `out.mp4`, `.avi`, `.mkv` | overlay video; appears when complete, an MP4 of a live source at once |
+    | `out.mp4`, `.avi`, `.mkv` | overlay video; appears when complete, an MP4 of a live source with its first frame |
     | `out.png`, `.jpg` | overlay of the last frame |
     | `overlays:FOLDER` | one overlay JPEG per frame |
     | `masks:FOLDER` | one label map PNG per frame (uint8 or uint16 ids) and `classes.json` |

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from pathlib import Path
@@ -86,6 +87,18 @@ def may_come_later(uri: str) -> bool:
     if _CAMERA.fullmatch(uri) or uri.startswith(_GST):
         return True
     return network_scheme(uri) is not None
+
+
+def paths_of(uri: str) -> tuple[Path, ...]:
+    """Return the files and folders that exist and that the source at `uri` is read from."""
+    if may_come_later(uri):
+        return ()
+    path = Path(uri).expanduser()
+    if not path.exists() and _GLOB_LETTERS.search(uri):
+        return tuple(map(Path, glob.glob(str(path), recursive=True)))
+    # A recording's address may end in settings.
+    bare = Path(uri.partition("?")[0]).expanduser()
+    return tuple(found for found in (path, bare) if found.exists())[:1]
 
 
 def _open_path(uri: str) -> Source:

@@ -9,15 +9,15 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from dedos_deploy.closing import Closing
-from dedos_deploy.errors import BadInputError
-from dedos_deploy.runtime.files import open_growing
+from dedos_deploy.errors import BadInputError, SinkError
+from dedos_deploy.runtime.files import GrowingFile, open_growing
 from dedos_deploy.runtime.frames import Frame, Outcome, Source
 
 log = logging.getLogger(__name__)
@@ -59,6 +59,11 @@ class StageBoard:
         """trace: takes every call that counts; who opened it closes it."""
         self._trace = trace
         self._busy: dict[int, Work] = {}
+
+    @property
+    def trace_error(self) -> str | None:
+        """Why the trace is not complete, None when nothing is wrong with it."""
+        return None if self._trace is None else self._trace.error
 
     @contextmanager
     def busy(self, stage: Stage, subject: str, frame_id: int | None = None) -> Iterator[Work]:
@@ -116,18 +121,24 @@ class TraceFile(Closing):
     """A trace in the Chrome format, which Perfetto and chrome://tracing open, also when it was cut off.
 
     One row per thread; a call of `label` holds its parts. Ends after MOST_EVENTS events, or when it
-    cannot be written, which is said and ends nothing else.
+    cannot be written, which is said and ends nothing else; `error` has the sentence then.
     """
 
-    def __init__(self, path: Path, *, overwrite: bool, most_events: int = MOST_EVENTS) -> None:
-        """Raises SinkError."""
+    def __init__(
+        self, path: Path, *, overwrite: bool, most_events: int = MOST_EVENTS,
+        protected: Sequence[Path] = (),
+    ) -> None:  # fmt: skip
+        """protected: files that are read, which it may not replace. Raises SinkError."""
+        self.error: str | None = None
         self._path = path
         self._lock = threading.Lock()
         self._most = self._left = most_events
         self._rows: dict[tuple[int, str], int] = {}
         self._named = 0
         self._start_s = time.monotonic()
-        self._file: IO[str] | None = open_growing(path, overwrite=overwrite, mode="w")
+        self._file: GrowingFile | None = open_growing(
+            path, overwrite=overwrite, protected=protected
+        )
         self._first = True
 
     def add(self, work: Work, ended_s: float) -> None:
@@ -158,28 +169,33 @@ class TraceFile(Closing):
             return
         try:
             for event in events:
-                self._file.write(("[\n" if self._first else ",\n") + json.dumps(event))
+                text = ("[\n" if self._first else ",\n") + json.dumps(event)
+                self._file.write(text.encode())
                 self._first = False
+            self._file.flush()
         except OSError as error:
-            log.warning("trace %s ends here: %s", self._path, error.strerror or error)
-            self._end(None)
+            self._fail(f"trace {self._path} ends here: {error.strerror or error}")
+            self._file.raw.close()
+            self._file = None
             return
         self._left -= len(events)
         if self._left <= 0:
             log.warning("trace %s is full after %d events and ends here", self._path, self._most)
             self._end("]\n")
 
-    def _end(self, text: str | None) -> None:
+    def _end(self, text: str) -> None:
         file, self._file = self._file, None
         if file is None:
             return
         try:
             with file:
-                if text is not None:
-                    file.write("[]\n" if self._first else "\n" + text)
-        except OSError as error:
-            if text is not None:
-                log.warning("trace %s is incomplete: %s", self._path, error.strerror or error)
+                file.write(("[]\n" if self._first else "\n" + text).encode())
+        except (OSError, SinkError) as error:
+            self._fail(f"trace {self._path} is incomplete: {error}")
+
+    def _fail(self, sentence: str) -> None:
+        self.error = sentence
+        log.warning("%s", sentence)
 
     def _event(
         self, work: Work, row: int, name: str, begun_s: float, duration_ms: float

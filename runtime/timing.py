@@ -51,14 +51,17 @@ def time_frames(
 ) -> FrameTimes:
     """Return the cost per frame of `bundle` with `slots` made-up words; text is cached, as in use.
 
-    frame_hw: size of the noise frames; frames: timed ones, after one warm-up.
+    frame_hw: size of the noise frames; frames: timed ones, after one warm-up; threads: at most one
+    per usable core is used, and reported.
     Raises BadInputError for numbers below 1, BadBundleError and EngineError as opening does.
     """
     from dedos_deploy.bundle import Bundle
+    from dedos_deploy.runtime.onnx_engine import usable_threads
 
     for name, value in (("slots", slots), ("frames", frames), ("threads", threads)):
         if value < 1:
             raise BadInputError(f"{name} is {value}, but must be at least 1")
+    threads = usable_threads(threads)
     rng = np.random.default_rng(0)
 
     with Bundle.open(bundle) as opened:

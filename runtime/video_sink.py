@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.errors import SinkError
 from dedos_deploy.runtime.file_sinks import encode_picture
-from dedos_deploy.runtime.files import open_growing, reserve_file, writing
+from dedos_deploy.runtime.files import GrowingFile, reserve_file, writing
 from dedos_deploy.runtime.fragmented_mp4 import FragmentedMp4
 from dedos_deploy.runtime.frames import Frame
-from dedos_deploy.runtime.opencv import open_capture, quiet_opencv
+from dedos_deploy.runtime.opencv import quiet_opencv
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.sinks import Sink, SinkOptions
 
@@ -52,12 +52,13 @@ class GrowingVideo(Sink):
         self._start_ns = 0
         self._start_s = 0.0
         self._results = 0
-        self._file: IO[bytes] = open_growing(path, overwrite=options.overwrite, mode="wb")
+        # It has its name with its first picture: without one there is nothing to play.
+        self._file = GrowingFile(path, overwrite=options.overwrite, protected=options.protected)
         self._mp4: FragmentedMp4 | None = None
 
     @property
     def written(self) -> str | None:
-        return f"{self.uri} ({self._results} frames)"
+        return f"{self.uri} ({self._results} frames)" if self._results else None
 
     def write(self, frame: Frame, result: Segmentation) -> None:
         overlay = self._options.painter.paint(frame.frame_bgr, result)
@@ -65,6 +66,7 @@ class GrowingVideo(Sink):
             if self._mp4 is None or self._size_hw is None:
                 self._size_hw = overlay.shape[0], overlay.shape[1]
                 self._start_ns = frame.captured_ns
+                self._file.appear()
                 created_s = self._start_ns / 1e9
                 self._mp4 = FragmentedMp4(self._file, self._size_hw, created_s=created_s)
                 self._start_s = frame.timestamp_s
@@ -106,12 +108,14 @@ class VideoSink(Sink):
         self._frames = 0
         self._started_s = 0.0
         self._is_written = False
-        self._temporary = reserve_file(path, overwrite=options.overwrite)
+        self._temporary = reserve_file(
+            path, overwrite=options.overwrite, protected=options.protected, keep_suffix=True
+        )
         try:
             # A small video written now shows whether this OpenCV has the codec at all.
             self._open_writer((64, 64)).release()
         except BaseException:
-            self._temporary.unlink(missing_ok=True)
+            self._temporary.discard()
             raise
         self._writer: Writer | None = None
 
@@ -139,10 +143,11 @@ class VideoSink(Sink):
                     writer.release()
                 self._check_complete()
                 with writing(self._path):
-                    os.replace(self._temporary, self._path)
+                    os.fsync(self._temporary.descriptor)
+                    self._temporary.publish(overwrite=self._options.overwrite)
                 self._is_written = True
         finally:
-            self._temporary.unlink(missing_ok=True)
+            self._temporary.discard()
 
     def _repeats(self, timestamp_s: float) -> int:
         if not self._options.live:
@@ -159,7 +164,7 @@ class VideoSink(Sink):
         fourcc = cv2.VideoWriter.fourcc(*FOURCC[self._path.suffix.lower()])
         with quiet_opencv():
             writer = cv2.VideoWriter(
-                str(self._temporary), cv2.CAP_FFMPEG, fourcc, self._fps, size_hw[::-1]
+                str(self._temporary.path), cv2.CAP_FFMPEG, fourcc, self._fps, size_hw[::-1]
             )
         if not writer.isOpened():
             raise SinkError(
@@ -170,16 +175,28 @@ class VideoSink(Sink):
 
     def _check_complete(self) -> None:
         # OpenCV reports nothing when the disk is full or a frame was refused.
-        import cv2
-
-        capture = open_capture(str(self._temporary))
-        found = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
-        capture.release()
+        found = _readable_frames(self._temporary.path)
         if found < self._frames:
             raise SinkError(
                 f"the video {self.uri!r} holds {found} of {self._frames} frames and was removed; "
                 "check the free space of its disk"
             )
+
+
+def _readable_frames(path: Path) -> int:
+    """Return how many frames a video announces, 0 when its last one cannot be read."""
+    import cv2
+
+    with quiet_opencv():
+        capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    try:
+        found = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
+        # An AVI says how many it should hold although the end is missing.
+        if found > 0:
+            capture.set(cv2.CAP_PROP_POS_FRAMES, found - 1)
+        return found if found > 0 and capture.grab() else 0
+    finally:
+        capture.release()
 
 
 def even(size_hw: tuple[int, int]) -> tuple[int, int]:

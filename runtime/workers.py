@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Generic, Literal, TypeVar
 
 from dedos_deploy.runtime.frames import POLL_S, Frame, Outcome, Source
+from dedos_deploy.runtime.processes import OneProcess
 
 log = logging.getLogger(__name__)
 
@@ -17,6 +18,28 @@ Item = TypeVar("Item")
 WhenFull = Literal["wait", "drop_oldest"]
 PREFETCHED_FRAMES = 2
 JOIN_S = 5.0
+
+LABEL_S = 0.7
+"""How long a stop waits for the frame that is being labelled."""
+STOP_S = 1.0
+"""How long a run may still last after a stop was asked for; what is stuck is left behind."""
+ENGINE_IS_STUCK = f"the engine did not finish its frame within {LABEL_S:g} s and is left behind"
+
+
+class Patience:
+    """How long a run goes on: for ever, until `stop` is set, then so many seconds more."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        self._stop = stop
+        self._asked_s: float | None = None
+
+    def left_s(self, seconds: float = STOP_S) -> float:
+        """Return how much of `seconds` since the stop is left, infinity without a stop."""
+        if self._asked_s is None:
+            if not self._stop.is_set():
+                return float("inf")
+            self._asked_s = time.monotonic()
+        return max(0.0, self._asked_s + seconds - time.monotonic())
 
 
 class Handover(Generic[Item]):
@@ -97,21 +120,32 @@ class Worker(Generic[Item]):
         self.handover = handover
         self._work = work
         self._stop = threading.Event()
+        self._process = OneProcess("worker")
         # A daemon, so that a driver stuck in a system call cannot keep the process alive.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def get(self, timeout_s: float) -> Item | Outcome:
+        self._process.check()
         return self.handover.get(timeout_s)
+
+    @property
+    def runs(self) -> bool:
+        return self._thread.is_alive()
 
     def request_stop(self) -> None:
         """Ask the work to end after the item it is busy with; returns at once."""
         self._stop.set()
 
-    def close(self, timeout_s: float = JOIN_S) -> None:
-        """Stop the work and wait for its thread, at most `timeout_s`; may be called twice."""
+    def abandon(self) -> None:
+        """Ask the work to end and take nothing from it any more; returns at once."""
+        self._process.check()
         self.request_stop()
         self.handover.close()
+
+    def close(self, timeout_s: float = JOIN_S) -> None:
+        """Stop the work and wait for its thread, at most `timeout_s`; may be called twice."""
+        self.abandon()
         self._thread.join(timeout_s)
         if self._thread.is_alive():
             log.warning("thread %s did not end within %g s", self._thread.name, timeout_s)

@@ -1,9 +1,15 @@
-"""Tests marked `gpu` run where there is one, and are skipped with the reason elsewhere."""
+"""What may be skipped: tests marked `gpu` where there is none, and nothing else where all is required.
+
+`DEDOS_REQUIRE=all`, as `.ci/run` sets it, turns every other skip into a failure, so that a test whose
+Debian package or Python package is missing is not passed over in silence. `DEDOS_REQUIRE_GPU=1` does
+the same for the GPU.
+"""
 
 from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Generator
 
 import pytest
 
@@ -30,3 +36,31 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if os.environ.get("DEDOS_REQUIRE_GPU") == "1":
         pytest.fail(f"DEDOS_REQUIRE_GPU=1, but {why}", pytrace=False)
     pytest.skip(why)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.skipped and item.get_closest_marker("gpu") is None:
+        _require(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    # A whole file that is skipped, as by importorskip at its top.
+    report = yield
+    if report.skipped:
+        _require(report)
+    return report
+
+
+def _require(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Turn a skip into a failure where everything is required."""
+    if os.environ.get("DEDOS_REQUIRE") != "all" or hasattr(report, "wasxfail"):
+        return
+    why = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+    report.outcome = "failed"
+    report.longrepr = f"DEDOS_REQUIRE=all, but this test was skipped ({why})"

@@ -148,6 +148,22 @@ def test_help_needs_only_the_standard_library(entry: EntryPoint) -> None:
     assert help_text(entry, "--help").startswith(f"usage: {entry.name}")
 
 
+@pytest.mark.parametrize("entry", SCRIPTS, ids=lambda entry: entry.name)
+def test_a_command_runs_as_a_module_too(entry: EntryPoint) -> None:
+    command = [sys.executable, "-m", entry.module, "--no-such-option"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and f"{entry.name}: error" in done.stderr
+
+
+@pytest.mark.parametrize("room", ["calib", "export", "runtime", "training"])
+def test_a_room_is_no_package_of_its_own(room: str) -> None:
+    """From the repository's root, where its folder would be found as one."""
+    command = [sys.executable, "-c", f"import {room}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=PACKAGE.parent)
+    assert done.returncode == 1
+    assert f"ImportError: import dedos_deploy.{room};" in done.stderr
+
+
 def test_every_script_is_tested() -> None:
     assert {"dedos-train", "dedos-export", "dedos-run", "dedos-bench"} <= {
         entry.name for entry in SCRIPTS

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from dedos_deploy.cli._interrupts import Interrupts
+from dedos_deploy.interrupts import Interrupts
 
 
 def ctrl_c() -> None:

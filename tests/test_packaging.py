@@ -2,53 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
-import sys
-import sysconfig
 import tarfile
-import venv
 import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
+from wheels import ROOT, Installed, build, install
 
-ROOT = Path(__file__).parents[1]
 ROOMS = ("runtime", "export", "training", "calib")
 WERROR = {"cmake.define.DEDOS_WERROR": "ON"}
 
 pytestmark = pytest.mark.slow
-
-
-@dataclass(frozen=True)
-class Installed:
-    """A virtual environment that holds one wheel and sees the packages it depends on."""
-
-    folder: Path
-    site: Path
-
-    @property
-    def python(self) -> Path:
-        return self.folder / "bin" / "python"
-
-
-def build(kind: str, source: Path, dest: Path, settings: Mapping[str, str] | None = None) -> Path:
-    """Call the build backend as pip does, in a process of its own; the built file."""
-    dest.mkdir(parents=True, exist_ok=True)
-    # Apart from the folder of an editable install, so that neither disturbs the other.
-    settings = {"build-dir": str(dest / "build"), **(settings or {})}
-    code = (
-        "import json, sys; from scikit_build_core import build as backend; "
-        "getattr(backend, 'build_' + sys.argv[1])(sys.argv[2], json.loads(sys.argv[3]))"
-    )
-    arguments = [sys.executable, "-c", code, kind, str(dest), json.dumps(settings)]
-    finished = subprocess.run(arguments, cwd=source, capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    (built,) = dest.glob("*.whl" if kind == "wheel" else "*.tar.gz")
-    return built
 
 
 @pytest.fixture(scope="module")
@@ -72,16 +38,7 @@ def wheel_from_sdist(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    folder = tmp_path_factory.mktemp("venv")
-    venv.create(folder)
-    python = folder / "bin" / "python"
-    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
-    subprocess.run([*pip, "--no-deps", "--no-index", str(wheel)], check=True)
-    (site,) = folder.glob("lib/python*/site-packages")
-    # Dependencies come from the environment of the tests; its own path files are not followed
-    # from here, so an editable install there stays out of sight.
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    return Installed(folder, site)
+    return install(wheel, tmp_path_factory.mktemp("venv"))
 
 
 def package_files() -> set[str]:
@@ -114,7 +71,8 @@ def test_wheel_holds_the_package_and_nothing_else(
     for room in ROOMS:
         assert f"dedos_deploy/{room}/__init__.py" in names
     assert any(name.startswith("dedos_deploy/_native.") and ".so" in name for name in names)
-    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+    for text in ("LICENSE", "THIRD_PARTY.md", "CREDITS.md"):
+        assert any(name.endswith(f".dist-info/licenses/{text}") for name in names)
     assert not [name for name in names if name.endswith((".cpp", ".h", ".cu", ".pyc"))]
 
 
@@ -124,7 +82,8 @@ def test_sdist_holds_everything_to_build_from(sdist: Path) -> None:
     assert all(member.isreg() for member in members), "links do not survive every unpacker"
     names = {member.name.split("/", 1)[1] for member in members}
     assert package_files() <= names
-    needed = {"CMakeLists.txt", "LICENSE", "README.md", "pyproject.toml"}
+    needed = {"CMakeLists.txt", "LICENSE", "THIRD_PARTY.md", "CREDITS.md", "README.md"}
+    needed |= {"pyproject.toml"}
     needed |= {f"runtime/native/{path.name}" for path in (ROOT / "runtime/native").iterdir()}
     assert needed <= names
     assert not [name for name in names if name.endswith((".so", ".pyc"))]

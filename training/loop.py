@@ -16,6 +16,7 @@ import torch
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.files import write_atomically
 from dedos_deploy.model import save_checkpoint
+from dedos_deploy.runtime.onnx_engine import usable_threads
 from dedos_deploy.training.balance import word_weights
 from dedos_deploy.training.bank import fill_bank
 from dedos_deploy.training.data import Batch, BatchStream, Share, batches
@@ -39,6 +40,7 @@ from dedos_deploy.training.preview import SAMPLES, write_samples
 from dedos_deploy.training.settings import TrainSettings
 from dedos_deploy.training.setup import (
     batch_settings,
+    inherited_credits,
     initial_model,
     micro_batch_size,
     open_diffusion,
@@ -88,13 +90,13 @@ class Trainer:
             settings.check_continues(saved_settings(output / STATE))
         self.device = self.processes.device
         if settings.threads:
-            torch.set_num_threads(settings.threads)
+            torch.set_num_threads(usable_threads(settings.threads))
         torch.manual_seed(settings.seed)
         folders = open_folders(settings, "train")
         self.validation = open_folders(settings, "val", optional=True)
         model, record = initial_model(settings)
         model = model.to(self.device).train()
-        self._inherited: list[str] = list(record.get("sources", ()))
+        self._inherited: list[str] = inherited_credits(record)
         choose_trained(model, tune_text=settings.tune_text)
         diffusion = open_diffusion(settings, self.processes)
         learning: DenoisingLearning | None = None

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dedos_deploy.errors import BadInputError, require
+from dedos_deploy.runtime.onnx_engine import usable_threads
 from dedos_deploy.training.diffusion_files import EMPTY_PROMPT
 from dedos_deploy.training.nano_captions import EMPTY_ROW, Prompts, embed_captions, mirrored
 from dedos_deploy.training.nano_folder import (
@@ -93,7 +94,7 @@ class _Pretraining:
         require("diffusers", extra="train", purpose="pretraining a diffusion model")
         self.device = choose_device(settings.device)
         if settings.threads:
-            torch.set_num_threads(settings.threads)
+            torch.set_num_threads(usable_threads(settings.threads))
 
     def run(self, resume: bool) -> NanoReport:
         self._open_output(resume)

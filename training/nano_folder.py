@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dedos_deploy.errors import BadInputError
-from dedos_deploy.files import write_atomically
+from dedos_deploy.files import Temporary, sweep, write_atomically
 
 if TYPE_CHECKING:
     from diffusers import ConfigMixin
@@ -30,19 +29,21 @@ def write_model(model: ConfigMixin, folder: Path) -> None:
 
     Raises BadInputError when it cannot be written.
     """
-    draft = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    sweep(folder.parent)
     try:
-        model.save_pretrained(draft)
+        draft = Temporary(folder, folder=True)
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
+    try:
+        model.save_pretrained(draft.path)
         folder.mkdir(parents=True, exist_ok=True)
         # Weights before the configuration that announces them.
-        for file in sorted(draft.iterdir(), key=lambda path: path.suffix == ".json"):
+        for file in sorted(draft.path.iterdir(), key=lambda path: path.suffix == ".json"):
             os.replace(file, folder / file.name)
     except OSError as error:
-        raise BadInputError(
-            f"cannot write {folder}: {error}; free space or choose another --output"
-        ) from error
+        raise _cannot_write(folder, error) from error
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        draft.discard()
 
 
 def write_prompt(path: Path, embedding: Tensor) -> None:
@@ -98,6 +99,8 @@ def write_bytes(path: Path, data: bytes) -> None:
     try:
         write_atomically(path, data)
     except OSError as error:
-        raise BadInputError(
-            f"cannot write {path}: {error}; free space or choose another --output"
-        ) from error
+        raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: Path, error: OSError) -> BadInputError:
+    return BadInputError(f"cannot write {path}: {error}; free space or choose another --output")

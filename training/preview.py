@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.files import write_atomically
 from dedos_deploy.model import Dedos
 from dedos_deploy.runtime.palette import class_colour_bgr, palette_bgr
 from dedos_deploy.training.data import Batch
@@ -146,10 +146,12 @@ def write_picture(path: Path, image_bgr: Image) -> None:
     """
     import cv2
 
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    encoded, content = cv2.imencode(path.suffix, image_bgr)
+    if not encoded:
+        raise BadInputError(f"cannot write picture {path}; name it .png or .jpg")
     try:
-        if not cv2.imwrite(str(temporary), image_bgr):
-            raise BadInputError(f"cannot write picture {path}; make room or choose another folder")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        write_atomically(path, content.tobytes())
+    except OSError as error:
+        raise BadInputError(
+            f"cannot write picture {path}; make room or choose another folder"
+        ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,13 @@ def initial_model(settings: TrainSettings) -> tuple[Dedos, dict[str, Any]]:
         return model, take_clip(model, settings.clip_weights)
     load_open_clip(model, settings.clip_weights)
     return model, {}
+
+
+def inherited_credits(record: Mapping[str, Any]) -> list[str]:
+    """Return what the record of first weights asks to pass on: their sources and their licence."""
+    licence = record.get("licence")
+    began = [f"Weights it began with: {licence}"] if licence else []
+    return [*record.get("sources", ()), *began]
 
 
 def checkpoint_path(name: str) -> Path:

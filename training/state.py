@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from dedos_deploy.bundle._fields import FieldError, checked, load_json
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.files import replacing
 from dedos_deploy.model import Dedos
 from dedos_deploy.model.tensor_files import load_strictly, read_metadata, read_tensors
 from dedos_deploy.training.denoising import DenoisingLearning
@@ -67,16 +67,13 @@ def save_state(path: Path, training: Training, settings_json: str) -> None:
     }
     metadata = {"format": FORMAT, "record": json.dumps(record), "settings": settings_json}
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        save_file(plain, temporary, metadata=metadata)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            save_file(plain, temporary, metadata=metadata)
     except (OSError, SafetensorError) as error:
         raise BadInputError(
             f"cannot write training state {path}: {error}; free space or choose another --output"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def saved_settings(path: Path) -> str:

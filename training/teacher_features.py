@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from dedos_deploy.borders import NO_RETRY, foreign, spoken_reason
 from dedos_deploy.errors import BadInputError, require
 from dedos_deploy.files import read_regular, write_atomically
+from dedos_deploy.runtime.onnx_engine import usable_threads
 from dedos_deploy.training.data import image_key
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class FeatureTeacher:
                 onnx.helper.make_tensor_value_info(layer.tensor, onnx.TensorProto.FLOAT, None)
             )
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = usable_threads(threads)
         with foreign(refusal, reason=spoken_reason):
             self._session = onnxruntime.InferenceSession(
                 model.SerializeToString(), options, providers=["CPUExecutionProvider"],

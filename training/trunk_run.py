@@ -19,7 +19,7 @@ from dedos_deploy.presets import get_preset
 from dedos_deploy.training.folders import LabelFolder
 from dedos_deploy.training.mobile_weights import DETAIL_CREDIT, load_mobile_weights
 from dedos_deploy.training.probe import linear_probe
-from dedos_deploy.training.setup import take_clip
+from dedos_deploy.training.setup import inherited_credits, take_clip
 from dedos_deploy.training.sources import open_data
 from dedos_deploy.training.teacher_features import FeatureStore, FeatureTeacher
 from dedos_deploy.training.trunk_distillation import (
@@ -124,7 +124,7 @@ def _model(run: TrunkRun, seed: int) -> tuple[Dedos, list[str]]:
         )
     model = build_model(config, seed=seed)
     if run.init is not None:
-        return model, list(take_clip(model, str(run.init)).get("sources", ()))
+        return model, inherited_credits(take_clip(model, str(run.init)))
     if run.text_tower is None:
         raise BadInputError("words need meaning; give a text tower or a checkpoint to start from")
     load_text_tower(run.text_tower, model.text_tower)

@@ -18,7 +18,7 @@ from dedos_deploy.bench.energy import open_meter
 from dedos_deploy.bundle import Bundle
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.runtime.engine import Engine, EngineOptions, Tensors, open_engine
-from dedos_deploy.runtime.onnx_engine import usable_cores
+from dedos_deploy.runtime.onnx_engine import usable_cores, usable_threads
 from dedos_deploy.runtime.segmenter import Segmenter
 from dedos_deploy.runtime.slots import Rows, Thresholds
 
@@ -104,7 +104,7 @@ def run_bench(
         gpu = options.engine != "cpu"
         note("measuring what the machine can do")
         ceilings = (
-            gpu_ceilings(options.gpu) if gpu else cpu_ceilings(options.threads or usable_cores())
+            gpu_ceilings(options.gpu) if gpu else cpu_ceilings(usable_threads(options.threads))
         )
         meter = open_meter(gpu=gpu, index=options.gpu)
         rows: list[StageRow] = []
@@ -119,7 +119,7 @@ def run_bench(
         ]
         facts = {
             "machine": platform.machine(), "system": platform.system(),
-            "cores": usable_cores(), "threads": options.threads or usable_cores(),
+            "cores": usable_cores(), "threads": usable_threads(options.threads),
             "engine": options.engine, **subjects[0].facts(),
         }  # fmt: skip
     return BenchReport(

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from dedos_deploy.bundle.bundle import DEMO_NAME, Bundle
+from dedos_deploy.bundle.credits import credits_text
 from dedos_deploy.bundle.manifest import FORMAT_VERSION, Manifest, created_now
 from dedos_deploy.bundle.writer import BundleWriter
 
-__all__ = ["DEMO_NAME", "FORMAT_VERSION", "Bundle", "BundleWriter", "Manifest", "created_now"]
+__all__ = [
+    "DEMO_NAME",
+    "FORMAT_VERSION",
+    "Bundle",
+    "BundleWriter",
+    "Manifest",
+    "created_now",
+    "credits_text",
+]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -24,7 +23,7 @@ from dedos_deploy.bundle._names import (
 from dedos_deploy.bundle._verify import verify_folder
 from dedos_deploy.bundle.manifest import Manifest
 from dedos_deploy.errors import BadInputError, SinkError
-from dedos_deploy.files import open_regular, sha256_of
+from dedos_deploy.files import Temporary, open_regular, sha256_of, sweep
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,9 +46,11 @@ class BundleWriter:
 
     Files gather in a hidden folder beside `dest`; `commit` writes the manifest, checks the whole,
     and renames it into place. Leaving the block without `commit`, by an exception or Ctrl-C too,
-    removes everything; a bundle that stood there before stays until the new one is complete.
+    removes everything, and what a killed writer left is removed by the next; a bundle that stood
+    there before stays until the new one is complete.
 
-    dest: its parent folder must exist; overwrite: replace a bundle that is there.
+    dest: its parent folder must exist; overwrite: replace a bundle that is there, or a link to one,
+    whose target stays.
 
     with BundleWriter("street.dedos") as writer:
         writer.add_file("model.onnx", graph_path)
@@ -60,20 +61,22 @@ class BundleWriter:
     """
 
     def __init__(self, dest: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        # Resolved, so that a link to a bundle is written through rather than replaced.
-        self.dest = Path(dest).resolve()
+        # Its folder is resolved, its name is not: a link is replaced, never written through.
+        named = Path(os.path.abspath(dest))
+        self.dest = named.parent.resolve() / named.name
         self._is_archive = self.dest.suffix == ARCHIVE_SUFFIX
         self._overwrite = overwrite
-        # One hidden folder holds all that is unfinished, so one removal undoes everything.
-        self._work = self.dest.with_name(f".{self.dest.name}.{secrets.token_hex(4)}.tmp")
-        self._staging = self._work / "bundle"
+        self._temporary: Temporary | None = None
         self._files: dict[str, str] = {}
         self._vocabularies: list[str] = []
         _check_dest(self.dest, is_archive=self._is_archive, overwrite=overwrite)
 
     def __enter__(self) -> BundleWriter:
         with self._writing():
-            self._staging.mkdir(parents=True)
+            sweep(self.dest.parent)
+            # One hidden folder holds all that is unfinished, so one removal undoes everything.
+            self._temporary = Temporary(self.dest, folder=True)
+            self._staging.mkdir()
         return self
 
     def __exit__(
@@ -82,7 +85,25 @@ class BundleWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        shutil.rmtree(self._work, ignore_errors=True)
+        if self._temporary is not None:
+            self._temporary.discard()
+
+    @property
+    def _work(self) -> Path:
+        assert self._temporary is not None, "inside the with block only"
+        return self._temporary.path
+
+    @property
+    def _staging(self) -> Path:
+        return self._work / "bundle"
+
+    @property
+    def scratch(self) -> Path:
+        """A folder for what is needed while writing, on the disk of the bundle."""
+        folder = self._work / "scratch"
+        with self._writing():
+            folder.mkdir(exist_ok=True)
+        return folder
 
     def add_file(self, name: str, source: str | os.PathLike[str]) -> Path:
         """Copy a file into the bundle as `name` and return its path for the time of writing.
@@ -190,7 +211,7 @@ def _check_dest(dest: Path, *, is_archive: bool, overwrite: bool) -> None:
     name = repr(str(dest))
     if not dest.parent.is_dir():
         raise BadInputError(f"folder {str(dest.parent)!r} does not exist; create it first")
-    if not dest.exists() or (dest.is_dir() and not is_archive and not any(dest.iterdir())):
+    if not os.path.lexists(dest) or (dest.is_dir() and not is_archive and not any(dest.iterdir())):
         return
     if is_archive and dest.is_dir():
         raise BadInputError(f"{name} is a folder, but names that end in {ARCHIVE_SUFFIX} are files")

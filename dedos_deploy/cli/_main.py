@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable, Mapping, Sequence
 
 from dedos_deploy.errors import DedosError, nearest
+from dedos_deploy.interrupts import EXIT_INTERRUPTED, SIGNALS, WATCHER, Interrupts, interrupts_taken
 
 EXIT_OK = 0
 EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
+OUR_THREADS = "dedos-"
 
 
 def run_command(
     build_parser: Callable[[], argparse.ArgumentParser],
     run: Callable[[argparse.Namespace], int],
     argv: Sequence[str] | None = None,
+    *,
+    owns_process: bool | None = None,
 ) -> int:
     """Return the exit code of one command line.
 
     build_parser: returns the parser, importing nothing heavy, so that --help is quick;
-    run: does the work and returns its own exit code; argv: arguments, sys.argv[1:] if None.
+    run: does the work and returns its own exit code; argv: arguments, sys.argv[1:] if None;
+    owns_process: whether the process ends with this command, as it does by default without `argv`.
 
     A DedosError becomes one line on stderr and 2, as argparse's own errors do; Ctrl-C becomes 130,
     and so does SIGTERM, so that what is half written is removed as well when a container stops;
@@ -37,21 +40,80 @@ def run_command(
     """
     parser = build_parser()
     args = parser.parse_args(argv)
+    with interrupts_taken(parser.prog) as interrupts:
+        try:
+            code = _code_of(parser.prog, lambda: run(args), interrupts)
+        except KeyboardInterrupt:
+            code = EXIT_INTERRUPTED  # it came while the end was being said
+        ends_here = argv is None if owns_process is None else owns_process
+        if ends_here:
+            _leave(code, interrupts)
+    if ends_here:
+        _end_quietly()
+    return code
+
+
+def _code_of(prog: str, work: Callable[[], int], interrupts: Interrupts) -> int:
     try:
-        with _terminated_as_interrupted():
-            code = run(args)
-        sys.stdout.flush()
+        try:
+            with interrupts.translated():
+                code = work()
+            sys.stdout.flush()
+        finally:
+            interrupts.defer()  # nothing is left to be interrupted
     except DedosError as error:
-        print(f"{parser.prog}: error: {one_line(str(error))}", file=sys.stderr)
+        print(f"{prog}: error: {one_line(str(error))}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
-        print(f"\n{parser.prog}: interrupted", file=sys.stderr)
+        print(f"\n{prog}: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # Python flushes stdout once more at exit; on a closed pipe that would print a traceback.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
         return EXIT_BROKEN_PIPE
+    except OSError as error:
+        if not _is_stdout_broken():
+            raise
+        print(
+            f"{prog}: error: what was to be printed cannot be written ({error.strerror}); check where "
+            "stdout goes",
+            file=sys.stderr,
+        )
+        _drop_stdout()
+        return EXIT_USER_ERROR
     return code
+
+
+def _is_stdout_broken() -> bool:
+    try:
+        sys.stdout.flush()  # what could not be written is still there to be tried
+    except OSError:
+        return True
+    return False
+
+
+def _drop_stdout() -> None:
+    # Python flushes stdout once more at exit; where that fails it would print a traceback.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _leave(code: int, interrupts: Interrupts) -> None:
+    """End a process that cannot be trusted to end, as Python's own end waits for every thread and
+    lets every library clean up: one that was interrupted, or has left a thread behind."""
+    left = any(thread.name.startswith(OUR_THREADS) and thread.name != WATCHER
+               for thread in threading.enumerate())  # fmt: skip
+    if interrupts.seen or left:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _end_quietly() -> None:
+    """Let a signal end the process without a word while Python takes it down."""
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, lambda *_: os._exit(EXIT_INTERRUPTED))
 
 
 def run_verb(
@@ -68,30 +130,14 @@ def run_verb(
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0].startswith("-"):
-        return run_command(build_parser, run, words)
+        return run_command(build_parser, run, words, owns_process=argv is None)
     if words[0] not in verbs:
         hint = nearest(words[0], verbs) or ";"
         print(f"{prog}: error: unknown command {words[0]!r}{hint} commands: {', '.join(verbs)}, or "
               "options alone", file=sys.stderr)  # fmt: skip
         return EXIT_USER_ERROR
     module = importlib.import_module(f"dedos_deploy.cli.{verbs[words[0]]}")
-    return run_command(module.build_parser, module.run, words[1:])
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set handlers
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    return run_command(module.build_parser, module.run, words[1:], owns_process=argv is None)
 
 
 def one_line(message: str) -> str:

@@ -54,7 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--size", type=size_hw, metavar="HxW", default=(720, 1280), help="frame size (720x1280)"
     )
     frame.add_argument("--frames", type=int, default=5, help="timed frames after one warm-up (5)")
-    frame.add_argument("--threads", type=int, default=2, help="threads of the engine (2)")
+    frame.add_argument(
+        "--threads", type=int, default=2, help="threads of the engine, at most one per core (2)"
+    )
     stages = verbs.add_parser("stages", help="measure bundles side by side, stage by stage")
     stages.add_argument(
         "--bundle", nargs="+", default=["demo"], help="bundles, or `demo` (default)"
@@ -69,7 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="frame sizes (720x1280)",
     )  # fmt: skip
     stages.add_argument("--frames", type=int, default=50, help="timed frames of each (50)")
-    stages.add_argument("--threads", type=int, help="CPU threads (one per usable core)")
+    stages.add_argument(
+        "--threads", type=int, help="CPU threads, at most one per usable core (all)"
+    )
     stages.add_argument("--json", action="store_true", help="one JSON object as the last line")
     for verb in (model, frame):
         verb.add_argument("--slots", type=int, default=171, help="class slots K (171)")
@@ -159,3 +163,7 @@ def _run_stages(args: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `dedos-bench`; see `--help`."""
     return run_command(build_parser, run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

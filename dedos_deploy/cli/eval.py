@@ -126,7 +126,9 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--device", default="cpu", help="where torch runs checkpoints")
     group.add_argument("--size", type=size_hw, metavar="HxW",
                        help="network size of checkpoints (default: as trained)")  # fmt: skip
-    group.add_argument("--threads", type=int, help="CPU threads (default: one per core)")
+    group.add_argument(
+        "--threads", type=int, help="CPU threads, at most one per usable core (default: all)"
+    )
 
 
 def _add_output(group: argparse._ArgumentGroup) -> None:

@@ -45,7 +45,9 @@ def build_parser() -> argparse.ArgumentParser:
                         help="write a changed bundle here (default: change the given one)")  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace --output")
     parser.add_argument("--dry-run", action="store_true", help="show thresholds, change nothing")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: one per core)")
+    parser.add_argument(
+        "--threads", type=int, help="CPU threads, at most one per usable core (default: all)"
+    )
     parser.add_argument("--json", action="store_true",
                         help="print one JSON object as the last line of stdout")  # fmt: skip
     return parser

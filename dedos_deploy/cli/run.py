@@ -8,13 +8,9 @@ import logging
 import re
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dedos_deploy.cli._main import (
-    EXIT_INTERRUPTED,
-    EXIT_OK,
     EXIT_USER_ERROR,
     one_line,
     run_command,
@@ -23,8 +19,17 @@ from dedos_deploy.errors import BadInputError, DedosError
 
 if TYPE_CHECKING:
     from dedos_deploy.bundle import Bundle
-    from dedos_deploy.cli._interrupts import Interrupts
-    from dedos_deploy.runtime import Frame, Segmentation, Segmenter, Sink, Source, Statistics
+    from dedos_deploy.cli._opened import Opened
+    from dedos_deploy.interrupts import Interrupts
+    from dedos_deploy.runtime import (
+        Frame,
+        Pipeline,
+        Segmentation,
+        Segmenter,
+        Sink,
+        Source,
+        Statistics,
+    )
     from dedos_deploy.runtime.live_sources import Reconnect
     from dedos_deploy.runtime.stages import StageBoard
     from dedos_deploy.vocabulary import Vocabulary
@@ -92,6 +97,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "NAME=URI or URI",
     )  # fmt: skip
     source.add_argument("--camera", type=int, metavar="N", help="the same as --source camera:N")
+    source.add_argument(
+        "--credits", action="store_true",
+        help="print the licence of the bundle's weights and whom they owe credit, and end",
+    )  # fmt: skip
     parser.add_argument(
         "--bundle",
         default="demo",
@@ -189,7 +198,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--gpu", type=int, default=0, metavar="N", help="which GPU, from 0 (default: 0)"
     )
     parser.add_argument(
-        "--threads", type=int, metavar="N", help="CPU threads (default: one per usable core)"
+        "--threads",
+        type=int,
+        metavar="N",
+        help="CPU threads, at most one per usable core (default: all)",
     )
     parser.add_argument(
         "--json",
@@ -223,6 +235,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Label as told by the arguments and return the exit code."""
+    if args.credits:
+        from dedos_deploy.cli._credits import print_credits
+
+        return print_credits(args, build_parser().parse_args(["--credits"]))
     from dedos_deploy.cli._logs import logging_to_stderr
 
     with logging_to_stderr("dedos-run", args.log_format, quiet=args.quiet):
@@ -236,7 +252,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from dedos_deploy.cli._interrupts import Interrupts
+    from dedos_deploy.interrupts import interrupts_taken
     from dedos_deploy.runtime.opencv import silence_ffmpeg
 
     silence_ffmpeg()
@@ -249,26 +265,64 @@ def _run(args: argparse.Namespace) -> int:
         raise BadInputError(f"--max-frames must be at least 1, not {args.max_frames}")
     if not 0 <= args.watchdog <= 3600:
         raise BadInputError(f"--watchdog must lie in 0 to 3600 seconds, not {args.watchdog:g}")
-    with Interrupts() as interrupts:
-        with ExitStack() as opened:
-            bundle, vocabulary = _open_bundle(args, vocabulary, opened)
-            if _is_fleet(args):
-                return _run_cameras(args, bundle, vocabulary, interrupts, opened)
-            source, sinks = _open_ends(args, interrupts, opened)
-            stages = _watch(args, opened)
-            segmenter = opened.enter_context(_load(args, bundle, vocabulary))
-            statistics, failures = _label(args, source, segmenter, sinks, stages, interrupts)
-        _report(args, source, sinks, statistics)
-        return _exit_code(failures, interrupts)
+    with interrupts_taken("dedos-run") as interrupts:
+        interrupts.say = lambda text: log.error("%s", text)
+        return _run_fleet(args, vocabulary, interrupts) if _is_fleet(args) else _run_one(
+            args, vocabulary, interrupts
+        )  # fmt: skip
 
 
-def _exit_code(failures: Sequence[str], interrupts: Interrupts) -> int:
-    """Say what failed although the run went on, and return the exit code."""
-    for failure in failures:
-        log.error("%s", one_line(failure))
-    if failures:
-        return EXIT_USER_ERROR
-    return EXIT_INTERRUPTED if interrupts.seen else EXIT_OK
+def _run_one(
+    args: argparse.Namespace, vocabulary: Vocabulary | None, interrupts: Interrupts
+) -> int:
+    from dedos_deploy.cli._opened import Opened
+    from dedos_deploy.cli._run_ends import exit_code, tell_what_is_left, watch
+
+    with Opened(interrupts.stop) as opened:
+        bundle, vocabulary = _open_bundle(args, vocabulary, opened)
+        source, sinks = _open_ends(args, interrupts, opened)
+        stages = watch(args, opened)
+        tell_what_is_left(interrupts, stages, opened)
+        segmenter = opened.enter("engine", _load(args, bundle, vocabulary))
+        pipeline, statistics = _label(args, source, segmenter, sinks, stages, interrupts)
+        stuck = [segmenter] if pipeline.engine_is_stuck else []
+        failed = opened.finish(at_work=[*pipeline.left_behind, *stuck])
+    whole = [sink for sink in sinks if sink.uri not in {*failed, *opened.left}]
+    _report(args, source, whole, statistics)
+    failures = {**pipeline.sink_failures, **failed}
+    return exit_code([str(error) for error in failures.values()], stages, opened, interrupts)
+
+
+def _run_fleet(
+    args: argparse.Namespace, vocabulary: Vocabulary | None, interrupts: Interrupts
+) -> int:
+    from dedos_deploy.cli._opened import Opened
+    from dedos_deploy.cli._run_ends import exit_code, tell_what_is_left, watch
+    from dedos_deploy.cli.run_cameras import (
+        failures_of,
+        open_cameras,
+        report_json,
+        report_text,
+        with_failures,
+    )
+
+    if args.camera is not None:
+        args.source = [f"camera:{args.camera}"]
+    with Opened(interrupts.stop) as opened:
+        bundle, vocabulary = _open_bundle(args, vocabulary, opened)
+        stages = watch(args, opened)
+        tell_what_is_left(interrupts, stages, opened)
+        shared = opened.enter("engine", _load(args, bundle, vocabulary))
+        stop = interrupts.defer()
+        fleet = open_cameras(args, shared, vocabulary, bundle.base_words, stop, stages, opened)
+        reports = fleet.run()
+        stuck = [shared] if fleet.engine_is_stuck else []
+        failed = opened.finish(at_work=[*fleet.left_behind, *stuck])
+    reports = with_failures(reports, failed)
+    print(report_json(reports) if args.json else report_text(reports))
+    said = {error for report in reports for error in report.outputs.values()}
+    others = [str(error) for error in failed.values() if str(error) not in said]
+    return exit_code([*failures_of(reports), *others], stages, opened, interrupts)
 
 
 def _is_fleet(args: argparse.Namespace) -> bool:
@@ -285,34 +339,6 @@ def _check_serving(args: argparse.Namespace) -> None:
             raise BadInputError(f"{name} does nothing without --serve; add it, or leave {name} out")
 
 
-def _run_cameras(
-    args: argparse.Namespace, bundle: Bundle, vocabulary: Vocabulary, interrupts: Interrupts,
-    opened: ExitStack,
-) -> int:  # fmt: skip
-    from dedos_deploy.cli.run_cameras import failures_of, label_cameras, report_json, report_text
-
-    if args.camera is not None:
-        args.source = [f"camera:{args.camera}"]
-    stages = _watch(args, opened)
-    shared = opened.enter_context(_load(args, bundle, vocabulary))
-    stop = interrupts.defer()
-    reports = label_cameras(args, shared, vocabulary, bundle.base_words, stop, stages, opened)
-    print(report_json(reports) if args.json else report_text(reports))
-    return _exit_code(failures_of(reports), interrupts)
-
-
-def _watch(args: argparse.Namespace, opened: ExitStack) -> StageBoard:
-    from dedos_deploy.runtime.stages import StageBoard, TraceFile, Watchdog
-
-    trace = None
-    if args.trace is not None:
-        trace = opened.enter_context(TraceFile(Path(args.trace), overwrite=args.overwrite))
-    board = StageBoard(trace)
-    if args.watchdog:
-        opened.enter_context(Watchdog(board, limit_s=args.watchdog))
-    return board
-
-
 def _vocabulary_of(classes: str | None) -> Vocabulary | None:
     from dedos_deploy.class_files import typed_vocabulary
 
@@ -320,12 +346,12 @@ def _vocabulary_of(classes: str | None) -> Vocabulary | None:
 
 
 def _open_bundle(
-    args: argparse.Namespace, vocabulary: Vocabulary | None, opened: ExitStack
+    args: argparse.Namespace, vocabulary: Vocabulary | None, opened: Opened
 ) -> tuple[Bundle, Vocabulary]:
     from dedos_deploy.bundle import Bundle
     from dedos_deploy.vocabulary import Entry, Vocabulary
 
-    bundle = opened.enter_context(Bundle.open(args.bundle))
+    bundle = opened.enter("bundle", Bundle.open(args.bundle))
     if vocabulary is not None:
         return bundle, vocabulary
     words = bundle.base_words
@@ -339,21 +365,24 @@ def _open_bundle(
 
 
 def _open_ends(
-    args: argparse.Namespace, interrupts: Interrupts, opened: ExitStack
+    args: argparse.Namespace, interrupts: Interrupts, opened: Opened
 ) -> tuple[Source, list[Sink]]:
+    from dedos_deploy.cli._run_ends import keep
     from dedos_deploy.runtime import OverlayPainter, SinkOptions, open_sink, open_source
+    from dedos_deploy.runtime.sources import paths_of
 
     uri = args.source[0] if args.camera is None else f"camera:{args.camera}"
     painter = OverlayPainter() if args.opacity is None else OverlayPainter(args.opacity)
-    source = opened.enter_context(open_source(uri, reconnect=args.reconnect))
+    source = opened.enter("source", open_source(uri, reconnect=args.reconnect))
     options = SinkOptions(
-        fps=source.fps, live=source.live, overwrite=args.overwrite, painter=painter
-    )
+        fps=source.fps, live=source.live, overwrite=args.overwrite, painter=painter,
+        protected=paths_of(uri),
+    )  # fmt: skip
     uris = [*args.output, *(["window"] if args.show else [])]
     if len(set(uris)) < len(uris):
         raise BadInputError(f"an output is named twice among {', '.join(uris)}; remove one")
     with interrupts.held():
-        return source, [opened.enter_context(open_sink(uri, options)) for uri in uris]
+        return source, [keep(opened, open_sink(uri, options)) for uri in uris]
 
 
 def _load(args: argparse.Namespace, bundle: Bundle, vocabulary: Vocabulary) -> Segmenter:
@@ -390,7 +419,7 @@ def _label(
     sinks: Sequence[Sink],
     stages: StageBoard,
     interrupts: Interrupts,
-) -> tuple[Statistics, list[str]]:
+) -> tuple[Pipeline, Statistics]:
     from dedos_deploy.cli._status import StatusLine
     from dedos_deploy.runtime import Pipeline
 
@@ -410,7 +439,7 @@ def _label(
             stages=stages,
         )
         statistics = pipeline.run()
-    return statistics, [str(error) for error in pipeline.sink_failures.values()]
+    return pipeline, statistics
 
 
 def _report(
@@ -427,3 +456,7 @@ def _report(
     from dedos_deploy.cli._status import summary_table
 
     print(summary_table(source.source_id, statistics, written))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -8,16 +8,18 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dedos_deploy.errors import BadInputError
 
 if TYPE_CHECKING:
+    from dedos_deploy.cli._opened import Opened
     from dedos_deploy.runtime import Segmenter, SegmenterView, Sink, Source
-    from dedos_deploy.runtime.cameras import Camera, CameraReport
+    from dedos_deploy.runtime.cameras import Camera, CameraReport, Fleet
     from dedos_deploy.runtime.serving.guard import Access
     from dedos_deploy.runtime.stages import StageBoard
     from dedos_deploy.vocabulary import Vocabulary
@@ -62,11 +64,11 @@ def access_of(address: str, token: str | None) -> Access:
     return Access(host=host, port=port, token=token or os.environ.get(TOKEN_VARIABLE))
 
 
-def label_cameras(
+def open_cameras(
     args: argparse.Namespace, shared: Segmenter, classes: Vocabulary, words: tuple[str, ...],
-    stop: threading.Event, stages: StageBoard, opened: ExitStack,
-) -> list[CameraReport]:  # fmt: skip
-    """Open sources and outputs, serve the page if asked to, and run until the end.
+    stop: threading.Event, stages: StageBoard, opened: Opened,
+) -> Fleet:  # fmt: skip
+    """Open sources, outputs and, if asked for, the page; return what labels them.
 
     classes: of every camera at first; words: to suggest in the page.
     """
@@ -79,7 +81,9 @@ def label_cameras(
     views = {name: shared.share(classes) for name in sources}
     record_to = None if args.record_to is None else Path(args.record_to)
     hub = Hub(shared, views, record_to=record_to)
-    opened.callback(hub.close)
+    # One after the other, since requests may begin recordings.
+    page = opened.enter("page", ExitStack())
+    page.callback(hub.close)
     cameras = [_camera(name, uri, views[name], args, opened) for name, uri in sources.items()]
     fleet = Fleet(
         cameras, stop=stop, on_result=hub.on_result, max_results=args.max_frames,
@@ -89,10 +93,26 @@ def label_cameras(
     if access is not None:
         from dedos_deploy.runtime.serving.app import Server
 
-        server = opened.enter_context(Server(hub, access, words=words))
+        server = page.enter_context(Server(hub, access, words=words))
         shown = "?token=…" if access.token else ""
         log.info("watch at %s%s", server.url, shown)
-    return fleet.run()
+    return fleet
+
+
+def with_failures(
+    reports: Sequence[CameraReport], failed: Mapping[str, Exception]
+) -> list[CameraReport]:
+    """Return reports that also say which outputs could not be completed. failed: by address."""
+    return [
+        replace(
+            report,
+            outputs={
+                uri: error or (str(failed[uri]) if uri in failed else None)
+                for uri, error in report.outputs.items()
+            },
+        )
+        for report in reports
+    ]
 
 
 def failures_of(reports: Sequence[CameraReport]) -> list[str]:
@@ -144,12 +164,12 @@ def _check_outputs(outputs: Sequence[str], cameras: int, *, show: bool) -> None:
 
 
 def _camera(
-    name: str, uri: str, view: SegmenterView, args: argparse.Namespace, opened: ExitStack
+    name: str, uri: str, view: SegmenterView, args: argparse.Namespace, opened: Opened
 ) -> Camera:
     from dedos_deploy.runtime import OverlayPainter, SinkOptions, open_sink, open_source
     from dedos_deploy.runtime.cameras import Camera, FeedOptions
     from dedos_deploy.runtime.live_sources import Reconnect
-    from dedos_deploy.runtime.sources import may_come_later
+    from dedos_deploy.runtime.sources import may_come_later, paths_of
 
     # The feed opens it again, so that its health and attempts are those that are reported.
     def open_again() -> Source:
@@ -159,17 +179,22 @@ def _camera(
     if not may_come_later(uri):
         # Opened here, so that a mistake in an address ends the program before it has begun.
         first.append(open_again())
-        opened.callback(lambda: [one.close() for one in first])
+        unused = opened.enter(f"source of {name}", ExitStack())
+        unused.callback(lambda: [one.close() for one in first])
     live, fps = (first[0].live, first[0].fps) if first else (True, None)
 
     def open_it() -> Source:
         return first.pop() if first else open_again()
 
     sinks: list[Sink] = []
+    read = tuple(path for other in names_of(args.source).values() for path in paths_of(other))
     for output in args.output:
         painter = OverlayPainter() if args.opacity is None else OverlayPainter(args.opacity)
-        options = SinkOptions(fps=fps, live=live, overwrite=args.overwrite, painter=painter)
-        sinks.append(opened.enter_context(open_sink(output.replace(PLACE, name), options)))
+        options = SinkOptions(
+            fps=fps, live=live, overwrite=args.overwrite, painter=painter, protected=read
+        )
+        sink = open_sink(output.replace(PLACE, name), options)
+        sinks.append(opened.enter(sink.uri, sink))
     limit = None if args.max_latency_ms is None else args.max_latency_ms / 1e3
     return Camera(
         name,

@@ -181,7 +181,9 @@ def _add_diffusion(group: argparse._ArgumentGroup) -> None:
 
 def _add_machine(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--workers", type=int, help="processes that load images; 0: none")
-    group.add_argument("--threads", type=int, help="threads of the training process")
+    group.add_argument(
+        "--threads", type=int, help="threads of the training process, at most one per core"
+    )
     group.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where to train")
     group.add_argument("--amp", action=argparse.BooleanOptionalAction,
                        help="bfloat16 where it is safe; faster on CPUs with AVX512-BF16 or AMX "

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dedos_deploy.model.proxy_queries import BankFill
+    from dedos_deploy.runtime.onnx_engine import usable_threads
     from dedos_deploy.training.calibration import Calibrated, Run
     from dedos_deploy.training.folders import LabelFolder
 
@@ -65,7 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="where the run's diffusion model lies now (default: as it was)")  # fmt: skip
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto",
                         help="where to compute (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
+    parser.add_argument(
+        "--threads", type=int, help="CPU threads, at most one per core (default: torch's choice)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -82,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     if args.images < 1:
         raise BadInputError(f"--images is {args.images}; calibrate on at least 1 image")
     if args.threads:
-        torch.set_num_threads(args.threads)
+        torch.set_num_threads(usable_threads(args.threads))
     opened = open_run(args.run, _device(args.device))
     calibrated = None
     if denoises:

@@ -12,6 +12,7 @@ from dedos_deploy.cli._main import EXIT_OK, run_command, size_hw
 from dedos_deploy.errors import BadInputError, require
 
 if TYPE_CHECKING:
+    from dedos_deploy.runtime.onnx_engine import usable_threads
     from dedos_deploy.training.cache_fill import FillReport
 
 _DESCRIPTION = """\
@@ -64,7 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-gib", type=float, metavar="GIB",
                         help="keep no more than this; the rest is computed while training")  # fmt: skip
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where to compute")
-    parser.add_argument("--threads", type=int, help="CPU threads (torch's choice)")
+    parser.add_argument(
+        "--threads", type=int, help="CPU threads, at most one per core (torch's choice)"
+    )
 
 
 _NOT_SETTINGS = ("data", "cache", "batch", "max_gib")
@@ -108,7 +111,7 @@ def _fill(args: argparse.Namespace) -> FillReport | None:
     settings = settings_for("nano", tuple(args.data), **given)
     processes = open_processes(settings.device)
     if settings.threads:
-        torch.set_num_threads(settings.threads)
+        torch.set_num_threads(usable_threads(settings.threads))
     folders = open_folders(settings, "train")
     diffusion = open_diffusion(settings, processes)
     assert diffusion is not None  # --diffusion is required

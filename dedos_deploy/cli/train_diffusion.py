@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text", metavar="CHECKPOINT",
                         help="Dedos checkpoint whose text tower embeds the captions")  # fmt: skip
     parser.add_argument("--seed", type=int, help="one seed for weights, order and noise")
-    parser.add_argument("--threads", type=int, help="threads of the training")
+    parser.add_argument("--threads", type=int, help="threads of the training, at most one per core")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where to train")
     parser.add_argument("--amp", action=argparse.BooleanOptionalAction,
                         help="bfloat16 where it is safe")  # fmt: skip

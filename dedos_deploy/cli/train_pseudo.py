@@ -75,7 +75,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="where source and teachers come from; carried to the bundle")  # fmt: skip
     parser.add_argument("--overlays", type=int, default=12, metavar="N",
                         help="pictures in overlays.png (default: %(default)s; 0: none)")  # fmt: skip
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all)")
+    parser.add_argument(
+        "--threads", type=int, default=0, help="CPU threads, at most one per core (default: all)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -9,10 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dedos_deploy.class_files import MOST_BYTES
 from dedos_deploy.cli._main import EXIT_OK, run_command
 from dedos_deploy.errors import BadInputError, require
-from dedos_deploy.files import read_regular
 
 _DESCRIPTION = """\
 Teach the text tower of a preset without CLIP weights, such as nano, what words mean: it repeats the
@@ -56,7 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, help="words in a step (384)")
     parser.add_argument("--lr", type=float, dest="learning_rate", help="peak rate (2e-3)")
     parser.add_argument("--seed", type=int, help="one seed for weights and order")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
+    parser.add_argument(
+        "--threads", type=int, help="CPU threads, at most one per core (default: torch's choice)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -65,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
     require("transformers", extra="words", purpose="reading the sentence encoder")
     import torch
 
+    from dedos_deploy.runtime.onnx_engine import usable_threads
     from dedos_deploy.training.words import DistilSettings, run_text
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         if value is not None and value <= 0:
             raise BadInputError(f"--{name.split('_')[-1]} is {value}, but must be more than 0")
     if args.threads:
-        torch.set_num_threads(args.threads)
+        torch.set_num_threads(usable_threads(args.threads))
     given: dict[str, Any] = {
         name: getattr(args, name)
         for name in ("steps", "batch", "learning_rate", "seed")
@@ -96,10 +97,9 @@ def read_words(path: Path) -> tuple[str, ...]:
 
     Raises BadInputError when it cannot be read.
     """
-    try:
-        lines = read_regular(path, limit=MOST_BYTES).decode().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInputError(f"--words {path} cannot be read as UTF-8 text") from error
+    from dedos_deploy.label_files import read_text
+
+    lines = read_text(path, advice="--words names a file with one word per line").splitlines()
     return tuple(word for line in lines if (word := " ".join(line.lower().split())))
 
 

@@ -15,6 +15,7 @@ from dedos_deploy.cli._main import EXIT_OK, run_command, size_hw
 from dedos_deploy.errors import BadInputError, require
 
 if TYPE_CHECKING:
+    from dedos_deploy.runtime.onnx_engine import usable_threads
     from dedos_deploy.training.trunk_patches import TrunkSettings
 
 _DESCRIPTION = """\
@@ -79,7 +80,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="bfloat16 where it is safe")  # fmt: skip
     parser.add_argument("--probe", nargs="+", default=[], metavar="FOLDER",
                         help="label folders with splits train and val to probe on")  # fmt: skip
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="CPU threads, at most one per core (default: 1)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -95,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     if args.threads < 1:
         raise BadInputError(f"--threads is {args.threads}, but must be at least 1")
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(usable_threads(args.threads))
     asked = TrunkRun(
         data=tuple(args.data),
         teachers=tuple(args.teacher),

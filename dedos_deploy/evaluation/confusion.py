@@ -59,13 +59,14 @@ class Confusion:
             )
         ignore = _NO_ID if self.ignore is None else self.ignore
         nothing = none_id(self.classes) if unlabelled is None else unlabelled
-        labels = labels if labels.flags.c_contiguous else labels.copy(order="C")
-        predictions = predictions if predictions.flags.c_contiguous else predictions.copy(order="C")
+        # Copies only what the native operation refuses: other layouts, and views that begin anywhere.
+        labels = np.require(labels, requirements=("C", "A"))
+        predictions = np.require(predictions, requirements=("C", "A"))
         try:
             _native.confusion(labels, predictions, self.matrix, ignore, nothing)
         except IndexError as error:
             raise BadInputError(f"{error}; {self._advice(str(error), nothing)}") from error
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise BadInputError(str(error)) from error
 
     def _advice(self, message: str, nothing: int) -> str:

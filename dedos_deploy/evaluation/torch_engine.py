@@ -13,6 +13,7 @@ from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError, require
 from dedos_deploy.files import sha256_of_file
 from dedos_deploy.runtime.engine import Tensors, check_inputs
+from dedos_deploy.runtime.onnx_engine import usable_threads
 from dedos_deploy.runtime.segmenter import Background, Segmenter
 from dedos_deploy.runtime.slots import Thresholds
 from dedos_deploy.spec import GraphSpec
@@ -81,7 +82,7 @@ def open_torch_segmenter(
             f"device {device!r} cannot be used ({str(error).splitlines()[0]}); choose cpu or cuda"
         ) from error
     if threads is not None and device == "cpu":
-        torch.set_num_threads(threads)
+        torch.set_num_threads(usable_threads(threads))
     model, extra = load_checkpoint(path)
     size = size_hw or tuple(extra.get("size_hw", model.config.size_hw))
     model.config.check_size(size)

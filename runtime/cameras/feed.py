@@ -14,11 +14,12 @@ from dedos_deploy.closing import Closing
 from dedos_deploy.errors import SourceError
 from dedos_deploy.runtime.frames import POLL_S, Frame, Outcome, Source
 from dedos_deploy.runtime.live_sources import SUPERSEDED, Reconnect
+from dedos_deploy.runtime.processes import OneProcess
 from dedos_deploy.runtime.stages import ObservedSource, StageBoard
 
 log = logging.getLogger(__name__)
 
-JOIN_S = 1.5
+JOIN_S = 0.9
 
 
 class SourceState(enum.Enum):
@@ -97,12 +98,14 @@ class Feed(Closing):
         self._earlier_drops: Counter[str] = Counter()
         self._stop = threading.Event()
         self._stop_s = 0.0
+        self._process = OneProcess("Feed")
         # A daemon, so that a driver stuck in a system call cannot keep the process alive.
         self._thread = threading.Thread(target=self._run, name=f"dedos-feed {name}", daemon=True)
         self._thread.start()
 
     def take(self) -> Frame | None:
         """Return the frame that is ready, None if there is none; never waits."""
+        self._process.check()
         with self._taken:
             if not self._ready:
                 return None
@@ -118,16 +121,19 @@ class Feed(Closing):
     @property
     def over(self) -> bool:
         """Whether no frame will come any more."""
+        self._process.check()
         with self._lock:
             return self._state.final and not self._ready
 
     def count_drop(self, cause: str) -> None:
         """Count a frame that was taken and not labelled."""
+        self._process.check()
         with self._lock:
             self._drops[cause] += 1
 
     def report(self) -> FeedReport:
         """Return how it is, from any thread."""
+        self._process.check()
         now_s = time.monotonic()
         with self._lock:
             state, since_s = self._state, self._since_s
@@ -140,8 +146,13 @@ class Feed(Closing):
                 self._error,
             )  # fmt: skip
 
+    @property
+    def runs(self) -> bool:
+        return self._thread.is_alive()
+
     def request_stop(self) -> None:
         """Ask the thread to end; returns at once."""
+        self._process.check()
         with self._taken:
             if not self._stop.is_set():
                 self._stop.set()

@@ -7,22 +7,31 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.runtime.cameras.feed import Feed, FeedOptions, FeedReport, SourceState
-from dedos_deploy.runtime.frames import POLL_S, Frame, Source
+from dedos_deploy.runtime.frames import POLL_S, Frame, Outcome, Source
 from dedos_deploy.runtime.pipeline import Labeller
+from dedos_deploy.runtime.processes import OneProcess
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.sink_lane import SinkLane
 from dedos_deploy.runtime.sinks import Sink, SinkErrors
 from dedos_deploy.runtime.stages import StageBoard
 from dedos_deploy.runtime.statistics import Meter, Statistics
-from dedos_deploy.runtime.workers import WhenFull
+from dedos_deploy.runtime.workers import (
+    ENGINE_IS_STUCK,
+    JOIN_S,
+    LABEL_S,
+    Handover,
+    Patience,
+    WhenFull,
+    Worker,
+)
 
 log = logging.getLogger(__name__)
 
@@ -80,12 +89,14 @@ class CameraReport:
 
 
 class Fleet:
-    """Labels several cameras on the thread that calls `run`.
+    """Labels several cameras on a thread of its own.
 
     Turns are fair: among the cameras with a frame ready, the one that has had the least goes first; a
     camera that was away does not make up for it. A source that fails, stalls or blocks, a sink that
     fails or blocks, a frame that cannot be labelled: each is counted and said, and concerns no other
-    camera. An engine that fails on `errors_in_a_row` frames in a row ends the run with its error.
+    camera. An engine that fails on `errors_in_a_row` frames in a row ends the run with its error. Sinks
+    and segmenters stay open: who opened them closes them. Those `left_behind`, and segmenters with
+    `engine_is_stuck`, are still at work after a stop, which does not wait for them, and cannot be closed.
     """
 
     def __init__(
@@ -120,31 +131,66 @@ class Fleet:
         self._time = 0.0
         self._failed = 0
         self._callback_said = False
+        self._process = OneProcess("Fleet")
+        self.engine_is_stuck = False
+        self.left_behind: tuple[Closing, ...] = ()
 
     def run(self) -> list[CameraReport]:
         """Run until all sources are over, a stop is asked for, or the engine fails."""
-        with ExitStack() as opened:
+        self._process.check()
+        patience = Patience(self._stop)
+        labeller: Worker[None] | None = None
+        try:
             for seat in self._seats:
-                seat.open(opened, self._wake, self.stages)
-            delivered = 0
-            while not self._stop.is_set() and delivered != self._max_results:
-                if any(lane.stop_requested for lane in self._lanes()):
-                    break
-                self._raise_sink_error()
-                turn = self._next_turn()
-                if turn is None:
-                    if all(seat.feed.over for seat in self._seats):
-                        break
-                    continue
-                delivered += self._serve(*turn)
-            for seat in self._seats:
-                # All at once, so that the waits of slow ones do not add up.
-                seat.feed.request_stop()
+                seat.open(self._wake, self.stages)
+            labeller = Worker("dedos-label", self._label_all, Handover(1, when_full="wait"))
+            self._wait(labeller, patience)
             self._drain()
-            for lane in self._lanes():
-                lane.request_finish()
+        finally:
+            self._close(labeller, patience)
         self._raise_sink_error()
         return self.reports()
+
+    def _wait(self, labeller: Worker[None], patience: Patience) -> None:
+        while labeller.get(POLL_S) is not Outcome.END:
+            if self._stop.is_set():
+                # At once, so that a frame in work and the waits of slow ones do not add up.
+                self._request_stop()
+            if patience.left_s(LABEL_S) == 0.0:
+                log.warning(ENGINE_IS_STUCK)
+                self.engine_is_stuck = True
+                return
+
+    def _request_stop(self) -> None:
+        for seat in self._seats:
+            if seat.opened:
+                seat.feed.request_stop()
+
+    def _label_all(self, emit: Callable[[None], bool], stop: threading.Event) -> None:
+        delivered = 0
+        while not (stop.is_set() or self._stop.is_set()) and delivered != self._max_results:
+            if any(lane.stop_requested for lane in self._lanes()):
+                return
+            self._raise_sink_error()
+            turn = self._next_turn()
+            if turn is not None:
+                delivered += self._serve(*turn)
+            elif all(seat.feed.over for seat in self._seats):
+                return
+
+    def _close(self, labeller: Worker[None] | None, patience: Patience) -> None:
+        """Let everything end that can in time; remember what cannot."""
+        self._request_stop()
+        if labeller is not None:
+            labeller.abandon()
+            if not self.engine_is_stuck:
+                labeller.close(min(JOIN_S, patience.left_s(LABEL_S)))
+        for lane in self._lanes():
+            lane.request_finish()
+        for seat in self._seats:
+            seat.close(patience)
+        self.engine_is_stuck = labeller is not None and labeller.runs
+        self.left_behind = tuple(lane.sink for lane in self._lanes() if lane.runs)
 
     def _lanes(self) -> list[SinkLane]:
         return [lane for seat in self._seats for lane in seat.lanes]
@@ -164,6 +210,7 @@ class Fleet:
 
     def reports(self) -> list[CameraReport]:
         """Return how every camera is, from any thread, also while `run` goes on."""
+        self._process.check()
         return [seat.report() for seat in self._seats if seat.opened]
 
     def _wake(self) -> None:
@@ -247,23 +294,25 @@ class _Seat:
         self.opened = False
         self.feed: Feed
 
-    def open(self, stack: ExitStack, on_frame: Callable[[], None], stages: StageBoard) -> None:
+    def open(self, on_frame: Callable[[], None], stages: StageBoard) -> None:
         policy: WhenFull = "drop_oldest" if self.camera.live else "wait"
-        self.lanes = [
-            stack.enter_context(SinkLane(sink, when_full=policy, on_room=on_frame, stages=stages))
-            for sink in self.camera.sinks
-        ]
+        for sink in self.camera.sinks:
+            self.lanes.append(SinkLane(sink, when_full=policy, on_room=on_frame, stages=stages))
         self.meter = Meter()
-        self.feed = stack.enter_context(
-            Feed(
-                self.camera.name,
-                self.camera.open_it,
-                options=self.camera.feed,
-                on_frame=on_frame,
-                stages=stages,
-            )
+        self.feed = Feed(
+            self.camera.name,
+            self.camera.open_it,
+            options=self.camera.feed,
+            on_frame=on_frame,
+            stages=stages,
         )
         self.opened = True
+
+    def close(self, patience: Patience) -> None:
+        if self.opened:
+            self.feed.close()
+        for lane in self.lanes:
+            lane.close(patience.left_s())
 
     @property
     def can_be_served(self) -> bool:

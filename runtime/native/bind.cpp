@@ -1,13 +1,17 @@
 // Python binding: checks what numpy hands over, releases the GIL, calls the operation.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
+#ifdef __linux__
+#include <sched.h>
+#endif
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
 #include <stdexcept>
 #include <string>
+#include <thread>
 
+#include "arguments.h"
 #include "confusion.h"
 #include "label_map.h"
 #include "label_math.h"
@@ -17,66 +21,16 @@ using nb::literals::operator""_a;
 
 namespace {
 
-using Input = nb::ndarray<nb::ro, nb::device::cpu>;
-using Output = nb::ndarray<nb::device::cpu>;
+using dedos::Input;
+using dedos::Output;
 
-std::string shape_text(const Input& array) {
-  std::string text = "[";
-  for (std::size_t i = 0; i < array.ndim(); ++i) {
-    text += (i ? ", " : "") + std::to_string(array.shape(i));
-  }
-  return text + "]";
-}
-
-std::string dtype_text(nb::dlpack::dtype dtype) {
-  const auto code = static_cast<nb::dlpack::dtype_code>(dtype.code);
-  const char* kind = code == nb::dlpack::dtype_code::Float  ? "float"
-                     : code == nb::dlpack::dtype_code::UInt ? "uint"
-                     : code == nb::dlpack::dtype_code::Int  ? "int"
-                                                            : "non-numeric, bits: ";
-  return kind + std::to_string(dtype.bits);
-}
-
-bool contiguous(const Input& array) {
-  std::int64_t expected = 1;
-  for (std::size_t i = array.ndim(); i-- > 0;) {
-    if (array.shape(i) != 1 && array.stride(i) != expected) return false;
-    expected *= static_cast<std::int64_t>(array.shape(i));
-  }
-  return true;
-}
-
-// One sentence for whatever keeps `array` from being a contiguous T array of `rank` dimensions.
-template <typename T>
-void check(const char* name, const Input& array, std::size_t rank) {
-  const std::string which = name;
-  if (array.dtype() != nb::dtype<T>()) {
-    throw std::invalid_argument(which + " has dtype " + dtype_text(array.dtype()) + ", but " +
-                                dtype_text(nb::dtype<T>()) + " is needed; convert it with astype");
-  }
-  if (array.ndim() != rank) {
-    throw std::invalid_argument(which + " has shape " + shape_text(array) + ", but " +
-                                std::to_string(rank) + " dimensions are needed");
-  }
-  for (std::size_t i = 0; i < rank; ++i) {
-    // Pixel and cell positions are computed in float32, exact up to 2^24.
-    if (array.shape(i) < 1 || array.shape(i) > (1u << 24)) {
-      throw std::invalid_argument(which + " has shape " + shape_text(array) +
-                                  ", but every dimension must be between 1 and 16777216");
-    }
-  }
-  if (!contiguous(array)) {
-    throw std::invalid_argument(which +
-                                " is not C-contiguous; copy it with numpy.ascontiguousarray first");
-  }
-}
-
-void check_shape(const char* name, const Input& array, const char* like, std::size_t axis,
-                 std::size_t expected) {
-  if (array.shape(axis) == expected) return;
-  throw std::invalid_argument(std::string(name) + " has shape " + shape_text(array) + ", but " +
-                              like + " needs " + std::to_string(expected) + " on axis " +
-                              std::to_string(axis));
+// Cores that this process may run on; more threads than that only wait for each other.
+int usable_cores() {
+#ifdef __linux__
+  cpu_set_t cores;
+  if (sched_getaffinity(0, sizeof cores, &cores) == 0) return std::max(1, CPU_COUNT(&cores));
+#endif
+  return static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
 }
 
 void check_slots(const dedos::SlotTable& slots, std::size_t count, std::size_t cells,
@@ -102,46 +56,84 @@ void check_slots(const dedos::SlotTable& slots, std::size_t count, std::size_t c
   }
 }
 
+struct LabelArrays {
+  Input scores, thresholds, slot_ids;
+  Output ids, confidence, counts;
+
+  bool wide() const { return ids.dtype() == nb::dtype<std::uint16_t>(); }
+
+  void check() const {
+    dedos::check<float>("scores", scores, 3);
+    dedos::check<float>("thresholds", thresholds, 1);
+    dedos::check<std::uint16_t>("slot_ids", slot_ids, 1);
+    wide() ? dedos::check<std::uint16_t>("ids", Input(ids), 2)
+           : dedos::check<std::uint8_t>("ids", Input(ids), 2);
+    dedos::check<std::uint8_t>("confidence", Input(confidence), 2);
+    dedos::check<std::uint64_t>("counts", Input(counts), 1);
+    dedos::check_shape("thresholds", thresholds, "scores", 0, scores.shape(0));
+    dedos::check_shape("slot_ids", slot_ids, "scores", 0, scores.shape(0));
+    dedos::check_shape("confidence", Input(confidence), "ids", 0, ids.shape(0));
+    dedos::check_shape("confidence", Input(confidence), "ids", 1, ids.shape(1));
+    dedos::check_apart({{"scores", scores, false},
+                        {"thresholds", thresholds, false},
+                        {"slot_ids", slot_ids, false},
+                        {"ids", Input(ids), true},
+                        {"confidence", Input(confidence), true},
+                        {"counts", Input(counts), true}});
+  }
+};
+
+int threads_from(nb::handle given) {
+  const std::int64_t asked = dedos::integer_from("threads", given);
+  if (asked < 1) {
+    throw std::invalid_argument("threads is " + std::to_string(asked) +
+                                ", but at least 1 is needed");
+  }
+  return static_cast<int>(std::min<std::int64_t>(asked, usable_cores()));
+}
+
 template <typename Id>
-void run(const Input& scores, const dedos::SlotTable& slots, const Output& ids,
-         const Output& confidence, const Output& counts, int threads) {
+void run(const LabelArrays& given, int threads) {
+  const Input& scores = given.scores;
   const dedos::Scores source{
       static_cast<const float*>(scores.data()), static_cast<std::int32_t>(scores.shape(0)),
       static_cast<std::int32_t>(scores.shape(1)), static_cast<std::int32_t>(scores.shape(2))};
+  const dedos::SlotTable slots{static_cast<const float*>(given.thresholds.data()),
+                               static_cast<const std::uint16_t*>(given.slot_ids.data())};
   const dedos::LabelImage<Id> image{
-      static_cast<Id*>(ids.data()), static_cast<std::uint8_t*>(confidence.data()),
-      static_cast<std::int32_t>(ids.shape(0)), static_cast<std::int32_t>(ids.shape(1))};
-  const std::size_t cells = counts.shape(0);
+      static_cast<Id*>(given.ids.data()), static_cast<std::uint8_t*>(given.confidence.data()),
+      static_cast<std::int32_t>(given.ids.shape(0)), static_cast<std::int32_t>(given.ids.shape(1))};
+  const std::size_t cells = given.counts.shape(0);
   check_slots(slots, scores.shape(0), cells, std::numeric_limits<Id>::max());
   const nb::gil_scoped_release release;
-  dedos::label_map(source, slots, image, static_cast<std::uint64_t*>(counts.data()), cells,
+  dedos::label_map(source, slots, image, static_cast<std::uint64_t*>(given.counts.data()), cells,
                    threads);
 }
 
-void label_map(const Input& scores, const Input& thresholds, const Input& slot_ids,
-               const Output& ids, const Output& confidence, const Output& counts, int threads) {
-  const bool wide = ids.dtype() == nb::dtype<std::uint16_t>();
-  check<float>("scores", scores, 3);
-  check<float>("thresholds", thresholds, 1);
-  check<std::uint16_t>("slot_ids", slot_ids, 1);
-  wide ? check<std::uint16_t>("ids", Input(ids), 2) : check<std::uint8_t>("ids", Input(ids), 2);
-  check<std::uint8_t>("confidence", Input(confidence), 2);
-  check<std::uint64_t>("counts", Input(counts), 1);
-  check_shape("thresholds", thresholds, "scores", 0, scores.shape(0));
-  check_shape("slot_ids", slot_ids, "scores", 0, scores.shape(0));
-  check_shape("confidence", Input(confidence), "ids", 0, ids.shape(0));
-  check_shape("confidence", Input(confidence), "ids", 1, ids.shape(1));
-  if (threads < 1) {
-    throw std::invalid_argument("threads is " + std::to_string(threads) +
-                                ", but at least 1 is needed");
-  }
-  const dedos::SlotTable slots{static_cast<const float*>(thresholds.data()),
-                               static_cast<const std::uint16_t*>(slot_ids.data())};
-  if (wide) {
-    run<std::uint16_t>(scores, slots, ids, confidence, counts, threads);
-  } else {
-    run<std::uint8_t>(scores, slots, ids, confidence, counts, threads);
-  }
+void label_map(nb::handle scores, nb::handle thresholds, nb::handle slot_ids, nb::handle ids,
+               nb::handle confidence, nb::handle counts, nb::handle threads) {
+  const LabelArrays given{dedos::array_from<Input>("scores", scores),
+                          dedos::array_from<Input>("thresholds", thresholds),
+                          dedos::array_from<Input>("slot_ids", slot_ids),
+                          dedos::array_from<Output>("ids", ids),
+                          dedos::array_from<Output>("confidence", confidence),
+                          dedos::array_from<Output>("counts", counts)};
+  given.check();
+  given.wide() ? run<std::uint16_t>(given, threads_from(threads))
+               : run<std::uint8_t>(given, threads_from(threads));
+}
+
+// The matrix goes on from image to image, so a cell can be full before this one is counted.
+void check_room(const Output& matrix, std::size_t pixels) {
+  const auto* cells = static_cast<const std::int64_t*>(matrix.data());
+  const std::int64_t most =
+      std::numeric_limits<std::int64_t>::max() - static_cast<std::int64_t>(pixels);
+  const std::int64_t* full =
+      std::find_if(cells, cells + matrix.size(), [most](std::int64_t cell) { return cell > most; });
+  if (full == cells + matrix.size()) return;
+  throw std::invalid_argument("matrix holds " + std::to_string(*full) +
+                              ", which leaves no room for the pixels of this image; begin with a "
+                              "matrix of zeros");
 }
 
 template <typename Label, typename Prediction>
@@ -149,10 +141,11 @@ dedos::Mistake count(const Input& labels, const Input& predictions, const dedos:
                      const Output& matrix) {
   const std::size_t pixels = labels.shape(0) * labels.shape(1);
   if (pixels > std::numeric_limits<std::uint32_t>::max()) {
-    throw std::invalid_argument("labels has shape " + shape_text(labels) +
+    throw std::invalid_argument("labels has shape " + dedos::shape_text(labels) +
                                 ", but fewer than 2^32 pixels are counted at a time");
   }
   const nb::gil_scoped_release release;
+  check_room(matrix, pixels);
   return dedos::confusion(static_cast<const Label*>(labels.data()),
                           static_cast<const Prediction*>(predictions.data()), pixels, ids,
                           static_cast<std::int64_t*>(matrix.data()));
@@ -161,22 +154,27 @@ dedos::Mistake count(const Input& labels, const Input& predictions, const dedos:
 // Ids may be of several types; without this the message of `check` would name only one of them.
 void check_id_type(const char* name, const Input& ids, bool fits, const char* needed) {
   if (fits) return;
-  throw std::invalid_argument(std::string(name) + " has dtype " + dtype_text(ids.dtype()) +
+  throw std::invalid_argument(std::string(name) + " has dtype " + dedos::dtype_text(ids.dtype()) +
                               ", but " + needed + " is needed; convert it with astype");
 }
 
 template <typename Label>
 dedos::Mistake count_any(const Input& labels, const Input& predictions,
                          const dedos::ConfusionIds& ids, const Output& matrix) {
-  check<Label>("labels", labels, 2);
+  dedos::check<Label>("labels", labels, 2);
   if (predictions.dtype() == nb::dtype<std::uint16_t>()) {
     return count<Label, std::uint16_t>(labels, predictions, ids, matrix);
   }
   return count<Label, std::uint8_t>(labels, predictions, ids, matrix);
 }
 
-void confusion(const Input& labels, const Input& predictions, const Output& matrix,
-               std::int64_t ignore, std::int64_t unlabelled) {
+void confusion(nb::handle given_labels, nb::handle given_predictions, nb::handle given_matrix,
+               nb::handle given_ignore, nb::handle given_unlabelled) {
+  const auto labels = dedos::array_from<Input>("labels", given_labels);
+  const auto predictions = dedos::array_from<Input>("predictions", given_predictions);
+  const auto matrix = dedos::array_from<Output>("matrix", given_matrix);
+  const std::int64_t ignore = dedos::integer_from("ignore", given_ignore);
+  const std::int64_t unlabelled = dedos::integer_from("unlabelled", given_unlabelled);
   const bool wide = predictions.dtype() == nb::dtype<std::uint16_t>();
   check_id_type("labels", labels,
                 labels.dtype() == nb::dtype<std::uint8_t>() ||
@@ -185,18 +183,21 @@ void confusion(const Input& labels, const Input& predictions, const Output& matr
                 "uint8, uint16 or int32");
   check_id_type("predictions", predictions,
                 wide || predictions.dtype() == nb::dtype<std::uint8_t>(), "uint8 or uint16");
-  wide ? check<std::uint16_t>("predictions", predictions, 2)
-       : check<std::uint8_t>("predictions", predictions, 2);
-  check<std::int64_t>("matrix", Input(matrix), 2);
-  check_shape("matrix", Input(matrix), "its number of rows", 1, matrix.shape(0) + 1);
+  wide ? dedos::check<std::uint16_t>("predictions", predictions, 2)
+       : dedos::check<std::uint8_t>("predictions", predictions, 2);
+  dedos::check<std::int64_t>("matrix", Input(matrix), 2);
+  dedos::check_shape("matrix", Input(matrix), "its number of rows", 1, matrix.shape(0) + 1);
   if (matrix.shape(0) >= dedos::kNone16) {  // of more, cells would not be counted in 32 bits
-    throw std::invalid_argument("matrix has shape " + shape_text(Input(matrix)) +
+    throw std::invalid_argument("matrix has shape " + dedos::shape_text(Input(matrix)) +
                                 ", but at most 65534 classes are counted");
   }
   if (labels.ndim() == 2) {
-    check_shape("predictions", predictions, "labels", 0, labels.shape(0));
-    check_shape("predictions", predictions, "labels", 1, labels.shape(1));
+    dedos::check_shape("predictions", predictions, "labels", 0, labels.shape(0));
+    dedos::check_shape("predictions", predictions, "labels", 1, labels.shape(1));
   }
+  dedos::check_apart({{"labels", labels, false},
+                      {"predictions", predictions, false},
+                      {"matrix", Input(matrix), true}});
   const dedos::ConfusionIds ids{static_cast<std::int64_t>(matrix.shape(0)), ignore, unlabelled};
   const dedos::Mistake found = labels.dtype() == nb::dtype<std::int32_t>()
                                    ? count_any<std::int32_t>(labels, predictions, ids, matrix)
@@ -216,10 +217,8 @@ void confusion(const Input& labels, const Input& predictions, const Output& matr
 
 NB_MODULE(_native, module) {
   module.attr("__doc__") = "Operations of the runtime in C++.";
-  // Without noconvert, an array of another dtype or layout would be copied in silence.
-  module.def("label_map", &label_map, "scores"_a.noconvert(), "thresholds"_a.noconvert(),
-             "slot_ids"_a.noconvert(), "ids"_a.noconvert(), "confidence"_a.noconvert(),
-             "counts"_a.noconvert(), "threads"_a);
-  module.def("confusion", &confusion, "labels"_a.noconvert(), "predictions"_a.noconvert(),
-             "matrix"_a.noconvert(), "ignore"_a, "unlabelled"_a);
+  module.def("label_map", &label_map, "scores"_a.none(), "thresholds"_a.none(), "slot_ids"_a.none(),
+             "ids"_a.none(), "confidence"_a.none(), "counts"_a.none(), "threads"_a.none());
+  module.def("confusion", &confusion, "labels"_a.none(), "predictions"_a.none(), "matrix"_a.none(),
+             "ignore"_a.none(), "unlabelled"_a.none());
 }

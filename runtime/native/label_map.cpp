@@ -88,8 +88,14 @@ void count_ids(const Id* ids, int count, std::uint64_t* counts) {
 
 [[noreturn]] void throw_not_finite(const Scores& scores) {
   const std::size_t plane = static_cast<std::size_t>(scores.height) * scores.width;
+  const std::size_t all = plane * scores.slots;
   std::size_t i = 0;
-  while (std::isfinite(scores.values[i])) ++i;
+  while (i < all && std::isfinite(scores.values[i])) ++i;
+  if (i == all) {
+    throw std::invalid_argument(
+        "scores must be finite, and were not until something changed them meanwhile; leave them "
+        "alone while they are labelled");
+  }
   throw std::invalid_argument("scores must be finite, but slot " + std::to_string(i / plane) +
                               " has " + (std::isnan(scores.values[i]) ? "NaN" : "an infinity") +
                               " at row " + std::to_string(i % plane / scores.width) + ", column " +
@@ -147,8 +153,10 @@ class Worker {
     return true;
   }
 
+  // `cells` may be more than there are ids, and fewer than an image could hold.
   void add_counts(std::uint64_t* counts, std::size_t cells) const {
-    for (std::size_t id = 0; id + 1 < cells; ++id) counts[id] += counts_[id];
+    const std::size_t known = std::min(cells, counts_.size()) - 1;
+    for (std::size_t id = 0; id < known; ++id) counts[id] += counts_[id];
     counts[cells - 1] += counts_.back();
   }
 

@@ -1,22 +1,26 @@
-"""The HTTP API and the page, as an ASGI application."""
+"""The HTTP API and the page, as an ASGI application, and the server that runs it."""
 
-# No `from __future__ import annotations`: FastAPI reads the annotations of nested functions.
-import base64
+from __future__ import annotations
+
+import asyncio
+import logging
 import threading
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Annotated, Any
+import time
+from typing import Any
 
-from dedos_deploy.errors import BadInputError, DedosError, SinkError, require
-from dedos_deploy.runtime.serving.guard import MAX_BODY, Access, Guard
-from dedos_deploy.runtime.serving.hub import DEFAULT_OPACITY, Hub, decode_picture
+from dedos_deploy.closing import Closing
+from dedos_deploy.errors import BadInputError, require
+from dedos_deploy.runtime.serving.guard import Access, Guard
+from dedos_deploy.runtime.serving.hub import Hub
+from dedos_deploy.runtime.serving.listener import Listener, listen_on
+from dedos_deploy.runtime.serving.repeats import SPAN_S, Repeats
 
-MOST_PIXELS = 4096 * 4096
-MOST_WORDS_LENGTH = 20_000
-MOST_WATCHERS = 16
-STREAM_WAIT_S = 5.0
-BOUNDARY = "frame"
-_PAGE = Path(__file__).with_name("page")
+ACCEPTED_AT_ONCE = 16
+"""Connections between two rounds of the loop, so that those which are there are heard first."""
+START_S = 10.0
+STOP_S = 3.0
+
+log = logging.getLogger(__package__)
 
 
 def build_app(hub: Hub, *, words: tuple[str, ...] = ()) -> Any:
@@ -26,14 +30,12 @@ def build_app(hub: Hub, *, words: tuple[str, ...] = ()) -> Any:
     """
     for module in ("fastapi", "uvicorn", "prometheus_client"):
         require(module, extra="serve", purpose="serving a page")
-    import cv2
-    from fastapi import Body, FastAPI, HTTPException, Query, Request, Response
-    from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
-    from prometheus_client import CollectorRegistry, generate_latest
-    from pydantic import BaseModel, ConfigDict, Field
+    from fastapi import FastAPI
 
     from dedos_deploy import __version__
-    from dedos_deploy.runtime.serving.metrics import FleetCollector
+    from dedos_deploy.runtime.serving.answers import Work, add_refusals
+    from dedos_deploy.runtime.serving.camera_routes import camera_routes
+    from dedos_deploy.runtime.serving.routes import page_routes, picture_routes, state_routes
 
     app = FastAPI(
         title="DEDOS Deploy",
@@ -43,169 +45,16 @@ def build_app(hub: Hub, *, words: tuple[str, ...] = ()) -> Any:
         docs_url=None,
         redoc_url=None,
     )
-    registry = CollectorRegistry()
-    registry.register(FleetCollector(hub))
-    watchers = threading.BoundedSemaphore(MOST_WATCHERS)
-
-    class Words(BaseModel):
-        model_config = ConfigDict(extra="forbid")
-        classes: str = Field(
-            min_length=1, max_length=MOST_WORDS_LENGTH, examples=["road,car|automobile"]
-        )
-
-    class Colour(BaseModel):
-        model_config = ConfigDict(extra="forbid")
-        colour: str = Field(pattern="^#[0-9a-fA-F]{6}$", examples=["#ff2626"])
-
-    class Recording(BaseModel):
-        file: str | None = Field(description="on the machine that serves; null when there is none")
-
-    class Vocabulary(BaseModel):
-        version: int
-
-    class Labelled(BaseModel):
-        classes: list[str]
-        none_id: int
-        coverage: dict[str, float]
-        unlabelled: float
-        label_map_png: str = Field(description="class ids as a PNG of 8 or 16 bits, in base64")
-
-    known: dict[int | str, dict[str, Any]] = {
-        404: {"description": "no such camera"},
-        422: {"description": "unusable input"},
-    }
-    opacities = Query(ge=0.0, le=1.0, description="of the class colours")
-
-    @app.exception_handler(DedosError)
-    def refuse(request: Request, error: DedosError) -> JSONResponse:
-        status = 422 if isinstance(error, BadInputError) else 500
-        if isinstance(error, SinkError):
-            status = 507
-        return JSONResponse({"detail": str(error)}, status_code=status)
-
-    def camera(name: str) -> str:
-        if name not in hub.cameras:
-            try:
-                hub.view(name)
-            except BadInputError as error:
-                raise HTTPException(404, str(error)) from error
-        return name
-
-    @app.get("/api/state", summary="Numbers and words of all cameras")
-    def state() -> dict[str, Any]:
-        return hub.state()
-
-    @app.get("/api/words", summary="Words that need no text tower, by their beginning")
-    def suggest(prefix: Annotated[str, Query(max_length=100)] = "") -> list[str]:
-        start = prefix.strip().lower()
-        return [word for word in words if word.lower().startswith(start)][:20]
-
-    @app.get("/api/cameras/{name}/classes", responses=known, summary="Words of a camera")
-    def classes(name: str) -> dict[str, Any]:
-        return hub.classes(camera(name))
-
-    @app.put("/api/cameras/{name}/classes", responses=known, summary="Replace a camera's words")
-    def set_classes(name: str, body: Words) -> Vocabulary:
-        return Vocabulary(version=hub.set_classes(camera(name), body.classes))
-
-    @app.put(
-        "/api/cameras/{name}/classes/{class_id}/colour", responses=known, status_code=204,
-        response_class=Response, summary="Give a class another colour",
-    )  # fmt: skip
-    def set_colour(name: str, class_id: int, body: Colour) -> None:
-        hub.set_colour(camera(name), class_id, body.colour)
-
-    @app.post("/api/cameras/{name}/recording", responses=known, summary="Begin to record a camera")
-    def record(name: str) -> Recording:
-        return Recording(file=hub.record(camera(name), on=True))
-
-    @app.delete("/api/cameras/{name}/recording", responses=known, summary="End its recording")
-    def end_recording(name: str) -> Recording:
-        return Recording(file=hub.record(camera(name), on=False))
-
-    @app.get(
-        "/api/cameras/{name}/snapshot.jpg", response_class=Response,
-        responses={**known, 200: {"content": {"image/jpeg": {}}}, 503: {"description": "no frame yet"}},
-        summary="The newest frame with its labels",
-    )  # fmt: skip
-    def snapshot(name: str, opacity: Annotated[float, opacities] = DEFAULT_OPACITY) -> Response:
-        found = hub.jpeg(camera(name), opacity=opacity)
-        if found is None:
-            raise HTTPException(503, f"camera {name!r} has no frame yet; ask again")
-        return Response(found[1], media_type="image/jpeg", headers={"cache-control": "no-store"})
-
-    @app.get(
-        "/api/cameras/{name}/stream", response_class=StreamingResponse, include_in_schema=False
-    )
-    def stream(
-        name: str, opacity: Annotated[float, opacities] = DEFAULT_OPACITY
-    ) -> StreamingResponse:
-        camera(name)
-        if not watchers.acquire(blocking=False):
-            raise HTTPException(503, f"{MOST_WATCHERS} pages are watching already; close one")
-        return StreamingResponse(
-            parts(name, opacity), media_type=f"multipart/x-mixed-replace; boundary={BOUNDARY}",
-            headers={"cache-control": "no-store"},
-        )  # fmt: skip
-
-    def parts(name: str, opacity: float) -> Iterator[bytes]:
-        seen = 0
-        try:
-            while True:
-                found = hub.jpeg(name, newer_than=seen, timeout_s=STREAM_WAIT_S, opacity=opacity)
-                if found is None:
-                    # Something must be sent for a page that is gone to be noticed.
-                    yield b"\r\n"
-                    continue
-                seen, picture = found
-                head = f"--{BOUNDARY}\r\ncontent-type: image/jpeg\r\ncontent-length: {len(picture)}\r\n\r\n"
-                yield head.encode() + picture + b"\r\n"
-        finally:
-            watchers.release()
-
-    @app.post("/api/segment", responses={422: known[422]}, summary="Label one JPEG or PNG")
-    def segment(
-        words: Annotated[str, Query(alias="classes", min_length=1, max_length=MOST_WORDS_LENGTH)],
-        picture: Annotated[bytes, Body(media_type="image/*", max_length=MAX_BODY)],
-    ) -> Labelled:
-        result = hub.segment_image(decode_picture(picture, most_pixels=MOST_PIXELS), words)
-        _, png = cv2.imencode(".png", result.label_map)
-        return Labelled(
-            classes=list(result.classes), none_id=result.none_id, coverage=result.coverage,
-            unlabelled=result.unlabelled, label_map_png=base64.b64encode(png.tobytes()).decode(),
-        )  # fmt: skip
-
-    @app.get("/metrics", response_class=PlainTextResponse, summary="Numbers for Prometheus")
-    def metrics() -> PlainTextResponse:
-        return PlainTextResponse(generate_latest(registry), media_type="text/plain; version=0.0.4")
-
-    @app.get("/", include_in_schema=False, response_class=Response)
-    def page() -> Any:
-        return _file("index.html", "text/html; charset=utf-8", Response)
-
-    @app.get("/page.js", include_in_schema=False, response_class=Response)
-    def script() -> Any:
-        return _file("page.js", "text/javascript; charset=utf-8", Response)
-
-    @app.get("/page.css", include_in_schema=False, response_class=Response)
-    def style() -> Any:
-        return _file("page.css", "text/css; charset=utf-8", Response)
-
+    add_refusals(app)
+    work = Work()
+    for router in (
+        state_routes(hub, words), camera_routes(hub, work), picture_routes(hub, work), page_routes()
+    ):  # fmt: skip
+        app.include_router(router)
     return app
 
 
-def _file(name: str, media_type: str, response: Any) -> Any:
-    headers = {
-        "content-security-policy": "default-src 'self'; img-src 'self' blob:; object-src 'none'; "
-        "base-uri 'none'; frame-ancestors 'none'",
-        "x-content-type-options": "nosniff",
-        "referrer-policy": "no-referrer",
-        "cache-control": "no-cache",
-    }
-    return response((_PAGE / name).read_bytes(), media_type=media_type, headers=headers)
-
-
-class Server:
+class Server(Closing):
     """uvicorn on a thread of its own; `start` returns once it listens, `close` within a second or two."""
 
     def __init__(self, hub: Hub, access: Access, *, words: tuple[str, ...] = ()) -> None:
@@ -213,14 +62,21 @@ class Server:
         application = Guard(build_app(hub, words=words), access)
         import uvicorn
 
+        from dedos_deploy.runtime.serving.connections import Connections
+
+        protocol: Any = Connections().protocol
         config = uvicorn.Config(
-            application, host=access.host, port=access.port, log_level="warning",
-            timeout_graceful_shutdown=1, server_header=False, lifespan="off",
+            application, http=protocol, ws="none", lifespan="off", proxy_headers=False,
+            backlog=ACCEPTED_AT_ONCE, timeout_graceful_shutdown=1, server_header=False,
+            log_config=None, log_level="warning", access_log=False,
+            callback_notify=self._say_repeats, timeout_notify=int(SPAN_S),
         )  # fmt: skip
         self._access = access
         self._server = uvicorn.Server(config)
+        self._listeners: list[Listener] = []
+        self._port = access.port
         self._thread = threading.Thread(target=self._run, name="dedos-serve", daemon=True)
-        self._error: BaseException | None = None
+        self._repeats = Repeats()
 
     @property
     def url(self) -> str:
@@ -231,39 +87,61 @@ class Server:
     @property
     def port(self) -> int:
         """The port that is listened on, also when 0 was asked for."""
-        for server in self._server.servers:
-            for socket in server.sockets:
-                return int(socket.getsockname()[1])
-        return self._access.port
+        return self._port
 
-    def start(self, timeout_s: float = 10.0) -> None:
+    def start(self, timeout_s: float = START_S) -> None:
         """Listen. Raises BadInputError when the address is taken."""
-        import time
-
+        self._listeners = listen_on(self._access.host, self._access.port)
+        self._port = self._listeners[0].getsockname()[1]
         self._thread.start()
         deadline = time.monotonic() + timeout_s
         while not self._server.started:
             if not self._thread.is_alive() or time.monotonic() > deadline:
+                self.close()
                 raise BadInputError(
-                    f"cannot listen on {self._access.host}:{self._access.port}; is the port taken? "
-                    "choose another one, as --serve 127.0.0.1:8081"
+                    f"the server at {self.url} did not start within {timeout_s:g} s; try again"
                 )
             time.sleep(0.02)
 
     def close(self) -> None:
         """Stop; may be called twice."""
         self._server.should_exit = True
-        self._thread.join(3.0)
+        if self._thread.ident is not None:
+            self._thread.join(STOP_S)
+        for listener in self._listeners:
+            listener.close()
 
     def _run(self) -> None:
+        theirs = logging.getLogger("uvicorn.error")
+        log.addFilter(self._repeats)
+        theirs.addFilter(_take_over)
         try:
-            self._server.run()
-        except SystemExit as error:  # uvicorn's way to say that it cannot listen
-            self._error = error
+            asyncio.run(self._serve())
+        finally:
+            self._repeats.flush()
+            theirs.removeFilter(_take_over)
+            log.removeFilter(self._repeats)
 
-    def __enter__(self) -> "Server":
+    async def _serve(self) -> None:
+        asyncio.get_running_loop().set_exception_handler(_log_error)
+        await self._server.serve(sockets=list(self._listeners))
+
+    async def _say_repeats(self) -> None:
+        self._repeats.flush()
+
+    def __enter__(self) -> Server:
         self.start()
         return self
 
-    def __exit__(self, *ended: object) -> None:
-        self.close()
+
+def _take_over(record: logging.LogRecord) -> bool:
+    """Write uvicorn's records as our own, which are formatted and counted."""
+    log.handle(record)
+    return False
+
+
+def _log_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Write what asyncio has nobody to tell; the state of a socket is no news."""
+    error = context.get("exception")
+    if not isinstance(error, OSError):
+        log.error("%s", context.get("message"), exc_info=error)

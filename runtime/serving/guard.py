@@ -2,33 +2,49 @@
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
-import threading
+import json
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from http.cookies import SimpleCookie
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
 
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.runtime.serving.bodies import MAX_BODY, Bodies, Body
+from dedos_deploy.runtime.serving.peers import Rates, peer_of
+from dedos_deploy.runtime.serving.session import Session
 
-MAX_BODY = 16 * 2**20
-COOKIE = "dedos_token"
-UNSAFE = ("POST", "PUT", "DELETE", "PATCH")
-LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+SAFE = ("GET", "HEAD", "OPTIONS")
+LOOPBACK_NAMES = (b"localhost", b"127.0.0.1", b"[::1]")
 SHORTEST_TOKEN = 16
+REFUSED_PER_SECOND = 20.0
+"""Requests without the token, or from the wrong place, that are told why."""
+ONCE = (b"host", b"origin", b"content-length", b"authorization", b"sec-fetch-site")
+CONNECTION = "dedos.connection"
+"""Key of the connection in the scope of a request."""
+HEADERS = (
+    # Other sites may neither show nor read what cameras see, nor may anybody keep it.
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
+)
+_NAME = rb"[a-z0-9_.-]{1,253}|\[[0-9a-f:.]{2,45}\]"
+_HOST = re.compile(rb"(" + _NAME + rb")(?::[0-9]{1,5})?", re.IGNORECASE)
+_ORIGIN = re.compile(rb"[a-z][a-z0-9+.-]{0,20}://([^/?#@\s]{0,260})", re.IGNORECASE)
 
 Scope = dict[str, Any]
 Receive = Callable[[], Any]
 Send = Callable[[Any], Any]
+Refusal = tuple[int, str]
 
 
 @dataclass(frozen=True)
 class Access:
     """host, port: to listen on; token: what every request must show, None on a loopback address;
-    per_second: requests in a second that are answered, with bursts of three times as many."""
+    per_second: requests in a second of one address that are answered, with bursts of three times
+    as many."""
 
     host: str = "127.0.0.1"
     port: int = 8080
@@ -66,9 +82,10 @@ class Guard:
     """ASGI middleware: answers 4xx itself for whatever must not go through.
 
     Without a token, requests must be addressed to this machine by a loopback name, which keeps pages
-    of other sites out (DNS rebinding). With one it is taken from `Authorization: Bearer`, the cookie,
-    or `?token=`, which sets the cookie, and compared in constant time. Requests that change
-    something must come from this site's own pages, if they come from a page.
+    of other sites out (DNS rebinding). With one, a `Session` recognises it. Pages of other sites get
+    nothing but the page itself when somebody goes there, and change nothing. The rate counts after
+    that, per address; what is refused has a rate of its own, so that a flood of it locks out nobody
+    who is known.
     """
 
     def __init__(
@@ -76,10 +93,10 @@ class Guard:
     ) -> None:
         self._app = app
         self._access = access
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._tokens = 3 * access.per_second
-        self._at_s = clock()
+        self._session = None if access.token is None else Session(access.token)
+        self._known = Rates(access.per_second, clock=clock)
+        self._refused = Rates(REFUSED_PER_SECOND, clock=clock)
+        self._bodies = Bodies()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -87,98 +104,134 @@ class Guard:
             if scope["type"] == "lifespan":
                 await self._app(scope, receive, send)
             return
-        headers = {
-            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
-        }
+        headers = _headers_of(scope)
+        send = _with_headers(send, self._cookie(scope, headers or {}))
         refusal = self._refusal(scope, headers)
         if refusal is not None:
-            await _answer(send, *refusal)
+            await answer(send, *refusal)
             return
-        reader = _Limited(receive)
-        await self._app(scope, reader, self._with_cookie(scope, send))
+        if CONNECTION in scope:
+            scope[CONNECTION].is_proven = True
+        await self._pass(scope, headers or {}, receive, send)
 
-    def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
-        if not self._may_pass():
-            return 429, "too many requests; ask again in a second"
-        if self._access.token is None and not _names_loopback(headers.get("host", "")):
-            return 421, "this server answers only to localhost; open it by that name"
-        if self._access.token is not None and not self._is_known(scope, headers):
+    async def _pass(
+        self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send
+    ) -> None:
+        with Body(self._bodies, receive, send) as body:
+            body.expect(int(headers.get(b"content-length", b"0")))
+            if body.refusal is None:
+                await self._app(scope, body.receive, body.send)
+            if body.refusal is not None and not body.is_answered:
+                await answer(send, *body.refusal)
+
+    def _refusal(self, scope: Scope, headers: dict[bytes, bytes] | None) -> Refusal | None:
+        peer = peer_of((scope.get("client") or ("",))[0])
+        if headers is None:
+            refusal: Refusal | None = 400, "this request says something twice"
+        else:
+            refusal = (
+                _malformed(headers) or self._stranger(scope, headers) or _foreign(scope, headers)
+            )
+        rates = self._known if refusal is None else self._refused
+        return refusal if rates.take(peer) else _TOO_MANY
+
+    def _stranger(self, scope: Scope, headers: dict[bytes, bytes]) -> Refusal | None:
+        if self._session is None:
+            host = _HOST.fullmatch(headers.get(b"host", b""))
+            if host is None or host[1].lower() not in LOOPBACK_NAMES:
+                return 421, "this server answers only to localhost; open it by that name"
+        elif not self._session.knows(headers, scope["query_string"], _port(scope)):
             return (
                 401,
                 "this needs the token; open the page with ?token=TOKEN, or send it as Bearer",
             )
-        if scope["method"] in UNSAFE:
-            origin = headers.get("origin")
-            if origin is not None and urlsplit(origin).netloc != headers.get("host"):
-                return 403, "this page may not change anything here; use the server's own page"
-        length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > MAX_BODY:
-            return 413, f"the body may have {MAX_BODY} bytes; send less"
         return None
 
-    def _is_known(self, scope: Scope, headers: dict[str, str]) -> bool:
-        shown = [dict(parse_qsl(scope["query_string"].decode("latin-1"))).get("token", "")]
-        scheme, _, value = headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer":
-            shown.append(value.strip())
-        cookie: SimpleCookie = SimpleCookie()
-        cookie.load(headers.get("cookie", ""))
-        if COOKIE in cookie:
-            shown.append(cookie[COOKIE].value)
-        wanted = (self._access.token or "").encode()
-        # All are compared, so that the time tells nothing.
-        return any([hmac.compare_digest(text.encode(), wanted) for text in shown])
-
-    def _with_cookie(self, scope: Scope, send: Send) -> Send:
-        token = self._access.token
-        asked = dict(parse_qsl(scope["query_string"].decode("latin-1")))
-        if token is None or "token" not in asked:
-            return send
-
-        async def send_with_cookie(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                cookie = f"{COOKIE}={token}; HttpOnly; SameSite=Strict; Path=/"
-                message["headers"] = [*message["headers"], (b"set-cookie", cookie.encode())]
-            await send(message)
-
-        return send_with_cookie
-
-    def _may_pass(self) -> bool:
-        rate = self._access.per_second
-        with self._lock:
-            now_s = self._clock()
-            self._tokens = min(3 * rate, self._tokens + (now_s - self._at_s) * rate)
-            self._at_s = now_s
-            if self._tokens < 1:
-                return False
-            self._tokens -= 1
-            return True
+    def _cookie(self, scope: Scope, headers: dict[bytes, bytes]) -> bytes | None:
+        if self._session is None or not self._session.is_opened_by(scope["query_string"]):
+            return None
+        return self._session.cookie(headers, _port(scope))
 
 
-class _Limited:
-    """A body that says no length is cut off where the limit is."""
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._size = 0
-
-    async def __call__(self) -> Any:
-        message = await self._receive()
-        self._size += len(message.get("body", b""))
-        if self._size > MAX_BODY:
-            return {"type": "http.disconnect"}
-        return message
+_TOO_MANY = 429, "too many requests; ask again in a second"
 
 
-def _names_loopback(host: str) -> bool:
-    name = urlsplit(f"//{host}").hostname or ""
-    return name in LOOPBACK_NAMES
+def _headers_of(scope: Scope) -> dict[bytes, bytes] | None:
+    """Return headers by name, cookies joined; None when one that decides something occurs twice."""
+    found: dict[bytes, bytes] = {}
+    for name, value in scope["headers"]:
+        if name in found and name in ONCE:
+            return None
+        found[name] = found[name] + b"; " + value if name in found else value
+    return found
 
 
-async def _answer(send: Send, status: int, text: str) -> None:
-    import json
+def _malformed(headers: dict[bytes, bytes]) -> Refusal | None:
+    host, origin = headers.get(b"host"), headers.get(b"origin", b"null")
+    if host and not _HOST.fullmatch(host):
+        return 400, "the Host of this request is no name of a machine"
+    if origin != b"null" and _authority(origin) is None:
+        return 400, "the Origin of this request is no address of a site"
+    length = headers.get(b"content-length", b"0")
+    if b"transfer-encoding" in headers and b"content-length" in headers:
+        return 400, "a request says its length in one way, not in two"
+    if not re.fullmatch(rb"[0-9]{1,20}", length):
+        return 400, "the Content-Length of this request is no number"
+    if int(length) > MAX_BODY:
+        return 413, f"the body may have {MAX_BODY} bytes; send less"
+    return None
 
+
+def _foreign(scope: Scope, headers: dict[bytes, bytes]) -> Refusal | None:
+    """Refuse what pages of other sites ask for, by what browsers say about them."""
+    if headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin"):
+        goes_there = headers.get(b"sec-fetch-mode") == b"navigate"
+        as_page = headers.get(b"sec-fetch-dest") == b"document"
+        if not (goes_there and as_page and scope["path"] == "/" and scope["method"] == "GET"):
+            return 403, "pages of other sites get nothing here; open the server's own page"
+    origin = headers.get(b"origin")
+    if scope["method"] not in SAFE and origin is not None:
+        if _authority(origin) != headers.get(b"host", b"").lower():
+            return 403, "this page may not change anything here; use the server's own page"
+    return None
+
+
+def _authority(origin: bytes) -> bytes | None:
+    """Return host and port of an origin; empty where it has none, as `file://`."""
+    match = _ORIGIN.fullmatch(origin)
+    if match is None or (match[1] and not _HOST.fullmatch(match[1])):
+        return None
+    return match[1].lower()
+
+
+def _port(scope: Scope) -> int:
+    server = scope.get("server")
+    return int(server[1] or 0) if server else 0
+
+
+def _with_headers(send: Send, cookie: bytes | None) -> Send:
+    """Return `send`, adding to every answer what it does not say itself."""
+
+    async def send_with_headers(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            said = {name.lower() for name, _ in message["headers"]}
+            added = [pair for pair in HEADERS if pair[0] not in said]
+            if message["status"] in (429, 503):
+                added.append((b"retry-after", b"1"))
+            if cookie is not None and message["status"] < 400:
+                added.append((b"set-cookie", cookie))
+            message["headers"] = [*message["headers"], *added]
+        await send(message)
+
+    return send_with_headers
+
+
+async def answer(send: Send, status: int, text: str) -> None:
+    """Send one sentence, as the API does."""
     body = json.dumps({"detail": text}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if status == 400:
+        # What follows cannot be trusted to begin where it seems to.
+        headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,14 @@ ARCHITECTURES = (75, 80, 86, 87, 89, 90, 100, 120)
 MOST_REGISTERS = 128
 """With 256 threads a block, two blocks still share a multiprocessor."""
 
-NVCC = shutil.which("nvcc")
+
+def _nvcc() -> str | None:
+    """Return CUDA's compiler: on the path, else that of the package nvidia-cuda-nvcc."""
+    packaged = sorted(Path(sysconfig.get_path("purelib")).glob("nvidia/cu*/bin/nvcc"))
+    return shutil.which("nvcc") or next(map(str, packaged), None)
+
+
+NVCC = _nvcc()
 
 
 @pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import cv2
 import numpy as np
@@ -285,18 +285,22 @@ def test_kill_9_costs_at_most_what_was_in_the_hand(
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mcap", ".jsonl"])
-def test_a_full_disk_is_said_and_the_file_closed(
-    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_said_and_the_file_closed(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"o{suffix}"
     sink = open_sink(str(path), LIVE)
-    full = open("/dev/full", "w" if suffix == ".jsonl" else "wb")
-    inner = sink._file  # type: ignore[attr-defined]
-    monkeypatch.setattr(sink, "_file", full)
-    if suffix == ".mcap":
-        monkeypatch.setattr(sink._writer, "_Writer__stream", full, raising=False)  # type: ignore[attr-defined]
-    inner.close()
+    file = sink._file  # type: ignore[attr-defined]
+    fill(file)
     with pytest.raises(SinkError, match="No space left on device.*check the folder"):
         for frame in live_frames() * 50:
             sink.write(frame, result_for(frame.frame_bgr))
         sink.close()
+    with pytest.raises(SinkError, match="No space left on device"):
+        sink.close()
+    sink.close()
+    assert file.closed
+
+
+def fill(file: IO[bytes]) -> None:
+    """Let the disk below an open file be full."""
+    with open("/dev/full", "wb") as full:
+        os.dup2(full.fileno(), file.fileno())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -13,8 +15,16 @@ from dedos_deploy.errors import SourceError
 from dedos_deploy.runtime import gst_source, open_source
 from dedos_deploy.runtime.gst_source import APPSINK, pipeline_of
 from dedos_deploy.runtime.live_sources import Reconnect
-from dedos_deploy.runtime.opencv import has_gstreamer, quiet_opencv
+from dedos_deploy.runtime.opencv import quiet_opencv
 from dedos_deploy.runtime.uri import redact
+
+SYSTEM_PYTHON = "/usr/bin/python3"
+READ_ONE = """
+from dedos_deploy.runtime import open_source
+with open_source("gst:videotestsrc is-live=true ! video/x-raw,width=64,height=48") as source:
+    frame_bgr = next(iter(source)).frame_bgr
+    print(frame_bgr.shape, frame_bgr.dtype)
+"""
 
 
 @pytest.fixture
@@ -81,16 +91,28 @@ def test_a_pipeline_without_frames_is_said_without_its_secrets(
     assert "hunter" not in redact(uri) and "location=" in redact(uri)
 
 
-@pytest.mark.skipif(has_gstreamer(), reason="this OpenCV has GStreamer")
-def test_without_gstreamer_it_says_whose_opencv_has_it() -> None:
+def test_without_gstreamer_it_says_whose_opencv_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gst_source, "has_gstreamer", lambda: False)
     with pytest.raises(SourceError, match="needs an OpenCV with GStreamer.*python3-opencv"):
         open_source("gst:videotestsrc user-pw=hunter2")
 
 
-@pytest.mark.skipif(not has_gstreamer(), reason="OpenCV's build from pip has no GStreamer")
 def test_with_gstreamer_frames_come() -> None:
-    with open_source("gst:videotestsrc is-live=true ! video/x-raw,width=64,height=48") as source:
-        assert next(iter(source)).frame_bgr.shape == (48, 64, 3)
+    """By the system's Python and its OpenCV: pip's has no GStreamer."""
+    checks = "from dedos_deploy.runtime.opencv import has_gstreamer; assert has_gstreamer()"
+    if _by_system_python(checks).returncode:
+        pytest.skip(
+            f"needs an OpenCV with GStreamer for {SYSTEM_PYTHON}: apt install python3-opencv"
+        )
+    done = _by_system_python(READ_ONE)
+    assert done.stdout.strip() == "(48, 64, 3) uint8", done.stderr
+
+
+def _by_system_python(program: str) -> subprocess.CompletedProcess[str]:
+    root = str(Path(__file__).parents[2])
+    return subprocess.run(
+        [SYSTEM_PYTHON, "-c", program], capture_output=True, text=True, timeout=60, cwd=root
+    )
 
 
 def test_opencv_before_4_7_is_silenced_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,7 +59,7 @@ def test_the_systemd_unit_is_one(tmp_path: Path) -> None:
     assert list(parser) == ["DEFAULT", "Unit", "Service", "Install"]
     verify = shutil.which("systemd-analyze")
     if verify is None:
-        return
+        pytest.skip("needs systemd-analyze: apt install systemd")
     path = tmp_path / "dedos.service"
     # The program and its settings are not there; all else must be known to systemd.
     unit = re.sub(r"^ExecStart=\S+", f"ExecStart={sys.executable}", unit, flags=re.MULTILINE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import os
 import threading
 import time
 from pathlib import Path
@@ -95,11 +96,14 @@ def test_a_trace_that_cannot_be_written_ends_nothing_else(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     trace = traced(tmp_path / "trace.json")
-    trace._file = open("/dev/full", "w", buffering=1)
+    assert trace._file is not None
+    with open("/dev/full", "wb") as full:
+        os.dup2(full.fileno(), trace._file.fileno())
     sink = RecordingSink()
     run(SyntheticSource(20), FakeLabeller(), [sink], stages=StageBoard(trace))
     assert sink.frame_ids == list(range(20))
     assert caplog.text.count("No space left on device") == 1
+    assert trace.error is not None and "No space left on device" in trace.error
 
 
 def test_an_existing_trace_is_kept(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from dedos_deploy.runtime.serving.guard import Access  # noqa: E402
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
+TOKEN = "a-token-that-is-long-enough"
 PHONE = {"width": 390, "height": 844}
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium")
@@ -134,9 +135,11 @@ def test_record_and_stop(site: Site, browser: Any, tmp_path: Path) -> None:
     page.wait_for_timeout(500)
     card.get_by_role("button", name="Stop").click()
     card.get_by_role("button", name="Record").wait_for()
+    said = card.locator(".recording").inner_text()
     (video,) = tmp_path.glob("gate-*.mp4")
     with open_source(str(video)) as source:
-        assert len(list(source)) >= 5
+        count = len(list(source))
+    assert count >= 5 and said == f"{video}: {count} frames"
     assert not troubles
 
 
@@ -178,6 +181,56 @@ def test_on_a_phone(site: Site, browser: Any, scheme: str) -> None:
     )
     assert smallest >= 36
     assert not troubles
+
+
+@pytest.fixture
+def closed_site(bundle_folder: Path) -> Iterator[Site]:
+    yield from served(bundle_folder, Access(port=0, token=TOKEN, per_second=2000))
+
+
+def test_the_token_leaves_the_address(closed_site: Site, browser: Any) -> None:
+    page = browser.new_context().new_page()
+    page.goto(f"{closed_site.url}/?token={TOKEN}&keep=1")
+    page.get_by_role("heading", name="gate").wait_for(timeout=10_000)
+    assert page.url == f"{closed_site.url}/?keep=1"
+    page.reload()
+    page.get_by_role("heading", name="gate").wait_for(timeout=10_000)
+    _until(page, "document.querySelector('img').naturalWidth > 0")
+    (cookie,) = page.context.cookies()
+    assert cookie["name"] == f"dedos_session_{closed_site.url.rpartition(':')[2]}"
+    assert TOKEN not in cookie["value"] and cookie["httpOnly"] and cookie["sameSite"] == "Strict"
+    assert page.evaluate("document.cookie") == ""
+    # Who has neither sees nothing.
+    stranger = browser.new_context().new_page()
+    assert stranger.goto(closed_site.url).status == 401
+
+
+def test_two_servers_on_one_host_share_no_cookie(
+    closed_site: Site, bundle_folder: Path, browser: Any
+) -> None:
+    other_token = "another-token-that-is-long"
+    for other in served(bundle_folder, Access(port=0, token=other_token, per_second=2000)):
+        page = browser.new_context().new_page()
+        for url, token in ((closed_site.url, TOKEN), (other.url, other_token)):
+            page.goto(f"{url}/?token={token}")
+            page.get_by_role("heading", name="gate").wait_for(timeout=10_000)
+        for url in (closed_site.url, other.url):
+            assert page.goto(url).status == 200
+            page.get_by_role("heading", name="gate").wait_for(timeout=10_000)
+
+
+def test_a_page_from_elsewhere_shows_no_picture(site: Site, browser: Any) -> None:
+    page = browser.new_context().new_page()
+    page.goto(site.url)
+    page.get_by_role("heading", name="gate").wait_for(timeout=10_000)
+    picture = f"{site.url}/api/cameras/gate/snapshot.jpg"
+    page.route("http://evil.example/", lambda route: route.fulfill(
+        content_type="text/html", body=f"<img src={picture}><p id=end>",
+    ))  # fmt: skip
+    page.goto("http://evil.example/")
+    page.wait_for_timeout(500)
+    assert page.evaluate("document.images[0].complete")
+    assert page.evaluate("document.images[0].naturalWidth") == 0
 
 
 def test_a_server_that_is_gone_is_said(site: Site, browser: Any) -> None:

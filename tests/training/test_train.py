@@ -102,6 +102,21 @@ def test_credits_follow_the_weights(
     assert record["sources"] == ["Street pictures, CC BY 4.0", "Teacher X, Apache-2.0", "hall"]
 
 
+def test_the_licence_of_first_weights_stays_known(
+    micro: ModelConfig, write_folder: Write, tmp_path: Path
+) -> None:
+    model = build_model(micro, seed=0)
+    begun = {"sources": ["Halls, CC BY 4.0"], "licence": "Apache-2.0; with credit"}
+    save_checkpoint(tmp_path / "first.safetensors", model, extra=begun)
+    for turn, init in enumerate((tmp_path / "first.safetensors", tmp_path / "0" / CHECKPOINT)):
+        chosen = settings(write_folder("street"), steps=1, init=str(init))
+        Trainer(chosen, tmp_path / str(turn)).train(Recorder())
+        _, record = load_checkpoint(tmp_path / str(turn) / CHECKPOINT)
+        assert record["sources"] == [
+            "Halls, CC BY 4.0", "Weights it began with: Apache-2.0; with credit", "street",
+        ]  # fmt: skip
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_its_batch(
     micro: ModelConfig, write_folder: Write, tmp_path: Path
 ) -> None:

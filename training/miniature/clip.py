@@ -19,7 +19,6 @@ always right and 9 novel ones that never are, the novel ones were pushed away fr
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -32,6 +31,7 @@ from torch import Tensor, nn
 
 from dedos_deploy.borders import foreign
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.files import replacing
 from dedos_deploy.model import Dedos, build_model, save_checkpoint
 from dedos_deploy.model.tensor_files import read_tensors
 from dedos_deploy.presets import ModelConfig
@@ -240,16 +240,13 @@ def _save(path: Path, run: _Run, fingerprint: str) -> None:
         for key, value in run.optimizer.state.get(parameter, {}).items():
             tensors[f"{name}/{key}"] = value
     record = {"step": str(run.step), "elapsed_s": repr(run.elapsed_s), "settings": fingerprint}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        save_file(tensors, temporary, metadata=record)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            save_file(tensors, temporary, metadata=record)
     except (OSError, SafetensorError) as error:
         raise BadInputError(
             f"cannot write training state {path}: {error}; free space or choose another output"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _load(path: Path, run: _Run, fingerprint: str) -> None:

@@ -6,7 +6,6 @@ unlabelled in the folder that DEDOS trains on and labelled in the folder it is s
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -198,15 +197,8 @@ def _write_split(folder: Path, split: str, scenes: SceneSet, *, known: int) -> N
         quality = (cv2.IMWRITE_JPEG_QUALITY, 95)
         _, photo = cv2.imencode(".jpg", scenes.images[index], quality)
         _, ids = cv2.imencode(".png", visible)
-        _write_fast(images / f"{index:06}.jpg", photo.tobytes())
-        _write_fast(labels / f"{index:06}.png", ids.tobytes())
-
-
-def _write_fast(path: Path, content: bytes) -> None:
-    """Replace `path` as a whole, but without waiting for the disk: it can be rendered again."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+        write_atomically(images / f"{index:06}.jpg", photo.tobytes())
+        write_atomically(labels / f"{index:06}.png", ids.tobytes())
 
 
 def _write_lines(path: Path, lines: Sequence[str]) -> None:

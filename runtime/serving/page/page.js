@@ -86,13 +86,20 @@ class Card {
     button.setAttribute("aria-pressed", String(on));
     button.textContent = on ? "Stop" : "Record";
     if (recording === null) return;
-    const text = recording.error ?? `${recording.frames} frames`;
-    this.find(".recording").textContent = `${recording.file}: ${text}`;
+    this.told(recording.file, recording.error ?? `${recording.frames} frames`);
   }
 
-  record() {
-    const method = this.find(".record").getAttribute("aria-pressed") === "true" ? "DELETE" : "POST";
-    return this.change("recording", { method });
+  told(file, text) {
+    this.find(".recording").textContent = `${file}: ${text}`;
+  }
+
+  async record() {
+    const ends = this.find(".record").getAttribute("aria-pressed") === "true";
+    const recorded = await this.change("recording", { method: ends ? "DELETE" : "POST" });
+    if (!ends || recorded === null) return;
+    // One without a frame has left no file.
+    if (recorded.file === null) this.find(".recording").textContent = "no frame came, and no file is left";
+    else this.told(recorded.file, `${recorded.frames} frames`);
   }
 
   chip(entry) {
@@ -118,7 +125,7 @@ class Card {
   async add(event) {
     event.preventDefault();
     const input = this.find(".add input");
-    if (await this.put([...this.words, input.value])) input.value = "";
+    if ((await this.put([...this.words, input.value])) !== null) input.value = "";
   }
 
   put(words) {
@@ -133,13 +140,13 @@ class Card {
   async change(rest, options) {
     const answer = this.find(".answer");
     try {
-      await ask(path(this.name, rest), options);
+      const body = await ask(path(this.name, rest), options);
       answer.textContent = "";
       await refresh();
-      return true;
+      return body;
     } catch (error) {
       answer.textContent = error.message;
-      return false;
+      return null;
     }
   }
 
@@ -201,5 +208,14 @@ async function run() {
   setTimeout(run, EVERY_MS);
 }
 
+// The server has left a cookie: the token is not to stay in the address, nor in the history.
+function hideToken() {
+  const address = new URL(location);
+  if (!address.searchParams.has("token")) return;
+  address.searchParams.delete("token");
+  history.replaceState(null, "", address);
+}
+
+hideToken();
 opacity.addEventListener("change", () => cards.forEach((card) => card.watch()));
 run();

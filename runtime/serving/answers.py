@@ -1,0 +1,74 @@
+"""What all routes share: words from outside, refusals of one sentence, and work that is counted."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import Field
+
+from dedos_deploy.errors import BadInputError, DedosError, SinkError, UnfinishedError
+from dedos_deploy.runtime.serving.hub import Hub
+
+MOST_WORDS_LENGTH = 20_000
+MOST_WORK = 4
+KNOWN: dict[int | str, dict[str, Any]] = {
+    400: {"description": "no valid JSON, or a refused header"},
+    404: {"description": "no such camera"},
+    422: {"description": "unusable input"},
+}
+STATUS = ((UnfinishedError, 503), (BadInputError, 422), (SinkError, 507))
+"""Of errors, the first that fits."""
+
+WordList = Annotated[str, Field(min_length=1, max_length=MOST_WORDS_LENGTH)]
+
+
+class Work:
+    """Requests that encode words or label pictures; more than a few at once are refused, so that
+    those who only look always find a thread."""
+
+    def __init__(self, most: int = MOST_WORK) -> None:
+        self._places = threading.BoundedSemaphore(most)
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[None]:
+        """Raises HTTPException 503 when all places are taken."""
+        if not self._places.acquire(blocking=False):
+            text = "others are changing words or labelling pictures; ask again in a second"
+            raise HTTPException(503, text)
+        try:
+            yield
+        finally:
+            self._places.release()
+
+
+def known_camera(hub: Hub, name: str) -> str:
+    """Return the name of a camera. Raises HTTPException 404."""
+    try:
+        hub.view(name)
+    except BadInputError as error:
+        raise HTTPException(404, str(error)) from error
+    return name
+
+
+def add_refusals(app: FastAPI) -> None:
+    """Answer every mistake with one sentence that repeats nothing of what was sent."""
+
+    @app.exception_handler(DedosError)
+    def refuse(request: Request, error: DedosError) -> JSONResponse:
+        status = next((found for kind, found in STATUS if isinstance(error, kind)), 500)
+        return JSONResponse({"detail": str(error)}, status)
+
+    @app.exception_handler(RequestValidationError)
+    def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            return JSONResponse({"detail": "the body is no valid JSON"}, status_code=400)
+        place = ".".join(str(part)[:40] for part in first["loc"])
+        text = f"{place}: {first['msg']}".encode("ascii", "backslashreplace").decode()
+        return JSONResponse({"detail": text[:300]}, status_code=422)

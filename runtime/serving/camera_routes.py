@@ -1,0 +1,102 @@
+"""What can be asked of a camera: its words, colours, pictures and recordings."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, HTTPException, Path, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from dedos_deploy.runtime.serving.answers import KNOWN, WordList, Work, known_camera
+from dedos_deploy.runtime.serving.hub import DEFAULT_OPACITY, Hub
+from dedos_deploy.runtime.serving.recordings import Recorded
+from dedos_deploy.runtime.serving.streams import StreamResponse, Watchers
+
+MOST_IDS = 2**16
+
+ClassId = Annotated[int, Path(ge=0, lt=MOST_IDS)]
+Opacity = Annotated[
+    float, Query(ge=0.0, le=1.0, allow_inf_nan=False, description="of the class colours")
+]
+
+
+class Words(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    classes: WordList = Field(examples=["road,car|automobile"])
+
+
+class Colour(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    colour: str = Field(pattern="^#[0-9a-fA-F]{6}$", examples=["#ff2626"])
+
+
+class Recording(BaseModel):
+    file: str | None = Field(
+        description="on the machine that serves; null when there is none, or one without a frame"
+    )
+    frames: int = Field(description="in the file")
+
+
+class Vocabulary(BaseModel):
+    version: int
+
+
+def camera_routes(hub: Hub, work: Work) -> APIRouter:
+    """Return the routes under /api/cameras/{name}."""
+    router = APIRouter(prefix="/api/cameras/{name}", responses=KNOWN)
+    _add_words(router, hub, work)
+    _add_recordings(router, hub)
+    _add_pictures(router, hub)
+    return router
+
+
+def _add_words(router: APIRouter, hub: Hub, work: Work) -> None:
+    @router.get("/classes", summary="Words of a camera")
+    def classes(name: str) -> dict[str, Any]:
+        return hub.classes(known_camera(hub, name))
+
+    @router.put("/classes", summary="Replace a camera's words")
+    def set_classes(name: str, body: Words) -> Vocabulary:
+        known_camera(hub, name)
+        with work.place():
+            return Vocabulary(version=hub.set_classes(name, body.classes))
+
+    @router.put(
+        "/classes/{class_id}/colour", status_code=204, response_class=Response,
+        response_model=None, summary="Give a class another colour",
+    )  # fmt: skip
+    def set_colour(name: str, class_id: ClassId, body: Colour) -> None:
+        hub.set_colour(known_camera(hub, name), class_id, body.colour)
+
+
+def _add_recordings(router: APIRouter, hub: Hub) -> None:
+    @router.post("/recording", summary="Begin to record a camera")
+    def record(name: str) -> Recording:
+        return _recording(hub.recordings.begin(known_camera(hub, name)))
+
+    @router.delete("/recording", summary="End its recording")
+    def end_recording(name: str) -> Recording:
+        return _recording(hub.recordings.end(known_camera(hub, name)))
+
+
+def _add_pictures(router: APIRouter, hub: Hub) -> None:
+    watchers = Watchers()
+
+    @router.get(
+        "/snapshot.jpg", response_class=Response,
+        responses={200: {"content": {"image/jpeg": {}}}, 503: {"description": "no frame yet"}},
+        summary="The newest frame with its labels",
+    )  # fmt: skip
+    def snapshot(name: str, opacity: Opacity = DEFAULT_OPACITY) -> Response:
+        found = hub.jpeg(known_camera(hub, name), opacity=opacity)
+        if found is None:
+            raise HTTPException(503, f"camera {name!r} has no frame yet; ask again")
+        return Response(found[1], media_type="image/jpeg")
+
+    @router.get("/stream", response_class=Response, include_in_schema=False)
+    async def stream(name: str, opacity: Opacity = DEFAULT_OPACITY) -> Response:
+        return StreamResponse(hub, watchers, known_camera(hub, name), opacity)
+
+
+def _recording(recorded: Recorded) -> Recording:
+    return Recording(file=recorded.file, frames=recorded.frames)

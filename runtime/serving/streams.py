@@ -1,0 +1,129 @@
+"""A camera's pictures one after the other, for as long as somebody watches."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse, Response
+
+from dedos_deploy.runtime.serving.guard import CONNECTION
+from dedos_deploy.runtime.serving.hub import Hub
+
+MOST_WATCHERS = 16
+BOUNDARY = "frame"
+LONGEST_PAUSE_S = 5.0
+"""After so long without a picture an empty line is sent, for proxies that end what is silent."""
+
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+
+
+class Watchers:
+    """Places for those who watch. For one thread."""
+
+    def __init__(self, most: int = MOST_WATCHERS) -> None:
+        self._free = most
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[bool]:
+        """Yield whether there is a place, which is free again when the block ends."""
+        is_there = self._free > 0
+        self._free -= is_there
+        try:
+            yield is_there
+        finally:
+            self._free += is_there
+
+
+class StreamResponse(Response):
+    """MJPEG. The place is taken and given back here, where the answer begins and ends, however it
+    ends: a response that nobody waits for any more is never begun, and takes none."""
+
+    def __init__(self, hub: Hub, watchers: Watchers, name: str, opacity: float) -> None:
+        super().__init__(media_type=f"multipart/x-mixed-replace; boundary={BOUNDARY}")
+        # An end that is not known has no length.
+        del self.headers["content-length"]
+        self._hub = hub
+        self._watchers = watchers
+        self._name = name
+        self._opacity = opacity
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        with self._watchers.place() as is_there:
+            if not is_there:
+                text = f"{MOST_WATCHERS} pages are watching already; close one"
+                refusal = JSONResponse({"detail": text}, status_code=503)
+                await refusal(scope, receive, send)
+                return
+            if CONNECTION in scope:
+                scope[CONNECTION].is_stream = True
+            await self._watch(receive, send)
+
+    async def _watch(self, receive: Receive, send: Send) -> None:
+        gone: asyncio.Future[Any] = asyncio.ensure_future(_until_gone(receive))
+        try:
+            with _arrivals(self._hub, self._name) as arrived:
+                start = {"status": self.status_code, "headers": self.raw_headers}
+                await send({"type": "http.response.start", **start})
+                await self._send_pictures(arrived, gone, send)
+        finally:
+            gone.cancel()
+
+    async def _send_pictures(
+        self, arrived: asyncio.Event, gone: asyncio.Future[Any], send: Send
+    ) -> None:
+        seen = 0
+        while not gone.done():
+            # Cleared before looking, so that what comes while one is painted is not missed.
+            arrived.clear()
+            found = await run_in_threadpool(
+                self._hub.jpeg, self._name, newer_than=seen, opacity=self._opacity
+            )
+            if found is None:
+                if await _first_of(arrived, gone):
+                    continue
+                body = b"\r\n"
+            else:
+                seen, picture = found
+                body = _part(picture)
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _first_of(arrived: asyncio.Event, gone: asyncio.Future[Any]) -> bool:
+    """Wait for a picture or the end; return False when neither came for long."""
+    waiting: asyncio.Future[Any] = asyncio.ensure_future(arrived.wait())
+    try:
+        done, _ = await asyncio.wait(
+            [waiting, gone], timeout=LONGEST_PAUSE_S, return_when=asyncio.FIRST_COMPLETED
+        )
+    finally:
+        waiting.cancel()
+    return bool(done)
+
+
+@contextlib.contextmanager
+def _arrivals(hub: Hub, name: str) -> Iterator[asyncio.Event]:
+    """Yield an event that is set whenever a camera has a new result."""
+    loop, arrived = asyncio.get_running_loop(), asyncio.Event()
+
+    def tell() -> None:
+        # A loop that has ended has nobody left to tell.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(arrived.set)
+
+    with hub.telling(name, tell):
+        yield arrived
+
+
+def _part(picture: bytes) -> bytes:
+    head = f"--{BOUNDARY}\r\ncontent-type: image/jpeg\r\ncontent-length: {len(picture)}\r\n\r\n"
+    return head.encode() + picture + b"\r\n"

@@ -100,7 +100,7 @@ class Connections:
             victims = [one for one in crowd if one.phase == "head"]
         if not victims:
             return False
-        log.warning("%d connections are open; the oldest without a token is closed", len(crowd))
+        log.warning("%d connections are open; one that has shown little is closed", len(crowd))
         self.forget(victims[0])
         victims[0].transport.abort()
         return True

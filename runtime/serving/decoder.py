@@ -167,7 +167,7 @@ class _Worker(Closing):
         self._process.kill()
         ended_by = -self._process.wait()
         if self._is_late or ended_by == signal.SIGXCPU:
-            return f"the picture takes over {self._limits.cpu_s} s to decode; send a simpler one"
+            return "the picture takes too long to decode; send a simpler one"
         return "the picture cannot be decoded; send another JPEG or PNG"
 
     @contextlib.contextmanager

@@ -155,25 +155,40 @@ def test_pictures_come_out_as_they_are(decoder: PictureDecoder) -> None:
     assert np.array_equal(decoder.decode(jpeg.tobytes()), cv2.imdecode(jpeg, cv2.IMREAD_COLOR))
 
 
-def test_good_pictures_pass_beside_bad_ones(decoder: PictureDecoder) -> None:
+@pytest.mark.parametrize(
+    "limits", [Limits(cpu_s=1, wall_s=120.0), Limits(cpu_s=60, wall_s=2.0)], ids=["cpu", "wall"]
+)
+def test_good_pictures_pass_beside_bad_ones(limits: Limits) -> None:
     """One decoder is held up at most; two at once are all there are."""
     refused: list[str] = []
 
-    def attack() -> None:
+    def attack(decoder: PictureDecoder) -> None:
         try:
             decoder.decode(ROWS["100,000 scans"])
         except BadInputError as error:
             refused.append(str(error))
 
-    attacker = threading.Thread(target=attack)
-    attacker.start()
-    try:
+    with PictureDecoder(most_pixels=MOST, limits=limits) as decoder:
+        attacker = threading.Thread(target=attack, args=(decoder,))
+        attacker.start()
         for _ in range(5):
             assert decoder.decode(SMALL).shape == (8, 8, 3)
-        assert attacker.is_alive(), "the bad one was no hindrance"
-    finally:
-        attacker.join(LONGEST_S)
-    assert refused == ["the picture takes over 2 s to decode; send a simpler one"]
+        was_busy = attacker.is_alive()
+        attacker.join(60)
+        assert was_busy and not attacker.is_alive()
+    assert refused == ["the picture takes too long to decode; send a simpler one"]
+
+
+def test_a_size_is_refused_before_memory_is_taken_for_it() -> None:
+    jpeg = _encoded(".jpg", 6000, 6000)
+    with PictureDecoder(most_pixels=MOST, limits=Limits(memory=2**30)) as one:
+        with pytest.raises(BadInputError, match="make it smaller"):
+            one.decode(jpeg)
+        (pid,) = (worker._process.pid for worker in one._all)
+        with open(f"/proc/{pid}/status", encoding="ascii") as file:
+            (peak_kb,) = (int(line.split()[1]) for line in file if line.startswith("VmHWM"))
+    # The picture alone would be 108 MB.
+    assert peak_kb < 100_000
 
 
 def test_a_decoder_has_few_rights_and_ends_with_its_owner() -> None:

@@ -63,6 +63,8 @@ def test_a_colour_belongs_to_a_word_and_not_to_its_number(hub: Hub) -> None:
     # A result in which the number stands for another word.
     assert _painted_bgr(hub, _result("sky", "red")) == palette
     assert _painted_bgr(hub, _result("sky")) == palette
+    hub.set_colour("gate", 1, "#405060")
+    assert _painted_bgr(hub, _result("green", "red")) == [0x60, 0x50, 0x40]
 
 
 def test_colours_of_words_that_went_are_forgotten(hub: Hub) -> None:

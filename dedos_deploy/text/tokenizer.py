@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import html
+import json
 import os
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -88,7 +89,9 @@ class Tokenizer:
             if part in special:
                 yield special[part]
             elif part:
-                yield from self._pairs.encode(part, add_special_tokens=False).ids
+                with foreign(_failed):
+                    ids = self._pairs.encode(part, add_special_tokens=False).ids
+                yield from ids
 
 
 def clean(text: str) -> str:
@@ -137,6 +140,10 @@ def write_tokenizer_json(dest: str | os.PathLike[str], context_length: int) -> P
     return Path(dest)
 
 
+def _failed(why: str) -> BadBundleError:
+    return BadBundleError(f"tokenizer.json cannot split words ({why}); export again")
+
+
 def _load(source: str | os.PathLike[str] | bytes) -> BytePairs:
     from tokenizers import Tokenizer as BytePairs
 
@@ -151,9 +158,31 @@ def _load(source: str | os.PathLike[str] | bytes) -> BytePairs:
     # The library raises plain Exception, nothing narrower, for a file that it cannot parse.
     with foreign(damaged):
         pairs = BytePairs.from_str(text)
+        parsed = json.loads(text)
+    if _has_other_pattern(parsed):
+        raise damaged("it splits words by a pattern of its own")
     pairs.no_truncation()
     pairs.no_padding()
     return pairs
+
+
+def _has_other_pattern(value: object) -> bool:
+    """Return whether a tokenizer.json holds a regular expression that is not CLIP's.
+
+    The library's engine tracks back: with one such as (a+)+$ a word of 30 letters takes a second, and
+    no limit of ours can interrupt it.
+    """
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict):
+            pattern = item.get("Regex")
+            if isinstance(pattern, str) and pattern != _SPLIT:
+                return True
+            waiting += item.values()
+        elif isinstance(item, list):
+            waiting += item
+    return False
 
 
 def _split_specials(text: str) -> Iterator[str]:

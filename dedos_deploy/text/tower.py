@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from dedos_deploy.borders import foreign, spoken_reason
+from dedos_deploy.borders import NO_RETRY, foreign, spoken_reason
 from dedos_deploy.errors import BadBundleError, EngineError
 from dedos_deploy.files import read_regular
 from dedos_deploy.text.tokenizer import Tokenizer
@@ -118,9 +118,12 @@ def _session(data: bytes, threads: int | None) -> InferenceSession:
     options.intra_op_num_threads = threads or 0
     with foreign(lambda why: BadBundleError(f"{MODEL} cannot be loaded: {why}"),
                  reason=spoken_reason):  # fmt: skip
-        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    inputs = [tensor.name for tensor in session.get_inputs()]
-    outputs = [tensor.name for tensor in session.get_outputs()]
+        session = onnxruntime.InferenceSession(
+            data, options, providers=["CPUExecutionProvider"], **NO_RETRY
+        )
+        # Names are decoded only now, and may be no text.
+        inputs = [tensor.name[:80] for tensor in session.get_inputs()[:20]]
+        outputs = [tensor.name[:80] for tensor in session.get_outputs()[:20]]
     if inputs != ["tokens"] or "embedding" not in outputs:
         raise BadBundleError(
             f"{MODEL} has inputs {inputs} and outputs {outputs}, not ['tokens'] and ['embedding']; "

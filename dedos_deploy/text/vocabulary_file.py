@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from dedos_deploy.borders import foreign
 from dedos_deploy.errors import BadBundleError, BadInputError, UnsupportedVersionError
 from dedos_deploy.files import read_regular, write_atomically
 
@@ -96,7 +98,6 @@ def read_vocabulary_file(source: str | os.PathLike[str] | bytes) -> VocabularyFi
     Raises BadInputError when the file cannot be read, BadBundleError naming the field when it is
     damaged, and UnsupportedVersionError when it was written by a newer version.
     """
-    from safetensors import SafetensorError
     from safetensors.numpy import load
 
     if isinstance(source, bytes):
@@ -108,14 +109,12 @@ def read_vocabulary_file(source: str | os.PathLike[str] | bytes) -> VocabularyFi
         except OSError as error:
             reason = error.strerror or error
             raise BadInputError(f"{name} cannot be read: {reason}; check the path") from error
-    try:
+    with foreign(lambda why: BadBundleError(f"{name} is damaged ({why}); make it again")):
         tensors = load(data)
-    except (SafetensorError, KeyError, ValueError) as error:
-        # KeyError: a dtype that numpy does not have.
-        raise BadBundleError(f"{name} is damaged ({error}); make it again") from error
     metadata = _metadata(data, name)
     if set(tensors) != {"embeddings"}:
-        raise BadBundleError(f"{name} holds the tensors {sorted(tensors)}, not ['embeddings']")
+        found = [one[:80] for one in sorted(tensors)[:20]]
+        raise BadBundleError(f"{name} holds the tensors {found}, not ['embeddings']")
     extra = {key: value for key, value in metadata.items() if key not in _OWN_KEYS}
     content = VocabularyFile(_words(metadata, name), tensors["embeddings"], extra)
     problem = _problem(content)
@@ -160,7 +159,7 @@ def _problem(content: VocabularyFile) -> str | None:
     if not words or len(words) != len(rows):
         return f"{len(words)} words for {len(rows)} embeddings"
     if len(set(words)) != len(words):
-        double = next(word for index, word in enumerate(words) if word in words[:index])
+        (double, _), *_ = Counter(words).most_common(1)
         return f"the word {double!r} occurs twice"
     with np.errstate(over="ignore", invalid="ignore"):
         lengths = np.linalg.norm(rows, axis=1)

@@ -357,3 +357,33 @@ def test_the_embedded_bundle_is_not_poisoned_by_its_archives_hash(cache: Path) -
     evil_copy(demo, cache / "bundles" / sha256_of_file(demo))
     with Bundle.open("demo") as bundle:
         assert bundle.manifest.licence != EVIL
+
+
+# Tokenizers
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("pattern", ["(a+)+$", "(a*)*b", "[", ".*"])
+def test_patterns_of_a_tokenizer_that_are_not_clips(pattern: str, folder: Path) -> None:
+    from dedos_deploy.text.tokenizer import Tokenizer
+
+    values = json.loads((folder / "tokenizer.json").read_text())
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Removed", "invert": True}
+    values["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split]}
+    with pytest.raises(BadBundleError, match=r"tokenizer\.json is damaged"):
+        Tokenizer(json.dumps(values).encode(), 8).encode(["a" * 40 + "b"])
+
+
+@pytest.mark.timeout(60)
+def test_a_word_given_twice_among_very_many_is_found_at_once(tmp_path: Path) -> None:
+    import numpy as np
+    from safetensors.numpy import save
+
+    from dedos_deploy.text.vocabulary_file import load_vocabulary
+
+    words = [str(number) for number in range(200_000)]
+    words[-1] = words[-2]
+    rows = np.ones((len(words), 1), np.float32)
+    metadata = {"format": "dedos-vocabulary", "version": "1", "words": json.dumps(words)}
+    with pytest.raises(BadBundleError, match="'199998' occurs twice"):
+        load_vocabulary(save({"embeddings": rows}, metadata=metadata))

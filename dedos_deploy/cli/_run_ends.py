@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from dedos_deploy.cli._opened import Opened
 from dedos_deploy.interrupts import EXIT_INTERRUPTED, Interrupts
 
 if TYPE_CHECKING:
-    from dedos_deploy.runtime import Sink
+    from dedos_deploy.runtime import Sink, Source, Statistics
     from dedos_deploy.runtime.stages import StageBoard
 
 log = logging.getLogger(__name__)
@@ -66,3 +67,20 @@ def exit_code(
 def keep(opened: Opened, sink: Sink) -> Sink:
     """Keep an open sink to be closed by its address, and return it."""
     return opened.enter(sink.uri, sink, on_this_thread=sink.on_callers_thread)
+
+
+def report(
+    args: argparse.Namespace, source: Source, sinks: Sequence[Sink], statistics: Statistics
+) -> None:
+    """Print the summary of a run with one source. sinks: those that are complete."""
+    written = [sink.written for sink in sinks if sink.written is not None]
+    for warning in source.warnings:
+        log.warning("%s", warning)
+    if args.json:
+        numbers = {"source": source.source_id, **statistics.to_dict(), "written": written,
+                  "warnings": list(source.warnings)}  # fmt: skip
+        print(json.dumps(numbers, ensure_ascii=False))
+        return
+    from dedos_deploy.cli._status import summary_table
+
+    print(summary_table(source.source_id, statistics, written))

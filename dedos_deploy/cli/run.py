@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import re
 import sys
@@ -277,7 +276,7 @@ def _run_one(
     args: argparse.Namespace, vocabulary: Vocabulary | None, interrupts: Interrupts
 ) -> int:
     from dedos_deploy.cli._opened import Opened
-    from dedos_deploy.cli._run_ends import exit_code, tell_what_is_left, watch
+    from dedos_deploy.cli._run_ends import exit_code, report, tell_what_is_left, watch
 
     with Opened(interrupts.stop) as opened:
         bundle, vocabulary = _open_bundle(args, vocabulary, opened)
@@ -289,7 +288,7 @@ def _run_one(
         stuck = [segmenter] if pipeline.engine_is_stuck else []
         failed = opened.finish(at_work=[*pipeline.left_behind, *stuck])
     whole = [sink for sink in sinks if sink.uri not in {*failed, *opened.left}]
-    _report(args, source, whole, statistics)
+    report(args, source, whole, statistics)
     failures = {**pipeline.sink_failures, **failed}
     return exit_code([str(error) for error in failures.values()], stages, opened, interrupts)
 
@@ -441,22 +440,6 @@ def _label(
         )
         statistics = pipeline.run()
     return pipeline, statistics
-
-
-def _report(
-    args: argparse.Namespace, source: Source, sinks: Sequence[Sink], statistics: Statistics
-) -> None:
-    written = [sink.written for sink in sinks if sink.written is not None]
-    for warning in source.warnings:
-        log.warning("%s", warning)
-    if args.json:
-        report = {"source": source.source_id, **statistics.to_dict(), "written": written,
-                  "warnings": list(source.warnings)}  # fmt: skip
-        print(json.dumps(report, ensure_ascii=False))
-        return
-    from dedos_deploy.cli._status import summary_table
-
-    print(summary_table(source.source_id, statistics, written))
 
 
 if __name__ == "__main__":

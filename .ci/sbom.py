@@ -40,8 +40,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--wheel", type=Path, help="describe this wheel, built here (default: build)"
     )
-    parser.add_argument("--environment", type=Path, metavar="PYTHON",
-                        help="the Python it is installed for (default: install it)")  # fmt: skip
+    parser.add_argument(
+        "--environment",
+        type=Path,
+        metavar="PYTHON",
+        help="the Python it is installed for (default: install it)",
+    )
     args = parser.parse_args(argv)
     args.output.mkdir(parents=True, exist_ok=True)
     wheel = args.wheel or build_wheel(args.output)
@@ -82,9 +86,20 @@ def run_pip(python: str, *arguments: str) -> None:
 
 def environment_bill(python: Path) -> dict[str, Any]:
     """Return the bill of everything that is installed for `python`."""
-    command = [sys.executable, "-m", "cyclonedx_py", "environment", "--no-validate", "--spec-version", SPEC,
-               "--mc-type", "library",
-               "--pyproject", str(ROOT / "pyproject.toml"), str(python)]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "cyclonedx_py",
+        "environment",
+        "--no-validate",
+        "--spec-version",
+        SPEC,
+        "--mc-type",
+        "library",
+        "--pyproject",
+        str(ROOT / "pyproject.toml"),
+        str(python),
+    ]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     bill: dict[str, Any] = json.loads(done.stdout)
     return bill
@@ -115,9 +130,13 @@ def compiled_in() -> Iterator[Component]:
 
 def library(name: str, release: str, licence: str) -> Component:
     return {
-        "type": "library", "bom-ref": f"native:{name}", "name": name, "version": release,
-        "description": "compiled into dedos_deploy/_native", "licenses": [{"license": {"id": licence}}],
-    }  # fmt: skip
+        "type": "library",
+        "bom-ref": f"native:{name}",
+        "name": name,
+        "version": release,
+        "description": "compiled into dedos_deploy/_native",
+        "licenses": [{"license": {"id": licence}}],
+    }
 
 
 def weights(wheel: Path) -> Iterator[Component]:
@@ -125,11 +144,13 @@ def weights(wheel: Path) -> Iterator[Component]:
     with zipfile.ZipFile(wheel) as archive:
         for name in WEIGHTS:
             yield {
-                "type": "machine-learning-model", "bom-ref": f"weights:{Path(name).name}",
-                "name": Path(name).name, "description": f"{name}; sources in CREDITS.md",
+                "type": "machine-learning-model",
+                "bom-ref": f"weights:{Path(name).name}",
+                "name": Path(name).name,
+                "description": f"{name}; sources in CREDITS.md",
                 "hashes": [sha256(archive.read(name))],
                 "licenses": [{"license": {"id": "Apache-2.0"}}],
-            }  # fmt: skip
+            }
 
 
 def sha256(content: bytes) -> dict[str, str]:

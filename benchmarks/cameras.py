@@ -51,9 +51,13 @@ class DeadSource(Source):
 
 
 def run_cameras(
-    shared: Segmenter, args: argparse.Namespace, count: int, *, dead: bool = False,
+    shared: Segmenter,
+    args: argparse.Namespace,
+    count: int,
+    *,
+    dead: bool = False,
     on_result: Callable[[str, Frame, Segmentation], None] | None = None,
-) -> list[CameraReport]:  # fmt: skip
+) -> list[CameraReport]:
     """Label `count` cameras for the asked time; with `dead` one more than that never answers."""
     stop = threading.Event()
     height, width = args.size
@@ -86,9 +90,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             mistakes.append(f"{name}: frame {frame.frame_id} is another picture")
 
     with Segmenter.load(
-        args.bundle, classes=args.classes, background="none", engine=args.engine,
+        args.bundle,
+        classes=args.classes,
+        background="none",
+        engine=args.engine,
         threads=args.threads,
-    ) as shared:  # fmt: skip
+    ) as shared:
         seconds, args.seconds = args.seconds, min(5.0, args.seconds)
         run_cameras(shared, args, args.cameras, on_result=check)
         if mistakes:

@@ -95,9 +95,12 @@ def erosion_counts(
         bands = []
         for mask in ((labels == index).astype(np.uint8), (predictions == index).astype(np.uint8)):
             inner = cv2.erode(
-                mask, np.ones((3, 3), np.uint8), iterations=reach,
-                borderType=cv2.BORDER_CONSTANT, borderValue=0,
-            )  # fmt: skip
+                mask,
+                np.ones((3, 3), np.uint8),
+                iterations=reach,
+                borderType=cv2.BORDER_CONSTANT,
+                borderValue=0,
+            )
             bands.append((mask > inner) & known)
         both[index] = (bands[0] & bands[1]).sum()
         either[index] = (bands[0] | bands[1]).sum()
@@ -206,8 +209,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--classes", type=int, nargs="+", default=[19, 171],
-                        help="sizes of class lists (default: 19 171)")  # fmt: skip
+    parser.add_argument(
+        "--classes",
+        type=int,
+        nargs="+",
+        default=[19, 171],
+        help="sizes of class lists (default: 19 171)",
+    )
     parser.add_argument("--size", type=int, nargs=2, default=[1024, 2048], metavar=("H", "W"))
     parser.add_argument("--repeats", type=int, default=5, help="turns timed (default: 5)")
     parser.add_argument("--json", action="store_true", help="print one JSON object last")

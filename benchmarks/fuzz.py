@@ -47,10 +47,12 @@ INTERRUPTED = 130
 def report(args: argparse.Namespace, tallies: Sequence[Tally]) -> dict[str, Any]:
     """Return all counts as JSON has them."""
     return {
-        "seed": args.seed, "machine": platform.machine(),
-        "cores": len(os.sched_getaffinity(0)), "python": platform.python_version(),
+        "seed": args.seed,
+        "machine": platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
         "subjects": {one.subject: one.to_dict() for one in tallies},
-    }  # fmt: skip
+    }
 
 
 def campaigns(args: argparse.Namespace, scratch: Path) -> list[Campaign]:
@@ -107,19 +109,32 @@ def build_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--minutes", type=float, default=1.0, metavar="N",
-                        help="for all subjects together, what they need to start not counted "
-                        "(default: 1)")  # fmt: skip
+    length.add_argument(
+        "--minutes",
+        type=float,
+        default=1.0,
+        metavar="N",
+        help="for all subjects together, what they need to start not counted (default: 1)",
+    )
     length.add_argument(
         "--cases", type=int, metavar="N", help="of each subject, however long it takes"
     )
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
-    parser.add_argument("--only", type=_subjects, default=list(SUBJECTS), metavar="A,B",
-                        help=f"of {', '.join(SUBJECTS)} (default: all)")  # fmt: skip
+    parser.add_argument(
+        "--only",
+        type=_subjects,
+        default=list(SUBJECTS),
+        metavar="A,B",
+        help=f"of {', '.join(SUBJECTS)} (default: all)",
+    )
     parser.add_argument("--case", type=int, metavar="N", help="run this case of one subject alone")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all counts there")
-    parser.add_argument("--keep", type=Path, metavar="DIR",
-                        help="write the input of every kind of finding, or of --case, there")  # fmt: skip
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        metavar="DIR",
+        help="write the input of every kind of finding, or of --case, there",
+    )
     return parser
 
 

@@ -198,8 +198,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         export(args.preset, "fp32", paths[0], scenes, args.calib_frames)
         cost = export(args.preset, "int8", paths[1], scenes, args.calib_frames)
         report = compare(paths, args.frames or scenes, args)
-        return report | {"export_s": cost["seconds"], "export_peak_mb": cost["peak_mb"],
-                         "calib_frames": args.calib_frames}  # fmt: skip
+        return report | {
+            "export_s": cost["seconds"],
+            "export_peak_mb": cost["peak_mb"],
+            "calib_frames": args.calib_frames,
+        }
 
 
 def main(argv: Sequence[str] | None = None) -> int:

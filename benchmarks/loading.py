@@ -167,8 +167,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", type=int, default=640, help="side of a crop (default: 640)")
     parser.add_argument("--batch", type=int, default=4, help="default: 4")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="default: 1 2")
-    parser.add_argument("--step", type=float, nargs="+", default=[0.1, 0.3], metavar="S",
-                        help="seconds of a simulated step (default: 0.1 0.3)")  # fmt: skip
+    parser.add_argument(
+        "--step",
+        type=float,
+        nargs="+",
+        default=[0.1, 0.3],
+        metavar="S",
+        help="seconds of a simulated step (default: 0.1 0.3)",
+    )
     parser.add_argument("--steps", type=int, default=16, help="that count (default: 16)")
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
     return parser
@@ -182,15 +188,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DedosError as error:
         print(f"loading: error: {error}", file=sys.stderr)
         return 2
-    print(f"crops of {args.size}, batches of {args.batch}, files of {report['image_kb']:.0f} kB, "
-          f"{report['cores']} cores; batches {'repeat' if report['identical'] else 'DIFFER'}")  # fmt: skip
+    print(
+        f"crops of {args.size}, batches of {args.batch}, files of {report['image_kb']:.0f} kB, "
+        f"{report['cores']} cores; batches {'repeat' if report['identical'] else 'DIFFER'}"
+    )
     for recipe, result in report["recipes"].items():
-        print(f"{recipe}: {result['images_per_s_per_worker']:.0f} images/s per worker "
-              f"({result['image_ms']:.1f} ms of CPU: reading {result['read_ms']:.1f}, recipe "
-              f"{result['augment_ms']:.1f})")  # fmt: skip
+        print(
+            f"{recipe}: {result['images_per_s_per_worker']:.0f} images/s per worker "
+            f"({result['image_ms']:.1f} ms of CPU: reading {result['read_ms']:.1f}, recipe "
+            f"{result['augment_ms']:.1f})"
+        )
         for case in result["waiting"]:
-            print(f"  {case['workers']} workers, steps of {case['step_s']:g} s: "
-                  f"{case['share']:.0%} waiting")  # fmt: skip
+            print(
+                f"  {case['workers']} workers, steps of {case['step_s']:g} s: "
+                f"{case['share']:.0%} waiting"
+            )
     if args.json:
         print(json.dumps(report))
     return 0 if report["identical"] else 1

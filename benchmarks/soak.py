@@ -146,11 +146,14 @@ class Soak:
         feed = FeedOptions(reconnect=Reconnect(first_s=0.001, longest_s=0.01, attempts=None))
         cameras = [
             Camera(
-                str(number), partial(BreakingSource, str(number), partial(self.lose, number)),
-                view, [open_sink("null", SinkOptions(live=True))], feed=feed,
+                str(number),
+                partial(BreakingSource, str(number), partial(self.lose, number)),
+                view,
+                [open_sink("null", SinkOptions(live=True))],
+                feed=feed,
             )
             for number, view in enumerate(views)
-        ]  # fmt: skip
+        ]
         fleet = Fleet(cameras, stop=self.stop, on_result=self.check, max_results=self.args.frames)
         disturber = threading.Thread(target=self.disturb, args=[views])
         disturber.start()
@@ -227,10 +230,16 @@ def bundle_of(args: argparse.Namespace, folder: Path) -> str:
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     logging.getLogger("dedos_deploy").setLevel(logging.CRITICAL)
-    with tempfile.TemporaryDirectory() as folder, Segmenter.load(
-        bundle_of(args, Path(folder)), classes="red", background="none", engine=args.engine,
-        threads=args.threads,
-    ) as shared:  # fmt: skip
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Segmenter.load(
+            bundle_of(args, Path(folder)),
+            classes="red",
+            background="none",
+            engine=args.engine,
+            threads=args.threads,
+        ) as shared,
+    ):
         threads_before, descriptors_before = threading.active_count(), descriptors()
         soak = Soak(args)
         report = soak.run(shared)
@@ -267,10 +276,11 @@ def build_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--bundle", default=TINY,
+        "--bundle",
+        default=TINY,
         help="default: tiny, the colour detector of the tests, so that a hundred thousand frames take "
         "minutes; demo takes hours",
-    )  # fmt: skip
+    )
     parser.add_argument("--engine", default="cpu", help="default: cpu")
     parser.add_argument("--threads", type=int, help="of the engine (default: one per core)")
     parser.add_argument("--cameras", type=int, default=4, help="default: 4")

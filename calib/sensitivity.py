@@ -109,14 +109,19 @@ class Sensitivity:
     def from_dict(cls, values: Mapping[str, Any]) -> Sensitivity:
         """Return the Sensitivity written by `to_dict`; raises BadInputError for anything else."""
         site = {
-            "site": read.text, "damage": read.number, "weight": read.number,
+            "site": read.text,
+            "damage": read.number,
+            "weight": read.number,
             "activation": read.number,
-        }  # fmt: skip
+        }
         readers: dict[str, read.Reader] = {
             "sites": read.records(site, where="a site of the sensitivity"),
-            "together": read.number, "signal": read.number, "frames": read.count,
-            "probes": read.count, "seed": read.count,
-        }  # fmt: skip
+            "together": read.number,
+            "signal": read.number,
+            "frames": read.count,
+            "probes": read.count,
+            "seed": read.count,
+        }
         found = read.read_record(values, readers, where="the sensitivity")
         return cls(**{**found, "sites": tuple(SiteSensitivity(**s) for s in found["sites"])})
 

@@ -116,9 +116,15 @@ class _Canvas:
         self.picture = picture
 
     def write(
-        self, text: str, x: int, y: int, *, size: float = 0.42, colour: Colour = TEXT,
+        self,
+        text: str,
+        x: int,
+        y: int,
+        *,
+        size: float = 0.42,
+        colour: Colour = TEXT,
         thick: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         import cv2
 
         font, weight = cv2.FONT_HERSHEY_SIMPLEX, 2 if thick else 1
@@ -174,8 +180,11 @@ def _draw_legend(canvas: _Canvas, sensitivity: Sensitivity, plan: QuantizationPl
     canvas.write(
         f"{len(plan.quantized)} of {len(sensitivity.sites)} sites in int8, predicted damage "
         f"{plan.predicted_damage:.1e} of {sensitivity.total:.1e}, budget {limit}",
-        12, 22, size=0.5, thick=True,
-    )  # fmt: skip
+        12,
+        22,
+        size=0.5,
+        thick=True,
+    )
     canvas.fill(12, 38, 22, BAR, INT8)
     canvas.write("int8", 42, 49)
     canvas.fill(112, 38, 22, BAR, FLOAT)

@@ -168,9 +168,13 @@ class CalibrationTable:
         values = read_record(record, _readers(where), where=where)
         try:
             return cls(
-                CalibrationKey(**values["key"]), values["ranges"], values["max"],
-                values["source"], values["onnxruntime"], values["channel_max"],
-            )  # fmt: skip
+                CalibrationKey(**values["key"]),
+                values["ranges"],
+                values["max"],
+                values["source"],
+                values["onnxruntime"],
+                values["channel_max"],
+            )
         except BadInputError as error:
             raise BadInputError(f"{where}: {error}") from error
 

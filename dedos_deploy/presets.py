@@ -19,19 +19,33 @@ DetailKind = Literal["conv", "mobile"]
 
 # The largest values of published models, with room: what a file claims is allocated when it is read.
 _TEXT_LIMITS = {
-    "width": (1, 8192), "layers": (1, 128), "heads": (1, 128), "context_length": (3, 4096),
+    "width": (1, 8192),
+    "layers": (1, 128),
+    "heads": (1, 128),
+    "context_length": (3, 4096),
     "tokens": (2, 1 << 20),
-}  # fmt: skip
+}
 _CLIP_LIMITS = {
-    "patch": (1, 64), "width": (1, 8192), "layers": (1, 128), "heads": (1, 128),
-    "grid": (1, 256), "text_width": (1, 8192),
-}  # fmt: skip
+    "patch": (1, 64),
+    "width": (1, 8192),
+    "layers": (1, 128),
+    "heads": (1, 128),
+    "grid": (1, 256),
+    "text_width": (1, 8192),
+}
 _MODEL_LIMITS = {
-    "pixel_layers": (0, 64), "decoder_layers": (1, 64), "queries": (1, 4096),
-    "query_width": (1, 8192), "steps": (1, 1000), "detail_width": (0, 1024),
-    "pixel_ffn": (1, 65536), "aggregation_width": (1, 512), "decoder_heads": (1, 128),
-    "decoder_ffn": (1, 65536), "text_blocks": (0, 64),
-}  # fmt: skip
+    "pixel_layers": (0, 64),
+    "decoder_layers": (1, 64),
+    "queries": (1, 4096),
+    "query_width": (1, 8192),
+    "steps": (1, 1000),
+    "detail_width": (0, 1024),
+    "pixel_ffn": (1, 65536),
+    "aggregation_width": (1, 512),
+    "decoder_heads": (1, 128),
+    "decoder_ffn": (1, 65536),
+    "text_blocks": (0, 64),
+}
 
 
 def _check_limits(config: object, prefix: str, limits: dict[str, tuple[int, int]]) -> None:
@@ -172,13 +186,26 @@ _CLIP_B16 = ClipConfig(
     "ViT-B-16-quickgelu", 16, 768, 12, 12, grid=14, text_width=512, text=TextTowerConfig(512, 12, 8)
 )
 _CLIP_L14 = ClipConfig(
-    "ViT-L-14-quickgelu", 14, 1024, 24, 16, grid=16, text_width=768,
+    "ViT-L-14-quickgelu",
+    14,
+    1024,
+    24,
+    16,
+    grid=16,
+    text_width=768,
     text=TextTowerConfig(768, 12, 12),
-)  # fmt: skip
+)
 _CLIP_NANO = ClipConfig(
-    "dedos-nano", 16, 192, 6, 6, grid=14, text_width=384,
-    text=TextTowerConfig(128, 3, 4, context_length=32), activation="gelu",
-)  # fmt: skip
+    "dedos-nano",
+    16,
+    192,
+    6,
+    6,
+    grid=14,
+    text_width=384,
+    text=TextTowerConfig(128, 3, 4, context_length=32),
+    activation="gelu",
+)
 
 _PAPER_L = ModelConfig(
     preset="paper-l",

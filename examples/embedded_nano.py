@@ -23,16 +23,24 @@ from dedos_deploy.cli import export as export_cli
 from dedos_deploy.model import load_checkpoint, save_checkpoint
 
 SHARES: dict[str, float] = {
-    "scenes_street": 0.35, "scenes_hall": 0.35, "dhcn_hall": 1, "tqb_hall": 1.5,
-    "lums_road_completed": 3, "ccp_street": 1.5, "davis_street": 2, "udacity_highway": 3,
-    "intel_car": 1, "intel_people": 1,
-}  # fmt: skip
+    "scenes_street": 0.35,
+    "scenes_hall": 0.35,
+    "dhcn_hall": 1,
+    "tqb_hall": 1.5,
+    "lums_road_completed": 3,
+    "ccp_street": 1.5,
+    "davis_street": 2,
+    "udacity_highway": 3,
+    "intel_car": 1,
+    "intel_people": 1,
+}
 """How often an epoch shows each picture of a set."""
 
 PRETRAINING = {
-    name: share for name, share in SHARES.items()
+    name: share
+    for name, share in SHARES.items()
     if name != "tqb_hall" and not name.startswith("scenes")
-}  # fmt: skip
+}
 """What trunk and diffusion see: real pictures, and never the hall that models are scored on with
 `--without tqb_hall`, so that one pretraining serves both."""
 
@@ -44,10 +52,20 @@ def main() -> None:
     add_arguments(parser)
     parser.add_argument("--assets", type=Path, required=True, help="where the two files go")
     parser.add_argument("--minutes", type=float, default=60, help="training time (60)")
-    parser.add_argument("--without", nargs="+", default=[], choices=sorted(SHARES), metavar="SET",
-                        help="leave these sets out, to be scored on them")  # fmt: skip
-    parser.add_argument("--fine-minutes", type=float, default=20,
-                        help="of larger pictures and balanced words after that (20)")  # fmt: skip
+    parser.add_argument(
+        "--without",
+        nargs="+",
+        default=[],
+        choices=sorted(SHARES),
+        metavar="SET",
+        help="leave these sets out, to be scored on them",
+    )
+    parser.add_argument(
+        "--fine-minutes",
+        type=float,
+        default=20,
+        help="of larger pictures and balanced words after that (20)",
+    )
     args = parser.parse_args()
     tag = "".join(f"_without_{name}" for name in sorted(args.without))
     recipe = Recipe(args.material, args.work, args.threads)

@@ -19,9 +19,15 @@ from dedos_deploy.cli import export as export_cli
 from dedos_deploy.evaluation import evaluate_bundle
 
 SHARES: dict[str, float] = {
-    "camvid": 4, "ccp_street": 0.3, "davis_street": 0.5, "udacity_highway": 0.5, "lums_road": 1,
-    "dhcn_hall": 0.2, "tqb_hall": 0.3, "scenes_street": 0.2,
-}  # fmt: skip
+    "camvid": 4,
+    "ccp_street": 0.3,
+    "davis_street": 0.5,
+    "udacity_highway": 0.5,
+    "lums_road": 1,
+    "dhcn_hall": 0.2,
+    "tqb_hall": 0.3,
+    "scenes_street": 0.2,
+}
 """How often an epoch shows each picture of a set: two thirds are CamVid's."""
 
 
@@ -29,8 +35,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_arguments(parser)
     parser.add_argument("--minutes", type=float, default=45, help="training time (45)")
-    parser.add_argument("--fine-minutes", type=float, default=15,
-                        help="of larger pictures and balanced words after that (15)")  # fmt: skip
+    parser.add_argument(
+        "--fine-minutes",
+        type=float,
+        default=15,
+        help="of larger pictures and balanced words after that (15)",
+    )
     args = parser.parse_args()
     recipe = Recipe(args.material, args.work, args.threads)
     recipe.make_nets()
@@ -49,8 +59,15 @@ def main() -> None:
     bundle = args.work / "experiment.dedos"
     checkpoint = str(run / "checkpoint.safetensors")
     # Near the 480x360 of the pictures; thin and far things need it.
-    command = ["--checkpoint", checkpoint, "--size", "352x480", "--output", str(bundle),
-               "--overwrite"]  # fmt: skip
+    command = [
+        "--checkpoint",
+        checkpoint,
+        "--size",
+        "352x480",
+        "--output",
+        str(bundle),
+        "--overwrite",
+    ]
     if code := export_cli.main([*command, "--frames", str(args.material / "camvid/images/val")]):
         raise SystemExit(code)
     found = evaluate_bundle(bundle, args.material / "camvid", "val", threads=args.threads)

@@ -54,49 +54,81 @@ class PseudoSet:
 
 
 _DAVIS = (
-    "blackswan", "bmx-trees", "car-roundabout", "cows", "dance-twirl", "dog", "drift-chicane",
-    "drift-straight", "goat", "motocross-jump", "paragliding-launch", "parkour", "scooter-black",
+    "blackswan",
+    "bmx-trees",
+    "car-roundabout",
+    "cows",
+    "dance-twirl",
+    "dog",
+    "drift-chicane",
+    "drift-straight",
+    "goat",
+    "motocross-jump",
+    "paragliding-launch",
+    "parkour",
+    "scooter-black",
     "soapbox",
-)  # fmt: skip
+)
 
 PSEUDO_SETS = (
     PseudoSet(
-        "ccp_street", ("ccp_people",), ("voc", "cityscapes"),
+        "ccp_street",
+        ("ccp_people",),
+        ("voc", "cityscapes"),
         ("--complete", "train", "--joined", "person", "--without", *_NOT_OUTDOORS),
-        ("Clothing Co-Parsing photographs (repository Apache-2.0; Yang, Luo, Lin, CVPR 2014), "
-         "github.com/bearpaw/clothing-co-parsing; clothes joined to person, the rest pseudo labels",),
+        (
+            "Clothing Co-Parsing photographs (repository Apache-2.0; Yang, Luo, Lin, CVPR 2014), "
+            "github.com/bearpaw/clothing-co-parsing; clothes joined to person, the rest pseudo labels",
+        ),
     ),
     PseudoSet(
-        "davis_street", tuple(f"davis16/images/{name}" for name in _DAVIS), ("voc", "cityscapes"),
+        "davis_street",
+        tuple(f"davis16/images/{name}" for name in _DAVIS),
+        ("voc", "cityscapes"),
         ("--step", "4", "--without", *_NOT_OUTDOORS),
-        ("DAVIS 2016 videos (BSD, Perazzi et al., CVPR 2016), github.com/davisvideochallenge/davis; "
-         "pseudo labels",),
+        (
+            "DAVIS 2016 videos (BSD, Perazzi et al., CVPR 2016), github.com/davisvideochallenge/davis; "
+            "pseudo labels",
+        ),
     ),
     PseudoSet(
         "udacity_highway",
         ("videos/udacity_solidWhiteRight.mp4", "videos/udacity_highway_test_video.mp4"),
-        ("cityscapes",), ("--step", "3"),
-        ("Udacity CarND-LaneLines-P1 test video solidWhiteRight (MIT), "
-         "github.com/udacity/CarND-LaneLines-P1; pseudo labels",
-         "Udacity CarND-Vehicle-Detection test video (MIT), "
-         "github.com/udacity/CarND-Vehicle-Detection; pseudo labels"),
+        ("cityscapes",),
+        ("--step", "3"),
+        (
+            "Udacity CarND-LaneLines-P1 test video solidWhiteRight (MIT), "
+            "github.com/udacity/CarND-LaneLines-P1; pseudo labels",
+            "Udacity CarND-Vehicle-Detection test video (MIT), "
+            "github.com/udacity/CarND-Vehicle-Detection; pseudo labels",
+        ),
     ),
     PseudoSet(
-        "intel_car", ("videos/intel_car-detection.mp4",), ("cityscapes",), ("--step", "12"),
+        "intel_car",
+        ("videos/intel_car-detection.mp4",),
+        ("cityscapes",),
+        ("--step", "12"),
         (f"Intel IoT sample video car-detection {_INTEL}",),
     ),
     PseudoSet(
-        "intel_people", ("videos/intel_one-by-one-person-detection.mp4",), ("voc",),
+        "intel_people",
+        ("videos/intel_one-by-one-person-detection.mp4",),
+        ("voc",),
         ("--step", "24", "--words", "person"),
         (f"Intel IoT sample video one-by-one-person-detection {_INTEL}",),
     ),
     PseudoSet(
-        "lums_road_completed", ("lums_road",), ("cityscapes",), ("--complete", "train"),
-        ("LUMS campus roads: Roboflow Universe senior-project-irtnh/lums-road-dataset (CC BY 4.0), "
-         "github.com/faizanali710/LUMS-Road-Dataset; files repaired, background completed with "
-         "pseudo labels",),
+        "lums_road_completed",
+        ("lums_road",),
+        ("cityscapes",),
+        ("--complete", "train"),
+        (
+            "LUMS campus roads: Roboflow Universe senior-project-irtnh/lums-road-dataset (CC BY 4.0), "
+            "github.com/faizanali710/LUMS-Road-Dataset; files repaired, background completed with "
+            "pseudo labels",
+        ),
     ),
-)  # fmt: skip
+)
 
 CREDITS = {
     "Features of cityscapes.onnx": _CITY,
@@ -112,12 +144,36 @@ CREDITS = {
 }
 
 
-RATES = ("--lr", 1e-3, "--backbone-lr", 3e-4, "--muon", 0.003, "--drop-words", 0.1,
-         "--bank-drop", 0.75)  # fmt: skip
+RATES = (
+    "--lr",
+    1e-3,
+    "--backbone-lr",
+    3e-4,
+    "--muon",
+    0.003,
+    "--drop-words",
+    0.1,
+    "--bank-drop",
+    0.75,
+)
 """A distilled trunk goes on more slowly than a head that starts from nothing."""
 
-FINE = ("--size", "288x384", "--balance", 0.4, "--lr", 5e-4, "--backbone-lr", 1.5e-4,
-        "--muon", 0.0015, "--warmup", 20, "--ema", 0.99)  # fmt: skip
+FINE = (
+    "--size",
+    "288x384",
+    "--balance",
+    0.4,
+    "--lr",
+    5e-4,
+    "--backbone-lr",
+    1.5e-4,
+    "--muon",
+    0.0015,
+    "--warmup",
+    20,
+    "--ema",
+    0.99,
+)
 """How a trained model goes on: larger pictures, rare words weighed more, smaller steps."""
 
 
@@ -187,18 +243,39 @@ class Recipe:
     def make_text_tower(self, steps: int) -> None:
         """Distil the sentence encoder."""
         if not (self.work / "text_tower.safetensors").is_file():
-            self.run("text", "--output", self.work / "text_tower.safetensors", "--steps", steps,
-                     "--batch", 256, "--threads", self.threads)  # fmt: skip
+            self.run(
+                "text",
+                "--output",
+                self.work / "text_tower.safetensors",
+                "--steps",
+                steps,
+                "--batch",
+                256,
+                "--threads",
+                self.threads,
+            )
 
     def make_trunk(self, shares: dict[str, float], minutes: float) -> Path:
         """Distil the teachers' features; returns the checkpoint to start from."""
         folder = self.work / f"trunk{self.tag}"
         if not (folder / "report.json").is_file():
             teachers = [part for name in NETS for part in ("--teacher", self.net(name))]
-            self.run("trunk", "--data", *self.data(shares), *teachers, "--output", folder,
-                     "--text", self.work / "text_tower.safetensors", "--minutes", minutes,
-                     "--detail", self.net("cityscapes"),
-                     "--threads", self.threads)  # fmt: skip
+            self.run(
+                "trunk",
+                "--data",
+                *self.data(shares),
+                *teachers,
+                "--output",
+                folder,
+                "--text",
+                self.work / "text_tower.safetensors",
+                "--minutes",
+                minutes,
+                "--detail",
+                self.net("cityscapes"),
+                "--threads",
+                self.threads,
+            )
         return folder / "start.safetensors"
 
     def make_diffusion(self, shares: dict[str, float], start: Path, minutes: float) -> Path:
@@ -207,8 +284,20 @@ class Recipe:
         if not (folder / "report.json").is_file():
             parts = {name: min(share, 1.0) for name, share in shares.items()}
             resume = ["--resume"] if (folder / "vae_state.safetensors").is_file() else []
-            self.run("diffusion", "--data", *self.data(parts), "--output", folder, "--text", start,
-                     "--minutes", minutes, "--threads", self.threads, *resume)  # fmt: skip
+            self.run(
+                "diffusion",
+                "--data",
+                *self.data(parts),
+                "--output",
+                folder,
+                "--text",
+                start,
+                "--minutes",
+                minutes,
+                "--threads",
+                self.threads,
+                *resume,
+            )
         return folder
 
     def train(
@@ -218,10 +307,27 @@ class Recipe:
         folder = self.work / f"{name}{self.tag}"
         if not (folder / "evaluation.json").is_file():
             resume = ["--resume"] if (folder / "state.safetensors").is_file() else []
-            self.run("--preset", "nano", "--data", *self.data(shares), "--output", folder,
-                     "--diffusion", diffusion, "--component", "V",
-                     "--diffusion-cache", self.work / f"diffusion_cache{self.tag}",
-                     "--threads", self.threads, "--eval-minutes", 0, *RATES, *options, *resume)  # fmt: skip
+            self.run(
+                "--preset",
+                "nano",
+                "--data",
+                *self.data(shares),
+                "--output",
+                folder,
+                "--diffusion",
+                diffusion,
+                "--component",
+                "V",
+                "--diffusion-cache",
+                self.work / f"diffusion_cache{self.tag}",
+                "--threads",
+                self.threads,
+                "--eval-minutes",
+                0,
+                *RATES,
+                *options,
+                *resume,
+            )
         return folder
 
 

@@ -198,19 +198,33 @@ class _Export:
             files = self._saved(graph)
             with OnnxEngine(files[0], spec) as engine:
                 parity = measure_parity(
-                    engine.infer, trained.model, frames, parity_cases(text.embeddings),
-                    spec=spec, precision=graph.kind, frames_from=frames_from,
-                    allow_drift=options.allow_drift, note=progress.note,
-                )  # fmt: skip
+                    engine.infer,
+                    trained.model,
+                    frames,
+                    parity_cases(text.embeddings),
+                    spec=spec,
+                    precision=graph.kind,
+                    frames_from=frames_from,
+                    allow_drift=options.allow_drift,
+                    note=progress.note,
+                )
             check_parity(parity)
             if not parity.passed:
                 self._warn(f"written with drift: {parity.agreement:.2%} of pixels agree")
         built = self._engine(files[0], graph.kind, spec) if options.target == "rtx" else None
         with self.stages.stage("writing the bundle"):
             report = ExportReport(
-                self.writer.dest, 0, parity, graph.precision, text.parity, graph.fused,
-                built, int8.report if int8 is not None else None, graph.kind, tuple(self.warnings),
-            )  # fmt: skip
+                self.writer.dest,
+                0,
+                parity,
+                graph.precision,
+                text.parity,
+                graph.fused,
+                built,
+                int8.report if int8 is not None else None,
+                graph.kind,
+                tuple(self.warnings),
+            )
             self._write(self._manifest(trained, spec, graph, text, int8), files, text, report, int8)
         return _with_size(report)
 
@@ -304,9 +318,11 @@ class _Export:
         length = clip.text.context_length
         tokenizer = write_tokenizer_json(self.folder / "tokenizer.json", length)
         tower = save_text_tower(
-            trained.model.text_tower, self.folder / "text_encoder.onnx", context_length=length,
+            trained.model.text_tower,
+            self.folder / "text_encoder.onnx",
+            context_length=length,
             matrices=matrices,
-        )  # fmt: skip
+        )
         words = self._base_words(trained)
         templates = TEMPLATES[self.options.templates]
         prompts = [templates[0].replace("{}", word) for word in words[:TEXT_CHECKED]]

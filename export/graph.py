@@ -264,9 +264,14 @@ def _tidied(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = model.graph
     _name_after_modules(graph)
     for holder in (
-        model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info,
+        model,
+        graph,
+        *graph.node,
+        *graph.input,
+        *graph.output,
+        *graph.value_info,
         *graph.initializer,
-    ):  # fmt: skip
+    ):
         holder.ClearField("metadata_props")
         holder.ClearField("doc_string")
     graph.name = "dedos"

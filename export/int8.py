@@ -224,9 +224,11 @@ class _Int8:
         smooth(model, maxima)
         tensors = _ranged(site_tensors(model))
         histograms = collect_histograms(
-            inputs(self._saved(model, "smoothed")), tensors, resume=resume,
+            inputs(self._saved(model, "smoothed")),
+            tensors,
+            resume=resume,
             progress=counted("ranges"),
-        )  # fmt: skip
+        )
         return CalibrationTable.of(
             key, histograms, options, source=self.frames.source, channel_maxima=maxima
         )
@@ -346,9 +348,7 @@ class _Int8:
 
     def _scores(self, engine: OnnxEngine, frame: Picture) -> NDArray[np.float32]:
         valid = np.ones(len(self.text), np.float32)
-        inputs: dict[str, NDArray[Any]] = {
-            "image": frame[None], "text": self.text, "valid": valid
-        }  # fmt: skip
+        inputs: dict[str, NDArray[Any]] = {"image": frame[None], "text": self.text, "valid": valid}
         scores: NDArray[np.float32] = engine.infer(inputs)["scores"][0]
         return scores
 

@@ -117,8 +117,15 @@ def measure_parity(
             expected = _model_scores(model, frame, case.text, spec)
             finite &= bool(np.isfinite(found).all())
             agreement = label_agreement(expected, found, frame.shape[:2])
-            rows.append(ParityRow(case.name, len(case.text), index, agreement,
-                                  _largest_difference(expected, found)))  # fmt: skip
+            rows.append(
+                ParityRow(
+                    case.name,
+                    len(case.text),
+                    index,
+                    agreement,
+                    _largest_difference(expected, found),
+                )
+            )
             area = frame.shape[0] * frame.shape[1]
             pixels, agreeing = pixels + area, agreeing + round(agreement * area)
         by_case.append(agreeing / pixels)

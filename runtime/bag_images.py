@@ -24,20 +24,26 @@ IMAGE_TYPES = {
 
 _PIXELS: dict[str, tuple[type[np.generic], int, str | None]] = {
     # encoding: dtype, channels in memory, OpenCV's conversion to BGR
-    "bgr8": (np.uint8, 3, None), "8uc3": (np.uint8, 3, None),
+    "bgr8": (np.uint8, 3, None),
+    "8uc3": (np.uint8, 3, None),
     "rgb8": (np.uint8, 3, "COLOR_RGB2BGR"),
-    "bgra8": (np.uint8, 4, "COLOR_BGRA2BGR"), "8uc4": (np.uint8, 4, "COLOR_BGRA2BGR"),
+    "bgra8": (np.uint8, 4, "COLOR_BGRA2BGR"),
+    "8uc4": (np.uint8, 4, "COLOR_BGRA2BGR"),
     "rgba8": (np.uint8, 4, "COLOR_RGBA2BGR"),
-    "mono8": (np.uint8, 1, "COLOR_GRAY2BGR"), "8uc1": (np.uint8, 1, "COLOR_GRAY2BGR"),
-    "mono16": (np.uint16, 1, "COLOR_GRAY2BGR"), "16uc1": (np.uint16, 1, "COLOR_GRAY2BGR"),
-    "yuv422": (np.uint8, 2, "COLOR_YUV2BGR_UYVY"), "uyvy": (np.uint8, 2, "COLOR_YUV2BGR_UYVY"),
-    "yuv422_yuy2": (np.uint8, 2, "COLOR_YUV2BGR_YUY2"), "yuyv": (np.uint8, 2, "COLOR_YUV2BGR_YUY2"),
+    "mono8": (np.uint8, 1, "COLOR_GRAY2BGR"),
+    "8uc1": (np.uint8, 1, "COLOR_GRAY2BGR"),
+    "mono16": (np.uint16, 1, "COLOR_GRAY2BGR"),
+    "16uc1": (np.uint16, 1, "COLOR_GRAY2BGR"),
+    "yuv422": (np.uint8, 2, "COLOR_YUV2BGR_UYVY"),
+    "uyvy": (np.uint8, 2, "COLOR_YUV2BGR_UYVY"),
+    "yuv422_yuy2": (np.uint8, 2, "COLOR_YUV2BGR_YUY2"),
+    "yuyv": (np.uint8, 2, "COLOR_YUV2BGR_YUY2"),
     # OpenCV names Bayer patterns by the second row's second and third pixel.
     "bayer_rggb8": (np.uint8, 1, "COLOR_BayerBG2BGR"),
     "bayer_bggr8": (np.uint8, 1, "COLOR_BayerRG2BGR"),
     "bayer_gbrg8": (np.uint8, 1, "COLOR_BayerGR2BGR"),
     "bayer_grbg8": (np.uint8, 1, "COLOR_BayerGB2BGR"),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, eq=False)

@@ -101,9 +101,10 @@ class _RosReader(BagReader):
         with foreign(self._refused):
             self._reader = self._opened.enter_context(AnyReader([path], default_typestore=store))
         images = {
-            one.topic: one for one in self._reader.connections
+            one.topic: one
+            for one in self._reader.connections
             if plain_type(one.msgtype) in IMAGE_TYPES
-        }  # fmt: skip
+        }
         try:
             self.topic = choose_topic(path, images, topic)
         except SourceError:
@@ -164,10 +165,11 @@ class _McapReader(BagReader):
 
     def _choose(self, summary: Any, topic: str | None) -> None:
         images = {
-            channel.topic: channel for channel in summary.channels.values()
+            channel.topic: channel
+            for channel in summary.channels.values()
             if channel.schema_id in summary.schemas
             and plain_type(summary.schemas[channel.schema_id].name) in IMAGE_TYPES
-        }  # fmt: skip
+        }
         self.topic = choose_topic(self._path, images, topic)
         if summary.statistics is not None:
             counts = summary.statistics.channel_message_counts
@@ -237,10 +239,14 @@ def bag_message(kind: str, message: Any, logged_ns: int) -> BagMessage:
         return BagMessage(
             stamp_ns,
             ImageMessage(
-                content, str(fields("encoding")), int(fields("height")), int(fields("width")),
-                int(fields("step")), bool(fields("is_bigendian", False)),
+                content,
+                str(fields("encoding")),
+                int(fields("height")),
+                int(fields("width")),
+                int(fields("step")),
+                bool(fields("is_bigendian", False)),
             ),
-        )  # fmt: skip
+        )
     # What a message holds may be of any type: JSON has a text where a number belongs.
     except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
         raise SourceError(

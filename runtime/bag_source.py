@@ -151,9 +151,14 @@ class BagSource(Source):
             self._damage = self._damage or str(error)
             return Outcome.TIMEOUT
         return Frame(
-            frame_bgr, index, time.monotonic(), self.source_id, f"{index:06d}",
-            media_s=(message.clock_ns - self._first_ns) / 1e9, clock_ns=message.clock_ns,
-        )  # fmt: skip
+            frame_bgr,
+            index,
+            time.monotonic(),
+            self.source_id,
+            f"{index:06d}",
+            media_s=(message.clock_ns - self._first_ns) / 1e9,
+            clock_ns=message.clock_ns,
+        )
 
 
 def _check_files(path: Path, address: str) -> None:

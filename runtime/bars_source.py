@@ -27,9 +27,13 @@ def open_test(uri: str) -> BarsSource:
     size = re.fullmatch(r"(\d{2,4})x(\d{2,4})", settings["size"])
     fps = re.fullmatch(r"\d{1,3}(\.\d{1,3})?", settings["fps"])
     if (
-        parts.path != "bars" or settings.keys() != DEFAULTS.keys() or size is None or fps is None
-        or float(settings["fps"]) <= 0 or not re.fullmatch(r"\d{1,9}", settings["frames"])
-    ):  # fmt: skip
+        parts.path != "bars"
+        or settings.keys() != DEFAULTS.keys()
+        or size is None
+        or fps is None
+        or float(settings["fps"]) <= 0
+        or not re.fullmatch(r"\d{1,9}", settings["frames"])
+    ):
         raise SourceError(
             f"unknown test source {uri!r}; write test:bars, with settings as in "
             "test:bars?fps=30&size=240x320&frames=100"

@@ -91,9 +91,10 @@ def _system(machine: Machine) -> Iterator[Finding]:
 
     python = ".".join(map(str, sys.version_info[:3]))
     yield Finding(
-        "system", "ok",
+        "system",
+        "ok",
         f"dedos-deploy {__version__}, Python {python}, {platform.system()} {platform.machine()}",
-    )  # fmt: skip
+    )
 
 
 def _jetson(machine: Machine) -> Iterator[Finding]:
@@ -112,9 +113,11 @@ def _jetson(machine: Machine) -> Iterator[Finding]:
         yield Finding("jetson", "ok", found)
     if model is not None and "Orin Nano" in model:
         yield Finding(
-            "video encoder", "note", "Orin Nano has no NVENC",
+            "video encoder",
+            "note",
+            "Orin Nano has no NVENC",
             "write MP4 at a lower rate, or label maps and JSON lines instead",
-        )  # fmt: skip
+        )
 
 
 def _memory(machine: Machine) -> Iterator[Finding]:
@@ -146,9 +149,11 @@ def _disk(machine: Machine) -> Iterator[Finding]:
     found = f"{folder}, {free / GIB:.1f} GiB free"
     if not os.access(there, os.W_OK):
         yield Finding(
-            "cache", "note", f"{found}, not writable",
+            "cache",
+            "note",
+            f"{found}, not writable",
             "words and engines are made anew at every start; set DEDOS_CACHE_DIR to another folder",
-        )  # fmt: skip
+        )
     elif free < LEAST_DISK:
         yield Finding("cache", "note", found, "engines take up to 1 GiB each; free some space")
     else:
@@ -161,9 +166,11 @@ def _native(machine: Machine) -> Iterator[Finding]:
     kernels = kernels_file()
     if kernels is None:
         yield Finding(
-            "cuda kernels", "note", "not in this installation",
+            "cuda kernels",
+            "note",
+            "not in this installation",
             "frames are resized and labelled on the CPU; on a GPU, install from source with nvcc",
-        )  # fmt: skip
+        )
     else:
         yield Finding("cuda kernels", "ok", f"{kernels.name}, {kernels.stat().st_size // 1024} KiB")
 
@@ -178,10 +185,14 @@ def _onnxruntime(machine: Machine) -> Iterator[Finding]:
         return
     aarch64 = platform.machine() == "aarch64"
     yield Finding(
-        "onnxruntime cuda", "note", "this ONNX Runtime has no CUDA",
-        "on Jetson use --engine trt" if aarch64 else "for --engine cuda: pip install "
+        "onnxruntime cuda",
+        "note",
+        "this ONNX Runtime has no CUDA",
+        "on Jetson use --engine trt"
+        if aarch64
+        else "for --engine cuda: pip install "
         "'dedos-deploy[cuda]' in an environment of its own, and pip uninstall onnxruntime",
-    )  # fmt: skip
+    )
 
 
 def _frame(machine: Machine) -> Iterator[Finding]:
@@ -203,9 +214,11 @@ def _frame(machine: Machine) -> Iterator[Finding]:
         yield Finding("label a frame", "ok", f"embedded bundle on the CPU, {1e3 * took:.0f} ms")
     else:
         yield Finding(
-            "label a frame", "bad", f"{road:.0%} of an embedded street came out as road",
+            "label a frame",
+            "bad",
+            f"{road:.0%} of an embedded street came out as road",
             "the results of this machine are wrong; report the processor and this output",
-        )  # fmt: skip
+        )
 
 
 def _gpu(machine: Machine) -> Iterator[Finding]:
@@ -220,10 +233,11 @@ def _gpu(machine: Machine) -> Iterator[Finding]:
     device = cuda.device
     driver = f"{device.driver // 1000}.{device.driver % 1000 // 10}"
     yield Finding(
-        "gpu", "ok",
+        "gpu",
+        "ok",
         f"{device.name}, compute capability {device.sm}, CUDA {driver} by the driver, "
         f"{free / GIB:.1f} of {total / GIB:.1f} GiB free",
-    )  # fmt: skip
+    )
 
 
 def _tensorrt(machine: Machine) -> Iterator[Finding]:
@@ -237,9 +251,12 @@ def _tensorrt(machine: Machine) -> Iterator[Finding]:
             continue
         yield Finding(flavour.name, "ok", str(trt.__version__))
         for row in known_problems(
-            flavour, version_of(trt), precision="fp16", batch=2,
+            flavour,
+            version_of(trt),
+            precision="fp16",
+            batch=2,
             integrated=machine.text("/etc/nv_tegra_release") is not None,
-        ):  # fmt: skip
+        ):
             yield Finding(f"{flavour.name} {trt.__version__}", "note", row.what, row.workaround)
 
 
@@ -250,9 +267,12 @@ def _opencv(machine: Machine) -> Iterator[Finding]:
     yield Finding("opencv", "ok", cv2.__version__)
     for name, missing in (
         ("FFMPEG", "videos and streams cannot be read; pip install opencv-python"),
-        ("GStreamer", "CSI cameras and pipelines need it: pip's OpenCV has none, JetPack's and "
-         "Debian's python3-opencv do"),
-    ):  # fmt: skip
+        (
+            "GStreamer",
+            "CSI cameras and pipelines need it: pip's OpenCV has none, JetPack's and "
+            "Debian's python3-opencv do",
+        ),
+    ):
         found = re.search(rf"^\s*{name}:\s+YES(?: \(([^)]*)\))?", built, re.MULTILINE)
         if found:
             yield Finding(f"opencv {name.lower()}", "ok", found[1] or "yes")
@@ -270,9 +290,11 @@ def _cameras(machine: Machine) -> Iterator[Finding]:
             yield Finding("cameras", "ok", f"/dev/{device.name}: {name}")
         else:
             yield Finding(
-                "cameras", "bad", f"/dev/{device.name}: {name}, no permission",
+                "cameras",
+                "bad",
+                f"/dev/{device.name}: {name}, no permission",
                 "add yourself to the group video and log in again",
-            )  # fmt: skip
+            )
 
 
 def _codecs(machine: Machine) -> Iterator[Finding]:
@@ -294,16 +316,22 @@ def _codecs(machine: Machine) -> Iterator[Finding]:
 def _packages(machine: Machine) -> Iterator[Finding]:
     """Two OpenCVs or two ONNX Runtimes overwrite each other's files."""
     for family in (
-        ("opencv-python", "opencv-python-headless", "opencv-contrib-python",
-         "opencv-contrib-python-headless"),
+        (
+            "opencv-python",
+            "opencv-python-headless",
+            "opencv-contrib-python",
+            "opencv-contrib-python-headless",
+        ),
         ("onnxruntime", "onnxruntime-gpu"),
-    ):  # fmt: skip
+    ):
         there = [name for name in family if _installed(name)]
         if len(there) > 1:
             yield Finding(
-                "packages", "bad", f"{' and '.join(there)} are installed over each other",
+                "packages",
+                "bad",
+                f"{' and '.join(there)} are installed over each other",
                 f"pip uninstall {' '.join(there)}, then install the one you want",
-            )  # fmt: skip
+            )
 
 
 def _installed(name: str) -> bool:
@@ -315,6 +343,17 @@ def _installed(name: str) -> bool:
 
 
 CHECKS: tuple[Callable[[Machine], Iterator[Finding]], ...] = (
-    _system, _jetson, _memory, _disk, _packages, _native, _onnxruntime, _frame, _gpu, _tensorrt,
-    _opencv, _cameras, _codecs,
-)  # fmt: skip
+    _system,
+    _jetson,
+    _memory,
+    _disk,
+    _packages,
+    _native,
+    _onnxruntime,
+    _frame,
+    _gpu,
+    _tensorrt,
+    _opencv,
+    _cameras,
+    _codecs,
+)

@@ -82,11 +82,13 @@ def _fragment(sequence: int, time: int, duration: int, size: int) -> bytes:
                 full_box("tfhd", 0, 0x020000, struct.pack(">I", 1)),
                 full_box("tfdt", 1, 0, struct.pack(">Q", time)),
                 full_box(
-                    "trun", 0, 0x000701,
+                    "trun",
+                    0,
+                    0x000701,
                     struct.pack(">IiIII", 1, data_offset, duration, size, NO_LEADING_SAMPLES),
                 ),
             ),
-        )  # fmt: skip
+        )
 
     return moof(len(moof(0)) + 8)
 
@@ -97,12 +99,20 @@ def _header(size_hw: tuple[int, int], created: int) -> bytes:
     track = box(
         "trak",
         full_box(
-            "tkhd", 1, 3, struct.pack(">QQIIQ", created, created, 1, 0, 0), bytes(8),
-            struct.pack(">hhhH", 0, 0, 0, 0), matrix, struct.pack(">II", width << 16, height << 16),
+            "tkhd",
+            1,
+            3,
+            struct.pack(">QQIIQ", created, created, 1, 0, 0),
+            bytes(8),
+            struct.pack(">hhhH", 0, 0, 0, 0),
+            matrix,
+            struct.pack(">II", width << 16, height << 16),
         ),
         box(
             "mdia",
-            full_box("mdhd", 1, 0, struct.pack(">QQIQHH", created, created, TIMESCALE, 0, 0x55C4, 0)),
+            full_box(
+                "mdhd", 1, 0, struct.pack(">QQIQHH", created, created, TIMESCALE, 0, 0x55C4, 0)
+            ),
             full_box("hdlr", 0, 0, bytes(4), b"vide", bytes(12), b"DEDOS Deploy\0"),
             box(
                 "minf",
@@ -118,25 +128,38 @@ def _header(size_hw: tuple[int, int], created: int) -> bytes:
                 ),
             ),
         ),
-    )  # fmt: skip
+    )
     return box("ftyp", b"isom", struct.pack(">I", 0x200), b"isomiso5iso6mp41") + box(
         "moov",
         full_box(
-            "mvhd", 1, 0, struct.pack(">QQIQ", created, created, TIMESCALE, 0),
-            struct.pack(">IHH", 0x10000, 0x100, 0), bytes(8), matrix, bytes(24), struct.pack(">I", 2),
+            "mvhd",
+            1,
+            0,
+            struct.pack(">QQIQ", created, created, TIMESCALE, 0),
+            struct.pack(">IHH", 0x10000, 0x100, 0),
+            bytes(8),
+            matrix,
+            bytes(24),
+            struct.pack(">I", 2),
         ),
         track,
         box("mvex", full_box("trex", 0, 0, struct.pack(">IIIII", 1, 1, 0, 0, 0))),
-    )  # fmt: skip
+    )
 
 
 def _sample_entry(width: int, height: int) -> bytes:
     return box(
         "mp4v",
-        bytes(6), struct.pack(">H", 1), bytes(16), struct.pack(">HH", width, height),
-        struct.pack(">III", 0x480000, 0x480000, 0), struct.pack(">H", 1), bytes(32),
-        struct.pack(">Hh", 24, -1), _esds(),
-    )  # fmt: skip
+        bytes(6),
+        struct.pack(">H", 1),
+        bytes(16),
+        struct.pack(">HH", width, height),
+        struct.pack(">III", 0x480000, 0x480000, 0),
+        struct.pack(">H", 1),
+        bytes(32),
+        struct.pack(">Hh", 24, -1),
+        _esds(),
+    )
 
 
 def _esds() -> bytes:

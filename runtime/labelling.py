@@ -89,9 +89,14 @@ class HostLabeller:
         counts = np.zeros(len(table.names) + 1, dtype=np.uint64)
         try:
             _native.label_map(
-                scores, table.thresholds, table.slot_ids, label_map, confidence, counts,
+                scores,
+                table.thresholds,
+                table.slot_ids,
+                label_map,
+                confidence,
+                counts,
                 self._threads,
-            )  # fmt: skip
+            )
         except ValueError as error:
             raise unusable_scores(str(error)) from error
         return label_map, confidence, counts[:-1].astype(np.int64)

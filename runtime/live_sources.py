@@ -271,9 +271,11 @@ def open_network(
     import cv2
 
     settings = (
-        cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, int(1000 * open_timeout_s),
-        cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(1000 * read_timeout_s),
-    )  # fmt: skip
+        cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
+        int(1000 * open_timeout_s),
+        cv2.CAP_PROP_READ_TIMEOUT_MSEC,
+        int(1000 * read_timeout_s),
+    )
     scheme, _, rest = uri.partition("://")
     over_udp = scheme.lower() == RTSP_UDP
     address = f"rtsp://{rest}" if over_udp else uri

@@ -89,9 +89,11 @@ class McapSink(Sink):
 
     def _register(self) -> dict[str, int]:
         kinds = {
-            "/image": "CompressedImage", "/overlay": "CompressedImage", "/labels": "RawImage",
+            "/image": "CompressedImage",
+            "/overlay": "CompressedImage",
+            "/labels": "RawImage",
             "/annotations": "ImageAnnotations",
-        }  # fmt: skip
+        }
         schemas: dict[str, int] = {}
         for kind in dict.fromkeys(kinds.values()):
             schema = getattr(self._messages, kind).get_schema()
@@ -111,9 +113,11 @@ class McapSink(Sink):
 
     def _jpeg(self, frame: Frame, picture: NDArray[np.uint8], clock_ns: int) -> bytes:
         message = self._messages.CompressedImage(
-            timestamp=self._stamp(clock_ns), frame_id=frame.source_id,
-            data=encode_picture(".jpg", picture), format="jpeg",
-        )  # fmt: skip
+            timestamp=self._stamp(clock_ns),
+            frame_id=frame.source_id,
+            data=encode_picture(".jpg", picture),
+            format="jpeg",
+        )
         return bytes(message.encode())
 
     def _label_map(self, frame: Frame, result: Segmentation, clock_ns: int) -> bytes:
@@ -121,10 +125,14 @@ class McapSink(Sink):
         height, width = label_map.shape
         deep = label_map.dtype == np.uint16
         message = self._messages.RawImage(
-            timestamp=self._stamp(clock_ns), frame_id=frame.source_id, width=width, height=height,
-            encoding="mono16" if deep else "mono8", step=width * label_map.itemsize,
+            timestamp=self._stamp(clock_ns),
+            frame_id=frame.source_id,
+            width=width,
+            height=height,
+            encoding="mono16" if deep else "mono8",
+            step=width * label_map.itemsize,
             data=np.ascontiguousarray(label_map, "<u2" if deep else np.uint8).tobytes(),
-        )  # fmt: skip
+        )
         return bytes(message.encode())
 
     def _annotations(self, result: Segmentation, clock_ns: int) -> bytes:
@@ -134,12 +142,14 @@ class McapSink(Sink):
             blue, green, red = (value / 255 for value in class_colour_bgr(class_id))
             texts.append(
                 make.TextAnnotation(
-                    timestamp=self._stamp(clock_ns), position=make.Point2(x=float(x), y=float(y)),
-                    text=result.classes[class_id], font_size=FONT_SIZE * result.label_map.shape[0],
+                    timestamp=self._stamp(clock_ns),
+                    position=make.Point2(x=float(x), y=float(y)),
+                    text=result.classes[class_id],
+                    font_size=FONT_SIZE * result.label_map.shape[0],
                     text_color=make.Color(r=1.0, g=1.0, b=1.0, a=1.0),
                     background_color=make.Color(r=red, g=green, b=blue, a=0.8),
                 )
-            )  # fmt: skip
+            )
         message = make.ImageAnnotations(circles=[], points=[], texts=texts)
         return bytes(message.encode())
 

@@ -80,9 +80,11 @@ class OnnxEngine(Closing):
             raise EngineError(f"the model {model.name} is missing; export the bundle again")
         with foreign(partial(_unloadable, model.name), reason=spoken_reason):
             self._session: Any = onnxruntime.InferenceSession(
-                os.fspath(model), session_options(threads), providers=["CPUExecutionProvider"],
+                os.fspath(model),
+                session_options(threads),
+                providers=["CPUExecutionProvider"],
                 **NO_RETRY,
-            )  # fmt: skip
+            )
         release_freed_memory()
         self.spec = spec
         self._scores: NDArray[Any] = np.empty((0, 0, 0, 0), dtype=spec.score_dtype)

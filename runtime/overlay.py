@@ -52,9 +52,12 @@ class OverlayPainter:
 
 
 def tint(
-    frame_bgr: NDArray[np.uint8], result: Segmentation, opacity: float,
-    *, colours_bgr: Mapping[int, tuple[int, int, int]] | None = None,
-) -> NDArray[np.uint8]:  # fmt: skip
+    frame_bgr: NDArray[np.uint8],
+    result: Segmentation,
+    opacity: float,
+    *,
+    colours_bgr: Mapping[int, tuple[int, int, int]] | None = None,
+) -> NDArray[np.uint8]:
     """Return `frame_bgr` with every labelled pixel mixed with its class colour.
 
     colours_bgr: colours of class ids that differ from the palette's.

@@ -254,7 +254,13 @@ def run(
         run(source, segmenter, [sink])
     """
     pipeline = Pipeline(
-        source, segmenter, sinks, stop=stop, on_result=on_result, max_frames=max_frames,
-        sink_errors=sink_errors, stages=stages,
-    )  # fmt: skip
+        source,
+        segmenter,
+        sinks,
+        stop=stop,
+        on_result=on_result,
+        max_frames=max_frames,
+        sink_errors=sink_errors,
+        stages=stages,
+    )
     return pipeline.run()

@@ -98,8 +98,10 @@ class _Pump:
     def __init__(self, path: Path, options: SinkOptions) -> None:
         """Raises SinkError."""
         if sys.platform == "win32":
-            raise SinkError(f"output {str(path)!r}: recordings for Rerun need Linux or macOS; write "
-                            ".mcap, or to a viewer")  # fmt: skip
+            raise SinkError(
+                f"output {str(path)!r}: recordings for Rerun need Linux or macOS; write "
+                ".mcap, or to a viewer"
+            )
         self._path = path
         self._file: GrowingFile = open_growing(
             path, overwrite=options.overwrite, protected=options.protected

@@ -24,11 +24,15 @@ def open_scene(uri: str) -> SceneSource:
     parts = urlsplit(uri)
     settings = dict(parse_qsl(parts.query, keep_blank_values=True))
     size = re.fullmatch(r"(\d{1,4})x(\d{1,4})", settings.pop("size", "{}x{}".format(*SIZE_HW)))
-    numbers = {key: settings.pop(key, str(default)) for key, default in
-               (("frames", FRAMES), ("seed", 0))}  # fmt: skip
-    if parts.path not in KINDS or settings or size is None or not all(
-        re.fullmatch(r"\d{1,9}", number) for number in numbers.values()
-    ):  # fmt: skip
+    numbers = {
+        key: settings.pop(key, str(default)) for key, default in (("frames", FRAMES), ("seed", 0))
+    }
+    if (
+        parts.path not in KINDS
+        or settings
+        or size is None
+        or not all(re.fullmatch(r"\d{1,9}", number) for number in numbers.values())
+    ):
         raise SourceError(
             f"unknown scene {uri!r}; write scene:{' or scene:'.join(KINDS)}, with settings as in "
             "scene:street?frames=50&size=240x320&seed=3"

@@ -43,9 +43,14 @@ class _Core:
     """What all vocabularies on one engine share; one frame at a time."""
 
     def __init__(
-        self, engine: Engine, encode: Encode, *, thresholds: Thresholds,
-        base: BaseVocabulary | None, threads: int | None,
-    ) -> None:  # fmt: skip
+        self,
+        engine: Engine,
+        encode: Encode,
+        *,
+        thresholds: Thresholds,
+        base: BaseVocabulary | None,
+        threads: int | None,
+    ) -> None:
         from dedos_deploy.runtime.onnx_engine import usable_threads
 
         if engine.spec.batch != 1:

@@ -75,9 +75,10 @@ class SinkLane(Closing):
     def has_room(self) -> bool:
         """Whether a result can be put without losing another."""
         return (
-            self._when_full == "drop_oldest" or self.error is not None
+            self._when_full == "drop_oldest"
+            or self.error is not None
             or len(self._items) < CAPACITY
-        )  # fmt: skip
+        )
 
     def wait_for_room(self, timeout_s: float) -> bool:
         """Wait until there is room, at most `timeout_s`; return whether there is."""
@@ -152,8 +153,14 @@ class SinkLane(Closing):
 
     def _fail(self, error: Exception) -> None:
         level = logging.WARNING if isinstance(error, DedosError) else logging.ERROR
-        log.log(level, "output %s stops: %s: %s", self.sink.uri, type(error).__name__, error,
-                extra={"output": self.sink.uri})  # fmt: skip
+        log.log(
+            level,
+            "output %s stops: %s: %s",
+            self.sink.uri,
+            type(error).__name__,
+            error,
+            extra={"output": self.sink.uri},
+        )
         with self._changed:
             self.error = error
             self._drops[FAILED] += 1 + len(self._items)

@@ -125,9 +125,13 @@ class TraceFile(Closing):
     """
 
     def __init__(
-        self, path: Path, *, overwrite: bool, most_events: int = MOST_EVENTS,
+        self,
+        path: Path,
+        *,
+        overwrite: bool,
+        most_events: int = MOST_EVENTS,
         protected: Sequence[Path] = (),
-    ) -> None:  # fmt: skip
+    ) -> None:
         """protected: files that are read, which it may not replace. Raises SinkError."""
         self.error: str | None = None
         self._path = path
@@ -201,16 +205,25 @@ class TraceFile(Closing):
         self, work: Work, row: int, name: str, begun_s: float, duration_ms: float
     ) -> dict[str, Any]:
         return {
-            "name": name, "cat": work.stage, "ph": "X", "pid": os.getpid(), "tid": row,
-            "ts": round(1e6 * (begun_s - self._start_s), 1), "dur": round(1e3 * duration_ms, 1),
+            "name": name,
+            "cat": work.stage,
+            "ph": "X",
+            "pid": os.getpid(),
+            "tid": row,
+            "ts": round(1e6 * (begun_s - self._start_s), 1),
+            "dur": round(1e3 * duration_ms, 1),
             "args": {"subject": work.subject, "frame": work.frame_id},
-        }  # fmt: skip
+        }
 
 
 def _row_name(row: int, name: str) -> dict[str, Any]:
     return {
-        "name": "thread_name", "ph": "M", "pid": os.getpid(), "tid": row, "args": {"name": name}
-    }  # fmt: skip
+        "name": "thread_name",
+        "ph": "M",
+        "pid": os.getpid(),
+        "tid": row,
+        "args": {"name": name},
+    }
 
 
 class Watchdog(Closing):
@@ -248,9 +261,12 @@ class Watchdog(Closing):
         seconds = time.monotonic() - work.begun_s
         stack = stack_of(work.thread)
         log.warning(
-            "%s is stuck for %.1f s in:\n%s", work, seconds, stack,
+            "%s is stuck for %.1f s in:\n%s",
+            work,
+            seconds,
+            stack,
             extra={**_fields(work), "stack": stack},
-        )  # fmt: skip
+        )
 
 
 def _fields(work: Work) -> dict[str, Any]:

@@ -22,11 +22,16 @@ def refusal(reason: str) -> SourceError:
 @pytest.mark.parametrize(
     "error",
     [
-        KeyError("secret"), MemoryError(), RecursionError(), AssertionError(), OverflowError(),
-        UnicodeDecodeError("utf-8", b"secret", 0, 1, "why"), PanicException("secret"),
+        KeyError("secret"),
+        MemoryError(),
+        RecursionError(),
+        AssertionError(),
+        OverflowError(),
+        UnicodeDecodeError("utf-8", b"secret", 0, 1, "why"),
+        PanicException("secret"),
         OSError(5, "Input/output error"),
     ],
-)  # fmt: skip
+)
 def test_anything_of_a_library_is_one_sentence_and_its_traceback_in_the_log(
     error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:

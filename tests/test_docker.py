@@ -47,8 +47,19 @@ def test_bases_are_named_with_their_version(steps: list[dict[str, Any]]) -> None
 
 
 def test_every_instruction_is_known(steps: list[dict[str, Any]]) -> None:
-    known = {"ARG", "FROM", "RUN", "WORKDIR", "COPY", "USER", "ENV", "VOLUME", "HEALTHCHECK",
-             "ENTRYPOINT", "CMD"}  # fmt: skip
+    known = {
+        "ARG",
+        "FROM",
+        "RUN",
+        "WORKDIR",
+        "COPY",
+        "USER",
+        "ENV",
+        "VOLUME",
+        "HEALTHCHECK",
+        "ENTRYPOINT",
+        "CMD",
+    }
     assert {step["instruction"] for step in steps} <= known
 
 

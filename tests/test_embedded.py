@@ -49,9 +49,13 @@ def iou(found: NDArray[np.bool_], true: NDArray[np.bool_]) -> float:
 
 @pytest.mark.parametrize(
     ("kind", "word", "least"),
-    [("street", "road", 0.75), ("street", "sky", 0.6), ("street", "tree", 0.5),
-     ("hall", "floor", 0.6)],
-)  # fmt: skip
+    [
+        ("street", "road", 0.75),
+        ("street", "sky", 0.6),
+        ("street", "tree", 0.5),
+        ("hall", "floor", 0.6),
+    ],
+)
 def test_demo_bundle_labels_scenes_it_never_saw(kind: str, word: str, least: float) -> None:
     names = class_names(kind)
     with Segmenter.load("demo", classes=names, background="none") as segmenter:

@@ -49,7 +49,10 @@ def project() -> dict[str, Any]:
 def requirements() -> list[Requirement]:
     """What the package and its extras install; tools of developers are not passed on."""
     extras = project()["optional-dependencies"]
-    texts = [*project()["dependencies"], *(t for name in extras if name != "dev" for t in extras[name])]  # fmt: skip
+    texts = [
+        *project()["dependencies"],
+        *(t for name in extras if name != "dev" for t in extras[name]),
+    ]
     return [Requirement(text) for text in texts]
 
 
@@ -109,10 +112,19 @@ def bill(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path
         known = Path(str(found.locate_file(metadata))).parent
         (installed.site / known.name).symlink_to(known)
     done = subprocess.run(
-        [sys.executable, str(ROOT / ".ci" / "sbom.py"), "--output", str(folder),
-         "--wheel", str(wheel), "--environment", str(installed.python)],
-        capture_output=True, text=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            str(ROOT / ".ci" / "sbom.py"),
+            "--output",
+            str(folder),
+            "--wheel",
+            str(wheel),
+            "--environment",
+            str(installed.python),
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     (written,) = folder.glob("dedos_deploy-*.cdx.json")
     return json.loads(written.read_text()), wheel

@@ -105,15 +105,20 @@ def _window(side: int, target: int, zoom: float, random: np.random.Generator) ->
 
 
 def crop_resize(
-    image: Image, labels: Labels, size_hw: tuple[int, int], windows: tuple[Window, Window],
+    image: Image,
+    labels: Labels,
+    size_hw: tuple[int, int],
+    windows: tuple[Window, Window],
     outside: int,
-) -> tuple[Image, Labels]:  # fmt: skip
+) -> tuple[Image, Labels]:
     """Return the crop that `windows` (rows, columns) describe, at `size_hw`."""
     import cv2
 
     rows, columns = windows
-    source = (slice(rows.start, rows.start + rows.length),
-              slice(columns.start, columns.start + columns.length))  # fmt: skip
+    source = (
+        slice(rows.start, rows.start + rows.length),
+        slice(columns.start, columns.start + columns.length),
+    )
     size_wh = (columns.extent, rows.extent)
     shrinks = rows.length > rows.extent and columns.length > columns.extent
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
@@ -127,8 +132,7 @@ def crop_resize(
     canvas = np.empty((*size_hw, 3), np.uint8)
     canvas[:] = image.reshape(-1, 3)[::97].mean(0).astype(np.uint8)
     full = np.full(size_hw, outside, np.int64)
-    target = (slice(rows.at, rows.at + rows.extent),
-              slice(columns.at, columns.at + columns.extent))  # fmt: skip
+    target = (slice(rows.at, rows.at + rows.extent), slice(columns.at, columns.at + columns.extent))
     canvas[target], full[target] = crop, ids
     return canvas, full
 
@@ -256,8 +260,10 @@ def ssd_colour(image_bgr: Image, random: np.random.Generator) -> Image:
     levels = np.arange(256.0)
     chosen = random.random(4) < 0.5
     shift, contrast, saturation = (
-        random.uniform(-32, 32), random.uniform(0.5, 1.5), random.uniform(0.5, 1.5),
-    )  # fmt: skip
+        random.uniform(-32, 32),
+        random.uniform(0.5, 1.5),
+        random.uniform(0.5, 1.5),
+    )
     # OpenCV stores hue in steps of two degrees, [0, 180).
     turn = int(random.integers(-18, 18, endpoint=True))
     before = levels + shift if chosen[0] else levels

@@ -59,12 +59,22 @@ MAP_VALUES = tuple(number - 1 for number in range(1, 183) if number not in UNUSE
 """What a published map holds for each of NAMES."""
 
 _SPELLED = {
-    "ceiling-tile": "tile ceiling", "floor-marble": "marble floor", "floor-stone": "stone floor",
-    "floor-tile": "tile floor", "floor-wood": "wood floor", "playingfield": "playing field",
-    "structural-other": "structure", "wall-brick": "brick wall", "wall-concrete": "concrete wall",
-    "wall-panel": "wall panel", "wall-stone": "stone wall", "wall-tile": "tile wall",
-    "wall-wood": "wood wall", "waterdrops": "water drops", "window-blind": "window blind",
-}  # fmt: skip
+    "ceiling-tile": "tile ceiling",
+    "floor-marble": "marble floor",
+    "floor-stone": "stone floor",
+    "floor-tile": "tile floor",
+    "floor-wood": "wood floor",
+    "playingfield": "playing field",
+    "structural-other": "structure",
+    "wall-brick": "brick wall",
+    "wall-concrete": "concrete wall",
+    "wall-panel": "wall panel",
+    "wall-stone": "stone wall",
+    "wall-tile": "tile wall",
+    "wall-wood": "wood wall",
+    "waterdrops": "water drops",
+    "window-blind": "window blind",
+}
 
 
 def spoken(name: str) -> str:

@@ -88,8 +88,14 @@ class BatchStream(Dataset["Batch | DedosError"]):
         for number in range(step * settings.batch, (step + 1) * settings.batch):
             owner, item = self._pick(number)
             image, raw = read_pair(self.folders[owner], item)
-            pair = augment(image, self._tables[owner][raw], settings.size_hw,
-                           settings.augmentation, random, outside=IGNORE)  # fmt: skip
+            pair = augment(
+                image,
+                self._tables[owner][raw],
+                settings.size_hw,
+                settings.augmentation,
+                random,
+                outside=IGNORE,
+            )
             images.append(pair[0])
             labels.append(pair[1])
             owners.append(owner)
@@ -119,9 +125,12 @@ class BatchStream(Dataset["Batch | DedosError"]):
         return random.permutation(np.concatenate(rows)).astype(np.int64)
 
     def _with_vocabulary(
-        self, images: NDArray[np.uint8], labels: NDArray[np.int64], owners: list[int],
+        self,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        owners: list[int],
         random: np.random.Generator,
-    ) -> Batch:  # fmt: skip
+    ) -> Batch:
         known = np.zeros((len(owners), len(self.words)), dtype=bool)
         for row, owner in enumerate(owners):
             known[row, [self._slots[word] for word in self.folders[owner].annotated]] = True

@@ -301,8 +301,11 @@ def _fingerprint(model: LatentDiffusion) -> str:
     settings = {**asdict(model.settings), "model": None, "size_hw": model.size_hw}
     known = [settings, _config(model.vae), _config(model.unet), model.prediction]
     digest.update(json.dumps(known, sort_keys=True, default=str).encode())
-    tensors = {f"{part}.{name}": value for part in ("vae", "unet")
-               for name, value in getattr(model, part).state_dict().items()}  # fmt: skip
+    tensors = {
+        f"{part}.{name}": value
+        for part in ("vae", "unet")
+        for name, value in getattr(model, part).state_dict().items()
+    }
     schedule = {"alphas": model.alphas, "final": torch.tensor(model._final_alpha)}
     for name, value in sorted({**tensors, **schedule, "prompt": model.empty_prompt}.items()):
         digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())

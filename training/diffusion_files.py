@@ -109,8 +109,11 @@ def find_model(model: str) -> Path:
     hub = require("huggingface_hub", extra="train", purpose="downloading a diffusion model")
     for local in (True, False):
         try:
-            found = Path(hub.snapshot_download(model, allow_patterns=list(DOWNLOADED),
-                                               local_files_only=local))  # fmt: skip
+            found = Path(
+                hub.snapshot_download(
+                    model, allow_patterns=list(DOWNLOADED), local_files_only=local
+                )
+            )
         # The hub's own errors, and those of the connection, are of these two kinds.
         except (OSError, ValueError) as error:
             if not local:
@@ -164,9 +167,12 @@ def _network(kind: Any, folder: Path, part: str, dtype: torch.dtype) -> nn.Modul
     """Return a network with all of its weights, and no others."""
     with _readable(folder / part):
         network, found = kind.from_pretrained(
-            folder, subfolder=part, torch_dtype=dtype, use_safetensors=True,
+            folder,
+            subfolder=part,
+            torch_dtype=dtype,
+            use_safetensors=True,
             output_loading_info=True,
-        )  # fmt: skip
+        )
     for what in ("missing_keys", "unexpected_keys"):
         if found[what]:
             raise BadInputError(

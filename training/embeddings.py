@@ -76,5 +76,8 @@ def warn_alike(embeddings: Tensor, words: Sequence[str]) -> None:
         _LOG.warning(
             "the text tower gives %r and %r the cosine %.3f, so masks of one will be called the "
             "other: start from a checkpoint with trained words (--init), or train the text tower "
-            "too (--tune-text)", words[first], words[second], float(cosine.max()),
-        )  # fmt: skip
+            "too (--tune-text)",
+            words[first],
+            words[second],
+            float(cosine.max()),
+        )

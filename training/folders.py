@@ -28,8 +28,16 @@ from dedos_deploy.label_files import (
 from dedos_deploy.training.targets import IGNORE, OTHER
 from dedos_deploy.vocabulary import BACKGROUND_WORDS
 
-__all__ = ["DATA_ENVIRONMENT", "FILE_IGNORE", "IMAGE_SUFFIXES", "LabelFolder", "find_folder",
-           "open_folder", "read_pair", "union_words"]  # fmt: skip
+__all__ = [
+    "DATA_ENVIRONMENT",
+    "FILE_IGNORE",
+    "IMAGE_SUFFIXES",
+    "LabelFolder",
+    "find_folder",
+    "open_folder",
+    "read_pair",
+    "union_words",
+]
 
 FILE_IGNORE = UNLABELLED
 

@@ -58,9 +58,14 @@ class RunLog:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(report)) + "\n")
         if self._writer is not None:
-            scalars = {"loss": report.loss, "rate": report.rate, "waiting": report.waiting,
-                       "gradient_norm": report.gradient_norm, "images_per_s": report.images_per_s,
-                       **{f"terms/{name}": value for name, value in report.terms.items()}}  # fmt: skip
+            scalars = {
+                "loss": report.loss,
+                "rate": report.rate,
+                "waiting": report.waiting,
+                "gradient_norm": report.gradient_norm,
+                "images_per_s": report.images_per_s,
+                **{f"terms/{name}": value for name, value in report.terms.items()},
+            }
             for name, value in scalars.items():
                 self._writer.add_scalar(name, value, report.step)
 

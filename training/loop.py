@@ -55,8 +55,10 @@ _LOG = logging.getLogger(__name__)
 __all__ = ["LOG", "DivergedError", "Observer", "StepReport", "Trainer"]
 
 CHECKPOINT, STATE, LEARNING = (
-    "checkpoint.safetensors", "state.safetensors", "learning.safetensors",
-)  # fmt: skip
+    "checkpoint.safetensors",
+    "state.safetensors",
+    "learning.safetensors",
+)
 RESULT = "evaluation.json"
 
 ENDLESS = 10**9
@@ -213,8 +215,13 @@ class Trainer:
         if self.progress >= 1.0:
             return
         pieces = self.settings.batch // (self.settings.micro_batch or self.settings.batch)
-        share = Share(self.training.step, self.settings.steps or ENDLESS, pieces,
-                      self.processes.rank, self.processes.count)  # fmt: skip
+        share = Share(
+            self.training.step,
+            self.settings.steps or ENDLESS,
+            pieces,
+            self.processes.rank,
+            self.processes.count,
+        )
         source = batches(self.stream, share, workers=self.settings.workers)
         own = pieces // self.processes.count
         before = time.monotonic()
@@ -314,8 +321,14 @@ class Trainer:
             self.log.evaluation(result, self.training.step)
         for folder in self.validation[:1] if self.settings.samples else []:
             path = self.output / SAMPLES / f"step_{self.training.step:06}.png"
-            sheet = write_samples(path, self.training.best_model, folder, self.embeddings,
-                                  self.stream.words, self.settings)  # fmt: skip
+            sheet = write_samples(
+                path,
+                self.training.best_model,
+                folder,
+                self.embeddings,
+                self.stream.words,
+                self.settings,
+            )
             self.log.picture("samples", sheet, self.training.step)
         return results
 

@@ -47,8 +47,9 @@ def match(class_logits: Tensor, mask_logits: Tensor, targets: MaskTargets) -> Ma
         if not len(present):
             continue
         soft = targets.coverage[image, present].flatten(1)[:, points]
-        cost = pair_costs(class_logits[image][:, present].float(), masks[image], soft,
-                          weights[image])  # fmt: skip
+        cost = pair_costs(
+            class_logits[image][:, present].float(), masks[image], soft, weights[image]
+        )
         # A diverged model must reach the loop's own check of the loss, which keeps the batch.
         cost = cost.nan_to_num(nan=1e6, posinf=1e6, neginf=-1e6)
         rows, columns = linear_sum_assignment(cost.cpu().numpy())

@@ -243,8 +243,9 @@ class _Pretraining:
     def _length(self, name: str, steps: int | None, part: float) -> StageSettings:
         settings = self.settings
         minutes = settings.minutes * part if settings.minutes else None
-        return StageSettings(name, steps, minutes, amp=settings.amp,
-                             save_minutes=settings.save_minutes)  # fmt: skip
+        return StageSettings(
+            name, steps, minutes, amp=settings.amp, save_minutes=settings.save_minutes
+        )
 
     def _learn(
         self, name: str, stage: Stage[nn.Module], loss_of: LossOf, *, spent_s: float
@@ -309,10 +310,13 @@ def vae_batch(
     side = (settings.vae.crop, settings.vae.crop)
     height, width = settings.size_hw if whole else side
     found = []
-    for index in chosen(step, WHOLE_BATCH if whole else settings.vae.batch, len(images),
-                        settings.seed).tolist():  # fmt: skip
-        y, x = (int(random.integers(0, full - part + 1)) for full, part in
-                zip(settings.size_hw, (height, width), strict=True))  # fmt: skip
+    for index in chosen(
+        step, WHOLE_BATCH if whole else settings.vae.batch, len(images), settings.seed
+    ).tolist():
+        y, x = (
+            int(random.integers(0, full - part + 1))
+            for full, part in zip(settings.size_hw, (height, width), strict=True)
+        )
         crop = images[index, y : y + height, x : x + width]
         found.append(crop[:, ::-1] if random.random() < 0.5 else crop)
     return torch.from_numpy(np.stack(found))

@@ -235,7 +235,10 @@ def _caption(labels: NDArray[np.integer], words: Sequence[str | None], seed: int
     values, counts = np.unique(labels, return_counts=True)
     order = values[np.argsort(-counts, kind="stable")]
     parts = dict(zip(values.tolist(), (counts / labels.size).tolist(), strict=True))
-    named = [words[value] for value in order.tolist()
-             if value < len(words) and parts[value] >= NAMED_FROM]  # fmt: skip
+    named = [
+        words[value]
+        for value in order.tolist()
+        if value < len(words) and parts[value] >= NAMED_FROM
+    ]
     shown = [word for word in named if word is not None][:NAMED_MOST]
     return ", ".join(shown[: random.Random(seed).randint(1, len(shown))]) if shown else ""

@@ -130,8 +130,10 @@ class Stage(Generic[Model]):
 
     def _step(self, loss_of: LossOf) -> None:
         settings = self.settings
-        set_rate(self.optimizer, rate_factor(
-            self.step, self.progress, warmup=settings.warmup, schedule="cosine"))  # fmt: skip
+        set_rate(
+            self.optimizer,
+            rate_factor(self.step, self.progress, warmup=settings.warmup, schedule="cosine"),
+        )
         # Each step has its own seed, so that nothing random needs to be saved to resume exactly.
         torch.manual_seed(settings.seed * SEED_SPAN + self.step)
         device = next(self.model.parameters()).device
@@ -170,8 +172,12 @@ class Stage(Generic[Model]):
         for name, parameter in self.model.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{name}/{key}"] = value
-        record = {"step": self.step, "elapsed_s": self.elapsed_s, "loss": self.loss,
-                  "terms": self.terms}  # fmt: skip
+        record = {
+            "step": self.step,
+            "elapsed_s": self.elapsed_s,
+            "loss": self.loss,
+            "terms": self.terms,
+        }
         metadata = {"format": FORMAT, "recipe": self._recipe, "record": json.dumps(record)}
         plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         try:
@@ -220,14 +226,27 @@ def _optimizer(model: nn.Module, settings: StageSettings) -> MuonAdamW:
     decay = settings.weight_decay
     optimizer = MuonAdamW(
         [
-            {"params": groups["hidden"], "lr": settings.hidden_lr or 0.0, "muon": True,
-             "betas": (0.9, 0.99), "weight_decay": 0.0},
-            {"params": groups["weights"], "lr": settings.lr, "betas": (0.9, 0.99),
-             "weight_decay": decay},
-            {"params": groups["plain"], "lr": settings.lr, "betas": (0.9, 0.99),
-             "weight_decay": 0.0},
+            {
+                "params": groups["hidden"],
+                "lr": settings.hidden_lr or 0.0,
+                "muon": True,
+                "betas": (0.9, 0.99),
+                "weight_decay": 0.0,
+            },
+            {
+                "params": groups["weights"],
+                "lr": settings.lr,
+                "betas": (0.9, 0.99),
+                "weight_decay": decay,
+            },
+            {
+                "params": groups["plain"],
+                "lr": settings.lr,
+                "betas": (0.9, 0.99),
+                "weight_decay": 0.0,
+            },
         ]
-    )  # fmt: skip
+    )
     for group in optimizer.param_groups:
         group["peak_lr"] = group["lr"]
     return optimizer
@@ -260,9 +279,11 @@ def deferred_interrupt() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         event.set()
 
-    before = {number: signal.signal(number, on_signal)
-              for number in (signal.SIGINT, signal.SIGTERM)
-              if signal.getsignal(number) is not signal.SIG_IGN}  # fmt: skip
+    before = {
+        number: signal.signal(number, on_signal)
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
     try:
         yield event
     finally:

@@ -72,11 +72,17 @@ def build_optimizer(
         groups.setdefault(key, []).append(parameter)
     return MuonAdamW(
         [
-            {"params": members, "lr": rate, "peak_lr": rate, "weight_decay": decay, "muon": muon,
-             "betas": (_MOMENTUM if muon else 0.9, 0.999)}
+            {
+                "params": members,
+                "lr": rate,
+                "peak_lr": rate,
+                "weight_decay": decay,
+                "muon": muon,
+                "betas": (_MOMENTUM if muon else 0.9, 0.999),
+            }
             for (rate, decay, muon), members in groups.items()
         ]
-    )  # fmt: skip
+    )
 
 
 def _is_map(name: str, parameter: nn.Parameter) -> bool:

@@ -134,8 +134,16 @@ def _legend(entries: Sequence[tuple[str, int]], height: int, width: int) -> Imag
         top = row * _LINE
         panel[top + 3 : top + 13, 4:14] = class_colour_bgr(int(slot))
         text = word.encode("ascii", "replace").decode()
-        cv2.putText(panel, text, (20, top + 12), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (230, 230, 230), 1,
-                    cv2.LINE_AA)  # fmt: skip
+        cv2.putText(
+            panel,
+            text,
+            (20, top + 12),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            0.4,
+            (230, 230, 230),
+            1,
+            cv2.LINE_AA,
+        )
     return panel
 
 

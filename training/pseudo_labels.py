@@ -210,8 +210,16 @@ def _overlay_row(words: Sequence[str | None], image_path: Path, label_path: Path
         # inside the mask where it is widest, so that the name stands on what it names
         inside = cv2.distanceTransform((labels == value).astype(np.uint8), cv2.DIST_L2, 3)
         top, left = np.unravel_index(int(inside.argmax()), inside.shape)
-        cv2.putText(painted, str(words[value]), (max(0, int(left) - 20), int(top)),
-                    cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1, cv2.LINE_AA)  # fmt: skip
+        cv2.putText(
+            painted,
+            str(words[value]),
+            (max(0, int(left) - 20), int(top)),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            0.4,
+            (255, 255, 255),
+            1,
+            cv2.LINE_AA,
+        )
     both = np.concatenate([image, painted], axis=1)
     scale = OVERLAY_HEIGHT / both.shape[0]
     return np.asarray(cv2.resize(both, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA))

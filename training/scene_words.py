@@ -97,10 +97,29 @@ SYNONYMS: tuple[tuple[str, ...], ...] = (
 )
 
 MODIFIERS = (
-    "red", "blue", "white", "black", "green", "yellow", "brown", "grey", "wooden", "metal",
-    "plastic", "small", "large", "old", "new", "parked", "moving", "broken", "empty", "tall",
-    "round", "distant",
-)  # fmt: skip
+    "red",
+    "blue",
+    "white",
+    "black",
+    "green",
+    "yellow",
+    "brown",
+    "grey",
+    "wooden",
+    "metal",
+    "plastic",
+    "small",
+    "large",
+    "old",
+    "new",
+    "parked",
+    "moving",
+    "broken",
+    "empty",
+    "tall",
+    "round",
+    "distant",
+)
 
 
 def scene_words() -> tuple[str, ...]:

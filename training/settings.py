@@ -110,8 +110,17 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise BadInputError(f"{name} is {value}, but must be more than 0")
-        for name in ("backbone_lr", "muon", "weight_decay", "warmup", "workers", "threads", "gamma",
-                     "save_steps", "samples"):  # fmt: skip
+        for name in (
+            "backbone_lr",
+            "muon",
+            "weight_decay",
+            "warmup",
+            "workers",
+            "threads",
+            "gamma",
+            "save_steps",
+            "samples",
+        ):
             if getattr(self, name) < 0:
                 raise BadInputError(f"{name} is {getattr(self, name)}, but must not be negative")
         if not 0 <= self.balance <= 1:
@@ -177,9 +186,22 @@ class TrainSettings:
 
 
 FREE_FIELDS = frozenset(
-    {"steps", "minutes", "save_minutes", "save_steps", "eval_minutes", "eval_images", "samples",
-     "tensorboard", "workers", "threads", "device", "diffusion", "diffusion_cache"}
-)  # fmt: skip
+    {
+        "steps",
+        "minutes",
+        "save_minutes",
+        "save_steps",
+        "eval_minutes",
+        "eval_images",
+        "samples",
+        "tensorboard",
+        "workers",
+        "threads",
+        "device",
+        "diffusion",
+        "diffusion_cache",
+    }
+)
 
 # From scratch a trunk needs the full rate, and the auxiliary terms teach it pixels from step one.
 _NANO = {

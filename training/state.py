@@ -109,8 +109,11 @@ def load_state(path: Path, training: Training) -> None:
             load_strictly(module, _part(tensors, prefix), partial(_of_another_model, path))
     moments = _part(tensors, "optimizer.")
     for name, parameter in named_parameters(training.model, training.learning):
-        mine = {key: moments[f"{name}/{key}"] for key in ("step", "exp_avg", "exp_avg_sq")
-                if f"{name}/{key}" in moments}  # fmt: skip
+        mine = {
+            key: moments[f"{name}/{key}"]
+            for key in ("step", "exp_avg", "exp_avg_sq")
+            if f"{name}/{key}" in moments
+        }
         if any(value.shape not in ((), parameter.shape) for value in mine.values()):
             raise _of_another_model(path, f"the moments of {name} are of another shape")
         if mine:

@@ -86,9 +86,11 @@ class FeatureTeacher:
         options.intra_op_num_threads = usable_threads(threads)
         with foreign(refusal, reason=spoken_reason):
             self._session = onnxruntime.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"],
+                model.SerializeToString(),
+                options,
+                providers=["CPUExecutionProvider"],
                 **NO_RETRY,
-            )  # fmt: skip
+            )
 
     def maps(self, image_bgr: NDArray[np.uint8]) -> Maps:
         """Return one float32 [C, h, w] per layer for uint8 [H, W, 3]."""
@@ -280,8 +282,12 @@ class FeatureStore:
             for kept, channels in zip(rows, self.channels, strict=True)
         )
         for layer, space in zip(self.layers, self.spaces, strict=True):
-            _LOG.info("%s: %d channels carry %.3f of the variance", layer.name,
-                      space.matrix.shape[1], space.explained)  # fmt: skip
+            _LOG.info(
+                "%s: %d channels carry %.3f of the variance",
+                layer.name,
+                space.matrix.shape[1],
+                space.explained,
+            )
 
     def _save_spaces(self, path: Path, wanted: str) -> None:
         from safetensors.numpy import save

@@ -11,16 +11,51 @@ from numpy.typing import NDArray
 from dedos_deploy.evaluation.segmentation_net import SegmentationNet
 
 CITYSCAPES_WORDS: tuple[str | None, ...] = (
-    "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign",
-    "tree", "grass", "sky", "person", "person", "car", "truck", "bus", "train", "motorcycle",
+    "road",
+    "sidewalk",
+    "building",
+    "wall",
+    "fence",
+    "pole",
+    "traffic light",
+    "traffic sign",
+    "tree",
+    "grass",
+    "sky",
+    "person",
+    "person",
+    "car",
+    "truck",
+    "bus",
+    "train",
+    "motorcycle",
     "bicycle",
-)  # fmt: skip
+)
 """Plain words for the 19 training ids: vegetation is mostly trees, terrain mostly grass."""
 
 VOC_WORDS: tuple[str | None, ...] = (
-    None, "airplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
-    "table", "dog", "horse", "motorcycle", "person", "plant", "sheep", "sofa", "train", "monitor",
-)  # fmt: skip
+    None,
+    "airplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "table",
+    "dog",
+    "horse",
+    "motorcycle",
+    "person",
+    "plant",
+    "sheep",
+    "sofa",
+    "train",
+    "monitor",
+)
 """Plain words for the 21 ids; background is no word, so it stays unknown."""
 
 WORD_LISTS: dict[str, tuple[str | None, ...]] = {

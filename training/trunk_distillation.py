@@ -95,9 +95,14 @@ class TrunkDistillation:
         ]
         if blocks:
             groups.append(
-                {"params": blocks, "peak_lr": settings.muon, "weight_decay": decay, "muon": True,
-                 "betas": (MOMENTUM, 0.999)}
-            )  # fmt: skip
+                {
+                    "params": blocks,
+                    "peak_lr": settings.muon,
+                    "weight_decay": decay,
+                    "muon": True,
+                    "betas": (MOMENTUM, 0.999),
+                }
+            )
         return MuonAdamW(groups)
 
     def losses(self, patches: Patches) -> tuple[Tensor, dict[str, Tensor]]:

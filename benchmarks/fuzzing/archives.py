@@ -14,19 +14,51 @@ _CENTRAL = b"PK\1\2"
 _LOCAL = b"PK\3\4"
 # Offset and width of the fields that say where a member lies and what it is.
 _CENTRAL_FIELDS = {
-    "made by": (4, 2), "flags": (8, 2), "method": (10, 2), "crc": (16, 4), "packed": (20, 4),
-    "size": (24, 4), "name length": (28, 2), "extra length": (30, 2), "comment length": (32, 2),
-    "attributes": (38, 4), "place": (42, 4),
-}  # fmt: skip
+    "made by": (4, 2),
+    "flags": (8, 2),
+    "method": (10, 2),
+    "crc": (16, 4),
+    "packed": (20, 4),
+    "size": (24, 4),
+    "name length": (28, 2),
+    "extra length": (30, 2),
+    "comment length": (32, 2),
+    "attributes": (38, 4),
+    "place": (42, 4),
+}
 _LOCAL_FIELDS = {
-    "flags": (6, 2), "method": (8, 2), "crc": (14, 4), "packed": (18, 4), "size": (22, 4),
-    "name length": (26, 2), "extra length": (28, 2),
-}  # fmt: skip
+    "flags": (6, 2),
+    "method": (8, 2),
+    "crc": (14, 4),
+    "packed": (18, 4),
+    "size": (22, 4),
+    "name length": (26, 2),
+    "extra length": (28, 2),
+}
 NAMES = (
-    "../outside", "/etc/outside", "a/../../outside", "C:\\outside", "a\\b", "CON", "nul.txt", ".",
-    "..", "", "a" * 5000, "a/" * 2000 + "a", "manifest.json/", "MANIFEST.JSON", "model.onnx.",
-    "model.onnx ", "model.onnx/x", "vocabularies", "\u202exnno.ledom", "x\ny", "x\x1b[2J", "engines/x",
-)  # fmt: skip
+    "../outside",
+    "/etc/outside",
+    "a/../../outside",
+    "C:\\outside",
+    "a\\b",
+    "CON",
+    "nul.txt",
+    ".",
+    "..",
+    "",
+    "a" * 5000,
+    "a/" * 2000 + "a",
+    "manifest.json/",
+    "MANIFEST.JSON",
+    "model.onnx.",
+    "model.onnx ",
+    "model.onnx/x",
+    "vocabularies",
+    "\u202exnno.ledom",
+    "x\ny",
+    "x\x1b[2J",
+    "engines/x",
+)
 _MODES = (0o120777, 0o010644, 0o020644, 0o060644, 0o140644, 0o040755, 0o104755)
 """Link, FIFO, character and block device, socket, folder, set-user-id."""
 
@@ -53,8 +85,10 @@ def lying_zip(files: dict[str, bytes], random: Random) -> bytes:
         return pack({**files, random.choice(NAMES): b"x"})
     if kind == "mode":
         name = random.choice(sorted(files))
-        return pack(files | {name: random.choice((files[name], b"/etc/passwd"))},
-                    modes={name: random.choice(_MODES)})  # fmt: skip
+        return pack(
+            files | {name: random.choice((files[name], b"/etc/passwd"))},
+            modes={name: random.choice(_MODES)},
+        )
     if kind == "twice":
         return _doubled(pack(files), random)
     if kind == "bomb":
@@ -101,8 +135,9 @@ def _doubled(content: bytes, random: Random) -> bytes:
     times = random.choice((1, 2, 5000))
     directory = content[places[0] : end] + content[places[number] : stop] * times
     count = len(places) + times
-    tail = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, count & 0xFFFF, count & 0xFFFF, len(directory),
-                       places[0], 0)  # fmt: skip
+    tail = struct.pack(
+        "<4s4H2IH", b"PK\5\6", 0, 0, count & 0xFFFF, count & 0xFFFF, len(directory), places[0], 0
+    )
     return content[: places[0]] + directory + tail
 
 

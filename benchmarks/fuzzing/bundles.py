@@ -29,8 +29,20 @@ ARCHIVE = "case.dedos"
 FOLDER = "case"
 TOKENIZER = "tokenizer.json"
 _WORDS = "red,green"
-_TOKENIZER_WORDS = ("BPE", "WordPiece", "Unigram", "WordLevel", "Sequence", "Split", "ByteLevel",
-                    "Metaspace", "Regex", "Precompiled", "\\p{L}+", "(a|b)*\\1")  # fmt: skip
+_TOKENIZER_WORDS = (
+    "BPE",
+    "WordPiece",
+    "Unigram",
+    "WordLevel",
+    "Sequence",
+    "Split",
+    "ByteLevel",
+    "Metaspace",
+    "Regex",
+    "Precompiled",
+    "\\p{L}+",
+    "(a|b)*\\1",
+)
 _MANIFEST_WORDS = ("cpu", "rtx", "int8", "{}", "{}{}", "single", "gelu", TOKENIZER, "model.onnx")
 
 
@@ -57,9 +69,16 @@ class Bundles(Subject):
 
     def make(self, random: Random, folder: Path) -> Path:
         kinds: tuple[Callable[[Random, Path], Path], ...] = (
-            self._bytes, self._lying, self._manifest, self._manifest, self._tokenizer, self._tokenizer,
-            self._vocabulary, self._report, self._special,
-        )  # fmt: skip
+            self._bytes,
+            self._lying,
+            self._manifest,
+            self._manifest,
+            self._tokenizer,
+            self._tokenizer,
+            self._vocabulary,
+            self._report,
+            self._special,
+        )
         return random.choice(kinds)(random, folder)
 
     def attempt(self, made: Path) -> None:
@@ -149,6 +168,9 @@ def _put_special(target: Path, random: Random) -> None:
         (target / "/".join(["d"] * random.choice((3, 300)))).mkdir(parents=True)
     else:
         links: dict[str, Any] = {
-            "link": "/etc/passwd", "loop": target.name, "dangling": "nothing", "device": "/dev/zero",
-        }  # fmt: skip
+            "link": "/etc/passwd",
+            "loop": target.name,
+            "dangling": "nothing",
+            "device": "/dev/zero",
+        }
         target.symlink_to(links[kind])

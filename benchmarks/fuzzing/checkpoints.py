@@ -20,8 +20,13 @@ class Checkpoints(Subject):
 
     name = "checkpoints"
     # Optimizers import the compiler late, which takes seconds: once is enough.
-    preload = ("torch", "torch._dynamo", "safetensors.torch", "dedos_deploy.model",
-               "dedos_deploy.training.state")  # fmt: skip
+    preload = (
+        "torch",
+        "torch._dynamo",
+        "safetensors.torch",
+        "dedos_deploy.model",
+        "dedos_deploy.training.state",
+    )
     limits = Limits(memory_mb=1024)
 
     def write_seeds(self, folder: Path) -> None:
@@ -96,14 +101,32 @@ def beginning() -> tuple[Any, Any]:
     torch.set_num_threads(1)
     nano = PRESETS["nano"]
     clip = replace(
-        nano.clip, patch=8, width=16, layers=2, heads=2, grid=4, text_width=16,
+        nano.clip,
+        patch=8,
+        width=16,
+        layers=2,
+        heads=2,
+        grid=4,
+        text_width=16,
         text=TextTowerConfig(16, 1, 2, context_length=16, tokens=64),
-    )  # fmt: skip
+    )
     config = replace(
-        nano, clip=clip, size_hw=(32, 32), refine_blocks=(1,), decoder_layers=1, queries=6,
-        query_width=16, basic_kernel=(3, 8), diffusion_kernel=(2, 2), decoder_heads=2,
-        decoder_ffn=16, pixel_ffn=16, detail="conv", detail_width=4, aggregation_width=4,
-    )  # fmt: skip
+        nano,
+        clip=clip,
+        size_hw=(32, 32),
+        refine_blocks=(1,),
+        decoder_layers=1,
+        queries=6,
+        query_width=16,
+        basic_kernel=(3, 8),
+        diffusion_kernel=(2, 2),
+        decoder_heads=2,
+        decoder_ffn=16,
+        pixel_ffn=16,
+        detail="conv",
+        detail_width=4,
+        aggregation_width=4,
+    )
     model = build_model(config, seed=0)
     settings = TrainSettings("nano", ("folder",))
     return Training(model, build_optimizer(model, settings), None), settings

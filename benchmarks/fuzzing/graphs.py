@@ -13,9 +13,30 @@ from fuzzing.subject import Limits
 GRAPHS = ("model.onnx", "model.onnx", "text_encoder.onnx")
 """The image graph is the one that takes what a camera sees."""
 
-_WORDS = ("", "image", "text", "valid", "scores", "tokens", "embedding", "K", "Loop", "If", "Scan",
-          "Identity", "Einsum", "Resize", "ConstantOfShape", "Expand", "Tile", "com.microsoft",
-          "../../etc/passwd", "/dev/zero", "location", "\0")  # fmt: skip
+_WORDS = (
+    "",
+    "image",
+    "text",
+    "valid",
+    "scores",
+    "tokens",
+    "embedding",
+    "K",
+    "Loop",
+    "If",
+    "Scan",
+    "Identity",
+    "Einsum",
+    "Resize",
+    "ConstantOfShape",
+    "Expand",
+    "Tile",
+    "com.microsoft",
+    "../../etc/passwd",
+    "/dev/zero",
+    "location",
+    "\0",
+)
 
 
 class Graphs(Bundles):

@@ -10,24 +10,93 @@ from typing import Any
 
 Json = Any
 
-INTEGERS = (0, 1, -1, 2, 127, 128, 255, 256, 32767, 32768, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1,
-            2**53, 2**63 - 1, 2**63, 2**64 - 1, -(2**31), -(2**63))  # fmt: skip
+INTEGERS = (
+    0,
+    1,
+    -1,
+    2,
+    127,
+    128,
+    255,
+    256,
+    32767,
+    32768,
+    65535,
+    65536,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+    2**53,
+    2**63 - 1,
+    2**63,
+    2**64 - 1,
+    -(2**31),
+    -(2**63),
+)
 """Where signs, widths and limits change."""
 
 PIECES = (
-    *(value.to_bytes(width, order, signed=value < 0)
-      for value in INTEGERS for width in (1, 2, 4, 8) for order in ("little", "big")
-      if -(2 ** (8 * width - 1)) <= value < 2 ** (8 * width)),
-    b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", b"9" * 20, b"-1", b"1e999", b"NaN", b"..",
-    b"\0", b"\r\n\r\n", b"%00", b"\xed\xa0\x80", b'"', b"{", b"[", b"/etc/passwd\0",
-)  # fmt: skip
+    *(
+        value.to_bytes(width, order, signed=value < 0)
+        for value in INTEGERS
+        for width in (1, 2, 4, 8)
+        for order in ("little", "big")
+        if -(2 ** (8 * width - 1)) <= value < 2 ** (8 * width)
+    ),
+    b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
+    b"9" * 20,
+    b"-1",
+    b"1e999",
+    b"NaN",
+    b"..",
+    b"\0",
+    b"\r\n\r\n",
+    b"%00",
+    b"\xed\xa0\x80",
+    b'"',
+    b"{",
+    b"[",
+    b"/etc/passwd\0",
+)
 """What is put in place of, or between, other bytes."""
 
 VALUES: tuple[Json, ...] = (
-    None, True, False, 0, -1, 1, 2, 2**31 - 1, 2**31, 2**53, 2**63, -(2**63), 10**30, 0.5, 1e308, -0.0,
-    float("nan"), float("inf"), "", "a", "\u202e", "\0", "\ud800", "../x", "/etc/passwd", "x" * 70_000,
-    [], {}, [[]], {"a": 1}, ["x"] * 1000, [2**31] * 3, "[", "(?:a+)+$", "(a*)*b",
-)  # fmt: skip
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    2,
+    2**31 - 1,
+    2**31,
+    2**53,
+    2**63,
+    -(2**63),
+    10**30,
+    0.5,
+    1e308,
+    -0.0,
+    float("nan"),
+    float("inf"),
+    "",
+    "a",
+    "\u202e",
+    "\0",
+    "\ud800",
+    "../x",
+    "/etc/passwd",
+    "x" * 70_000,
+    [],
+    {},
+    [[]],
+    {"a": 1},
+    ["x"] * 1000,
+    [2**31] * 3,
+    "[",
+    "(?:a+)+$",
+    "(a*)*b",
+)
 """What is put in place of any JSON value."""
 
 MOST_CHANGES = (1, 1, 1, 2, 3, 8, 32)
@@ -114,7 +183,14 @@ def _change_place(container: Json, key: Any, random: Random, values: Sequence[Js
     elif kind == "double" and isinstance(container, list):
         container.insert(key, copy.deepcopy(container[key]))
     elif kind == "number" and type(container[key]) in (int, float):
-        container[key] = random.choice((container[key] + 1, container[key] - 1, -container[key],
-                                        container[key] * 1000, *INTEGERS))  # fmt: skip
+        container[key] = random.choice(
+            (
+                container[key] + 1,
+                container[key] - 1,
+                -container[key],
+                container[key] * 1000,
+                *INTEGERS,
+            )
+        )
     else:
         container[key] = copy.deepcopy(random.choice(values))

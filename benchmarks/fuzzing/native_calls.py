@@ -18,8 +18,26 @@ from fuzzing.subject import Limits, Misbehaved, Subject
 Array = NDArray[Any]
 
 _SIDES = (1, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65)
-_TYPES = ("f4", "f8", "f2", "u1", "i1", "u2", "i2", "i4", "u4", "i8", "u8", "?", "c8", ">f4", ">u2",
-          "O", "S4", "M8[s]")  # fmt: skip
+_TYPES = (
+    "f4",
+    "f8",
+    "f2",
+    "u1",
+    "i1",
+    "u2",
+    "i2",
+    "i4",
+    "u4",
+    "i8",
+    "u8",
+    "?",
+    "c8",
+    ">f4",
+    ">u2",
+    "O",
+    "S4",
+    "M8[s]",
+)
 _FLOATS = (float("nan"), float("inf"), float("-inf"), 3e38, -3e38, -0.0, 1e-45, 0.5)
 _THREADS = (1, 1, 1, 2, 3, 8, 64, 20_000, 0, -1, 2**31 - 1, 2**31, -(2**31), 2**63, None, 1.5, True)
 _IDS = (255, 254, -1, 0, 65_535, 2**31, -(2**31), 2**63 - 1, -(2**63), 2**63, None, 1.0)
@@ -66,9 +84,10 @@ class NativeCalls(Subject):
 
     def attempt(self, made: Call) -> None:
         before = {
-            name: value.copy() for name, value in made.arguments.items()
+            name: value.copy()
+            for name, value in made.arguments.items()
             if isinstance(value, np.ndarray)
-        }  # fmt: skip
+        }
         if made.function == "label_map":
             _label_map(made, before)
         else:
@@ -93,9 +112,14 @@ def label_map_call(random: Random, *, most_cells: int = 70_000) -> Call:
     slots = random.choice((*_SIDES, 300))
     rows, columns = random.choice(_SIDES), random.choice(_SIDES)
     height, width = random.choice(
-        ((rows, columns), (4 * rows, 4 * columns), (1, 1), (4 * rows + 3, 4 * columns + 1),
-         (random.randint(1, 90), random.randint(1, 90)))
-    )  # fmt: skip
+        (
+            (rows, columns),
+            (4 * rows, 4 * columns),
+            (1, 1),
+            (4 * rows + 3, 4 * columns + 1),
+            (random.randint(1, 90), random.randint(1, 90)),
+        )
+    )
     wide = random.random() < 0.4
     classes = random.choice((1, 2, 254)) if not wide else random.choice((1, 255, 300, 65_534))
     slot_ids = values.integers(0, classes, slots).astype(np.uint16)
@@ -103,15 +127,21 @@ def label_map_call(random: Random, *, most_cells: int = 70_000) -> Call:
     scores = values.random((slots, rows, columns), dtype=np.float32)
     if random.random() < 0.3:
         scores = np.round(scores * 4) / np.float32(4)
-    return Call("label_map", {
-        "scores": scores,
-        "thresholds": values.random(slots, dtype=np.float32) * np.float32(random.choice((0, 1))),
-        "slot_ids": slot_ids,
-        "ids": np.full((height, width), 99, np.uint16 if wide else np.uint8),
-        "confidence": np.full((height, width), 99, np.uint8),
-        "counts": np.full(classes + random.choice((1, 1, min(50, most_cells), most_cells)), 99, np.uint64),
-        "threads": random.choice((1, 1, 2, 3, 8)),
-    })  # fmt: skip
+    return Call(
+        "label_map",
+        {
+            "scores": scores,
+            "thresholds": values.random(slots, dtype=np.float32)
+            * np.float32(random.choice((0, 1))),
+            "slot_ids": slot_ids,
+            "ids": np.full((height, width), 99, np.uint16 if wide else np.uint8),
+            "confidence": np.full((height, width), 99, np.uint8),
+            "counts": np.full(
+                classes + random.choice((1, 1, min(50, most_cells), most_cells)), 99, np.uint64
+            ),
+            "threads": random.choice((1, 1, 2, 3, 8)),
+        },
+    )
 
 
 def confusion_call(random: Random) -> Call:
@@ -127,10 +157,16 @@ def confusion_call(random: Random) -> Call:
     labels[values.random(size_hw) < 0.1] = ignore
     predictions[values.random(size_hw) < 0.1] = unlabelled
     matrix = np.full((classes, classes + 1), 7, np.int64)
-    return Call("confusion", {
-        "labels": labels, "predictions": predictions, "matrix": matrix, "ignore": ignore,
-        "unlabelled": unlabelled,
-    })  # fmt: skip
+    return Call(
+        "confusion",
+        {
+            "labels": labels,
+            "predictions": predictions,
+            "matrix": matrix,
+            "ignore": ignore,
+            "unlabelled": unlabelled,
+        },
+    )
 
 
 def spoil(call: Call, random: Random) -> None:
@@ -162,11 +198,28 @@ def other_layout(value: Array, random: Random) -> Any:
     if value.dtype.kind not in "fiu":
         return random.choice((value.tolist(), None))
     spread = np.lib.stride_tricks.as_strided(value, value.shape, (0,) * value.ndim)
-    return random.choice(
-        (value[::-1], value[..., ::2], np.asfortranarray(value), value.T, value[None], value[:0],
-         value.ravel(), np.broadcast_to(value, (3, *value.shape)), spread, _frozen(value),
-         _unaligned(value), value.tolist(), memoryview(value), None)
-    ) if value.ndim else value[None]  # fmt: skip
+    return (
+        random.choice(
+            (
+                value[::-1],
+                value[..., ::2],
+                np.asfortranarray(value),
+                value.T,
+                value[None],
+                value[:0],
+                value.ravel(),
+                np.broadcast_to(value, (3, *value.shape)),
+                spread,
+                _frozen(value),
+                _unaligned(value),
+                value.tolist(),
+                memoryview(value),
+                None,
+            )
+        )
+        if value.ndim
+        else value[None]
+    )
 
 
 def _frozen(value: Array) -> Array:

@@ -30,11 +30,17 @@ class Pictures(Subject):
         deep = colours.astype(np.uint16) * 257
         progressive = [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]
         pictures = {
-            "plain.jpg": (colours, []), "progressive.jpg": (colours, progressive),
-            "grey.jpg": (colours[:, :, 0], []), "plain.png": (colours, []), "deep.png": (deep, []),
-            "alpha.png": (np.dstack([colours, colours[:, :, 0]]), []), "plain.webp": (colours, []),
-            "plain.tiff": (colours, []), "deep.tiff": (deep, []), "plain.bmp": (colours, []),
-        }  # fmt: skip
+            "plain.jpg": (colours, []),
+            "progressive.jpg": (colours, progressive),
+            "grey.jpg": (colours[:, :, 0], []),
+            "plain.png": (colours, []),
+            "deep.png": (deep, []),
+            "alpha.png": (np.dstack([colours, colours[:, :, 0]]), []),
+            "plain.webp": (colours, []),
+            "plain.tiff": (colours, []),
+            "deep.tiff": (deep, []),
+            "plain.bmp": (colours, []),
+        }
         for name, (picture, options) in pictures.items():
             _, encoded = cv2.imencode(Path(name).suffix, picture, options)
             (folder / name).write_bytes(encoded.tobytes())

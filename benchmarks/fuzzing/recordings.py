@@ -97,13 +97,24 @@ def write_own(folder: Path) -> None:
         with open_sink(str(folder / name), SinkOptions(fps=10, live=live)) as sink:
             for number in range(PICTURES):
                 seconds = number / 10
-                frame = Frame(picture(number), number, seconds, "test", f"{number}", seconds,
-                              START_NS + number * STEP_NS)  # fmt: skip
+                frame = Frame(
+                    picture(number),
+                    number,
+                    seconds,
+                    "test",
+                    f"{number}",
+                    seconds,
+                    START_NS + number * STEP_NS,
+                )
                 labels = np.full(_SIZE_HW, number % 2, np.uint8)
                 counts = np.bincount(labels.ravel(), minlength=2).astype(np.int64)
                 times = {"pre": 1.0, "engine": 1.0, "post": 1.0}
-                sink.write(frame, Segmentation(labels, labels, ("red", "green"), (0, 1), counts, 255,
-                                               1, seconds, times))  # fmt: skip
+                sink.write(
+                    frame,
+                    Segmentation(
+                        labels, labels, ("red", "green"), (0, 1), counts, 255, 1, seconds, times
+                    ),
+                )
 
 
 def write_ros1(path: Path, *, packed: bool) -> None:
@@ -157,9 +168,14 @@ def ros_image(store: Any, number: int, more: dict[str, int]) -> Any:
     header = store.types["std_msgs/msg/Header"](stamp=stamp, frame_id="camera", **more)
     height, width = _SIZE_HW
     return store.types[_IMAGE](
-        header=header, height=height, width=width, encoding="rgb8", is_bigendian=0, step=3 * width,
+        header=header,
+        height=height,
+        width=width,
+        encoding="rgb8",
+        is_bigendian=0,
+        step=3 * width,
         data=picture(number).reshape(-1),
-    )  # fmt: skip
+    )
 
 
 def write_json_mcap(path: Path) -> None:
@@ -179,9 +195,10 @@ def write_json_mcap(path: Path) -> None:
             _, encoded = cv2.imencode(".png", picture(number))
             body = {
                 "timestamp": {"sec": clock_ns // 10**9, "nsec": clock_ns % 10**9},
-                "frame_id": "camera", "format": "png",
+                "frame_id": "camera",
+                "format": "png",
                 "data": base64.b64encode(encoded.tobytes()).decode(),
-            }  # fmt: skip
+            }
             writer.add_message(channel, clock_ns, json.dumps(body).encode(), clock_ns)
         writer.finish()
 
@@ -200,6 +217,10 @@ def write_videos(folder: Path) -> None:
         writer.release()
         content = path.read_bytes()
         for pattern in _CHANCE if name.endswith(".mkv") else ():
-            content = re.sub(pattern, lambda found: found[1].ljust(len(found[0]), b"\1"), content,
-                             flags=re.DOTALL)  # fmt: skip
+            content = re.sub(
+                pattern,
+                lambda found: found[1].ljust(len(found[0]), b"\1"),
+                content,
+                flags=re.DOTALL,
+            )
         path.write_bytes(content)

@@ -12,8 +12,7 @@ import time
 from pathlib import Path
 
 START_S = 90.0
-_COMMAND = (sys.executable, "-c",
-            "from dedos_deploy.cli.run import main; raise SystemExit(main())")  # fmt: skip
+_COMMAND = (sys.executable, "-c", "from dedos_deploy.cli.run import main; raise SystemExit(main())")
 _ADDRESS = re.compile(r"watch at http://([\d.]+):(\d+)/")
 CAMERA = "gate"
 
@@ -28,12 +27,26 @@ class Site:
         recordings.mkdir(exist_ok=True)
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                [*_COMMAND, "--source", f"{CAMERA}=test:bars?fps=5&size=48x96", "--bundle", str(bundle),
-                 "--classes", "red,green", "--serve", "127.0.0.1:0", "--record-to", str(recordings),
-                 "--threads", "1"],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                [
+                    *_COMMAND,
+                    "--source",
+                    f"{CAMERA}=test:bars?fps=5&size=48x96",
+                    "--bundle",
+                    str(bundle),
+                    "--classes",
+                    "red,green",
+                    "--serve",
+                    "127.0.0.1:0",
+                    "--record-to",
+                    str(recordings),
+                    "--threads",
+                    "1",
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
                 env={**os.environ, "DEDOS_CACHE_DIR": str(folder / "cache")},
-            )  # fmt: skip
+            )
         self.host, self.port = self._address()
 
     def _address(self) -> tuple[str, int]:

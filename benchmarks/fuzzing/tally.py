@@ -44,10 +44,14 @@ class Finding:
     def to_dict(self, subject: str, seed: int) -> dict[str, Any]:
         outcome = self.outcome
         return {
-            "kind": outcome.verdict, "error": outcome.error, "where": outcome.where,
-            "text": outcome.text, "times": self.times, "case": self.case,
+            "kind": outcome.verdict,
+            "error": outcome.error,
+            "where": outcome.where,
+            "text": outcome.text,
+            "times": self.times,
+            "case": self.case,
             "repeat": f"--seed {seed} --only {subject} --case {self.case}",
-        }  # fmt: skip
+        }
 
 
 @dataclass
@@ -97,11 +101,17 @@ class Tally:
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "tried": self.tried, "accepted": self.accepted, "refused": dict(self.refused),
-            "found": dict(self.found), "seeds": self.seeds, "seconds": self.seconds,
-            "slowest_s": self.slowest[0], "slowest_case": self.slowest[1], "peak_mb": self.peak_mb,
+            "tried": self.tried,
+            "accepted": self.accepted,
+            "refused": dict(self.refused),
+            "found": dict(self.found),
+            "seeds": self.seeds,
+            "seconds": self.seconds,
+            "slowest_s": self.slowest[0],
+            "slowest_case": self.slowest[1],
+            "peak_mb": self.peak_mb,
             "findings": [one.to_dict(self.subject, self.seed) for one in self.findings.values()],
-        }  # fmt: skip
+        }
 
 
 def table(tallies: Sequence[Tally]) -> str:

@@ -112,8 +112,12 @@ class Worker:
         except self.subject.allowed as error:
             return {"verdict": "refused", "error": type(error).__name__}
         except Misbehaved as error:
-            return {"verdict": error.kind, "error": type(error).__name__, "text": str(error),
-                    "where": _where(error.__traceback__)}  # fmt: skip
+            return {
+                "verdict": error.kind,
+                "error": type(error).__name__,
+                "text": str(error),
+                "where": _where(error.__traceback__),
+            }
         except MemoryError as error:
             gc.collect()
             return _found("memory", error)

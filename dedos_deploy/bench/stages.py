@@ -118,10 +118,13 @@ def run_bench(
             for index, row in enumerate(rows)
         ]
         facts = {
-            "machine": platform.machine(), "system": platform.system(),
-            "cores": usable_cores(), "threads": usable_threads(options.threads),
-            "engine": options.engine, **subjects[0].facts(),
-        }  # fmt: skip
+            "machine": platform.machine(),
+            "system": platform.system(),
+            "cores": usable_cores(),
+            "threads": usable_threads(options.threads),
+            "engine": options.engine,
+            **subjects[0].facts(),
+        }
     return BenchReport(
         tuple(rows), agreement, ceilings, None if meter is None else meter.source, facts
     )
@@ -152,9 +155,12 @@ class _Subject:
         if self.spec.batch == 1:
             # Its engine is closed by what closes the segmenter, which may happen twice.
             self.segmenter = Segmenter(
-                self.engine, self._made_up, classes=["word 0"],
-                thresholds=Thresholds({}, 0.0, enabled=False), threads=options.threads,
-            )  # fmt: skip
+                self.engine,
+                self._made_up,
+                classes=["word 0"],
+                thresholds=Thresholds({}, 0.0, enabled=False),
+                threads=options.threads,
+            )
             opened.callback(self.segmenter.close)
 
     def prepare(self, slots: int) -> None:
@@ -242,9 +248,12 @@ class _Subject:
 
 
 def _measure(
-    subjects: Sequence[_Subject], slots: int, size: tuple[int, int], frames: int,
+    subjects: Sequence[_Subject],
+    slots: int,
+    size: tuple[int, int],
+    frames: int,
     meter: Any,
-) -> list[StageRow]:  # fmt: skip
+) -> list[StageRow]:
     rng = np.random.default_rng(1)
     pictures = [rng.integers(0, 256, (*size, 3), np.uint8) for _ in range(4)]
     runs: dict[str, list[dict[str, float]]] = {subject.name: [] for subject in subjects}
@@ -265,9 +274,12 @@ def _measure(
 
 
 def _row(
-    subject: _Subject, slots: int, size: tuple[int, int], runs: Sequence[dict[str, float]],
+    subject: _Subject,
+    slots: int,
+    size: tuple[int, int],
+    runs: Sequence[dict[str, float]],
     joules: float | None,
-) -> StageRow:  # fmt: skip
+) -> StageRow:
     parts = [part for part in PARTS if part in runs[0]]
     ms = {part: percentiles([run[part] for run in runs]) for part in parts}
     total = ms["total"]
@@ -337,16 +349,24 @@ def markdown(report: BenchReport) -> str:
         ]
         total = [f"{row.ms['total'][name]:.2f}" for name in ("p50", "p90", "p99")]
         lines.append(
-            "| " + " | ".join([
-                f"{os.path.basename(row.bundle)} ({row.preset}, {row.precision})",
-                f"{row.network_hw[0]}x{row.network_hw[1]}", str(row.batch), str(row.slots),
-                f"{row.frame_hw[0]}x{row.frame_hw[1]}" if row.batch == 1 else "-",
-                *stages, *total, f"{row.fps:.1f}",
-                "-" if row.joules is None else f"{row.joules:.3f}",
-                "-" if row.of_matmul is None else f"{row.of_matmul:.0%}",
-                f"{row.process_mb:.0f}",
-                "-" if row.device_mb is None else f"{row.device_mb:.0f}",
-                f"{report.agreement[row.bundle]:.2%}",
-            ]) + " |"
-        )  # fmt: skip
+            "| "
+            + " | ".join(
+                [
+                    f"{os.path.basename(row.bundle)} ({row.preset}, {row.precision})",
+                    f"{row.network_hw[0]}x{row.network_hw[1]}",
+                    str(row.batch),
+                    str(row.slots),
+                    f"{row.frame_hw[0]}x{row.frame_hw[1]}" if row.batch == 1 else "-",
+                    *stages,
+                    *total,
+                    f"{row.fps:.1f}",
+                    "-" if row.joules is None else f"{row.joules:.3f}",
+                    "-" if row.of_matmul is None else f"{row.of_matmul:.0%}",
+                    f"{row.process_mb:.0f}",
+                    "-" if row.device_mb is None else f"{row.device_mb:.0f}",
+                    f"{report.agreement[row.bundle]:.2%}",
+                ]
+            )
+            + " |"
+        )
     return "\n".join(lines)

@@ -139,10 +139,9 @@ def _record(kind: Any, value: object, path: str) -> Any:
         if name not in values:
             raise FieldError(f"key {shown(prefix + name)} is missing")
     hints = get_type_hints(kind)
-    return kind(**{
-        name: checked(hints[name], item, prefix + name)
-        for name, item in values.items()
-    })  # fmt: skip
+    return kind(
+        **{name: checked(hints[name], item, prefix + name) for name, item in values.items()}
+    )
 
 
 def _unique(pairs: list[tuple[str, object]]) -> Mapping[str, object]:

@@ -47,9 +47,16 @@ _OLD_SECONDS = 7 * _STALE_SECONDS
 _CHUNK = 1 << 20
 # What zipfile lets out, depending on where the damage is.
 _ZIP_ERRORS = (
-    zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, RuntimeError,
-    OverflowError, IndexError,
-)  # fmt: skip
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    OSError,
+    ValueError,
+    RuntimeError,
+    OverflowError,
+    IndexError,
+)
 
 
 @dataclass(frozen=True)
@@ -257,8 +264,11 @@ def _warn_of_cache(label: str, reason: OSError) -> None:
     logger.warning(
         "the cache folder %s cannot be written (%s): %s is unpacked to a temporary folder, anew "
         "each time; set %s to a folder that can be written",
-        cache_root(), reason.strerror, label, CACHE_VARIABLE,
-    )  # fmt: skip
+        cache_root(),
+        reason.strerror,
+        label,
+        CACHE_VARIABLE,
+    )
 
 
 def _write_all(source: _Source, folder: Path) -> Manifest:

@@ -186,8 +186,11 @@ def _warn_if_open(folder: Path, manifest: Manifest, label: str) -> None:
     if place is not None:
         logger.warning(
             "%s: everybody on this machine may change %s, also after it was checked; "
-            "run: chmod -R o-w %s", label, place, folder,
-        )  # fmt: skip
+            "run: chmod -R o-w %s",
+            label,
+            place,
+            folder,
+        )
 
 
 def _label(name: str) -> str:

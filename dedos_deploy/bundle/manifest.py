@@ -171,9 +171,13 @@ def _model_problems(manifest: Manifest) -> Iterator[str]:
         ("preset", manifest.preset, "config.preset", config.preset),
         ("activation", manifest.activation, "config.clip.activation", config.clip.activation),
         ("spec.text_width", spec.text_width, "config.clip.text_width", config.clip.text_width),
-        ("context_length", manifest.context_length, "config.clip.text.context_length",
-         config.clip.text.context_length),
-    )  # fmt: skip
+        (
+            "context_length",
+            manifest.context_length,
+            "config.clip.text.context_length",
+            config.clip.text.context_length,
+        ),
+    )
     for field_name, value, other, expected in pairs:
         if value != expected:
             yield f"field {field_name!r} is {shown(value)}, but {other!r} is {shown(expected)}"
@@ -184,8 +188,10 @@ def _model_problems(manifest: Manifest) -> Iterator[str]:
     if spec.batch > MAX_BATCH:
         yield f"field 'spec.batch' must be at most {MAX_BATCH}, not {spec.batch}"
     if max(spec.height, spec.width) > MAX_SIDE:
-        yield f"fields 'spec.height' and 'spec.width' must be at most {MAX_SIDE}, not " \
-              f"{spec.height} and {spec.width}"  # fmt: skip
+        yield (
+            f"fields 'spec.height' and 'spec.width' must be at most {MAX_SIDE}, not "
+            f"{spec.height} and {spec.width}"
+        )
     if spec.score_dtype == "uint8":
         yield "field 'spec.score_dtype' must be 'float32' or 'float16', not 'uint8'"
     try:
@@ -195,8 +201,10 @@ def _model_problems(manifest: Manifest) -> Iterator[str]:
     for part, precision in manifest.precision.items():
         if precision not in PRECISIONS:
             allowed = ", ".join(map(repr, PRECISIONS))
-            yield f"field {shown(f'precision.{part}')} must be one of {allowed}, " \
-                  f"not {shown(precision)}"  # fmt: skip
+            yield (
+                f"field {shown(f'precision.{part}')} must be one of {allowed}, "
+                f"not {shown(precision)}"
+            )
 
 
 def _text_problems(manifest: Manifest) -> Iterator[str]:
@@ -206,8 +214,9 @@ def _text_problems(manifest: Manifest) -> Iterator[str]:
         yield f"field 'templates' holds {len(manifest.templates)}, more than {MAX_TEMPLATES}"
     for index, template in enumerate(manifest.templates):
         if template.count("{}") != 1:
-            yield f"field 'templates[{index}]' must have one {{}} for the word, not " \
-                  f"{shown(template)}"  # fmt: skip
+            yield (
+                f"field 'templates[{index}]' must have one {{}} for the word, not {shown(template)}"
+            )
         if len(template) > MAX_TEMPLATE:
             yield f"field 'templates[{index}]' has more than {MAX_TEMPLATE} characters"
     scores = {"default_threshold": manifest.default_threshold}
@@ -224,8 +233,10 @@ def _file_problems(manifest: Manifest) -> Iterator[str]:
         if not is_safe_name(name) or name == MANIFEST:
             yield f"field 'files' lists {shown(name)}, which cannot be the name of a bundle's file"
         if not is_sha256(digest):
-            yield f"field {shown(f'files.{name}')} must be a SHA-256 in hexadecimal, " \
-                  f"not {shown(digest)}"  # fmt: skip
+            yield (
+                f"field {shown(f'files.{name}')} must be a SHA-256 in hexadecimal, "
+                f"not {shown(digest)}"
+            )
     problem = clash([*manifest.files, MANIFEST])
     if problem is not None:
         yield f"field 'files' is ambiguous: {problem}"
@@ -242,8 +253,10 @@ def _vocabulary_problems(manifest: Manifest) -> Iterator[str]:
             yield f"field 'vocabularies[{index}]' must be a new plain name, not {shown(name)}"
         listed.add(name)
         if vocabulary_file(name) not in manifest.files:
-            yield f"field 'files' does not list {vocabulary_file(name)!r}, which " \
-                  f"'vocabularies[{index}]' needs"  # fmt: skip
+            yield (
+                f"field 'files' does not list {vocabulary_file(name)!r}, which "
+                f"'vocabularies[{index}]' needs"
+            )
     base = manifest.base_vocabulary
     if base is not None and base not in listed:
         yield f"field 'base_vocabulary' is {shown(base)}, which 'vocabularies' does not list"

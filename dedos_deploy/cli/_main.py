@@ -99,8 +99,10 @@ def _drop_stdout() -> None:
 def _leave(code: int, interrupts: Interrupts) -> None:
     """End a process that cannot be trusted to end, as Python's own end waits for every thread and
     lets every library clean up: one that was interrupted, or has left a thread behind."""
-    left = any(thread.name.startswith(OUR_THREADS) and thread.name != WATCHER
-               for thread in threading.enumerate())  # fmt: skip
+    left = any(
+        thread.name.startswith(OUR_THREADS) and thread.name != WATCHER
+        for thread in threading.enumerate()
+    )
     if interrupts.seen or left:
         with contextlib.suppress(OSError):
             sys.stdout.flush()
@@ -133,8 +135,11 @@ def run_verb(
         return run_command(build_parser, run, words, owns_process=argv is None)
     if words[0] not in verbs:
         hint = nearest(words[0], verbs) or ";"
-        print(f"{prog}: error: unknown command {words[0]!r}{hint} commands: {', '.join(verbs)}, or "
-              "options alone", file=sys.stderr)  # fmt: skip
+        print(
+            f"{prog}: error: unknown command {words[0]!r}{hint} commands: {', '.join(verbs)}, or "
+            "options alone",
+            file=sys.stderr,
+        )
         return EXIT_USER_ERROR
     module = importlib.import_module(f"dedos_deploy.cli.{verbs[words[0]]}")
     return run_command(module.build_parser, module.run, words[1:], owns_process=argv is None)

@@ -45,8 +45,9 @@ def _sources(args: argparse.Namespace) -> dict[str, str]:
 def tell_what_is_left(interrupts: Interrupts, stages: StageBoard, opened: Opened) -> None:
     """Let the last words of a run that does not end name what hangs."""
     interrupts.left = lambda: [
-        *map(str, stages.busy_longer_than(0.0)), *(f"closing of {name}" for name in opened.closing())
-    ]  # fmt: skip
+        *map(str, stages.busy_longer_than(0.0)),
+        *(f"closing of {name}" for name in opened.closing()),
+    ]
 
 
 def exit_code(
@@ -77,8 +78,12 @@ def report(
     for warning in source.warnings:
         log.warning("%s", warning)
     if args.json:
-        numbers = {"source": source.source_id, **statistics.to_dict(), "written": written,
-                  "warnings": list(source.warnings)}  # fmt: skip
+        numbers = {
+            "source": source.source_id,
+            **statistics.to_dict(),
+            "written": written,
+            "warnings": list(source.warnings),
+        }
         print(json.dumps(numbers, ensure_ascii=False))
         return
     from dedos_deploy.cli._status import summary_table

@@ -85,11 +85,16 @@ def summary_table(source_id: str, statistics: Statistics, written: Sequence[str]
     drops = ", ".join(f"{count} {cause}" for cause, count in statistics.drops.items() if count)
     rows = (
         ("source", f"{source_id}: {OUTCOMES.get(statistics.outcome, statistics.outcome)}"),
-        ("frames", f"{statistics.frames} in {statistics.duration_s:.1f} s, "
-                   f"{statistics.fps:.2f} fps"),
-        ("latency", f"p50 {statistics.latency_p50_ms:.1f} ms, p99 {statistics.latency_p99_ms:.1f} "
-                    f"ms" + (f" (mean {stages} ms)" if stages else "")),
+        (
+            "frames",
+            f"{statistics.frames} in {statistics.duration_s:.1f} s, {statistics.fps:.2f} fps",
+        ),
+        (
+            "latency",
+            f"p50 {statistics.latency_p50_ms:.1f} ms, p99 {statistics.latency_p99_ms:.1f} "
+            f"ms" + (f" (mean {stages} ms)" if stages else ""),
+        ),
         ("dropped", drops or "0"),
         ("written", ", ".join(written) or "nothing, name an --output"),
-    )  # fmt: skip
+    )
     return "\n".join([*lines, "", *(f"{label:8} {text}" for label, text in rows)])

@@ -67,9 +67,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--slots", type=int, nargs="+", default=[171], metavar="K", help="class slots (171)"
     )
     stages.add_argument(
-        "--size", type=size_hw, nargs="+", default=[(720, 1280)], metavar="HxW",
+        "--size",
+        type=size_hw,
+        nargs="+",
+        default=[(720, 1280)],
+        metavar="HxW",
         help="frame sizes (720x1280)",
-    )  # fmt: skip
+    )
     stages.add_argument("--frames", type=int, default=50, help="timed frames of each (50)")
     stages.add_argument(
         "--threads", type=int, help="CPU threads, at most one per usable core (all)"

@@ -31,9 +31,11 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--engine", choices=("cpu", "cuda", "trt", "rtx"), default="cpu",
+        "--engine",
+        choices=("cpu", "cuda", "trt", "rtx"),
+        default="cpu",
         help="which engine must be able to run for exit code 0 (default: cpu)",
-    )  # fmt: skip
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
@@ -47,8 +49,11 @@ def run(args: argparse.Namespace) -> int:
     findings = examine()
     fit = usable(findings, args.engine)
     if args.json:
-        report = {"engine": args.engine, "usable": fit,
-                  "findings": [asdict(finding) for finding in findings]}  # fmt: skip
+        report = {
+            "engine": args.engine,
+            "usable": fit,
+            "findings": [asdict(finding) for finding in findings],
+        }
         print(json.dumps(report, ensure_ascii=False))
         return EXIT_OK if fit else EXIT_USER_ERROR
     width = max(len(finding.topic) for finding in findings)
@@ -64,9 +69,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _wrapped(text: str, lead: str) -> str:
     return textwrap.fill(
-        text, WIDTH, initial_indent=lead, subsequent_indent=" " * len(lead),
-        break_long_words=False, break_on_hyphens=False,
-    )  # fmt: skip
+        text,
+        WIDTH,
+        initial_indent=lead,
+        subsequent_indent=" " * len(lead),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -80,67 +80,114 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_subjects(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--bundle", nargs="+", default=[], metavar="BUNDLE",
-                       help="bundle folders, .dedos files, or demo for the embedded one")  # fmt: skip
-    group.add_argument("--checkpoint", nargs="+", default=[], metavar="FILE",
-                       help="checkpoints of dedos-train, run by torch")  # fmt: skip
-    group.add_argument("--net", metavar="FILE",
-                       help="an ONNX net of fixed classes to compare with: `image` float32 "
-                            "[1,3,H,W] RGB 0..255 to `logits`")  # fmt: skip
-    group.add_argument("--net-words", type=Path, metavar="FILE",
-                       help='what it knows: {"words": [one per channel], "classes": {class of the '
-                            "data: [words of the net]}}")  # fmt: skip
-    group.add_argument("--compare", nargs=2, default=[], metavar=("A", "B"),
-                       help="bundles, or --output folders of earlier evaluations: B against A, with "
-                            "a paired bootstrap over images")  # fmt: skip
+    group.add_argument(
+        "--bundle",
+        nargs="+",
+        default=[],
+        metavar="BUNDLE",
+        help="bundle folders, .dedos files, or demo for the embedded one",
+    )
+    group.add_argument(
+        "--checkpoint",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="checkpoints of dedos-train, run by torch",
+    )
+    group.add_argument(
+        "--net",
+        metavar="FILE",
+        help="an ONNX net of fixed classes to compare with: `image` float32 "
+        "[1,3,H,W] RGB 0..255 to `logits`",
+    )
+    group.add_argument(
+        "--net-words",
+        type=Path,
+        metavar="FILE",
+        help='what it knows: {"words": [one per channel], "classes": {class of the '
+        "data: [words of the net]}}",
+    )
+    group.add_argument(
+        "--compare",
+        nargs=2,
+        default=[],
+        metavar=("A", "B"),
+        help="bundles, or --output folders of earlier evaluations: B against A, with "
+        "a paired bootstrap over images",
+    )
 
 
 def _add_data(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--data", metavar="FOLDER", help="folder of the data set")
     group.add_argument("--split", help="split of the data set (default: val, or the protocol's)")
-    group.add_argument("--protocol", metavar="NAME",
-                       help="published benchmark, such as A-150, PC-59 or PAS-20b")  # fmt: skip
-    group.add_argument("--part", default="1/1", metavar="I/N",
-                       help="only every N-th image, from the I-th on: for N processes")  # fmt: skip
+    group.add_argument(
+        "--protocol", metavar="NAME", help="published benchmark, such as A-150, PC-59 or PAS-20b"
+    )
+    group.add_argument(
+        "--part",
+        default="1/1",
+        metavar="I/N",
+        help="only every N-th image, from the I-th on: for N processes",
+    )
 
 
 def _add_text(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--classes",
-                       help="classes to ask for, as dedos-run takes them; each must name a class of "
-                            "the data by its name or a synonym, and classes left out are not "
-                            "counted (default: all of them)")  # fmt: skip
-    group.add_argument("--background", choices=("none", "threshold", "negatives"), default="none",
-                       help="what may leave a pixel unlabelled, which counts as wrong "
-                            "(default: none)")  # fmt: skip
+    group.add_argument(
+        "--classes",
+        help="classes to ask for, as dedos-run takes them; each must name a class of "
+        "the data by its name or a synonym, and classes left out are not "
+        "counted (default: all of them)",
+    )
+    group.add_argument(
+        "--background",
+        choices=("none", "threshold", "negatives"),
+        default="none",
+        help="what may leave a pixel unlabelled, which counts as wrong (default: none)",
+    )
     group.add_argument("--threshold", type=float, help="score that labels a pixel, in [0, 1]")
-    group.add_argument("--templates", nargs="+", metavar="NAME",
-                       help="prompt templates to try: single, vild14, imagenet80 (default: the "
-                            "model's own)")  # fmt: skip
-    group.add_argument("--synonyms", choices=("on", "off", "both"),
-                       help="ask for the synonyms of classes, too (default: those of --classes, "
-                            "but not those of a protocol)")  # fmt: skip
+    group.add_argument(
+        "--templates",
+        nargs="+",
+        metavar="NAME",
+        help="prompt templates to try: single, vild14, imagenet80 (default: the model's own)",
+    )
+    group.add_argument(
+        "--synonyms",
+        choices=("on", "off", "both"),
+        help="ask for the synonyms of classes, too (default: those of --classes, "
+        "but not those of a protocol)",
+    )
 
 
 def _add_machine(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--engine", default="cpu", help="what bundles run on (default: cpu)")
     group.add_argument("--device", default="cpu", help="where torch runs checkpoints")
-    group.add_argument("--size", type=size_hw, metavar="HxW",
-                       help="network size of checkpoints (default: as trained)")  # fmt: skip
+    group.add_argument(
+        "--size",
+        type=size_hw,
+        metavar="HxW",
+        help="network size of checkpoints (default: as trained)",
+    )
     group.add_argument(
         "--threads", type=int, help="CPU threads, at most one per usable core (default: all)"
     )
 
 
 def _add_output(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--output", type=Path, metavar="DIR",
-                       help="write report.html, report.md, report.json and one record per image")  # fmt: skip
+    group.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="write report.html, report.md, report.json and one record per image",
+    )
     group.add_argument("--resume", action="store_true", help="go on with what is in --output")
     group.add_argument("--boundary", action="store_true", help="measure boundary IoU, too")
     group.add_argument(
         "--no-pictures", action="store_true", help="leave pictures out of the report"
     )
-    group.add_argument("--json", action="store_true",
-                       help="print one JSON object as the last line of stdout")  # fmt: skip
+    group.add_argument(
+        "--json", action="store_true", help="print one JSON object as the last line of stdout"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -162,8 +209,12 @@ def run(args: argparse.Namespace) -> int:
         lines = _Lines()
         try:
             found = evaluate_subjects(
-                subjects, _data(args), _running(args), keeping, progress=lines.start,
-            )  # fmt: skip
+                subjects,
+                _data(args),
+                _running(args),
+                keeping,
+                progress=lines.start,
+            )
         finally:
             lines.close()
     comparisons = _comparisons(args.compare, subjects, found, read_sections(kept) if kept else [])
@@ -194,8 +245,11 @@ def _subjects(args: argparse.Namespace, compared: Sequence[str]) -> list[Subject
     for name in args.templates or ():
         prompt_templates(name)
     choices: dict[str | None, tuple[bool | None, ...]] = {
-        None: (None,), "on": (True,), "off": (False,), "both": (True, False),
-    }  # fmt: skip
+        None: (None,),
+        "on": (True,),
+        "off": (False,),
+        "both": (True, False),
+    }
     synonyms = choices[args.synonyms]
     named = [("bundle", path) for path in [*compared, *args.bundle]]
     named += [("checkpoint", path) for path in args.checkpoint]
@@ -310,8 +364,12 @@ def result_text(result: EvaluationResult) -> str:
         measured = (_shown(boundary[index]),) if boundary else ()
         rows.append((name, _shown(iou), *measured, f"{pixels / total:.1%}"))
     per_image = 1000 * result.seconds_inference / result.images
-    means = [f"miou_present {result.miou_present:.3f}", f"miou_union {result.miou_union:.3f}",
-             f"accuracy {result.accuracy:.3f}", f"fwIoU {result.frequency_weighted_iou:.3f}"]  # fmt: skip
+    means = [
+        f"miou_present {result.miou_present:.3f}",
+        f"miou_union {result.miou_union:.3f}",
+        f"accuracy {result.accuracy:.3f}",
+        f"fwIoU {result.frequency_weighted_iou:.3f}",
+    ]
     if result.boundary_miou is not None:
         means.append(f"boundary {result.boundary_miou:.3f}")
     means += [f"{name} classes {_shown(value)}" for name, value in result.groups.items()]

@@ -26,10 +26,15 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", type=Path, nargs="+", help="--output of an evaluation")
-    parser.add_argument("--output", type=Path, metavar="DIR",
-                        help="where the report goes (default: the only folder)")  # fmt: skip
-    parser.add_argument("--json", action="store_true",
-                        help="print one JSON object as the last line of stdout")  # fmt: skip
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="where the report goes (default: the only folder)",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object as the last line of stdout"
+    )
     return parser
 
 

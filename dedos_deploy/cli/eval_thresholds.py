@@ -39,17 +39,26 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", required=True, metavar="FOLDER", help="labelled folder")
     parser.add_argument("--split", default="val", help="split of the data set (default: val)")
     parser.add_argument("--classes", help="classes to calibrate for (default: all of the folder)")
-    parser.add_argument("--background", choices=("threshold", "negatives"), default="threshold",
-                        help="whether negatives compete, as they will later (default: threshold)")  # fmt: skip
-    parser.add_argument("--output", type=Path, metavar="BUNDLE",
-                        help="write a changed bundle here (default: change the given one)")  # fmt: skip
+    parser.add_argument(
+        "--background",
+        choices=("threshold", "negatives"),
+        default="threshold",
+        help="whether negatives compete, as they will later (default: threshold)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="BUNDLE",
+        help="write a changed bundle here (default: change the given one)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace --output")
     parser.add_argument("--dry-run", action="store_true", help="show thresholds, change nothing")
     parser.add_argument(
         "--threads", type=int, help="CPU threads, at most one per usable core (default: all)"
     )
-    parser.add_argument("--json", action="store_true",
-                        help="print one JSON object as the last line of stdout")  # fmt: skip
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object as the last line of stdout"
+    )
     return parser
 
 
@@ -82,8 +91,10 @@ def run(args: argparse.Namespace) -> int:
         rows.append((one.name, *("-" if value is None else f"{value:.3f}" for value in values)))
     print(columns_text(rows))
     without, with_them = mean_iou(found)
-    print(f"\nmiou_present {without:.3f} without thresholds, {with_them:.3f} with them, on the "
-          "images they were chosen on")  # fmt: skip
+    print(
+        f"\nmiou_present {without:.3f} without thresholds, {with_them:.3f} with them, on the "
+        "images they were chosen on"
+    )
     unseen = [one.name for one in found if one.threshold is None]
     if unseen:
         print(f"no label shows {', '.join(unseen)}, so nothing was chosen there", file=sys.stderr)

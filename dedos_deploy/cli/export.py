@@ -81,41 +81,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     words = parser.add_argument_group("words")
     words.add_argument(
-        "--vocabulary", "--classes", metavar="WORDS",
+        "--vocabulary",
+        "--classes",
+        metavar="WORDS",
         help="base vocabulary shipped with embeddings: 'car|automobile,road' or a text file "
         "(default: the checkpoint's words)",
-    )  # fmt: skip
+    )
     words.add_argument(
-        "--templates", choices=tuple(TEMPLATES), default=default.templates,
+        "--templates",
+        choices=tuple(TEMPLATES),
+        default=default.templates,
         help="prompt templates (default: %(default)s)",
-    )  # fmt: skip
+    )
     words.add_argument(
-        "--threshold", type=float, metavar="T",
+        "--threshold",
+        type=float,
+        metavar="T",
         help="score in [0, 1] below which a pixel stays unlabelled (default: the checkpoint's)",
-    )  # fmt: skip
+    )
     graph.add_argument(
-        "--device", action="store_true",
+        "--device",
+        action="store_true",
         help="also build the trt or rtx engine for the GPU of this machine and check it there, which "
         "the first dedos-run does otherwise",
-    )  # fmt: skip
+    )
     gate = parser.add_argument_group("parity gate")
     gate.add_argument(
-        "--frames", metavar="PATH",
+        "--frames",
+        metavar="PATH",
         help="picture, folder or video to compare on (default: embedded scenes)",
-    )  # fmt: skip
+    )
     gate.add_argument(
-        "--frame-count", type=int, default=default.frame_count, metavar="N",
+        "--frame-count",
+        type=int,
+        default=default.frame_count,
+        metavar="N",
         help="how many frames to compare (default: %(default)s)",
-    )  # fmt: skip
+    )
     gate.add_argument(
         "--allow-drift", action="store_true", help="write the bundle even if the gate refuses"
     )
     _add_int8(parser.add_argument_group("int8"))
     output = parser.add_argument_group("output")
     output.add_argument(
-        "--output", metavar="PATH",
+        "--output",
+        metavar="PATH",
         help="a folder, or a file ending in .dedos (default: such as nano-fp32-cpu.dedos)",
-    )  # fmt: skip
+    )
     output.add_argument("--overwrite", action="store_true", help="replace a bundle that is there")
     output.add_argument("--json", action="store_true", help="print the report as JSON")
 
@@ -194,43 +206,62 @@ def _prepare_device(bundle: Path, target: str) -> dict[str, Any]:
 def _add_int8(group: argparse._ArgumentGroup) -> None:
     default = Int8Options("")
     group.add_argument(
-        "--calib", metavar="SOURCE",
+        "--calib",
+        metavar="SOURCE",
         help="what to calibrate on: folder, glob, video, camera or stream, of pictures like those the "
         "engine will see; needed for int8",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--calib-frames", type=int, default=default.frames, metavar="N",
+        "--calib-frames",
+        type=int,
+        default=default.frames,
+        metavar="N",
         help="how many of its frames (default: %(default)s)",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--calib-table", metavar="FILE",
+        "--calib-table",
+        metavar="FILE",
         help="calibration table: used again when it is there and fits, written otherwise; an "
         "interrupted calibration goes on from beside it",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--estimator", choices=ESTIMATORS, default=default.estimator,
+        "--estimator",
+        choices=ESTIMATORS,
+        default=default.estimator,
         help="of ranges (default: %(default)s)",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--calib-seed", type=int, default=default.seed, metavar="N", help="other seeds take other frames"
-    )  # fmt: skip
+        "--calib-seed",
+        type=int,
+        default=default.seed,
+        metavar="N",
+        help="other seeds take other frames",
+    )
     group.add_argument(
-        "--int8-budget", type=float, default=default.budget, metavar="PART",
+        "--int8-budget",
+        type=float,
+        default=default.budget,
+        metavar="PART",
         help="part of mean IoU, or of the pixels' labels without --labels, that may be lost; layers go "
         "back to float until it holds (default: %(default)s)",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--smoothing", action=argparse.BooleanOptionalAction, default=default.smoothing,
+        "--smoothing",
+        action=argparse.BooleanOptionalAction,
+        default=default.smoothing,
         help="move outliers of LayerNorm into weights (default: yes)",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--labels", metavar="FOLDER",
+        "--labels",
+        metavar="FOLDER",
         help="label folder on which the verdict compares mean IoU; without one it compares labels",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--labels-split", default=default.labels_split, metavar="NAME",
+        "--labels-split",
+        default=default.labels_split,
+        metavar="NAME",
         help="its split (default: %(default)s)",
-    )  # fmt: skip
+    )
     group.add_argument(
         "--force-int8", action="store_true", help="write INT8 whatever the verdict is"
     )

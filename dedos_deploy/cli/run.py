@@ -91,15 +91,18 @@ def build_parser() -> argparse.ArgumentParser:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
-        "--source", action="append", metavar="URI",
+        "--source",
+        action="append",
+        metavar="URI",
         help="what to label, see sources below; repeat for several cameras on one engine, each as "
         "NAME=URI or URI",
-    )  # fmt: skip
+    )
     source.add_argument("--camera", type=int, metavar="N", help="the same as --source camera:N")
     source.add_argument(
-        "--credits", action="store_true",
+        "--credits",
+        action="store_true",
         help="print the licence of the bundle's weights and whom they owe credit, and end",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--bundle",
         default="demo",
@@ -147,45 +150,61 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--opacity", type=float, metavar="X", help="of the overlay, in [0, 1] (default: 0.5)"
     )
     parser.add_argument(
-        "--serve", nargs="?", const="127.0.0.1:8080", metavar="HOST:PORT",
+        "--serve",
+        nargs="?",
+        const="127.0.0.1:8080",
+        metavar="HOST:PORT",
         help="serve a page to watch the cameras and change their words, and an API (default: "
         "127.0.0.1:8080); other machines need --token",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--token", metavar="TEXT",
+        "--token",
+        metavar="TEXT",
         help="what every request must show, at least 16 letters (default: $DEDOS_TOKEN)",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--record-to", metavar="FOLDER",
+        "--record-to",
+        metavar="FOLDER",
         help="with --serve: where the page's record button puts its videos (default: no button)",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--max-latency-ms", type=float, metavar="MS",
+        "--max-latency-ms",
+        type=float,
+        metavar="MS",
         help="with several sources or --serve: drop frames that would be older than this when done",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--reconnect", type=_attempts, metavar="N",
+        "--reconnect",
+        type=_attempts,
+        metavar="N",
         help="how often in a row a live source that stopped is opened again, with growing pauses up "
         "to 30 s, or `forever` (default: 10, cameras on this machine 5)",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--on-output-error", choices=("stop", "continue"),
+        "--on-output-error",
+        choices=("stop", "continue"),
         help="end the run when an output cannot be written any more (default for one source), or go "
         "on without it (default for several and --serve)",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--trace", metavar="FILE",
+        "--trace",
+        metavar="FILE",
         help="write what ran when as a Chrome trace (.json), for https://ui.perfetto.dev",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--watchdog", type=float, default=10.0, metavar="S",
+        "--watchdog",
+        type=float,
+        default=10.0,
+        metavar="S",
         help="say what is stuck, and where, when a source, the engine or an output takes longer than "
         "S seconds for one frame; 0 says nothing (default: 10)",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--log-format", choices=("text", "json"), default="text",
+        "--log-format",
+        choices=("text", "json"),
+        default="text",
         help="of the lines on stderr: sentences (default), or a JSON object each",
-    )  # fmt: skip
+    )
     parser.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames")
     parser.add_argument(
         "--engine",
@@ -267,9 +286,11 @@ def _run(args: argparse.Namespace) -> int:
         raise BadInputError(f"--watchdog must lie in 0 to 3600 seconds, not {args.watchdog:g}")
     with interrupts_taken("dedos-run") as interrupts:
         interrupts.say = lambda text: log.error("%s", text)
-        return _run_fleet(args, vocabulary, interrupts) if _is_fleet(args) else _run_one(
-            args, vocabulary, interrupts
-        )  # fmt: skip
+        return (
+            _run_fleet(args, vocabulary, interrupts)
+            if _is_fleet(args)
+            else _run_one(args, vocabulary, interrupts)
+        )
 
 
 def _run_one(
@@ -375,9 +396,12 @@ def _open_ends(
     painter = OverlayPainter() if args.opacity is None else OverlayPainter(args.opacity)
     source = opened.enter("source", open_source(uri, reconnect=args.reconnect))
     options = SinkOptions(
-        fps=source.fps, live=source.live, overwrite=args.overwrite, painter=painter,
+        fps=source.fps,
+        live=source.live,
+        overwrite=args.overwrite,
+        painter=painter,
         protected=paths_of(uri),
-    )  # fmt: skip
+    )
     uris = [*args.output, *(["window"] if args.show else [])]
     if len(set(uris)) < len(uris):
         raise BadInputError(f"an output is named twice among {', '.join(uris)}; remove one")

@@ -65,9 +65,14 @@ def access_of(address: str, token: str | None) -> Access:
 
 
 def open_cameras(
-    args: argparse.Namespace, shared: Segmenter, classes: Vocabulary, words: tuple[str, ...],
-    stop: threading.Event, stages: StageBoard, opened: Opened,
-) -> Fleet:  # fmt: skip
+    args: argparse.Namespace,
+    shared: Segmenter,
+    classes: Vocabulary,
+    words: tuple[str, ...],
+    stop: threading.Event,
+    stages: StageBoard,
+    opened: Opened,
+) -> Fleet:
     """Open sources, outputs and, if asked for, the page; return what labels them.
 
     classes: of every camera at first; words: to suggest in the page.
@@ -86,9 +91,13 @@ def open_cameras(
     page.callback(hub.close)
     cameras = [_camera(name, uri, views[name], args, opened) for name, uri in sources.items()]
     fleet = Fleet(
-        cameras, stop=stop, on_result=hub.on_result, max_results=args.max_frames,
-        sink_errors=args.on_output_error or "continue", stages=stages,
-    )  # fmt: skip
+        cameras,
+        stop=stop,
+        on_result=hub.on_result,
+        max_results=args.max_frames,
+        sink_errors=args.on_output_error or "continue",
+        stages=stages,
+    )
     hub.watch(fleet)
     if access is not None:
         from dedos_deploy.runtime.serving.app import Server

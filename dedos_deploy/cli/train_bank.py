@@ -53,19 +53,36 @@ def build_parser() -> argparse.ArgumentParser:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `dedos-train calibrate-bank`."""
     parser.add_argument("run", type=Path, metavar="RUN", help="output folder of dedos-train")
-    parser.add_argument("--images", type=int, default=500, metavar="M",
-                        help="training images to calibrate on, spread evenly over the data; fewer "
-                             "if there are fewer (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--fill", choices=FILLS,
-                        help="filling to write (default: calibrated; with --compare: none)")  # fmt: skip
-    parser.add_argument("--compare", action="store_true",
-                        help="print the mIoU of the three fillings on the validation splits")  # fmt: skip
-    parser.add_argument("--data", nargs="+", metavar="FOLDER",
-                        help="label folders (default: those of the run)")  # fmt: skip
-    parser.add_argument("--diffusion", metavar="NAME|FOLDER",
-                        help="where the run's diffusion model lies now (default: as it was)")  # fmt: skip
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto",
-                        help="where to compute (default: %(default)s)")  # fmt: skip
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=500,
+        metavar="M",
+        help="training images to calibrate on, spread evenly over the data; fewer "
+        "if there are fewer (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--fill", choices=FILLS, help="filling to write (default: calibrated; with --compare: none)"
+    )
+    parser.add_argument(
+        "--compare",
+        action="store_true",
+        help="print the mIoU of the three fillings on the validation splits",
+    )
+    parser.add_argument(
+        "--data", nargs="+", metavar="FOLDER", help="label folders (default: those of the run)"
+    )
+    parser.add_argument(
+        "--diffusion",
+        metavar="NAME|FOLDER",
+        help="where the run's diffusion model lies now (default: as it was)",
+    )
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="where to compute (default: %(default)s)",
+    )
     parser.add_argument(
         "--threads", type=int, help="CPU threads, at most one per core (default: torch's choice)"
     )

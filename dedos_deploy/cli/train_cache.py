@@ -46,24 +46,53 @@ def build_parser() -> argparse.ArgumentParser:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `dedos-train cache-diffusion`; None means the default of training."""
-    parser.add_argument("--data", nargs="+", required=True, metavar="FOLDER[=SHARE]",
-                        help="label folders; their training images are cached")  # fmt: skip
-    parser.add_argument("--diffusion", required=True, metavar="NAME|FOLDER",
-                        help="frozen diffusion model, as in training")  # fmt: skip
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        required=True,
+        metavar="FOLDER[=SHARE]",
+        help="label folders; their training images are cached",
+    )
+    parser.add_argument(
+        "--diffusion",
+        required=True,
+        metavar="NAME|FOLDER",
+        help="frozen diffusion model, as in training",
+    )
     parser.add_argument("--cache", required=True, metavar="DIR", help="folder of the cache")
-    parser.add_argument("--timesteps", type=int, nargs="+", metavar="T",
-                        help="denoising steps that the images go through (50 100 200)")  # fmt: skip
-    parser.add_argument("--component", choices=("II", "III", "IV", "V"),
-                        help="row of the paper's Table 3 that will be trained: II walks the middle "
-                             "timestep alone")  # fmt: skip
-    parser.add_argument("--diffusion-size", dest="diffusion_hw", type=size_hw, metavar="HxW",
-                        help="image size the diffusion reads (what it was trained at)")  # fmt: skip
-    parser.add_argument("--diffusion-half", action=argparse.BooleanOptionalAction,
-                        help="the noise predictor in half precision")  # fmt: skip
-    parser.add_argument("--batch", type=int, default=4,
-                        help="images computed at once (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--max-gib", type=float, metavar="GIB",
-                        help="keep no more than this; the rest is computed while training")  # fmt: skip
+    parser.add_argument(
+        "--timesteps",
+        type=int,
+        nargs="+",
+        metavar="T",
+        help="denoising steps that the images go through (50 100 200)",
+    )
+    parser.add_argument(
+        "--component",
+        choices=("II", "III", "IV", "V"),
+        help="row of the paper's Table 3 that will be trained: II walks the middle timestep alone",
+    )
+    parser.add_argument(
+        "--diffusion-size",
+        dest="diffusion_hw",
+        type=size_hw,
+        metavar="HxW",
+        help="image size the diffusion reads (what it was trained at)",
+    )
+    parser.add_argument(
+        "--diffusion-half",
+        action=argparse.BooleanOptionalAction,
+        help="the noise predictor in half precision",
+    )
+    parser.add_argument(
+        "--batch", type=int, default=4, help="images computed at once (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max-gib",
+        type=float,
+        metavar="GIB",
+        help="keep no more than this; the rest is computed while training",
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where to compute")
     parser.add_argument(
         "--threads", type=int, help="CPU threads, at most one per core (torch's choice)"
@@ -85,8 +114,11 @@ def run(args: argparse.Namespace) -> int:
     report = _fill(args)
     if report is not None:
         print(summary(report))
-        print(f"use it with: dedos-train --diffusion {args.diffusion} --diffusion-cache "
-              f"{args.cache} and the same other options", file=sys.stderr)  # fmt: skip
+        print(
+            f"use it with: dedos-train --diffusion {args.diffusion} --diffusion-cache "
+            f"{args.cache} and the same other options",
+            file=sys.stderr,
+        )
     return EXIT_OK
 
 
@@ -119,8 +151,13 @@ def _fill(args: argparse.Namespace) -> FillReport | None:
     cache = DiffusionCache(Path(args.cache), diffusion, max_bytes=limit)
     paths = image_paths(folders, first=processes.rank, by=processes.count)
     pause = 0.1 if sys.stderr.isatty() else 15.0
-    with tqdm(total=len(paths), unit="image", desc="caching", mininterval=pause,
-              disable=processes.rank > 0) as bar:  # fmt: skip
+    with tqdm(
+        total=len(paths),
+        unit="image",
+        desc="caching",
+        mininterval=pause,
+        disable=processes.rank > 0,
+    ) as bar:
         report = fill_cache(cache, paths, batch=args.batch, on_images=bar.update)
     processes.wait()
     return None if processes.rank else report
@@ -130,22 +167,34 @@ def summary(report: FillReport) -> str:
     """Return what a pass did as a few lines."""
     counts = report.counts
     rows = [
-        ("images", f"{report.images}, of which {report.there} were there and {counts.computed} "
-                   "were computed"),
-        ("size", f"{report.bytes_per_image / 1e3:.1f} kB an image, {report.bytes / 1e6:.1f} MB of "
-                 f"{report.stored} in all"),
-    ]  # fmt: skip
+        (
+            "images",
+            f"{report.images}, of which {report.there} were there and {counts.computed} "
+            "were computed",
+        ),
+        (
+            "size",
+            f"{report.bytes_per_image / 1e3:.1f} kB an image, {report.bytes / 1e6:.1f} MB of "
+            f"{report.stored} in all",
+        ),
+    ]
     read_ms = 1000 * counts.read_s / max(1, counts.read)
     if counts.computed:
         encode, walk, decode = (
             1000 * seconds / counts.computed
             for seconds in (counts.encode_s, counts.walk_s, counts.decode_s)
         )
-        rows.append(("cost", f"encode {encode:.1f} ms, walk {walk:.1f} ms, decode {decode:.1f} ms "
-                             "an image"))  # fmt: skip
+        rows.append(
+            ("cost", f"encode {encode:.1f} ms, walk {walk:.1f} ms, decode {decode:.1f} ms an image")
+        )
     if counts.computed and counts.read:
-        rows.append(("saves", f"{encode + decode - read_ms:.1f} ms of each image that a step reads "
-                              f"(reading it back takes {read_ms:.1f} ms)"))  # fmt: skip
+        rows.append(
+            (
+                "saves",
+                f"{encode + decode - read_ms:.1f} ms of each image that a step reads "
+                f"(reading it back takes {read_ms:.1f} ms)",
+            )
+        )
     return "\n".join(f"{label:7} {text}" for label, text in rows)
 
 

@@ -52,28 +52,47 @@ def build_parser() -> argparse.ArgumentParser:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `dedos-train diffusion`; None means the default of NanoSettings."""
-    parser.add_argument("--data", nargs="+", required=True, metavar="SOURCE[=SHARE]",
-                        help="label folders, folders of images, videos, or scenes:N; SHARE: part of its pictures "
-                             "to take, evenly spaced (1)")  # fmt: skip
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        required=True,
+        metavar="SOURCE[=SHARE]",
+        help="label folders, folders of images, videos, or scenes:N; SHARE: part of its pictures "
+        "to take, evenly spaced (1)",
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder of the model")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
-    parser.add_argument("--quick", action="store_true",
-                        help="half a minute on 64 pictures: shows that all works, draws noise")  # fmt: skip
-    parser.add_argument("--size", dest="size_hw", type=size_hw, metavar="HxW",
-                        help="size of the pictures (128x160); multiples of 32")  # fmt: skip
-    parser.add_argument("--minutes", type=float,
-                        help="wall clock of reading and training together (12)")  # fmt: skip
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="half a minute on 64 pictures: shows that all works, draws noise",
+    )
+    parser.add_argument(
+        "--size",
+        dest="size_hw",
+        type=size_hw,
+        metavar="HxW",
+        help="size of the pictures (128x160); multiples of 32",
+    )
+    parser.add_argument(
+        "--minutes", type=float, help="wall clock of reading and training together (12)"
+    )
     parser.add_argument("--vae-steps", type=int, help="steps of the autoencoder, at most")
     parser.add_argument("--unet-steps", type=int, help="steps of the noise predictor, at most")
-    parser.add_argument("--prediction", choices=("v_prediction", "epsilon"),
-                        help="what is predicted, as in Stable Diffusion 2.1 (v_prediction) or 1.5")  # fmt: skip
-    parser.add_argument("--text", metavar="CHECKPOINT",
-                        help="Dedos checkpoint whose text tower embeds the captions")  # fmt: skip
+    parser.add_argument(
+        "--prediction",
+        choices=("v_prediction", "epsilon"),
+        help="what is predicted, as in Stable Diffusion 2.1 (v_prediction) or 1.5",
+    )
+    parser.add_argument(
+        "--text", metavar="CHECKPOINT", help="Dedos checkpoint whose text tower embeds the captions"
+    )
     parser.add_argument("--seed", type=int, help="one seed for weights, order and noise")
     parser.add_argument("--threads", type=int, help="threads of the training, at most one per core")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where to train")
-    parser.add_argument("--amp", action=argparse.BooleanOptionalAction,
-                        help="bfloat16 where it is safe")  # fmt: skip
+    parser.add_argument(
+        "--amp", action=argparse.BooleanOptionalAction, help="bfloat16 where it is safe"
+    )
     parser.add_argument("--save-minutes", type=float, help="time between saved states (2)")
 
 
@@ -91,8 +110,11 @@ def run(args: argparse.Namespace) -> int:
             args.data, settings, args.output, resume=args.resume, observer=progress
         )
     print(summary(report))
-    print(f"look at {args.output / 'reconstructions.png'} and {args.output / 'samples.png'}; use it "
-          f"with: dedos-train --diffusion {args.output}", file=sys.stderr)  # fmt: skip
+    print(
+        f"look at {args.output / 'reconstructions.png'} and {args.output / 'samples.png'}; use it "
+        f"with: dedos-train --diffusion {args.output}",
+        file=sys.stderr,
+    )
     return EXIT_OK
 
 
@@ -124,17 +146,30 @@ def summary(report: NanoReport) -> str:
     psnr, timed = report.figures.psnr_db, report.figures.ms_per_image
     errors = ", ".join(f"{value:.3f} at {t}" for t, value in report.figures.error_at.items())
     rows = (
-        ("pictures", f"{report.pictures} at {size[0]}x{size[1]}, {report.held_out} of them held "
-                     f"out; latents {'x'.join(map(str, latent))}"),
-        ("networks", ", ".join(f"{name} {count / 1e6:.2f} M parameters, {report.steps[name]} steps"
-                               for name, count in report.parameters.items())),
-        ("psnr", f"{psnr['mean']:.1f} dB decoded (worst {psnr['worst']:.1f}), "
-                 f"{psnr['walked']:.1f} dB after the walk"),
+        (
+            "pictures",
+            f"{report.pictures} at {size[0]}x{size[1]}, {report.held_out} of them held "
+            f"out; latents {'x'.join(map(str, latent))}",
+        ),
+        (
+            "networks",
+            ", ".join(
+                f"{name} {count / 1e6:.2f} M parameters, {report.steps[name]} steps"
+                for name, count in report.parameters.items()
+            ),
+        ),
+        (
+            "psnr",
+            f"{psnr['mean']:.1f} dB decoded (worst {psnr['worst']:.1f}), "
+            f"{psnr['walked']:.1f} dB after the walk",
+        ),
         ("error", f"of the prediction, by timestep: {errors}"),
-        ("cost", ", ".join(f"{name} {value:.0f} ms" for name, value in timed.items())
-                 + " an image"),
+        (
+            "cost",
+            ", ".join(f"{name} {value:.0f} ms" for name, value in timed.items()) + " an image",
+        ),
         ("time", ", ".join(f"{name} {value:.0f} s" for name, value in report.seconds.items())),
-    )  # fmt: skip
+    )
     return "\n".join(f"{label:9} {text}" for label, text in rows)
 
 

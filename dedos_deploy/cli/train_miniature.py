@@ -49,20 +49,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `dedos-train miniature`; None means the plan's default."""
     parser.add_argument("--output", type=Path, required=True, help="folder of the miniature")
     parser.add_argument("--quick", action="store_true", help="tiny budgets, about three minutes")
-    parser.add_argument("--results", type=Path, metavar="DIR",
-                        help="write report and pictures here, too")  # fmt: skip
-    parser.add_argument("--minutes", type=float, metavar="M",
-                        help="time of everything, divided among the stages: chooses --steps by what "
-                        "a step costs here (given steps: 60 to 90 minutes on two cores)")  # fmt: skip
+    parser.add_argument(
+        "--results", type=Path, metavar="DIR", help="write report and pictures here, too"
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        metavar="M",
+        help="time of everything, divided among the stages: chooses --steps by what "
+        "a step costs here (given steps: 60 to 90 minutes on two cores)",
+    )
     parser.add_argument("--seeds", type=int, help="runs of every component (3)")
     parser.add_argument("--steps", type=int, help="steps of every run (600)")
     parser.add_argument("--train", type=int, metavar="N", help="scenes to learn from (3000)")
     parser.add_argument("--val", type=int, metavar="N", help="scenes to score on (240)")
     parser.add_argument("--clip-steps", type=int, help="steps of the nano CLIP (1200)")
-    parser.add_argument("--diffusion-minutes", type=float,
-                        help="time of the nano diffusion, on one core (12)")  # fmt: skip
-    parser.add_argument("--components", nargs="+", metavar="ROW",
-                        help="rows of Table 3 to run (I II III IV V)")  # fmt: skip
+    parser.add_argument(
+        "--diffusion-minutes", type=float, help="time of the nano diffusion, on one core (12)"
+    )
+    parser.add_argument(
+        "--components", nargs="+", metavar="ROW", help="rows of Table 3 to run (I II III IV V)"
+    )
     parser.add_argument("--lr", type=float, help="learning rate of the head")
     parser.add_argument("--backbone-lr", type=float, help="learning rate of the CLIP trunk")
     parser.add_argument("--gamma", type=float, help="weight of L_consist (1)")

@@ -50,31 +50,73 @@ def build_parser() -> argparse.ArgumentParser:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `dedos-train pseudo-labels`."""
-    parser.add_argument("sources", type=Path, nargs="+", metavar="SOURCE",
-                        help="videos and folders of pictures, or label folders with --complete")  # fmt: skip
-    parser.add_argument("--teacher", action="append", required=True, metavar="WORDS=FILE",
-                        help="what a net knows, cityscapes or voc, and its ONNX file; may be "
-                             "repeated, the first is heard first")  # fmt: skip
+    parser.add_argument(
+        "sources",
+        type=Path,
+        nargs="+",
+        metavar="SOURCE",
+        help="videos and folders of pictures, or label folders with --complete",
+    )
+    parser.add_argument(
+        "--teacher",
+        action="append",
+        required=True,
+        metavar="WORDS=FILE",
+        help="what a net knows, cityscapes or voc, and its ONNX file; may be "
+        "repeated, the first is heard first",
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="label folder")
-    parser.add_argument("--complete", metavar="SPLIT",
-                        help="complete this split of label folders")  # fmt: skip
-    parser.add_argument("--joined", metavar="WORD",
-                        help="with --complete: the one word that all classes of the source become")  # fmt: skip
-    parser.add_argument("--step", type=int, default=1, metavar="N",
-                        help="every N-th frame or picture (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--confidence", type=float, default=0.8, metavar="P",
-                        help="least probability of a label (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--complete", metavar="SPLIT", help="complete this split of label folders")
+    parser.add_argument(
+        "--joined",
+        metavar="WORD",
+        help="with --complete: the one word that all classes of the source become",
+    )
+    parser.add_argument(
+        "--step",
+        type=int,
+        default=1,
+        metavar="N",
+        help="every N-th frame or picture (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--confidence",
+        type=float,
+        default=0.8,
+        metavar="P",
+        help="least probability of a label (default: %(default)s)",
+    )
     parser.add_argument("--words", nargs="+", default=[], metavar="WORD", help="keep only these")
     parser.add_argument("--without", nargs="+", default=[], metavar="WORD", help="never these")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[641], metavar="PX",
-                        help="longest sides that a picture is looked at, each mirrored, too "
-                             "(default: 641)")  # fmt: skip
-    parser.add_argument("--side", type=int, default=480, metavar="PX",
-                        help="longest side of what is written (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--credit", action="append", default=[], metavar="LINE",
-                        help="where source and teachers come from; carried to the bundle")  # fmt: skip
-    parser.add_argument("--overlays", type=int, default=12, metavar="N",
-                        help="pictures in overlays.png (default: %(default)s; 0: none)")  # fmt: skip
+    parser.add_argument(
+        "--sizes",
+        type=int,
+        nargs="+",
+        default=[641],
+        metavar="PX",
+        help="longest sides that a picture is looked at, each mirrored, too (default: 641)",
+    )
+    parser.add_argument(
+        "--side",
+        type=int,
+        default=480,
+        metavar="PX",
+        help="longest side of what is written (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--credit",
+        action="append",
+        default=[],
+        metavar="LINE",
+        help="where source and teachers come from; carried to the bundle",
+    )
+    parser.add_argument(
+        "--overlays",
+        type=int,
+        default=12,
+        metavar="N",
+        help="pictures in overlays.png (default: %(default)s; 0: none)",
+    )
     parser.add_argument(
         "--threads", type=int, default=0, help="CPU threads, at most one per core (default: all)"
     )

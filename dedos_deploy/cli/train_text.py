@@ -42,14 +42,24 @@ def build_parser() -> argparse.ArgumentParser:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `dedos-train text`; None means the default of DistilSettings."""
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE",
-                        help="the tower's weights, .safetensors")  # fmt: skip
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the tower's weights, .safetensors",
+    )
     parser.add_argument("--preset", default="nano", help="model size (default: %(default)s)")
-    parser.add_argument("--encoder", type=Path, metavar="FOLDER|JSON",
-                        help="teacher: a local folder of a Hugging Face sentence encoder, or an "
-                             "open_clip configuration that names one (default: all-MiniLM-L6-v2)")  # fmt: skip
-    parser.add_argument("--words", type=Path, metavar="FILE",
-                        help="further words to know well, one a line")  # fmt: skip
+    parser.add_argument(
+        "--encoder",
+        type=Path,
+        metavar="FOLDER|JSON",
+        help="teacher: a local folder of a Hugging Face sentence encoder, or an "
+        "open_clip configuration that names one (default: all-MiniLM-L6-v2)",
+    )
+    parser.add_argument(
+        "--words", type=Path, metavar="FILE", help="further words to know well, one a line"
+    )
     parser.add_argument("--steps", type=int, help="optimizer steps (1500)")
     parser.add_argument("--batch", type=int, help="words in a step (384)")
     parser.add_argument("--lr", type=float, dest="learning_rate", help="peak rate (2e-3)")

@@ -50,36 +50,72 @@ def build_parser() -> argparse.ArgumentParser:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `dedos-train trunk`; None means the default of TrunkSettings."""
-    parser.add_argument("--data", nargs="+", required=True, metavar="FOLDER[=SHARE]",
-                        help="label folders; SHARE: how much more often its pictures are drawn (1)")  # fmt: skip
-    parser.add_argument("--teacher", action="append", type=Path, required=True, metavar="FILE",
-                        help="ONNX net to learn from; may be repeated")  # fmt: skip
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        required=True,
+        metavar="FOLDER[=SHARE]",
+        help="label folders; SHARE: how much more often its pictures are drawn (1)",
+    )
+    parser.add_argument(
+        "--teacher",
+        action="append",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="ONNX net to learn from; may be repeated",
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder of the result")
     start = parser.add_mutually_exclusive_group(required=True)
-    start.add_argument("--text", type=Path, metavar="FILE",
-                       help="text tower made by `dedos-train text`")  # fmt: skip
-    start.add_argument("--init", type=Path, metavar="CHECKPOINT",
-                       help="start from the CLIP of this checkpoint, text tower included")  # fmt: skip
-    parser.add_argument("--detail", type=Path, metavar="FILE",
-                        help="ONNX net whose weights become the pretrained detail branch: the "
-                             "Cityscapes one (default: that of --init, or random)")  # fmt: skip
+    start.add_argument(
+        "--text", type=Path, metavar="FILE", help="text tower made by `dedos-train text`"
+    )
+    start.add_argument(
+        "--init",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="start from the CLIP of this checkpoint, text tower included",
+    )
+    parser.add_argument(
+        "--detail",
+        type=Path,
+        metavar="FILE",
+        help="ONNX net whose weights become the pretrained detail branch: the "
+        "Cityscapes one (default: that of --init, or random)",
+    )
     parser.add_argument("--preset", default="nano", help="model size (default: %(default)s)")
-    parser.add_argument("--features", type=Path, metavar="DIR",
-                        help="folder of the activations (default: features/ in --output)")  # fmt: skip
-    parser.add_argument("--channels", type=int, nargs=2, default=[32, 64], metavar=("M", "L"),
-                        help="whitened channels of a middle and a late activation "
-                             "(default: 32 64)")  # fmt: skip
+    parser.add_argument(
+        "--features",
+        type=Path,
+        metavar="DIR",
+        help="folder of the activations (default: features/ in --output)",
+    )
+    parser.add_argument(
+        "--channels",
+        type=int,
+        nargs=2,
+        default=[32, 64],
+        metavar=("M", "L"),
+        help="whitened channels of a middle and a late activation (default: 32 64)",
+    )
     parser.add_argument("--minutes", type=float, help="wall clock of the training (30)")
     parser.add_argument("--steps", type=int, help="optimizer steps, at most")
     parser.add_argument("--batch", type=int, help="crops in a step (8)")
-    parser.add_argument("--sizes", type=size_hw, nargs="+", metavar="HxW",
-                        help="network sizes, one drawn per step")  # fmt: skip
+    parser.add_argument(
+        "--sizes", type=size_hw, nargs="+", metavar="HxW", help="network sizes, one drawn per step"
+    )
     parser.add_argument("--lr", type=float, help="peak learning rate (1e-3)")
     parser.add_argument("--seed", type=int, help="one seed for weights, crops and order")
-    parser.add_argument("--amp", action=argparse.BooleanOptionalAction,
-                        help="bfloat16 where it is safe")  # fmt: skip
-    parser.add_argument("--probe", nargs="+", default=[], metavar="FOLDER",
-                        help="label folders with splits train and val to probe on")  # fmt: skip
+    parser.add_argument(
+        "--amp", action=argparse.BooleanOptionalAction, help="bfloat16 where it is safe"
+    )
+    parser.add_argument(
+        "--probe",
+        nargs="+",
+        default=[],
+        metavar="FOLDER",
+        help="label folders with splits train and val to probe on",
+    )
     parser.add_argument(
         "--threads", type=int, default=1, help="CPU threads, at most one per core (default: 1)"
     )
@@ -115,8 +151,11 @@ def run(args: argparse.Namespace) -> int:
     with _Progress() as progress:
         report = distil_trunk(asked, settings_of(args), observer=progress)
     print(json.dumps(report, indent=1))
-    print(f"next: dedos-train --preset {args.preset} --clip-weights "
-          f"{args.output / 'start.safetensors'}", file=sys.stderr)  # fmt: skip
+    print(
+        f"next: dedos-train --preset {args.preset} --clip-weights "
+        f"{args.output / 'start.safetensors'}",
+        file=sys.stderr,
+    )
     return EXIT_OK
 
 

@@ -67,9 +67,16 @@ def evaluate_subjects(
         if folder is not None and len(subjects) > 1:
             folder = folder / slug(name)
         found.append(
-            _evaluate(subject, name, data_for(subject.synonyms), running, keeping, folder,
-                      progress(name) if progress else None)
-        )  # fmt: skip
+            _evaluate(
+                subject,
+                name,
+                data_for(subject.synonyms),
+                running,
+                keeping,
+                folder,
+                progress(name) if progress else None,
+            )
+        )
     return found
 
 
@@ -85,9 +92,15 @@ def _evaluate(
     with closing(subject.open(data.vocabulary, running, name)) as predictor:
         base = base_names(data.vocabulary, predictor.taught)
         evaluated = evaluate_predictor(
-            predictor, data, output=folder, part=keeping.part, resume=keeping.resume,
-            boundary=keeping.boundary, base=base, progress=progress,
-        )  # fmt: skip
+            predictor,
+            data,
+            output=folder,
+            part=keeping.part,
+            resume=keeping.resume,
+            boundary=keeping.boundary,
+            base=base,
+            progress=progress,
+        )
         shown: list[Shown] = []
         if keeping.pictures and folder is not None and keeping.part == WHOLE:
             chosen = choose(evaluated.records, len(data.classes))

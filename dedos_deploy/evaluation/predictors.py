@@ -150,9 +150,13 @@ def open_bundle_predictor(
     }
     closing = opened.close if opened is not bundle else None
     return SegmenterPredictor(
-        segmenter, vocabulary, name=name or opened.name, identity=identity,
-        taught=opened.base_words, closing=closing,
-    )  # fmt: skip
+        segmenter,
+        vocabulary,
+        name=name or opened.name,
+        identity=identity,
+        taught=opened.base_words,
+        closing=closing,
+    )
 
 
 def open_checkpoint_predictor(
@@ -177,9 +181,15 @@ def open_checkpoint_predictor(
     from dedos_deploy.evaluation.torch_engine import open_torch_segmenter
 
     segmenter, identity, taught = open_torch_segmenter(
-        Path(path), vocabulary, size_hw=size_hw, background=background, threshold=threshold,
-        template=template, device=device, threads=threads,
-    )  # fmt: skip
+        Path(path),
+        vocabulary,
+        size_hw=size_hw,
+        background=background,
+        threshold=threshold,
+        template=template,
+        device=device,
+        threads=threads,
+    )
     return SegmenterPredictor(
         segmenter, vocabulary, name=name or Path(path).name, identity=identity, taught=taught
     )

@@ -54,9 +54,14 @@ class ImageRecord:
 
     def to_json(self) -> str:
         return json.dumps(
-            {"name": self.name, "size": self.size, "cells": self.cells,
-             "boundary": self.boundary, "seconds": round(self.seconds, 6)}
-        )  # fmt: skip
+            {
+                "name": self.name,
+                "size": self.size,
+                "cells": self.cells,
+                "boundary": self.boundary,
+                "seconds": round(self.seconds, 6),
+            }
+        )
 
     @staticmethod
     def from_json(text: str) -> ImageRecord:

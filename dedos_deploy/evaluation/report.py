@@ -89,19 +89,36 @@ def write_report(folder: Path, report: Report) -> Path:
 
 def summary_rows(sections: Sequence[Section]) -> list[tuple[str, ...]]:
     """Return header and one row per evaluation, as text."""
-    header = ("predictor", "data", "mIoU present", "mIoU union", "accuracy", "fwIoU", "boundary",
-              "images", "skipped", "ms per image")  # fmt: skip
+    header = (
+        "predictor",
+        "data",
+        "mIoU present",
+        "mIoU union",
+        "accuracy",
+        "fwIoU",
+        "boundary",
+        "images",
+        "skipped",
+        "ms per image",
+    )
     rows: list[tuple[str, ...]] = [header]
     for section in sections:
         result = section.result
         counted = max(1, result.images)
         rows.append(
-            (result.predictor, result.data, _percent(result.miou_present),
-             _percent(result.miou_union), _percent(result.accuracy),
-             _percent(result.frequency_weighted_iou), _percent(result.boundary_miou),
-             str(result.images), str(len(result.skipped)),
-             f"{1000 * result.seconds_inference / counted:.0f}")
-        )  # fmt: skip
+            (
+                result.predictor,
+                result.data,
+                _percent(result.miou_present),
+                _percent(result.miou_union),
+                _percent(result.accuracy),
+                _percent(result.frequency_weighted_iou),
+                _percent(result.boundary_miou),
+                str(result.images),
+                str(len(result.skipped)),
+                f"{1000 * result.seconds_inference / counted:.0f}",
+            )
+        )
     return rows
 
 
@@ -228,13 +245,17 @@ def _table_md(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def page(report: Report) -> str:
     """Return the report as one HTML page: pictures inside, light and dark, no script."""
-    parts = [f"<h1>Evaluation</h1>{_table_html(summary_rows(report.sections))}",
-             f"<p>{html.escape(_DENOMINATORS)}</p>"]  # fmt: skip
+    parts = [
+        f"<h1>Evaluation</h1>{_table_html(summary_rows(report.sections))}",
+        f"<p>{html.escape(_DENOMINATORS)}</p>",
+    ]
     if mess := mess_rows(report.sections):
         parts.append(_table_html(mess))
     for one in report.comparisons:
-        parts.append(f"<h2>{html.escape(f'{one.second} against {one.first} on {one.data}')}</h2>"
-                     f"<p>{html.escape(_verdict(one))}</p>")  # fmt: skip
+        parts.append(
+            f"<h2>{html.escape(f'{one.second} against {one.first} on {one.data}')}</h2>"
+            f"<p>{html.escape(_verdict(one))}</p>"
+        )
         if one.moved:
             parts.append(_table_html(_moved_rows(one)))
     for group in _by_data(report.sections):
@@ -255,16 +276,22 @@ def _section_html(section: Section) -> str:
     for shown in section.shown:
         parts.append(_shown_html(shown))
     identity = json.dumps(section.identity, indent=1)
-    parts.append(f"<details><summary>{html.escape(section.result.predictor)}: what was run"
-                 f"</summary><pre>{html.escape(identity)}</pre></details>")  # fmt: skip
+    parts.append(
+        f"<details><summary>{html.escape(section.result.predictor)}: what was run"
+        f"</summary><pre>{html.escape(identity)}</pre></details>"
+    )
     return "\n".join(parts)
 
 
 def _shown_html(shown: Shown) -> str:
     chosen = shown.chosen
     title = html.escape(f"{chosen.kind}: {chosen.name}, mIoU {_percent(chosen.miou)}")
-    panels = (("image", shown.image), ("labels", shown.labels), ("answer", shown.answer),
-              ("mistakes", shown.mistakes))  # fmt: skip
+    panels = (
+        ("image", shown.image),
+        ("labels", shown.labels),
+        ("answer", shown.answer),
+        ("mistakes", shown.mistakes),
+    )
     figures = "".join(
         f'<figure><img alt="{name} of {html.escape(chosen.name)}" src="{_data_url(picture)}">'
         f"<figcaption>{name}</figcaption></figure>"

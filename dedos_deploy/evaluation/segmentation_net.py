@@ -31,9 +31,11 @@ class SegmentationNet:
         with foreign(self._refused, reason=spoken_reason):
             check_regular(path)
             self._session = onnxruntime.InferenceSession(
-                os.fspath(path), session_options(threads), providers=["CPUExecutionProvider"],
+                os.fspath(path),
+                session_options(threads),
+                providers=["CPUExecutionProvider"],
                 **NO_RETRY,
-            )  # fmt: skip
+            )
             shapes = {output.name: output.shape for output in self._session.get_outputs()}
         if len(shapes.get("logits", [])) < 2:
             raise self._refused("it has no output `logits` of pictures")

@@ -92,14 +92,26 @@ class Subject:
             )
         if self.kind == "checkpoint":
             return open_checkpoint_predictor(
-                self.path, vocabulary, size_hw=running.size_hw, background=running.background,
+                self.path,
+                vocabulary,
+                size_hw=running.size_hw,
+                background=running.background,
                 threshold=0.5 if running.threshold is None else running.threshold,
-                template=self.template, device=running.device, threads=running.threads, name=name,
-            )  # fmt: skip
+                template=self.template,
+                device=running.device,
+                threads=running.threads,
+                name=name,
+            )
         return open_bundle_predictor(
-            self.path, vocabulary, engine=running.engine, background=running.background,
-            threshold=running.threshold, template=self.template, threads=running.threads, name=name,
-        )  # fmt: skip
+            self.path,
+            vocabulary,
+            engine=running.engine,
+            background=running.background,
+            threshold=running.threshold,
+            template=self.template,
+            threads=running.threads,
+            name=name,
+        )
 
 
 def base_names(vocabulary: Vocabulary, taught: frozenset[str] | None) -> frozenset[str] | None:

@@ -186,8 +186,9 @@ def _record(path: Path, metadata: dict[str, str]) -> tuple[ModelConfig, dict[str
         record = load_json(metadata.get("dedos", ""))
         header: _Header = checked(_Header, record, "")
         return config_from_dict(header.config), {
-            "bank_fill": header.bank_fill, "extra": header.extra
-        }  # fmt: skip
+            "bank_fill": header.bank_fill,
+            "extra": header.extra,
+        }
     except (FieldError, BadInputError) as error:
         raise BadInputError(
             f"checkpoint {path} has a damaged header ({error}); train or copy it again"

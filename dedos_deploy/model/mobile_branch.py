@@ -69,9 +69,14 @@ def _convolution(
     spread = (plan.kernel - 1) * plan.dilation
     late = plan.stride == 2 and stride in _LATE_STRIDES
     convolution = nn.Conv2d(
-        wide, narrow, plan.kernel, stride=plan.stride, dilation=plan.dilation,
-        groups=wide if depthwise else 1, padding=0 if late else spread // 2,
-    )  # fmt: skip
+        wide,
+        narrow,
+        plan.kernel,
+        stride=plan.stride,
+        dilation=plan.dilation,
+        groups=wide if depthwise else 1,
+        padding=0 if late else spread // 2,
+    )
     if not late:
         return convolution
     return nn.Sequential(nn.ZeroPad2d((0, spread, 0, spread)), convolution)

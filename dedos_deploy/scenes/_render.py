@@ -103,10 +103,12 @@ def _view_cleared(
 ) -> tuple[Actor, ...]:
     """Leave out what would fill the picture: things within `half` x `ahead` metres."""
     return tuple(
-        actor for actor in actors
-        if actor.layer < _SOLID or abs(actor.s - camera.s) > half
+        actor
+        for actor in actors
+        if actor.layer < _SOLID
+        or abs(actor.s - camera.s) > half
         or actor.z - actor.length / 2 > camera.z + ahead
-    )  # fmt: skip
+    )
 
 
 def _way_cleared(
@@ -205,9 +207,12 @@ def _street_camera(
 
 
 def _hall_camera(
-    rng: random.Random, half_width: float, size_hw: tuple[int, int], start: tuple[float, float],
+    rng: random.Random,
+    half_width: float,
+    size_hw: tuple[int, int],
+    start: tuple[float, float],
     steady: bool,
-) -> Camera:  # fmt: skip
+) -> Camera:
     height, width = size_hw
     return Camera(
         size_hw,

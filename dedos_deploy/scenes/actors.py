@@ -83,7 +83,19 @@ def _shadow(canvas: Canvas, actor: Actor, z: float) -> list[Point]:
         front, back = z - max(half * 0.6, actor.length / 2), z + max(half * 0.6, actor.length / 2)
     left, right = s - half, s + half
     if ds >= 0:
-        return [(left, 0, front), (right, 0, front), (right + ds, 0, front + dz),
-                (right + ds, 0, back + dz), (left + ds, 0, back + dz), (left, 0, back)]  # fmt: skip
-    return [(right, 0, front), (right, 0, back), (right + ds, 0, back + dz),
-            (left + ds, 0, back + dz), (left + ds, 0, front + dz), (left, 0, front)]  # fmt: skip
+        return [
+            (left, 0, front),
+            (right, 0, front),
+            (right + ds, 0, front + dz),
+            (right + ds, 0, back + dz),
+            (left + ds, 0, back + dz),
+            (left, 0, back),
+        ]
+    return [
+        (right, 0, front),
+        (right, 0, back),
+        (right + ds, 0, back + dz),
+        (left + ds, 0, back + dz),
+        (left + ds, 0, front + dz),
+        (left, 0, front),
+    ]

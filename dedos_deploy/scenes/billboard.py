@@ -131,9 +131,12 @@ class Billboard:
         )
         matrix = np.array([[across[0], 0, across[1]], [0, sy, (y0 + 0.5 - top) * sy - 0.5]])
         cut = cv2.warpAffine(
-            sprite, matrix, (x1 - x0, y1 - y0),
-            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE,
-        )  # fmt: skip
+            sprite,
+            matrix,
+            (x1 - x0, y1 - y0),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
         shade, cover = cv2.split(cut)
         mask = cv2.threshold(cover, 127, 1, cv2.THRESH_BINARY)[1]
         dark, light = self.ink(table, 0.0), self.ink(table, tone * 255 / 128)

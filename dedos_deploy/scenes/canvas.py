@@ -144,9 +144,14 @@ class Canvas:
         cv2.fillPoly(self.labels, [pixels], label, cv2.LINE_8, SHIFT)
 
     def panes(
-        self, foot: NDArray[np.float64], levels: NDArray[np.float64], colour: Colour, tone: float,
-        *, label: int | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        foot: NDArray[np.float64],
+        levels: NDArray[np.float64],
+        colour: Colour,
+        tone: float,
+        *,
+        label: int | None = None,
+    ) -> None:
         """Fill a grid of upright rectangles of one colour that do not overlap.
 
         foot: [2, C, 2], (s, z) where each column starts and ends; levels: [2, R], heights where

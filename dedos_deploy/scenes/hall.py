@@ -14,10 +14,29 @@ from dedos_deploy.scenes.actors import Actor, paint_actors
 from dedos_deploy.scenes.canvas import Canvas, Colour, Light
 
 CLASSES = (
-    "floor", "wall", "ceiling", "door", "window", "table", "chair", "sofa", "plant", "cabinet",
-    "picture", "lamp", "person", "trash can", "fire extinguisher", "clock", "rug", "pillar",
-    "stairs", "railing", "elevator", "vending machine",
-)  # fmt: skip
+    "floor",
+    "wall",
+    "ceiling",
+    "door",
+    "window",
+    "table",
+    "chair",
+    "sofa",
+    "plant",
+    "cabinet",
+    "picture",
+    "lamp",
+    "person",
+    "trash can",
+    "fire extinguisher",
+    "clock",
+    "rug",
+    "pillar",
+    "stairs",
+    "railing",
+    "elevator",
+    "vending machine",
+)
 ID = {name: index for index, name in enumerate(CLASSES)}
 _BACK_M = -4.0  # the wall behind the camera
 _Array = NDArray[np.float32]
@@ -117,8 +136,9 @@ def _look(
     glow -= 0.22 * np.exp(-np.abs(corner) * 5)
     colour = np.empty((shape[0] * shape[1], 3), np.float32)
     for name, mask, paint in (
-        ("floor", flat & ~above, _floor_colour), ("ceiling", flat & above, _ceiling_colour),
-    ):  # fmt: skip
+        ("floor", flat & ~above, _floor_colour),
+        ("ceiling", flat & above, _ceiling_colour),
+    ):
         where = np.flatnonzero(mask)
         if len(where):
             bright, lamp = paint(room, s.take(where), z.take(where), reach.take(where))

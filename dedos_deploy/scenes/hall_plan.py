@@ -26,25 +26,53 @@ def plan_hall(seed: int, length: float) -> HallScene:
     _end_wall(actors, rng, room)
     tone = rng.uniform(0.85, 1.05)
     sun = rng.uniform(-0.15, 0.15)
-    light = Light(tone - sun, tone + sun, rng.uniform(0.7, 1.0), 1.05, room.wall, 400.0,
-                  rng.uniform(0.6, 0.85), rng.uniform(-0.15, 0.15), rng.uniform(-0.1, 0.1))  # fmt: skip
+    light = Light(
+        tone - sun,
+        tone + sun,
+        rng.uniform(0.7, 1.0),
+        1.05,
+        room.wall,
+        400.0,
+        rng.uniform(0.6, 0.85),
+        rng.uniform(-0.15, 0.15),
+        rng.uniform(-0.1, 0.1),
+    )
     return HallScene(room, light, tuple(actors))
 
 
 def _plan_room(rng: random.Random, length: float) -> Room:
     kind = rng.choice(("corridor", "corridor", "hall", "lobby"))
-    half = {"corridor": rng.uniform(1.1, 1.9), "hall": rng.uniform(2.2, 3.6),
-            "lobby": rng.uniform(3.5, 6.5)}[kind]  # fmt: skip
-    deep = length if length > 160 else {"corridor": rng.uniform(14, 40), "hall": rng.uniform(12, 26),
-                                        "lobby": rng.uniform(14, 26)}[kind]  # fmt: skip
+    half = {
+        "corridor": rng.uniform(1.1, 1.9),
+        "hall": rng.uniform(2.2, 3.6),
+        "lobby": rng.uniform(3.5, 6.5),
+    }[kind]
+    deep = (
+        length
+        if length > 160
+        else {
+            "corridor": rng.uniform(14, 40),
+            "hall": rng.uniform(12, 26),
+            "lobby": rng.uniform(14, 26),
+        }[kind]
+    )
     light = rng.uniform(175, 238)
     wall = (light - rng.uniform(0, 40), light - rng.uniform(0, 12), light)
     if rng.random() < 0.2:
         wall = rng.choice(((200, 180, 150), (170, 205, 180), (165, 195, 225), (140, 150, 150)))
-    floor = rng.choice((
-        (150, 160, 165), (185, 192, 195), (120, 125, 128), (95, 125, 160), (70, 100, 145),
-        (150, 175, 195), (105, 110, 100), (110, 85, 70), (80, 75, 110),
-    ))  # fmt: skip
+    floor = rng.choice(
+        (
+            (150, 160, 165),
+            (185, 192, 195),
+            (120, 125, 128),
+            (95, 125, 160),
+            (70, 100, 145),
+            (150, 175, 195),
+            (105, 110, 100),
+            (110, 85, 70),
+            (80, 75, 110),
+        )
+    )
     wood = floor[2] > floor[0] + 50
     tile = (
         rng.choice(((0.12, 1.2), (0.16, 1.8)))
@@ -58,21 +86,45 @@ def _plan_room(rng: random.Random, length: float) -> Room:
     top = rng.uniform(200, 245)
     lamp = rng.choice(((0.3, 0.3), (0.15, 0.6), (0.6, 0.15), (0.08, 0.9), (0.14, 0.14)))
     return Room(
-        half, high, deep, floor, joint, wall, low, rng.choice((0.0, 0.0, 1.0, 1.3)),
-        (top, top, top), rng.choice(((70, 75, 80), (200, 205, 208), (50, 70, 100))), tile,
-        rng.choice((0.0, 0.6, 0.6, 1.2)), (*lamp, rng.uniform(2.0, 4.2)),
-        rng.choice((0.0, 0.12, 0.25, 0.4)), rng.uniform(0.3, 1.2),
+        half,
+        high,
+        deep,
+        floor,
+        joint,
+        wall,
+        low,
+        rng.choice((0.0, 0.0, 1.0, 1.3)),
+        (top, top, top),
+        rng.choice(((70, 75, 80), (200, 205, 208), (50, 70, 100))),
+        tile,
+        rng.choice((0.0, 0.6, 0.6, 1.2)),
+        (*lamp, rng.uniform(2.0, 4.2)),
+        rng.choice((0.0, 0.12, 0.25, 0.4)),
+        rng.uniform(0.3, 1.2),
         rng.uniform(0.15, 0.4) if not wood and rng.random() < 0.2 else 0.0,
-    )  # fmt: skip
+    )
 
 
 def _line_wall(actors: list[Actor], rng: random.Random, room: Room, side: int) -> None:
     """Doors, windows, pictures and furniture along one wall, without overlaps."""
     glazed = rng.random() < 0.35
-    weights = {"door": 5.0, "window": 9.0 if glazed else 1.2, "picture": 3.0, "cabinet": 2.2,
-               "extinguisher": 1.6, "plant": 1.8, "chairs": 2.2, "bin": 1.4, "clock": 0.9,
-               "table": 1.3, "sofa": 1.2 if room.half_width > 1.6 else 0.0, "elevator": 0.8,
-               "vending": 0.8, "radiator": 0.0, "gap": 2.0}  # fmt: skip
+    weights = {
+        "door": 5.0,
+        "window": 9.0 if glazed else 1.2,
+        "picture": 3.0,
+        "cabinet": 2.2,
+        "extinguisher": 1.6,
+        "plant": 1.8,
+        "chairs": 2.2,
+        "bin": 1.4,
+        "clock": 0.9,
+        "table": 1.3,
+        "sofa": 1.2 if room.half_width > 1.6 else 0.0,
+        "elevator": 0.8,
+        "vending": 0.8,
+        "radiator": 0.0,
+        "gap": 2.0,
+    }
     names, shares = list(weights), list(weights.values())
     z = rng.uniform(0.2, 2.5)
     while z < room.length - 1.5:
@@ -89,9 +141,14 @@ def _wall_item(
     """Add one item that starts at z; returns the length of wall it takes."""
     s, seed = side * room.half_width, rng.randrange(1 << 30)
     if name in ("door", "window", "picture", "elevator", "clock", "extinguisher"):
-        long = {"door": rng.choice((0.95, 0.95, 1.8)), "window": rng.uniform(1.0, 2.4),
-                "picture": rng.uniform(0.4, 1.3), "elevator": 1.3, "clock": 0.4,
-                "extinguisher": 0.3}[name]  # fmt: skip
+        long = {
+            "door": rng.choice((0.95, 0.95, 1.8)),
+            "window": rng.uniform(1.0, 2.4),
+            "picture": rng.uniform(0.4, 1.3),
+            "elevator": 1.3,
+            "clock": 0.4,
+            "extinguisher": 0.3,
+        }[name]
         actors.append(Actor(partial(_on_wall, s=s, seed=seed, what=name, long=long), s, z, long, 1))
         return long
     if name == "chairs":
@@ -105,9 +162,11 @@ def _wall_item(
     deep, long, tall = {
         "cabinet": (rng.uniform(0.35, 0.5), rng.uniform(0.8, 2.0), rng.uniform(0.8, 2.0)),
         "table": (rng.uniform(0.6, 0.9), rng.uniform(1.0, 1.8), 0.74),
-        "sofa": (0.85, rng.uniform(1.4, 2.2), 0.8), "vending": (0.8, 1.0, 1.85),
-        "plant": (0.5, 0.6, 1.3), "bin": (0.45, 0.5, 0.8),
-    }[name]  # fmt: skip
+        "sofa": (0.85, rng.uniform(1.4, 2.2), 0.8),
+        "vending": (0.8, 1.0, 1.85),
+        "plant": (0.5, 0.6, 1.3),
+        "bin": (0.45, 0.5, 0.8),
+    }[name]
     middle = s - side * (deep / 2 + 0.03)
     paint = partial(_standing, s=middle, seed=seed, what=name, size=(deep, tall, long), side=side)
     if name in ("plant", "bin"):
@@ -120,8 +179,10 @@ def _wall_item(
 def _fill_floor(actors: list[Actor], rng: random.Random, room: Room) -> None:
     free = room.half_width - 0.9
     for z in np.arange(rng.uniform(2.0, 5.0), room.length - 2, rng.uniform(2.5, 6.0)).tolist():
-        name = rng.choices(("person", "table set", "pillar", "rug", "plant", "chair", "bin", "rails", "stairs"),
-                           (5, 3, 2, 1.5, 0.8, 1.2, 0.5, 1.0, 0.6))[0]  # fmt: skip
+        name = rng.choices(
+            ("person", "table set", "pillar", "rug", "plant", "chair", "bin", "rails", "stairs"),
+            (5, 3, 2, 1.5, 0.8, 1.2, 0.5, 1.0, 0.6),
+        )[0]
         wide = room.half_width > 2.0
         if name not in ("person", "rug") and not wide:
             continue
@@ -133,8 +194,17 @@ def _fill_floor(actors: list[Actor], rng: random.Random, room: Room) -> None:
             s = math.copysign(max(0.9, abs(s)), s)
             long = {"rails": rng.uniform(2, 5), "stairs": 2.4, "pillar": 0.6}[name]
             paint = partial(_structure, s=s, seed=seed, what=name, long=long, top=room.height)
-            actors.append(Actor(paint, s, z, long if name != "pillar" else 0.0, 2 if name != "pillar" else 3,
-                                half_width=0.3, height=0.2))  # fmt: skip
+            actors.append(
+                Actor(
+                    paint,
+                    s,
+                    z,
+                    long if name != "pillar" else 0.0,
+                    2 if name != "pillar" else 3,
+                    half_width=0.3,
+                    height=0.2,
+                )
+            )
         elif name == "rug":
             actors.append(Actor(partial(_rug, s=s * 0.4, seed=seed), s * 0.4, z, 3.0, 0))
         elif name == "person":
@@ -186,14 +256,27 @@ def _on_end_wall(canvas: Canvas, z: float, _: float, *, s: float, seed: int, wha
     hall_things.draw_on_wall(canvas, panel, what, seed, ID[_WALL_NAMES[what]])
 
 
-_WALL_NAMES = {"door": "door", "window": "window", "picture": "picture", "elevator": "elevator",
-               "clock": "clock", "extinguisher": "fire extinguisher"}  # fmt: skip
+_WALL_NAMES = {
+    "door": "door",
+    "window": "window",
+    "picture": "picture",
+    "elevator": "elevator",
+    "clock": "clock",
+    "extinguisher": "fire extinguisher",
+}
 
 
 def _standing(
-    canvas: Canvas, z: float, _: float, *, s: float, seed: int, what: str,
-    size: tuple[float, float, float], side: int,
-) -> None:  # fmt: skip
+    canvas: Canvas,
+    z: float,
+    _: float,
+    *,
+    s: float,
+    seed: int,
+    what: str,
+    size: tuple[float, float, float],
+    side: int,
+) -> None:
     frame = Frame(s, z)
     if what == "cabinet":
         hall_things.draw_cabinet(canvas, frame, size, seed, ID["cabinet"], side)

@@ -11,13 +11,28 @@ from dedos_deploy.scenes.solids import Frame, draw_box, draw_boxes
 from dedos_deploy.scenes.street_things import draw_bin
 
 __all__ = [
-    "Panel", "draw_bin", "draw_cabinet", "draw_chair", "draw_on_wall", "draw_pillar",
-    "draw_railing", "draw_rug", "draw_sofa", "draw_stairs", "draw_table", "draw_vending_machine",
-]  # fmt: skip
+    "Panel",
+    "draw_bin",
+    "draw_cabinet",
+    "draw_chair",
+    "draw_on_wall",
+    "draw_pillar",
+    "draw_railing",
+    "draw_rug",
+    "draw_sofa",
+    "draw_stairs",
+    "draw_table",
+    "draw_vending_machine",
+]
 
 WOODS: tuple[Colour, ...] = (
-    (70, 105, 150), (90, 135, 185), (50, 70, 105), (185, 190, 195), (215, 218, 220), (80, 85, 90),
-)  # fmt: skip
+    (70, 105, 150),
+    (90, 135, 185),
+    (50, 70, 105),
+    (185, 190, 195),
+    (215, 218, 220),
+    (80, 85, 90),
+)
 STEEL: Colour = (150, 152, 154)
 
 
@@ -55,9 +70,13 @@ def draw_on_wall(canvas: Canvas, panel: Panel, what: str, seed: int, label: int)
     if panel.inward:
         tone = canvas.light.left if panel.inward < 0 else canvas.light.right
     {
-        "door": _door, "window": _window, "picture": _picture, "elevator": _elevator,
-        "clock": _clock, "extinguisher": _extinguisher,
-    }[what](canvas, panel, rng, label, tone)  # fmt: skip
+        "door": _door,
+        "window": _window,
+        "picture": _picture,
+        "elevator": _elevator,
+        "clock": _clock,
+        "extinguisher": _extinguisher,
+    }[what](canvas, panel, rng, label, tone)
 
 
 def _door(canvas: Canvas, panel: Panel, rng: random.Random, label: int, tone: float) -> None:
@@ -77,15 +96,27 @@ def _door(canvas: Canvas, panel: Panel, rng: random.Random, label: int, tone: fl
         canvas.polygon(panel.quad(a0, a1, 0.02, tall, 0.005), wood, label, tone)
         wide = a1 - a0
         if style == 0:  # glass pane above
-            canvas.polygon(panel.quad(a0 + 0.2 * wide, a1 - 0.2 * wide, 1.15, tall - 0.2, 0.01),
-                           (150, 140, 125), label, tone)  # fmt: skip
+            canvas.polygon(
+                panel.quad(a0 + 0.2 * wide, a1 - 0.2 * wide, 1.15, tall - 0.2, 0.01),
+                (150, 140, 125),
+                label,
+                tone,
+            )
         elif style == 1:  # two panels
             for low, high in ((0.2, 0.95), (1.1, tall - 0.2)):
-                canvas.polygon(panel.quad(a0 + 0.15 * wide, a1 - 0.15 * wide, low, high, 0.01),
-                               wood, label, tone * 0.85)  # fmt: skip
+                canvas.polygon(
+                    panel.quad(a0 + 0.15 * wide, a1 - 0.15 * wide, low, high, 0.01),
+                    wood,
+                    label,
+                    tone * 0.85,
+                )
         elif style == 2:  # all glass
-            canvas.polygon(panel.quad(a0 + 0.08, a1 - 0.08, 0.12, tall - 0.1, 0.01),
-                           (165, 160, 145), label, tone * 0.9)  # fmt: skip
+            canvas.polygon(
+                panel.quad(a0 + 0.08, a1 - 0.08, 0.12, tall - 0.1, 0.01),
+                (165, 160, 145),
+                label,
+                tone * 0.9,
+            )
         knob = a1 - 0.12 if rng.random() < 0.5 else a0 + 0.06
         canvas.polygon(panel.quad(knob, knob + 0.07, 0.95, 1.08, 0.03), STEEL, label, 0.7)
 
@@ -160,14 +191,28 @@ def _extinguisher(
     s, y, z = foot
     red: Colour = (45 + rng.uniform(-15, 20), 35, 190 + rng.uniform(-30, 30))
     half, tall = 0.085, rng.uniform(0.42, 0.55)
-    body = [(s - half, y, z), (s + half, y, z), (s + half, y + tall * 0.85, z), (s + half * 0.5, y + tall, z),
-            (s - half * 0.5, y + tall, z), (s - half, y + tall * 0.85, z)]  # fmt: skip
+    body = [
+        (s - half, y, z),
+        (s + half, y, z),
+        (s + half, y + tall * 0.85, z),
+        (s + half * 0.5, y + tall, z),
+        (s - half * 0.5, y + tall, z),
+        (s - half, y + tall * 0.85, z),
+    ]
     canvas.polygon(body, red, label, tone)
-    shine = [(s - half * 0.6, y + 0.04, z), (s - half * 0.2, y + 0.04, z),
-             (s - half * 0.2, y + tall * 0.8, z), (s - half * 0.6, y + tall * 0.8, z)]  # fmt: skip
+    shine = [
+        (s - half * 0.6, y + 0.04, z),
+        (s - half * 0.2, y + 0.04, z),
+        (s - half * 0.2, y + tall * 0.8, z),
+        (s - half * 0.6, y + tall * 0.8, z),
+    ]
     canvas.polygon(shine, (120, 110, 240), label, tone)
-    tag = [(s - half, y + tall * 0.35, z), (s + half, y + tall * 0.35, z), (s + half, y + tall * 0.6, z),
-           (s - half, y + tall * 0.6, z)]  # fmt: skip
+    tag = [
+        (s - half, y + tall * 0.35, z),
+        (s + half, y + tall * 0.35, z),
+        (s + half, y + tall * 0.6, z),
+        (s - half, y + tall * 0.6, z),
+    ]
     canvas.polygon(tag, (200, 215, 225), label, tone)
     canvas.line((s, y + tall, z), (s, y + tall + 0.1, z), 0.05, (40, 40, 40), label)
     canvas.line((s, y + tall + 0.08, z), (s + 0.14, y + tall * 0.7, z), 0.03, (35, 35, 35), label)
@@ -205,9 +250,12 @@ def _upright(s: float, a0: float, a1: float, low: float, high: float) -> list[Po
 
 
 def _books(
-    canvas: Canvas, cell: tuple[float, float, float, float, float], rng: random.Random, label: int,
+    canvas: Canvas,
+    cell: tuple[float, float, float, float, float],
+    rng: random.Random,
+    label: int,
     tone: float,
-) -> None:  # fmt: skip
+) -> None:
     s, a0, a1, low, high = cell
     canvas.polygon(_upright(*cell), (45, 50, 55), label, tone)
     a = a0
@@ -241,8 +289,17 @@ def draw_table(canvas: Canvas, frame: Frame, size: Point, seed: int, label: int)
 def draw_chair(canvas: Canvas, frame: Frame, seed: int, label: int) -> None:
     """Draw a chair centred on the frame's origin; its back is at the near end of its turn."""
     rng = random.Random(seed)
-    seat: Colour = rng.choice(((150, 80, 50), (60, 60, 160), (70, 70, 75), (80, 120, 170),
-                               (90, 130, 70), (185, 188, 190), (60, 90, 120)))  # fmt: skip
+    seat: Colour = rng.choice(
+        (
+            (150, 80, 50),
+            (60, 60, 160),
+            (70, 70, 75),
+            (80, 120, 170),
+            (90, 130, 70),
+            (185, 188, 190),
+            (60, 90, 120),
+        )
+    )
     legs: Colour = rng.choice((STEEL, (50, 50, 52), (60, 90, 125)))
     half, high = 0.22, rng.uniform(0.42, 0.48)
     feet = [
@@ -266,8 +323,9 @@ def draw_chair(canvas: Canvas, frame: Frame, seed: int, label: int) -> None:
 def draw_sofa(canvas: Canvas, frame: Frame, size: Point, seed: int, label: int, side: int) -> None:
     """Draw a sofa `size` = (deep, tall, long) with its back to the wall at `side`."""
     rng = random.Random(seed)
-    cloth: Colour = rng.choice(((60, 60, 65), (50, 70, 110), (130, 90, 60), (90, 110, 120),
-                                (60, 60, 150), (150, 155, 160)))  # fmt: skip
+    cloth: Colour = rng.choice(
+        ((60, 60, 65), (50, 70, 110), (130, 90, 60), (90, 110, 120), (60, 60, 150), (150, 155, 160))
+    )
     deep, tall, long = size
     draw_box(
         canvas,
@@ -330,8 +388,14 @@ def draw_pillar(canvas: Canvas, s: float, z: float, seed: int, label: int, top: 
     half = rng.uniform(0.2, 0.38)
     if rng.random() < 0.5:
         draw_box(canvas, Frame(s, z - half), (2 * half, top, 2 * half), 0.0, stone, label)
-        draw_box(canvas, Frame(s, z - half - 0.02), (2 * half + 0.04, 0.15, 2 * half + 0.04), 0.0,
-                 (110, 112, 115), label)  # fmt: skip
+        draw_box(
+            canvas,
+            Frame(s, z - half - 0.02),
+            (2 * half + 0.04, 0.15, 2 * half + 0.04),
+            0.0,
+            (110, 112, 115),
+            label,
+        )
         return
     strips = 9
     for k in range(strips):

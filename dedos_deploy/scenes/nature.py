@@ -10,15 +10,32 @@ from dedos_deploy.scenes.canvas import Canvas, Colour
 from dedos_deploy.scenes.sprites import VARIANTS, Foliage, sprite
 
 LEAVES: tuple[Colour, ...] = (
-    (45, 95, 60), (40, 80, 45), (60, 120, 85), (35, 65, 40), (50, 110, 110), (45, 90, 130),
-    (55, 105, 60), (40, 75, 70), (55, 125, 95),
-)  # fmt: skip
+    (45, 95, 60),
+    (40, 80, 45),
+    (60, 120, 85),
+    (35, 65, 40),
+    (50, 110, 110),
+    (45, 90, 130),
+    (55, 105, 60),
+    (40, 75, 70),
+    (55, 125, 95),
+)
 SKIN: tuple[Colour, ...] = ((150, 180, 225), (120, 150, 200), (80, 110, 160), (50, 70, 105))
 HAIR: tuple[Colour, ...] = ((25, 25, 30), (35, 50, 75), (60, 110, 150), (130, 130, 130))
 CLOTHES: tuple[Colour, ...] = (
-    (40, 40, 45), (110, 70, 40), (60, 50, 140), (200, 200, 205), (90, 120, 70), (60, 130, 190),
-    (140, 120, 100), (45, 60, 95), (150, 90, 150), (70, 70, 200), (65, 60, 55), (95, 75, 55),
-)  # fmt: skip
+    (40, 40, 45),
+    (110, 70, 40),
+    (60, 50, 140),
+    (200, 200, 205),
+    (90, 120, 70),
+    (60, 130, 190),
+    (140, 120, 100),
+    (45, 60, 95),
+    (150, 90, 150),
+    (70, 70, 200),
+    (65, 60, 55),
+    (95, 75, 55),
+)
 
 
 def draw_tree(canvas: Canvas, s: float, z: float, seed: int, label: int, height: float) -> None:
@@ -55,8 +72,14 @@ def draw_tree(canvas: Canvas, s: float, z: float, seed: int, label: int, height:
     foliage: Foliage = "conifer" if kind < 0.26 else "crown"
     low = height * (0.06 if foliage == "conifer" else rng.uniform(0.16, 0.34))
     box = (lean - half, low, lean + half, height)
-    board.stamp(sprite(foliage, variant, size_px), box, leaf, label, tone=1.25 * canvas.light.top,
-                mirrored=mirrored)  # fmt: skip
+    board.stamp(
+        sprite(foliage, variant, size_px),
+        box,
+        leaf,
+        label,
+        tone=1.25 * canvas.light.top,
+        mirrored=mirrored,
+    )
 
 
 def draw_bush(
@@ -67,8 +90,14 @@ def draw_bush(
     board = Billboard(canvas, s, z, reach=size[0])
     half, height = size[0] * 1.5, size[1] * 1.25
     look = sprite("bush", rng.randrange(VARIANTS), height * board.scale)
-    board.stamp(look, (-half, -0.12 * height, half, height), rng.choice(LEAVES), label,
-                tone=1.2 * canvas.light.top, mirrored=canvas.light.left < canvas.light.right)  # fmt: skip
+    board.stamp(
+        look,
+        (-half, -0.12 * height, half, height),
+        rng.choice(LEAVES),
+        label,
+        tone=1.2 * canvas.light.top,
+        mirrored=canvas.light.left < canvas.light.right,
+    )
 
 
 def draw_plant(canvas: Canvas, s: float, z: float, seed: int, label: int) -> None:
@@ -92,8 +121,17 @@ def draw_plant(canvas: Canvas, s: float, z: float, seed: int, label: int) -> Non
     board.polygon(outline, pot, label, 0.85)
     lit = ((-0.75 * wide, 0.0), (-0.1 * wide, 0.0), (0.0, tall), (-wide, tall))
     board.polygon(lit, pot, label, canvas.light.left)
-    board.polygon(((-1.08 * wide, tall - 0.05), (1.08 * wide, tall - 0.05), (1.08 * wide, tall),
-                   (-1.08 * wide, tall)), pot, label, 0.95)  # fmt: skip
+    board.polygon(
+        (
+            (-1.08 * wide, tall - 0.05),
+            (1.08 * wide, tall - 0.05),
+            (1.08 * wide, tall),
+            (-1.08 * wide, tall),
+        ),
+        pot,
+        label,
+        0.95,
+    )
 
 
 def _fronds(
@@ -103,8 +141,12 @@ def _fronds(
     for nth in range(count):
         lean, tip = rng.uniform(-0.6, 0.6) * tall, rng.uniform(0.5, 1.0) * tall
         wide = 0.03 + 0.04 * rng.random()
-        blade = ((0.0, base), (lean * 0.45 - wide, base + tip * 0.75), (lean, base + tip * 0.95),
-                 (lean * 0.45 + wide, base + tip * 0.65))  # fmt: skip
+        blade = (
+            (0.0, base),
+            (lean * 0.45 - wide, base + tip * 0.75),
+            (lean, base + tip * 0.95),
+            (lean * 0.45 + wide, base + tip * 0.65),
+        )
         board.polygon(blade, leaf, label, 0.55 + 0.75 * nth / count)
 
 
@@ -136,16 +178,28 @@ def draw_person(
     )
     _torso(board, (hip, neck), (half, reach), coat, skin, side_view, label, tone)
     if rng.random() < 0.3:
-        pack = ((-0.6 * half, hip + 0.1), (0.6 * half, hip + 0.1), (0.55 * half, neck - 0.08),
-                (-0.55 * half, neck - 0.08))  # fmt: skip
+        pack = (
+            (-0.6 * half, hip + 0.1),
+            (0.6 * half, hip + 0.1),
+            (0.55 * half, neck - 0.08),
+            (-0.55 * half, neck - 0.08),
+        )
         board.polygon(pack, rng.choice(CLOTHES), label, tone)
     _head(board, neck, tall, skin, hair, rng, label, tone)
 
 
 def _legs(
-    board: Billboard, level: tuple[float, float], stance: tuple[float, float], legs: Colour,
-    skin: Colour, tall: float, skirt: bool, coat: Colour, label: int, tone: float,
-) -> None:  # fmt: skip
+    board: Billboard,
+    level: tuple[float, float],
+    stance: tuple[float, float],
+    legs: Colour,
+    skin: Colour,
+    tall: float,
+    skirt: bool,
+    coat: Colour,
+    label: int,
+    tone: float,
+) -> None:
     (base, hip), (half, reach) = level, stance
     for side in (-1, 1):
         top, foot = side * half * 0.42, side * half * 0.42 + side * reach
@@ -154,44 +208,94 @@ def _legs(
         wide = half * (0.34 if skirt else 0.5)
         shade = tone * (0.82 if side < 0 else 1.0)
         ink = skin if skirt else legs
-        board.polygon(((top - wide, hip + 0.02), (top + wide, hip + 0.02), (knee + wide * 0.75, middle),
-                       (knee - wide * 0.75, middle)), ink, label, shade)  # fmt: skip
-        board.polygon(((knee - wide * 0.75, middle), (knee + wide * 0.75, middle),
-                       (foot + wide * 0.5, base + 0.04), (foot - wide * 0.5, base + 0.04)),
-                      ink, label, shade * 0.95)  # fmt: skip
+        board.polygon(
+            (
+                (top - wide, hip + 0.02),
+                (top + wide, hip + 0.02),
+                (knee + wide * 0.75, middle),
+                (knee - wide * 0.75, middle),
+            ),
+            ink,
+            label,
+            shade,
+        )
+        board.polygon(
+            (
+                (knee - wide * 0.75, middle),
+                (knee + wide * 0.75, middle),
+                (foot + wide * 0.5, base + 0.04),
+                (foot - wide * 0.5, base + 0.04),
+            ),
+            ink,
+            label,
+            shade * 0.95,
+        )
         board.ellipse((foot + 0.02, base + 0.035), (0.1, 0.042), (35, 35, 40), label)
     if skirt:
         low = base + 0.26 * tall
-        board.polygon(((-half, hip + 0.1), (half, hip + 0.1), (1.25 * half, low), (-1.25 * half, low)),
-                      coat, label, tone)  # fmt: skip
+        board.polygon(
+            ((-half, hip + 0.1), (half, hip + 0.1), (1.25 * half, low), (-1.25 * half, low)),
+            coat,
+            label,
+            tone,
+        )
 
 
 def _torso(
-    board: Billboard, level: tuple[float, float], stance: tuple[float, float], coat: Colour,
-    skin: Colour, side_view: bool, label: int, tone: float,
-) -> None:  # fmt: skip
+    board: Billboard,
+    level: tuple[float, float],
+    stance: tuple[float, float],
+    coat: Colour,
+    skin: Colour,
+    side_view: bool,
+    label: int,
+    tone: float,
+) -> None:
     (hip, neck), (half, reach) = level, stance
     wide = 0.72 if side_view else 1.0
     for side in (-1, 1):
         shoulder = side * half * (0.3 if side_view else 1.0)
         hand = shoulder + side * half * 0.2 - side * reach * 0.8
-        board.polygon(((shoulder - 0.06, neck - 0.05), (shoulder + 0.06, neck - 0.05),
-                       (hand + 0.042, hip + 0.02), (hand - 0.042, hip + 0.02)), coat, label,
-                      tone * 0.8)  # fmt: skip
+        board.polygon(
+            (
+                (shoulder - 0.06, neck - 0.05),
+                (shoulder + 0.06, neck - 0.05),
+                (hand + 0.042, hip + 0.02),
+                (hand - 0.042, hip + 0.02),
+            ),
+            coat,
+            label,
+            tone * 0.8,
+        )
         board.ellipse((hand, hip), (0.045, 0.055), skin, label, tone)
-    outline = ((-0.92 * half * wide, hip - 0.06), (0.92 * half * wide, hip - 0.06),
-               (1.08 * half * wide, neck - 0.09), (0.5 * half, neck), (-0.5 * half, neck),
-               (-1.08 * half * wide, neck - 0.09))  # fmt: skip
+    outline = (
+        (-0.92 * half * wide, hip - 0.06),
+        (0.92 * half * wide, hip - 0.06),
+        (1.08 * half * wide, neck - 0.09),
+        (0.5 * half, neck),
+        (-0.5 * half, neck),
+        (-1.08 * half * wide, neck - 0.09),
+    )
     board.polygon(outline, coat, label, tone)
-    shade = ((0.15 * half, hip - 0.06), (0.92 * half * wide, hip - 0.06),
-             (1.08 * half * wide, neck - 0.09), (0.5 * half, neck))  # fmt: skip
+    shade = (
+        (0.15 * half, hip - 0.06),
+        (0.92 * half * wide, hip - 0.06),
+        (1.08 * half * wide, neck - 0.09),
+        (0.5 * half, neck),
+    )
     board.polygon(shade, coat, label, tone * 0.85)
 
 
 def _head(
-    board: Billboard, neck: float, tall: float, skin: Colour, hair: Colour, rng: random.Random,
-    label: int, tone: float,
-) -> None:  # fmt: skip
+    board: Billboard,
+    neck: float,
+    tall: float,
+    skin: Colour,
+    hair: Colour,
+    rng: random.Random,
+    label: int,
+    tone: float,
+) -> None:
     size = 0.066 * tall
     board.ellipse((0, neck + 0.4 * size), (size * 0.48, size * 0.8), skin, label, tone * 0.85)
     board.ellipse((0, neck + 1.35 * size), (size * 0.88, size * 1.12), hair, label, tone)

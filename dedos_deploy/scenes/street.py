@@ -15,14 +15,42 @@ from dedos_deploy.scenes.actors import Actor, paint_actors
 from dedos_deploy.scenes.canvas import Canvas, Colour, Light
 
 CLASSES = (
-    "sky", "road", "lane marking", "sidewalk", "grass", "mountain", "building", "wall", "fence",
-    "pole", "traffic light", "traffic sign", "tree", "bush", "person", "bicycle", "motorcycle",
-    "car", "truck", "bus", "bench", "trash can",
-)  # fmt: skip
+    "sky",
+    "road",
+    "lane marking",
+    "sidewalk",
+    "grass",
+    "mountain",
+    "building",
+    "wall",
+    "fence",
+    "pole",
+    "traffic light",
+    "traffic sign",
+    "tree",
+    "bush",
+    "person",
+    "bicycle",
+    "motorcycle",
+    "car",
+    "truck",
+    "bus",
+    "bench",
+    "trash can",
+)
 ID = {name: index for index, name in enumerate(CLASSES)}
 
-_ROUGHNESS = {"tree": 0.28, "bush": 0.3, "grass": 0.16, "building": 0.05, "wall": 0.07,
-              "mountain": 0.08, "road": 0.03, "sidewalk": 0.03, "sky": 0.0}  # fmt: skip
+_ROUGHNESS = {
+    "tree": 0.28,
+    "bush": 0.3,
+    "grass": 0.16,
+    "building": 0.05,
+    "wall": 0.07,
+    "mountain": 0.08,
+    "road": 0.03,
+    "sidewalk": 0.03,
+    "sky": 0.0,
+}
 
 
 @dataclass(frozen=True)
@@ -141,9 +169,15 @@ def _ground_zones(
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     road, (verge_l, verge_r), (walk_l, walk_r) = street.road, street.verge, street.walk
     edges = (
-        -road - verge_l - walk_l, -road - verge_l, -road - 0.16, -road,
-        road, road + 0.16, road + verge_r, road + verge_r + walk_r,
-    )  # fmt: skip
+        -road - verge_l - walk_l,
+        -road - verge_l,
+        -road - 0.16,
+        -road,
+        road,
+        road + 0.16,
+        road + verge_r,
+        road + verge_r + walk_r,
+    )
     kerb: Colour = (165, 168, 170)
     outer: Colour = street.lawn if street.outer == "grass" else street.paving
     strip: Colour = street.lawn
@@ -224,9 +258,16 @@ def paint_skyline(canvas: Canvas, _: float, __: float, *, seed: int, name: str) 
     bumps = turn * np.float32(2 if name == "mountain" else 5) + 512
     rise = 0.55 + 0.45 * texture.sample(tile, row, bumps.astype(np.float32))
     top = horizon - tall * rise
-    outline = np.concatenate([
-        np.stack([angle, top], -1), [[width + 3, horizon + 2], [0, horizon + 2]],
-    ]).round().astype(np.int32)  # fmt: skip
+    outline = (
+        np.concatenate(
+            [
+                np.stack([angle, top], -1),
+                [[width + 3, horizon + 2], [0, horizon + 2]],
+            ]
+        )
+        .round()
+        .astype(np.int32)
+    )
     base: Colour = rng.choice(((90, 105, 80), (110, 105, 95), (75, 95, 70)))
     base = base if name == "mountain" else (50, 85, 60)
     ink = canvas.colour_at(base, 0.8 * canvas.light.haze_m, 0.95)

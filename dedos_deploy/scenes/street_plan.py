@@ -55,15 +55,29 @@ def _plan_ground(rng: random.Random, kind: str, length: float) -> Street:
     crossings: list[float] = []
     if kind in ("city", "suburb") and rng.random() < 0.6:
         crossings = [k * 60 + rng.uniform(8, 45) for k in range(int(length // 60) + 1)]
-    junctions = [] if kind == "highway" else [
-        k * 80 + rng.uniform(20, 70) for k in range(int(length // 80) + 1) if rng.random() < 0.5
-    ]  # fmt: skip
+    junctions = (
+        []
+        if kind == "highway"
+        else [
+            k * 80 + rng.uniform(20, 70) for k in range(int(length // 80) + 1) if rng.random() < 0.5
+        ]
+    )
     return Street(
-        road, verge, walk, tuple(lanes), tuple(solid), tuple(crossings), tuple(junctions),
-        asphalt, paving, lawn, rng.choice(((225, 228, 230), (205, 210, 212), (110, 190, 225))),
-        rng.uniform(0.4, 1.2), rng.choice((0.0, 0.5, 0.8, 1.2)),
+        road,
+        verge,
+        walk,
+        tuple(lanes),
+        tuple(solid),
+        tuple(crossings),
+        tuple(junctions),
+        asphalt,
+        paving,
+        lawn,
+        rng.choice(((225, 228, 230), (205, 210, 212), (110, 190, 225))),
+        rng.uniform(0.4, 1.2),
+        rng.choice((0.0, 0.5, 0.8, 1.2)),
         "grass" if kind != "city" else "sidewalk",
-    )  # fmt: skip
+    )
 
 
 def _plan_light(rng: random.Random) -> tuple[Light, Sky]:
@@ -78,10 +92,16 @@ def _plan_light(rng: random.Random) -> tuple[Light, Sky]:
     sun = rng.uniform(-1, 1)
     contrast = 0.35 if mood == "clear" else 0.12
     light = Light(
-        left=0.8 - contrast * sun, right=0.8 + contrast * sun, front=rng.uniform(0.65, 0.95),
-        top=1.0, haze=low, haze_m=haze_m, shadow=shadow,
-        sun_s=-sun * (0.9 if mood == "clear" else 0.15), sun_z=rng.uniform(-0.4, 0.4),
-    )  # fmt: skip
+        left=0.8 - contrast * sun,
+        right=0.8 + contrast * sun,
+        front=rng.uniform(0.65, 0.95),
+        top=1.0,
+        haze=low,
+        haze_m=haze_m,
+        shadow=shadow,
+        sun_s=-sun * (0.9 if mood == "clear" else 0.15),
+        sun_z=rng.uniform(-0.4, 0.4),
+    )
     return light, Sky(low, high, clouds, rng.randrange(1 << 30))
 
 
@@ -102,11 +122,26 @@ def _line_side(
         back = 0.0 if kind == "city" else rng.uniform(4, 9)
         open_gap = any(z - 1 < j + 7 and j < z + long + 1 for j in blocked)
         if not open_gap and rng.random() < {"city": 0.92, "suburb": 0.8, "campus": 0.35}[kind]:
-            paint = partial(_building, s=side * (edge + back), seed=rng.randrange(1 << 30),
-                            size=(depth, tall, long), hidden=before if z == ended else 0.0)  # fmt: skip
+            paint = partial(
+                _building,
+                s=side * (edge + back),
+                seed=rng.randrange(1 << 30),
+                size=(depth, tall, long),
+                hidden=before if z == ended else 0.0,
+            )
             before, ended = tall, z + long
-            actors.append(Actor(paint, side * (edge + back + depth / 2), z, long, 1,
-                                half_width=depth / 2, height=tall * 0.45, reach=depth / 2 + 1))  # fmt: skip
+            actors.append(
+                Actor(
+                    paint,
+                    side * (edge + back + depth / 2),
+                    z,
+                    long,
+                    1,
+                    half_width=depth / 2,
+                    height=tall * 0.45,
+                    reach=depth / 2 + 1,
+                )
+            )
         z = z + long + (rng.choice((0.0, 0.0, 3.0)) if kind == "city" else rng.uniform(2, 9))
     if kind != "city":
         _green(actors, rng, kind, edge, side, length)
@@ -115,9 +150,15 @@ def _line_side(
 
 
 def _building(
-    canvas: Canvas, z: float, _: float, *, s: float, seed: int, size: tuple[float, float, float],
+    canvas: Canvas,
+    z: float,
+    _: float,
+    *,
+    s: float,
+    seed: int,
+    size: tuple[float, float, float],
     hidden: float,
-) -> None:  # fmt: skip
+) -> None:
     street_things.draw_building(canvas, s, z, seed, ID["building"], size, hidden=hidden)
 
 
@@ -140,15 +181,31 @@ def _green(
         back = rng.uniform(1.5, 9.0) + (3 if kind == "highway" else 0)
         tall = rng.uniform(4, 11)
         paint = partial(_tree, s=side * (edge + back), seed=rng.randrange(1 << 30), height=tall)
-        actors.append(Actor(paint, side * (edge + back), z, 0.5, 1, half_width=tall * 0.25,
-                            height=tall * 0.5, far_m=100.0, reach=0.5 * tall))  # fmt: skip
+        actors.append(
+            Actor(
+                paint,
+                side * (edge + back),
+                z,
+                0.5,
+                1,
+                half_width=tall * 0.25,
+                height=tall * 0.5,
+                far_m=100.0,
+                reach=0.5 * tall,
+            )
+        )
         z += dense * rng.uniform(0.4, 1.8)
 
 
 def _barriers(
-    actors: list[Actor], rng: random.Random, kind: str, edge: float, side: int, length: float,
+    actors: list[Actor],
+    rng: random.Random,
+    kind: str,
+    edge: float,
+    side: int,
+    length: float,
     blocked: tuple[float, ...],
-) -> None:  # fmt: skip
+) -> None:
     material = rng.choice(("brick", "plaster", "planks", "railing", "hedge", "hedge", "none"))
     if kind == "highway":
         material = rng.choice(("guardrail", "guardrail", "plaster", "none"))
@@ -177,21 +234,39 @@ def _barriers(
 
 
 def _barrier(
-    canvas: Canvas, z: float, _: float, *, s: float, seed: int, label: int,
-    size: tuple[float, float], kind: str,
-) -> None:  # fmt: skip
+    canvas: Canvas,
+    z: float,
+    _: float,
+    *,
+    s: float,
+    seed: int,
+    label: int,
+    size: tuple[float, float],
+    kind: str,
+) -> None:
     street_things.draw_barrier(canvas, s, z, seed, label, size, kind)
 
 
 def _furniture(
-    actors: list[Actor], rng: random.Random, kind: str, band: tuple[float, float], side: int,
-    length: float, blocked: tuple[float, ...],
-) -> None:  # fmt: skip
+    actors: list[Actor],
+    rng: random.Random,
+    kind: str,
+    band: tuple[float, float],
+    side: int,
+    length: float,
+    blocked: tuple[float, ...],
+) -> None:
     kerb, edge = band[0] * side, band[1] * side
     rates = {
-        "pole": 22.0, "sign": 35.0, "light": 70.0 if kind == "city" else 160.0, "bench": 60.0,
-        "bin": 40.0, "person": 11.0 if kind == "city" else 20.0, "bicycle": 40.0, "tree": 16.0,
-    }  # fmt: skip
+        "pole": 22.0,
+        "sign": 35.0,
+        "light": 70.0 if kind == "city" else 160.0,
+        "bench": 60.0,
+        "bin": 40.0,
+        "person": 11.0 if kind == "city" else 20.0,
+        "bicycle": 40.0,
+        "tree": 16.0,
+    }
     if kind == "highway":
         rates = {"pole": 40.0, "sign": 45.0}
     elif rng.random() < 0.3:
@@ -216,8 +291,15 @@ def _prop(what: str, rng: random.Random, s: float, z: float) -> Actor:
         return Actor(walker, s, z, speed=speed, half_width=0.25, height=1.7, far_m=60.0)
     if what == "tree":
         tall = rng.uniform(4.0, 9.0)
-        return Actor(partial(_tree, s=s, seed=seed, height=tall), s, z, half_width=tall * 0.22,
-                     height=tall * 0.4, far_m=100.0, reach=0.5 * tall)  # fmt: skip
+        return Actor(
+            partial(_tree, s=s, seed=seed, height=tall),
+            s,
+            z,
+            half_width=tall * 0.22,
+            height=tall * 0.4,
+            far_m=100.0,
+            reach=0.5 * tall,
+        )
     if what == "bicycle":
         bike = partial(_bike, s=s, seed=seed, rider=False, turn=seed % 2)
         return Actor(bike, s, z, half_width=0.3, far_m=40.0)
@@ -286,8 +368,16 @@ def _traffic(
     for start in street.crossings:
         for _ in range(rng.randint(0, 3)):
             s = rng.uniform(-street.road, street.road)
-            actors.append(Actor(partial(_person, s=s, seed=rng.randrange(1 << 30)), s,
-                                start + rng.uniform(0, 3), half_width=0.25, height=1.7, far_m=60.0))  # fmt: skip
+            actors.append(
+                Actor(
+                    partial(_person, s=s, seed=rng.randrange(1 << 30)),
+                    s,
+                    start + rng.uniform(0, 3),
+                    half_width=0.25,
+                    height=1.7,
+                    far_m=60.0,
+                )
+            )
 
 
 def _road_user(rng: random.Random, s: float, z: float, turn: int, pace: float, kind: str) -> Actor:

@@ -15,9 +15,17 @@ from dedos_deploy.scenes.solids import Frame, draw_boxes
 _Array = NDArray[np.float64]
 
 FACADES: tuple[Colour, ...] = (
-    (75, 90, 140), (95, 115, 165), (170, 190, 205), (200, 205, 210), (150, 155, 160),
-    (120, 150, 185), (130, 120, 110), (90, 100, 120), (180, 175, 150), (140, 170, 200),
-)  # fmt: skip
+    (75, 90, 140),
+    (95, 115, 165),
+    (170, 190, 205),
+    (200, 205, 210),
+    (150, 155, 160),
+    (120, 150, 185),
+    (130, 120, 110),
+    (90, 100, 120),
+    (180, 175, 150),
+    (140, 170, 200),
+)
 METAL: Colour = (95, 97, 98)
 _RED, _BLUE, _WHITE, _YELLOW = (45, 40, 200), (175, 90, 30), (235, 235, 235), (60, 205, 245)
 
@@ -33,9 +41,15 @@ _SIGNS: tuple[tuple[tuple[int, float, float, Colour], ...], ...] = (
 
 
 def draw_building(
-    canvas: Canvas, s: float, z: float, seed: int, label: int, size: tuple[float, float, float],
-    *, hidden: float = 0.0,
-) -> None:  # fmt: skip
+    canvas: Canvas,
+    s: float,
+    z: float,
+    seed: int,
+    label: int,
+    size: tuple[float, float, float],
+    *,
+    hidden: float = 0.0,
+) -> None:
     """Draw a building whose street corner nearest the camera stands at (s, z).
 
     size: (depth away from the street, height, length along it) in metres;
@@ -79,9 +93,15 @@ def draw_building(
 
 
 def _ground_floor(
-    canvas: Canvas, s: float, z: float, side: int, length: float, top: float,
-    rng: random.Random, label: int,
-) -> None:  # fmt: skip
+    canvas: Canvas,
+    s: float,
+    z: float,
+    side: int,
+    length: float,
+    top: float,
+    rng: random.Random,
+    label: int,
+) -> None:
     """Shop fronts, doors and a ledge under the first row of windows."""
     shop = rng.random() < 0.6
     sign: Colour = rng.choice(
@@ -96,13 +116,35 @@ def _ground_floor(
             continue
         end = a1 if shop else a0 + 1.1
         ink: Colour = (85, 75, 65) if shop else (50, 60, 80)
-        canvas.polygon([(out, 0.3 if shop else 0.0, a0), (out, 0.3 if shop else 0.0, end),
-                        (out, up, end), (out, up, a0)], ink, label, 0.9)  # fmt: skip
+        canvas.polygon(
+            [
+                (out, 0.3 if shop else 0.0, a0),
+                (out, 0.3 if shop else 0.0, end),
+                (out, up, end),
+                (out, up, a0),
+            ],
+            ink,
+            label,
+            0.9,
+        )
         if shop:
-            canvas.polygon([(out, top - 0.85, a0), (out, top - 0.85, a1), (out, top - 0.2, a1),
-                            (out, top - 0.2, a0)], sign, label, canvas.light.front)  # fmt: skip
-    ledge = [(out, top - 0.12, z), (out, top - 0.12, z + length), (out, top + 0.08, z + length),
-             (out, top + 0.08, z)]  # fmt: skip
+            canvas.polygon(
+                [
+                    (out, top - 0.85, a0),
+                    (out, top - 0.85, a1),
+                    (out, top - 0.2, a1),
+                    (out, top - 0.2, a0),
+                ],
+                sign,
+                label,
+                canvas.light.front,
+            )
+    ledge = [
+        (out, top - 0.12, z),
+        (out, top - 0.12, z + length),
+        (out, top + 0.08, z + length),
+        (out, top + 0.08, z),
+    ]
     canvas.polygon(ledge, (190, 195, 198), label, canvas.light.front)
 
 
@@ -135,17 +177,25 @@ def _widened(foot: _Array, by: float) -> _Array:
 
 
 def _gable(
-    canvas: Canvas, s: float, z: float, size: tuple[float, float, float],
-    rng: random.Random, label: int,
-) -> None:  # fmt: skip
+    canvas: Canvas,
+    s: float,
+    z: float,
+    size: tuple[float, float, float],
+    rng: random.Random,
+    label: int,
+) -> None:
     depth, height, length = size
     tiles: Colour = rng.choice(((60, 70, 125), (70, 75, 85), (55, 60, 70), (70, 90, 140)))
     ridge = height + rng.uniform(1.5, 3.0)
     middle, eave = s + depth / 2, 0.3 * math.copysign(1, -depth)
     wall = [(s, height, z), (s + depth, height, z), (middle, ridge, z)]
     canvas.polygon(wall, rng.choice(FACADES), label, canvas.light.front)
-    slope = [(s + eave, height - 0.15, z - 0.3), (s + eave, height - 0.15, z + length),
-             (middle, ridge, z + length), (middle, ridge, z - 0.3)]  # fmt: skip
+    slope = [
+        (s + eave, height - 0.15, z - 0.3),
+        (s + eave, height - 0.15, z + length),
+        (middle, ridge, z + length),
+        (middle, ridge, z - 0.3),
+    ]
     canvas.polygon(slope, tiles, label, canvas.light.top * 0.9)
 
 
@@ -158,8 +208,12 @@ def draw_barrier(
     tone = canvas.light.left if s > 0 else canvas.light.right
 
     def strip(low: float, high: float, colour: Colour, factor: float) -> None:
-        canvas.polygon([(s, low, z), (s, low, z + length), (s, high, z + length), (s, high, z)],
-                       colour, label, factor * tone)  # fmt: skip
+        canvas.polygon(
+            [(s, low, z), (s, low, z + length), (s, high, z + length), (s, high, z)],
+            colour,
+            label,
+            factor * tone,
+        )
 
     if kind in ("brick", "plaster"):
         paint: Colour = (85, 100, 150) if kind == "brick" else (175, 185, 190)

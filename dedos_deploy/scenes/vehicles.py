@@ -16,9 +16,19 @@ _WHITE: Colour = (222, 236, 242)
 _DARK: Colour = (45, 45, 45)
 _PLATE: Colour = (200, 215, 220)
 PAINTS: tuple[Colour, ...] = (
-    (225, 225, 225), (190, 192, 195), (60, 60, 62), (30, 30, 32), (120, 118, 115), (150, 60, 35),
-    (120, 75, 40), (40, 40, 160), (35, 35, 110), (60, 110, 60), (70, 150, 200), (150, 170, 190),
-)  # fmt: skip
+    (225, 225, 225),
+    (190, 192, 195),
+    (60, 60, 62),
+    (30, 30, 32),
+    (120, 118, 115),
+    (150, 60, 35),
+    (120, 75, 40),
+    (40, 40, 160),
+    (35, 35, 110),
+    (60, 110, 60),
+    (70, 150, 200),
+    (150, 170, 190),
+)
 # kinds of faces of a vehicle's mesh
 _PAINT, _GLASS, _TYRE, _HUBS, _REAR, _FRONT, _TRIM, _NUMBER, _LOAD = range(9)
 
@@ -32,15 +42,59 @@ _Profile = tuple[tuple[float, float, float], ...]
 # (along, up, inset from the side) from the rear bumper over the roof to the front, and the width;
 # edges 2 and 4 of a profile are windows
 CARS: tuple[tuple[_Profile, float], ...] = (
-    (((0, 0.3, 0), (0, 0.8, 0), (0.2, 1.0, 0.05), (0.95, 1.42, 0.22), (2.3, 1.45, 0.22),
-      (3.15, 0.98, 0.05), (4.2, 0.8, 0.03), (4.35, 0.3, 0)), 1.78),
-    (((0, 0.3, 0), (0, 0.9, 0), (0.1, 1.0, 0.04), (0.5, 1.5, 0.2), (2.1, 1.5, 0.2),
-      (2.95, 1.0, 0.05), (3.8, 0.82, 0.03), (3.95, 0.3, 0)), 1.72),
-    (((0, 0.35, 0), (0, 1.0, 0), (0.05, 1.15, 0.03), (0.25, 1.85, 0.14), (3.3, 1.85, 0.14),
-      (4.1, 1.15, 0.05), (4.7, 0.95, 0.03), (4.85, 0.35, 0)), 1.9),
-    (((0, 0.42, 0), (0, 1.05, 0), (0.1, 1.15, 0.03), (0.4, 1.72, 0.16), (2.9, 1.75, 0.16),
-      (3.5, 1.18, 0.05), (4.5, 1.02, 0.03), (4.6, 0.42, 0)), 1.88),
-)  # fmt: skip
+    (
+        (
+            (0, 0.3, 0),
+            (0, 0.8, 0),
+            (0.2, 1.0, 0.05),
+            (0.95, 1.42, 0.22),
+            (2.3, 1.45, 0.22),
+            (3.15, 0.98, 0.05),
+            (4.2, 0.8, 0.03),
+            (4.35, 0.3, 0),
+        ),
+        1.78,
+    ),
+    (
+        (
+            (0, 0.3, 0),
+            (0, 0.9, 0),
+            (0.1, 1.0, 0.04),
+            (0.5, 1.5, 0.2),
+            (2.1, 1.5, 0.2),
+            (2.95, 1.0, 0.05),
+            (3.8, 0.82, 0.03),
+            (3.95, 0.3, 0),
+        ),
+        1.72,
+    ),
+    (
+        (
+            (0, 0.35, 0),
+            (0, 1.0, 0),
+            (0.05, 1.15, 0.03),
+            (0.25, 1.85, 0.14),
+            (3.3, 1.85, 0.14),
+            (4.1, 1.15, 0.05),
+            (4.7, 0.95, 0.03),
+            (4.85, 0.35, 0),
+        ),
+        1.9,
+    ),
+    (
+        (
+            (0, 0.42, 0),
+            (0, 1.05, 0),
+            (0.1, 1.15, 0.03),
+            (0.4, 1.72, 0.16),
+            (2.9, 1.75, 0.16),
+            (3.5, 1.18, 0.05),
+            (4.5, 1.02, 0.03),
+            (4.6, 0.42, 0),
+        ),
+        1.88,
+    ),
+)
 
 
 def draw_car(canvas: Canvas, s: float, z: float, seed: int, label: int, turn: int) -> None:
@@ -76,8 +130,20 @@ def draw_truck(canvas: Canvas, s: float, z: float, seed: int, label: int, turn: 
     """Draw a lorry: a cab in front of a tall load box."""
     rng = random.Random(seed)
     cab = _vary(rng, rng.choice(PAINTS), 20)
-    load = _vary(rng, rng.choice(((230, 230, 230), (200, 205, 210), (150, 90, 50), (60, 60, 170),
-                                  (70, 120, 80), (90, 160, 210))), 15)  # fmt: skip
+    load = _vary(
+        rng,
+        rng.choice(
+            (
+                (230, 230, 230),
+                (200, 205, 210),
+                (150, 90, 50),
+                (60, 60, 170),
+                (70, 120, 80),
+                (90, 160, 210),
+            )
+        ),
+        15,
+    )
     length, height = rng.choice((4.5, 6.0, 8.5)), rng.choice((2.0, 2.3, 2.7))
     detail = _detail(canvas.pixels_per_metre((s, 1, z)))
     box, front = _load_mesh(length, height, detail), _cab_mesh(detail)
@@ -92,8 +158,20 @@ def draw_bus(canvas: Canvas, s: float, z: float, seed: int, label: int, turn: in
     """Draw a bus: one long box with bands of windows."""
     rng = random.Random(seed)
     length = rng.choice((8.5, 10.0, 11.5))
-    paint = _vary(rng, rng.choice(((40, 40, 190), (60, 170, 220), (190, 120, 50), (220, 220, 225),
-                                   (80, 140, 70), (140, 60, 90))), 15)  # fmt: skip
+    paint = _vary(
+        rng,
+        rng.choice(
+            (
+                (40, 40, 190),
+                (60, 170, 220),
+                (190, 120, 50),
+                (220, 220, 225),
+                (80, 140, 70),
+                (140, 60, 90),
+            )
+        ),
+        15,
+    )
     mesh = _bus_mesh(length, _detail(canvas.pixels_per_metre((s, 1, z))))
     frame = Frame(s, z, turn).moved(0, -length / 2)
     _draw(canvas, frame, mesh, paint, paint, (40, 40, 200), label)
@@ -270,9 +348,13 @@ def draw_bicycle(canvas: Canvas, s: float, z: float, seed: int, label: int, turn
         for a, b in zip(ring, [*ring[1:], ring[0]], strict=True):
             canvas.line(a, b, 0.05, TYRE, label)
     for (y0, a0), (y1, a1) in (
-        ((0.35, -0.5), (0.35, 0.0)), ((0.35, 0.0), (0.85, 0.35)), ((0.85, -0.15), (0.85, 0.38)),
-        ((0.35, 0.0), (0.95, -0.2)), ((0.35, -0.5), (0.85, -0.15)), ((0.35, 0.55), (1.05, 0.4)),
-    ):  # fmt: skip
+        ((0.35, -0.5), (0.35, 0.0)),
+        ((0.35, 0.0), (0.85, 0.35)),
+        ((0.85, -0.15), (0.85, 0.38)),
+        ((0.35, 0.0), (0.95, -0.2)),
+        ((0.35, -0.5), (0.85, -0.15)),
+        ((0.35, 0.55), (1.05, 0.4)),
+    ):
         canvas.line(frame.place(0, y0, a0), frame.place(0, y1, a1), 0.05, paint, label)
     canvas.line(frame.place(-0.28, 1.05, 0.4), frame.place(0.28, 1.05, 0.4), 0.05, TYRE, label)
     canvas.line(frame.place(0, 0.97, -0.32), frame.place(0, 0.97, -0.08), 0.1, TYRE, label)

@@ -128,8 +128,9 @@ class EmbeddingCache:
             elif kept is not None:
                 _LOG.warning(
                     "cached text embedding of %r in %s is damaged; encoding it again",
-                    key.word, self.path,
-                )  # fmt: skip
+                    key.word,
+                    self.path,
+                )
         self._touch(rows, used)
         return found
 
@@ -215,8 +216,11 @@ class EmbeddingCache:
             _LOG.warning(
                 "text embeddings in %s cannot be %s (%s); words are encoded again at every start, "
                 "free or change the folder with %s",
-                self.folder, action, getattr(error, "strerror", None) or error, CACHE_VARIABLE,
-            )  # fmt: skip
+                self.folder,
+                action,
+                getattr(error, "strerror", None) or error,
+                CACHE_VARIABLE,
+            )
 
 
 def _connected(path: Path) -> sqlite3.Connection:

@@ -133,9 +133,13 @@ class TextEncoder:
     def _key(self, word: str) -> CacheKey:
         files = self._files
         return CacheKey(
-            files.model_sha256, files.tokenizer_sha256, files.context_length, files.text_width,
-            self._templates, word,
-        )  # fmt: skip
+            files.model_sha256,
+            files.tokenizer_sha256,
+            files.context_length,
+            files.text_width,
+            self._templates,
+            word,
+        )
 
     def _from_disk(self, words: Sequence[str]) -> dict[str, Row]:
         if self._cache is None or not words:

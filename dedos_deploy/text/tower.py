@@ -116,8 +116,9 @@ def _session(data: bytes, threads: int | None) -> InferenceSession:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
-    with foreign(lambda why: BadBundleError(f"{MODEL} cannot be loaded: {why}"),
-                 reason=spoken_reason):  # fmt: skip
+    with foreign(
+        lambda why: BadBundleError(f"{MODEL} cannot be loaded: {why}"), reason=spoken_reason
+    ):
         session = onnxruntime.InferenceSession(
             data, options, providers=["CPUExecutionProvider"], **NO_RETRY
         )

@@ -142,9 +142,13 @@ class Feed(Closing):
                 state, since_s = SourceState.STALLED, self._last_frame_s
             drops = self._drops + self._earlier_drops + Counter(self._inner_drops)
             return FeedReport(
-                state, now_s - since_s, self._frames, dict(drops), max(0, self._openings - 1),
+                state,
+                now_s - since_s,
+                self._frames,
+                dict(drops),
+                max(0, self._openings - 1),
                 self._error,
-            )  # fmt: skip
+            )
 
     @property
     def runs(self) -> bool:
@@ -165,8 +169,12 @@ class Feed(Closing):
         self.request_stop()
         self._thread.join(max(0.0, self._stop_s + JOIN_S - time.monotonic()))
         if self._thread.is_alive():
-            log.warning("feed %s did not end within %g s and is left behind", self.name, JOIN_S,
-                        extra={"camera": self.name})  # fmt: skip
+            log.warning(
+                "feed %s did not end within %g s and is left behind",
+                self.name,
+                JOIN_S,
+                extra={"camera": self.name},
+            )
 
     # On the feed's thread
 
@@ -183,8 +191,14 @@ class Feed(Closing):
             except Exception as error:
                 # Whatever a source raises is its own; a bug in one must not end the others.
                 level = logging.WARNING if isinstance(error, SourceError) else logging.ERROR
-                log.log(level, "camera %s: %s: %s", self.name, type(error).__name__, error,
-                        extra={"camera": self.name})  # fmt: skip
+                log.log(
+                    level,
+                    "camera %s: %s: %s",
+                    self.name,
+                    type(error).__name__,
+                    error,
+                    extra={"camera": self.name},
+                )
                 self._fail(error)
             if self._frames > seen:
                 waits = self._options.reconnect.waits_s()
@@ -244,5 +258,9 @@ class Feed(Closing):
         self._on_frame()
 
     def _tell(self, state: SourceState) -> None:
-        log.info("camera %s is %s", self.name, state.value,
-                 extra={"camera": self.name, "state": state.value})  # fmt: skip
+        log.info(
+            "camera %s is %s",
+            self.name,
+            state.value,
+            extra={"camera": self.name, "state": state.value},
+        )

@@ -258,8 +258,13 @@ class Fleet:
         except Exception as error:
             self._failed += 1
             seat.feed.count_drop("engine failed")
-            log.error("camera %s: frame %d: %s", seat.camera.name, frame.frame_id, error,
-                      extra={"camera": seat.camera.name, "frame": frame.frame_id})  # fmt: skip
+            log.error(
+                "camera %s: frame %d: %s",
+                seat.camera.name,
+                frame.frame_id,
+                error,
+                extra={"camera": seat.camera.name, "frame": frame.frame_id},
+            )
             if self._failed >= self._errors_in_a_row:
                 raise
             return 0

@@ -162,12 +162,15 @@ class DeviceLabeller(Closing):
             _grid(spec.height, spec.width),
             BLOCK,
             [
-                (frame.source.pointer, ctypes.c_void_p), (height, ctypes.c_int),
-                (width, ctypes.c_int), (self._engine.image.pointer, ctypes.c_void_p),
-                (spec.height, ctypes.c_int), (spec.width, ctypes.c_int),
+                (frame.source.pointer, ctypes.c_void_p),
+                (height, ctypes.c_int),
+                (width, ctypes.c_int),
+                (self._engine.image.pointer, ctypes.c_void_p),
+                (spec.height, ctypes.c_int),
+                (spec.width, ctypes.c_int),
             ],
             stream,
-        )  # fmt: skip
+        )
 
     def _label(
         self, frame: _FrameBuffers, table: SlotTable, size_hw: tuple[int, int]
@@ -178,29 +181,38 @@ class DeviceLabeller(Closing):
         wide = table.empty_label_map((0, 0)).dtype == np.uint16
         kind = "f16" if spec.score_dtype == "float16" else "f32"
         scores = [
-            (self._engine.scores.pointer, ctypes.c_void_p), (len(table.valid), ctypes.c_int),
-            (rows, ctypes.c_int), (columns, ctypes.c_int),
+            (self._engine.scores.pointer, ctypes.c_void_p),
+            (len(table.valid), ctypes.c_int),
+            (rows, ctypes.c_int),
+            (columns, ctypes.c_int),
             (self._leaders.pointer, ctypes.c_void_p),
-        ]  # fmt: skip
+        ]
         cuda.fill(self._tally.pointer, 0xFF, 8, stream)
         cuda.fill(self._tally.pointer + 8, 0, 4 * cells, stream)
         self._kernels.launch(
-            f"dedos_leaders_{kind}", _grid(1, rows * columns, (256, 1)), (256, 1),
-            [*scores, (self._tally.pointer, ctypes.c_void_p)], stream,
-        )  # fmt: skip
+            f"dedos_leaders_{kind}",
+            _grid(1, rows * columns, (256, 1)),
+            (256, 1),
+            [*scores, (self._tally.pointer, ctypes.c_void_p)],
+            stream,
+        )
         self._kernels.launch(
             f"dedos_labels_{kind}_{'u16' if wide else 'u8'}",
             _grid(*size_hw),
             BLOCK,
             [
-                *scores, (self._thresholds.pointer, ctypes.c_void_p),
-                (self._slot_ids.pointer, ctypes.c_void_p), (frame.ids.pointer, ctypes.c_void_p),
-                (frame.confidence.pointer, ctypes.c_void_p), (size_hw[0], ctypes.c_int),
-                (size_hw[1], ctypes.c_int), (self._tally.pointer + 8, ctypes.c_void_p),
+                *scores,
+                (self._thresholds.pointer, ctypes.c_void_p),
+                (self._slot_ids.pointer, ctypes.c_void_p),
+                (frame.ids.pointer, ctypes.c_void_p),
+                (frame.confidence.pointer, ctypes.c_void_p),
+                (size_hw[0], ctypes.c_int),
+                (size_hw[1], ctypes.c_int),
+                (self._tally.pointer + 8, ctypes.c_void_p),
                 (cells, ctypes.c_int),
             ],
             stream,
-        )  # fmt: skip
+        )
         pixels = size_hw[0] * size_hw[1]
         ids = frame.host_ids.array[: pixels * (2 if wide else 1)]
         confidence = frame.host_confidence.array[:pixels]

@@ -141,9 +141,13 @@ class EngineStore:
         if memory.low:
             self._on_progress("little memory is free: fewer tactics are tried")
         built = build_engine(
-            self._trt, self.flavour, model, self._bundle.spec, options,
+            self._trt,
+            self.flavour,
+            model,
+            self._bundle.spec,
+            options,
             on_progress=self._on_progress,
-        )  # fmt: skip
+        )
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{self.wanted.name}.engine"
         found = Found(self.wanted, path, hashlib.sha256(built.engine).hexdigest())
@@ -260,14 +264,20 @@ class EngineStore:
 
     def _warn_of_known_problems(self) -> None:
         rows = known_problems(
-            self.flavour, version_of(self._trt), precision=self._precision,
-            batch=self._bundle.spec.batch, integrated=self._cuda.device.integrated,
-        )  # fmt: skip
+            self.flavour,
+            version_of(self._trt),
+            precision=self._precision,
+            batch=self._bundle.spec.batch,
+            integrated=self._cuda.device.integrated,
+        )
         for row in rows:
             _LOG.warning(
-                "%s %s: %s; %s", label(self.flavour), self._trt.__version__, row.what,
+                "%s %s: %s; %s",
+                label(self.flavour),
+                self._trt.__version__,
+                row.what,
                 row.workaround,
-            )  # fmt: skip
+            )
 
     # Names and amounts
 

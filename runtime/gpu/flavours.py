@@ -86,22 +86,30 @@ class KnownBad:
 
 KNOWN_BAD = (
     KnownBad(
-        "tensorrt", (10, 3), (10, 4),
+        "tensorrt",
+        (10, 3),
+        (10, 4),
         "vision transformers may come out wrong (NVIDIA/TensorRT #4723, #4419)",
         "upgrade JetPack or TensorRT; until then the parity check on this device decides, and "
         "--engine cpu is right",
     ),
     KnownBad(
-        "tensorrt", (10, 11), (10, 12),
+        "tensorrt",
+        (10, 11),
+        (10, 12),
         "images after the first of a batch may come out wrong (NVIDIA/TensorRT #4853)",
-        "export with --batch 1", batched=True,
+        "export with --batch 1",
+        batched=True,
     ),
     KnownBad(
-        "tensorrt", (11, 1), (11, 2),
+        "tensorrt",
+        (11, 1),
+        (11, 2),
         "images after the first of a batch may come out wrong (NVIDIA/TensorRT #4853)",
-        "export with --batch 1", batched=True,
+        "export with --batch 1",
+        batched=True,
     ),
-)  # fmt: skip
+)
 """Graphs of this package already avoid GridSample (NVIDIA/TensorRT #4813), NonZero
 (TensorRT-RTX #36), split q, k and v (TensorRT-Edge-LLM #151) and masks of -inf."""
 

@@ -55,9 +55,11 @@ class OnnxCudaEngine(Closing):
         refusal = partial(_unloadable, model.name, gpu)
         with foreign(refusal, reason=spoken_reason):
             self._session: Any = onnxruntime.InferenceSession(
-                os.fspath(model), session_options(1), providers=[(PROVIDER, _options(gpu))],
+                os.fspath(model),
+                session_options(1),
+                providers=[(PROVIDER, _options(gpu))],
                 **NO_RETRY,
-            )  # fmt: skip
+            )
         # Without a usable driver ONNX Runtime falls back to the CPU and only logs it.
         if PROVIDER not in self._session.get_providers():
             raise EngineError(

@@ -330,9 +330,11 @@ class TensorRtEngine(Closing):
         missing = context.infer_shapes()
         self._must(not missing, f"the shapes of {', '.join(missing)}")
         addresses = (
-            (self.spec.image, self.image), (self.spec.text, self.text),
-            (self.spec.valid, self.valid), (self.spec.scores, self.scores),
-        )  # fmt: skip
+            (self.spec.image, self.image),
+            (self.spec.text, self.text),
+            (self.spec.valid, self.valid),
+            (self.spec.scores, self.scores),
+        )
         for tensor, buffer in addresses:
             self._must(
                 context.set_tensor_address(tensor.name, buffer.pointer),
@@ -375,8 +377,10 @@ class TensorRtEngine(Closing):
         self.graphs[slots] = f"launched one by one: {why}"
         _LOG.warning(
             "%s: no CUDA graph for K=%d, its kernels are launched one by one: %s",
-            self._name, slots, why,
-        )  # fmt: skip
+            self._name,
+            slots,
+            why,
+        )
 
     def _execute(self, context: vendor.ExecutionContext) -> None:
         self._must(context.execute_async_v3(self.stream.handle), "a run")

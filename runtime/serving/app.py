@@ -48,8 +48,11 @@ def build_app(hub: Hub, *, words: tuple[str, ...] = ()) -> Any:
     add_refusals(app)
     work = Work()
     for router in (
-        state_routes(hub, words), camera_routes(hub, work), picture_routes(hub, work), page_routes()
-    ):  # fmt: skip
+        state_routes(hub, words),
+        camera_routes(hub, work),
+        picture_routes(hub, work),
+        page_routes(),
+    ):
         app.include_router(router)
     return app
 
@@ -66,11 +69,20 @@ class Server(Closing):
 
         protocol: Any = Connections().protocol
         config = uvicorn.Config(
-            application, http=protocol, ws="none", lifespan="off", proxy_headers=False,
-            backlog=ACCEPTED_AT_ONCE, timeout_graceful_shutdown=1, server_header=False,
-            log_config=None, log_level="warning", access_log=False,
-            callback_notify=self._say_repeats, timeout_notify=int(SPAN_S),
-        )  # fmt: skip
+            application,
+            http=protocol,
+            ws="none",
+            lifespan="off",
+            proxy_headers=False,
+            backlog=ACCEPTED_AT_ONCE,
+            timeout_graceful_shutdown=1,
+            server_header=False,
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            callback_notify=self._say_repeats,
+            timeout_notify=int(SPAN_S),
+        )
         self._access = access
         self._server = uvicorn.Server(config)
         self._listeners: list[Listener] = []

@@ -62,9 +62,12 @@ def _add_words(router: APIRouter, hub: Hub, work: Work) -> None:
             return Vocabulary(version=hub.set_classes(name, body.classes))
 
     @router.put(
-        "/classes/{class_id}/colour", status_code=204, response_class=Response,
-        response_model=None, summary="Give a class another colour",
-    )  # fmt: skip
+        "/classes/{class_id}/colour",
+        status_code=204,
+        response_class=Response,
+        response_model=None,
+        summary="Give a class another colour",
+    )
     def set_colour(name: str, class_id: ClassId, body: Colour) -> None:
         hub.set_colour(known_camera(hub, name), class_id, body.colour)
 
@@ -83,10 +86,11 @@ def _add_pictures(router: APIRouter, hub: Hub) -> None:
     watchers = Watchers()
 
     @router.get(
-        "/snapshot.jpg", response_class=Response,
+        "/snapshot.jpg",
+        response_class=Response,
         responses={200: {"content": {"image/jpeg": {}}}, 503: {"description": "no frame yet"}},
         summary="The newest frame with its labels",
-    )  # fmt: skip
+    )
     def snapshot(name: str, opacity: Opacity = DEFAULT_OPACITY) -> Response:
         found = hub.jpeg(known_camera(hub, name), opacity=opacity)
         if found is None:

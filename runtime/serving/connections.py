@@ -55,9 +55,12 @@ class Connections:
     """
 
     def __init__(
-        self, *, most: int | None = None, most_per_peer: int | None = None,
+        self,
+        *,
+        most: int | None = None,
+        most_per_peer: int | None = None,
         patience: Patience | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """most: None for 128, or a quarter of the descriptors if that is less; most_per_peer: of
         an address other than this machine's, None for half of them."""
         self._most = most or most_connections()

@@ -116,9 +116,12 @@ class _Worker(Closing):
         arguments = (most_pixels, limits.memory, limits.cpu_s)
         self._process = subprocess.Popen(
             [sys.executable, str(_CHILD), *map(str, arguments)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            env=_environment(most_pixels), start_new_session=True,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=_environment(most_pixels),
+            start_new_session=True,
+        )
         assert self._process.stdin is not None
         assert isinstance(self._process.stdout, io.BufferedReader)
         self._stdin, self._stdout = self._process.stdin, self._process.stdout

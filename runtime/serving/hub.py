@@ -47,9 +47,12 @@ class Hub(Closing):
     """
 
     def __init__(
-        self, segmenter: Segmenter, views: Mapping[str, SegmenterView],
-        *, record_to: Path | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        segmenter: Segmenter,
+        views: Mapping[str, SegmenterView],
+        *,
+        record_to: Path | None = None,
+    ) -> None:
         """record_to: an existing folder for recordings that are asked for, None to refuse them.
         Raises BadInputError."""
         self.recordings = Recordings(record_to)

@@ -37,9 +37,12 @@ class Rates:
     """
 
     def __init__(
-        self, per_second: float, *, most_peers: int = MOST_PEERS,
+        self,
+        per_second: float,
+        *,
+        most_peers: int = MOST_PEERS,
         clock: Callable[[], float] = time.monotonic,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._per_second = per_second
         self._most_peers = most_peers
         self._clock = clock

@@ -75,9 +75,12 @@ def picture_routes(hub: Hub, work: Work) -> APIRouter:
             result = hub.segment_picture(picture, words)
             _, png = cv2.imencode(".png", result.label_map)
         return Labelled(
-            classes=list(result.classes), none_id=result.none_id, coverage=result.coverage,
-            unlabelled=result.unlabelled, label_map_png=base64.b64encode(png.tobytes()).decode(),
-        )  # fmt: skip
+            classes=list(result.classes),
+            none_id=result.none_id,
+            coverage=result.coverage,
+            unlabelled=result.unlabelled,
+            label_map_png=base64.b64encode(png.tobytes()).decode(),
+        )
 
     return router
 

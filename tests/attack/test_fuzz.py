@@ -17,9 +17,14 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 PLANTED = Path(__file__).with_name("planted_faults.py")
 CASES = {
-    "bundles": 100, "onnx": 100, "recordings": 200, "pictures": 320, "native": 600, "api": 50,
+    "bundles": 100,
+    "onnx": 100,
+    "recordings": 200,
+    "pictures": 320,
+    "native": 600,
+    "api": 50,
     "checkpoints": 80,
-}  # fmt: skip
+}
 """Of each subject, so many that all together take half a minute."""
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
@@ -30,15 +35,26 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, str(script), *map(str, arguments)],
-        capture_output=True, text=True, timeout=timeout_s,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+    )
 
 
 @pytest.mark.parametrize("subject", CASES)
 def test_nothing_gets_through(subject: str, tmp_path: Path) -> None:
     report = tmp_path / "report.json"
-    done = run(BENCHMARKS / "fuzz.py", "--only", subject, "--cases", CASES[subject], "--seed", "1",
-               "--json", report)  # fmt: skip
+    done = run(
+        BENCHMARKS / "fuzz.py",
+        "--only",
+        subject,
+        "--cases",
+        CASES[subject],
+        "--seed",
+        "1",
+        "--json",
+        report,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     counts = json.loads(report.read_text())["subjects"][subject]
     assert counts["findings"] == [] and counts["tried"] == CASES[subject] and counts["seeds"] >= 2
@@ -56,8 +72,17 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], s
     """Counts of subjects with planted faults, what was printed, and the folder of kept inputs."""
     folder = tmp_path_factory.mktemp("planted")
     report = folder / "report.json"
-    done = run(PLANTED, "--minutes", "0.001", "--json", report, "--keep", folder,
-               "--only", ",".join((*KINDS, "accepts", "refuses")))  # fmt: skip
+    done = run(
+        PLANTED,
+        "--minutes",
+        "0.001",
+        "--json",
+        report,
+        "--keep",
+        folder,
+        "--only",
+        ",".join((*KINDS, "accepts", "refuses")),
+    )
     assert done.returncode == 1, done.stderr
     return json.loads(report.read_text())["subjects"], done.stdout, folder
 
@@ -141,9 +166,11 @@ def test_a_stop_prints_what_there_is_and_leaves_nothing_behind(
 ) -> None:
     process = subprocess.Popen(
         [sys.executable, str(PLANTED), "--minutes", "5", "--only", "accepts"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         env={**os.environ, "TMPDIR": str(tmp_path)},
-    )  # fmt: skip
+    )
     assert process.stderr is not None
     assert "accepts" in process.stderr.readline()
     time.sleep(1.0)
@@ -188,7 +215,7 @@ def start_making(folder: Path, hash_seed: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-c", MAKE, str(folder), *CASES],
         env={**os.environ, "PYTHONPATH": str(BENCHMARKS), "PYTHONHASHSEED": hash_seed},
-    )  # fmt: skip
+    )
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -70,7 +70,8 @@ WRONG = {
     "host outside ASCII": (request("/api/words", host="localhost\xa0"), 400),
     "two hosts": (request("/api/words", "Host: evil.example"), 400),
     "two hosts in HTTP/1.0": (
-        b"GET /api/words HTTP/1.0\r\nHost: localhost\r\nHost: evil.example\r\n\r\n", 400,
+        b"GET /api/words HTTP/1.0\r\nHost: localhost\r\nHost: evil.example\r\n\r\n",
+        400,
     ),
     "host by another name": (request("/api/words", host="evil.example"), 421),
     "origin http://[::1": (_put(b'{"classes":"red"}', "Origin: http://[::1"), 400),
@@ -79,7 +80,8 @@ WRONG = {
     "origin file": (_put(b'{"classes":"red"}', "Origin: file://"), 403),
     "two origins": (_put(b'{"classes":"red"}', "Origin: http://localhost", "Origin: null"), 400),
     "foreign, lower-case method": (
-        request("/api/cameras/gate/recording", "Origin: http://evil.example", method="delete"), 403,
+        request("/api/cameras/gate/recording", "Origin: http://evil.example", method="delete"),
+        403,
     ),
     "NaN": (_put(b'{"classes": NaN}'), 422),
     "1e999": (_put(b'{"classes": 1e999}'), 422),
@@ -91,27 +93,40 @@ WRONG = {
     "100,000 brackets": (_put(b"[" * 100_000), 400),
     "10,000 digits": (_put(b"1" * 10_000), 400),
     "id of 5,000 digits": (
-        request(f"/api/cameras/gate/classes/{'9' * 5000}/colour", "Content-Type: application/json",
-                method="PUT", body=b'{"colour":"#ff2626"}'), 422,
+        request(
+            f"/api/cameras/gate/classes/{'9' * 5000}/colour",
+            "Content-Type: application/json",
+            method="PUT",
+            body=b'{"colour":"#ff2626"}',
+        ),
+        422,
     ),
     "id of 30 digits": (
-        request(f"/api/cameras/gate/classes/{'9' * 30}/colour", "Content-Type: application/json",
-                method="PUT", body=b'{"colour":"#ff2626"}'), 422,
+        request(
+            f"/api/cameras/gate/classes/{'9' * 30}/colour",
+            "Content-Type: application/json",
+            method="PUT",
+            body=b'{"colour":"#ff2626"}',
+        ),
+        422,
     ),
     "opacity nan": (request("/api/cameras/gate/snapshot.jpg?opacity=nan"), 422),
     "opacity inf": (request("/api/cameras/gate/snapshot.jpg?opacity=inf"), 422),
     "opacity of a stream": (request("/api/cameras/gate/stream?opacity=nan"), 422),
     "length of a superscript": (
-        b"PUT / HTTP/1.1\r\nHost: localhost\r\nContent-Length: \xb2\r\n\r\n", 400,
+        b"PUT / HTTP/1.1\r\nHost: localhost\r\nContent-Length: \xb2\r\n\r\n",
+        400,
     ),
     "length of 40 digits": (request("/", f"Content-Length: {'9' * 40}", method="POST"), 400),
     "length beyond the limit": (
-        request("/api/segment?classes=a", f"Content-Length: {MAX_BODY + 1}", method="POST"), 413,
+        request("/api/segment?classes=a", f"Content-Length: {MAX_BODY + 1}", method="POST"),
+        413,
     ),
     "length said in two ways": (
-        request("/", "Content-Length: 4", "Transfer-Encoding: chunked", method="POST"), 400,
+        request("/", "Content-Length: 4", "Transfer-Encoding: chunked", method="POST"),
+        400,
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -200,15 +215,30 @@ def test_a_server_with_few_descriptors(bundle: Path, tmp_path: Path) -> None:
     few, lines = 128, tmp_path / "lines.jsonl"
     log_file = tmp_path / "log.txt"
     arguments = [
-        "--bundle", str(bundle), "--classes", "red", "--threads", "1", "--token", TOKEN,
-        "--source", "gate=test:bars?fps=10&size=48x64", "--serve", "127.0.0.1:0",
-        "--output", f"masks:{tmp_path / 'masks'}", "--output", str(lines),
-    ]  # fmt: skip
+        "--bundle",
+        str(bundle),
+        "--classes",
+        "red",
+        "--threads",
+        "1",
+        "--token",
+        TOKEN,
+        "--source",
+        "gate=test:bars?fps=10&size=48x64",
+        "--serve",
+        "127.0.0.1:0",
+        "--output",
+        f"masks:{tmp_path / 'masks'}",
+        "--output",
+        str(lines),
+    ]
     with log_file.open("wb") as log:
         process = subprocess.Popen(
-            [*COMMAND, *arguments], stdout=subprocess.DEVNULL, stderr=log,
+            [*COMMAND, *arguments],
+            stdout=subprocess.DEVNULL,
+            stderr=log,
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (few, few)),
-        )  # fmt: skip
+        )
     try:
         port = _port_in(log_file, process)
         with many(port, 400, b"G"):
@@ -262,8 +292,13 @@ def test_a_body_without_a_length_is_cut_at_the_limit(site: Site) -> None:
             yield b"\0" * 2**20
 
     connection = http.client.HTTPConnection("127.0.0.1", _port(site), timeout=20)
-    connection.request("POST", "/api/segment?classes=red", chunks(), encode_chunked=True,
-                       headers={"Transfer-Encoding": "chunked"})  # fmt: skip
+    connection.request(
+        "POST",
+        "/api/segment?classes=red",
+        chunks(),
+        encode_chunked=True,
+        headers={"Transfer-Encoding": "chunked"},
+    )
     answer = connection.getresponse()
     assert answer.status == 413 and b"send less" in answer.read()
     connection.close()
@@ -356,8 +391,17 @@ def test_the_cookie_is_not_the_token(closed_site: Site) -> None:
 
 @pytest.mark.parametrize(
     "foreign",
-    ["a:b=c", "[]{}=1", "dedos_session_1=x", "=;;;", '"', "x" * 8000, "a=\xff\xfe", "dedos_session_"],
-)  # fmt: skip
+    [
+        "a:b=c",
+        "[]{}=1",
+        "dedos_session_1=x",
+        "=;;;",
+        '"',
+        "x" * 8000,
+        "a=\xff\xfe",
+        "dedos_session_",
+    ],
+)
 @pytest.mark.parametrize("form", ["{0}; {1}", "{1}; {0}", "{0};{1};{0}"])
 def test_foreign_cookies_lock_nobody_out(closed_site: Site, foreign: str, form: str) -> None:
     cookie = f"Cookie: {form.format(foreign, _session(closed_site))}"
@@ -391,8 +435,13 @@ def test_a_token_outside_ascii(bundle: Path) -> None:
 
 
 def test_other_sites_see_no_pictures(site: Site) -> None:
-    for path in ("/api/cameras/gate/snapshot.jpg", "/api/cameras/gate/stream", "/api/state",
-                 "/metrics", "/page.js"):  # fmt: skip
+    for path in (
+        "/api/cameras/gate/snapshot.jpg",
+        "/api/cameras/gate/stream",
+        "/api/state",
+        "/metrics",
+        "/page.js",
+    ):
         for where in ("cross-site", "same-site", "odd"):
             header = {"sec-fetch-site": where, "sec-fetch-mode": "no-cors"}
             assert site.client.get(path, headers=header).status_code == 403
@@ -410,8 +459,10 @@ def test_other_sites_see_no_pictures(site: Site) -> None:
 
 
 def test_every_answer_says_whose_it_is(site: Site, closed_site: Site) -> None:
-    answers = [site.client.get(path) for path in
-               ("/", "/page.js", "/api/state", "/api/cameras/gate/snapshot.jpg", "/no/such")]  # fmt: skip
+    answers = [
+        site.client.get(path)
+        for path in ("/", "/page.js", "/api/state", "/api/cameras/gate/snapshot.jpg", "/no/such")
+    ]
     answers += [closed_site.client.get("/"), site.client.put("/api/cameras/gate/classes", json={})]
     for answer in answers:
         assert answer.headers["cross-origin-resource-policy"] == "same-origin", answer.url

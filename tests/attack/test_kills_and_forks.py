@@ -209,8 +209,19 @@ def test_an_inherited_lane_is_refused(tmp_path: Path) -> None:
 
 def test_the_same_run_starts_again_after_a_kill(tiny: Path, tmp_path: Path) -> None:
     video, lines = tmp_path / "o.mp4", tmp_path / "o.jsonl"
-    arguments = ["--source", "scene:hall?frames=100000&size=48x64", "--classes", "red",
-                 "--threads", "1", "--output", video, "--output", lines, "--overwrite"]  # fmt: skip
+    arguments = [
+        "--source",
+        "scene:hall?frames=100000&size=48x64",
+        "--classes",
+        "red",
+        "--threads",
+        "1",
+        "--output",
+        video,
+        "--output",
+        lines,
+        "--overwrite",
+    ]
     process = start(tiny, *arguments)
     wait_for_lines(process, lines, 4)
     process.kill()

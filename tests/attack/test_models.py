@@ -37,9 +37,24 @@ from dedos_deploy.runtime.onnx_engine import OnnxEngine  # noqa: E402
 
 Json = Any
 VALUES: tuple[Json, ...] = (
-    None, True, 0, -1, 2**31 - 1, 2**31, 2**63, 1e308, 0.5, "", "x" * 70_000, "\u202e", [], {},
-    [[]], [1] * 1000, {"a": 1},
-)  # fmt: skip
+    None,
+    True,
+    0,
+    -1,
+    2**31 - 1,
+    2**31,
+    2**63,
+    1e308,
+    0.5,
+    "",
+    "x" * 70_000,
+    "\u202e",
+    [],
+    {},
+    [[]],
+    [1] * 1000,
+    {"a": 1},
+)
 
 
 # Graphs
@@ -164,10 +179,20 @@ def micro() -> ModelConfig:
     text = TextTowerConfig(16, 1, 2, context_length=8, tokens=100)
     clip = replace(nano.clip, width=32, layers=2, heads=2, text_width=16, text=text)
     return replace(
-        nano, clip=clip, refine_blocks=(1,), size_hw=(64, 64), queries=4, query_width=16,
-        basic_kernel=(2, 4), diffusion_kernel=(2, 4), decoder_layers=1, decoder_heads=2,
-        decoder_ffn=16, pixel_ffn=16, detail_width=8,
-    )  # fmt: skip
+        nano,
+        clip=clip,
+        refine_blocks=(1,),
+        size_hw=(64, 64),
+        queries=4,
+        query_width=16,
+        basic_kernel=(2, 4),
+        diffusion_kernel=(2, 4),
+        decoder_layers=1,
+        decoder_heads=2,
+        decoder_ffn=16,
+        pixel_ffn=16,
+        detail_width=8,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -277,8 +302,11 @@ def test_sizes_are_checked_before_anything_is_allocated(
 
 def test_scales_that_would_make_much_of_little(tmp_path: Path) -> None:
     plain, path = tmp_path / "plain", tmp_path / "m.safetensors"
-    save_checkpoint(plain, build_model(replace(micro(), clip=PRESETS["miniature"].clip,
-                                               refine_blocks=(1, 3, 5))), compact=True)  # fmt: skip
+    save_checkpoint(
+        plain,
+        build_model(replace(micro(), clip=PRESETS["miniature"].clip, refine_blocks=(1, 3, 5))),
+        compact=True,
+    )
     from safetensors import safe_open
 
     with safe_open(plain, framework="pt") as file:

@@ -245,14 +245,23 @@ class Fuzz:
         locked = array.copy()
         locked.flags.writeable = False
         ways = (
-            lambda: array[::-1], lambda: array[..., ::2], lambda: np.asfortranarray(array),
-            lambda: array.T, lambda: np.broadcast_to(array, (3, *array.shape)),
-            lambda: np.broadcast_to(array.flat[:1], array.shape), lambda: locked,
-            lambda: array[None], lambda: array.ravel(), lambda: array[:0], lambda: unaligned(array),
-            lambda: memoryview(array), lambda: array.tolist(), lambda: None,
+            lambda: array[::-1],
+            lambda: array[..., ::2],
+            lambda: np.asfortranarray(array),
+            lambda: array.T,
+            lambda: np.broadcast_to(array, (3, *array.shape)),
+            lambda: np.broadcast_to(array.flat[:1], array.shape),
+            lambda: locked,
+            lambda: array[None],
+            lambda: array.ravel(),
+            lambda: array[:0],
+            lambda: unaligned(array),
+            lambda: memoryview(array),
+            lambda: array.tolist(),
+            lambda: None,
             lambda: array.astype(self.pick(*self.TYPES)),
             lambda: np.zeros([self.pick(*self.SIZES) for _ in range(array.ndim)], array.dtype),
-        )  # fmt: skip
+        )
         return self.pick(*ways)()
 
     def label_arguments(self) -> list[Any]:
@@ -269,10 +278,14 @@ class Fuzz:
         size_hw = self.size(), self.size()
         cells = int(slot_ids.max(initial=0, where=slot_ids < NONE16)) + 2
         return [
-            scores, thresholds, slot_ids, np.zeros(size_hw, self.pick("u1", "u2")),
-            np.zeros(size_hw, "u1"), np.zeros(self.pick(cells, cells + 300, 1, 300, 70000), "u8"),
+            scores,
+            thresholds,
+            slot_ids,
+            np.zeros(size_hw, self.pick("u1", "u2")),
+            np.zeros(size_hw, "u1"),
+            np.zeros(self.pick(cells, cells + 300, 1, 300, 70000), "u8"),
             self.pick(1, 2, 3, 64, 0, -1, 2**31, 2**63, None),
-        ]  # fmt: skip
+        ]
 
     def confusion_arguments(self) -> list[Any]:
         classes, size_hw = self.pick(1, 2, 21, 150, 255, 300), (self.size(), self.size())

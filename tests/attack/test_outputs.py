@@ -79,10 +79,27 @@ def test_a_full_disk_is_one_sentence_and_2(tiny: Path, tmp_path: Path, kind: str
     scheme, _, file = name.rpartition(":")
     output = f"{scheme}:{tmp_path / file}" if scheme else str(tmp_path / file)
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(limit), "--bundle", str(tiny), "--classes", "red",
-         "--source", source, "--output", output, "--threads", "1", "--quiet"],
-        capture_output=True, text=True, timeout=100,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            LIMITED,
+            str(limit),
+            "--bundle",
+            str(tiny),
+            "--classes",
+            "red",
+            "--source",
+            source,
+            "--output",
+            output,
+            "--threads",
+            "1",
+            "--quiet",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
     assert done.returncode == 2, done.stderr
     errors = [line for line in done.stderr.splitlines() if "error:" in line]
     assert len(errors) == 1 and str(tmp_path / file) in errors[0]
@@ -101,18 +118,37 @@ def test_the_same_run_with_room_writes_every_kind(tiny: Path, tmp_path: Path) ->
 
 
 def run_cli(bundle: Path, *arguments: str) -> int:
-    return main(["--bundle", str(bundle), "--classes", "red", "--threads", "1", "--quiet",
-                 *arguments])  # fmt: skip
+    return main(
+        ["--bundle", str(bundle), "--classes", "red", "--threads", "1", "--quiet", *arguments]
+    )
 
 
 def test_a_trace_on_a_full_disk_ends_nothing_and_is_2(tiny: Path, tmp_path: Path) -> None:
     lines = tmp_path / "o.jsonl"
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED, "20000", "--bundle", str(tiny), "--classes", "red",
-         "--source", "scene:street?frames=60&size=48x64", "--output", str(lines),
-         "--trace", str(tmp_path / "t.json"), "--threads", "1", "--quiet"],
-        capture_output=True, text=True, timeout=100,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            LIMITED,
+            "20000",
+            "--bundle",
+            str(tiny),
+            "--classes",
+            "red",
+            "--source",
+            "scene:street?frames=60&size=48x64",
+            "--output",
+            str(lines),
+            "--trace",
+            str(tmp_path / "t.json"),
+            "--threads",
+            "1",
+            "--quiet",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
     assert done.returncode == 2
     assert lines.read_text().count("\n") == 60
     (error,) = [line for line in done.stderr.splitlines() if "error:" in line]
@@ -124,9 +160,21 @@ def test_a_report_that_cannot_be_printed_is_one_sentence_and_2(tiny: Path, tmp_p
     cv2.imwrite(str(picture), stripes())
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [*COMMAND, "--bundle", str(tiny), "--classes", "red", "--source", str(picture), "--json"],
-            stdout=full, stderr=subprocess.PIPE, text=True, timeout=100,
-        )  # fmt: skip
+            [
+                *COMMAND,
+                "--bundle",
+                str(tiny),
+                "--classes",
+                "red",
+                "--source",
+                str(picture),
+                "--json",
+            ],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=100,
+        )
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert "what was to be printed cannot be written (No space left on device)" in line
@@ -258,9 +306,15 @@ def test_a_source_of_several_is_no_output_of_another(
     cv2.imwrite(str(source), stripes())
     before = source.read_bytes()
     code = run_cli(
-        tiny, "--source", "a=scene:street?frames=2&size=48x64", "--source", f"b={source}",
-        "--output", str(tmp_path / "{camera}.png"), "--overwrite",
-    )  # fmt: skip
+        tiny,
+        "--source",
+        "a=scene:street?frames=2&size=48x64",
+        "--source",
+        f"b={source}",
+        "--output",
+        str(tmp_path / "{camera}.png"),
+        "--overwrite",
+    )
     assert code == 2 and "is part of the source" in capsys.readouterr().err
     assert source.read_bytes() == before
 
@@ -374,9 +428,11 @@ except SinkError as error:
 
 
 def test_the_report_names_only_what_is_there(
-    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    tiny: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     from dedos_deploy.runtime.file_sinks import JsonLines
 
     first = JsonLines.close
@@ -386,8 +442,16 @@ def test_the_report_names_only_what_is_there(
         first(self)
 
     monkeypatch.setattr(JsonLines, "close", close)
-    code = run_cli(tiny, "--source", RECORDED, "--json", "--output", str(tmp_path / "o.jsonl"),
-                   "--output", str(tmp_path / "o.png"))  # fmt: skip
+    code = run_cli(
+        tiny,
+        "--source",
+        RECORDED,
+        "--json",
+        "--output",
+        str(tmp_path / "o.jsonl"),
+        "--output",
+        str(tmp_path / "o.png"),
+    )
     captured = capsys.readouterr()
     assert code == 2 and "was moved or removed" in captured.err
     assert json.loads(captured.out)["written"] == [str(tmp_path / "o.png")]

@@ -36,9 +36,11 @@ def _encoded(suffix: str, height: int, width: int, *options: int) -> bytes:
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
     return (
-        struct.pack(">I", len(content)) + kind + content
+        struct.pack(">I", len(content))
+        + kind
+        + content
         + struct.pack(">I", zlib.crc32(kind + content))
-    )  # fmt: skip
+    )
 
 
 def _header(width: int, height: int) -> bytes:
@@ -108,21 +110,33 @@ def test_a_picture_that_costs_too_much(decoder: PictureDecoder, name: str) -> No
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("profile of 1:1000", _png(
-            _header(8, 8), _chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(2**28))),
-            _chunk(b"IDAT", zlib.compress(bytes(8 * 25))),
-        )),
-        ("text of 1:1000", _png(
-            _header(8, 8), _chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(2**28))),
-            _chunk(b"IDAT", zlib.compress(bytes(8 * 25))),
-        )),
-        ("a million frames", _png(
-            _header(8, 8), _chunk(b"acTL", struct.pack(">II", 1_000_000, 0)),
-            _chunk(b"fcTL", struct.pack(">IIIIIHHBB", 0, 8, 8, 0, 0, 1, 1, 0, 0)),
-            _chunk(b"IDAT", zlib.compress(bytes(8 * 25))),
-        )),
+        (
+            "profile of 1:1000",
+            _png(
+                _header(8, 8),
+                _chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(2**28))),
+                _chunk(b"IDAT", zlib.compress(bytes(8 * 25))),
+            ),
+        ),
+        (
+            "text of 1:1000",
+            _png(
+                _header(8, 8),
+                _chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(2**28))),
+                _chunk(b"IDAT", zlib.compress(bytes(8 * 25))),
+            ),
+        ),
+        (
+            "a million frames",
+            _png(
+                _header(8, 8),
+                _chunk(b"acTL", struct.pack(">II", 1_000_000, 0)),
+                _chunk(b"fcTL", struct.pack(">IIIIIHHBB", 0, 8, 8, 0, 0, 1, 1, 0, 0)),
+                _chunk(b"IDAT", zlib.compress(bytes(8 * 25))),
+            ),
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_stands_beside_the_pixels_costs_nothing(
     decoder: PictureDecoder, name: str, content: bytes
 ) -> None:

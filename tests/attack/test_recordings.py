@@ -107,9 +107,14 @@ def ros_image(height: int = 4) -> bytes:
     stamp = types["builtin_interfaces/msg/Time"](sec=1, nanosec=2)
     header = types["std_msgs/msg/Header"](stamp=stamp, frame_id="cam")
     image = types["sensor_msgs/msg/Image"](
-        header=header, height=height, width=4, encoding="bgr8", is_bigendian=0, step=12,
+        header=header,
+        height=height,
+        width=4,
+        encoding="bgr8",
+        is_bigendian=0,
+        step=12,
         data=np.full(12 * height, 77, np.uint8),
-    )  # fmt: skip
+    )
     return bytes(store.serialize_cdr(image, "sensor_msgs/msg/Image"))
 
 
@@ -168,12 +173,16 @@ def test_a_damaged_chunk_is_said(tmp_path: Path) -> None:
     "kind",
     [
         {"schema": "sensor_msgs/msg/Image", "text": b"uint8[ data\n(("},
-        {"schema": "foxglove.RawImage", "schema_encoding": "protobuf", "encoding": "protobuf",
-         "text": b"\xff\xff\xff"},
+        {
+            "schema": "foxglove.RawImage",
+            "schema_encoding": "protobuf",
+            "encoding": "protobuf",
+            "text": b"\xff\xff\xff",
+        },
         {"schema": "foxglove.RawImage", "schema_encoding": "flatbuffer", "encoding": "flatbuffer"},
         {"schema": "foxglove_msgs/msg/RawImage"},
     ],
-)  # fmt: skip
+)
 def test_schemas_that_cannot_be_used(kind: dict[str, Any], tmp_path: Path) -> None:
     path = write_mcap(tmp_path / "d.mcap", [ros_image()] * 2, **kind)
     assert "none of the 2 messages" in str(frames_of(path))
@@ -182,16 +191,28 @@ def test_schemas_that_cannot_be_used(kind: dict[str, Any], tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "changes",
     [
-        {"height": "tall"}, {"height": -1}, {"height": 1e308}, {"data": [1, {}]}, {"data": "%"},
-        {"data": None}, {"step": 10**400}, {"width": 2**31}, {"encoding": []},
-        {"timestamp": {"sec": "NaN", "nsec": 1}}, {"timestamp": {"sec": 10**30, "nsec": 1}},
+        {"height": "tall"},
+        {"height": -1},
+        {"height": 1e308},
+        {"data": [1, {}]},
+        {"data": "%"},
+        {"data": None},
+        {"step": 10**400},
+        {"width": 2**31},
+        {"encoding": []},
+        {"timestamp": {"sec": "NaN", "nsec": 1}},
+        {"timestamp": {"sec": 10**30, "nsec": 1}},
     ],
-)  # fmt: skip
+)
 def test_fields_of_any_type(changes: dict[str, Any], tmp_path: Path) -> None:
     whole = {
-        "timestamp": {"sec": 1, "nsec": 2}, "data": "AAAA", "encoding": "bgr8", "height": 1,
-        "width": 1, "step": 3,
-    }  # fmt: skip
+        "timestamp": {"sec": 1, "nsec": 2},
+        "data": "AAAA",
+        "encoding": "bgr8",
+        "height": 1,
+        "width": 1,
+        "step": 3,
+    }
     kind = {"schema": "foxglove.RawImage", "schema_encoding": "jsonschema", "encoding": "json"}
     messages = [json.dumps(body).encode() for body in (whole, whole | changes, whole)]
     with open_source(str(write_mcap(tmp_path / "d.mcap", messages, **kind))) as source:

@@ -67,13 +67,23 @@ def hang_in_the_engine(bundle: Path, folder: Path, kind: str) -> subprocess.Pope
     with said.open("w") as stderr:
         process = subprocess.Popen(
             [
-                sys.executable, "-c",
+                sys.executable,
+                "-c",
                 "from dedos_deploy.cli.run import main; raise SystemExit(main())",
-                "--bundle", str(bundle), "--classes", "red", "--watchdog", "1", "--threads", "1",
+                "--bundle",
+                str(bundle),
+                "--classes",
+                "red",
+                "--watchdog",
+                "1",
+                "--threads",
+                "1",
                 *KINDS[kind],
             ],
-            stdout=subprocess.PIPE, stderr=stderr, text=True,
-        )  # fmt: skip
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        )
     wait_for(lambda: "is stuck" in said.read_text(), process)
     return process
 
@@ -139,11 +149,29 @@ def test_whatever_hangs_the_other_outputs_are_completed(
     code = SCRIPT.format(patch=HANGING[what])
     lines = tmp_path / "o.jsonl"
     process = subprocess.Popen(
-        [sys.executable, "-c", code, "--bundle", str(tiny), "--classes", "red", "--threads", "1",
-         "--source", "test:bars?fps=20&size=48x64", "--output", str(tmp_path / "o.png"),
-         "--output", str(tmp_path / "o.avi"), "--output", str(lines)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            code,
+            "--bundle",
+            str(tiny),
+            "--classes",
+            "red",
+            "--threads",
+            "1",
+            "--source",
+            "test:bars?fps=20&size=48x64",
+            "--output",
+            str(tmp_path / "o.png"),
+            "--output",
+            str(tmp_path / "o.avi"),
+            "--output",
+            str(lines),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     wait_for(lambda: lines.exists() and lines.read_text().count("\n") >= 5, process)
     time.sleep(1.0)
     process.send_signal(signal.SIGTERM)
@@ -178,8 +206,10 @@ raise SystemExit(run_command(parser, run))
 """
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None and process.stdout.readline() == "begun\n"
     time.sleep(1.0)  # from the line to the lock
     process.send_signal(signal.SIGINT)
@@ -195,11 +225,29 @@ def test_a_page_that_hangs_keeps_no_output_from_being_completed(tiny: Path, tmp_
     patch = "from dedos_deploy.runtime.serving.app import Server\nServer.close = for_ever"
     video, lines = tmp_path / "a.avi", tmp_path / "a.jsonl"
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT.format(patch=patch), "--bundle", str(tiny), "--classes", "red",
-         "--source", "a=test:bars?fps=20&size=48x64", "--threads", "1", "--serve", "0",
-         "--output", str(video), "--output", str(lines)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            SCRIPT.format(patch=patch),
+            "--bundle",
+            str(tiny),
+            "--classes",
+            "red",
+            "--source",
+            "a=test:bars?fps=20&size=48x64",
+            "--threads",
+            "1",
+            "--serve",
+            "0",
+            "--output",
+            str(video),
+            "--output",
+            str(lines),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     wait_for(lambda: lines.exists() and lines.read_text().count("\n") >= 5, process)
     process.send_signal(signal.SIGTERM)
     _, err = ended(process)
@@ -247,8 +295,10 @@ def test_whatever_a_library_makes_of_it_an_interrupt_is_130_and_no_traceback(
 ) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", SWALLOWING.format(work=work)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None and process.stdout.readline() == "begun\n"
     process.send_signal(number)
     _, err = ended(process)
@@ -267,10 +317,22 @@ def test_export_interrupted_while_it_loads(
         "print('begun', flush=True)\nraise SystemExit(main())"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", code, "--preset", "nano", "--random-weights", "--size", "96x128",
-         "--output", str(tmp_path / "x.dedos")],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            code,
+            "--preset",
+            "nano",
+            "--random-weights",
+            "--size",
+            "96x128",
+            "--output",
+            str(tmp_path / "x.dedos"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None and process.stdout.readline() == "begun\n"
     time.sleep(delay_s)
     process.send_signal(number)

@@ -67,10 +67,26 @@ def secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 PATHS = [
-    "{}/plain", "{}/words.txt", "words.txt", "./plain", "../plain", "~/.env", ".env", "plain",
-    "{}/../{}/plain", "file://{}/plain", "/proc/self/environ", "/dev/zero", "/dev/stdin",
-    "sub/plain", " {}/plain ", "\n{}/plain\n", "{}/plain|red", "{}/plain@0.5", "red,{}/plain",
-]  # fmt: skip
+    "{}/plain",
+    "{}/words.txt",
+    "words.txt",
+    "./plain",
+    "../plain",
+    "~/.env",
+    ".env",
+    "plain",
+    "{}/../{}/plain",
+    "file://{}/plain",
+    "/proc/self/environ",
+    "/dev/zero",
+    "/dev/stdin",
+    "sub/plain",
+    " {}/plain ",
+    "\n{}/plain\n",
+    "{}/plain|red",
+    "{}/plain@0.5",
+    "red,{}/plain",
+]
 
 
 @pytest.mark.parametrize("text", PATHS)

@@ -153,8 +153,12 @@ def test_rapl_counts_on_when_its_counter_turns(tmp_path: Path) -> None:
 def test_jetson_s_input_rail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rail = tmp_path / "hwmon3"
     rail.mkdir()
-    for name, text in {"in1_label": "VDD_IN", "in1_input": "5000", "curr1_input": "2000",
-                       "in2_label": "VDD_CPU"}.items():  # fmt: skip
+    for name, text in {
+        "in1_label": "VDD_IN",
+        "in1_input": "5000",
+        "curr1_input": "2000",
+        "in2_label": "VDD_CPU",
+    }.items():
         (rail / name).write_text(text + "\n")
     clock = iter([0.0, 0.5, 2.0])
     monkeypatch.setattr(energy.time, "monotonic", lambda: next(clock))

@@ -40,8 +40,13 @@ def test_a_bundle_without_credits_says_so(
         for name in ("manifest.json", *bundle.manifest.files):
             copy = tmp_path / "bare" / name
             copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_bytes((bundle.path(name) if name in bundle.manifest.files
-                              else bundle.path("model.onnx").parent / name).read_bytes())  # fmt: skip
+            copy.write_bytes(
+                (
+                    bundle.path(name)
+                    if name in bundle.manifest.files
+                    else bundle.path("model.onnx").parent / name
+                ).read_bytes()
+            )
     path = tmp_path / "bare" / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "sources": [], "licence": ""}))
     assert main(["--credits", "--bundle", str(tmp_path / "bare")]) == 0

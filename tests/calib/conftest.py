@@ -92,9 +92,7 @@ def float_graph(frozen: FrozenDedos, model_spec: GraphSpec) -> onnx.ModelProto:
 @pytest.fixture(scope="session")
 def half_graph(model: Dedos, model_spec: GraphSpec) -> onnx.ModelProto:
     """FP16 for TensorRT."""
-    half = freeze(
-        model, size_hw=model.config.size_hw, precision="fp16", deformable="gather"
-    )  # fmt: skip
+    half = freeze(model, size_hw=model.config.size_hw, precision="fp16", deformable="gather")
     return image_graph(half, model_spec)
 
 

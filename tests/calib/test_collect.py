@@ -70,9 +70,12 @@ def test_the_model_in_memory_stays_as_it_is(inputs: CalibrationInputs, tmp_path:
     onnx.save(inputs.model, os.fspath(path))
     assert _same(collect_histograms(replace(inputs, model=path), TENSORS, threads=1), in_memory)
     onnx.save(
-        inputs.model, os.fspath(path), save_as_external_data=True, location="model.onnx.data",
+        inputs.model,
+        os.fspath(path),
+        save_as_external_data=True,
+        location="model.onnx.data",
         size_threshold=0,
-    )  # fmt: skip
+    )
     assert (tmp_path / "model.onnx.data").is_file()
     assert _same(collect_histograms(replace(inputs, model=path), TENSORS, threads=1), in_memory)
 

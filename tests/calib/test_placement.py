@@ -45,11 +45,15 @@ def _product_graph() -> tuple[onnx.ModelProto, NDArray[np.float32], NDArray[np.f
     ]
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
-        nodes, "product", [value("x", TensorProto.FLOAT, [1, 5, 8])],
+        nodes,
+        "product",
+        [value("x", TensorProto.FLOAT, [1, 5, 8])],
         [value("y", TensorProto.FLOAT, [1, 5, 4])],
-        [numpy_helper.from_array(weight, "model.layer.weight"),
-         numpy_helper.from_array(bias, "model.layer.bias")],
-    )  # fmt: skip
+        [
+            numpy_helper.from_array(weight, "model.layer.weight"),
+            numpy_helper.from_array(bias, "model.layer.bias"),
+        ],
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     return model, weight, bias
 
@@ -171,9 +175,7 @@ def test_half_graphs_get_half_scales_that_reach_far_enough(half_graph: onnx.Mode
     onnx.checker.check_model(graph)
     assert graph.opset_import[0].version >= 19
     constants = {t.name: numpy_helper.to_array(t) for t in graph.graph.initializer}
-    scales = [
-        constants[n.input[1]] for n in graph.graph.node if n.op_type == "QuantizeLinear"
-    ]  # fmt: skip
+    scales = [constants[n.input[1]] for n in graph.graph.node if n.op_type == "QuantizeLinear"]
     half = [scale for scale in scales if scale.dtype == np.float16 and scale.shape == ()]
     assert half and all(float(scale) * 127 >= amax for scale in half)
 

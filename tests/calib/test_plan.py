@@ -70,8 +70,11 @@ def test_a_tighter_budget_gives_back_the_same_and_more(
 @settings(max_examples=60)
 def test_bisection_finds_the_shortest_prefix(sites: int, data: Any) -> None:
     needed = data.draw(st.integers(0, sites))
-    first = plan(_sensitivity({f"s{i}": 1.0 for i in range(sites)}),
-                 {f"s{i}": 1.0 for i in range(sites)}, budget=None)  # fmt: skip
+    first = plan(
+        _sensitivity({f"s{i}": 1.0 for i in range(sites)}),
+        {f"s{i}": 1.0 for i in range(sites)},
+        budget=None,
+    )
     measured: list[int] = []
 
     def loss(candidate: QuantizationPlan) -> float:
@@ -86,8 +89,11 @@ def test_bisection_finds_the_shortest_prefix(sites: int, data: Any) -> None:
 
 def test_a_plan_that_was_measured_within_or_none() -> None:
     """A loss that jumps up and down, and a search that is cut short."""
-    first = plan(_sensitivity({f"s{i}": 1.0 for i in range(16)}),
-                 {f"s{i}": 1.0 for i in range(16)}, budget=None)  # fmt: skip
+    first = plan(
+        _sensitivity({f"s{i}": 1.0 for i in range(16)}),
+        {f"s{i}": 1.0 for i in range(16)},
+        budget=None,
+    )
     losses = np.random.default_rng(0).uniform(0, 1, 17)
     found = give_back(first, lambda p: float(losses[len(p.given_back)]), budget=0.3)
     number = len(found.given_back)

@@ -127,9 +127,13 @@ def test_unusable_pictures_are_left_out_and_named(pictures: Path) -> None:
     reasons = {Path(each.name).name: each.reason for each in found.skipped}
     # Of two equal ones the later in order goes.
     assert reasons == {
-        "black.png": "constant", "blue.png": "constant", "broken.jpg": "unreadable",
-        "empty.png": "unreadable", "cut.jpg": "unreadable", "copy.png": "duplicate",
-    }  # fmt: skip
+        "black.png": "constant",
+        "blue.png": "constant",
+        "broken.jpg": "unreadable",
+        "empty.png": "unreadable",
+        "cut.jpg": "unreadable",
+        "copy.png": "duplicate",
+    }
     assert "2 constant (first: '" in describe_skipped(found.skipped)
     # A whole JPEG of the same picture is fine.
     (pictures / "cut.jpg").write_bytes(jpeg)

@@ -45,8 +45,10 @@ class OneScore(nn.Module):
 
 def _measure(module: nn.Module, frames: Frames, **options: Any) -> Sensitivity:
     defaults: dict[str, Any] = {
-        "sites": ["first", "second"], "amax": {"first": 0.9, "second": 1.0}, "probes": 1,
-    }  # fmt: skip
+        "sites": ["first", "second"],
+        "amax": {"first": 0.9, "second": 1.0},
+        "probes": 1,
+    }
     return measure_sensitivity(module, frames, TEXT, VALID, **(defaults | options))
 
 
@@ -140,9 +142,14 @@ def test_ranks_layers_as_brute_force_does(
         amax[each.site] = max(amax.get(each.site, 0.0), ranges[each.activation])
     amax = {site: value for site, value in amax.items() if value > 0}
     found = measure_sensitivity(
-        frozen, model_frames, model_text, np.ones(len(model_text), np.float32),
-        sites=list(amax), amax=amax, probes=8,
-    )  # fmt: skip
+        frozen,
+        model_frames,
+        model_text,
+        np.ones(len(model_text), np.float32),
+        sites=list(amax),
+        amax=amax,
+        probes=8,
+    )
     expected = run(float_graph).astype(np.float64)
     truth = []
     for site in amax:

@@ -29,9 +29,13 @@ def test_every_linear_and_convolution_is_a_site_or_has_a_reason(
     sites = {site.name for site in find_sites(float_graph)}
     assert sites | {name for name in products if why_never(name)} == products
     expected = {
-        "trunk.blocks.0.qkv", "trunk.blocks.1.proj", "refinement.keep", "detail.stage8.0.0",
-        "mask_decoder.layers.0.fc", "pixel_decoder.encoder.units.0.pointwise",
-    }  # fmt: skip
+        "trunk.blocks.0.qkv",
+        "trunk.blocks.1.proj",
+        "refinement.keep",
+        "detail.stage8.0.0",
+        "mask_decoder.layers.0.fc",
+        "pixel_decoder.encoder.units.0.pointwise",
+    }
     assert expected <= sites
     assert not {"trunk.proj", "refinement.mix", "detail.stem.0.0", "mask_features.out"} & sites
 

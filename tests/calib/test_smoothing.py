@@ -124,5 +124,6 @@ def test_only_what_is_smoothed_gets_new_constants(float_graph: onnx.ModelProto) 
         for t in graph.graph.initializer
         if t.name not in before or not np.array_equal(before[t.name], numpy_helper.to_array(t))
     ]
-    assert sorted(changed) == sorted([f"{name}.1.smoothed", f"{name}.2.smoothed",
-                                      "model.trunk.blocks.0.qkv.weight"])  # fmt: skip
+    assert sorted(changed) == sorted(
+        [f"{name}.1.smoothed", f"{name}.2.smoothed", "model.trunk.blocks.0.qkv.weight"]
+    )

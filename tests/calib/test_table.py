@@ -82,9 +82,12 @@ def test_the_file_can_be_read_by_people(table: CalibrationTable, tmp_path: Path)
 
 
 def test_the_same_key_is_reused(
-    table: CalibrationTable, key: CalibrationKey, inputs: CalibrationInputs, model: Path,
+    table: CalibrationTable,
+    key: CalibrationKey,
+    inputs: CalibrationInputs,
+    model: Path,
     tmp_path: Path,
-) -> None:  # fmt: skip
+) -> None:
     path = tmp_path / "table.json"
     assert reuse_or_none(path, key) is None
     table.save(path)

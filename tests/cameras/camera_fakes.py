@@ -81,11 +81,16 @@ class SleepyLabeller:
             raise SourceError("no luck")
         size = frame_bgr.shape[:2]
         return Segmentation(
-            label_map=np.zeros(size, np.uint8), confidence=np.zeros(size, np.uint8),
-            classes=("a",), class_ids=(0,), counts=np.array([size[0] * size[1]]), none_id=255,
-            vocabulary_version=1, timestamp_s=timestamp_s or 0.0,
+            label_map=np.zeros(size, np.uint8),
+            confidence=np.zeros(size, np.uint8),
+            classes=("a",),
+            class_ids=(0,),
+            counts=np.array([size[0] * size[1]]),
+            none_id=255,
+            vocabulary_version=1,
+            timestamp_s=timestamp_s or 0.0,
             latency_ms={"pre": 0.0, "engine": 1e3 * self.seconds, "post": 0.0},
-        )  # fmt: skip
+        )
 
 
 class ListSink(Sink):

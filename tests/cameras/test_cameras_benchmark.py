@@ -17,8 +17,10 @@ def test_reports_shares_latency_and_memory(bundle_folder: Path) -> None:
     arguments = ["--bundle", str(bundle_folder), "--classes", "red,green", "--cameras", "3"]
     done = subprocess.run(
         [sys.executable, str(SCRIPT), *arguments, "--seconds", "1", "--json"],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
     assert {

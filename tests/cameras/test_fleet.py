@@ -210,8 +210,10 @@ def test_a_source_that_raises_is_opened_again_and_concerns_no_other(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     runs = [
-        [0, 1, SourceError("the cable is loose")], [2, ZeroDivisionError("a bug")], [3, 4],
-    ]  # fmt: skip
+        [0, 1, SourceError("the cable is loose")],
+        [2, ZeroDivisionError("a bug")],
+        [3, 4],
+    ]
     opened: list[ScriptedSource] = []
 
     def open_next() -> Source:
@@ -219,10 +221,12 @@ def test_a_source_that_raises_is_opened_again_and_concerns_no_other(
         return opened[-1]
 
     sink, labeller = ListSink(), SleepyLabeller()
-    broken, fine = Fleet([
-        camera("broken", open_next, labeller, sinks=[sink], live=False),
-        camera("fine", scripted(*range(30)), labeller, live=False),
-    ]).run()  # fmt: skip
+    broken, fine = Fleet(
+        [
+            camera("broken", open_next, labeller, sinks=[sink], live=False),
+            camera("fine", scripted(*range(30)), labeller, live=False),
+        ]
+    ).run()
     assert sink.ids == [0, 1, 2, 3, 4] and broken.source.reconnects == 2
     assert all(source.closed == 1 for source in opened)
     assert fine.results.frames == 30
@@ -237,10 +241,12 @@ def test_a_source_that_never_opens_is_lost_after_its_attempts() -> None:
         raise SourceError("wrong password")
 
     started = time.monotonic()
-    lost, fine = Fleet([
-        camera("lost", refuse, SleepyLabeller()),
-        camera("fine", scripted(0, 1), SleepyLabeller(), live=False),
-    ]).run()  # fmt: skip
+    lost, fine = Fleet(
+        [
+            camera("lost", refuse, SleepyLabeller()),
+            camera("fine", scripted(0, 1), SleepyLabeller(), live=False),
+        ]
+    ).run()
     assert lost.source.state is SourceState.LOST and lost.source.error == "wrong password"
     assert len(tries) == 4 and time.monotonic() - started < 2
     assert fine.results.frames == 2
@@ -288,9 +294,9 @@ def test_silence_is_a_stall() -> None:
 def test_a_sink_that_raises_ends_alone(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     broken, fine = ListSink(fails_at=5, error=error), ListSink()
     broken.uri, fine.uri = "broken", "fine"
-    fleet = Fleet([
-        camera("c", scripted(*range(40)), SleepyLabeller(), sinks=[broken, fine], live=False)
-    ])  # fmt: skip
+    fleet = Fleet(
+        [camera("c", scripted(*range(40)), SleepyLabeller(), sinks=[broken, fine], live=False)]
+    )
     (report,) = fleet.run()
     assert fine.ids == list(range(40)) and broken.ids == list(range(5))
     assert report.outputs == {"broken": str(error), "fine": None}
@@ -428,9 +434,17 @@ def test_bars_carry_their_number() -> None:
 
 
 @pytest.mark.parametrize(
-    "uri", ["test:", "test:bar", "test:bars?fps=0", "test:bars?size=9", "test:bars?odd=1",
-            "test:bars?fps=x", "test:bars?frames=-1"],
-)  # fmt: skip
+    "uri",
+    [
+        "test:",
+        "test:bar",
+        "test:bars?fps=0",
+        "test:bars?size=9",
+        "test:bars?odd=1",
+        "test:bars?fps=x",
+        "test:bars?frames=-1",
+    ],
+)
 def test_bars_refuse_nonsense(uri: str) -> None:
     with pytest.raises(SourceError, match="write test:bars, with settings as in"):
         open_test(uri)

@@ -24,8 +24,10 @@ def test_a_short_soak_leaves_nothing_behind() -> None:
     arguments = ["--frames", "3000", "--changes", "100", "--losses", "20", "--threads", "1"]
     done = subprocess.run(
         [sys.executable, str(SCRIPT), *arguments, "--json"],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     report = json.loads(done.stdout.splitlines()[-1])
     assert (report["frames"], report["mistakes"]) == (3000, 0)
     assert report["class_changes"] >= 90 and report["source_losses"] >= 15

@@ -98,8 +98,19 @@ def test_parts_add_up_to_the_whole(run: Run, bundle: Path, data: Path, tmp_path:
         )
     whole = run("--bundle", bundle, "--data", data, "--boundary")
     for index in (2, 1, 3):
-        eval_cli.main(["--bundle", str(bundle), "--data", str(data), "--part", f"{index}/3",
-                       "--output", str(tmp_path / "parts"), "--boundary"])  # fmt: skip
+        eval_cli.main(
+            [
+                "--bundle",
+                str(bundle),
+                "--data",
+                str(data),
+                "--part",
+                f"{index}/3",
+                "--output",
+                str(tmp_path / "parts"),
+                "--boundary",
+            ]
+        )
     merged = run("report", tmp_path / "parts")
     for key, value in whole.items():
         if not key.startswith(("seconds", "results")):
@@ -157,8 +168,14 @@ def test_a_net_of_fixed_classes_stands_beside(
     run: Run, refused: Callable[..., str], bundle: Path, data: Path, tmp_path: Path
 ) -> None:
     net, words = write_net(tmp_path / "net.onnx"), tmp_path / "words.json"
-    words.write_text(json.dumps({"words": ["crimson", "green", "azure", "void"],
-                                 "classes": {"red": ["crimson"], "blue": ["azure"]}}))  # fmt: skip
+    words.write_text(
+        json.dumps(
+            {
+                "words": ["crimson", "green", "azure", "void"],
+                "classes": {"red": ["crimson"], "blue": ["azure"]},
+            }
+        )
+    )
     given = ("--net", net, "--net-words", words, "--data", data)
     values = run(*given)
     assert values["iou"] == pytest.approx(EXPECTED, abs=0.02)  # its size is not a multiple of ours
@@ -179,8 +196,15 @@ def test_thresholds_are_written_into_the_bundle(
     before = bundle.read_bytes()
     shown = run("calibrate-thresholds", "--bundle", bundle, "--data", data, "--dry-run")
     assert bundle.read_bytes() == before
-    chosen = run("calibrate-thresholds", "--bundle", bundle, "--data", data,
-                 "--output", tmp_path / "new.dedos")  # fmt: skip
+    chosen = run(
+        "calibrate-thresholds",
+        "--bundle",
+        bundle,
+        "--data",
+        data,
+        "--output",
+        tmp_path / "new.dedos",
+    )
     assert chosen == shown and bundle.read_bytes() == before
     with Bundle.open(tmp_path / "new.dedos") as opened, Bundle.open(bundle) as old:
         assert set(opened.manifest.thresholds) == {"blue", "green", "red"}
@@ -240,7 +264,7 @@ def test_a_folder_keeps_its_engines_when_thresholds_change(
         ("report D D", "needs a place of its own; give --output"),
         ("calibrate-thresholds --bundle B --data D --split none", "does not exist; splits there"),
     ],
-)  # fmt: skip
+)
 def test_mistakes_are_one_sentence(
     refused: Callable[..., str], bundle: Path, data: Path, tmp_path: Path, words: str, message: str
 ) -> None:

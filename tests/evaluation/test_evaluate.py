@@ -155,9 +155,14 @@ def test_command_line_on_a_bundle(
     lines = capsys.readouterr().out.splitlines()
     values = json.loads(lines[-1])
     stable = {
-        "miou_present", "miou_union", "iou", "images", "skipped", "seconds_inference",
+        "miou_present",
+        "miou_union",
+        "iou",
+        "images",
+        "skipped",
+        "seconds_inference",
         "seconds_total",
-    }  # fmt: skip
+    }
     assert stable <= set(values)
     # Scores have a quarter of the resolution, so borders of stripes may move by a pixel or two.
     assert values["iou"] == pytest.approx(EXPECTED, abs=0.02)

@@ -82,8 +82,9 @@ def test_channels_of_a_net_stand_for_classes() -> None:
     with pytest.raises(BadInputError, match="class 'tree' has no channel: .* not tree;"):
         channel_classes(words, parse_vocabulary("tree"), {})
     with pytest.raises(BadInputError, match="'rider' is said to mean both 'bicyclist' and 'man'"):
-        channel_classes(words, parse_vocabulary("bicyclist,man"),
-                        {"bicyclist": ("rider",), "man": ("rider",)})  # fmt: skip
+        channel_classes(
+            words, parse_vocabulary("bicyclist,man"), {"bicyclist": ("rider",), "man": ("rider",)}
+        )
 
 
 def test_base_names_are_those_that_masks_taught() -> None:

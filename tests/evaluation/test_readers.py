@@ -37,63 +37,104 @@ def wide(*values: int) -> np.ndarray:
 
 CASES = {
     "raw ADE: 0 is other, ids from 1": (
-        "A-150", "ADEChallengeData2016/images/validation/a.jpg",
-        "ADEChallengeData2016/annotations/validation/a.png", grey(0, 1, 150), [255, 0, 149],
+        "A-150",
+        "ADEChallengeData2016/images/validation/a.jpg",
+        "ADEChallengeData2016/annotations/validation/a.png",
+        grey(0, 1, 150),
+        [255, 0, 149],
     ),
     "converted ADE": (
-        "A-150", "ADEChallengeData2016/images/validation/a.jpg",
-        "ADEChallengeData2016/annotations_detectron2/validation/a.png", grey(255, 0, 149),
+        "A-150",
+        "ADEChallengeData2016/images/validation/a.jpg",
+        "ADEChallengeData2016/annotations_detectron2/validation/a.png",
+        grey(255, 0, 149),
         [255, 0, 149],
     ),
     "A-847 in 16 bits": (
-        "A-847", "ADE20K_2021_17_01/images_detectron2/validation/a.jpg",
-        "ADE20K_2021_17_01/annotations_detectron2/validation/a.tif", wide(65535, 255, 846),
+        "A-847",
+        "ADE20K_2021_17_01/images_detectron2/validation/a.jpg",
+        "ADE20K_2021_17_01/annotations_detectron2/validation/a.tif",
+        wide(65535, 255, 846),
         [65535, 255, 846],
     ),
     "PC-59": (
-        "PC-59", "VOCdevkit/VOC2010/JPEGImages/a.jpg",
-        "VOCdevkit/VOC2010/annotations_detectron2/pc59_val/a.png", grey(0, 58, 255), [0, 58, 255],
+        "PC-59",
+        "VOCdevkit/VOC2010/JPEGImages/a.jpg",
+        "VOCdevkit/VOC2010/annotations_detectron2/pc59_val/a.png",
+        grey(0, 58, 255),
+        [0, 58, 255],
     ),
     "PC-459 in 16 bits": (
-        "PC-459", "VOCdevkit/VOC2010/JPEGImages/a.jpg",
-        "VOCdevkit/VOC2010/annotations_detectron2/pc459_val/a.tif", wide(300, 458, 65535),
+        "PC-459",
+        "VOCdevkit/VOC2010/JPEGImages/a.jpg",
+        "VOCdevkit/VOC2010/annotations_detectron2/pc459_val/a.tif",
+        wide(300, 458, 65535),
         [300, 458, 65535],
     ),
     "converted VOC": (
-        "PAS-20", "VOCdevkit/VOC2012/JPEGImages/a.jpg",
-        "VOCdevkit/VOC2012/annotations_detectron2/val/a.png", grey(0, 19, 255), [0, 19, 255],
-    ),
-    "converted VOC with background": (
-        "PAS-20b", "VOCdevkit/VOC2012/JPEGImages/a.jpg",
-        "VOCdevkit/VOC2012/annotations_detectron2_bg/val/a.png", grey(0, 20, 255), [0, 20, 255],
-    ),
-    "published COCO-Stuff": (
-        "COCO-Stuff", "images/val2017/a.jpg", "stuffthingmaps_trainval2017/val2017/a.png",
-        grey(0, 181, 255), [0, 170, 255],
-    ),
-    "converted COCO-Stuff": (
-        "COCO-Stuff", "val2017/a.jpg", "stuffthingmaps_detectron2/val2017/a.png",
-        grey(0, 170, 255), [0, 170, 255],
-    ),
-    "Cityscapes ids": (
-        "Cityscapes-19", "leftImg8bit/val/ulm/ulm_1_leftImg8bit.png",
-        "gtFine/val/ulm/ulm_1_gtFine_labelIds.png", grey(7, 33, 3), [0, 18, 255],
-    ),
-    "Cityscapes train ids": (
-        "Cityscapes-19", "leftImg8bit/val/ulm/ulm_1_leftImg8bit.png",
-        "gtFine/val/ulm/ulm_1_gtFine_labelTrainIds.png", grey(0, 18, 255), [0, 18, 255],
-    ),
-    "SegNet's CamVid": ("CamVid-11", "CamVid/val/a.png", "CamVid/valannot/a.png", grey(0, 10, 11),
-                        [0, 10, 255]),
-    "MESS, names with suffixes": (
-        "MESS/dark_zurich", "Dark_Zurich/rgb_anon/val/night/GOPR0356/G_1_rgb_anon.png",
-        "Dark_Zurich/annotations_detectron2/val/G_1_gt_labelIds.png", grey(0, 19, 255),
+        "PAS-20",
+        "VOCdevkit/VOC2012/JPEGImages/a.jpg",
+        "VOCdevkit/VOC2012/annotations_detectron2/val/a.png",
+        grey(0, 19, 255),
         [0, 19, 255],
     ),
-    "MESS, CWFID": ("MESS/cwfid", "cwfid/images/001_image.png",
-                    "cwfid/annotations_detectron2/test/001_annotation.png", grey(0, 2, 255),
-                    [0, 2, 255]),
-}  # fmt: skip
+    "converted VOC with background": (
+        "PAS-20b",
+        "VOCdevkit/VOC2012/JPEGImages/a.jpg",
+        "VOCdevkit/VOC2012/annotations_detectron2_bg/val/a.png",
+        grey(0, 20, 255),
+        [0, 20, 255],
+    ),
+    "published COCO-Stuff": (
+        "COCO-Stuff",
+        "images/val2017/a.jpg",
+        "stuffthingmaps_trainval2017/val2017/a.png",
+        grey(0, 181, 255),
+        [0, 170, 255],
+    ),
+    "converted COCO-Stuff": (
+        "COCO-Stuff",
+        "val2017/a.jpg",
+        "stuffthingmaps_detectron2/val2017/a.png",
+        grey(0, 170, 255),
+        [0, 170, 255],
+    ),
+    "Cityscapes ids": (
+        "Cityscapes-19",
+        "leftImg8bit/val/ulm/ulm_1_leftImg8bit.png",
+        "gtFine/val/ulm/ulm_1_gtFine_labelIds.png",
+        grey(7, 33, 3),
+        [0, 18, 255],
+    ),
+    "Cityscapes train ids": (
+        "Cityscapes-19",
+        "leftImg8bit/val/ulm/ulm_1_leftImg8bit.png",
+        "gtFine/val/ulm/ulm_1_gtFine_labelTrainIds.png",
+        grey(0, 18, 255),
+        [0, 18, 255],
+    ),
+    "SegNet's CamVid": (
+        "CamVid-11",
+        "CamVid/val/a.png",
+        "CamVid/valannot/a.png",
+        grey(0, 10, 11),
+        [0, 10, 255],
+    ),
+    "MESS, names with suffixes": (
+        "MESS/dark_zurich",
+        "Dark_Zurich/rgb_anon/val/night/GOPR0356/G_1_rgb_anon.png",
+        "Dark_Zurich/annotations_detectron2/val/G_1_gt_labelIds.png",
+        grey(0, 19, 255),
+        [0, 19, 255],
+    ),
+    "MESS, CWFID": (
+        "MESS/cwfid",
+        "cwfid/images/001_image.png",
+        "cwfid/annotations_detectron2/test/001_annotation.png",
+        grey(0, 2, 255),
+        [0, 2, 255],
+    ),
+}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -113,8 +154,13 @@ def test_a_layout_is_read_as_it_is(tmp_path: Path, case: str) -> None:
 def test_voc_as_published_palettes_and_split(tmp_path: Path) -> None:
     folder = "VOCdevkit/VOC2012"
     for name in ("a", "b", "train"):
-        put(tmp_path, f"{folder}/JPEGImages/{name}.jpg", f"{folder}/SegmentationClass/{name}.png",
-            grey(0, 1, 20, 255), palette=True)  # fmt: skip
+        put(
+            tmp_path,
+            f"{folder}/JPEGImages/{name}.jpg",
+            f"{folder}/SegmentationClass/{name}.png",
+            grey(0, 1, 20, 255),
+            palette=True,
+        )
     (tmp_path / folder / "ImageSets/Segmentation").mkdir(parents=True)
     (tmp_path / folder / "ImageSets/Segmentation/val.txt").write_text("a\nb\n")
     plain, background = open_protocol("PAS-20", tmp_path), open_protocol("PAS-20b", tmp_path)
@@ -144,14 +190,17 @@ def test_predictions_are_folded_as_the_protocol_scores_them(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        ("nothing", r"has no data of A-150: looked for ADEChallengeData2016/images/validation and .* get it from http"),
+        (
+            "nothing",
+            r"has no data of A-150: looked for ADEChallengeData2016/images/validation and .* get it from http",
+        ),
         ("no image", r"labels '.*b\.png' have no image b\.jpg in '.*validation'"),
         ("no labels", r"has no file ending in \.png"),
         ("value", r"b\.png' hold the value 151, which stands for none of the 150 classes of A-150"),
         ("size", r"b\.png' are 2x3, but their image is 3x3"),
         ("split", "protocol A-150 has a split of its own"),
     ],
-)  # fmt: skip
+)
 def test_what_is_missing_is_named(tmp_path: Path, spoil: str, message: str) -> None:
     image = "ADEChallengeData2016/images/validation/{}.jpg"
     labels = "ADEChallengeData2016/annotations/validation/{}.png"

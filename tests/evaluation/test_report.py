@@ -25,8 +25,14 @@ RECORDS = [
 
 
 def result(data: str = "set/val", predictor: str = "net") -> EvaluationResult:
-    return result_of(RECORDS, ("road", "<b>|car"), predictor=predictor, data=data, seconds_total=2.0,
-                     base=frozenset({"road"}))  # fmt: skip
+    return result_of(
+        RECORDS,
+        ("road", "<b>|car"),
+        predictor=predictor,
+        data=data,
+        seconds_total=2.0,
+        base=frozenset({"road"}),
+    )
 
 
 def test_measures_of_records_by_hand() -> None:
@@ -38,8 +44,9 @@ def test_measures_of_records_by_hand() -> None:
     assert found.frequency_weighted_iou == pytest.approx((0.75 * 8 + 0.25 * 2) / 10)
     assert found.groups == {"base": 0.75, "novel": 0.25}
     assert [(p.label, p.predicted, p.pixels, p.part) for p in found.pairs] == [
-        ("road", "<b>|car", 2, 0.25), ("<b>|car", None, 1, 0.5),
-    ]  # fmt: skip
+        ("road", "<b>|car", 2, 0.25),
+        ("<b>|car", None, 1, 0.5),
+    ]
     assert (found.images, found.skipped, found.seconds_inference) == (1, ("b",), 0.5)
     assert found.to_dict()["iou"] == {"road": 0.75, "<b>|car": 0.25}
 

@@ -15,16 +15,33 @@ def micro_config() -> ModelConfig:
     """Return nano with deformable pixel decoder, cut down to a few channels."""
     nano = PRESETS["nano"]
     clip = replace(
-        nano.clip, width=32, layers=2, heads=2, grid=3, text_width=16,
+        nano.clip,
+        width=32,
+        layers=2,
+        heads=2,
+        grid=3,
+        text_width=16,
         text=TextTowerConfig(32, 1, 2, context_length=CONTEXT),
-    )  # fmt: skip
+    )
     return replace(
-        nano, clip=clip, size_hw=(32, 48), refine_blocks=(1,), pixel_decoder="msdeform",
-        pixel_layers=1, pixel_ffn=32, decoder_layers=1, decoder_heads=2, decoder_ffn=32,
-        queries=6, query_width=16, basic_kernel=(3, 4), diffusion_kernel=(2, 4), detail="conv",
+        nano,
+        clip=clip,
+        size_hw=(32, 48),
+        refine_blocks=(1,),
+        pixel_decoder="msdeform",
+        pixel_layers=1,
+        pixel_ffn=32,
+        decoder_layers=1,
+        decoder_heads=2,
+        decoder_ffn=32,
+        queries=6,
+        query_width=16,
+        basic_kernel=(3, 4),
+        diffusion_kernel=(2, 4),
+        detail="conv",
         detail_width=0,
         aggregation_width=4,
-    )  # fmt: skip
+    )
 
 
 def copied(graph: onnx.ModelProto) -> onnx.ModelProto:

@@ -47,10 +47,12 @@ def folder(tmp_path: Path, model: Dedos, monkeypatch: pytest.MonkeyPatch) -> Pat
         ("--checkpoint good.safetensors --vocabulary a,a", "'a' occurs twice"),
         ("--checkpoint good.safetensors --classes ,", "the class list"),
         ("--checkpoint good.safetensors --frame-count 0", "frame_count must be at least 1"),
-        ("--checkpoint good.safetensors --target rtx --compute-capabilities 6.1,x",
-         "capability '6.1' is unknown"),
+        (
+            "--checkpoint good.safetensors --target rtx --compute-capabilities 6.1,x",
+            "capability '6.1' is unknown",
+        ),
     ],
-)  # fmt: skip
+)
 def test_user_errors_are_one_sentence(
     folder: Path, capsys: pytest.CaptureFixture[str], line: str, message: str
 ) -> None:

@@ -76,8 +76,12 @@ def test_whole_export_from_a_checkpoint(
     model: Dedos, trained: TrainedModel, float_graph: onnx.ModelProto, tmp_path: Path
 ) -> None:
     checkpoint = tmp_path / "last.safetensors"
-    record = {"sources": ["made by a test"], "words": ["road", "Car", "car", "sky"],
-              "licence": "CC0", "default_threshold": 0.25}  # fmt: skip
+    record = {
+        "sources": ["made by a test"],
+        "words": ["road", "Car", "car", "sky"],
+        "licence": "CC0",
+        "default_threshold": 0.25,
+    }
     save_checkpoint(checkpoint, model, extra=record)
     progress = Recorder()
     report = export_bundle(
@@ -113,18 +117,34 @@ def test_whole_export_from_a_checkpoint(
 
 
 STEPS = (
-    "sample_frames", "freeze", "image_graph", "fuse_attention", "check_ops", "check_precision",
-    "save_graph", "write_tokenizer_json", "save_text_tower", "check_text_tower", "OnnxEngine",
-    "measure_parity", "check_parity", "created_now",
-)  # fmt: skip
+    "sample_frames",
+    "freeze",
+    "image_graph",
+    "fuse_attention",
+    "check_ops",
+    "check_precision",
+    "save_graph",
+    "write_tokenizer_json",
+    "save_text_tower",
+    "check_text_tower",
+    "OnnxEngine",
+    "measure_parity",
+    "check_parity",
+    "created_now",
+)
 
 
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("kind", ["error", "interrupt", "disk"])
 def test_failure_leaves_nothing_and_keeps_the_old_bundle(
-    trained: TrainedModel, traced: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str,
-    kind: str, frames: Any,
-) -> None:  # fmt: skip
+    trained: TrainedModel,
+    traced: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    kind: str,
+    frames: Any,
+) -> None:
     import cv2
 
     raised: BaseException = {

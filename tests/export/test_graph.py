@@ -91,8 +91,9 @@ def test_forbidden_operators_are_named(
 
 
 def test_forbidden_operators_hide_nowhere(float_graph: onnx.ModelProto) -> None:
-    inner = onnx.helper.make_graph([onnx.helper.make_node("NonZero", ["x"], ["y"], "deep")], "g",
-                                   [], [])  # fmt: skip
+    inner = onnx.helper.make_graph(
+        [onnx.helper.make_node("NonZero", ["x"], ["y"], "deep")], "g", [], []
+    )
     broken = copied(float_graph)
     broken.graph.node.append(onnx.helper.make_node("Custom", ["x"], ["z"], "outer", body=inner))
     with pytest.raises(EngineError, match="'deep' is a NonZero"):

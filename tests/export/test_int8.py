@@ -93,10 +93,16 @@ def _export(trained: TrainedModel, dest: Path, calib: Path | str, **options: Any
     int8 = {"frames": 16, "budget": 1.0} | {k: v for k, v in options.items() if k in names}
     others = {k: v for k, v in options.items() if k not in names}
     return export_bundle(
-        trained, dest,
-        options=ExportOptions(precision="int8", int8=Int8Options(calib, **int8), frame_count=1,
-                              allow_drift=True, **others),
-    )  # fmt: skip
+        trained,
+        dest,
+        options=ExportOptions(
+            precision="int8",
+            int8=Int8Options(calib, **int8),
+            frame_count=1,
+            allow_drift=True,
+            **others,
+        ),
+    )
 
 
 def _kinds(path: Path) -> set[str]:
@@ -149,9 +155,13 @@ def test_int8_is_smaller_and_close(
 
 @pytest.mark.parametrize("slow", [True, False])
 def test_int8_that_does_not_win_is_not_written(
-    trained: TrainedModel, drive: Path, tmp_path: Path, timing: Any, slow: bool,
+    trained: TrainedModel,
+    drive: Path,
+    tmp_path: Path,
+    timing: Any,
+    slow: bool,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     timing(SLOW if slow else FAST)
     if not slow:
         monkeypatch.setattr(int8_module._Int8, "_agreement", lambda *_: 0.98)
@@ -187,9 +197,13 @@ def test_labels_pass_the_verdict(
 
 
 def test_gpu_targets_keep_half_when_no_engine_can_be_timed(
-    trained: TrainedModel, drive: Path, tmp_path: Path, half_graph: onnx.ModelProto,
-    spec: GraphSpec, monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    trained: TrainedModel,
+    drive: Path,
+    tmp_path: Path,
+    half_graph: onnx.ModelProto,
+    spec: GraphSpec,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     size_hw = (spec.height, spec.width)
     full = image_graph(freeze(trained.model, size_hw=size_hw, deformable="gather"), spec)
     graphs = {"fp32": full, "fp16": half_graph}
@@ -215,9 +229,14 @@ def test_gpu_targets_keep_half_when_no_engine_can_be_timed(
 
 
 def test_a_table_is_used_again_and_only_for_the_same(
-    trained: TrainedModel, model: Dedos, drive: Path, tmp_path: Path, timing: Any,
-    monkeypatch: pytest.MonkeyPatch, float_graph: onnx.ModelProto,
-) -> None:  # fmt: skip
+    trained: TrainedModel,
+    model: Dedos,
+    drive: Path,
+    tmp_path: Path,
+    timing: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    float_graph: onnx.ModelProto,
+) -> None:
     timing(FAST)
     table = tmp_path / "table.json"
     first = _export(trained, tmp_path / "one.dedos", drive, table=table, force=True)
@@ -244,9 +263,12 @@ def test_a_table_is_used_again_and_only_for_the_same(
 
 
 def test_an_interrupted_calibration_goes_on(
-    trained: TrainedModel, drive: Path, tmp_path: Path, timing: Any,
+    trained: TrainedModel,
+    drive: Path,
+    tmp_path: Path,
+    timing: Any,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     timing(FAST)
     table = tmp_path / "table.json"
 
@@ -292,9 +314,12 @@ def test_a_full_disk_leaves_nothing(
 
 
 def test_user_errors_come_before_the_work(
-    trained: TrainedModel, drive: Path, street: Path, tmp_path: Path,
+    trained: TrainedModel,
+    drive: Path,
+    street: Path,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     from dedos_deploy.vocabulary import parse_vocabulary
 
     def never(*_: Any) -> Any:
@@ -336,9 +361,14 @@ def test_user_errors_come_before_the_work(
     ],
 )
 def test_typos_are_one_sentence(
-    model: Dedos, drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str], line: str, said: str,
-) -> None:  # fmt: skip
+    model: Dedos,
+    drive: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    line: str,
+    said: str,
+) -> None:
     import re
 
     monkeypatch.chdir(tmp_path)
@@ -398,9 +428,13 @@ def test_storage_leaves_what_quantization_reads_alone() -> None:
 
 
 def test_plans_that_the_parity_gate_would_refuse_cost_everything(
-    trained: TrainedModel, drive: Path, street: Path, tmp_path: Path, timing: Any,
+    trained: TrainedModel,
+    drive: Path,
+    street: Path,
+    tmp_path: Path,
+    timing: Any,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     """Labels may not mind what the gate minds: all layers go back, nothing is refused."""
     timing(FAST)
     monkeypatch.setattr(int8_module._Int8, "_agreement", lambda *_: 0.9)
@@ -409,9 +443,13 @@ def test_plans_that_the_parity_gate_would_refuse_cost_everything(
 
 
 def test_scores_of_a_picture(
-    trained: TrainedModel, drive: Path, tmp_path: Path, timing: Any, frames: list[NDArray[np.uint8]],
+    trained: TrainedModel,
+    drive: Path,
+    tmp_path: Path,
+    timing: Any,
+    frames: list[NDArray[np.uint8]],
     base_text: NDArray[np.float32],
-) -> None:  # fmt: skip
+) -> None:
     """Smoothing on and off give nearly the same INT8 scores, and neither is the float ones."""
     timing(FAST)
     scores = []

@@ -54,9 +54,13 @@ def test_exact_graph_passes(
 
 
 def test_batches_are_compared_row_by_row(
-    model: Dedos, wide_spec: GraphSpec, wide_graph: Any, open_graph: Any, frames: Frames,
+    model: Dedos,
+    wide_spec: GraphSpec,
+    wide_graph: Any,
+    open_graph: Any,
+    frames: Frames,
     base_text: Any,
-) -> None:  # fmt: skip
+) -> None:
     with open_graph(wide_graph, wide_spec) as engine:
         # Three frames, two per run: the last run is half filler.
         report = _measure(engine, model, frames, base_text, wide_spec)
@@ -109,9 +113,14 @@ def test_padding_that_leaks_is_seen(
 
         exact = _measure(engine, model, frames, base_text, spec)
         leaking = measure_parity(
-            ignores_valid, model, frames, parity_cases(base_text), spec=spec, precision="fp32",
+            ignores_valid,
+            model,
+            frames,
+            parity_cases(base_text),
+            spec=spec,
+            precision="fp32",
             frames_from="a test",
-        )  # fmt: skip
+        )
     differences = {row.case: row.max_abs for row in leaking.rows}
     assert differences["few words"] < 1e-4
     assert differences["few words, padded"] > 100 * exact.max_abs
@@ -133,9 +142,14 @@ def test_thresholds_follow_precision(
 
     frame = frames[0][:32, :48]
     report = measure_parity(
-        infer, model, [np.ascontiguousarray(frame)], [case], spec=spec, precision=precision,
+        infer,
+        model,
+        [np.ascontiguousarray(frame)],
+        [case],
+        spec=spec,
+        precision=precision,
         frames_from="a test",
-    )  # fmt: skip
+    )
     assert 0.985 < report.agreement < 0.999
     assert report.passed == passes
 
@@ -143,9 +157,14 @@ def test_thresholds_follow_precision(
 def test_no_frame_is_an_error(model: Dedos, spec: GraphSpec, base_text: Any) -> None:
     with pytest.raises(BadInputError, match="at least one picture"):
         measure_parity(
-            lambda inputs: {}, model, [], parity_cases(base_text), spec=spec, precision="fp32",
+            lambda inputs: {},
+            model,
+            [],
+            parity_cases(base_text),
+            spec=spec,
+            precision="fp32",
             frames_from="a test",
-        )  # fmt: skip
+        )
 
 
 def test_half_storage_keeps_labels(

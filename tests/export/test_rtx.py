@@ -41,10 +41,14 @@ def test_engine_of_the_micro_model(half_file: Path, half_graph: Any, spec: Graph
     assert engine.path.name == f"rtx-01234567-fp16-{trt.__version__}-sm86-89-120.engine"
     key = json.loads(engine.path.with_suffix(".json").read_text())
     assert key == {
-        "model_sha256": SHA, "precision": "fp16", "flavour": "tensorrt-rtx",
-        "version": trt.__version__, "profiles": list(SLOT_BUCKETS),
-        "compute_capabilities": ["8.6", "8.9", "12.0"], "platform": "any",
-    }  # fmt: skip
+        "model_sha256": SHA,
+        "precision": "fp16",
+        "flavour": "tensorrt-rtx",
+        "version": trt.__version__,
+        "profiles": list(SLOT_BUCKETS),
+        "compute_capabilities": ["8.6", "8.9", "12.0"],
+        "platform": "any",
+    }
     profiles = [note for note in dict.fromkeys(notes) if note.startswith("profile")]
     assert profiles == ["profile K=16", "profile K=64", "profile K=256"]
 
@@ -106,8 +110,20 @@ def test_nano_for_rtx_from_the_command_line(
     from dedos_deploy.cli.export import main
 
     dest = tmp_path / "nano.dedos"
-    argv = ["--preset", "nano", "--random-weights", "--target", "rtx", "--precision", "fp16",
-            "--frame-count", "1", "--output", str(dest), "--json"]  # fmt: skip
+    argv = [
+        "--preset",
+        "nano",
+        "--random-weights",
+        "--target",
+        "rtx",
+        "--precision",
+        "fp16",
+        "--frame-count",
+        "1",
+        "--output",
+        str(dest),
+        "--json",
+    ]
     assert main(argv) == 0
     captured = capsys.readouterr()
     report = json.loads(captured.out.splitlines()[-1])

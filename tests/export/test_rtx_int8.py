@@ -22,9 +22,7 @@ pytest.importorskip("tensorrt_rtx", reason="needs pip install 'dedos-deploy[rtx]
 def test_nano_in_int8(tmp_path: Path) -> None:
     model, _ = load_checkpoint(assets_path(EMBEDDED_WEIGHTS), preset="nano")
     spec = GraphSpec(*model.config.size_hw, model.config.clip.text_width)
-    frozen = freeze(
-        model, size_hw=model.config.size_hw, precision="fp16", deformable="gather"
-    )  # fmt: skip
+    frozen = freeze(model, size_hw=model.config.size_hw, precision="fp16", deformable="gather")
     graph = image_graph(frozen, spec)
     runs = site_tensors(graph)
     ranges = {name: 6.0 for run in runs for name in (run.activation, run.result) if name}
@@ -36,8 +34,12 @@ def test_nano_in_int8(tmp_path: Path) -> None:
     assert set(scales.values()) <= {onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT}
     path = save_graph(graph, tmp_path / "model.onnx")[0]
     engine = build_rtx_engine(
-        path, tmp_path, spec=spec, precision="int8", model_sha256="0" * 64,
+        path,
+        tmp_path,
+        spec=spec,
+        precision="int8",
+        model_sha256="0" * 64,
         compute_capabilities=("8.9",),
-    )  # fmt: skip
+    )
     assert engine.size > 1_000_000 and "int8" in engine.path.name
     assert np.frombuffer(engine.path.read_bytes()[:4], "S4")[0] == b"vtrt"

@@ -68,9 +68,13 @@ class FakeCuda:
     """
 
     def __init__(
-        self, host: PixelHost | None = None, *, memory: int = 2**34, devices: int = 1,
+        self,
+        host: PixelHost | None = None,
+        *,
+        memory: int = 2**34,
+        devices: int = 1,
         capability: tuple[int, int] = (8, 9),
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.host = host
         self.memory = memory
         self.devices = devices
@@ -96,9 +100,11 @@ class FakeCuda:
         """What is still there, by kind."""
         kinds = Counter(kind for kind, _, _ in self.blocks.values())
         rest = {
-            "stream": len(self.streams), "event": len(self.events), "graph": len(self.graphs),
+            "stream": len(self.streams),
+            "event": len(self.events),
+            "graph": len(self.graphs),
             "module": len(self.modules),
-        }  # fmt: skip
+        }
         return {name: count for name, count in {**kinds, **rest}.items() if count}
 
     @property
@@ -217,9 +223,12 @@ class _Runtime:
     def cudaGetDeviceProperties(self, index: int) -> Any:
         major, minor = self._fake.capability
         return OK, SimpleNamespace(
-            name=b"Fake GPU", major=major, minor=minor, totalGlobalMem=self._fake.memory,
+            name=b"Fake GPU",
+            major=major,
+            minor=minor,
+            totalGlobalMem=self._fake.memory,
             integrated=0,
-        )  # fmt: skip
+        )
 
     def cudaDriverGetVersion(self) -> Any:
         return OK, 13000
@@ -374,13 +383,24 @@ _SIGNATURES = {
     },
     **{
         f"dedos_labels_{kind}_{ids}": (
-            _POINTER, _INT, _INT, _INT, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _INT,
-            _INT, _POINTER, _INT,
+            _POINTER,
+            _INT,
+            _INT,
+            _INT,
+            _POINTER,
+            _POINTER,
+            _POINTER,
+            _POINTER,
+            _POINTER,
+            _INT,
+            _INT,
+            _POINTER,
+            _INT,
         )
         for kind in ("f32", "f16")
         for ids in ("u8", "u16")
     },
-}  # fmt: skip
+}
 
 
 class _Driver:
@@ -409,9 +429,19 @@ class _Driver:
         return DriverStatus.CUDA_SUCCESS, name.decode()
 
     def cuLaunchKernel(
-        self, function: str, gx: int, gy: int, gz: int, bx: int, by: int, bz: int, shared: int,
-        stream: int, parameters: Any, extra: int,
-    ) -> Any:  # fmt: skip
+        self,
+        function: str,
+        gx: int,
+        gy: int,
+        gz: int,
+        bx: int,
+        by: int,
+        bz: int,
+        shared: int,
+        stream: int,
+        parameters: Any,
+        extra: int,
+    ) -> Any:
         values, types = parameters
         assert self._fake.ready.device, "no context in this thread"
         if tuple(types) != _SIGNATURES[function] or bx * by * bz > 256 or min(gx, gy, gz) < 1:

@@ -26,10 +26,16 @@ SCRATCH = {16: 1000, 64: 2000, 256: 5000}
 def serialized(spec: GraphSpec, **changes: Any) -> bytes:
     """Return the engine of a graph, for capability 8.9."""
     values = {
-        "height": spec.height, "width": spec.width, "text_width": spec.text_width,
-        "score_dtype": spec.score_dtype, "batch": spec.batch, "sm": "8.9",
-        "profiles": list(SLOT_BUCKETS), "poison": False, **changes,
-    }  # fmt: skip
+        "height": spec.height,
+        "width": spec.width,
+        "text_width": spec.text_width,
+        "score_dtype": spec.score_dtype,
+        "batch": spec.batch,
+        "sm": "8.9",
+        "profiles": list(SLOT_BUCKETS),
+        "poison": False,
+        **changes,
+    }
     body = json.dumps(values).encode()
     return MARK + len(body).to_bytes(8, "little") + body
 

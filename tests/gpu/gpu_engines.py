@@ -25,16 +25,25 @@ class Opened:
         self.module: Any = None
 
     def __call__(
-        self, spec: GraphSpec = SPEC, *, rtx: bool = False, content: bytes | None = None,
-        runtime_cache: Path | None = None, capturable: bool = True, **changes: Any,
-    ) -> TensorRtEngine:  # fmt: skip
+        self,
+        spec: GraphSpec = SPEC,
+        *,
+        rtx: bool = False,
+        content: bytes | None = None,
+        runtime_cache: Path | None = None,
+        capturable: bool = True,
+        **changes: Any,
+    ) -> TensorRtEngine:
         self.module = fake_module(self.fake, rtx=rtx)
         self.module.capturable = capturable
         engine = TensorRtEngine(
-            self.module, TENSORRT_RTX if rtx else TENSORRT,
-            serialized(spec, **changes) if content is None else content, spec,
-            Cuda(self.fake.runtime, self.fake.driver), name="the engine",
+            self.module,
+            TENSORRT_RTX if rtx else TENSORRT,
+            serialized(spec, **changes) if content is None else content,
+            spec,
+            Cuda(self.fake.runtime, self.fake.driver),
+            name="the engine",
             runtime_cache=runtime_cache,
-        )  # fmt: skip
+        )
         self.engines.append(engine)
         return engine

@@ -41,11 +41,15 @@ def _table(slots: int, seed: int = 0, names: int = 5) -> SlotTable:
     ids[rng.random(slots) < 0.1] = NONE_UINT16
     text = rng.normal(size=(slots, SPEC.text_width)).astype(np.float32)
     return SlotTable(
-        version=1, names=tuple(f"class {index}" for index in range(names)), class_ids=(0,),
+        version=1,
+        names=tuple(f"class {index}" for index in range(names)),
+        class_ids=(0,),
         text=text / np.linalg.norm(text, axis=1, keepdims=True),
-        valid=np.ones(slots, np.float32), thresholds=rng.random(slots).astype(np.float32) * 0.5,
-        slot_ids=ids, negatives=(),
-    )  # fmt: skip
+        valid=np.ones(slots, np.float32),
+        thresholds=rng.random(slots).astype(np.float32) * 0.5,
+        slot_ids=ids,
+        negatives=(),
+    )
 
 
 def _frame(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:

@@ -40,9 +40,13 @@ class Shop:
         opened = Bundle.open(bundle or self.path)
         self.opened.append(opened)
         return EngineStore(
-            opened, target, trt=self.modules[target], folder=self.folder,
-            cuda=Cuda(self.fake.runtime, self.fake.driver), on_progress=self.notes.append,
-        )  # fmt: skip
+            opened,
+            target,
+            trt=self.modules[target],
+            folder=self.folder,
+            cuda=Cuda(self.fake.runtime, self.fake.driver),
+            on_progress=self.notes.append,
+        )
 
     def open(self, target: str = "trt", bundle: Path | None = None) -> Any:
         engine = self.store(target, bundle).open()
@@ -73,8 +77,13 @@ def _scores(engine: Any) -> Any:
 @pytest.mark.parametrize("target", ["trt", "rtx"])
 def test_the_first_run_builds_checks_and_keeps(shop: Shop, target: str) -> None:
     first = _scores(shop.open(target))
-    assert {"profile K=16", "profile K=64", "profile K=256", "loading the engine",
-            "comparing the engine with ONNX Runtime"} <= set(shop.notes)  # fmt: skip
+    assert {
+        "profile K=16",
+        "profile K=64",
+        "profile K=256",
+        "loading the engine",
+        "comparing the engine with ONNX Runtime",
+    } <= set(shop.notes)
     assert len(shop.modules[target].builds) == 1
     kinds = sorted(Path(name).suffix for name in shop.files())
     more = [".cache"] if target == "trt" else [".rtxcache"]
@@ -125,9 +134,14 @@ def test_an_engine_that_does_not_fit_is_explained_and_built_anew(
     with Bundle.open(shop.path) as opened:
         sha = opened.manifest.files["model.onnx"]
     values = {
-        "model_sha256": sha, "precision": "fp32", "flavour": "tensorrt-rtx", "version": "1.7.1",
-        "profiles": SLOT_BUCKETS, "compute_capabilities": ("8.9",), **change,
-    }  # fmt: skip
+        "model_sha256": sha,
+        "precision": "fp32",
+        "flavour": "tensorrt-rtx",
+        "version": "1.7.1",
+        "profiles": SLOT_BUCKETS,
+        "compute_capabilities": ("8.9",),
+        **change,
+    }
     key = EngineKey(**values)
     files = {"engines/a.engine": b"never read", "engines/a.json": key.to_json().encode()}
     shipped = write_tiny_bundle(tmp_path / "shipped", target="rtx", files=files)

@@ -85,11 +85,15 @@ class ScoresEngine:
 def _table(slots: int, names: int) -> SlotTable:
     rng = np.random.default_rng(slots)
     return SlotTable(
-        version=1, names=tuple(map(str, range(names))), class_ids=(0,),
-        text=np.zeros((slots, 4), np.float32), valid=np.ones(slots, np.float32),
+        version=1,
+        names=tuple(map(str, range(names))),
+        class_ids=(0,),
+        text=np.zeros((slots, 4), np.float32),
+        valid=np.ones(slots, np.float32),
         thresholds=rng.random(slots).astype(np.float32) * 0.6,
-        slot_ids=rng.integers(0, names, slots).astype(np.uint16), negatives=(),
-    )  # fmt: skip
+        slot_ids=rng.integers(0, names, slots).astype(np.uint16),
+        negatives=(),
+    )
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])

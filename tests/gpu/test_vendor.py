@@ -90,8 +90,9 @@ def test_the_stand_ins_have_the_same_methods(protocol: type) -> None:
         method = getattr(FAKES[protocol], name, None)
         if method is None:
             assert (protocol, name) in {
-                (vendor.OnnxParser, "get_error"), (vendor.BuilderConfig, "set_flag"),
-            }, name  # fmt: skip
+                (vendor.OnnxParser, "get_error"),
+                (vendor.BuilderConfig, "set_flag"),
+            }, name
             continue
         assert len(inspect.signature(method).parameters) - 1 == len(wanted), name
 

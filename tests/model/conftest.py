@@ -12,9 +12,15 @@ from dedos_deploy.model import Dedos, build_model
 from dedos_deploy.presets import PRESETS, ClipConfig, ModelConfig, TextTowerConfig
 
 MICRO_CLIP = ClipConfig(
-    "micro", patch=8, width=24, layers=4, heads=3, grid=4, text_width=20,
+    "micro",
+    patch=8,
+    width=24,
+    layers=4,
+    heads=3,
+    grid=4,
+    text_width=20,
     text=TextTowerConfig(16, 2, 2, context_length=12, tokens=50),
-)  # fmt: skip
+)
 
 
 def micro_config(**changes: object) -> ModelConfig:

@@ -107,10 +107,11 @@ def test_position_embedding_resizes_like_open_clip() -> None:
     copy_clip(model, twin.state_dict())
     state = {"visual.positional_embedding": twin.visual.positional_embedding.detach()}  # type: ignore[union-attr, operator]
     target = open_clip.model.CLIP(
-        embed_dim=20, quick_gelu=True,
+        embed_dim=20,
+        quick_gelu=True,
         vision_cfg={"image_size": 48, "patch_size": 8, "width": 24, "layers": 4, "head_width": 8},
         text_cfg={"context_length": 12, "vocab_size": 50, "width": 16, "heads": 2, "layers": 2},
-    )  # fmt: skip
+    )
     resize_pos_embed(state, target, antialias=False)
     ours = model.trunk.position((6, 6))[0]
     torch.testing.assert_close(ours, state["visual.positional_embedding"], atol=1e-5, rtol=1e-4)

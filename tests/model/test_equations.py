@@ -216,8 +216,16 @@ def test_deformable_attention_with_two_levels() -> None:
 def test_sine_position_by_hand() -> None:
     row = f64(sine_position((1, 2), 8, like=torch.zeros(1)))[0, 1]
     y, x = 2 * np.pi * 0.5, 2 * np.pi * 0.75
-    expected = [np.sin(y), np.sin(y / 100), np.cos(y), np.cos(y / 100),
-                np.sin(x), np.sin(x / 100), np.cos(x), np.cos(x / 100)]  # fmt: skip
+    expected = [
+        np.sin(y),
+        np.sin(y / 100),
+        np.cos(y),
+        np.cos(y / 100),
+        np.sin(x),
+        np.sin(x / 100),
+        np.cos(x),
+        np.cos(x / 100),
+    ]
     np.testing.assert_allclose(row, expected, atol=1e-6)
 
 

@@ -82,7 +82,7 @@ def write_published(path: Path, *, seed: int = 0, classes: int = 19) -> Path:
                 kernel_shape=[kernel] * 2,
                 pads=[pad] * 4,
                 group=wide if depthwise else 1,
-            )  # fmt: skip
+            )
         )
         if relu:
             nodes.append(helper.make_node("Relu", [name], [name + "r"]))
@@ -117,9 +117,12 @@ def write_published(path: Path, *, seed: int = 0, classes: int = 19) -> Path:
         nodes.append(helper.make_node("Identity", [source], [name]))
     outputs = ("stride4", "stride8", "stride16", "features")
     graph = helper.make_graph(
-        nodes, "net", [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, "H", "W"])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs], tensors,
-    )  # fmt: skip
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, "H", "W"])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+        tensors,
+    )
     opset = [helper.make_opsetid("", 17)]
     onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), path)
     return path
@@ -190,8 +193,10 @@ def test_sizes_that_are_no_multiple_of_its_stride_fit_the_score_map() -> None:
     with torch.no_grad():
         maps = MobileBranch().eval()(frames(2, (48, 80)))
     assert [tuple(found.shape) for found in maps] == [
-        (2, 24, 12, 20), (2, 40, 6, 10), (2, 248, 3, 5),
-    ]  # fmt: skip
+        (2, 24, 12, 20),
+        (2, 40, 6, 10),
+        (2, 248, 3, 5),
+    ]
 
 
 def _one_conv_less(graph: onnx.GraphProto) -> None:

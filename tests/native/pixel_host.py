@@ -23,9 +23,17 @@ def compile_host(folder: Path) -> PixelHost:
     library = folder / "pixel_host.so"
     flags = ["-std=c++17", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-shared"]
     subprocess.run(
-        [compiler, *flags, "-fPIC", f"-I{HEADERS}", "-o", str(library), str(HERE / "pixel_host.cpp")],
+        [
+            compiler,
+            *flags,
+            "-fPIC",
+            f"-I{HEADERS}",
+            "-o",
+            str(library),
+            str(HERE / "pixel_host.cpp"),
+        ],
         check=True,
-    )  # fmt: skip
+    )
     return PixelHost(ctypes.CDLL(str(library)))
 
 
@@ -55,10 +63,17 @@ class PixelHost:
         kind = "f16" if scores.dtype == np.float16 else "f32"
         function = getattr(self._library, f"label_{kind}_{'u16' if wide else 'u8'}")
         broken = function(
-            _at(scores), _at(np.array(scores.shape, np.int32)), _at(thresholds), _at(slot_ids),
-            _at(ids), _at(confidence), _at(np.array(size_hw, np.int32)), _at(counts),
-            ctypes.c_int(cells), _at(leaders),
-        )  # fmt: skip
+            _at(scores),
+            _at(np.array(scores.shape, np.int32)),
+            _at(thresholds),
+            _at(slot_ids),
+            _at(ids),
+            _at(confidence),
+            _at(np.array(size_hw, np.int32)),
+            _at(counts),
+            ctypes.c_int(cells),
+            _at(leaders),
+        )
         return ids, confidence, counts, broken
 
     def resize(self, frame: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uint8]:

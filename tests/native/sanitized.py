@@ -13,8 +13,13 @@ from pathlib import Path
 import pytest
 
 # Those of DEDOS_SANITIZE in CMakeLists.txt.
-FLAGS = ("-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined,float-cast-overflow",
-         "-fno-sanitize-recover=all")  # fmt: skip
+FLAGS = (
+    "-O1",
+    "-g",
+    "-fno-omit-frame-pointer",
+    "-fsanitize=address,undefined,float-cast-overflow",
+    "-fno-sanitize-recover=all",
+)
 FAULT = 99
 """Exit status of a process that a sanitizer ended."""
 

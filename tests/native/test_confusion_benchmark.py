@@ -12,12 +12,22 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "confusion.py"
 
 def test_reports_speed_and_agreement() -> None:
     finished = subprocess.run(
-        [sys.executable, SCRIPT, "--classes", "5", "300", "--size", "48", "64", "--repeats=1",
-         "--json"],
+        [
+            sys.executable,
+            SCRIPT,
+            "--classes",
+            "5",
+            "300",
+            "--size",
+            "48",
+            "64",
+            "--repeats=1",
+            "--json",
+        ],
         check=True,
         capture_output=True,
         text=True,
-    )  # fmt: skip
+    )
     report = json.loads(finished.stdout.splitlines()[-1])
     assert report["identical"] is True
     found = [(case["measure"], case["maps"], case["classes"]) for case in report["cases"]]

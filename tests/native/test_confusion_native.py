@@ -81,15 +81,24 @@ def test_a_mistake_is_found_wherever_it_hides_and_nothing_is_counted(at: tuple[i
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"labels": np.zeros((2, 2), np.int64)}, "labels has dtype int64, but uint8, uint16 or int32 is"),
+        (
+            {"labels": np.zeros((2, 2), np.int64)},
+            "labels has dtype int64, but uint8, uint16 or int32 is",
+        ),
         ({"labels": np.zeros((2, 4), np.uint8)[:, ::2]}, "labels is not C-contiguous"),
-        ({"labels": np.zeros((3, 2), np.uint8)}, r"predictions has shape \[2, 2\], but labels needs 3"),
+        (
+            {"labels": np.zeros((3, 2), np.uint8)},
+            r"predictions has shape \[2, 2\], but labels needs 3",
+        ),
         ({"labels": np.zeros(4, np.uint8)}, r"labels has shape \[4\], but 2 dimensions"),
-        ({"predictions": np.zeros((2, 2), np.float32)}, "predictions has dtype float32, but uint8 or uint16 is needed"),
+        (
+            {"predictions": np.zeros((2, 2), np.float32)},
+            "predictions has dtype float32, but uint8 or uint16 is needed",
+        ),
         ({"matrix": np.zeros((2, 2), np.int64)}, "matrix has shape .* needs 3 on axis 1"),
         ({"matrix": np.zeros((2, 3), np.int32)}, "matrix has dtype int32, but int64 is needed"),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_is_named(change: dict[str, np.ndarray], message: str) -> None:
     arrays = {
         "labels": np.zeros((2, 2), np.uint8),

@@ -42,11 +42,26 @@ def test_kernels_compile_without_spills(architecture: int, tmp_path: Path) -> No
     if f"sm_{architecture}" not in known.stdout.split():
         pytest.skip(f"this nvcc does not know sm_{architecture}")
     done = subprocess.run(
-        [NVCC, "-std=c++17", "-O3", "-fmad=false", "-cubin", f"-arch=sm_{architecture}",
-         "-Xptxas", "-v", "-Xcompiler", "-Wall", "-Werror", "all-warnings",
-         "-o", str(tmp_path / "kernels.cubin"), str(SOURCE)],
-        capture_output=True, text=True,
-    )  # fmt: skip
+        [
+            NVCC,
+            "-std=c++17",
+            "-O3",
+            "-fmad=false",
+            "-cubin",
+            f"-arch=sm_{architecture}",
+            "-Xptxas",
+            "-v",
+            "-Xcompiler",
+            "-Wall",
+            "-Werror",
+            "all-warnings",
+            "-o",
+            str(tmp_path / "kernels.cubin"),
+            str(SOURCE),
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     facts = _kernel_facts(done.stderr)
     assert facts.keys() == KERNELS

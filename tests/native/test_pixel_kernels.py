@@ -22,9 +22,13 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> PixelHost:
 
 
 def _native_labels(
-    scores: NDArray[np.float32], thresholds: NDArray[np.float32], slot_ids: NDArray[np.uint16],
-    size_hw: tuple[int, int], cells: int, wide: bool,
-) -> tuple[NDArray[np.uint16], NDArray[np.uint8], NDArray[np.uint64]]:  # fmt: skip
+    scores: NDArray[np.float32],
+    thresholds: NDArray[np.float32],
+    slot_ids: NDArray[np.uint16],
+    size_hw: tuple[int, int],
+    cells: int,
+    wide: bool,
+) -> tuple[NDArray[np.uint16], NDArray[np.uint8], NDArray[np.uint64]]:
     ids = np.empty(size_hw, np.uint16 if wide else np.uint8)
     confidence = np.empty(size_hw, np.uint8)
     counts = np.zeros(cells, np.uint64)
@@ -41,14 +45,24 @@ def _smooth(rng: np.random.Generator, slots: int, size_hw: tuple[int, int]) -> N
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.integers(0, 2**32 - 1), st.integers(1, 40), st.tuples(st.integers(1, 9), st.integers(1, 9)),
-    st.tuples(st.integers(1, 50), st.integers(1, 50)), st.booleans(), st.booleans(),
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 40),
+    st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    st.tuples(st.integers(1, 50), st.integers(1, 50)),
     st.booleans(),
-)  # fmt: skip
+    st.booleans(),
+    st.booleans(),
+)
 def test_labels_are_those_of_the_native_label_map(
-    host: PixelHost, seed: int, slots: int, score_hw: tuple[int, int], size_hw: tuple[int, int],
-    half: bool, wide: bool, ties: bool,
-) -> None:  # fmt: skip
+    host: PixelHost,
+    seed: int,
+    slots: int,
+    score_hw: tuple[int, int],
+    size_hw: tuple[int, int],
+    half: bool,
+    wide: bool,
+    ties: bool,
+) -> None:
     rng = np.random.default_rng(seed)
     scores = _smooth(rng, slots, score_hw)
     if ties:
@@ -90,9 +104,10 @@ def test_every_half_is_read_as_numpy_reads_it(host: PixelHost) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.integers(0, 2**32 - 1), st.tuples(st.integers(1, 60), st.integers(1, 60)),
+    st.integers(0, 2**32 - 1),
     st.tuples(st.integers(1, 60), st.integers(1, 60)),
-)  # fmt: skip
+    st.tuples(st.integers(1, 60), st.integers(1, 60)),
+)
 def test_resized_levels_are_opencv_s_within_one(
     host: PixelHost, seed: int, source_hw: tuple[int, int], size_hw: tuple[int, int]
 ) -> None:

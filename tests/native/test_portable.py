@@ -13,8 +13,18 @@ HERE = Path(__file__).parent
 NATIVE = Path(__file__).parents[2] / "runtime" / "native"
 CORE = ("confusion.cpp", "label_loops.cpp", "label_map.cpp")
 # Those of CMakeLists.txt.
-FLAGS = ["-std=c++17", "-O3", "-ffp-contract=off", "-fno-trapping-math", "-fno-math-errno",
-         "-Wall", "-Wextra", "-Werror", "-pthread", "-static"]  # fmt: skip
+FLAGS = [
+    "-std=c++17",
+    "-O3",
+    "-ffp-contract=off",
+    "-fno-trapping-math",
+    "-fno-math-errno",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-pthread",
+    "-static",
+]
 
 
 def _compiled(compiler: str, folder: Path) -> Path:
@@ -59,12 +69,23 @@ def test_the_module_links_for_aarch64(tmp_path: Path) -> None:
     headers = [NATIVE, bind, bind.parent / "ext/robin_map/include", sysconfig.get_path("include")]
     module = tmp_path / "_native.so"
     subprocess.run(
-        [compiler, "-std=c++17", "-O1", "-fPIC", "-shared", "-fvisibility=hidden",
-         "-fno-strict-aliasing", *(f"-I{path}" for path in headers), str(NATIVE / "bind.cpp"),
-         *(str(NATIVE / name) for name in CORE), str(bind.parent / "src/nb_combined.cpp"),
-         "-o", str(module)],
+        [
+            compiler,
+            "-std=c++17",
+            "-O1",
+            "-fPIC",
+            "-shared",
+            "-fvisibility=hidden",
+            "-fno-strict-aliasing",
+            *(f"-I{path}" for path in headers),
+            str(NATIVE / "bind.cpp"),
+            *(str(NATIVE / name) for name in CORE),
+            str(bind.parent / "src/nb_combined.cpp"),
+            "-o",
+            str(module),
+        ],
         check=True,
-    )  # fmt: skip
+    )
     defined = _output(names, "-D", "--defined-only", str(module))
     missing = _output(names, "-D", "--undefined-only", str(module)).split()
     assert "PyInit__native" in defined

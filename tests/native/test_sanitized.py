@@ -23,10 +23,18 @@ def check_program(
     program = str(folder / "check")
     sources = [str(HERE / "portable_check.cpp"), *(str(native / name) for name in CORE)]
     subprocess.run(
-        [sanitized.compiler(), "-std=c++17", "-pthread", *flags, f"-I{native}", *sources,
-         "-o", program],
+        [
+            sanitized.compiler(),
+            "-std=c++17",
+            "-pthread",
+            *flags,
+            f"-I{native}",
+            *sources,
+            "-o",
+            program,
+        ],
         check=True,
-    )  # fmt: skip
+    )
     return subprocess.run(
         [program], env=sanitized.environment(), capture_output=True, text=True, timeout=300
     )
@@ -87,19 +95,33 @@ def run(
     # Python links neither; without the second, exceptions could not be told where to go on.
     preloaded = ("libasan.so", "libstdc++.so")
     return subprocess.run(
-        [str(module.python), "-I", *arguments], cwd=cwd, capture_output=True, text=True,
-        env=sanitized.environment(preloaded=preloaded), timeout=timeout_s,
-    )  # fmt: skip
+        [str(module.python), "-I", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env=sanitized.environment(preloaded=preloaded),
+        timeout=timeout_s,
+    )
 
 
 def test_the_module_s_tests_find_no_fault(module: Installed, tmp_path: Path) -> None:
     files = ("native/test_label_map.py", "native/test_confusion_native.py", "attack/test_native.py")
     done = run(
-        module, tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider",
-        f"--config-file={ROOT / 'pyproject.toml'}", f"--rootdir={ROOT}",
+        module,
+        tmp_path,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        f"--config-file={ROOT / 'pyproject.toml'}",
+        f"--rootdir={ROOT}",
         # What it takes to import torch here says nothing of ours.
-        "-k", "not torch", *(str(ROOT / "tests" / name) for name in files), timeout_s=300,
-    )  # fmt: skip
+        "-k",
+        "not torch",
+        *(str(ROOT / "tests" / name) for name in files),
+        timeout_s=300,
+    )
     assert done.returncode == 0, (done.stdout + done.stderr)[-8000:]
     assert " passed" in done.stdout
 

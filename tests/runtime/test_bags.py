@@ -53,9 +53,14 @@ def write_ros(path: Path, *, version: int, topics: tuple[str, ...] = ("/camera/i
                 header = types["std_msgs/msg/Header"](stamp=stamp, frame_id="cam", **header_fields)
                 pixels = picture(number)[:, :, ::-1]
                 message = types[kind](
-                    header=header, height=16, width=24, encoding="rgb8", is_bigendian=0, step=72,
+                    header=header,
+                    height=16,
+                    width=24,
+                    encoding="rgb8",
+                    is_bigendian=0,
+                    step=72,
                     data=pixels.reshape(-1),
-                )  # fmt: skip
+                )
                 raw = (
                     store.serialize_ros1(message, kind)
                     if version == 1
@@ -80,8 +85,10 @@ def write_json_mcap(path: Path, *, damage_at: int | None = None) -> Path:
             data = b"no picture" if number == damage_at else encoded.tobytes()
             body = {
                 "timestamp": {"sec": clock_ns // 10**9, "nsec": clock_ns % 10**9},
-                "frame_id": "cam", "format": "png", "data": base64.b64encode(data).decode(),
-            }  # fmt: skip
+                "frame_id": "cam",
+                "format": "png",
+                "data": base64.b64encode(data).decode(),
+            }
             content = json.dumps(body).encode()
             writer.add_message(channel, clock_ns, content, clock_ns)
         writer.finish()
@@ -102,10 +109,12 @@ def write_foxglove_mcap(path: Path) -> Path:
             channel.log(
                 CompressedImage(
                     timestamp=Timestamp(clock_ns // 10**9, clock_ns % 10**9),
-                    frame_id="cam", data=encoded.tobytes(), format="png",
+                    frame_id="cam",
+                    data=encoded.tobytes(),
+                    format="png",
                 ),
                 log_time=clock_ns,
-            )  # fmt: skip
+            )
     return path
 
 

@@ -36,11 +36,15 @@ def picture_of(number: int, size_hw: tuple[int, int] = (48, 64)) -> NDArray[np.u
 def live_frames(size_hw: tuple[int, int] = (48, 64), *, clock: bool = False) -> list[Frame]:
     return [
         Frame(
-            picture_of(number, size_hw), number, time_s, "yard", f"{number:06d}",
+            picture_of(number, size_hw),
+            number,
+            time_s,
+            "yard",
+            f"{number:06d}",
             clock_ns=CLOCK_NS + round((time_s - 100) * 1e9) if clock else None,
         )
         for number, time_s in enumerate(TIMES_S)
-    ]  # fmt: skip
+    ]
 
 
 def write_all(path: Path, frames: list[Frame], options: SinkOptions = LIVE) -> str | None:
@@ -228,8 +232,14 @@ def test_rerun_recordings_are_whole_and_hold_what_was_seen(tmp_path: Path) -> No
     subprocess.run([*rerun, "verify", str(path)], check=True, capture_output=True, timeout=60)
     command = [*rerun, "print", "-vv", str(path)]
     told = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
-    for part in ("/camera/image", "/camera/labels", "/coverage/left", "/latency_ms/engine",
-                 "captured", "AnnotationContext"):  # fmt: skip
+    for part in (
+        "/camera/image",
+        "/camera/labels",
+        "/coverage/left",
+        "/latency_ms/engine",
+        "captured",
+        "AnnotationContext",
+    ):
         assert part in told, part
     # What ids mean holds from its time on, and not for what was seen before.
     assert any("captured" in row and "AnnotationContext" in row for row in told.splitlines())
@@ -267,9 +277,19 @@ def test_kill_9_costs_at_most_what_was_in_the_hand(
 ) -> None:
     path, lines = tmp_path / name, tmp_path / "o.jsonl"
     process = start(
-        bundle_folder, "--source", "test:bars?fps=60&size=48x64", "--classes", "red,blue",
-        "--threads", "1", "--output", path, "--output", lines, "--quiet",
-    )  # fmt: skip
+        bundle_folder,
+        "--source",
+        "test:bars?fps=60&size=48x64",
+        "--classes",
+        "red,blue",
+        "--threads",
+        "1",
+        "--output",
+        path,
+        "--output",
+        lines,
+        "--quiet",
+    )
     try:
         wait_for_lines(process, lines, may_lack + 100)
     finally:

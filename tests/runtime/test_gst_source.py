@@ -45,9 +45,11 @@ def test_a_pipeline_gets_an_end_that_keeps_the_newest_frame(asked: list[tuple[An
     with open_source("gst:v4l2src device=/dev/video9", reconnect=Reconnect(attempts=0)) as source:
         frame = next(iter(source))
     assert asked == [
-        (f"v4l2src device=/dev/video9 ! videoconvert ! video/x-raw,format=BGR ! {APPSINK}",
-         cv2.CAP_GSTREAMER)
-    ]  # fmt: skip
+        (
+            f"v4l2src device=/dev/video9 ! videoconvert ! video/x-raw,format=BGR ! {APPSINK}",
+            cv2.CAP_GSTREAMER,
+        )
+    ]
     assert source.live and frame.frame_bgr.dtype == np.uint8
 
 

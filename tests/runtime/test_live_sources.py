@@ -103,8 +103,16 @@ def test_frame_numbers_go_on_after_a_reconnect() -> None:
 
 def test_waits_double_up_to_the_longest_and_start_anew() -> None:
     assert list(Reconnect(first_s=0.5, longest_s=30.0, attempts=9).waits_s()) == [
-        0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0
-    ]  # fmt: skip
+        0.5,
+        1.0,
+        2.0,
+        4.0,
+        8.0,
+        16.0,
+        30.0,
+        30.0,
+        30.0,
+    ]
     captures = [FakeCapture(1), *[FakeCapture(2) for _ in range(6)]]
     with live(*captures) as source:
         with pytest.raises(SourceError, match="3 attempts"):
@@ -280,8 +288,16 @@ def test_a_camera_is_asked_for_its_format_before_its_size(monkeypatch: pytest.Mo
     with open_source("/dev/video3?size=2x2&fps=30&format=mjpg"):
         pass
     fourcc = cv2.VideoWriter.fourcc(*"MJPG")
-    expected = [cv2.CAP_PROP_FOURCC, fourcc, cv2.CAP_PROP_FRAME_HEIGHT, 2,
-                cv2.CAP_PROP_FRAME_WIDTH, 2, cv2.CAP_PROP_FPS, 30]  # fmt: skip
+    expected = [
+        cv2.CAP_PROP_FOURCC,
+        fourcc,
+        cv2.CAP_PROP_FRAME_HEIGHT,
+        2,
+        cv2.CAP_PROP_FRAME_WIDTH,
+        2,
+        cv2.CAP_PROP_FPS,
+        30,
+    ]
     assert asked[0] == (3, expected)
     with pytest.raises(SourceError, match="delivers 2x2 and not the size 720x1280"):
         open_source("3?size=720x1280")

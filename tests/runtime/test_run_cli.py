@@ -148,16 +148,31 @@ def test_a_thousand_classes_run(
         (["--source", "{}/stripes.png", "--classes", "a", "--threshold", "2"], r"\[0, 1\]"),
         (["--source", "{}/stripes.png", "--classes", "a", "--opacity", "-1"], r"\[0, 1\]"),
         (["--source", "{}/stripes.png", "--classes", "a", "--max-frames", "0"], "at least 1"),
-        (["--source", "{}/stripes.png", "--classes", "a", "--output", "{}/no/o.mp4"],
-         "cannot be written"),
-        (["--source", "{}/stripes.png", "--classes", "a", "--output", "{}/stripes.png"],
-         "--overwrite"),
-        (["--source", "{}/stripes.png", "--classes", "a", "--output", "null", "--output", "null"],
-         "named twice"),
+        (
+            ["--source", "{}/stripes.png", "--classes", "a", "--output", "{}/no/o.mp4"],
+            "cannot be written",
+        ),
+        (
+            ["--source", "{}/stripes.png", "--classes", "a", "--output", "{}/stripes.png"],
+            "--overwrite",
+        ),
+        (
+            [
+                "--source",
+                "{}/stripes.png",
+                "--classes",
+                "a",
+                "--output",
+                "null",
+                "--output",
+                "null",
+            ],
+            "named twice",
+        ),
         (["--source", "{}/stripes.png", "--classes", "a", "--show"], "needs a display"),
         (["--source", "scene:moon", "--classes", "a"], "write scene:street"),
     ],
-)  # fmt: skip
+)
 def test_wrong_input_is_one_line_and_exit_2(
     cli: Cli,
     picture: Path,
@@ -249,9 +264,18 @@ def start_endless(bundle: Path, tmp_path: Path) -> tuple[subprocess.Popen[str], 
     """Start labelling a scene that lasts for hours; return the process, its video and lines."""
     video, lines = tmp_path / "o.mp4", tmp_path / "o.jsonl"
     process = start(
-        bundle, "--source", "scene:hall?frames=1000000&size=48x64", "--classes", "red,blue",
-        "--output", video, "--output", lines, "--threads", "1",
-    )  # fmt: skip
+        bundle,
+        "--source",
+        "scene:hall?frames=1000000&size=48x64",
+        "--classes",
+        "red,blue",
+        "--output",
+        video,
+        "--output",
+        lines,
+        "--threads",
+        "1",
+    )
     return process, video, lines
 
 
@@ -309,10 +333,20 @@ def test_every_choice_of_background_in_the_help_loads(cli: Cli, picture: Path) -
 
 def test_status_line_shows_progress_rate_latency_drops_and_coverage() -> None:
     statistics = Statistics(
-        frames=7, duration_s=2.0, fps=3.5, fps_now=4.25, drops={"superseded": 3},
-        latency_p50_ms=80.4, latency_p99_ms=95.2, stage_ms={}, age_p50_ms=0.0, age_p99_ms=0.0,
-        coverage={"car": 0.1, "road": 0.4}, unlabelled=0.5, outcome="running",
-    )  # fmt: skip
+        frames=7,
+        duration_s=2.0,
+        fps=3.5,
+        fps_now=4.25,
+        drops={"superseded": 3},
+        latency_p50_ms=80.4,
+        latency_p99_ms=95.2,
+        stage_ms={},
+        age_p50_ms=0.0,
+        age_p99_ms=0.0,
+        coverage={"car": 0.1, "road": 0.4},
+        unlabelled=0.5,
+        outcome="running",
+    )
     assert status_text(statistics, 120) == (
         "frame 7/120  4.2 fps  p50 80 ms  p99 95 ms  drops 3  road 40%  car 10%  none 50%"
     )

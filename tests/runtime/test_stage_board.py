@@ -39,8 +39,10 @@ def test_a_trace_of_a_run_has_every_call_on_its_thread(tmp_path: Path) -> None:
         assert [event["args"]["frame"] for event in calls_of(events, name)] == list(range(5))
     names = {event["tid"]: event["args"]["name"] for event in events if event["ph"] == "M"}
     assert sorted(name.split()[0] for name in names.values()) == [
-        "dedos-label", "dedos-sink", "dedos-source",
-    ]  # fmt: skip
+        "dedos-label",
+        "dedos-sink",
+        "dedos-source",
+    ]
     label = calls_of(events, "label")
     assert {names[event["tid"]] for event in label} == {"dedos-label"}
     # 10 ms of sleep each, one after the other on one thread.
@@ -170,9 +172,13 @@ def test_every_stage_of_a_fleet_is_watched(caplog: pytest.LogCaptureFixture) -> 
     board, stop = StageBoard(), threading.Event()
     cameras = [
         Camera("stuck", lambda: BlockedSource(live=True), FakeLabeller()),
-        Camera("fine", lambda: SyntheticSource(live=True, interval_s=0.01), FakeLabeller(),
-               [BlockedSink()]),
-    ]  # fmt: skip
+        Camera(
+            "fine",
+            lambda: SyntheticSource(live=True, interval_s=0.01),
+            FakeLabeller(),
+            [BlockedSink()],
+        ),
+    ]
     threading.Timer(1.0, stop.set).start()
     fleet = Fleet(cameras, stop=stop, stages=board)
     with Watchdog(board, limit_s=0.2):

@@ -34,18 +34,26 @@ def embeddings() -> NDArray[np.float32]:
 
 
 def image_graph(
-    *, height: int = HEIGHT, width: int = WIDTH, text_width: int = TEXT_WIDTH, gain: float = 1.0,
+    *,
+    height: int = HEIGHT,
+    width: int = WIDTH,
+    text_width: int = TEXT_WIDTH,
+    gain: float = 1.0,
     half: bool = False,
-) -> bytes:  # fmt: skip
+) -> bytes:
     """Return scores[k] = clip(gain * text[k, :3] . mean BGR of a cell / 255) * valid[k] as ONNX."""
     rows, columns = height // 4, width // 4
     constants = {
         "scale": np.float32(gain / 255.0),
-        "starts": np.array([0]), "ends": np.array([3]), "axes": np.array([1]),
+        "starts": np.array([0]),
+        "ends": np.array([3]),
+        "axes": np.array([1]),
         "flat": np.array([3, rows * columns]),
-        "map": np.array([1, -1, rows, columns]), "column": np.array([-1, 1]),
-        "zero": np.float32(0.0), "one": np.float32(1.0),
-    }  # fmt: skip
+        "map": np.array([1, -1, rows, columns]),
+        "column": np.array([-1, 1]),
+        "zero": np.float32(0.0),
+        "one": np.float32(1.0),
+    }
     nodes = [
         helper.make_node("Cast", ["image"], ["cast"], to=TensorProto.FLOAT),
         helper.make_node("Transpose", ["cast"], ["planes"], perm=[0, 3, 1, 2]),
@@ -115,10 +123,15 @@ def tiny_spec() -> GraphSpec:
 
 
 def write_tiny_bundle(
-    dest: Path, *, model: bytes | None = None, base: bool = True, half: bool = False,
-    thresholds: dict[str, float] | None = None, target: str = "cpu",
+    dest: Path,
+    *,
+    model: bytes | None = None,
+    base: bool = True,
+    half: bool = False,
+    thresholds: dict[str, float] | None = None,
+    target: str = "cpu",
     files: dict[str, bytes] | None = None,
-) -> Path:  # fmt: skip
+) -> Path:
     """Write the bundle to `dest` and return it."""
     config = PRESETS["nano"]
     manifest = Manifest(

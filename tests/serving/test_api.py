@@ -78,9 +78,16 @@ def test_new_words_change_what_is_seen(site: Site) -> None:
 
 @pytest.mark.parametrize(
     ("body", "status"),
-    [({"classes": ""}, 422), ({"classes": "a,a"}, 422), ({"classes": "car@7"}, 422), ({}, 422),
-     ({"classes": "car", "odd": 1}, 422), ({"classes": ["car"]}, 422), ({"classes": "x" * 20_001}, 422)],
-)  # fmt: skip
+    [
+        ({"classes": ""}, 422),
+        ({"classes": "a,a"}, 422),
+        ({"classes": "car@7"}, 422),
+        ({}, 422),
+        ({"classes": "car", "odd": 1}, 422),
+        ({"classes": ["car"]}, 422),
+        ({"classes": "x" * 20_001}, 422),
+    ],
+)
 def test_unusable_words_are_refused_and_change_nothing(
     site: Site, body: dict[str, Any], status: int
 ) -> None:
@@ -104,9 +111,11 @@ def test_suggestions(site: Site) -> None:
 def test_one_picture(site: Site) -> None:
     _, png = cv2.imencode(".png", stripes(60, 90))
     answer = site.client.post(
-        "/api/segment", params={"classes": "red,blue"}, content=png.tobytes(),
+        "/api/segment",
+        params={"classes": "red,blue"},
+        content=png.tobytes(),
         headers={"content-type": "image/png"},
-    )  # fmt: skip
+    )
     body = answer.json()
     assert body["classes"] == ["red", "blue"] and body["none_id"] == 255
     labels = cv2.imdecode(np.frombuffer(base64.b64decode(body["label_map_png"]), np.uint8), -1)
@@ -209,10 +218,15 @@ def test_the_page_loads_nothing_from_elsewhere(site: Site) -> None:
 def test_openapi_describes_all_of_it(site: Site) -> None:
     paths = site.client.get("/openapi.json").json()["paths"]
     assert set(paths) == {
-        "/api/state", "/api/words", "/api/cameras/{name}/classes",
-        "/api/cameras/{name}/classes/{class_id}/colour", "/api/cameras/{name}/recording",
-        "/api/cameras/{name}/snapshot.jpg", "/api/segment", "/metrics",
-    }  # fmt: skip
+        "/api/state",
+        "/api/words",
+        "/api/cameras/{name}/classes",
+        "/api/cameras/{name}/classes/{class_id}/colour",
+        "/api/cameras/{name}/recording",
+        "/api/cameras/{name}/snapshot.jpg",
+        "/api/segment",
+        "/metrics",
+    }
 
 
 # Who may ask

@@ -27,10 +27,16 @@ def _result(*names: str) -> Segmentation:
     counts = np.zeros(len(names), np.int64)
     counts[0] = 32 * 32
     return Segmentation(
-        label_map=np.zeros((32, 32), np.uint8), confidence=np.full((32, 32), 255, np.uint8),
-        classes=names, class_ids=tuple(range(len(names))), counts=counts, none_id=255,
-        vocabulary_version=1, timestamp_s=0.0, latency_ms={},
-    )  # fmt: skip
+        label_map=np.zeros((32, 32), np.uint8),
+        confidence=np.full((32, 32), 255, np.uint8),
+        classes=names,
+        class_ids=tuple(range(len(names))),
+        counts=counts,
+        none_id=255,
+        vocabulary_version=1,
+        timestamp_s=0.0,
+        latency_ms={},
+    )
 
 
 def _frame(number: int = 0) -> Frame:

@@ -57,13 +57,15 @@ def test_lines_that_repeat_are_counted(caplog: pytest.LogCaptureFixture) -> None
             log.warning("peer %d is odd", number)
         log.warning("something else")
         assert [one.getMessage() for one in caplog.records] == [
-            *(f"peer {number} is odd" for number in range(SHOWN)), "something else",
-        ]  # fmt: skip
+            *(f"peer {number} is odd" for number in range(SHOWN)),
+            "something else",
+        ]
         clock.now_s += SPAN_S
         log.warning("peer %d is odd", 5000)
         assert [one.getMessage() for one in caplog.records[SHOWN + 1 :]] == [
-            "… 1,234 more like this: peer 0 is odd", "peer 5000 is odd",
-        ]  # fmt: skip
+            "… 1,234 more like this: peer 0 is odd",
+            "peer 5000 is odd",
+        ]
         repeats.flush()
         assert len(caplog.records) == SHOWN + 3
         for number in range(3 * MOST_KINDS):

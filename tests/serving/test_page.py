@@ -50,9 +50,12 @@ def _opened(browser: Any, site: Site, **options: Any) -> tuple[Any, list[str]]:
     page.on("pageerror", lambda error: troubles.append(str(error)))
     page.on(
         "request",
-        lambda request: None if request.url.startswith((site.url, "data:"))
-        else troubles.append(f"asked elsewhere: {request.url}"),
-    )  # fmt: skip
+        lambda request: (
+            None
+            if request.url.startswith((site.url, "data:"))
+            else troubles.append(f"asked elsewhere: {request.url}")
+        ),
+    )
     page.goto(site.url)
     page.get_by_role("heading", name="gate").wait_for(timeout=10_000)
     _until(page, "document.querySelector('img').naturalWidth > 0")
@@ -224,9 +227,13 @@ def test_a_page_from_elsewhere_shows_no_picture(site: Site, browser: Any) -> Non
     page.goto(site.url)
     page.get_by_role("heading", name="gate").wait_for(timeout=10_000)
     picture = f"{site.url}/api/cameras/gate/snapshot.jpg"
-    page.route("http://evil.example/", lambda route: route.fulfill(
-        content_type="text/html", body=f"<img src={picture}><p id=end>",
-    ))  # fmt: skip
+    page.route(
+        "http://evil.example/",
+        lambda route: route.fulfill(
+            content_type="text/html",
+            body=f"<img src={picture}><p id=end>",
+        ),
+    )
     page.goto("http://evil.example/")
     page.wait_for_timeout(500)
     assert page.evaluate("document.images[0].complete")

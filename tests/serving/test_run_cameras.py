@@ -36,8 +36,9 @@ def test_two_recordings_with_outputs_of_their_own(
     assert code == 0
     report = json.loads(capsys.readouterr().out)
     assert [(c["name"], c["frames"], c["state"]) for c in report["cameras"]] == [
-        ("a", 6, "ended"), ("camera2", 4, "ended"),
-    ]  # fmt: skip
+        ("a", 6, "ended"),
+        ("camera2", 4, "ended"),
+    ]
     assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 6
     assert len((tmp_path / "camera2.jsonl").read_text().splitlines()) == 4
 
@@ -84,9 +85,19 @@ def test_mistakes(
 
 
 def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = [(a.host, a.port) for a in map(lambda text: access_of(text, None), (
-        "127.0.0.1:9", "9", "localhost", "[::1]:9", ":9",
-    ))]  # fmt: skip
+    found = [
+        (a.host, a.port)
+        for a in map(
+            lambda text: access_of(text, None),
+            (
+                "127.0.0.1:9",
+                "9",
+                "localhost",
+                "[::1]:9",
+                ":9",
+            ),
+        )
+    ]
     assert found == [
         ("127.0.0.1", 9),
         ("127.0.0.1", 9),
@@ -101,17 +112,25 @@ def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_camera_that_is_lost_and_an_output_that_fails_are_said_at_the_end(
-    bundle_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    bundle_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     from dedos_deploy.runtime.file_sinks import JsonLines
 
     def fail(self: JsonLines, *item: object) -> None:
         raise SinkError("output 'a.jsonl' cannot be written")
 
     monkeypatch.setattr(JsonLines, "write", fail)
-    sources = ["--source", "a=scene:street?frames=9&size=48x64",
-               "--source", "b=rtsp://user:secret@127.0.0.1:1/live", "--reconnect", "0"]  # fmt: skip
+    sources = [
+        "--source",
+        "a=scene:street?frames=9&size=48x64",
+        "--source",
+        "b=rtsp://user:secret@127.0.0.1:1/live",
+        "--reconnect",
+        "0",
+    ]
     output = ["--output", str(tmp_path / "{camera}.jsonl")]
     assert _run(bundle_folder, *sources, *output, "--json") == 2
     captured = capsys.readouterr()
@@ -128,8 +147,14 @@ def test_a_trace_and_logs_for_machines(
     bundle_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trace = tmp_path / "trace.json"
-    sources = ["--source", "a=scene:street?frames=5&size=48x64",
-               "--source", "b=rtsp://user:secret@127.0.0.1:1/live", "--reconnect", "0"]  # fmt: skip
+    sources = [
+        "--source",
+        "a=scene:street?frames=5&size=48x64",
+        "--source",
+        "b=rtsp://user:secret@127.0.0.1:1/live",
+        "--reconnect",
+        "0",
+    ]
     assert _run(bundle_folder, *sources, "--trace", str(trace), "--log-format", "json") == 2
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert {"time", "level", "logger", "message"} <= set(lines[0])
@@ -179,9 +204,15 @@ def test_ctrl_c_twice_ends_at_once_even_when_a_camera_is_stuck(
         address = f"rtsp://127.0.0.1:{silent.getsockname()[1]}/live"
         lines = tmp_path / "b.jsonl"
         process = start(
-            bundle_folder, *BASE, "--source", f"a={address}", "--source", "b=test:bars",
-            "--output", tmp_path / "{camera}.jsonl",
-        )  # fmt: skip
+            bundle_folder,
+            *BASE,
+            "--source",
+            f"a={address}",
+            "--source",
+            "b=test:bars",
+            "--output",
+            tmp_path / "{camera}.jsonl",
+        )
         try:
             wait_for_lines(process, lines, 1, timeout_s=20.0)
             started = time.monotonic()

@@ -75,10 +75,12 @@ def test_weighted_pixels_count_as_if_they_were_more() -> None:
 
     def terms(weights: list[float] | None) -> dict[str, float]:
         _, found = segmentation_loss(
-            Outputs([(classes, masks)], dense), labels, annotated,
+            Outputs([(classes, masks)], dense),
+            labels,
+            annotated,
             LossWeights(auxiliary=0.0, dense=1.0, score=1.0),
             slot_weights=None if weights is None else torch.tensor(weights),
-        )  # fmt: skip
+        )
         return {name: float(value) for name, value in found.items()}
 
     plain, ones = terms(None), terms([1.0, 1.0, 1.0])

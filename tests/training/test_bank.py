@@ -99,8 +99,14 @@ def test_an_exported_graph_holds_the_calibrated_bank() -> None:
 
     # Tracing takes seconds per layer, so only the parts that read the bank are left in.
     full = micro_config()
-    small = replace(full, clip=replace(full.clip, layers=2), decoder_layers=1, detail_width=0,
-                    aggregation="none", text_blocks=0)  # fmt: skip
+    small = replace(
+        full,
+        clip=replace(full.clip, layers=2),
+        decoder_layers=1,
+        detail_width=0,
+        aggregation="none",
+        text_blocks=0,
+    )
     model = build_model(small, seed=1)
     torch.nn.init.normal_(model.refinement.fuse.weight, std=0.2)  # type: ignore[union-attr, arg-type]
     learning = DenoisingLearning(small, CHANNELS, steps=3)

@@ -44,8 +44,11 @@ def test_names_are_the_published_ones_in_their_order() -> None:
     # From the list: 11 fire hydrant, 13 stop sign, 90 toothbrush, 92 banner, 182 wood.
     value = dict(zip(NAMES, MAP_VALUES, strict=True))
     assert [value[name] for name in ("person", "fire hydrant", "stop sign", "toothbrush")] == [
-        0, 10, 12, 89,
-    ]  # fmt: skip
+        0,
+        10,
+        12,
+        89,
+    ]
     assert (value["banner"], value["wood"]) == (91, 181)
 
 

@@ -105,8 +105,11 @@ def test_the_walk_equals_ddim_by_its_definition(tmp_path: Path, prediction: str,
     ends = [alphas[100], alphas[50], 1.0 if one else alphas[0]]
     for time, then in zip((200, 100, 50), ends, strict=True):
         with torch.no_grad():
-            found = model.unet(torch.from_numpy(z).float(), torch.tensor([time, time]),
-                               encoder_hidden_states=prompt).sample  # fmt: skip
+            found = model.unet(
+                torch.from_numpy(z).float(),
+                torch.tensor([time, time]),
+                encoder_hidden_states=prompt,
+            ).sample
         z = ddim64(z, found.double().numpy(), alphas[time], then, prediction)
     np.testing.assert_allclose(model.denoise(latents).latents.numpy(), z, rtol=1e-4, atol=1e-4)
 
@@ -236,8 +239,13 @@ def test_the_fingerprint_follows_what_changes_results(
 ) -> None:
     moved = shutil.copytree(folder, tmp_path / "moved")
     assert load_diffusion(replace(tiny.settings, model=str(moved))).fingerprint == tiny.fingerprint
-    changes = ({"timesteps": (100,)}, {"size_hw": (32, 32)}, {"add_noise": True}, {"half": True},
-               {"taps": "up"})  # fmt: skip
+    changes = (
+        {"timesteps": (100,)},
+        {"size_hw": (32, 32)},
+        {"add_noise": True},
+        {"half": True},
+        {"taps": "up"},
+    )
     for change in changes:
         assert load_diffusion(replace(tiny.settings, **change)).fingerprint != tiny.fingerprint
     other = write_tiny_diffusion(tmp_path / "other", seed=5)
@@ -263,11 +271,25 @@ def test_an_overflow_of_half_precision_is_no_result(tiny: LatentDiffusion) -> No
 
 @pytest.mark.parametrize(
     ("config", "parameters", "native"),
-    [({"cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20], "sample_size": 96,
-       "use_linear_projection": True}, 865_910_724, 768),
-     ({"cross_attention_dim": 768, "attention_head_dim": 8, "sample_size": 64}, 859_520_964, 512)],
+    [
+        (
+            {
+                "cross_attention_dim": 1024,
+                "attention_head_dim": [5, 10, 20, 20],
+                "sample_size": 96,
+                "use_linear_projection": True,
+            },
+            865_910_724,
+            768,
+        ),
+        (
+            {"cross_attention_dim": 768, "attention_head_dim": 8, "sample_size": 64},
+            859_520_964,
+            512,
+        ),
+    ],
     ids=["2.1", "1.5"],
-)  # fmt: skip
+)
 def test_nine_taps_in_stable_diffusion(
     config: dict[str, object], parameters: int, native: int
 ) -> None:
@@ -276,9 +298,12 @@ def test_nine_taps_in_stable_diffusion(
     with torch.device("meta"):
         unet = UNet2DConditionModel(**config)
         vae = AutoencoderKL(
-            block_out_channels=(128, 256, 512, 512), latent_channels=4, layers_per_block=2,
-            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-        )  # fmt: skip
+            block_out_channels=(128, 256, 512, 512),
+            latent_channels=4,
+            layers_per_block=2,
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+        )
         prompt = torch.empty(1, 77, unet.config.cross_attention_dim)
         schedule = Schedule(torch.linspace(0.999, 0.005, 1000, device="cpu"), 0.999, "epsilon")
         model = LatentDiffusion(
@@ -290,9 +315,16 @@ def test_nine_taps_in_stable_diffusion(
     assert model.size_hw == (native, native)
     assert model.channels == (320, 640, 1280, 1280, 1280, 1280, 1280, 640, 320)
     assert [tuple(layer.shape[1:]) for layer in walked.features[1]] == [
-        (320, 40, 40), (640, 20, 20), (1280, 10, 10), (1280, 10, 10), (1280, 10, 10),
-        (1280, 20, 20), (1280, 40, 40), (640, 80, 80), (320, 80, 80),
-    ]  # fmt: skip
+        (320, 40, 40),
+        (640, 20, 20),
+        (1280, 10, 10),
+        (1280, 10, 10),
+        (1280, 10, 10),
+        (1280, 20, 20),
+        (1280, 40, 40),
+        (640, 80, 80),
+        (320, 80, 80),
+    ]
 
 
 @pytest.mark.parametrize(

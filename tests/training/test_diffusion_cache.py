@@ -276,9 +276,22 @@ def test_an_unreadable_image_is_named(
 @pytest.fixture
 def command(tiny: LatentDiffusion, tmp_path: Path) -> Callable[..., int]:
     def call(root: Path, *options: str) -> int:
-        return main(["cache-diffusion", "--data", f"{root}=2", "--diffusion", tiny.settings.model,
-                     "--cache", str(tmp_path / "cache"), "--diffusion-size", "32x32",
-                     "--device", "cpu", *options])  # fmt: skip
+        return main(
+            [
+                "cache-diffusion",
+                "--data",
+                f"{root}=2",
+                "--diffusion",
+                tiny.settings.model,
+                "--cache",
+                str(tmp_path / "cache"),
+                "--diffusion-size",
+                "32x32",
+                "--device",
+                "cpu",
+                *options,
+            ]
+        )
 
     return call
 

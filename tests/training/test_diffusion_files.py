@@ -45,9 +45,15 @@ def test_the_empty_prompt_comes_from_the_text_encoder(
     ).save_pretrained(root / "tokenizer")
     torch.manual_seed(3)
     config = CLIPTextConfig(
-        vocab_size=3, hidden_size=PROMPT_WIDTH, intermediate_size=16, num_hidden_layers=1,
-        num_attention_heads=2, max_position_embeddings=7, bos_token_id=0, eos_token_id=1,
-    )  # fmt: skip
+        vocab_size=3,
+        hidden_size=PROMPT_WIDTH,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=7,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
     encoder = CLIPTextModel(config).eval()
     encoder.save_pretrained(root / "text_encoder")
     with torch.no_grad():
@@ -108,11 +114,19 @@ def test_weights_that_do_not_fit_are_not_made_up(tmp_path: Path, folder: Path) -
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"in_channels": 9}, r"reads 9 channels, but its latent code has 4; .*inpainting"),
-     ({"cross_attention_dim": 20}, r"reads text of width 20, but the empty prompt has 12"),
-     ({"addition_embed_type": "text_time", "addition_time_embed_dim": 4,
-       "projection_class_embeddings_input_dim": 8}, r"needs more than a text .*1.4, 1.5 or 2.1")],
-)  # fmt: skip
+    [
+        ({"in_channels": 9}, r"reads 9 channels, but its latent code has 4; .*inpainting"),
+        ({"cross_attention_dim": 20}, r"reads text of width 20, but the empty prompt has 12"),
+        (
+            {
+                "addition_embed_type": "text_time",
+                "addition_time_embed_dim": 4,
+                "projection_class_embeddings_input_dim": 8,
+            },
+            r"needs more than a text .*1.4, 1.5 or 2.1",
+        ),
+    ],
+)
 def test_other_kinds_of_diffusion_are_refused(
     tmp_path: Path, folder: Path, changes: dict[str, object], message: str
 ) -> None:

@@ -53,9 +53,11 @@ def of_cells(targets: MaskTargets) -> Totals:
     cells = targets.weight[0].numel()
     masks = sum(len(targets.present(image)) for image in range(len(targets.weight)))
     return Totals(
-        float(len(targets.weight)), float(masks), float(targets.weight.sum()) / cells,
+        float(len(targets.weight)),
+        float(masks),
+        float(targets.weight.sum()) / cells,
         float(mass.sum()) / cells,
-    )  # fmt: skip
+    )
 
 
 def normal(seed: int, *shape: int) -> Tensor:
@@ -128,10 +130,13 @@ def test_score_loss_equals_loops() -> None:
         for y in range(4):
             for x in range(5):
                 score = {
-                    k: 1e-6 + sum(sigmoid(float(classes[b, q, k])) * sigmoid(float(masks[b, q, y, x]))
-                                  for q in range(6))
+                    k: 1e-6
+                    + sum(
+                        sigmoid(float(classes[b, q, k])) * sigmoid(float(masks[b, q, y, x]))
+                        for q in range(6)
+                    )
                     for k in known
-                }  # fmt: skip
+                }
                 weight = float(targets.weight[b, y, x])
                 area += weight
                 for k, s in score.items():
@@ -165,10 +170,12 @@ def test_targets_count_pixels_of_each_cell() -> None:
 
 def problem(requires_grad: bool = True) -> tuple[Outputs, Tensor, Tensor]:
     layers = tuple(
-        (normal(10 + i, 2, 5, 3).requires_grad_(requires_grad),
-         normal(20 + i, 2, 5, 8, 8).requires_grad_(requires_grad))
+        (
+            normal(10 + i, 2, 5, 3).requires_grad_(requires_grad),
+            normal(20 + i, 2, 5, 8, 8).requires_grad_(requires_grad),
+        )
         for i in range(3)
-    )  # fmt: skip
+    )
     labels = torch.randint(0, 3, (2, 32, 32), generator=torch.Generator().manual_seed(7))
     annotated = torch.ones(2, 3, dtype=torch.bool)
     dense = normal(30, 2, 3, 4, 4).requires_grad_(requires_grad)
@@ -238,8 +245,10 @@ def test_terms_add_up_with_equal_weights_over_all_layers() -> None:
 def test_no_auxiliary_term_is_computed_under_the_papers_weights() -> None:
     outputs, labels, annotated = problem(requires_grad=False)
     assert set(segmentation_loss(outputs, labels, annotated, LossWeights())[1]) == {
-        "cls", "bce", "dice",
-    }  # fmt: skip
+        "cls",
+        "bce",
+        "dice",
+    }
 
 
 def test_pieces_of_a_step_add_up_to_the_step() -> None:

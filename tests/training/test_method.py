@@ -50,9 +50,16 @@ def diffusion(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def settings(root: Path, diffusion: Path | None, **changes: object) -> TrainSettings:
     values: dict[str, object] = {
-        "steps": 4, "batch": 2, "workers": 0, "device": "cpu", "eval_minutes": 0.0, "amp": False,
-        "ema": 0.0, "diffusion": str(diffusion) if diffusion else None, "diffusion_hw": (32, 32),
-    }  # fmt: skip
+        "steps": 4,
+        "batch": 2,
+        "workers": 0,
+        "device": "cpu",
+        "eval_minutes": 0.0,
+        "amp": False,
+        "ema": 0.0,
+        "diffusion": str(diffusion) if diffusion else None,
+        "diffusion_hw": (32, 32),
+    }
     return settings_for("micro", (str(root),), **{**values, **changes})
 
 
@@ -105,13 +112,17 @@ def test_a_denoising_step_teaches_kernels_reader_and_heads_but_not_the_diffusion
     # P^F starts as plain CLIP, so the MLP before it gets its first gradient in the second step.
     moved = gradients(trainer, denoise=True)
     wanted = {
-        "proxy_queries.basic_kernel", "proxy_queries.diffusion_kernels",
-        "proxy_queries.aggregate.weight", "refinement.fuse.weight",
-        "learning.reader.layers.0.query.weight", "learning.reader.layers.4.move.weight",
-        "learning.reader.layers.0.gate.weight", "learning.texture.project_queries.weight",
+        "proxy_queries.basic_kernel",
+        "proxy_queries.diffusion_kernels",
+        "proxy_queries.aggregate.weight",
+        "refinement.fuse.weight",
+        "learning.reader.layers.0.query.weight",
+        "learning.reader.layers.4.move.weight",
+        "learning.reader.layers.0.gate.weight",
+        "learning.texture.project_queries.weight",
         "learning.texture.project_features.weight",
         "text_aggregation.class_embedding.weight",
-    }  # fmt: skip
+    }
     assert wanted <= moved
     walker = trainer.objective.walker
     assert walker is not None
@@ -261,9 +272,13 @@ def test_clip_alone_is_taken_from_a_checkpoint(
     ],
 )
 def test_settings_that_contradict_are_named(
-    micro: ModelConfig, write_folder: Write, tmp_path: Path, diffusion: Path,
-    change: dict[str, object], message: str,
-) -> None:  # fmt: skip
+    micro: ModelConfig,
+    write_folder: Write,
+    tmp_path: Path,
+    diffusion: Path,
+    change: dict[str, object],
+    message: str,
+) -> None:
     if "timesteps" in change:
         trainer = Trainer(settings(write_folder(), diffusion, **change), tmp_path / "run")
         assert trainer.training.model.config.steps == 2
@@ -286,15 +301,36 @@ def test_the_crop_view_reads_the_crop(
 
 
 def test_dry_run_counts_parameters_and_paints_the_first_batch(
-    micro: ModelConfig, write_folder: Write, tmp_path: Path, diffusion: Path,
+    micro: ModelConfig,
+    write_folder: Write,
+    tmp_path: Path,
+    diffusion: Path,
     capfd: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     import cv2
 
     root = write_folder()
-    command = ["--preset", "micro", "--data", str(root), "--output", str(tmp_path / "run"),
-               "--batch", "2", "--steps", "2", "--workers", "0", "--device", "cpu",
-               "--diffusion", str(diffusion), "--diffusion-size", "32x32", "--dry-run"]  # fmt: skip
+    command = [
+        "--preset",
+        "micro",
+        "--data",
+        str(root),
+        "--output",
+        str(tmp_path / "run"),
+        "--batch",
+        "2",
+        "--steps",
+        "2",
+        "--workers",
+        "0",
+        "--device",
+        "cpu",
+        "--diffusion",
+        str(diffusion),
+        "--diffusion-size",
+        "32x32",
+        "--dry-run",
+    ]
     assert main(command) == 0
     shown = capfd.readouterr().out
     model = build_model(micro)

@@ -199,8 +199,9 @@ def test_a_curve_is_the_mean_of_its_runs_without_the_consistency(tmp_path: Path)
     for number, height in enumerate((4.0, 6.0)):
         folder = tmp_path / str(number)
         folder.mkdir()
-        lines = [{"step": step, "loss": height + 1.5, "terms": {"consist": 0.5}}
-                 for step in (10, 20, 30)]  # fmt: skip
+        lines = [
+            {"step": step, "loss": height + 1.5, "terms": {"consist": 0.5}} for step in (10, 20, 30)
+        ]
         (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     steps, losses = read_curve([tmp_path / "0", tmp_path / "1"], 3.0)
     assert steps.tolist() == [10, 20, 30] and losses == pytest.approx([5.0, 5.0, 5.0])
@@ -214,8 +215,17 @@ def test_a_curve_is_the_mean_of_its_runs_without_the_consistency(tmp_path: Path)
 
 @pytest.mark.slow
 def test_the_whole_miniature_quickly(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    command = ["miniature", "--output", str(tmp_path / "run"), "--quick", "--components", "I", "V",
-               "--results", str(tmp_path / "results")]  # fmt: skip
+    command = [
+        "miniature",
+        "--output",
+        str(tmp_path / "run"),
+        "--quick",
+        "--components",
+        "I",
+        "V",
+        "--results",
+        str(tmp_path / "results"),
+    ]
     assert main(command) == 0
     shown = capfd.readouterr()
     assert "| (V) | (IV) + Text interaction |" in shown.out

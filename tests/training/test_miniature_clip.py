@@ -206,9 +206,14 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(
         pretrain_clip(micro, scenes, _QUICK, parts, held_out=held_out, on_step=stop)
     seen: list[int] = []
     again = pretrain_clip(
-        micro, scenes, _QUICK, parts, held_out=held_out, resume=True,
+        micro,
+        scenes,
+        _QUICK,
+        parts,
+        held_out=held_out,
+        resume=True,
         on_step=lambda step, _: seen.append(step),
-    )  # fmt: skip
+    )
     assert seen == [3, 4]
     first, second = (load_file(f / "checkpoint.safetensors") for f in (whole, parts))
     assert all(torch.equal(first[name], second[name]) for name in first)

@@ -134,9 +134,17 @@ def test_a_run_with_orthogonal_steps_resumes_exactly(
     micro: ModelConfig, write_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     settings = settings_for(
-        "micro", (str(write_folder()),), steps=5, batch=2, workers=0, threads=1, warmup=2,
-        eval_minutes=0.0, device="cpu", muon=0.01,
-    )  # fmt: skip
+        "micro",
+        (str(write_folder()),),
+        steps=5,
+        batch=2,
+        workers=0,
+        threads=1,
+        warmup=2,
+        eval_minutes=0.0,
+        device="cpu",
+        muon=0.01,
+    )
     whole, first, second = Recorder(), Recorder(stop_after=2), Recorder()
     Trainer(settings, tmp_path / "whole").train(whole)
     with pytest.raises(KeyboardInterrupt):

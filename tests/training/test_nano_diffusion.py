@@ -128,9 +128,14 @@ def test_the_folder_opens_in_diffusers_and_in_our_own_reader(
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(3)
     theirs = pipeline(
-        prompt_embeds=ours.empty_prompt, guidance_scale=1.0, num_inference_steps=4,
-        generator=generator, height=32, width=32, output_type="latent",
-    ).images  # fmt: skip
+        prompt_embeds=ours.empty_prompt,
+        guidance_scale=1.0,
+        num_inference_steps=4,
+        generator=generator,
+        height=32,
+        width=32,
+        output_type="latent",
+    ).images
     scheduler = build_scheduler(settings.unet.prediction)
     drawn = draw_latents(ours.unet, scheduler, ours.empty_prompt, (8, 8), steps=4, seed=3)
     torch.testing.assert_close(drawn, theirs, atol=1e-4, rtol=1e-4)
@@ -301,8 +306,10 @@ def test_heads_and_blocks_are_those_of_the_settings() -> None:
     settings = UNetSettings(widths=(8, 16, 32), attention=(1, 2), head=8, text=12)
     unet = build_unet(settings, 4, (8, 12))
     assert unet.config.down_block_types == (
-        "DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D",
-    )  # fmt: skip
+        "DownBlock2D",
+        "CrossAttnDownBlock2D",
+        "CrossAttnDownBlock2D",
+    )
     attention = unet.down_blocks[2].attentions[0].transformer_blocks[0].attn2
     assert attention.heads == 4 and attention.to_k.in_features == 12
 
@@ -317,10 +324,21 @@ def test_heads_and_blocks_are_those_of_the_settings() -> None:
         (["--data", "nowhere"], "no data set folder 'nowhere'"),
         (["--data", "{empty}"], "holds no picture and no video"),
         (["--data", "{broken}"], "not a video that OpenCV can read"),
-        (["--data", "scenes:2", "--text", "no.safetensors", "--vae-steps", "1", "--unet-steps",
-          "1"], "no.safetensors does not exist"),
+        (
+            [
+                "--data",
+                "scenes:2",
+                "--text",
+                "no.safetensors",
+                "--vae-steps",
+                "1",
+                "--unet-steps",
+                "1",
+            ],
+            "no.safetensors does not exist",
+        ),
     ],
-)  # fmt: skip
+)
 def test_mistakes_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
@@ -338,14 +356,34 @@ def test_the_command_line_writes_the_whole_folder(
     write_folder: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "run"
-    options = ["--data", str(write_folder(items=6)), "--output", str(output), "--quick", "--size",
-               "64x64", "--vae-steps", "1", "--unet-steps", "1", "--threads", "1",
-               "--device", "cpu"]  # fmt: skip
+    options = [
+        "--data",
+        str(write_folder(items=6)),
+        "--output",
+        str(output),
+        "--quick",
+        "--size",
+        "64x64",
+        "--vae-steps",
+        "1",
+        "--unet-steps",
+        "1",
+        "--threads",
+        "1",
+        "--device",
+        "cpu",
+    ]
     assert main(options) == 0
     assert {path.name for path in output.iterdir()} == {
-        "vae", "unet", "scheduler", "empty_prompt.safetensors", "model_index.json",
-        "reconstructions.png", "samples.png", "report.json",
-    }  # fmt: skip
+        "vae",
+        "unet",
+        "scheduler",
+        "empty_prompt.safetensors",
+        "model_index.json",
+        "reconstructions.png",
+        "samples.png",
+        "report.json",
+    }
     assert "psnr" in capsys.readouterr().out
     report = json.loads((output / "report.json").read_text())
     assert report["steps"] == {"vae": 1, "unet": 1} and report["settings"]["data"]

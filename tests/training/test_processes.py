@@ -35,9 +35,30 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def options(root: Path, output: Path, *more: str) -> list[str]:
-    return ["--preset", "micro", "--data", str(root), "--output", str(output), "--steps", "4",
-            "--batch", "4", "--workers", "0", "--device", "cpu", "--threads", "1", "--no-amp",
-            "--micro-batch", "2", "--eval-minutes", "0", *more]  # fmt: skip
+    return [
+        "--preset",
+        "micro",
+        "--data",
+        str(root),
+        "--output",
+        str(output),
+        "--steps",
+        "4",
+        "--batch",
+        "4",
+        "--workers",
+        "0",
+        "--device",
+        "cpu",
+        "--threads",
+        "1",
+        "--no-amp",
+        "--micro-batch",
+        "2",
+        "--eval-minutes",
+        "0",
+        *more,
+    ]
 
 
 def run(command: list[str]) -> None:
@@ -52,8 +73,14 @@ def test_two_processes_equal_one(one_thread: None, write_folder: Write, tmp_path
     root = write_folder(items=8)
     more = ("--diffusion", "stand-in", "--bank-drop", "0.4")
     assert main(options(root, tmp_path / "one", *more)) == 0
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone",
-                "--nproc-per-node", "2"]  # fmt: skip
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
     run([*launcher, PROGRAM, *options(root, tmp_path / "two", *more)])
     expected = load_file(tmp_path / "one" / "state.safetensors")
     found = load_file(tmp_path / "two" / "state.safetensors")
@@ -74,8 +101,11 @@ def test_a_killed_run_repeats_the_losses_of_one_that_was_not(
     more = ("--save-steps", "10", "--steps", "30")
     assert main(options(root, tmp_path / "whole", *more)) == 0
     output = tmp_path / "killed"
-    started = subprocess.Popen([sys.executable, PROGRAM, *options(root, output, *more)],
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    started = subprocess.Popen(
+        [sys.executable, PROGRAM, *options(root, output, *more)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     deadline = time.monotonic() + 120
     while not (output / "state.safetensors").exists():
         assert time.monotonic() < deadline and started.poll() is None
@@ -84,10 +114,12 @@ def test_a_killed_run_repeats_the_losses_of_one_that_was_not(
     started.wait()
     assert main(options(root, output, *more, "--resume")) == 0
     whole, killed = (
-        {line["step"]: line["loss"]
-         for line in map(json.loads, (folder / "log.jsonl").read_text().splitlines())}
+        {
+            line["step"]: line["loss"]
+            for line in map(json.loads, (folder / "log.jsonl").read_text().splitlines())
+        }
         for folder in (tmp_path / "whole", output)
-    )  # fmt: skip
+    )
     assert whole == killed and max(whole) == 30
 
 

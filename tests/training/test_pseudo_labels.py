@@ -104,15 +104,18 @@ def test_frames_come_from_videos_and_folders(tmp_path: Path) -> None:
         writer.write(frame)
     writer.release()
     assert [name for name, _ in pseudo.read_frames(video, step=3)] == [
-        "clip_00000", "clip_00003", "clip_00006",
-    ]  # fmt: skip
+        "clip_00000",
+        "clip_00003",
+        "clip_00006",
+    ]
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     for name, frame in _frames(4):
         cv2.imwrite(str(pictures / f"{name}.png"), frame)
     assert [name for name, _ in pseudo.read_frames(pictures, step=2)] == [
-        "pictures_f0", "pictures_f2",
-    ]  # fmt: skip
+        "pictures_f0",
+        "pictures_f2",
+    ]
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:

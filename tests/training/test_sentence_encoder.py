@@ -38,9 +38,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     transformers.BertTokenizer(str(root / "vocab.txt")).save_pretrained(root)
     torch.manual_seed(0)
     config = transformers.BertConfig(
-        vocab_size=len(TOKENS), hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=16, max_position_embeddings=16,
-    )  # fmt: skip
+        vocab_size=len(TOKENS),
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=16,
+    )
     transformers.BertModel(config).save_pretrained(root)
     return root
 

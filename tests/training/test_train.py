@@ -38,9 +38,17 @@ Write = Callable[..., Path]
 
 def settings(root: Path, **changes: object) -> TrainSettings:
     values = dict(
-        steps=6, batch=2, workers=0, threads=1, ema=0.9, lr=1e-3, backbone_lr=1e-3, warmup=2,
-        eval_minutes=0.0, device="cpu",
-    )  # fmt: skip
+        steps=6,
+        batch=2,
+        workers=0,
+        threads=1,
+        ema=0.9,
+        lr=1e-3,
+        backbone_lr=1e-3,
+        warmup=2,
+        eval_minutes=0.0,
+        device="cpu",
+    )
     return settings_for("micro", (str(root),), **{**values, **changes})
 
 
@@ -83,8 +91,10 @@ def test_training_lowers_the_loss_and_writes_a_checkpoint_that_loads(
     model, record = load_checkpoint(tmp_path / "run" / CHECKPOINT, preset="micro")
     assert model.config == micro
     assert (record["step"], record["words"], record["sources"]) == (
-        30, ["sky", "road", "car"], ["street"],
-    )  # fmt: skip
+        30,
+        ["sky", "road", "car"],
+        ["street"],
+    )
     lines = [json.loads(line) for line in (tmp_path / "run" / LOG).read_text().splitlines()]
     assert [line["step"] for line in lines] == [10, 20, 30]
     assert lines[-1]["loss"] == seen.losses[-1]
@@ -113,8 +123,10 @@ def test_the_licence_of_first_weights_stays_known(
         Trainer(chosen, tmp_path / str(turn)).train(Recorder())
         _, record = load_checkpoint(tmp_path / str(turn) / CHECKPOINT)
         assert record["sources"] == [
-            "Halls, CC BY 4.0", "Weights it began with: Apache-2.0; with credit", "street",
-        ]  # fmt: skip
+            "Halls, CC BY 4.0",
+            "Weights it began with: Apache-2.0; with credit",
+            "street",
+        ]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_its_batch(
@@ -209,8 +221,25 @@ def test_a_damaged_state_is_refused(
 
 
 def command(root: Path, output: Path, *more: str) -> list[str]:
-    return ["--preset", "micro", "--data", str(root), "--output", str(output), "--steps", "2",
-            "--batch", "2", "--workers", "0", "--device", "cpu", "--eval-minutes", "0", *more]  # fmt: skip
+    return [
+        "--preset",
+        "micro",
+        "--data",
+        str(root),
+        "--output",
+        str(output),
+        "--steps",
+        "2",
+        "--batch",
+        "2",
+        "--workers",
+        "0",
+        "--device",
+        "cpu",
+        "--eval-minutes",
+        "0",
+        *more,
+    ]
 
 
 def test_the_command_trains_and_says_what_comes_next(
@@ -243,15 +272,21 @@ def test_the_command_trains_and_says_what_comes_next(
     ],
 )
 def test_a_wrong_option_is_one_sentence_and_exit_2(
-    micro: ModelConfig, write_folder: Write, tmp_path: Path, capfd: pytest.CaptureFixture[str],
-    options: list[str], message: str,
-) -> None:  # fmt: skip
+    micro: ModelConfig,
+    write_folder: Write,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    options: list[str],
+    message: str,
+) -> None:
     if options[-1] == "edge-b":
         # Shrunk, since only its frozen CLIP matters here.
         from dedos_deploy import presets
 
-        presets.PRESETS["edge-b"], kept = replace(micro, preset="edge-b", clip_tune="none"), \
-            presets.PRESETS["edge-b"]  # fmt: skip
+        presets.PRESETS["edge-b"], kept = (
+            replace(micro, preset="edge-b", clip_tune="none"),
+            presets.PRESETS["edge-b"],
+        )
         try:
             code = main(command(write_folder(), tmp_path / "run", *options))
         finally:
@@ -283,9 +318,12 @@ def test_a_checkpoint_of_another_preset_is_refused(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_and_sigterm_save_and_exit_with_130(
-    micro: ModelConfig, write_folder: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    micro: ModelConfig,
+    write_folder: Write,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     number: int,
-) -> None:  # fmt: skip
+) -> None:
     from dedos_deploy.cli import train
 
     def interrupt(self: object, report: StepReport) -> None:

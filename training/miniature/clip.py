@@ -134,8 +134,13 @@ def pretrain_clip(
     _save(state, run, fingerprint)
     run.model.eval()
     report = read_regions(run.model, held_out, steps=run.step, elapsed_s=run.elapsed_s)
-    extra = {"step": run.step, "words": list(WORDS), "template": "single",
-             "size_hw": list(scenes.size_hw), "sources": [_SOURCE]}  # fmt: skip
+    extra = {
+        "step": run.step,
+        "words": list(WORDS),
+        "template": "single",
+        "size_hw": list(scenes.size_hw),
+        "sources": [_SOURCE],
+    }
     save_checkpoint(output / "checkpoint.safetensors", run.model, extra=extra)
     write_report(output / "report.json", report)
     return report
@@ -152,13 +157,24 @@ def _new_run(config: ModelConfig, settings: ClipSettings) -> _Run:
     shared = {"weight_decay": 0.0}
     optimizer = MuonAdamW(
         [
-            {"params": matrices, "lr": settings.matrix_rate, "peak_lr": settings.matrix_rate,
-             "muon": True, "betas": (_MOMENTUM, 0.98), **shared},
-            {"params": plain, "lr": settings.learning_rate, "peak_lr": settings.learning_rate,
-             "betas": (0.9, 0.98), **shared},
+            {
+                "params": matrices,
+                "lr": settings.matrix_rate,
+                "peak_lr": settings.matrix_rate,
+                "muon": True,
+                "betas": (_MOMENTUM, 0.98),
+                **shared,
+            },
+            {
+                "params": plain,
+                "lr": settings.learning_rate,
+                "peak_lr": settings.learning_rate,
+                "betas": (0.9, 0.98),
+                **shared,
+            },
         ],
         half=settings.half,
-    )  # fmt: skip
+    )
     return _Run(model.train(), losses, optimizer)
 
 
@@ -190,8 +206,13 @@ def _train(
     while (progress := _progress(run, settings)) < 1:
         factor = rate_factor(run.step, progress, warmup=settings.warmup, schedule="cosine")
         set_rate(run.optimizer, factor)
-        batch = clip_batch(scenes, batch=settings.batch, patch=run.model.config.clip.patch,
-                           seed=settings.seed, step=run.step)  # fmt: skip
+        batch = clip_batch(
+            scenes,
+            batch=settings.batch,
+            patch=run.model.config.clip.patch,
+            seed=settings.seed,
+            step=run.step,
+        )
         losses = _losses(run, batch, settings)
         total = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(total):

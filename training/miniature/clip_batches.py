@@ -48,9 +48,11 @@ def clip_batch(scenes: SceneSet, *, batch: int, patch: int, seed: int, step: int
         covers.append(patch_cover(labels, patch)[:, : len(BASE_WORDS)])
         captions.append(caption.text)
     return ClipBatch(
-        torch.from_numpy(np.stack(images)), tuple(captions), named,
+        torch.from_numpy(np.stack(images)),
+        tuple(captions),
+        named,
         torch.from_numpy(np.stack(covers)),
-    )  # fmt: skip
+    )
 
 
 def patch_cover(labels: NDArray[np.uint8], patch: int) -> NDArray[np.float32]:

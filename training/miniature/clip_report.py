@@ -93,9 +93,13 @@ def read_regions(
         ]
         by_crop.append((_crops_seen(model, crops) @ text.T).numpy())
     return _report(
-        np.concatenate(words), np.concatenate(by_region), np.concatenate(by_crop), hits,
-        steps=steps, elapsed_s=elapsed_s,
-    )  # fmt: skip
+        np.concatenate(words),
+        np.concatenate(by_region),
+        np.concatenate(by_crop),
+        hits,
+        steps=steps,
+        elapsed_s=elapsed_s,
+    )
 
 
 def _crops_seen(model: Dedos, crops: list[NDArray[np.uint8]]) -> Tensor:
@@ -123,9 +127,14 @@ def _region_crop(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[n
 
 
 def _report(
-    words: NDArray[np.int64], by_region: NDArray[np.float32], by_crop: NDArray[np.float32],
-    hits: NDArray[np.int64], *, steps: int, elapsed_s: float,
-) -> ClipReport:  # fmt: skip
+    words: NDArray[np.int64],
+    by_region: NDArray[np.float32],
+    by_crop: NDArray[np.float32],
+    hits: NDArray[np.int64],
+    *,
+    steps: int,
+    elapsed_s: float,
+) -> ClipReport:
     novel = words >= len(BASE_WORDS)
     among = by_region[novel][:, len(BASE_WORDS) :].argmax(1) + len(BASE_WORDS) == words[novel]
     regions = _by_class(words, by_region.argmax(1) == words)

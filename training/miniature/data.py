@@ -45,11 +45,23 @@ NAMED_SHARE = 0.004
 _BROAD = 0.7  # what spans this share of the width has no side
 _PLACES = ("on the left", "in the middle", "on the right")
 _OPENINGS = {
-    "street": ("a street with", "a photo of a street with", "outside there is", "outdoors,",
-               "a photo of", "a picture of"),
-    "hall": ("a hall with", "a photo of a corridor with", "inside there is", "indoors,",
-             "a photo of", "a picture of"),
-}  # fmt: skip
+    "street": (
+        "a street with",
+        "a photo of a street with",
+        "outside there is",
+        "outdoors,",
+        "a photo of",
+        "a picture of",
+    ),
+    "hall": (
+        "a hall with",
+        "a photo of a corridor with",
+        "inside there is",
+        "indoors,",
+        "a photo of",
+        "a picture of",
+    ),
+}
 _CLOSE = ("a photo of", "a close view of", "a picture of")
 _NO_ARTICLE = ("grass", "sky", "stairs")
 

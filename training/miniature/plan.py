@@ -53,8 +53,16 @@ class MiniaturePlan:
     jobs: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("train", "val", "clip_steps", "seeds", "steps", "batch", "calibration",
-                     "jobs"):  # fmt: skip
+        for name in (
+            "train",
+            "val",
+            "clip_steps",
+            "seeds",
+            "steps",
+            "batch",
+            "calibration",
+            "jobs",
+        ):
             if getattr(self, name) < 1:
                 raise BadInputError(f"{name} is {getattr(self, name)}, but must be at least 1")
         if self.minutes is not None and self.minutes < LEAST_MINUTES:
@@ -96,7 +104,15 @@ def plan_from_json(text: str) -> MiniaturePlan:
 
 
 QUICK = MiniaturePlan(
-    train=96, val=24, clip_steps=6, diffusion_minutes=None, vae_steps=8, unet_steps=6, seeds=1,
-    steps=3, batch=2, calibration=4,
-)  # fmt: skip
+    train=96,
+    val=24,
+    clip_steps=6,
+    diffusion_minutes=None,
+    vae_steps=8,
+    unet_steps=6,
+    seeds=1,
+    steps=3,
+    batch=2,
+    calibration=4,
+)
 """Every stage once, in about three minutes on two cores: shows that all works, and no figure."""

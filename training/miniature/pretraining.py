@@ -34,10 +34,14 @@ def pretrain(plan: MiniaturePlan, stage: str, base: Path, output: Path) -> None:
     train, val = scenes(plan)
     settings = ClipSettings(steps=plan.clip_steps, minutes=plan.clip_minutes)
     pretrain_clip(
-        get_preset("miniature"), train, settings, output, held_out=val,
+        get_preset("miniature"),
+        train,
+        settings,
+        output,
+        held_out=val,
         resume=(output / "state.safetensors").exists(),
         on_step=lambda step, losses: print(step, losses, file=sys.stderr),
-    )  # fmt: skip
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -59,8 +59,11 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     record = {
         "plan": json.loads(plan.to_json()),
-        "machine": {"cpus": os.cpu_count(), "python": platform.python_version(),
-                    "torch": torch.__version__},
+        "machine": {
+            "cpus": os.cpu_count(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+        },
         "seconds": seconds,
         "clip": pretraining.clip,
         "diffusion": _without_paths(pretraining.diffusion, output),
@@ -68,12 +71,16 @@ def write_report(
         "fillings": fillings(runs),
         "runs": [asdict(run) for run in runs],
         "bundle_bytes": bundle.stat().st_size,
-    }  # fmt: skip
+    }
     write_atomically(folder / "miniature.json", (json.dumps(record, indent=1) + "\n").encode())
     write_atomically(folder / "miniature.md", markdown(plan, runs, record).encode())
     write_picture(folder / "miniature_table3.png", _sheet(plan, places, output))
-    curves = {f"({c})": read_curve([output / "runs" / f"{c}_{seed}" for seed in range(plan.seeds)],
-                                   plan.gamma) for c in plan.components}  # fmt: skip
+    curves = {
+        f"({c})": read_curve(
+            [output / "runs" / f"{c}_{seed}" for seed in range(plan.seeds)], plan.gamma
+        )
+        for c in plan.components
+    }
     write_picture(folder / "miniature_loss.png", draw_curves(curves))
     for name in ("reconstructions", "samples"):
         source = output / "diffusion" / f"{name}.png"
@@ -150,9 +157,13 @@ def markdown(plan: MiniaturePlan, runs: Sequence[RunResult], record: dict[str, A
         "queries takes the trunk's last patch tokens from plain CLIP's, in percent of their length.",
     ]
     if record["fillings"]:
-        lines += ["", "## Fillings of the proxy bank", "",
-                  "| component | filling | all words | base | novel | novel alone |",
-                  "|---|---|---|---|---|---|"]  # fmt: skip
+        lines += [
+            "",
+            "## Fillings of the proxy bank",
+            "",
+            "| component | filling | all words | base | novel | novel alone |",
+            "|---|---|---|---|---|---|",
+        ]
         for row in record["fillings"]:
             cells = [str(Spread(**row[group])) for group in GROUPS]
             lines.append(f"| ({row['component']}) | {row['fill']} | {' | '.join(cells)} |")
@@ -202,6 +213,9 @@ def _sheet(
         shown.append(sample_rows(model, folder, text, plan.size_hw, PICTURES))
     rows = []
     for first, last in zip(shown[0], shown[-1], strict=True):
-        rows.append(np.concatenate([first.image, first.labels, first.answer, last.answer,
-                                    last.legend], axis=1))  # fmt: skip
+        rows.append(
+            np.concatenate(
+                [first.image, first.labels, first.answer, last.answer, last.legend], axis=1
+            )
+        )
     return np.concatenate(rows)

@@ -178,8 +178,16 @@ def _export(plan: MiniaturePlan, output: Path, say: Say) -> Path:
         say("bundle: kept")
         return bundle
     checkpoint = output / "runs" / f"{plan.components[-1]}_0" / "checkpoint.safetensors"
-    options = ["--checkpoint", str(checkpoint), "--output", str(bundle), "--storage", "half",
-               "--size", f"{plan.size_hw[0]}x{plan.size_hw[1]}"]  # fmt: skip
+    options = [
+        "--checkpoint",
+        str(checkpoint),
+        "--output",
+        str(bundle),
+        "--storage",
+        "half",
+        "--size",
+        f"{plan.size_hw[0]}x{plan.size_hw[1]}",
+    ]
     # Scores of a model that hardly learned are all but equal: rounding decides between them.
     drift = ["--allow-drift"] if plan.steps < TAUGHT_STEPS else []
     code = export.main([*options, *drift])

@@ -150,9 +150,14 @@ def run_component(
     fillings, refined = score_run(plan, places, output)
     shipped = "ema" if COMPONENTS[component].queries else "static"
     result = RunResult(
-        component, seed, fillings[shipped], fillings if len(fillings) > 1 else {}, refined,
-        round(time.monotonic() - started, 1), last.mean,
-    )  # fmt: skip
+        component,
+        seed,
+        fillings[shipped],
+        fillings if len(fillings) > 1 else {},
+        refined,
+        round(time.monotonic() - started, 1),
+        last.mean,
+    )
     write_atomically(output / RESULT, (json.dumps(asdict(result), indent=1) + "\n").encode())
     (output / "state.safetensors").unlink(missing_ok=True)
     return result

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -196,17 +197,17 @@ def load_learning(path: Path | str) -> tuple[DenoisingLearning, LearningSource]:
             f"{path} does not exist; a run with --diffusion writes it beside its checkpoint"
         )
 
-    def refusal(reason: str) -> BadInputError:
-        return BadInputError(f"{path} is damaged ({reason}); resume its run to write it again")
+    def refusal(problem: str, reason: str) -> BadInputError:
+        return BadInputError(f"{path} {problem} ({reason}); resume its run to write it again")
 
-    metadata, tensors = read_tensors(path, refusal)
+    metadata, tensors = read_tensors(path, partial(refusal, "is not a readable safetensors file"))
     if metadata.get("format") != FORMAT:
         raise BadInputError(
             f"{path} has format {metadata.get('format')!r}, expected {FORMAT!r}; give the "
             "learning.safetensors of a run by dedos-train --diffusion"
         )
     learning, source = _from_record(path, metadata.get("learning", ""))
-    load_strictly(learning, tensors, lambda why: refusal(f"it does not fit its own header: {why}"))
+    load_strictly(learning, tensors, partial(refusal, "does not fit its own header"))
     return learning.eval(), source
 
 

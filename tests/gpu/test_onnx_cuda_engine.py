@@ -90,7 +90,7 @@ def test_a_silent_fall_back_to_the_cpu_is_refused(
     monkeypatch.setattr(module, "PROVIDER", "AzureExecutionProvider")
     session = onnxruntime.InferenceSession
 
-    def falls_back(path: str, options: Any, providers: Any) -> Any:
+    def falls_back(path: str, options: Any, providers: Any, **settings: Any) -> Any:
         return session(path, options, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [module.PROVIDER])

@@ -15,7 +15,6 @@ from dedos_deploy.cli._main import EXIT_OK, run_command, size_hw
 from dedos_deploy.errors import BadInputError, require
 
 if TYPE_CHECKING:
-    from dedos_deploy.runtime.onnx_engine import usable_threads
     from dedos_deploy.training.trunk_patches import TrunkSettings
 
 _DESCRIPTION = """\
@@ -129,6 +128,7 @@ def run(args: argparse.Namespace) -> int:
     require("onnx", extra="export", purpose="reading what is inside the teachers")
     import torch
 
+    from dedos_deploy.runtime.onnx_engine import usable_threads
     from dedos_deploy.training.trunk_run import TrunkRun, distil_trunk
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dedos_deploy.model.proxy_queries import BankFill
-    from dedos_deploy.runtime.onnx_engine import usable_threads
     from dedos_deploy.training.calibration import Calibrated, Run
     from dedos_deploy.training.folders import LabelFolder
 
@@ -97,6 +96,7 @@ def run(args: argparse.Namespace) -> int:
         require(module, extra="train", purpose="filling the proxy bank")
     import torch
 
+    from dedos_deploy.runtime.onnx_engine import usable_threads
     from dedos_deploy.training.calibration import calibrate_run, fill_run, open_run, run_diffusion
 
     if args.images < 1:

@@ -12,7 +12,6 @@ from dedos_deploy.cli._main import EXIT_OK, run_command, size_hw
 from dedos_deploy.errors import BadInputError, require
 
 if TYPE_CHECKING:
-    from dedos_deploy.runtime.onnx_engine import usable_threads
     from dedos_deploy.training.cache_fill import FillReport
 
 _DESCRIPTION = """\
@@ -129,6 +128,7 @@ def _fill(args: argparse.Namespace) -> FillReport | None:
     import torch
     from tqdm import tqdm
 
+    from dedos_deploy.runtime.onnx_engine import usable_threads
     from dedos_deploy.training.cache_fill import fill_cache, image_paths
     from dedos_deploy.training.diffusion_cache import DiffusionCache
     from dedos_deploy.training.distributed import open_processes

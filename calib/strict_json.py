@@ -37,6 +37,7 @@ def read_record(values: Any, readers: Mapping[str, Reader], *, where: str) -> di
 
 
 def text(value: Any) -> str:
+    """Return `value` if it is a text with a letter. Raises TypeError."""
     if not isinstance(value, str) or not value:
         raise TypeError(f"a text is needed, not {value!r}")
     return value

@@ -64,7 +64,7 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name is not None and error.name.split(".")[0] != module.split(".")[0]:
+        if error.name is not None and error.name.split(".")[0] != module.split(".", maxsplit=1)[0]:
             raise
         raise _missing(module, extra, purpose) from error
 
@@ -85,7 +85,7 @@ def package_folder(module: str, *, extra: str, purpose: str) -> Path:
 
 def _missing(module: str, extra: str, purpose: str) -> MissingExtraError:
     return MissingExtraError(
-        f"{purpose} needs the package {module.split('.')[0]!r}, which is not installed; "
+        f"{purpose} needs the package {module.split('.', maxsplit=1)[0]!r}, which is not installed; "
         f"run: pip install 'dedos-deploy[{extra}]'"
     )
 

@@ -178,6 +178,7 @@ def weight_bytes(model: onnx.ModelProto) -> int:
 
 
 def tensor_bytes(tensor: onnx.TensorProto) -> int:
+    """Return how many bytes the values of a tensor take."""
     count = 1
     for side in tensor.dims:
         count *= side

@@ -40,6 +40,7 @@ class QuickGelu(nn.Module):
 
 
 def activation(kind: Activation) -> nn.Module:
+    """Return the activation of a CLIP: OpenAI's weights were trained with QuickGELU."""
     return QuickGelu() if kind == "quick_gelu" else nn.GELU()
 
 

@@ -114,6 +114,8 @@ class DeformableAttention(nn.Module):
 
 
 class DeformableLayer(nn.Module):
+    """A layer of the pixel decoder: deformable attention over all scales, then two linear maps."""
+
     def __init__(self, width: int, *, heads: int, ffn: int) -> None:
         super().__init__()
         self.attention = DeformableAttention(width, heads)

@@ -247,6 +247,7 @@ def _tile_joints(
 
 
 def paint_skyline(canvas: Canvas, _: float, __: float, *, seed: int, name: str) -> None:
+    """Paint what stands at the horizon, and label it as `name`."""
     rng = random.Random(seed)
     height, width = canvas.labels.shape
     horizon = canvas.camera.horizon_px

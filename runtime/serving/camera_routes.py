@@ -21,16 +21,22 @@ Opacity = Annotated[
 
 
 class Words(BaseModel):
+    """The words of a camera, as they are typed."""
+
     model_config = ConfigDict(extra="forbid")
     classes: WordList = Field(examples=["road,car|automobile"])
 
 
 class Colour(BaseModel):
+    """The colour of a class, as #rrggbb."""
+
     model_config = ConfigDict(extra="forbid")
     colour: str = Field(pattern="^#[0-9a-fA-F]{6}$", examples=["#ff2626"])
 
 
 class Recording(BaseModel):
+    """A recording that was begun or ended."""
+
     file: str | None = Field(
         description="on the machine that serves; null when there is none, or one without a frame"
     )
@@ -38,6 +44,8 @@ class Recording(BaseModel):
 
 
 class Vocabulary(BaseModel):
+    """The version that the next frame will carry."""
+
     version: int
 
 

@@ -30,6 +30,8 @@ _FILES = {
 
 
 class Labelled(BaseModel):
+    """The label map of one picture."""
+
     classes: list[str]
     none_id: int
     coverage: dict[str, float]

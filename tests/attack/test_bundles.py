@@ -168,7 +168,7 @@ def test_copies_of_earlier_releases_are_removed_once_they_are_old(
     for path in (old, alien):
         os.utime(path, (0, 0))
     kept = Bundle.open(archive).folder
-    assert {path for path in bundles.iterdir()} == {young, alien, kept}
+    assert set(bundles.iterdir()) == {young, alien, kept}
 
 
 def test_read_gives_the_bytes_that_were_checked(folder: Path) -> None:

@@ -14,7 +14,7 @@ from dedos_deploy.bundle import FORMAT_VERSION, Manifest, created_now
 from dedos_deploy.errors import BadBundleError, UnsupportedVersionError
 
 HASH = "ab" * 32
-FILES = {name: HASH for name in ("model.onnx", "text_encoder.onnx", "tokenizer.json")}
+FILES = dict.fromkeys(("model.onnx", "text_encoder.onnx", "tokenizer.json"), HASH)
 
 
 @pytest.fixture

@@ -87,15 +87,15 @@ def test_mistakes(
 def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     found = [
         (a.host, a.port)
-        for a in map(
-            lambda text: access_of(text, None),
-            (
+        for a in (
+            access_of(text, None)
+            for text in (
                 "127.0.0.1:9",
                 "9",
                 "localhost",
                 "[::1]:9",
                 ":9",
-            ),
+            )
         )
     ]
     assert found == [

@@ -26,6 +26,7 @@ from dedos_deploy.cli import eval as eval_cli  # noqa: E402
 from dedos_deploy.cli import export, run  # noqa: E402
 from dedos_deploy.errors import BadInputError, UnfinishedError  # noqa: E402
 from dedos_deploy.runtime import Segmenter  # noqa: E402
+from dedos_deploy.runtime.file_sinks import encode_picture
 from dedos_deploy.runtime.serving.hub import Hub  # noqa: E402
 from dedos_deploy.text import tower  # noqa: E402
 from dedos_deploy.vocabulary import (  # noqa: E402
@@ -93,8 +94,7 @@ PATHS = [
 def test_no_string_is_a_file(text: str, secrets: Path, segmenter: Segmenter) -> None:
     """Wherever a string may come from outside: it is a list of words, or refused as one."""
     text = text.replace("{}", str(secrets))
-    hub = Hub(segmenter, {"gate": segmenter.share("blue")})
-    frame = stripes()
+    picture = encode_picture(".png", stripes())
 
     def words_of(ask: Callable[[], Any]) -> str:
         try:
@@ -102,16 +102,17 @@ def test_no_string_is_a_file(text: str, secrets: Path, segmenter: Segmenter) -> 
         except BadInputError as error:
             return str(error)
 
-    opened = _opened_files(
-        lambda: [
-            words_of(lambda: parse_vocabulary(text)),
-            words_of(lambda: segmenter.set_classes(text)),
-            words_of(lambda: segmenter.share(text).classes),
-            words_of(lambda: hub.set_classes("gate", text)),
-            words_of(lambda: hub.segment_image(frame, text).classes),
-            words_of(lambda: segmenter.classes),
-        ]
-    )
+    with Hub(segmenter, {"gate": segmenter.share("blue")}) as hub:
+        opened = _opened_files(
+            lambda: [
+                words_of(lambda: parse_vocabulary(text)),
+                words_of(lambda: segmenter.set_classes(text)),
+                words_of(lambda: segmenter.share(text).classes),
+                words_of(lambda: hub.set_classes("gate", text)),
+                words_of(lambda: hub.segment_picture(picture, text).classes),
+                words_of(lambda: segmenter.classes),
+            ]
+        )
     answers, files = opened
     assert not any(SECRET in answer for answer in answers)
     assert not any(str(file).startswith(("/proc/self/environ", "/dev/zero")) for file in files)

@@ -1,6 +1,6 @@
 """The experiment: a nano model from all sets, CamVid among them, scored through its FP32 bundle.
 
-    python examples/experiment_nano.py --material DIR --work work --minutes 45 --fine-minutes 15
+    python -m dedos_deploy.training.recipes.experiment_nano --material DIR --work work --minutes 45 --fine-minutes 15
 
 CamVid is for non-commercial use, and so is what this makes: the weights are never shipped. DIR is
 that of embedded_nano.py with camvid/ beside the others; stages that recipe has made are used again.
@@ -12,11 +12,10 @@ import argparse
 import json
 from dataclasses import replace
 
-from embedded_nano import PRETRAINING
-from nano_recipe import FINE, Recipe, add_arguments
-
 from dedos_deploy.cli import export as export_cli
 from dedos_deploy.evaluation import evaluate_bundle
+from dedos_deploy.training.recipes.embedded_nano import PRETRAINING
+from dedos_deploy.training.recipes.nano_recipe import FINE, Recipe, add_arguments
 
 SHARES: dict[str, float] = {
     "camvid": 4,
@@ -32,6 +31,7 @@ SHARES: dict[str, float] = {
 
 
 def main() -> None:
+    """Run the recipe as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_arguments(parser)
     parser.add_argument("--minutes", type=float, default=45, help="training time (45)")

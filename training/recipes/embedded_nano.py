@@ -1,6 +1,6 @@
 """The recipe of the embedded nano weights and demo bundle, from raw material to two files.
 
-    python examples/embedded_nano.py --material DIR --work work --assets out
+    python -m dedos_deploy.training.recipes.embedded_nano --material DIR --work work --assets out
 
 DIR holds, as published (see docs/nano.md for where each comes from):
   dhcn_hall/ tqb_hall/ lums_road/ ccp_people/   label folders
@@ -17,10 +17,9 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from nano_recipe import FINE, Recipe, add_arguments, credited
-
 from dedos_deploy.cli import export as export_cli
 from dedos_deploy.model import load_checkpoint, save_checkpoint
+from dedos_deploy.training.recipes.nano_recipe import FINE, Recipe, add_arguments, credited
 
 SHARES: dict[str, float] = {
     "scenes_street": 0.35,
@@ -48,6 +47,7 @@ LICENCE = "Apache-2.0; trained on the sources named here, the CC BY 4.0 ones wit
 
 
 def main() -> None:
+    """Run the recipe as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_arguments(parser)
     parser.add_argument("--assets", type=Path, required=True, help="where the two files go")

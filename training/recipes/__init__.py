@@ -1,0 +1,1 @@
+"""The programs that made what this package ships; see docs/nano.md."""

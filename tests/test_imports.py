@@ -168,3 +168,25 @@ def test_every_script_is_tested() -> None:
     assert {"dedos-train", "dedos-export", "dedos-run", "dedos-bench"} <= {
         entry.name for entry in SCRIPTS
     }
+
+
+def test_no_line_is_exempt_from_the_formatter() -> None:
+    root = PACKAGE.parent
+    rooms = (
+        "dedos_deploy",
+        "runtime",
+        "training",
+        "export",
+        "calib",
+        "tests",
+        "benchmarks",
+        "examples",
+    )
+    marks = tuple(f"# fmt: {word}" for word in ("skip", "off"))
+    found = {
+        str(path.relative_to(root))
+        for room in rooms
+        for path in (root / room).rglob("*.py")
+        if any(mark in path.read_text(encoding="utf-8") for mark in marks)
+    }
+    assert not found

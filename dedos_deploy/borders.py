@@ -8,6 +8,7 @@ border, and only there, everything counts as the file's fault.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar, cast
@@ -17,6 +18,11 @@ from dedos_deploy.errors import DedosError
 _LOG = logging.getLogger(__name__)
 _END = object()
 _REASON_LENGTH = 200
+# Where in ONNX Runtime's sources a message comes from: a file, a line and a C++ signature.
+_CPP_PLACE = re.compile(r"(?<![^\s:])/\S*onnxruntime\S*\.(?:cc|h):\d+ [^)]*\)")
+
+OLDEST_ONNX_RUNTIME = (1, 20)
+"""The oldest that reads what is exported here: IR version 10, ArgMax of opset 13 for whole numbers."""
 
 NO_RETRY = {"enable_fallback": 0}
 """For onnxruntime.InferenceSession, which otherwise prints an error to stdout and tries the same again."""
@@ -93,7 +99,21 @@ def spoken_reason(error: BaseException) -> str:
     It names operators and tensors of the graph, without which nobody could mend an export.
     """
     text = " ".join(str(error).split()).rsplit(" : ", 1)[-1].rstrip(".;")
-    return _printable(text) or type(error).__name__
+    return _printable(" ".join(_CPP_PLACE.sub("", text).split())) or type(error).__name__
+
+
+def onnx_runtime_advice() -> str:
+    """Return what to do about a graph that ONNX Runtime does not load, with the version it takes."""
+    import onnxruntime
+
+    version = onnxruntime.__version__
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) < OLDEST_ONNX_RUNTIME:
+        needed = ".".join(map(str, OLDEST_ONNX_RUNTIME))
+        return (
+            f"onnxruntime {version} is installed and {needed} or newer is needed; "
+            f"run: pip install 'onnxruntime>={needed}'"
+        )
+    return f"the file is damaged, or made for a newer onnxruntime than {version}"
 
 
 def _printable(text: str) -> str:

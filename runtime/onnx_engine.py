@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dedos_deploy.borders import NO_RETRY, foreign, spoken_reason
+from dedos_deploy.borders import NO_RETRY, foreign, onnx_runtime_advice, spoken_reason
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError, EngineError, listed
 from dedos_deploy.runtime.engine import Tensors, check_inputs
@@ -165,6 +165,4 @@ def failed_on_frame(reason: str) -> EngineError:
 
 
 def _unloadable(name: str, reason: str) -> EngineError:
-    return EngineError(
-        f"ONNX Runtime cannot load {name}: {reason}; the file is damaged or needs a newer onnxruntime"
-    )
+    return EngineError(f"ONNX Runtime cannot load {name}: {reason}; {onnx_runtime_advice()}")

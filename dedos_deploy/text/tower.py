@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from dedos_deploy.borders import NO_RETRY, foreign, spoken_reason
+from dedos_deploy.borders import NO_RETRY, foreign, onnx_runtime_advice, spoken_reason
 from dedos_deploy.errors import BadBundleError, EngineError
 from dedos_deploy.files import read_regular
 from dedos_deploy.text.tokenizer import Tokenizer
@@ -117,7 +117,8 @@ def _session(data: bytes, threads: int | None) -> InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     with foreign(
-        lambda why: BadBundleError(f"{MODEL} cannot be loaded: {why}"), reason=spoken_reason
+        lambda why: BadBundleError(f"{MODEL} cannot be loaded: {why}; {onnx_runtime_advice()}"),
+        reason=spoken_reason,
     ):
         session = onnxruntime.InferenceSession(
             data, options, providers=["CPUExecutionProvider"], **NO_RETRY

@@ -66,7 +66,7 @@ def read_image(path: Path, *, whole: bool = False) -> Frame:
         raise BadInputError(f"picture {str(path)!r} cannot be read: {error.strerror}") from error
     if whole and _breaks_off(content.tobytes()):
         raise BadInputError(f"picture {str(path)!r} breaks off; copy it again or remove it")
-    image = decode_picture(content, cv2.IMREAD_COLOR)
+    image = decode_picture(content, cv2.IMREAD_COLOR, name=f"picture {str(path)!r}")
     if image is None:
         raise BadInputError(
             f"picture {str(path)!r} is damaged or of an unknown format; remove or convert it"

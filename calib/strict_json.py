@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dedos_deploy.errors import BadInputError, nearest
+from dedos_deploy.errors import BadInputError, nearest, shown
 
 Reader = Callable[[Any], Any]
 
@@ -21,7 +21,7 @@ def read_record(values: Any, readers: Mapping[str, Reader], *, where: str) -> di
         raise BadInputError(f"{where} must be an object, not {type(values).__name__}")
     for key in values:
         if key not in readers:
-            raise BadInputError(f"unknown key {key!r} in {where}{nearest(str(key), readers)}")
+            raise BadInputError(f"unknown key {shown(key)} in {where}{nearest(str(key), readers)}")
     for key in readers:
         if key not in values:
             raise BadInputError(f"{where} has no {key!r}; write it again")
@@ -32,30 +32,30 @@ def read_record(values: Any, readers: Mapping[str, Reader], *, where: str) -> di
         except BadInputError:
             raise
         except (TypeError, ValueError) as error:
-            raise BadInputError(f"{key!r} in {where} is not usable: {error}") from error
+            raise BadInputError(f"{shown(key)} in {where} is not usable: {error}") from error
     return found
 
 
 def text(value: Any) -> str:
     """Return `value` if it is a text with a letter. Raises TypeError."""
     if not isinstance(value, str) or not value:
-        raise TypeError(f"a text is needed, not {value!r}")
+        raise TypeError(f"a text is needed, not {shown(value)}")
     return value
 
 
 def number(value: Any) -> float:
     """A finite number of at least 0."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"a number is needed, not {value!r}")
+        raise TypeError(f"a number is needed, not {shown(value)}")
     if not math.isfinite(value) or value < 0:
-        raise ValueError(f"a finite number of at least 0 is needed, not {value!r}")
+        raise ValueError(f"a finite number of at least 0 is needed, not {shown(value)}")
     return float(value)
 
 
 def count(value: Any) -> int:
     """A whole number of at least 0."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise TypeError(f"a whole number of at least 0 is needed, not {value!r}")
+        raise TypeError(f"a whole number of at least 0 is needed, not {shown(value)}")
     return value
 
 
@@ -80,7 +80,7 @@ def choice(*allowed: str) -> Reader:
 
     def read(value: Any) -> str:
         if value not in allowed:
-            raise ValueError(f"{value!r} is not one of {', '.join(allowed)}")
+            raise ValueError(f"{shown(value)} is not one of {', '.join(allowed)}")
         return str(value)
 
     return read

@@ -19,7 +19,7 @@ from dedos_deploy.calib.partial import remove_partial_states
 from dedos_deploy.calib.ranges import RangeOptions, tensor_ranges
 from dedos_deploy.calib.selection import data_sha256
 from dedos_deploy.calib.strict_json import count, number, read_record, text
-from dedos_deploy.errors import BadInputError, SinkError, UnsupportedVersionError
+from dedos_deploy.errors import BadInputError, SinkError, UnsupportedVersionError, shown
 from dedos_deploy.files import read_regular, sha256_of_file, write_atomically
 
 FORMAT = 1
@@ -105,17 +105,17 @@ class CalibrationTable:
 
     def __post_init__(self) -> None:
         for name in sorted(self.ranges.keys() ^ self.maxima.keys()):
-            raise BadInputError(f"tensor {name!r} needs both a range and a max")
+            raise BadInputError(f"tensor {shown(name)} needs both a range and a max")
         for name, amax in self.ranges.items():
             if not (isfinite(amax) and 0.0 <= amax <= self.maxima[name] < float("inf")):
                 raise BadInputError(
-                    f"tensor {name!r} has range {amax:g} and max {self.maxima[name]:g}; a range "
+                    f"tensor {shown(name)} has range {amax:g} and max {self.maxima[name]:g}; a range "
                     f"is finite, not negative, and not beyond the max"
                 )
         for name, values in self.channel_maxima.items():
             if not all(isfinite(value) and value >= 0.0 for value in values):
                 raise BadInputError(
-                    f"tensor {name!r} has a maximum per channel that is negative or not finite"
+                    f"tensor {shown(name)} has a maximum per channel that is negative or not finite"
                 )
 
     @classmethod
@@ -256,7 +256,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, value in pairs:
         if name in values:
-            raise ValueError(f"{name[:80]!r} comes twice")
+            raise ValueError(f"{shown(name)} comes twice")
         values[name] = value
     return values
 
@@ -290,7 +290,7 @@ def _by_name(read: Callable[[Any], Any]) -> Callable[[Any], dict[str, Any]]:
             try:
                 found[name] = read(value)
             except (TypeError, ValueError) as error:
-                raise ValueError(f"{name!r}: {error}") from error
+                raise ValueError(f"{shown(name)}: {error}") from error
         return found
 
     return read_all
@@ -305,13 +305,13 @@ def _row(values: Any) -> tuple[float, ...]:
 def _sha256(value: Any) -> str:
     for part in text(value).split("+"):
         if len(part) != 64 or not set(part) <= set("0123456789abcdef"):
-            raise ValueError(f"{value!r} is not a SHA-256")
+            raise ValueError(f"{shown(value)} is not a SHA-256")
     return str(value)
 
 
 def _estimator(value: Any) -> str:
     if value not in ESTIMATORS:
-        raise ValueError(f"{value!r} is none of {', '.join(ESTIMATORS)}")
+        raise ValueError(f"{shown(value)} is none of {', '.join(ESTIMATORS)}")
     return str(value)
 
 

@@ -109,6 +109,17 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f", did you mean {close[0]!r}?" if close else ""
 
 
+def shown(value: object, limit: int = 80) -> str:
+    """Return `repr(value)` on one line, shortened to `limit` characters: for what a file holds.
+
+    >>> shown("a" * 90)
+    "'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa..."
+    """
+    # Sliced first: the repr of a hostile value may be as large as the file it came from.
+    text = repr(value[: limit + 1] if isinstance(value, (str, list, tuple)) else value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
 def listed(names: Iterable[str]) -> str:
     """Return names for a message, all or the first 30, each shortened to 80 characters.
 

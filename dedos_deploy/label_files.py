@@ -176,7 +176,9 @@ def read_label_values(path: Path) -> NDArray[np.uint16]:
         content = read_regular(path)
     except OSError as error:
         raise BadInputError(f"labels {str(path)!r} cannot be read ({error.strerror})") from error
-    labels = decode_picture(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    labels = decode_picture(
+        np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED, name=f"labels {str(path)!r}"
+    )
     depth, colour = _png_kind(content)
     if labels is not None and labels.ndim == 3 and colour == _PNG_PALETTE:
         # OpenCV gives the colours of a palette, and what counts are the indices into it.

@@ -11,27 +11,38 @@ from numpy.typing import NDArray
 from dedos_deploy.borders import foreign
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.files import read_regular
+from dedos_deploy.picture_sizes import MOST_PIXELS, stated_pixels
 
 
 def read_picture(path: Path, flags: int) -> NDArray[Any] | None:
     """Return a picture file, BGR or as `flags` (a cv2.IMREAD_*) say; None if it cannot be had.
 
-    That is a file that cannot be read, is no regular file, or cannot be decoded.
+    That is a file that cannot be read, is no regular file, or cannot be decoded. Raises
+    BadInputError as `decode_picture`.
     """
     try:
         content = read_regular(path)
     except OSError:
         return None
     # From memory: OpenCV's own reader fails on some paths (Windows, UTF-8), and writes to stderr.
-    return decode_picture(np.frombuffer(content, np.uint8), flags)
+    return decode_picture(np.frombuffer(content, np.uint8), flags, name=f"picture {str(path)!r}")
 
 
-def decode_picture(encoded: NDArray[np.uint8], flags: int) -> NDArray[Any] | None:
-    """Return the picture in the bytes of a file, BGR or as `flags` say; None if it is damaged."""
+def decode_picture(encoded: NDArray[np.uint8], flags: int, *, name: str) -> NDArray[Any] | None:
+    """Return the picture in the bytes of a file, BGR or as `flags` say.
+
+    name: what the bytes are, for messages. None if it is damaged, or no JPEG, PNG, WebP, TIFF or BMP.
+    Raises BadInputError when it states more than MOST_PIXELS pixels.
+    """
     import cv2
 
-    if not encoded.size:
+    pixels = stated_pixels(encoded.tobytes())
+    if pixels is None:
         return None
+    if pixels > MOST_PIXELS:
+        raise BadInputError(
+            f"{name} has {pixels} pixels, at most {MOST_PIXELS} are read; make it smaller"
+        )
     try:
         with foreign(lambda why: BadInputError(f"the picture cannot be decoded ({why})")):
             picture: NDArray[Any] | None = cv2.imdecode(encoded, flags)

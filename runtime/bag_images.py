@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.borders import foreign
-from dedos_deploy.errors import SourceError
+from dedos_deploy.errors import BadInputError, SourceError
 from dedos_deploy.pictures import decode_picture
 
 IMAGE_TYPES = {
@@ -68,7 +68,10 @@ def decode_image(message: ImageMessage) -> NDArray[np.uint8]:
 
     content = np.frombuffer(message.data, np.uint8)
     if not message.encoding:
-        picture = decode_picture(content, cv2.IMREAD_COLOR)
+        try:
+            picture = decode_picture(content, cv2.IMREAD_COLOR, name="its compressed picture")
+        except BadInputError as error:
+            raise SourceError(str(error)) from error
         if picture is None:
             raise SourceError("its compressed picture is damaged or of an unknown kind")
         return np.asarray(picture, np.uint8)

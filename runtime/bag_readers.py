@@ -17,11 +17,15 @@ from dedos_deploy.borders import foreign, foreign_items, plain_reason
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import SourceError, listed, nearest
 from dedos_deploy.files import open_regular
+from dedos_deploy.runtime.bag_chunks import bound_chunks
 from dedos_deploy.runtime.bag_decoders import McapDecoders
 from dedos_deploy.runtime.bag_images import IMAGE_TYPES, ImageMessage
-
-MAX_RECORD = 1 << 30
-"""Bytes of the largest record of an MCAP file; recorders write chunks of a few MiB."""
+from dedos_deploy.runtime.mcap_messages import (
+    Contents,
+    messages_as_logged,
+    messages_as_written,
+    read_contents,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +96,7 @@ class _RosReader(BagReader):
 
     def __init__(self, path: Path, topic: str | None) -> None:
         from rosbags.highlevel import AnyReader
+        from rosbags.rosbag1 import Reader as Rosbag1Reader
         from rosbags.typesys import Stores, get_typestore
 
         self._refused = partial(_damaged, path)
@@ -100,6 +105,9 @@ class _RosReader(BagReader):
         store = get_typestore(Stores.ROS2_HUMBLE)
         with foreign(self._refused):
             self._reader = self._opened.enter_context(AnyReader([path], default_typestore=store))
+        for reader in self._reader.readers:
+            if isinstance(reader, Rosbag1Reader):
+                bound_chunks(reader)
         images = {
             one.topic: one
             for one in self._reader.connections
@@ -128,20 +136,16 @@ class _McapReader(BagReader):
     """MCAP with messages of ROS 1, ROS 2, Protobuf or JSON, also when its recorder was killed."""
 
     def __init__(self, path: Path, topic: str | None) -> None:
-        from mcap.reader import NonSeekingReader, SeekingReader
-
         self._path = path
         self._refused = partial(_damaged, path)
         try:
             self._file = open_regular(path)
         except OSError as error:
             raise _damaged(path, plain_reason(error)) from error
-        summary = self._summary()
-        self._seeking = summary is not None and bool(summary.chunk_indexes)
-        self._make = SeekingReader if self._seeking else NonSeekingReader
+        self._contents = self._index()
         try:
-            if summary is not None and summary.channels:
-                self._choose(summary, topic)
+            if self._contents is not None and self._contents.channels:
+                self._choose(self._contents, topic)
             else:
                 self.topic = topic or self._first_topic()
                 self.warnings = (
@@ -152,43 +156,43 @@ class _McapReader(BagReader):
             self.close()
             raise
 
-    def _summary(self) -> Any:
+    def _index(self) -> Contents | None:
         """Return the recording's own index, None where it has none that can be read."""
-        from mcap.reader import SeekingReader
-
         try:
             with foreign(self._refused):
-                return SeekingReader(self._file, record_size_limit=MAX_RECORD).get_summary()
+                return read_contents(self._file)
         except SourceError:
             # Without its end the index is missing, and what was written is still there.
             return None
 
-    def _choose(self, summary: Any, topic: str | None) -> None:
+    def _choose(self, contents: Contents, topic: str | None) -> None:
         images = {
             channel.topic: channel
-            for channel in summary.channels.values()
-            if channel.schema_id in summary.schemas
-            and plain_type(summary.schemas[channel.schema_id].name) in IMAGE_TYPES
+            for channel in contents.channels.values()
+            if channel.schema_id in contents.schemas
+            and plain_type(contents.schemas[channel.schema_id].name) in IMAGE_TYPES
         }
         self.topic = choose_topic(self._path, images, topic)
-        if summary.statistics is not None:
-            counts = summary.statistics.channel_message_counts
-            self.count = counts.get(images[self.topic].id)
+        if contents.counts is not None:
+            self.count = contents.counts.get(images[self.topic].id)
 
-    def _messages(self, topics: list[str] | None) -> Iterator[tuple[Any, Any, Any]]:
-        self._file.seek(0)
-        with foreign(self._refused):
-            # Without an index all would have to be in memory to be sorted.
-            messages = self._make(self._file, record_size_limit=MAX_RECORD).iter_messages(
-                topics=topics, log_time_order=self._seeking
-            )
+    def _messages(self) -> Iterator[tuple[Any, Any, Any]]:
+        # Without an index all would have to be in memory to be sorted.
+        if self._contents is not None and self._contents.chunks:
+            messages = messages_as_logged(self._file, self._contents, self.topic)
+        else:
+            messages = messages_as_written(self._file, self.topic)
         yield from foreign_items(messages, self._refused)
 
     def _first_topic(self) -> str:
-        with contextlib.suppress(SourceError):
-            for schema, channel, _ in self._messages(None):
+        everything = messages_as_written(self._file, None)
+        try:
+            for schema, channel, _ in foreign_items(everything, self._refused):
                 if schema is not None and plain_type(schema.name) in IMAGE_TYPES:
                     return str(channel.topic)
+        except SourceError as error:
+            if error.__cause__ is None:
+                raise  # more than is read, not damage
         raise SourceError(
             f"recording {str(self._path)!r} is damaged or empty: no image was found in it"
         )
@@ -198,7 +202,7 @@ class _McapReader(BagReader):
 
         decoders = McapDecoders()
         try:
-            for schema, channel, message in self._messages([self.topic]):
+            for schema, channel, message in self._messages():
                 kind = schema.name if schema else ""
                 decode = partial(decoders.decode, schema, channel, message.data)
                 yield decoded_message(kind, decode, message.log_time)

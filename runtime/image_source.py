@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dedos_deploy.errors import SourceError
+from dedos_deploy.errors import BadInputError, SourceError
 from dedos_deploy.pictures import read_picture
 from dedos_deploy.runtime.frames import Frame, Outcome, Source
 
@@ -57,6 +57,7 @@ class ImageSource(Source):
         )
         self._next = 0
         self._unreadable: list[Path] = []
+        self._too_large: str | None = None
 
     @property
     def drops(self) -> Mapping[str, int]:
@@ -66,22 +67,29 @@ class ImageSource(Source):
     def warnings(self) -> tuple[str, ...]:
         if not self._unreadable:
             return ()
-        return (
+        skipped = (
             f"{len(self._unreadable)} of {len(self._images)} images could not be read and were "
-            f"skipped, the first is {str(self._unreadable[0])!r}",
+            f"skipped, the first is {str(self._unreadable[0])!r}"
         )
+        return (skipped,) if self._too_large is None else (skipped, self._too_large)
 
     def read(self, timeout_s: float) -> Frame | Outcome:
         while self._next < len(self._images):
             index = self._next
             self._next += 1
-            frame_bgr = read_image(self._images[index])
+            try:
+                frame_bgr = read_image(self._images[index])
+            except BadInputError as error:
+                frame_bgr = None
+                self._too_large = str(error)
             if frame_bgr is not None:
                 name = self._names[index]
                 return Frame(frame_bgr, index, time.monotonic(), self.source_id, name)
             self._unreadable.append(self._images[index])
             log.warning("image %s cannot be read and is skipped", self._images[index])
         if self._images and len(self._unreadable) == len(self._images):
+            if len(self._images) == 1 and self._too_large is not None:
+                raise SourceError(self._too_large)
             raise SourceError(
                 f"{str(self._images[0])!r} is not a readable image"
                 + (f", nor is any other of {len(self._images)}" if len(self._images) > 1 else "")
@@ -94,7 +102,10 @@ class ImageSource(Source):
 
 
 def read_image(path: Path) -> NDArray[np.uint8] | None:
-    """Return an image file as BGR uint8 [H, W, 3], None if it cannot be read or decoded."""
+    """Return an image file as BGR uint8 [H, W, 3], None if it cannot be read or decoded.
+
+    Raises BadInputError when it has too many pixels.
+    """
     import cv2
 
     picture = read_picture(path, cv2.IMREAD_COLOR)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import torch
 from torch import Tensor
 
+from dedos_deploy.bundle._fields import FieldError, checked
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.model import Dedos, load_checkpoint, save_checkpoint
 from dedos_deploy.model.proxy_queries import BankFill
@@ -127,13 +128,10 @@ def diffusion_settings(source: LearningSource) -> DiffusionSettings:
     """
     from dedos_deploy.training.diffusion import DiffusionSettings
 
-    values: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in source.diffusion.items()
-    }
     try:
-        return DiffusionSettings(**values)
-    except TypeError as error:
+        settings: DiffusionSettings = checked(DiffusionSettings, source.diffusion, "")
+        return settings
+    except (FieldError, BadInputError) as error:
         raise BadInputError(
             f"the diffusion settings in {LEARNING} do not fit this version ({error}); use the "
             "version that trained the run"

@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dedos_deploy.errors import BadInputError
+from dedos_deploy.borders import foreign
+from dedos_deploy.bundle._fields import FieldError, checked, load_json
+from dedos_deploy.errors import BadInputError, shown
 from dedos_deploy.files import write_atomically
 from dedos_deploy.model import Dedos
 from dedos_deploy.model.dedos import decoder_taps
@@ -197,41 +199,70 @@ def load_learning(path: Path | str) -> tuple[DenoisingLearning, LearningSource]:
             f"{path} does not exist; a run with --diffusion writes it beside its checkpoint"
         )
 
-    def refusal(problem: str, reason: str) -> BadInputError:
-        return BadInputError(f"{path} {problem} ({reason}); resume its run to write it again")
+    def unreadable(reason: str) -> BadInputError:
+        return BadInputError(
+            f"{path} is not a readable safetensors file ({reason}); resume its run to write it again"
+        )
 
-    metadata, tensors = read_tensors(path, partial(refusal, "is not a readable safetensors file"))
+    metadata, tensors = read_tensors(path, unreadable)
     if metadata.get("format") != FORMAT:
         raise BadInputError(
-            f"{path} has format {metadata.get('format')!r}, expected {FORMAT!r}; give the "
+            f"{path} has format {shown(metadata.get('format'))}, expected {FORMAT!r}; give the "
             "learning.safetensors of a run by dedos-train --diffusion"
         )
-    learning, source = _from_record(path, metadata.get("learning", ""))
-    load_strictly(learning, tensors, partial(refusal, "does not fit its own header"))
-    return learning.eval(), source
+    config, header = _header(path, metadata.get("learning", ""))
+    unfit = partial(_unfit, path)
+    # First: a few bytes of a file must not decide how much is allocated.
+    held, needed = sum(value.numel() for value in tensors.values()), _least_numbers(config, header)
+    if needed > held:
+        raise unfit(f"it needs {needed} numbers at least, the file holds {held}")
+    with foreign(unfit):
+        learning = _built(config, header)
+    load_strictly(learning, tensors, unfit)
+    return learning.eval(), header.source
 
 
-_KEYS = {"config", "channels", "mask_map", "separation", "ema", "source"}
+def _unfit(path: Path, reason: str) -> BadInputError:
+    return BadInputError(
+        f"{path} does not fit its own header ({reason}); resume its run to write it again"
+    )
 
 
-def _from_record(path: Path, text: str) -> tuple[DenoisingLearning, LearningSource]:
+@dataclass(frozen=True)
+class _Header:
+    """What `save_learning` notes of a learning; see DenoisingLearning and LearningSource."""
+
+    config: Any
+    channels: list[int]
+    mask_map: MaskMap
+    separation: bool
+    ema: float
+    source: LearningSource
+
+
+def _header(path: Path, text: str) -> tuple[ModelConfig, _Header]:
     try:
-        record = json.loads(text)
-        if set(record) != _KEYS:
-            raise ValueError(f"keys {sorted(record)}, expected {sorted(_KEYS)}")
-        if record["mask_map"] not in get_args(MaskMap):
-            raise ValueError(f"mask_map {record['mask_map']!r}")
-        config = config_from_dict(record["config"])
-        learning = DenoisingLearning(
-            config,
-            record["channels"],
-            steps=config.steps,
-            mask_map=record["mask_map"],
-            separation=record["separation"],
-            ema=record["ema"],
-        )
-        return learning, LearningSource(**record["source"])
-    except (ValueError, TypeError) as error:
+        header: _Header = checked(_Header, load_json(text), "")
+        if not header.channels or min(header.channels) < 1:
+            raise FieldError("channels must be positive")
+        return config_from_dict(header.config), header
+    except (FieldError, BadInputError) as error:
         raise BadInputError(
             f"{path} has a damaged header ({error}); resume its run to write it again"
         ) from error
+
+
+def _least_numbers(config: ModelConfig, header: _Header) -> int:
+    """Return how many numbers keys, values and the running mean have; the rest grows with these."""
+    return (2 * sum(header.channels) + config.steps * config.queries) * config.query_width
+
+
+def _built(config: ModelConfig, header: _Header) -> DenoisingLearning:
+    return DenoisingLearning(
+        config,
+        header.channels,
+        steps=config.steps,
+        mask_map=header.mask_map,
+        separation=header.separation,
+        ema=header.ema,
+    )

@@ -11,11 +11,13 @@ Difference: a fused q, k, v projection is three matrices.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from dedos_deploy.borders import Refusal
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _STEPS = 5
@@ -53,6 +55,30 @@ class MuonAdamW(torch.optim.AdamW):
                 self._orthogonal_steps(group)
         return loss
 
+    def load_moments(
+        self,
+        parameters: Iterable[tuple[str, nn.Parameter]],
+        moments: Mapping[str, Tensor],
+        refusal: Refusal,
+    ) -> None:
+        """Take over the state of named parameters from a file, or raise what `refusal` makes.
+
+        moments: `NAME/step`, `NAME/exp_avg` and, for AdamW's steps, `NAME/exp_avg_sq`; all or none,
+        as a parameter has none before its first gradient.
+        """
+        muon = {p for group in self.param_groups if group["muon"] for p in group["params"]}
+        for name, parameter in parameters:
+            shapes = {"step": torch.Size(), "exp_avg": parameter.shape}
+            if parameter not in muon:
+                shapes["exp_avg_sq"] = parameter.shape
+            mine = {key: moments[f"{name}/{key}"] for key in shapes if f"{name}/{key}" in moments}
+            if not mine:
+                continue
+            found = {key: value.shape for key, value in mine.items() if value.is_floating_point()}
+            if found != shapes:
+                raise refusal(f"the moments of {name} are not those of its optimizer")
+            self.state[parameter] = {key: _laid_out_as(parameter, v) for key, v in mine.items()}
+
     @torch.no_grad()
     def _orthogonal_steps(self, group: dict[str, Any]) -> None:
         momentum = group["betas"][0]
@@ -72,6 +98,13 @@ class MuonAdamW(torch.optim.AdamW):
                 scale = _RMS * max(matrix.shape) ** 0.5
                 move = orthogonal(matrix, half=self._half).reshape(rows.shape)
                 rows.add_(move, alpha=-group["lr"] * scale)
+
+
+def _laid_out_as(parameter: Tensor, moment: Tensor) -> Tensor:
+    """The fused optimizer walks weights and moments in memory order, whatever their strides say."""
+    if moment.ndim == 0:
+        return moment.to(parameter.device)
+    return torch.empty_like(parameter, requires_grad=False).copy_(moment)
 
 
 def _pieces(matrix: Tensor) -> tuple[Tensor, ...]:

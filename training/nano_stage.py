@@ -201,15 +201,9 @@ class Stage(Generic[Model]):
             )
         load_strictly(self.model, _part(tensors, "model."), self._damaged)
         load_strictly(self.average, _part(tensors, "average."), self._damaged)
-        moments = _part(tensors, "optimizer.")
-        for name, parameter in self.model.named_parameters():
-            mine = {
-                key: _laid_out_as(parameter, moments[f"{name}/{key}"])
-                for key in ("step", "exp_avg", "exp_avg_sq")
-                if f"{name}/{key}" in moments
-            }
-            if mine:
-                self.optimizer.state[parameter] = mine
+        self.optimizer.load_moments(
+            self.model.named_parameters(), _part(tensors, "optimizer."), self._damaged
+        )
         with foreign(self._damaged):
             record = json.loads(metadata["record"])
             self.step, self.elapsed_s = int(record["step"]), float(record["elapsed_s"])
@@ -250,13 +244,6 @@ def _optimizer(model: nn.Module, settings: StageSettings) -> MuonAdamW:
     for group in optimizer.param_groups:
         group["peak_lr"] = group["lr"]
     return optimizer
-
-
-def _laid_out_as(parameter: Tensor, moment: Tensor) -> Tensor:
-    """The fused optimizer walks weights and moments in memory order, whatever their strides say."""
-    if moment.shape != parameter.shape:
-        return moment.to(parameter.device)
-    return torch.empty_like(parameter, requires_grad=False).copy_(moment)
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -6,7 +6,8 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from dedos_deploy.errors import BadInputError
+from dedos_deploy.bundle._fields import FieldError, load_json
+from dedos_deploy.errors import BadInputError, shown
 from dedos_deploy.presets import get_preset
 from dedos_deploy.text.templates import prompt_templates
 from dedos_deploy.training.augment import AugmentRecipe, AugmentSettings
@@ -176,13 +177,24 @@ class TrainSettings:
         """Raise BadInputError unless a run with settings `earlier` (JSON) can go on under these."""
         # What an earlier version did not know had the value that is the default now.
         defaults = TrainSettings(self.preset, self.data).to_json()
-        before: dict[str, Any] = {**json.loads(defaults), **json.loads(earlier)}
+        before: dict[str, Any] = {**json.loads(defaults), **_recorded(earlier)}
         for name, value in json.loads(self.to_json()).items():
             if name not in FREE_FIELDS and before.get(name) != value:
                 raise BadInputError(
-                    f"the run to resume has {name} {before.get(name)!r}, not {value!r}; repeat its "
-                    "options, or start a new run in another --output"
+                    f"the run to resume has {name} {shown(before.get(name))}, not {shown(value)}; "
+                    "repeat its options, or start a new run in another --output"
                 )
+
+
+def _recorded(settings: str) -> dict[str, Any]:
+    advice = "start a new run from --init checkpoint"
+    try:
+        values = load_json(settings)
+    except FieldError as error:
+        raise BadInputError(f"what the run to resume has as settings {error}; {advice}") from error
+    if not isinstance(values, dict):
+        raise BadInputError(f"what the run to resume has as settings is no JSON object; {advice}")
+    return values
 
 
 FREE_FIELDS = frozenset(

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from dedos_deploy.bundle._fields import FieldError, checked, load_json
-from dedos_deploy.errors import BadInputError
+from dedos_deploy.errors import BadInputError, shown
 from dedos_deploy.files import replacing
 from dedos_deploy.model import Dedos
 from dedos_deploy.model.tensor_files import load_strictly, read_metadata, read_tensors
 from dedos_deploy.training.denoising import DenoisingLearning
+from dedos_deploy.training.muon import MuonAdamW
 from dedos_deploy.training.optimizer import WeightAverage, named_parameters
 
 FORMAT = "dedos-training-state-1"
@@ -32,7 +32,7 @@ class Training:
     """
 
     model: Dedos
-    optimizer: torch.optim.AdamW
+    optimizer: MuonAdamW
     average: WeightAverage | None
     learning: DenoisingLearning | None = None
     diffusion: str | None = None
@@ -107,18 +107,11 @@ def load_state(path: Path, training: Training) -> None:
     for prefix, module in modules.items():
         if module is not None:
             load_strictly(module, _part(tensors, prefix), partial(_of_another_model, path))
-    moments = _part(tensors, "optimizer.")
-    for name, parameter in named_parameters(training.model, training.learning):
-        mine = {
-            key: moments[f"{name}/{key}"]
-            for key in ("step", "exp_avg", "exp_avg_sq")
-            if f"{name}/{key}" in moments
-        }
-        if any(value.shape not in ((), parameter.shape) for value in mine.values()):
-            raise _of_another_model(path, f"the moments of {name} are of another shape")
-        if mine:
-            on_device = {key: value.to(parameter.device) for key, value in mine.items()}
-            training.optimizer.state[parameter] = on_device
+    training.optimizer.load_moments(
+        named_parameters(training.model, training.learning),
+        _part(tensors, "optimizer."),
+        partial(_of_another_model, path),
+    )
     training.step, training.elapsed_s = record.step, record.elapsed_s
 
 
@@ -139,6 +132,8 @@ def _record(path: Path) -> _Record:
         record: _Record = checked(_Record, values, "")
     except FieldError as error:
         raise _damaged(path, f"its record: {error}") from error
+    if record.step < 0 or record.elapsed_s < 0:
+        raise _damaged(path, "its record: step and elapsed_s must not be negative")
     return record
 
 
@@ -170,7 +165,7 @@ def _metadata(path: Path) -> dict[str, str]:
     metadata = read_metadata(path, partial(_damaged, path))
     if metadata.get("format") != FORMAT:
         raise BadInputError(
-            f"{path} has training state format {metadata.get('format')!r}, expected {FORMAT!r}; "
+            f"{path} has training state format {shown(metadata.get('format'))}, expected {FORMAT!r}; "
             "resume with the version that wrote it, or start anew"
         )
     return metadata

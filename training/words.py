@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dedos_deploy.errors import BadInputError
+from dedos_deploy.errors import BadInputError, listed
 from dedos_deploy.files import write_atomically
 from dedos_deploy.model.text_tower import TextTower
 from dedos_deploy.presets import get_preset
@@ -272,7 +272,7 @@ def text_tower_credit(path: Path) -> str:
     from dedos_deploy.model.tensor_files import read_metadata
 
     metadata = read_metadata(path, partial(_no_tower, path))
-    return f"Text teacher: {metadata.get('teacher', 'unknown')}"
+    return f"Text teacher: {listed([metadata.get('teacher', 'unknown')])}"
 
 
 def load_text_tower(path: Path, tower: TextTower) -> None:

@@ -20,7 +20,8 @@ class Pictures(Subject):
 
     name = "pictures"
     preload = ("cv2",)
-    limits = Limits(seconds=20.0, memory_mb=1024)
+    # Nine bytes for each of the 2^28 pixels that a picture may have, see picture_sizes.
+    limits = Limits(seconds=20.0, memory_mb=2400)
 
     def write_seeds(self, folder: Path) -> None:
         import cv2

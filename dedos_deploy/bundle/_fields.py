@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from dedos_deploy.errors import nearest
+from dedos_deploy.errors import nearest, shown
 
 _MAX_INT = 2**31 - 1
 _KINDS: dict[type, str] = {
@@ -25,17 +25,6 @@ _KINDS: dict[type, str] = {
 
 class FieldError(Exception):
     """One field is wrong; the message names it."""
-
-
-def shown(value: object, limit: int = 80) -> str:
-    """Return `repr(value)` on one line, shortened to `limit` characters.
-
-    >>> shown("a" * 90)
-    "'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa..."
-    """
-    # Sliced first: the repr of a hostile value may be as large as the file it came from.
-    text = repr(value[: limit + 1] if isinstance(value, (str, list, tuple)) else value)
-    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def load_json(text: str) -> object:

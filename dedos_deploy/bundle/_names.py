@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from dedos_deploy.bundle._fields import shown
+from dedos_deploy.errors import shown
 
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
@@ -50,7 +50,7 @@ def clash(names: Iterable[str]) -> str | None:
     for name in names:
         other = seen.get(name.casefold())
         if other is not None:
-            return f"{shown(name)} comes twice" + ("" if other == name else f" (as {other!r})")
+            return f"{shown(name)} comes twice" + ("" if other == name else f" (as {shown(other)})")
         seen[name.casefold()] = name
     for key, name in seen.items():
         for parent in Path(key).parents:

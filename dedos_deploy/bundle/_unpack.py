@@ -20,12 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from dedos_deploy.bundle._fields import shown
 from dedos_deploy.bundle._names import MANIFEST, MAX_FILES, clash, is_safe_name, is_sha256
 from dedos_deploy.bundle._private import private_folder, private_problem, write_private
 from dedos_deploy.bundle._verify import MAX_MANIFEST, manifest_of, verify_folder
 from dedos_deploy.bundle.manifest import Manifest
-from dedos_deploy.errors import BadBundleError, BadInputError
+from dedos_deploy.errors import BadBundleError, BadInputError, shown
 from dedos_deploy.files import open_regular, read_regular
 
 logger = logging.getLogger(__name__)

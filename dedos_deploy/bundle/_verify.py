@@ -8,10 +8,9 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from dedos_deploy.bundle._fields import shown
 from dedos_deploy.bundle._names import ENGINES, MANIFEST, MAX_NAME
 from dedos_deploy.bundle.manifest import Manifest
-from dedos_deploy.errors import BadBundleError
+from dedos_deploy.errors import BadBundleError, shown
 from dedos_deploy.files import read_regular, sha256_of_file
 
 SMALL_FILE = 1 << 20

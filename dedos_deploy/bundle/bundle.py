@@ -9,7 +9,6 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dedos_deploy.bundle._fields import shown
 from dedos_deploy.bundle._names import ENGINES, MANIFEST, vocabulary_file
 from dedos_deploy.bundle._private import open_to_others
 from dedos_deploy.bundle._unpack import unpack
@@ -22,6 +21,7 @@ from dedos_deploy.errors import (
     UnsupportedVersionError,
     listed,
     nearest,
+    shown,
 )
 from dedos_deploy.spec import GraphSpec
 

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from typing import Any, Literal, cast
 
 from dedos_deploy import __version__
-from dedos_deploy.bundle._fields import FieldError, checked, load_json, shown
+from dedos_deploy.bundle._fields import FieldError, checked, load_json
 from dedos_deploy.bundle._names import (
     MANIFEST,
     MAX_FILES,
@@ -20,7 +20,7 @@ from dedos_deploy.bundle._names import (
     is_vocabulary_name,
     vocabulary_file,
 )
-from dedos_deploy.errors import BadBundleError, BadInputError, UnsupportedVersionError
+from dedos_deploy.errors import BadBundleError, BadInputError, UnsupportedVersionError, shown
 from dedos_deploy.presets import Activation, ModelConfig, config_from_dict
 from dedos_deploy.spec import GraphSpec
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from dedos_deploy.bundle._fields import shown
 from dedos_deploy.bundle._names import (
     MANIFEST,
     clash,
@@ -22,7 +21,7 @@ from dedos_deploy.bundle._names import (
 )
 from dedos_deploy.bundle._verify import verify_folder
 from dedos_deploy.bundle.manifest import Manifest
-from dedos_deploy.errors import BadInputError, SinkError
+from dedos_deploy.errors import BadInputError, SinkError, shown
 from dedos_deploy.files import Temporary, open_regular, sha256_of, sweep
 
 if TYPE_CHECKING:

@@ -38,6 +38,9 @@ def run_command(
     and so does SIGTERM, so that what is half written is removed as well when a container stops;
     a closed stdout (`| head`) becomes 141. Anything else is a bug and keeps its traceback.
     """
+    ends_here = argv is None if owns_process is None else owns_process
+    if ends_here:
+        _open_missing_streams()
     parser = build_parser()
     args = parser.parse_args(argv)
     with interrupts_taken(parser.prog) as interrupts:
@@ -45,12 +48,26 @@ def run_command(
             code = _code_of(parser.prog, lambda: run(args), interrupts)
         except KeyboardInterrupt:
             code = EXIT_INTERRUPTED  # it came while the end was being said
-        ends_here = argv is None if owns_process is None else owns_process
         if ends_here:
             _leave(code, interrupts)
     if ends_here:
         _end_quietly()
     return code
+
+
+def _open_missing_streams() -> None:
+    """Let a process that was started without standard streams (`>&-`) have them, leading nowhere.
+
+    The next file that is opened would get their numbers, and with them whatever is printed.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+    sys.stdin = sys.stdin or open(0, closefd=False)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)
 
 
 def _code_of(prog: str, work: Callable[[], int], interrupts: Interrupts) -> int:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.closing import Closing
-from dedos_deploy.errors import BadInputError
+from dedos_deploy.errors import BadInputError, shown
 from dedos_deploy.evaluation.confusion import Confusion
 from dedos_deploy.files import read_regular, write_atomically
 
@@ -160,8 +160,8 @@ class RecordWriter(Closing):
         for key, value in header.items():
             if found.get(key) != value:
                 raise BadInputError(
-                    f"the evaluation in {str(self.path.parent)!r} has {key} {found.get(key)!r}, not "
-                    f"{value!r}; choose another --output"
+                    f"the evaluation in {str(self.path.parent)!r} has {key} {shown(found.get(key))}, not "
+                    f"{shown(value)}; choose another --output"
                 )
         self.done = tuple(records)
         with self.path.open("rb+") as file:

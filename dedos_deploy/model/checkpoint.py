@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dedos_deploy.borders import foreign
 from dedos_deploy.bundle._fields import FieldError, checked, load_json
-from dedos_deploy.errors import BadInputError
+from dedos_deploy.errors import BadInputError, listed, shown
 from dedos_deploy.files import write_atomically
 from dedos_deploy.model.dedos import Dedos, build_model
 from dedos_deploy.model.tensor_files import load_strictly, read_tensors
@@ -116,8 +116,8 @@ def load_checkpoint(path: Path | str, *, preset: str | None = None) -> tuple[Ded
     config, record = _record(path, metadata)
     if preset is not None and config.preset != preset:
         raise BadInputError(
-            f"checkpoint {path} is of preset {config.preset!r}, not {preset!r}; "
-            f"use --preset {config.preset} or leave it out"
+            f"checkpoint {path} is of preset {shown(config.preset)}, not {preset!r}; "
+            f"use --preset {listed([config.preset])} or leave it out"
         )
     try:
         tensors = _expanded(tensors)
@@ -179,7 +179,7 @@ class _Header:
 def _record(path: Path, metadata: dict[str, str]) -> tuple[ModelConfig, dict[str, Any]]:
     if metadata.get("format") != FORMAT:
         raise BadInputError(
-            f"{path} is not a DEDOS checkpoint (format {metadata.get('format')!r}, expected "
+            f"{path} is not a DEDOS checkpoint (format {shown(metadata.get('format'))}, expected "
             f"{FORMAT!r}); give a file written by dedos-train"
         )
     try:

@@ -9,6 +9,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from dedos_deploy.borders import Refusal, foreign
+from dedos_deploy.errors import shown
 from dedos_deploy.files import check_regular
 
 
@@ -48,7 +49,7 @@ def mismatch(module: torch.nn.Module, tensors: dict[str, Tensor]) -> str | None:
         if name not in tensors:
             return f"{name} is missing"
         if name not in wanted:
-            return f"{name[:100]!r} is not part of it"
+            return f"{shown(name)} is not part of it"
         if tensors[name].shape != wanted[name].shape:
-            return f"{name} is {list(tensors[name].shape)}, not {list(wanted[name].shape)}"
+            return f"{name} is {shown(list(tensors[name].shape))}, not {list(wanted[name].shape)}"
     return None

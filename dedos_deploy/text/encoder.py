@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from dedos_deploy.errors import BadInputError, EngineError, UnfinishedError
+from dedos_deploy.errors import BadInputError, EngineError, UnfinishedError, shown
 from dedos_deploy.text.cache import CacheKey, EmbeddingCache, Row
 from dedos_deploy.text.tokenizer import Tokenizer
 from dedos_deploy.text.tower import BATCH, TextTower, TowerFiles
@@ -115,7 +115,7 @@ class TextEncoder:
                 )
             if found != expected:
                 raise BadInputError(
-                    f"vocabulary file {os.fspath(path)!r} has {field} {found!r}, this bundle "
+                    f"vocabulary file {os.fspath(path)!r} has {field} {shown(found)}, this bundle "
                     f"{expected!r}; make the file again with this bundle"
                 )
         self._memory.know(zip(map(canonical_word, content.words), content.embeddings, strict=True))

@@ -14,7 +14,7 @@ import os
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 
 START = "<start_of_text>"
 END = "<end_of_text>"
+
+_MOST_BYTES = 1 << 26
+"""Of a tokenizer.json; CLIP's has 1.7 million."""
+
+_AFFIX = 16
+"""Letters of what marks the end of a word; CLIP's has four."""
 
 MERGES = 49152 - 256 - 2
 """CLIP uses this many lines of its merge file; the rest were never learned."""
@@ -154,35 +160,46 @@ def _load(source: str | os.PathLike[str] | bytes) -> BytePairs:
         return BadBundleError(f"tokenizer.json is damaged ({why}); export again")
 
     with foreign(unreadable):
-        text = (source if isinstance(source, bytes) else read_regular(source)).decode()
+        content = source if isinstance(source, bytes) else read_regular(source, limit=_MOST_BYTES)
+        text = content.decode()
+    if len(content) > _MOST_BYTES:
+        raise damaged(f"it has more than {_MOST_BYTES} bytes")
+    # What is no tokenizer of the library may be of any other shape, too.
+    with foreign(damaged):
+        foreign_step = _foreign_step(json.loads(text))
+    if foreign_step is not None:
+        raise damaged(f"its {foreign_step} is none that CLIP's tokenizer has")
     # The library raises plain Exception, nothing narrower, for a file that it cannot parse.
     with foreign(damaged):
         pairs = BytePairs.from_str(text)
-        parsed = json.loads(text)
-    if _has_other_pattern(parsed):
-        raise damaged("it splits words by a pattern of its own")
     pairs.no_truncation()
     pairs.no_padding()
     return pairs
 
 
-def _has_other_pattern(value: object) -> bool:
-    """Return whether a tokenizer.json holds a regular expression that is not CLIP's.
+def _foreign_step(parsed: Any) -> str | None:
+    """Return the step of a tokenizer.json that could make much of a short word, None if none can.
 
-    The library's engine tracks back: with one such as (a+)+$ a word of 30 letters takes a second, and
-    no limit of ours can interrupt it.
+    The library takes many kinds of steps, any number of times: ten replacements of one letter by
+    twenty make 10^13 letters of it, for which it ends the process, and its regular expressions track
+    back without end. Vocabulary and merges may be whatever they are.
     """
-    waiting = [value]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, dict):
-            pattern = item.get("Regex")
-            if isinstance(pattern, str) and pattern != _SPLIT:
-                return True
-            waiting += item.values()
-        elif isinstance(item, list):
-            waiting += item
-    return False
+    if parsed.get("normalizer") is not None:
+        return "normalizer"
+    splitting = parsed.get("pre_tokenizer") or {"type": "Sequence", "pretokenizers": []}
+    steps = splitting["pretokenizers"] if splitting["type"] == "Sequence" else [splitting]
+    kinds = [step["type"] for step in steps]
+    if kinds not in (["Split", "ByteLevel"], ["ByteLevel"], ["Split"], []):
+        return "pre_tokenizer"
+    if "Split" in kinds and steps[0]["pattern"] != {"Regex": _SPLIT}:
+        return "pattern"
+    ending = parsed.get("post_processor") or {"type": "TemplateProcessing", "single": []}
+    if ending["type"] != "TemplateProcessing" or len(ending["single"]) > 3:
+        return "post_processor"
+    model = parsed["model"]
+    affixes = (model.get("continuing_subword_prefix"), model.get("end_of_word_suffix"))
+    is_plain = model.get("type") == "BPE" and model.get("dropout") is None
+    return None if is_plain and all(len(one or "") <= _AFFIX for one in affixes) else "model"
 
 
 def _split_specials(text: str) -> Iterator[str]:

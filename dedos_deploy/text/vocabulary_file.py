@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dedos_deploy.borders import foreign
-from dedos_deploy.errors import BadBundleError, BadInputError, UnsupportedVersionError
+from dedos_deploy.errors import BadBundleError, BadInputError, UnsupportedVersionError, shown
 from dedos_deploy.files import read_regular, write_atomically
 
 FORMAT = "dedos-vocabulary"
@@ -133,7 +133,7 @@ def _metadata(data: bytes, name: str) -> dict[str, str]:
         raise BadBundleError(f"{name} has no format {FORMAT!r}; it is not a vocabulary file")
     version = metadata.get("version", "")
     if not version.isdecimal() or len(version) > 9:
-        raise BadBundleError(f"{name} has the version {version!r}, which is not a number")
+        raise BadBundleError(f"{name} has the version {shown(version)}, which is not a number")
     if int(version) > VERSION:
         raise UnsupportedVersionError(
             f"{name} has version {version}, this program reads up to {VERSION}; update dedos-deploy"
@@ -155,18 +155,18 @@ def _problem(content: VocabularyFile) -> str | None:
     """Say what is wrong with the words and rows, or None."""
     words, rows = content.words, content.embeddings
     if rows.dtype != np.float32 or rows.ndim != 2:
-        return f"embeddings are {rows.dtype} {list(rows.shape)}, not float32 [N, D]"
+        return f"embeddings are {rows.dtype} {shown(list(rows.shape))}, not float32 [N, D]"
     if not words or len(words) != len(rows):
         return f"{len(words)} words for {len(rows)} embeddings"
     if len(set(words)) != len(words):
         (double, _), *_ = Counter(words).most_common(1)
-        return f"the word {double!r} occurs twice"
+        return f"the word {shown(double)} occurs twice"
     with np.errstate(over="ignore", invalid="ignore"):
         lengths = np.linalg.norm(rows, axis=1)
     # Written so that NaN counts as wrong.
     wrong = np.flatnonzero(~(np.abs(lengths - 1.0) <= NORM_TOLERANCE))
     if len(wrong):
-        return f"the embedding of {words[wrong[0]]!r} has length {lengths[wrong[0]]:g}, not 1"
+        return f"the embedding of {shown(words[wrong[0]])} has length {lengths[wrong[0]]:g}, not 1"
     return None
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.closing import Closing
-from dedos_deploy.errors import BadInputError, DedosError
+from dedos_deploy.errors import BadInputError, UnfinishedError
 from dedos_deploy.runtime.serving._decode_child import (
     ANSWER,
     DECODED,
@@ -31,6 +31,9 @@ STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 """Of JPEG and PNG; OpenCV would read a dozen more formats."""
 KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "HOME", "LANG")
 """What a child sees of this process's environment, which may hold passwords of cameras."""
+_NO_START = (
+    "pictures cannot be decoded now, the process for it does not start; ask again in a second"
+)
 _CHILD = Path(__file__).with_name("_decode_child.py")
 
 
@@ -65,7 +68,8 @@ class PictureDecoder(Closing):
     def decode(self, content: bytes) -> NDArray[np.uint8]:
         """Return the picture in the bytes of a JPEG or PNG, uint8 [H, W, 3] BGR.
 
-        Raises BadInputError for another format, damage, too many pixels or too long a time.
+        Raises BadInputError for another format, damage, too many pixels or too long a time, and
+        UnfinishedError when no process for it can be started now.
         """
         if not content.startswith(STARTS):
             raise BadInputError("the body is no JPEG or PNG picture; send one as it is")
@@ -90,8 +94,7 @@ class PictureDecoder(Closing):
 
     @contextlib.contextmanager
     def _worker(self) -> Iterator[_Worker]:
-        with self._lock:
-            worker = self._idle.pop() if self._idle else None
+        worker = self._idle_worker()
         if worker is None:
             worker = _Worker(self._most_pixels, self._limits)
             with self._lock:
@@ -108,20 +111,34 @@ class PictureDecoder(Closing):
             if not is_good:
                 worker.close()
 
+    def _idle_worker(self) -> _Worker | None:
+        """Return a process that waits for work; whoever needs memory may have ended some meanwhile."""
+        with self._lock:
+            while self._idle:
+                worker = self._idle.pop()
+                if worker.is_alive:
+                    return worker
+                self._all.discard(worker)
+                worker.close()
+        return None
+
 
 class _Worker(Closing):
     def __init__(self, most_pixels: int, limits: Limits) -> None:
         self._most_pixels = most_pixels
         self._limits = limits
         arguments = (most_pixels, limits.memory, limits.cpu_s)
-        self._process = subprocess.Popen(
-            [sys.executable, str(_CHILD), *map(str, arguments)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=_environment(most_pixels),
-            start_new_session=True,
-        )
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, str(_CHILD), *map(str, arguments)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=_environment(most_pixels),
+                start_new_session=True,
+            )
+        except OSError as error:  # no memory, descriptors or process numbers are left
+            raise UnfinishedError(_NO_START) from error
         assert self._process.stdin is not None
         assert isinstance(self._process.stdout, io.BufferedReader)
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
@@ -129,7 +146,7 @@ class _Worker(Closing):
         with self._deadline(limits.start_s):
             if self._stdout.read(1) != READY:
                 self.close()
-                raise DedosError("the process that decodes pictures does not start")
+                raise UnfinishedError(_NO_START)
 
     @property
     def is_alive(self) -> bool:

@@ -362,16 +362,66 @@ def test_the_embedded_bundle_is_not_poisoned_by_its_archives_hash(cache: Path) -
 # Tokenizers
 
 
+def split(pattern: str) -> dict[str, Any]:
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Removed", "invert": True}
+
+
+def replacing(text: str) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": {"String": "a"}, "content": text}
+
+
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+WORD = {"Sequence": {"id": "A", "type_id": 0}}
+STEPS: dict[str, dict[str, Any]] = {
+    **{
+        f"pattern {pattern}": {
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split(pattern), BYTES]}
+        }
+        for pattern in ("(a+)+$", "(a*)*b", ".*")
+    },
+    "a pattern alone": {"pre_tokenizer": split("(a+)+$")},
+    # Each of these would take more memory than there is, for which the library ends the process.
+    "replacements": {"normalizer": {"type": "Sequence", "normalizers": [replacing("a" * 20)] * 9}},
+    "one replacement": {"normalizer": replacing("sky")},
+    "a prefix": {"normalizer": {"type": "Prepend", "prepend": "x" * 1_000_000}},
+    "bytes of bytes": {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [BYTES] * 40}},
+    "repetition": {
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [WORD] * 1_000_000,
+            "pair": [],
+            "special_tokens": {},
+        }
+    },
+    "processors": {"post_processor": {"type": "Sequence", "processors": [BYTES] * 1000}},
+}
+
+
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("pattern", ["(a+)+$", "(a*)*b", "[", ".*"])
-def test_patterns_of_a_tokenizer_that_are_not_clips(pattern: str, folder: Path) -> None:
+@pytest.mark.parametrize("name", STEPS)
+def test_steps_of_a_tokenizer_that_are_not_clips(name: str, folder: Path) -> None:
+    from dedos_deploy.text.tokenizer import Tokenizer
+
+    values = json.loads((folder / "tokenizer.json").read_text()) | STEPS[name]
+    with pytest.raises(BadBundleError, match=r"tokenizer\.json is damaged .its .* is none that"):
+        Tokenizer(json.dumps(values).encode(), 8)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"type": "WordLevel", "unk_token": "a"},
+        {"dropout": 0.5},
+        {"end_of_word_suffix": "x" * 1_000_000},
+    ],
+)
+def test_models_of_a_tokenizer_that_are_not_clips(change: dict[str, Any], folder: Path) -> None:
     from dedos_deploy.text.tokenizer import Tokenizer
 
     values = json.loads((folder / "tokenizer.json").read_text())
-    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Removed", "invert": True}
-    values["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split]}
+    values["model"] |= change
     with pytest.raises(BadBundleError, match=r"tokenizer\.json is damaged"):
-        Tokenizer(json.dumps(values).encode(), 8).encode(["a" * 40 + "b"])
+        Tokenizer(json.dumps(values).encode(), 8)
 
 
 @pytest.mark.timeout(60)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import struct
+import sys
 import threading
 import time
 import zlib
@@ -14,7 +16,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dedos_deploy.errors import BadInputError
+from dedos_deploy.errors import BadInputError, UnfinishedError
 from dedos_deploy.runtime.serving.decoder import Limits, PictureDecoder
 
 MOST = 1000 * 1000
@@ -234,4 +236,26 @@ def test_memory_is_limited_where_pixels_are_few() -> None:
     with PictureDecoder(most_pixels=MOST, limits=little) as one:
         with pytest.raises(BadInputError, match="too much memory|cannot be decoded|damaged"):
             one.decode(_encoded(".jpg", 1000, 1000, cv2.IMWRITE_JPEG_PROGRESSIVE, 1))
+        assert one.decode(SMALL).shape == (8, 8, 3)
+
+
+def test_a_process_that_was_ended_is_not_the_fault_of_the_next_picture() -> None:
+    """The system ends processes when memory is short."""
+    with PictureDecoder(most_pixels=MOST, limits=LIMITS) as one:
+        for _ in range(3):
+            assert one.decode(SMALL).shape == (8, 8, 3)
+            (worker,) = one._all
+            os.kill(worker._process.pid, signal.SIGKILL)
+            os.waitid(os.P_PID, worker._process.pid, os.WEXITED | os.WNOWAIT)
+
+
+@pytest.mark.parametrize("program", ["/bin/false", "/does/not/exist"])
+def test_a_process_that_does_not_start_is_no_fault_of_the_picture(
+    program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with PictureDecoder(most_pixels=MOST, limits=LIMITS) as one:
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "executable", program)
+            with pytest.raises(UnfinishedError, match="does not start; ask again in a second"):
+                one.decode(SMALL)
         assert one.decode(SMALL).shape == (8, 8, 3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import struct
 import sys
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from dedos_deploy.label_files import read_image, read_label_values  # noqa: E402
 from dedos_deploy.runtime import open_source  # noqa: E402
 from dedos_deploy.runtime.bag_images import ImageMessage, decode_image  # noqa: E402
 
+REFUSED = re.compile("is not a readable image|pixels, at most .* are read")
 POSIX = pytest.mark.skipif(os.name == "nt", reason="named pipes")
 SPECIAL = (b"\xff" * 4, b"\x00" * 8, b"\xff" * 8, b"\xff\xff\xff\x7f", b"\xff" * 8 + b"\x7f")
 
@@ -247,7 +249,8 @@ def test_damaged_pictures(suffix: str, tmp_path: Path) -> None:
     for number in range(60):
         path = tmp_path / f"{number}{suffix}"
         path.write_bytes(mutant(data, rng))
-        assert frames_of(path) == 1 or "is not a readable image" in str(frames_of(path))
+        found = frames_of(path)
+        assert found == 1 or REFUSED.search(str(found))
         for read in (read_image, read_label_values):
             try:
                 read(path)
@@ -261,10 +264,10 @@ def test_a_picture_that_claims_more_than_there_can_be(tmp_path: Path) -> None:
     # OpenCV raises here, where it returns nothing for other damage.
     with pytest.raises(cv2.error):
         cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
-    assert "is not a readable image" in str(frames_of(path))
+    assert f"has {1 << 40} pixels, at most" in str(frames_of(path))
     with pytest.raises(BadInputError, match=r"a\.png"):
         read_image(path)
-    with pytest.raises(SourceError, match="compressed picture is damaged"):
+    with pytest.raises(SourceError, match="compressed picture has"):
         decode_image(ImageMessage(path.read_bytes()))
 
 

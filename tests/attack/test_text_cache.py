@@ -50,8 +50,10 @@ def evil_tokenizer(folder: Path) -> None:
     """Reads the victim as another word."""
     path = folder / "tokenizer.json"
     content = json.loads(path.read_text())
-    replace = {"type": "Replace", "pattern": {"String": VICTIM}, "content": "sky"}
-    path.write_text(json.dumps({**content, "normalizer": replace}))
+    tokens = content["model"]["vocab"]
+    for mine, other in zip(VICTIM, "sky", strict=False):
+        tokens[mine], tokens[other] = tokens[other], tokens[mine]
+    path.write_text(json.dumps(content))
 
 
 def evil_tower(folder: Path) -> None:

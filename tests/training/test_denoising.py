@@ -227,10 +227,14 @@ def rewritten(path: Path, learning: DenoisingLearning, change: dict[str, object]
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"mask_map": "gated"}, "damaged header .mask_map 'gated'"),
-        ({"more": 1}, "damaged header .keys"),
+        ({"mask_map": "gated"}, "damaged header .field 'mask_map' must be .*, not 'gated'"),
+        ({"more": 1}, "damaged header .unknown key 'more'"),
         ({"config": {}}, "damaged header"),
         ({"source": {"model": "x"}}, "damaged header"),
+        ({"channels": [6, 10, "7"]}, "damaged header .field 'channels.2.' must be a whole number"),
+        ({"channels": [6, 10, 0]}, "damaged header .channels must be positive"),
+        ({"channels": [2**30] * 3}, "it needs .* numbers at least, the file holds"),
+        ({"more": "x" * 70_000, "x" * 70_000: 1}, "damaged header .{1,300}$"),
         ({"channels": [6, 10, 7]}, "does not fit its own header .*reader.layers.2"),
     ],
 )
@@ -247,7 +251,7 @@ def test_other_files_are_refused(tmp_path: Path, learning: DenoisingLearning) ->
     with pytest.raises(BadInputError, match="does not exist; a run with --diffusion writes it"):
         load_learning(path)
     path.write_bytes(b"not a tensor file")
-    with pytest.raises(BadInputError, match="not a readable safetensors file"):
+    with pytest.raises(BadInputError, match=r"is damaged \(SafetensorError\); resume its run"):
         load_learning(path)
     save_file({"x": torch.zeros(1)}, path, metadata={"format": "other"})
     with pytest.raises(BadInputError, match="format 'other', expected 'dedos-learning-1'"):

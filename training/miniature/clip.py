@@ -286,9 +286,5 @@ def _load(path: Path, run: _Run, fingerprint: str) -> None:
     with foreign(refusal), torch.no_grad():
         for name, parameter in run.parameters():
             parameter.copy_(tensors[name])
-            run.optimizer.state[parameter] = _under(tensors, f"{name}/")
+        run.optimizer.load_moments(run.parameters(), tensors, refusal)
         run.step, run.elapsed_s = int(record["step"]), float(record["elapsed_s"])
-
-
-def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}

@@ -1,0 +1,96 @@
+"""How many pixels a picture file states, read before anything is decoded.
+
+OpenCV takes memory for whatever a file states up to 2^30 pixels, so that 1.6 kB can cost gigabytes. Read
+here as its decoders read it: the first frame header of a JPEG, the first chunk of a PNG, the first
+directory of a TIFF. A WebP has at most 16,383 pixels a side, which is fewer than the limit.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+
+MOST_PIXELS = 1 << 28
+"""Of one picture out of a file or a recording: 16,384 x 16,384, beyond every camera's sensor.
+
+A picture takes 3 bytes per pixel, 3 more while a progressive JPEG is read, and 3 more to be turned.
+"""
+
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_BARE = frozenset({0x01, *range(0xD0, 0xD8)})
+_ENDS = frozenset({0xD8, 0xD9, 0xDA})
+_MARKER = re.compile(rb"\xff[\x01-\xfe]")
+_MOST_SEGMENTS = 1 << 16
+_TIFFS = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}
+_MOST_TAGS = 4096
+_WIDTH, _HEIGHT = 256, 257
+_WHOLE = {1: "B", 3: "H", 4: "I", 6: "B", 8: "H", 9: "I", 16: "Q", 17: "Q"}
+"""Types of whole numbers in a TIFF, signed ones as if they were not: libtiff takes all of them."""
+
+
+def stated_pixels(content: bytes) -> int | None:
+    """Return width times height as a JPEG, PNG, BMP, TIFF or WebP states it; 0 if it states none.
+
+    None for another format.
+
+    >>> stated_pixels(b"\x89PNG\r\n\x1a\n" + bytes(8) + bytes([0, 0, 1, 0, 0, 0, 2, 0]))
+    131072
+    """
+    try:
+        if content.startswith(b"\xff\xd8\xff"):
+            return _jpeg(content)
+        if content.startswith(b"\x89PNG\r\n\x1a\n"):
+            width, height = struct.unpack_from(">II", content, 16)
+            return int(width * height)
+        if content.startswith(b"BM"):
+            return _bmp(content)
+        if content[:4] in _TIFFS:
+            return _tiff(content, _TIFFS[content[:4]], big=b"+" in content[:4])
+        if content.startswith(b"RIFF") and content[8:12] == b"WEBP":
+            return 0
+    except struct.error:
+        return 0  # it ends before its size
+    return None
+
+
+def _jpeg(content: bytes) -> int | None:
+    place = 2
+    for _ in range(_MOST_SEGMENTS):
+        # As libjpeg does: what stands before a marker is skipped, and so is its filling.
+        found = _MARKER.search(content, place)
+        if found is None:
+            return 0
+        marker, place = content[found.end() - 1], found.end()
+        if marker in _FRAMES:
+            height, width = struct.unpack_from(">HH", content, place + 3)
+            return int(width * height)
+        if marker in _ENDS:
+            return 0
+        if marker not in _BARE:
+            place += max(2, *struct.unpack_from(">H", content, place))
+    return None
+
+
+def _bmp(content: bytes) -> int:
+    (header,) = struct.unpack_from("<I", content, 14)
+    width, height = struct.unpack_from("<HH" if header == 12 else "<ii", content, 18)
+    return abs(int(width) * int(height))
+
+
+def _tiff(content: bytes, order: str, *, big: bool) -> int:
+    offset, slot = ("Q", 8) if big else ("I", 4)
+    (place,) = struct.unpack_from(order + offset, content, slot)
+    (count,) = struct.unpack_from(order + ("Q" if big else "H"), content, place)
+    place += 8 if big else 2
+    size = 4 + 2 * slot
+    found: dict[int, int] = {}
+    for entry in range(place, place + size * min(count, _MOST_TAGS), size):
+        tag, kind = struct.unpack_from(order + "HH", content, entry)
+        if tag in (_WIDTH, _HEIGHT) and kind in _WHOLE:
+            number = struct.Struct(order + _WHOLE[kind])
+            at = entry + 4 + slot
+            if number.size > slot:
+                (at,) = struct.unpack_from(order + offset, content, at)
+            # Of a tag given twice readers take one or the other.
+            found[tag] = max(*number.unpack_from(content, at), found.get(tag, 0))
+    return found.get(_WIDTH, 0) * found.get(_HEIGHT, 0)

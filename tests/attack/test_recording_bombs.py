@@ -1,0 +1,173 @@
+"""Recordings whose compressed chunks would become gigabytes: refused in bounded memory."""
+
+from __future__ import annotations
+
+import base64
+import bz2
+import json
+import resource
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import lz4.frame
+import pytest
+import zstandard
+
+sys.path += [str(Path(__file__).parents[1] / "runtime")]
+
+from test_bags import write_ros  # noqa: E402
+
+from dedos_deploy.errors import SourceError  # noqa: E402
+from dedos_deploy.runtime import bag_chunks, open_source  # noqa: E402
+from dedos_deploy.runtime.bag_chunks import bz2_opened, lz4_opened  # noqa: E402
+from dedos_deploy.runtime.bag_readers import open_bag_reader  # noqa: E402
+
+MAGIC = b"\x89MCAP0\r\n"
+LARGE = 3 << 30
+STEP = bytes(1 << 22)
+
+
+def zstd_of(size: int, *, says_size: bool = True) -> bytes:
+    opened = zstandard.ZstdCompressor(level=1, write_content_size=says_size)
+    packer = opened.compressobj(size=size if says_size else -1)
+    parts = [packer.compress(head(size))]
+    parts += [packer.compress(STEP) for _ in range(size // len(STEP) - 1)]
+    parts += [packer.compress(STEP[: len(STEP) - len(head(size))]), packer.flush()]
+    return b"".join(parts)
+
+
+def lz4_of(size: int) -> bytes:
+    with lz4.frame.LZ4FrameCompressor(block_size=lz4.frame.BLOCKSIZE_MAX4MB) as packer:
+        parts = [packer.begin(), packer.compress(head(size))]
+        parts += [packer.compress(STEP) for _ in range(size // len(STEP))]
+        return b"".join([*parts, packer.flush()])
+
+
+def head(size: int) -> bytes:
+    """Return the start of an unknown record that fills a chunk."""
+    return b"\x99" + struct.pack("<Q", size - 9)
+
+
+def text(value: str) -> bytes:
+    return struct.pack("<I", len(value)) + value.encode()
+
+
+def record(kind: int, content: bytes) -> bytes:
+    return bytes([kind]) + struct.pack("<Q", len(content)) + content
+
+
+def mcap_of(compression: str, data: bytes, says: int, *, summary_start: int = 0) -> bytes:
+    chunk = struct.pack("<QQQI", 0, 1, says, 0) + text(compression)
+    chunk += struct.pack("<Q", len(data)) + data
+    parts = [record(1, text("") + text("x")), record(6, chunk), record(15, bytes(4))]
+    return b"".join([MAGIC, *parts, record(2, struct.pack("<QQI", summary_start, 0, 0)), MAGIC])
+
+
+def peak_mb(path: Path) -> tuple[float, str]:
+    """Return by how much reading raises the memory of a process, and with which sentence it ends."""
+    program = (
+        "import mcap.reader, rosbags.highlevel, zstandard, resource, cv2, sys\n"
+        "from dedos_deploy.errors import SourceError\n"
+        "from dedos_deploy.runtime import open_source\n"
+        "used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
+        "before = used()\n"
+        "try:\n"
+        "    list(open_source(sys.argv[1]))\n"
+        "except SourceError as error:\n"
+        "    print(used() - before, error)\n"
+    )
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (10 << 30, 10 << 30))
+
+    command = [sys.executable, "-c", program, str(path)]
+    found = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)
+    assert found.returncode == 0, found.stderr
+    rise, _, sentence = found.stdout.partition(" ")
+    return float(rise), sentence.strip()
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("says", [LARGE, 100, 0])
+@pytest.mark.parametrize("summary_start", [0, 8])
+def test_a_zstd_chunk_of_gigabytes(says: int, summary_start: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.mcap"
+    path.write_bytes(mcap_of("zstd", zstd_of(LARGE), says, summary_start=summary_start))
+    assert path.stat().st_size < 200_000
+    rise, sentence = peak_mb(path)
+    assert rise < 200, rise
+    assert "has more than 268435456 bytes when it is opened" in sentence
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("compression", ["zstd", "lz4"])
+@pytest.mark.parametrize("says", [LARGE // 3, 1 << 20])
+def test_a_chunk_that_does_not_say_its_size(compression: str, says: int, tmp_path: Path) -> None:
+    size = LARGE // 3
+    data = lz4_of(size) if compression == "lz4" else zstd_of(size, says_size=False)
+    path = tmp_path / "a.mcap"
+    path.write_bytes(mcap_of(compression, data, says))
+    rise, sentence = peak_mb(path)
+    assert rise < 200, rise
+    assert "chunk of the recording" in sentence or "damaged or empty" in sentence
+
+
+@pytest.mark.parametrize("opened", [bz2_opened, lz4_opened])
+def test_chunks_are_opened_up_to_the_limit(
+    opened: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = {bz2_opened: bz2.compress, lz4_opened: lz4.frame.compress}[opened](b"a" * 70_000)
+    assert opened(packed) == b"a" * 70_000
+    monkeypatch.setattr(bag_chunks, "MAX_CHUNK", 69_999)
+    with pytest.raises(SourceError, match="breaks off, or has more bytes"):
+        opened(packed)
+    with pytest.raises(SourceError, match="breaks off"):
+        bag_chunks.lz4_opened(lz4.frame.compress(b"abc" * 9)[:-8])
+
+
+@pytest.mark.parametrize("compression", ["BZ2", "LZ4"])
+def test_chunks_of_a_bag_are_opened_within_the_limit(
+    compression: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rosbags.rosbag1 import Writer
+
+    start = Writer.open
+
+    def compressing(writer: Writer) -> None:
+        writer.set_compression(Writer.CompressionFormat[compression])
+        start(writer)
+
+    monkeypatch.setattr(Writer, "open", compressing)
+    path = write_ros(tmp_path / "a.bag", version=1)
+    with open_source(str(path)) as source:
+        assert len(list(source)) == 5
+    monkeypatch.setattr(bag_chunks, "MAX_CHUNK", 5000)
+    with open_source(str(path)) as source, pytest.raises(SourceError, match="has more bytes"):
+        list(source)
+
+
+@pytest.mark.parametrize("compression", ["LZ4", "ZSTD", "NONE"])
+def test_honest_recordings_are_read_in_the_order_of_their_logging(
+    compression: str, tmp_path: Path
+) -> None:
+    from mcap.writer import CompressionType, Writer
+
+    path = tmp_path / "a.mcap"
+    pixels = base64.b64encode(bytes(12)).decode()
+    with path.open("wb") as file:
+        writer = Writer(file, chunk_size=300, compression=CompressionType[compression])
+        writer.start()
+        schema = writer.register_schema("foxglove.RawImage", "jsonschema", b"{}")
+        channels = [writer.register_channel(topic, "json", schema) for topic in ("/a", "/b")]
+        for time_ns in (5, 3, 9, 3, 1, 7, 8, 2):
+            body = {"timestamp": {"sec": time_ns, "nsec": 0}, "encoding": "bgr8", "data": pixels}
+            content = json.dumps(body | {"width": 2, "height": 2, "step": 6}).encode()
+            for channel in channels:
+                writer.add_message(channel, time_ns, content, time_ns)
+        writer.finish()
+    with open_bag_reader(path, topic="/b") as reader:
+        found = [message.clock_ns // 10**9 for message in reader]
+    assert found == [1, 2, 3, 3, 5, 7, 8, 9] and reader.count == 8

@@ -381,6 +381,14 @@ def test_an_engine_that_is_broken_ends_the_run() -> None:
     assert labeller.calls == 7
 
 
+def test_an_engine_that_works_now_and_then_ends_no_run() -> None:
+    """Nine of ten frames fail, for ever: a frame that is labelled starts the count of errors anew."""
+    sink, labeller = ListSink(), SleepyLabeller(fails=lambda call: call % 10 != 0)
+    (report,) = Fleet([camera("c", scripted(*range(60)), labeller, sinks=[sink], live=False)]).run()
+    assert sink.ids == [9, 19, 29, 39, 49, 59]
+    assert report.results.drops == {"engine failed": 54}
+
+
 def test_a_callback_that_raises_hangs_nothing(caplog: pytest.LogCaptureFixture) -> None:
     def broken(name: str, frame: Frame, result: Segmentation) -> None:
         raise KeyError("odd")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError, nearest
-from dedos_deploy.runtime.cameras import CameraReport, Fleet
+from dedos_deploy.runtime.flow import CameraReport, Run
 from dedos_deploy.runtime.frames import Frame
 from dedos_deploy.runtime.overlay import tint
 from dedos_deploy.runtime.palette import class_colour_bgr
@@ -60,7 +60,7 @@ class Hub(Closing):
         self._colours: dict[str, dict[str, Colour]] = {name: {} for name in views}
         self._segmenter = segmenter
         self._views = dict(views)
-        self._fleet: Fleet | None = None
+        self._fleet: Run | None = None
         self._latest: dict[str, tuple[int, Frame, Segmentation]] = {}
         self._tell: dict[str, tuple[Callable[[], None], ...]] = dict.fromkeys(self._views, ())
         self._telling = threading.Lock()
@@ -71,7 +71,7 @@ class Hub(Closing):
         self._encoded: dict[str, tuple[int, float, bytes]] = {}
         self._imaging = threading.Lock()
 
-    def watch(self, fleet: Fleet) -> None:
+    def watch(self, fleet: Run) -> None:
         """Show the numbers of this fleet."""
         self._fleet = fleet
 

@@ -19,11 +19,11 @@ from dedos_deploy.errors import BadInputError, SinkError, SourceError
 from dedos_deploy.runtime import Segmenter
 from dedos_deploy.runtime.bars_source import open_test, read_number
 from dedos_deploy.runtime.cameras import Camera, CameraReport, FeedOptions, Fleet, SourceState
-from dedos_deploy.runtime.cameras.fleet import LATE
+from dedos_deploy.runtime.flow import Reconnect
+from dedos_deploy.runtime.flow.lanes import FAILED, SLOW
+from dedos_deploy.runtime.flow.turns import LATE
 from dedos_deploy.runtime.frames import Frame, Source
-from dedos_deploy.runtime.live_sources import Reconnect
 from dedos_deploy.runtime.segmentation import Segmentation
-from dedos_deploy.runtime.sink_lane import FAILED, SLOW
 from dedos_deploy.runtime.sinks import StopRequested
 
 QUICK = FeedOptions(reconnect=Reconnect(first_s=0.02, longest_s=0.05, attempts=3), stall_s=0.3)
@@ -60,7 +60,9 @@ def no_thread_is_left() -> Iterator[None]:
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
         left = [
-            t.name for t in threading.enumerate() if t.name.startswith(("dedos-feed", "dedos-sink"))
+            t.name
+            for t in threading.enumerate()
+            if t.name.startswith(("dedos-source", "dedos-sink"))
         ]
         if not left:
             return

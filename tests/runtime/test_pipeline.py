@@ -13,7 +13,7 @@ from runtime_fakes import FakeLabeller, RecordingSink, SyntheticSource
 
 from dedos_deploy.errors import BadInputError, SinkError, SourceError
 from dedos_deploy.runtime import Frame, Pipeline, Segmentation, StopRequested, run
-from dedos_deploy.runtime.sink_lane import FAILED, SLOW
+from dedos_deploy.runtime.flow.lanes import FAILED, SLOW
 
 T = TypeVar("T")
 LIMIT_S = 20.0

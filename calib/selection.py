@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from dedos_deploy.calib.frames import IMAGE_SUFFIXES, read_image
 from dedos_deploy.errors import BadInputError, SourceError
-from dedos_deploy.runtime.flow.feed import LENT, Feed
+from dedos_deploy.runtime.flow.feed import Feed
+from dedos_deploy.runtime.flow.feed_options import LENT
 from dedos_deploy.runtime.frames import POLL_S, Frame, Outcome, Source
 from dedos_deploy.runtime.image_source import find_images
 from dedos_deploy.runtime.preprocess import resize_frame

@@ -11,8 +11,8 @@ from pathlib import Path
 from urllib.parse import parse_qsl
 
 from dedos_deploy.errors import SourceError, nearest
-from dedos_deploy.runtime.flow.feed import Feed, FeedOptions
-from dedos_deploy.runtime.flow.reconnect import Reconnect
+from dedos_deploy.runtime.flow.feed import Feed
+from dedos_deploy.runtime.flow.feed_options import FeedOptions, Reconnect
 from dedos_deploy.runtime.frames import SUPERSEDED, Frame, Outcome, Source
 from dedos_deploy.runtime.opencv import (
     Capture,

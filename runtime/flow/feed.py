@@ -8,11 +8,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from typing import NoReturn
 
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import SourceError
-from dedos_deploy.runtime.flow.reconnect import NEVER, Reconnect
+from dedos_deploy.runtime.flow.feed_options import FeedOptions
 from dedos_deploy.runtime.flow.source_state import FeedReport, SourceState
 from dedos_deploy.runtime.flow.workers import Handover, Worker
 from dedos_deploy.runtime.frames import POLL_S, SUPERSEDED, Frame, Outcome, Source
@@ -22,25 +22,7 @@ from dedos_deploy.runtime.stages import ObservedSource, StageBoard
 log = logging.getLogger(__name__)
 
 JOIN_S = 0.9
-
-
-@dataclass(frozen=True)
-class FeedOptions:
-    """reconnect: how a source that failed, also at its first opening, is opened again; stall_s:
-    silence after which it counts as stalled; ahead: frames read ahead from a recording; told: log its
-    states and what it is lost to, False where the reader raises that; lent: the source is open
-    already and somebody else's, who closes it: a live one is read when a frame is asked for, since it
-    drops by itself what nobody asked for."""
-
-    reconnect: Reconnect = field(default_factory=Reconnect)
-    stall_s: float = 2.0
-    ahead: int = 2
-    told: bool = True
-    lent: bool = False
-
-
-LENT = FeedOptions(NEVER, told=False, lent=True)
-"""Of a source that its owner has opened."""
+"""How long a driver that may hang is waited for."""
 
 
 class Feed(Closing):
@@ -63,7 +45,7 @@ class Feed(Closing):
         on_frame: called there when a frame is ready or the feed is over; stages: told of every
         opening and read."""
         self.name = name
-        self.failure: Exception | None = None
+        self.failure: BaseException | None = None
         self._open_it = open_it
         self._options = options or FeedOptions()
         self._on_frame = on_frame
@@ -164,7 +146,7 @@ class Feed(Closing):
         self.request_stop()
         if not self._worker.join(max(0.0, self._stop_s + timeout_s - time.monotonic())):
             log.warning(
-                "feed %s did not end within %g s and is left behind",
+                "feed %s did not end within %.1f s and is left behind",
                 self.name,
                 timeout_s,
                 extra={"camera": self.name},
@@ -191,14 +173,15 @@ class Feed(Closing):
                 if not stop.is_set():
                     self._enter(SourceState.ENDED)
                 return
-            except Exception as error:
+            except BaseException as error:
                 # Whatever a source raises is its own; a bug in one must not end the others.
                 failure = error
             if self._frames > seen:
                 waits = self._options.reconnect.waits_s()
             wait_s = next(waits, None)
-            if wait_s is None:
+            if wait_s is None or not isinstance(failure, Exception):
                 self._lose(failure)
+            self._say(failure)
             self._note(failure)
             self._enter(SourceState.CONNECTING)
             stop.wait(wait_s)
@@ -254,38 +237,39 @@ class Feed(Closing):
         self._on_frame()
         return taken
 
-    def _note(self, error: Exception, *, is_told: bool = True) -> None:
-        if is_told:
-            level = logging.WARNING if isinstance(error, SourceError) else logging.ERROR
-            log.log(
-                level,
-                "camera %s: %s: %s",
-                self.name,
-                type(error).__name__,
-                error,
-                extra={"camera": self.name},
-            )
+    def _say(self, error: BaseException) -> None:
+        level = logging.WARNING if isinstance(error, SourceError) else logging.ERROR
+        log.log(
+            level,
+            "camera %s: %s: %s",
+            self.name,
+            type(error).__name__,
+            error,
+            extra={"camera": self.name},
+        )
+
+    def _note(self, error: BaseException) -> None:
         with self._lock:
             self._error = str(error) or type(error).__name__
             # A source that is opened again counts its own drops from nothing.
             self._drops.update(self._inner_drops)
             self._inner_drops = {}
 
-    def _lose(self, error: Exception) -> None:
+    def _lose(self, error: BaseException) -> NoReturn:
         """Give up, and raise what the source is lost to."""
+        if self._options.told:
+            self._say(error)
         attempts = self._options.reconnect.attempts
-        self.failure = error
-        if self._frames and attempts:
-            self.failure = SourceError(
+        if self._frames and attempts and isinstance(error, Exception):
+            error = SourceError(
                 f"source {self._source_id!r} stopped delivering frames and did not come back in "
                 f"{attempts} attempts over {time.monotonic() - self._since_s:.0f} s; check the device "
                 f"and its connection (at last: {error})"
             )
-        self._note(error, is_told=self._options.told)
-        with self._lock:
-            self._error = str(self.failure) or type(error).__name__
+        self.failure = error
+        self._note(error)
         self._enter(SourceState.LOST)
-        raise self.failure
+        raise error
 
     def _enter(self, state: SourceState) -> None:
         with self._lock:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError
-from dedos_deploy.runtime.flow.feed import LENT
+from dedos_deploy.runtime.flow.feed_options import LENT
 from dedos_deploy.runtime.flow.run import Run, RunOptions
 from dedos_deploy.runtime.flow.turns import Camera, Labeller
 from dedos_deploy.runtime.frames import Frame, Source

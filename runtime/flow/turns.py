@@ -12,7 +12,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dedos_deploy.runtime.flow.feed import Feed, FeedOptions
+from dedos_deploy.runtime.flow.feed import JOIN_S as FEED_JOIN_S
+from dedos_deploy.runtime.flow.feed import Feed
+from dedos_deploy.runtime.flow.feed_options import FeedOptions
 from dedos_deploy.runtime.flow.lanes import CallersLane, Lane, SinkLane
 from dedos_deploy.runtime.flow.report import CameraReport
 from dedos_deploy.runtime.flow.source_state import SourceState
@@ -98,11 +100,9 @@ class Seat:
 
     def close(self, patience: Patience) -> None:
         """Let feed and sinks end that can in time."""
-        if self.camera.feed.lent:
-            # Its owner will close the source, which must not be read meanwhile.
-            self.feed.close(min(JOIN_S, patience.left_s()))
-        else:
-            self.feed.close()
+        # A driver may hang; a file is done soon, and what is lent must not be closed while it is read.
+        may_hang = self.camera.live and not self.camera.feed.lent
+        self.feed.close(min(FEED_JOIN_S if may_hang else JOIN_S, patience.left_s()))
         for lane in self.lanes:
             lane.close(patience.left_s())
 

@@ -1,10 +1,10 @@
-"""How often, and after which pauses, a source that was lost is opened again."""
+"""How a source is read, and opened again when it was lost."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -32,3 +32,22 @@ class Reconnect:
 
 
 NEVER = Reconnect(attempts=0)
+
+
+@dataclass(frozen=True)
+class FeedOptions:
+    """reconnect: how a source that failed, also at its first opening, is opened again; stall_s:
+    silence after which it counts as stalled; ahead: frames read ahead from a recording; told: log its
+    states and what it is lost to, False where the reader raises that; lent: the source is open
+    already and somebody else's, who closes it: a live one is read when a frame is asked for, since it
+    drops by itself what nobody asked for."""
+
+    reconnect: Reconnect = field(default_factory=Reconnect)
+    stall_s: float = 2.0
+    ahead: int = 2
+    told: bool = True
+    lent: bool = False
+
+
+LENT = FeedOptions(Reconnect(attempts=0), told=False, lent=True)
+"""Of a source that its owner has opened."""

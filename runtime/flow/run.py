@@ -143,6 +143,7 @@ class Run:
     def _deliver_all(self, labeller: Worker[Result]) -> str:
         delivered = 0
         while (item := labeller.get(POLL_S)) is not Outcome.END:
+            left_s = self._patience.left_s(LABEL_S)
             if self._stop.is_set():
                 # At once, so that a frame in work and the waits of slow ones do not add up.
                 self._request_stop()
@@ -152,7 +153,7 @@ class Run:
                 except StopRequested:
                     return "stopped"
                 delivered += 1
-            elif self._patience.left_s(LABEL_S) == 0.0:
+            elif left_s == 0.0:
                 log.warning(ENGINE_IS_STUCK)
                 self.engine_is_stuck = True
                 return "stopped"
@@ -193,7 +194,8 @@ class Run:
         """
         seats = [seat for seat in self._seats if is_whole or not seat.camera.live]
         for lane in (lane for seat in seats for lane in seat.lanes):
-            while not (lane.finish(POLL_S) or self._patience.left_s() == 0.0):
+            lane.request_finish()
+            while self._patience.left_s() > 0.0 and not lane.finish(POLL_S):
                 pass
 
     def _close(self, labeller: Worker[Result] | None) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from abc import abstractmethod
 from collections.abc import Callable
 
 from dedos_deploy.closing import Closing
@@ -26,13 +25,14 @@ SLOW, FAILED = "sink too slow", "sink failed"
 
 
 class Lane(Closing):
-    """Results on their way into one sink.
+    """Results on their way into one sink, written at once and on the thread that puts: for windows.
 
     What the sink raises is said once and counted, and the sink gets no more; `error` has it.
     `stop_requested` is set when a sink asks for the end, as a window does.
     """
 
-    def __init__(self, sink: Sink, stages: StageBoard | None) -> None:
+    def __init__(self, sink: Sink, *, stages: StageBoard | None = None) -> None:
+        """stages: told of every write."""
         self.sink = sink
         self.error: Exception | None = None
         self.stop_requested = False
@@ -47,30 +47,31 @@ class Lane(Closing):
         failed = self._refused + self._lost
         return {FAILED: failed} if failed else {}
 
-    @abstractmethod
+    @property
+    def runs(self) -> bool:
+        """Whether it is still at work, so that the sink cannot be closed."""
+        return False
+
     def has_room_for(self, more: int) -> bool:
         """Return whether so many and one more can be put without losing one."""
+        return True
 
-    @abstractmethod
     def put(self, frame: Frame, result: Segmentation) -> None:
         """Hand over a result."""
+        if self.error is None:
+            self._write(frame, result)
+        if self.error is not None:
+            self._refused += 1
 
-    @abstractmethod
     def request_finish(self) -> None:
         """Take no more; returns at once."""
 
-    @abstractmethod
     def finish(self, timeout_s: float) -> bool:
         """Take no more and let the sink write what is left; return whether it has, in time."""
+        return True
 
-    @abstractmethod
     def close(self, timeout_s: float = DRAIN_S) -> None:
         """Finish, at most for a moment after the first request; who opened the sink closes it."""
-
-    @property
-    @abstractmethod
-    def runs(self) -> bool:
-        """Whether it is still at work, so that the sink cannot be closed."""
 
     def _write(self, frame: Frame, result: Segmentation) -> bool:
         """Write a result; return whether the sink takes more."""
@@ -94,33 +95,6 @@ class Lane(Closing):
         return self.error is None and not self.stop_requested
 
 
-class CallersLane(Lane):
-    """Writes at once, on the thread that puts: for windows."""
-
-    runs = False
-
-    def __init__(self, sink: Sink, *, stages: StageBoard | None = None) -> None:
-        super().__init__(sink, stages)
-
-    def has_room_for(self, more: int) -> bool:
-        return True
-
-    def put(self, frame: Frame, result: Segmentation) -> None:
-        if self.error is None:
-            self._write(frame, result)
-        if self.error is not None:
-            self._refused += 1
-
-    def request_finish(self) -> None:
-        """Nothing is on its way."""
-
-    def finish(self, timeout_s: float) -> bool:
-        return True
-
-    def close(self, timeout_s: float = DRAIN_S) -> None:
-        """Nothing is on its way."""
-
-
 class SinkLane(Lane):
     """A sink on its own thread, so that a slow or failing one holds up nothing else.
 
@@ -138,7 +112,7 @@ class SinkLane(Lane):
     ) -> None:
         """on_room: called on the lane's thread whenever there is room again; stages: told of every
         write."""
-        super().__init__(sink, stages)
+        super().__init__(sink, stages=stages)
         self._when_full = when_full
         self._on_room = on_room
         self._items: Handover[tuple[Frame, Segmentation]] = Handover(

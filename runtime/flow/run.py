@@ -193,8 +193,11 @@ class Run:
         longer than a moment.
         """
         seats = [seat for seat in self._seats if is_whole or not seat.camera.live]
-        for lane in (lane for seat in seats for lane in seat.lanes):
+        lanes = [lane for seat in seats for lane in seat.lanes]
+        for lane in lanes:
+            # All at once: one that is stuck takes all the time that there is.
             lane.request_finish()
+        for lane in lanes:
             while self._patience.left_s() > 0.0 and not lane.finish(POLL_S):
                 pass
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dedos_deploy.runtime.flow.feed import JOIN_S as FEED_JOIN_S
 from dedos_deploy.runtime.flow.feed import Feed
 from dedos_deploy.runtime.flow.feed_options import FeedOptions
-from dedos_deploy.runtime.flow.lanes import CallersLane, Lane, SinkLane
+from dedos_deploy.runtime.flow.lanes import Lane, SinkLane
 from dedos_deploy.runtime.flow.report import CameraReport
 from dedos_deploy.runtime.flow.source_state import SourceState
 from dedos_deploy.runtime.flow.workers import JOIN_S, Patience, WhenFull
@@ -72,7 +72,7 @@ class Seat:
         self.meter = Meter()
         policy: WhenFull = "drop_oldest" if camera.live else "wait"
         self.lanes: list[Lane] = [
-            CallersLane(sink, stages=stages)
+            Lane(sink, stages=stages)
             if sink.on_callers_thread
             else SinkLane(sink, when_full=policy, on_room=on_frame, stages=stages)
             for sink in camera.sinks

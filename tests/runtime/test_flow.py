@@ -125,6 +125,25 @@ def test_a_slow_callback_loses_nothing_of_a_recording() -> None:
     assert sink.frame_ids == list(range(40)) and report.results.drops == {}
 
 
+def test_a_stop_leaves_nothing_behind_but_what_is_stuck() -> None:
+    """However long the first one hangs, those after it have come to their end."""
+    let_go, stop = threading.Event(), threading.Event()
+
+    class Stuck(RecordingSink):
+        def write(self, frame: Frame, result: Segmentation) -> None:
+            let_go.wait(20)
+
+    stuck, fine = Stuck(), [RecordingSink(), RecordingSink()]
+    source = SyntheticSource(live=True, interval_s=0.01)
+    camera = Camera("c", lambda: source, FakeLabeller(), [stuck, *fine], feed=QUICK)
+    run = Run([camera], stop=stop)
+    threading.Timer(0.3, stop.set).start()
+    (report,) = run.run()
+    assert run.left_behind == (stuck,)
+    assert all(len(sink.frame_ids) == report.results.frames > 3 for sink in fine)
+    let_go.set()
+
+
 # A source that is open already and somebody else's
 
 

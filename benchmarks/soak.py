@@ -31,8 +31,8 @@ from dedos_deploy.errors import DedosError, SourceError
 from dedos_deploy.runtime import Segmenter, open_sink
 from dedos_deploy.runtime.bars_source import open_test, read_number
 from dedos_deploy.runtime.cameras import Camera, FeedOptions, Fleet
+from dedos_deploy.runtime.flow import Reconnect
 from dedos_deploy.runtime.frames import Frame, Outcome, Source
-from dedos_deploy.runtime.live_sources import Reconnect
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.sinks import Sink, SinkOptions
 

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from dedos_deploy.calib.frames import IMAGE_SUFFIXES, read_image
 from dedos_deploy.errors import BadInputError, SourceError
+from dedos_deploy.runtime.flow.feed import Feed
+from dedos_deploy.runtime.flow.feed_options import LENT
 from dedos_deploy.runtime.frames import POLL_S, Frame, Outcome, Source
 from dedos_deploy.runtime.image_source import find_images
 from dedos_deploy.runtime.preprocess import resize_frame
@@ -224,13 +226,14 @@ def _frames(source: Source, live_s: float, warnings: list[str]) -> Iterator[Fram
     deadline_s = time.monotonic() + live_s if source.live else float("inf")
     delivered = False
     try:
-        while time.monotonic() < deadline_s:
-            item = source.read(POLL_S)
-            if item is Outcome.END:
-                break
-            if isinstance(item, Frame):
-                delivered = True
-                yield item
+        with Feed(source.source_id, lambda: source, options=LENT) as feed:
+            while time.monotonic() < deadline_s:
+                item = feed.read(POLL_S)
+                if item is Outcome.END:
+                    break
+                if isinstance(item, Frame):
+                    delivered = True
+                    yield item
     except SourceError as error:
         if not delivered:
             raise

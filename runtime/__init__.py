@@ -1,11 +1,11 @@
-"""Running a bundle: sources, the segmenter, sinks, and the pipeline between them."""
+"""Running a bundle: sources, the segmenter, sinks, and the flow between them."""
 
 from __future__ import annotations
 
 from dedos_deploy.runtime.engine import Engine, EngineOptions, open_engine
+from dedos_deploy.runtime.flow.pipeline import Pipeline, run
 from dedos_deploy.runtime.frames import Frame, Outcome, Source
 from dedos_deploy.runtime.overlay import OverlayPainter
-from dedos_deploy.runtime.pipeline import Pipeline, run
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.segmenter import Segmenter, SegmenterView
 from dedos_deploy.runtime.sinks import Sink, SinkOptions, StopRequested, open_sink

@@ -11,8 +11,7 @@ from dedos_deploy.errors import SourceError, nearest, require
 from dedos_deploy.files import check_regular
 from dedos_deploy.runtime.bag_images import decode_image
 from dedos_deploy.runtime.bag_readers import BagMessage, BagReader, open_bag_reader
-from dedos_deploy.runtime.frames import POLL_S, Frame, Outcome, Source
-from dedos_deploy.runtime.live_sources import SUPERSEDED
+from dedos_deploy.runtime.frames import POLL_S, SUPERSEDED, Frame, Outcome, Source
 
 BAG_SUFFIXES = (".mcap", ".bag", ".db3")
 ROS2_MARKER = "metadata.yaml"

@@ -54,7 +54,7 @@ class BarsSource(Source):
         self.frames = frames
         self._missed = 0
         self._picture = _bars(size_hw)
-        self._start_s = time.monotonic()
+        self._start_s: float | None = None
         self._next = 0
 
     @property
@@ -63,13 +63,15 @@ class BarsSource(Source):
 
     def read(self, timeout_s: float) -> Frame | Outcome:
         assert self.fps is not None
-        due = int((time.monotonic() - self._start_s) * self.fps)
+        # From the first read on: whoever opens a source may have to load a model before he reads.
+        start_s = self._start_s = self._start_s or time.monotonic()
+        due = int((time.monotonic() - start_s) * self.fps)
         if due > self._next:
             self._missed += due - self._next
             self._next = due
         if self.frames is not None and self._next >= self.frames:
             return Outcome.END
-        wait_s = self._start_s + self._next / self.fps - time.monotonic()
+        wait_s = start_s + self._next / self.fps - time.monotonic()
         if wait_s > timeout_s:
             time.sleep(timeout_s)
             return Outcome.TIMEOUT

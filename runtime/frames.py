@@ -16,6 +16,9 @@ from dedos_deploy.closing import Closing
 POLL_S = 0.1
 """Longest wait between two looks at a stop request."""
 
+SUPERSEDED = "superseded"
+"""Cause of a drop: a newer frame came before this one was asked for."""
+
 
 class Outcome(enum.Enum):
     """What a read gives when it gives no frame; a failure is an exception."""
@@ -61,10 +64,12 @@ class Source(Closing):
     source_id: address without credentials; live: frames come in their own time, the newest wins
     and older ones are dropped; fps: nominal rate, None if unknown; frames: how many there will be,
     None if unknown; drops: number of frames lost, by cause; warnings: sentences about what was
-    wrong although reading went on.
+    wrong although reading went on; first_id: of the first frame, where the source counts them
+    itself: one that is opened again goes on with the numbers.
     """
 
     source_id: str
+    first_id: int = 0
     live: bool = False
     fps: float | None = None
     frames: int | None = None

@@ -6,7 +6,7 @@ import re
 from urllib.parse import parse_qsl
 
 from dedos_deploy.errors import SourceError, nearest
-from dedos_deploy.runtime.live_sources import LiveSource, Reconnect
+from dedos_deploy.runtime.live_sources import CaptureSource
 from dedos_deploy.runtime.opencv import Capture, has_gstreamer, open_capture
 from dedos_deploy.runtime.uri import redact
 
@@ -37,7 +37,7 @@ def pipeline_of(uri: str) -> str:
     return f"{text} ! videoconvert ! video/x-raw,format=BGR ! {APPSINK}"
 
 
-def open_gstreamer(uri: str, *, reconnect: Reconnect) -> LiveSource:
+def connect_gstreamer(uri: str) -> CaptureSource:
     """Return the live source of a `gst:` or `csi:` address. Raises SourceError."""
     import cv2
 
@@ -59,7 +59,7 @@ def open_gstreamer(uri: str, *, reconnect: Reconnect) -> LiveSource:
             f"pipeline {shown!r} delivers no frame; try it with gst-launch-1.0, with fakesink in place "
             "of the appsink"
         )
-    return LiveSource(shown, connect, capture=capture, reconnect=reconnect)
+    return CaptureSource(shown, connect, capture=capture)
 
 
 def _csi_pipeline(uri: str) -> str:

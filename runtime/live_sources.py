@@ -1,20 +1,19 @@
-"""Cameras and network streams: a reader thread keeps only the newest frame, and reconnects."""
+"""Cameras and network streams, as they come and behind a feed that keeps only their newest frame."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
-import logging
 import re
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl
 
 from dedos_deploy.errors import SourceError, nearest
-from dedos_deploy.runtime.frames import Frame, Outcome, Source
+from dedos_deploy.runtime.flow.feed import Feed
+from dedos_deploy.runtime.flow.feed_options import FeedOptions, Reconnect
+from dedos_deploy.runtime.frames import SUPERSEDED, Frame, Outcome, Source
 from dedos_deploy.runtime.opencv import (
     Capture,
     ffmpeg_options,
@@ -25,43 +24,53 @@ from dedos_deploy.runtime.opencv import (
 from dedos_deploy.runtime.stream_probe import why_not
 from dedos_deploy.runtime.uri import RTSP_UDP, redact
 from dedos_deploy.runtime.video_source import VideoSource
-from dedos_deploy.runtime.workers import Handover, Worker
-
-log = logging.getLogger(__name__)
-
-SUPERSEDED = "superseded"
-"""Cause of a drop: a newer frame came before this one was asked for."""
 
 OPEN_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 5.0
 
 
-@dataclass(frozen=True)
-class Reconnect:
-    """How a live source that stopped delivering is opened again.
+class CaptureSource(Source):
+    """A camera or stream as OpenCV gives it: `read` blocks until a frame comes, and whoever reads
+    slowly reads old ones; a Feed reads it as fast as it delivers.
 
-    Waits `first_s`, then twice as long each time up to `longest_s`, at most `attempts` times in a
-    row, None for without end; a frame that arrives starts the count anew.
+    Raises SourceError from `read` once nothing comes any more.
     """
 
-    first_s: float = 0.5
-    longest_s: float = 30.0
-    attempts: int | None = 10
+    live = True
 
-    def waits_s(self) -> Iterator[float]:
-        """Yield the wait before every attempt.
+    def __init__(
+        self,
+        source_id: str,
+        connect: Callable[[], Capture],
+        *,
+        capture: Capture,
+        read_timeout_s: float = READ_TIMEOUT_S,
+    ) -> None:
+        """source_id: address without credentials; connect: opens the same again; capture: open;
+        read_timeout_s: how long one of its reads may block."""
+        import cv2
 
-        >>> list(Reconnect(attempts=4, longest_s=3.0).waits_s())
-        [0.5, 1.0, 2.0, 3.0]
-        """
-        tries = itertools.count() if self.attempts is None else range(self.attempts)
-        for attempt in tries:
-            # Bounded, since a float cannot hold what comes after a day of waiting.
-            yield min(self.longest_s, self.first_s * 2 ** min(attempt, 32))
+        self.source_id = source_id
+        self.fps = property_of(capture, cv2.CAP_PROP_FPS)
+        self.connect, self.capture, self.read_timeout_s = connect, capture, read_timeout_s
+        self._count = 0
+
+    def read(self, timeout_s: float) -> Frame | Outcome:
+        with quiet_opencv():
+            delivered, frame_bgr = self.capture.read()
+        now_s = time.monotonic()
+        if not delivered or frame_bgr is None:
+            raise SourceError(f"source {self.source_id!r} stopped delivering frames")
+        frame_id = self.first_id + self._count
+        self._count += 1
+        return Frame(frame_bgr, frame_id, now_s, self.source_id, f"{frame_id:06d}")
+
+    def close(self) -> None:
+        self.capture.release()
 
 
 class LiveSource(Source):
-    """A camera or stream, drained by its own thread so that frames are never old.
+    """A camera or stream behind a Feed, so that frames are never old and a loss is not the end.
 
     `drops` counts frames that a newer one replaced; `reconnects` how often it was opened again.
     Raises SourceError from `read` once reconnecting has failed.
@@ -83,93 +92,61 @@ class LiveSource(Source):
         source_id: address without credentials; read_timeout_s: how long a read of the capture may
         block, which bounds `close`.
         """
-        import cv2
-
         self.source_id = source_id
-        self.fps = property_of(capture, cv2.CAP_PROP_FPS)
-        self.reconnects = 0
         self._open_again = open_again
-        self._capture = capture
-        self._reconnect = reconnect
         self._read_timeout_s = read_timeout_s
-        handover: Handover[Frame] = Handover(1, when_full="drop_oldest")
-        self._worker = Worker(f"dedos-live {source_id}", self._drain, handover)
+        first = [self._source_of(capture)]
+        self.fps = first[0].fps
+        self._feed = Feed(
+            source_id,
+            lambda: first.pop() if first else self._reopened(),
+            options=FeedOptions(reconnect, told=False),
+        )
+
+    @property
+    def reconnects(self) -> int:
+        return self._feed.report().reconnects
 
     @property
     def drops(self) -> Mapping[str, int]:
-        return {SUPERSEDED: self._worker.handover.dropped}
+        return {SUPERSEDED: 0, **self._feed.report().drops}
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        if not self.reconnects:
-            return ()
-        return (f"{self.source_id!r} was lost and opened again {self.reconnects} times",)
+        return self._feed.report().warnings
 
     def read(self, timeout_s: float) -> Frame | Outcome:
-        return self._worker.get(timeout_s)
+        return self._feed.read(timeout_s)
 
     def close(self) -> None:
-        self._worker.close(self._read_timeout_s + 1.0)
+        self._feed.close(self._read_timeout_s + 1.0)
 
-    def _drain(self, emit: Callable[[Frame], bool], stop: threading.Event) -> None:
-        capture, frame_id = self._capture, 0
-        try:
-            while not stop.is_set():
-                with quiet_opencv():
-                    delivered, frame_bgr = capture.read()
-                now_s = time.monotonic()
-                if not delivered or frame_bgr is None:
-                    capture.release()
-                    capture = self._replacement(stop)
-                    continue
-                name = f"{frame_id:06d}"
-                if not emit(Frame(frame_bgr, frame_id, now_s, self.source_id, name)):
-                    return
-                frame_id += 1
-        finally:
-            capture.release()
+    def _source_of(self, capture: Capture) -> CaptureSource:
+        return CaptureSource(self.source_id, self._open_again, capture=capture)
 
-    def _replacement(self, stop: threading.Event) -> Capture:
-        """Return a capture that has delivered a frame, or a closed one when stopped."""
-        lost_s = time.monotonic()
-        if self._reconnect.attempts == 0:
-            raise SourceError(f"source {self.source_id!r} stopped delivering frames")
-        log.warning("source %s stopped delivering; opening it again", self.source_id)
-        for wait_s in self._reconnect.waits_s():
-            if stop.wait(wait_s):
-                break
-            capture = self._open_again()
-            # Some servers accept and send nothing: only a frame proves that the source is back.
-            if capture.isOpened() and capture.read()[0]:
-                self.reconnects += 1
-                return capture
-            capture.release()
-        if stop.is_set():
-            return _Closed()
-        raise SourceError(
-            f"source {self.source_id!r} stopped delivering frames and did not come back in "
-            f"{self._reconnect.attempts} attempts over {time.monotonic() - lost_s:.0f} s; check "
-            "the device and its connection"
-        )
+    def _reopened(self) -> Source:
+        """Return a source that has delivered a frame. Raises SourceError."""
+        source = self._source_of(self._open_again())
+        # Some servers accept and send nothing: only a frame proves that the source is back.
+        if not (source.capture.isOpened() and source.capture.read()[0]):
+            source.close()
+            raise SourceError(f"source {self.source_id!r} cannot be opened again")
+        return source
 
 
-class _Closed:
-    """The capture of a source that was told to stop."""
-
-    def isOpened(self) -> bool:
-        return False
-
-    def read(self) -> tuple[bool, None]:
-        return False, None
-
-    def get(self, prop: int) -> float:
-        return 0.0
-
-    def release(self) -> None:
-        """Nothing is held."""
+def kept_newest(source: Source, reconnect: Reconnect) -> Source:
+    """Return a source of which no frame is old, and that comes back; recordings stay as they are."""
+    if not isinstance(source, CaptureSource):
+        return source
+    return LiveSource(
+        source.source_id,
+        source.connect,
+        capture=source.capture,
+        reconnect=reconnect,
+        read_timeout_s=source.read_timeout_s,
+    )
 
 
-CAMERA_RECONNECT = Reconnect(attempts=5, longest_s=5.0)
 CAMERA_SETTINGS = ("size", "fps", "format")
 
 
@@ -209,9 +186,7 @@ def parse_camera_mode(uri: str, query: str) -> CameraMode:
     )
 
 
-def open_camera(
-    device: int | str, *, mode: CameraMode | None = None, reconnect: Reconnect = CAMERA_RECONNECT
-) -> LiveSource:
+def connect_camera(device: int | str, *, mode: CameraMode | None = None) -> CaptureSource:
     """Return a camera by number or device path. Raises SourceError naming the cameras there are, or
     what it delivers when that is not what `mode` asks for."""
     number = int(re.sub(r"\D", "", device)) if isinstance(device, str) else device
@@ -238,7 +213,7 @@ def open_camera(
             f"{mode.size_hw[0]}x{mode.size_hw[1]} asked for; see what it has with "
             "v4l2-ctl --list-formats-ext"
         )
-    return LiveSource(source_id, connect, capture=capture, reconnect=reconnect)
+    return CaptureSource(source_id, connect, capture=capture)
 
 
 def _settings(mode: CameraMode) -> list[int]:
@@ -256,17 +231,16 @@ def _settings(mode: CameraMode) -> list[int]:
     return settings
 
 
-def open_network(
+def connect_network(
     uri: str,
     *,
-    reconnect: Reconnect | None = None,
     open_timeout_s: float = OPEN_TIMEOUT_S,
     read_timeout_s: float = READ_TIMEOUT_S,
 ) -> Source:
     """Return the stream at `uri`, or its video file when the server has one there.
 
-    `rtsp://` comes over TCP, `rtsp+udp://` over UDP, which has less delay and loses packets. The first
-    opening must succeed; reconnecting starts once a frame was seen. Raises SourceError.
+    `rtsp://` comes over TCP, `rtsp+udp://` over UDP, which has less delay and loses packets. Raises
+    SourceError.
     """
     import cv2
 
@@ -293,10 +267,4 @@ def open_network(
         )
     if property_of(capture, cv2.CAP_PROP_FRAME_COUNT) is not None:
         return VideoSource(uri, source_id=uri, capture=capture)
-    return LiveSource(
-        redact(uri),
-        connect,
-        capture=capture,
-        reconnect=reconnect or Reconnect(),
-        read_timeout_s=read_timeout_s,
-    )
+    return CaptureSource(redact(uri), connect, capture=capture, read_timeout_s=read_timeout_s)

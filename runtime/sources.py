@@ -14,7 +14,7 @@ from dedos_deploy.runtime.frames import Source
 from dedos_deploy.runtime.uri import network_scheme, redact
 
 if TYPE_CHECKING:
-    from dedos_deploy.runtime.live_sources import Reconnect
+    from dedos_deploy.runtime.flow import Reconnect
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _CAMERA = re.compile(r"(?:camera:)?(\d+)(?:\?(.*))?|(/dev/video\d+)(?:\?(.*))?")
@@ -47,26 +47,38 @@ def open_source(uri: str, *, reconnect: Reconnect | None = None) -> Source:
     reconnect: how a live source that stops is opened again, None for what suits its kind.
     Raises SourceError in one sentence, without credentials.
     """
+    from dedos_deploy.runtime.live_sources import kept_newest
+
+    return kept_newest(connect(uri), reconnect or reconnect_of(uri))
+
+
+def reconnect_of(uri: str) -> Reconnect:
+    """Return how a live source is opened again where nobody says otherwise."""
+    from dedos_deploy.runtime.flow import Reconnect
+
+    return Reconnect() if network_scheme(uri) else Reconnect(attempts=5, longest_s=5.0)
+
+
+def connect(uri: str) -> Source:
+    """Return the source at `uri` for a Feed, which reads it all the time and opens it again.
+
+    A camera or stream is not read until it is asked, so that its frames grow old meanwhile. Otherwise as
+    `open_source`. Raises SourceError.
+    """
     if match := _CAMERA.fullmatch(uri):
-        from dedos_deploy.runtime.live_sources import (
-            CAMERA_RECONNECT,
-            open_camera,
-            parse_camera_mode,
-        )
+        from dedos_deploy.runtime.live_sources import connect_camera, parse_camera_mode
 
         query = match[2] or match[4]
         mode = parse_camera_mode(uri, query) if query else None
-        device = int(match[1]) if match[1] else match[3]
-        return open_camera(device, mode=mode, reconnect=reconnect or CAMERA_RECONNECT)
+        return connect_camera(int(match[1]) if match[1] else match[3], mode=mode)
     if network_scheme(uri):
-        from dedos_deploy.runtime.live_sources import open_network
+        from dedos_deploy.runtime.live_sources import connect_network
 
-        return open_network(uri, reconnect=reconnect)
+        return connect_network(uri)
     if uri.startswith(_GST):
-        from dedos_deploy.runtime.gst_source import open_gstreamer
-        from dedos_deploy.runtime.live_sources import CAMERA_RECONNECT
+        from dedos_deploy.runtime.gst_source import connect_gstreamer
 
-        return open_gstreamer(uri, reconnect=reconnect or CAMERA_RECONNECT)
+        return connect_gstreamer(uri)
     if uri.startswith(_SCENE):
         from dedos_deploy.runtime.scene_source import open_scene
 

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, ExitStack
 from types import TracebackType
 from typing import TypeVar
 
-from dedos_deploy.runtime.workers import Patience
+from dedos_deploy.runtime.flow.workers import Patience
 
 log = logging.getLogger(__name__)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from dedos_deploy.cli._main import (
@@ -20,17 +21,8 @@ if TYPE_CHECKING:
     from dedos_deploy.bundle import Bundle
     from dedos_deploy.cli._opened import Opened
     from dedos_deploy.interrupts import Interrupts
-    from dedos_deploy.runtime import (
-        Frame,
-        Pipeline,
-        Segmentation,
-        Segmenter,
-        Sink,
-        Source,
-        Statistics,
-    )
-    from dedos_deploy.runtime.live_sources import Reconnect
-    from dedos_deploy.runtime.stages import StageBoard
+    from dedos_deploy.runtime import Segmenter
+    from dedos_deploy.runtime.flow import Reconnect, Run
     from dedos_deploy.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
@@ -171,14 +163,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-latency-ms",
         type=float,
         metavar="MS",
-        help="with several sources or --serve: drop frames that would be older than this when done",
+        help="drop frames before they are labelled that would be older than this when done",
     )
     parser.add_argument(
         "--reconnect",
         type=_attempts,
         metavar="N",
-        help="how often in a row a live source that stopped is opened again, with growing pauses up "
-        "to 30 s, or `forever` (default: 10, cameras on this machine 5)",
+        help="how often in a row a live source that stopped, or cannot be reached at first, is opened "
+        "again, with growing pauses up to 30 s, or `forever` (default: 10, cameras on this machine 5; a "
+        "single source without --serve must be there at first)",
     )
     parser.add_argument(
         "--on-output-error",
@@ -237,7 +230,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _attempts(text: str) -> Reconnect:
-    from dedos_deploy.runtime.live_sources import Reconnect
+    from dedos_deploy.runtime.flow import Reconnect
 
     if text == "forever":
         return Reconnect(attempts=None)
@@ -286,77 +279,62 @@ def _run(args: argparse.Namespace) -> int:
         raise BadInputError(f"--watchdog must lie in 0 to 3600 seconds, not {args.watchdog:g}")
     with interrupts_taken("dedos-run") as interrupts:
         interrupts.say = lambda text: log.error("%s", text)
-        return (
-            _run_fleet(args, vocabulary, interrupts)
-            if _is_fleet(args)
-            else _run_one(args, vocabulary, interrupts)
-        )
+        return _label(args, vocabulary, interrupts)
 
 
-def _run_one(
-    args: argparse.Namespace, vocabulary: Vocabulary | None, interrupts: Interrupts
-) -> int:
+def _label(args: argparse.Namespace, vocabulary: Vocabulary | None, interrupts: Interrupts) -> int:
+    """Open everything, label until the end, close everything and say what became of it."""
     from dedos_deploy.cli._opened import Opened
-    from dedos_deploy.cli._run_ends import exit_code, report, tell_what_is_left, watch
-
-    with Opened(interrupts.stop) as opened:
-        bundle, vocabulary = _open_bundle(args, vocabulary, opened)
-        source, sinks = _open_ends(args, interrupts, opened)
-        stages = watch(args, opened)
-        tell_what_is_left(interrupts, stages, opened)
-        segmenter = opened.enter("engine", _load(args, bundle, vocabulary))
-        pipeline, statistics = _label(args, source, segmenter, sinks, stages, interrupts)
-        stuck = [segmenter] if pipeline.engine_is_stuck else []
-        failed = opened.finish(at_work=[*pipeline.left_behind, *stuck])
-    whole = [sink for sink in sinks if sink.uri not in {*failed, *opened.left}]
-    report(args, source, whole, statistics)
-    failures = {**pipeline.sink_failures, **failed}
-    return exit_code([str(error) for error in failures.values()], stages, opened, interrupts)
-
-
-def _run_fleet(
-    args: argparse.Namespace, vocabulary: Vocabulary | None, interrupts: Interrupts
-) -> int:
-    from dedos_deploy.cli._opened import Opened
-    from dedos_deploy.cli._run_ends import exit_code, tell_what_is_left, watch
-    from dedos_deploy.cli.run_cameras import (
-        failures_of,
-        open_cameras,
-        report_json,
-        report_text,
-        with_failures,
+    from dedos_deploy.cli._run_ends import (
+        exit_code,
+        lost,
+        report,
+        tell_what_is_left,
+        watch,
     )
+    from dedos_deploy.cli.run_cameras import is_alone, open_cameras, open_page, options_of
+    from dedos_deploy.runtime.flow import Run
 
-    if args.camera is not None:
-        args.source = [f"camera:{args.camera}"]
     with Opened(interrupts.stop) as opened:
         bundle, vocabulary = _open_bundle(args, vocabulary, opened)
+        cameras = open_cameras(args, interrupts, opened)
         stages = watch(args, opened)
         tell_what_is_left(interrupts, stages, opened)
         shared = opened.enter("engine", _load(args, bundle, vocabulary))
         stop = interrupts.defer()
-        fleet = open_cameras(args, shared, vocabulary, bundle.base_words, stop, stages, opened)
-        reports = fleet.run()
-        stuck = [shared] if fleet.engine_is_stuck else []
-        failed = opened.finish(at_work=[*fleet.left_behind, *stuck])
-    reports = with_failures(reports, failed)
-    print(report_json(reports) if args.json else report_text(reports))
-    said = {error for report in reports for error in report.outputs.values()}
-    others = [str(error) for error in failed.values() if str(error) not in said]
-    return exit_code([*failures_of(reports), *others], stages, opened, interrupts)
+        views = {camera.name: shared.share(vocabulary) for camera in cameras}
+        seats = [camera.labelled_by(views[camera.name], args) for camera in cameras]
+        run = Run(seats, options_of(args), stop=stop, stages=stages)
+        open_page(args, run, shared, views, bundle.base_words, opened)
+        frames = cameras[0].frames if is_alone(args) else None
+        with _status(args, run, frames):
+            reports = run.run()
+        stuck = [shared] if run.engine_is_stuck else []
+        failed = opened.finish(at_work=[*run.left_behind, *stuck])
+    failures = {**failed, **run.sink_failures}
+    sinks = [sink for camera in cameras for sink in camera.sinks]
+    whole = [sink for sink in sinks if sink.uri not in {*failures, *opened.left}]
+    report(args, reports, run.outcome, whole, failures)
+    errors = [*lost(reports), *map(str, failures.values())]
+    return exit_code(errors, stages, opened, interrupts)
 
 
-def _is_fleet(args: argparse.Namespace) -> bool:
-    return args.serve is not None or len(args.source or ()) > 1
+@contextlib.contextmanager
+def _status(args: argparse.Namespace, run: Run, frames: int | None) -> Iterator[None]:
+    """Show how a lone source is, if nobody else is told of its results."""
+    from dedos_deploy.cli._status import StatusLine
+    from dedos_deploy.cli.run_cameras import is_alone
+
+    enabled = is_alone(args) and not args.quiet
+    with StatusLine(sys.stderr, enabled=enabled, frames=frames) as status:
+        if is_alone(args):
+            run.on_result = lambda *_: status.update(lambda: run.reports()[0].results)
+        yield
 
 
 def _check_serving(args: argparse.Namespace) -> None:
-    for name, value, works in (
-        ("--token", args.token, args.serve is not None),
-        ("--record-to", args.record_to, args.serve is not None),
-        ("--max-latency-ms", args.max_latency_ms, _is_fleet(args)),
-    ):
-        if value is not None and not works:
+    for name, value in (("--token", args.token), ("--record-to", args.record_to)):
+        if value is not None and args.serve is None:
             raise BadInputError(f"{name} does nothing without --serve; add it, or leave {name} out")
 
 
@@ -385,30 +363,6 @@ def _open_bundle(
     return bundle, Vocabulary(tuple(Entry(word) for word in words))
 
 
-def _open_ends(
-    args: argparse.Namespace, interrupts: Interrupts, opened: Opened
-) -> tuple[Source, list[Sink]]:
-    from dedos_deploy.cli._run_ends import keep
-    from dedos_deploy.runtime import OverlayPainter, SinkOptions, open_sink, open_source
-    from dedos_deploy.runtime.sources import paths_of
-
-    uri = args.source[0] if args.camera is None else f"camera:{args.camera}"
-    painter = OverlayPainter() if args.opacity is None else OverlayPainter(args.opacity)
-    source = opened.enter("source", open_source(uri, reconnect=args.reconnect))
-    options = SinkOptions(
-        fps=source.fps,
-        live=source.live,
-        overwrite=args.overwrite,
-        painter=painter,
-        protected=paths_of(uri),
-    )
-    uris = [*args.output, *(["window"] if args.show else [])]
-    if len(set(uris)) < len(uris):
-        raise BadInputError(f"an output is named twice among {', '.join(uris)}; remove one")
-    with interrupts.held():
-        return source, [keep(opened, open_sink(uri, options)) for uri in uris]
-
-
 def _load(args: argparse.Namespace, bundle: Bundle, vocabulary: Vocabulary) -> Segmenter:
     from dedos_deploy.cli._stages import StageLines
     from dedos_deploy.runtime import Segmenter
@@ -434,36 +388,6 @@ def _load(args: argparse.Namespace, bundle: Bundle, vocabulary: Vocabulary) -> S
         if lines is not None:
             lines.end(completed=ready)
     return segmenter
-
-
-def _label(
-    args: argparse.Namespace,
-    source: Source,
-    segmenter: Segmenter,
-    sinks: Sequence[Sink],
-    stages: StageBoard,
-    interrupts: Interrupts,
-) -> tuple[Pipeline, Statistics]:
-    from dedos_deploy.cli._status import StatusLine
-    from dedos_deploy.runtime import Pipeline
-
-    with StatusLine(sys.stderr, enabled=not args.quiet, frames=source.frames) as status:
-
-        def show(frame: Frame, result: Segmentation) -> None:
-            status.update(pipeline.statistics)
-
-        pipeline = Pipeline(
-            source,
-            segmenter,
-            sinks,
-            stop=interrupts.defer(),
-            on_result=show,
-            max_frames=args.max_frames,
-            sink_errors=args.on_output_error or "stop",
-            stages=stages,
-        )
-        statistics = pipeline.run()
-    return pipeline, statistics
 
 
 if __name__ == "__main__":

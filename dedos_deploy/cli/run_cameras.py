@@ -1,16 +1,14 @@
-"""dedos-run with several sources, or with a page to watch them: cameras on one engine."""
+"""What dedos-run opens: sources and outputs by name, and the page to watch them."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import re
-import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,11 +16,10 @@ from dedos_deploy.errors import BadInputError
 
 if TYPE_CHECKING:
     from dedos_deploy.cli._opened import Opened
-    from dedos_deploy.runtime import Segmenter, SegmenterView, Sink, Source
-    from dedos_deploy.runtime.cameras import Camera, CameraReport, Fleet
+    from dedos_deploy.interrupts import Interrupts
+    from dedos_deploy.runtime import Segmenter, SegmenterView, Sink, SinkOptions, Source
+    from dedos_deploy.runtime.flow import Camera, Run, RunOptions
     from dedos_deploy.runtime.serving.guard import Access
-    from dedos_deploy.runtime.stages import StageBoard
-    from dedos_deploy.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
 
@@ -64,153 +61,153 @@ def access_of(address: str, token: str | None) -> Access:
     return Access(host=host, port=port, token=token or os.environ.get(TOKEN_VARIABLE))
 
 
-def open_cameras(
-    args: argparse.Namespace,
-    shared: Segmenter,
-    classes: Vocabulary,
-    words: tuple[str, ...],
-    stop: threading.Event,
-    stages: StageBoard,
-    opened: Opened,
-) -> Fleet:
-    """Open sources, outputs and, if asked for, the page; return what labels them.
+@dataclass(frozen=True)
+class Ends:
+    """Where the frames of a camera come from and its results go to.
 
-    classes: of every camera at first; words: to suggest in the page.
+    first: its source where that is open already, taken by the first who opens it; sinks: open; live,
+    fps, frames: of the source as far as they are known before it is read.
     """
-    from dedos_deploy.runtime.cameras import Fleet
+
+    name: str
+    uri: str
+    first: list[Source]
+    sinks: list[Sink]
+    live: bool = True
+    fps: float | None = None
+    frames: int | None = None
+
+    def open_it(self) -> Source:
+        from dedos_deploy.runtime.sources import connect
+
+        return self.first.pop() if self.first else connect(self.uri)
+
+    def labelled_by(self, view: SegmenterView, args: argparse.Namespace) -> Camera:
+        from dedos_deploy.runtime.flow import Camera, FeedOptions, Reconnect
+        from dedos_deploy.runtime.sources import reconnect_of
+
+        # A recording that fails would begin anew.
+        again = args.reconnect or reconnect_of(self.uri) if self.live else Reconnect(attempts=0)
+        return Camera(
+            self.name,
+            self.open_it,
+            view,
+            self.sinks,
+            live=self.live,
+            max_latency_s=None if args.max_latency_ms is None else args.max_latency_ms / 1e3,
+            feed=FeedOptions(reconnect=again, told=not is_alone(args)),
+        )
+
+
+def is_alone(args: argparse.Namespace) -> bool:
+    """Return whether there is one source and nobody watches: its first error ends the run."""
+    return args.serve is None and len(sources_of(args)) == 1
+
+
+def sources_of(args: argparse.Namespace) -> dict[str, str]:
+    """Return the addresses of all sources by name. Raises BadInputError."""
+    return names_of(args.source if args.camera is None else [f"camera:{args.camera}"])
+
+
+def options_of(args: argparse.Namespace) -> RunOptions:
+    """Return when the run ends."""
+    from dedos_deploy.runtime.flow import RunOptions
+
+    alone = is_alone(args)
+    return RunOptions(
+        max_results=args.max_frames,
+        errors="raise" if alone else "count",
+        sink_errors=args.on_output_error or ("stop" if alone else "continue"),
+    )
+
+
+def open_cameras(args: argparse.Namespace, interrupts: Interrupts, opened: Opened) -> list[Ends]:
+    """Open sinks, and the sources that cannot be waited for. Raises DedosError."""
+    from dedos_deploy.runtime import open_sink
+
+    sources = sources_of(args)
+    outputs = _outputs_of(args, len(sources))
+    if args.serve is not None:
+        access_of(args.serve, args.token)
+    found = [_open_source(name, uri, args, opened) for name, uri in sources.items()]
+    with interrupts.held():
+        for ends in found:
+            options = _sink_options(ends, args)
+            for output in outputs:
+                sink = open_sink(output.replace(PLACE, ends.name), options)
+                ends.sinks.append(
+                    opened.enter(sink.uri, sink, on_this_thread=sink.on_callers_thread)
+                )
+    return found
+
+
+def open_page(
+    args: argparse.Namespace,
+    run: Run,
+    shared: Segmenter,
+    views: Mapping[str, SegmenterView],
+    words: tuple[str, ...],
+    opened: Opened,
+) -> None:
+    """Serve the page, if it is asked for. words: to suggest."""
+    if args.serve is None:
+        return
+    from dedos_deploy.runtime.serving.app import Server
     from dedos_deploy.runtime.serving.hub import Hub
 
-    access = access_of(args.serve, args.token) if args.serve is not None else None
-    sources = names_of(args.source)
-    _check_outputs(args.output, len(sources), show=args.show)
-    views = {name: shared.share(classes) for name in sources}
-    record_to = None if args.record_to is None else Path(args.record_to)
-    hub = Hub(shared, views, record_to=record_to)
+    access = access_of(args.serve, args.token)
+    hub = Hub(shared, views, record_to=None if args.record_to is None else Path(args.record_to))
     # One after the other, since requests may begin recordings.
     page = opened.enter("page", ExitStack())
     page.callback(hub.close)
-    cameras = [_camera(name, uri, views[name], args, opened) for name, uri in sources.items()]
-    fleet = Fleet(
-        cameras,
-        stop=stop,
-        on_result=hub.on_result,
-        max_results=args.max_frames,
-        sink_errors=args.on_output_error or "continue",
-        stages=stages,
-    )
-    hub.watch(fleet)
-    if access is not None:
-        from dedos_deploy.runtime.serving.app import Server
-
-        server = page.enter_context(Server(hub, access, words=words))
-        shown = "?token=…" if access.token else ""
-        log.info("watch at %s%s", server.url, shown)
-    return fleet
+    run.on_result = hub.on_result
+    hub.watch(run)
+    server = page.enter_context(Server(hub, access, words=words))
+    log.info("watch at %s%s", server.url, "?token=…" if access.token else "")
 
 
-def with_failures(
-    reports: Sequence[CameraReport], failed: Mapping[str, Exception]
-) -> list[CameraReport]:
-    """Return reports that also say which outputs could not be completed. failed: by address."""
-    return [
-        replace(
-            report,
-            outputs={
-                uri: error or (str(failed[uri]) if uri in failed else None)
-                for uri, error in report.outputs.items()
-            },
-        )
-        for report in reports
-    ]
-
-
-def failures_of(reports: Sequence[CameraReport]) -> list[str]:
-    """Return a sentence for every camera that was lost and every output that failed."""
-    from dedos_deploy.runtime.cameras import SourceState
-
-    failures = [
-        f"camera {report.name} was lost: {report.source.error}"
-        for report in reports
-        if report.source.state is SourceState.LOST
-    ]
-    return failures + [error for report in reports for error in report.outputs.values() if error]
-
-
-def report_text(reports: Sequence[CameraReport]) -> str:
-    """Return the table that is printed at the end."""
-    lines = [
-        f"{'camera':12} {'state':10} {'frames':>7} {'fps':>6} {'p50 ms':>7} {'p99 ms':>7}  dropped"
-    ]
-    for report in reports:
-        numbers = report.results
-        drops = ", ".join(f"{count} {cause}" for cause, count in numbers.drops.items() if count)
-        lines.append(
-            f"{report.name:12} {report.source.state.value:10} {numbers.frames:7d} {numbers.fps:6.1f} "
-            f"{numbers.age_p50_ms:7.0f} {numbers.age_p99_ms:7.0f}  {drops or '0'}"
-        )
-        if report.source.error:
-            lines.append(f"{'':12} {report.source.error}")
-        lines += [f"{'':12} {uri}: {error}" for uri, error in report.outputs.items() if error]
-    return "\n".join(lines)
-
-
-def report_json(reports: Sequence[CameraReport]) -> str:
-    """Return all numbers as one JSON object."""
-    return json.dumps({"cameras": [report.to_dict() for report in reports]}, ensure_ascii=False)
-
-
-def _check_outputs(outputs: Sequence[str], cameras: int, *, show: bool) -> None:
-    if show or "window" in outputs:
+def _outputs_of(args: argparse.Namespace, cameras: int) -> list[str]:
+    outputs = [*args.output, *(["window"] if args.show else [])]
+    if "window" in outputs and not is_alone(args):
         raise BadInputError(
             "a window shows one source without --serve; watch several in the page of --serve"
         )
+    if len(set(outputs)) < len(outputs):
+        raise BadInputError(f"an output is named twice among {', '.join(outputs)}; remove one")
     for uri in outputs:
         if cameras > 1 and PLACE not in uri and uri != "null":
             raise BadInputError(
                 f"{cameras} sources cannot share the output {uri!r}; put {PLACE} where the camera's "
                 f"name goes, as in {PLACE}.mp4"
             )
+    return outputs
 
 
-def _camera(
-    name: str, uri: str, view: SegmenterView, args: argparse.Namespace, opened: Opened
-) -> Camera:
-    from dedos_deploy.runtime import OverlayPainter, SinkOptions, open_sink, open_source
-    from dedos_deploy.runtime.cameras import Camera, FeedOptions
-    from dedos_deploy.runtime.live_sources import Reconnect
-    from dedos_deploy.runtime.sources import may_come_later, paths_of
+def _open_source(name: str, uri: str, args: argparse.Namespace, opened: Opened) -> Ends:
+    from dedos_deploy.runtime import open_source
+    from dedos_deploy.runtime.flow import Reconnect
+    from dedos_deploy.runtime.sources import may_come_later
 
-    # The feed opens it again, so that its health and attempts are those that are reported.
-    def open_again() -> Source:
-        return open_source(uri, reconnect=Reconnect(attempts=0))
+    is_waited_for = args.reconnect is not None or not is_alone(args)
+    if may_come_later(uri) and is_waited_for:
+        return Ends(name, uri, [], [])
+    # Opened here, so that a mistake in an address ends the program before it has begun; the feed
+    # opens it again, so that its health and attempts are those that are reported.
+    source = open_source(uri, reconnect=Reconnect(attempts=0))
+    first = [source]
+    unused = opened.enter(f"source of {name}", ExitStack())
+    unused.callback(lambda: [one.close() for one in first])
+    return Ends(name, uri, first, [], source.live, source.fps, source.frames)
 
-    first: list[Source] = []
-    if not may_come_later(uri):
-        # Opened here, so that a mistake in an address ends the program before it has begun.
-        first.append(open_again())
-        unused = opened.enter(f"source of {name}", ExitStack())
-        unused.callback(lambda: [one.close() for one in first])
-    live, fps = (first[0].live, first[0].fps) if first else (True, None)
 
-    def open_it() -> Source:
-        return first.pop() if first else open_again()
+def _sink_options(ends: Ends, args: argparse.Namespace) -> SinkOptions:
+    from dedos_deploy.runtime import OverlayPainter, SinkOptions
+    from dedos_deploy.runtime.sources import paths_of
 
-    sinks: list[Sink] = []
-    read = tuple(path for other in names_of(args.source).values() for path in paths_of(other))
-    for output in args.output:
-        painter = OverlayPainter() if args.opacity is None else OverlayPainter(args.opacity)
-        options = SinkOptions(
-            fps=fps, live=live, overwrite=args.overwrite, painter=painter, protected=read
-        )
-        sink = open_sink(output.replace(PLACE, name), options)
-        sinks.append(opened.enter(sink.uri, sink))
-    limit = None if args.max_latency_ms is None else args.max_latency_ms / 1e3
-    return Camera(
-        name,
-        open_it,
-        view,
-        sinks,
-        live=live,
-        max_latency_s=limit,
-        feed=FeedOptions(reconnect=args.reconnect or Reconnect()),
+    return SinkOptions(
+        fps=ends.fps,
+        live=ends.live,
+        overwrite=args.overwrite,
+        painter=OverlayPainter() if args.opacity is None else OverlayPainter(args.opacity),
+        protected=tuple(path for uri in sources_of(args).values() for path in paths_of(uri)),
     )

@@ -1,7 +1,14 @@
-"""Many cameras on one engine: a thread per source, fair turns, and health that can be asked for."""
+"""Several cameras on one engine, by the names that programs know; see `dedos_deploy.runtime.flow`."""
 
-from dedos_deploy.runtime.cameras.feed import Feed, FeedOptions, FeedReport, SourceState
-from dedos_deploy.runtime.cameras.fleet import Camera, CameraReport, Fleet
+from dedos_deploy.runtime.flow import (
+    Camera,
+    CameraReport,
+    Feed,
+    FeedOptions,
+    FeedReport,
+    Fleet,
+    SourceState,
+)
 
 __all__ = [
     "Camera",

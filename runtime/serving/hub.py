@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError, nearest
-from dedos_deploy.runtime.cameras import CameraReport, Fleet
+from dedos_deploy.runtime.flow import CameraReport, Run
 from dedos_deploy.runtime.frames import Frame
 from dedos_deploy.runtime.overlay import tint
 from dedos_deploy.runtime.palette import class_colour_bgr
@@ -40,7 +40,7 @@ Colour = tuple[int, int, int]
 
 
 class Hub(Closing):
-    """Between a fleet's labelling thread and any number of web requests.
+    """Between the results of a run and any number of web requests.
 
     `on_result` only stores references, so that watching costs the cameras nothing; pictures are
     encoded on the thread that asks, once per result and opacity.
@@ -60,7 +60,7 @@ class Hub(Closing):
         self._colours: dict[str, dict[str, Colour]] = {name: {} for name in views}
         self._segmenter = segmenter
         self._views = dict(views)
-        self._fleet: Fleet | None = None
+        self._run: Run | None = None
         self._latest: dict[str, tuple[int, Frame, Segmentation]] = {}
         self._tell: dict[str, tuple[Callable[[], None], ...]] = dict.fromkeys(self._views, ())
         self._telling = threading.Lock()
@@ -71,16 +71,16 @@ class Hub(Closing):
         self._encoded: dict[str, tuple[int, float, bytes]] = {}
         self._imaging = threading.Lock()
 
-    def watch(self, fleet: Fleet) -> None:
-        """Show the numbers of this fleet."""
-        self._fleet = fleet
+    def watch(self, run: Run) -> None:
+        """Show the numbers of this run."""
+        self._run = run
 
     @property
     def cameras(self) -> tuple[str, ...]:
         return tuple(self._views)
 
     def on_result(self, name: str, frame: Frame, result: Segmentation) -> None:
-        """Take a result; for Fleet."""
+        """Take a result; for Run."""
         count, *_ = self._latest.get(name, (0,))
         self._latest[name] = count + 1, frame, result
         for tell in self._tell[name]:
@@ -211,11 +211,11 @@ class Hub(Closing):
 
     def reports(self) -> list[CameraReport]:
         """Return the numbers of all cameras."""
-        return [] if self._fleet is None else self._fleet.reports()
+        return [] if self._run is None else self._run.reports()
 
     def stalled(self) -> list[Work]:
         """Return what is stuck now."""
-        return [] if self._fleet is None else self._fleet.stages.busy_longer_than(STALL_S)
+        return [] if self._run is None else self._run.stages.busy_longer_than(STALL_S)
 
     def segment_picture(self, content: bytes, classes: str) -> Segmentation:
         """Label one JPEG or PNG with words of its own, between the cameras' frames.

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from dedos_deploy.runtime.cameras import CameraReport, SourceState
+from dedos_deploy.runtime.flow import CameraReport, SourceState
 from dedos_deploy.runtime.serving.hub import Hub
 from dedos_deploy.runtime.stages import STAGES, STALL_S
 

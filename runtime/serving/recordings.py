@@ -12,9 +12,9 @@ from typing import Any
 
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.runtime.flow.lanes import SinkLane
 from dedos_deploy.runtime.frames import Frame
 from dedos_deploy.runtime.segmentation import Segmentation
-from dedos_deploy.runtime.sink_lane import SinkLane
 from dedos_deploy.runtime.sinks import SinkOptions
 from dedos_deploy.runtime.video_sink import GrowingVideo
 

@@ -23,7 +23,7 @@ from dedos_deploy.bundle import BundleWriter  # noqa: E402
 from dedos_deploy.errors import EngineError  # noqa: E402
 from dedos_deploy.files import Temporary, sweep, write_atomically  # noqa: E402
 from dedos_deploy.runtime import Segmenter, open_sink  # noqa: E402
-from dedos_deploy.runtime.sink_lane import SinkLane  # noqa: E402
+from dedos_deploy.runtime.flow.lanes import SinkLane  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -265,3 +266,18 @@ def test_a_camera_that_is_lost_gives_what_it_gave(monkeypatch: pytest.MonkeyPatc
         _watch(FakeCamera(0, breaks=True), monkeypatch)
     with pytest.raises(SourceError, match=r"gave no frame in 0\.5 s; check that it delivers"):
         _watch(FakeCamera(0), monkeypatch)
+
+
+def test_a_camera_whose_driver_does_not_come_back_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    let_go = threading.Event()
+
+    class Hanging(FakeCamera):
+        def read(self, timeout_s: float) -> Frame | Outcome:
+            let_go.wait(30)
+            return Outcome.END
+
+    started_s = time.monotonic()
+    with pytest.raises(SourceError, match=r"gave no frame in 0\.5 s"):
+        _watch(Hanging(0), monkeypatch)
+    assert time.monotonic() - started_s < 10.0
+    let_go.set()

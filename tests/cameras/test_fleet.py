@@ -19,11 +19,11 @@ from dedos_deploy.errors import BadInputError, SinkError, SourceError
 from dedos_deploy.runtime import Segmenter
 from dedos_deploy.runtime.bars_source import open_test, read_number
 from dedos_deploy.runtime.cameras import Camera, CameraReport, FeedOptions, Fleet, SourceState
-from dedos_deploy.runtime.cameras.fleet import LATE
+from dedos_deploy.runtime.flow import Reconnect
+from dedos_deploy.runtime.flow.lanes import FAILED, SLOW
+from dedos_deploy.runtime.flow.turns import LATE
 from dedos_deploy.runtime.frames import Frame, Source
-from dedos_deploy.runtime.live_sources import Reconnect
 from dedos_deploy.runtime.segmentation import Segmentation
-from dedos_deploy.runtime.sink_lane import FAILED, SLOW
 from dedos_deploy.runtime.sinks import StopRequested
 
 QUICK = FeedOptions(reconnect=Reconnect(first_s=0.02, longest_s=0.05, attempts=3), stall_s=0.3)
@@ -60,7 +60,9 @@ def no_thread_is_left() -> Iterator[None]:
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
         left = [
-            t.name for t in threading.enumerate() if t.name.startswith(("dedos-feed", "dedos-sink"))
+            t.name
+            for t in threading.enumerate()
+            if t.name.startswith(("dedos-source", "dedos-sink"))
         ]
         if not left:
             return
@@ -379,6 +381,14 @@ def test_an_engine_that_is_broken_ends_the_run() -> None:
     with pytest.raises(SourceError, match="no luck"):
         fleet.run()
     assert labeller.calls == 7
+
+
+def test_an_engine_that_works_now_and_then_ends_no_run() -> None:
+    """Nine of ten frames fail, for ever: a frame that is labelled starts the count of errors anew."""
+    sink, labeller = ListSink(), SleepyLabeller(fails=lambda call: call % 10 != 0)
+    (report,) = Fleet([camera("c", scripted(*range(60)), labeller, sinks=[sink], live=False)]).run()
+    assert sink.ids == [9, 19, 29, 39, 49, 59]
+    assert report.results.drops == {"engine failed": 54}
 
 
 def test_a_callback_that_raises_hangs_nothing(caplog: pytest.LogCaptureFixture) -> None:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from dedos_deploy.errors import SourceError
 from dedos_deploy.runtime import Frame, Outcome, open_source
-from dedos_deploy.runtime.live_sources import LiveSource, Reconnect, open_network
+from dedos_deploy.runtime.flow import Reconnect
+from dedos_deploy.runtime.live_sources import LiveSource, connect_network, kept_newest
 from dedos_deploy.runtime.video_source import VideoSource
 
 FAST = Reconnect(first_s=0.01, longest_s=0.02, attempts=3)
@@ -198,7 +199,7 @@ def test_a_stream_that_breaks_off_comes_back(serve: Serve, jpeg: bytes) -> None:
             send_mjpeg(handler, jpeg, 40 if number == 0 else 4000)
 
     uri = serve(respond)
-    with open_network(uri, reconnect=Reconnect(first_s=0.05, attempts=8)) as source:
+    with kept_newest(connect_network(uri), Reconnect(first_s=0.05, attempts=8)) as source:
         assert source.live
         assert "s3cret" not in source.source_id
         assert "t0ken" not in source.source_id
@@ -221,11 +222,9 @@ def test_a_stream_that_falls_silent_ends_in_bounded_time(serve: Serve, jpeg: byt
             send_mjpeg(handler, jpeg, 30)
         release.wait(60.0)
 
-    source = open_network(
-        serve(respond),
-        reconnect=Reconnect(first_s=0.01, attempts=1),
-        open_timeout_s=1.0,
-        read_timeout_s=1.0,
+    source = kept_newest(
+        connect_network(serve(respond), open_timeout_s=1.0, read_timeout_s=1.0),
+        Reconnect(first_s=0.01, attempts=1),
     )
     started_s = time.monotonic()
     with source, pytest.raises(SourceError, match="stopped delivering") as caught:

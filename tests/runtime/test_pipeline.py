@@ -13,7 +13,7 @@ from runtime_fakes import FakeLabeller, RecordingSink, SyntheticSource
 
 from dedos_deploy.errors import BadInputError, SinkError, SourceError
 from dedos_deploy.runtime import Frame, Pipeline, Segmentation, StopRequested, run
-from dedos_deploy.runtime.sink_lane import FAILED, SLOW
+from dedos_deploy.runtime.flow.lanes import FAILED, SLOW
 
 T = TypeVar("T")
 LIMIT_S = 20.0
@@ -231,6 +231,42 @@ def test_stop_delivers_the_frame_in_work() -> None:
     sink = RecordingSink()
     bounded(lambda: run(SyntheticSource(), labeller, [sink], stop=stop))
     assert sink.frame_ids == [0, 1, 2]
+
+
+def test_a_stop_waits_for_the_frame_in_work() -> None:
+    """For most of its grace, in which nothing else happens."""
+    stop = threading.Event()
+
+    def on_frame(number: int) -> None:
+        if number == 2:
+            stop.set()
+            time.sleep(0.45)
+
+    sink = RecordingSink()
+    pipeline = Pipeline(SyntheticSource(), FakeLabeller(on_frame=on_frame), [sink], stop=stop)
+    assert bounded(pipeline.run).outcome == "stopped"
+    assert sink.frame_ids == [0, 1, 2] and not pipeline.engine_is_stuck
+
+
+def test_a_stop_waits_for_the_frame_in_work_no_longer_than_its_grace(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stop, let_go = threading.Event(), threading.Event()
+
+    def on_frame(number: int) -> None:
+        if number == 2:
+            stop.set()
+            let_go.wait(2 * LIMIT_S)
+
+    sink = RecordingSink()
+    pipeline = Pipeline(SyntheticSource(), FakeLabeller(on_frame=on_frame), [sink], stop=stop)
+    started = time.monotonic()
+    assert bounded(pipeline.run).outcome == "stopped"
+    assert time.monotonic() - started < 6.0
+    assert sink.frame_ids == [0, 1] and pipeline.engine_is_stuck
+    assert "the engine did not finish its frame" in caplog.text
+    let_go.set()
+    time.sleep(0.2)
 
 
 def test_sink_ends_the_run_with_stop_requested() -> None:

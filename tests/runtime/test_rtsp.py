@@ -16,8 +16,9 @@ import pytest
 from dedos_deploy.errors import SourceError
 from dedos_deploy.runtime import Frame, open_source
 from dedos_deploy.runtime.cameras import Camera, Feed, FeedOptions, Fleet, SourceState
+from dedos_deploy.runtime.flow import Reconnect
 from dedos_deploy.runtime.frames import Source
-from dedos_deploy.runtime.live_sources import Reconnect, open_network
+from dedos_deploy.runtime.live_sources import connect_network
 
 PYTHON = "/usr/bin/python3"
 SCRIPT = Path(__file__).with_name("rtsp_server.py")
@@ -108,9 +109,7 @@ def wait_for(feed: Feed, *states: SourceState, within_s: float = 20.0) -> None:
 
 
 def opener(server: Server, user: str = "") -> Callable[[], Source]:
-    return lambda: open_network(
-        server.uri(user), reconnect=Reconnect(attempts=0), open_timeout_s=3.0, read_timeout_s=1.0
-    )
+    return lambda: connect_network(server.uri(user), open_timeout_s=3.0, read_timeout_s=1.0)
 
 
 @pytest.mark.parametrize("scheme", ["rtsp", "rtsp+udp"])

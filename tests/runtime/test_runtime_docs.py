@@ -20,7 +20,11 @@ from dedos_deploy.cli.run import build_parser
 
 DOCS = Path(__file__).parents[2] / "docs"
 
-MODULES = [module.name for module in pkgutil.iter_modules(dedos_deploy.runtime.__path__)]
+PREFIX = "dedos_deploy.runtime."
+MODULES = [
+    module.name.removeprefix(PREFIX)
+    for module in pkgutil.walk_packages(dedos_deploy.runtime.__path__, PREFIX)
+]
 
 
 @pytest.mark.parametrize("name", MODULES)

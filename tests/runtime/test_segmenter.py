@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -226,6 +227,92 @@ def test_the_later_of_two_changes_wins() -> None:
     assert segmenter.classes == ("later",)
     assert versions == [2], "the overtaken call returns the version that overtook it"
     assert segmenter.vocabulary_version == 2
+
+
+class Meeting(Thresholds):
+    """Thresholds that hold a change up while its table is made, until another change is there, too."""
+
+    inside: ClassVar[dict[str, threading.Event]] = {}
+
+    def of(self, name: str, own: float | None) -> float:
+        if name in self.inside:
+            self.inside[name].set()
+            self.inside["second"].wait(0.3)
+        return super().of(name, own)
+
+
+def test_two_changes_at_once_lose_no_id_and_no_version() -> None:
+    inside = {"first": threading.Event(), "second": threading.Event()}
+
+    def encode_second_late(words: Any, **_: object) -> NDArray[np.float32]:
+        if "second" in words:
+            assert inside["first"].wait(20)
+        return encode(words)
+
+    engine = ConstantEngine(np.zeros((1, 4, 16, 16), np.float32))
+    thresholds = Meeting({}, 0.5)
+    with Segmenter(
+        engine, encode_second_late, classes="start", thresholds=thresholds, threads=1
+    ) as segmenter:
+        Meeting.inside.update(inside)
+        versions: dict[str, int] = {}
+
+        def change(name: str) -> None:
+            versions[name] = segmenter.set_classes(name)
+
+        changing = [threading.Thread(target=change, args=(name,)) for name in inside]
+        for thread in changing:
+            thread.start()
+        for thread in changing:
+            thread.join(20)
+        Meeting.inside.clear()
+        assert versions == {"first": 2, "second": 3}
+        assert segmenter.vocabulary_version == 3 and segmenter.classes == ("second",)
+        segmenter.set_classes("second,first,start")
+        assert [class_id for _, class_id, _ in segmenter.entries] == [2, 1, 0]
+
+
+class SlowCount(int):
+    """A counter that is slow to count, so that another thread may read it meanwhile."""
+
+    def __new__(cls, meeting: threading.Barrier) -> SlowCount:
+        made = super().__new__(cls, 0)
+        made.meeting = meeting
+        return made
+
+    meeting: threading.Barrier
+
+    def __add__(self, other: int) -> int:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            self.meeting.wait(0.3)
+        return int(self) + other
+
+
+def test_two_changes_at_once_have_turns_of_their_own() -> None:
+    done = threading.Event()
+
+    def encode_second_late(words: Any, **_: object) -> NDArray[np.float32]:
+        if "second" in words:
+            assert done.wait(20)
+        return encode(words)
+
+    engine = ConstantEngine(np.zeros((1, 4, 16, 16), np.float32))
+    with Segmenter(
+        engine, encode_second_late, classes="start", thresholds=Thresholds({}, 0.5), threads=1
+    ) as segmenter:
+        segmenter._asked = SlowCount(threading.Barrier(2))
+
+        def change(name: str) -> None:
+            segmenter.set_classes(name)
+            if name == "first":
+                done.set()
+
+        changing = [threading.Thread(target=change, args=(name,)) for name in ("first", "second")]
+        for thread in changing:
+            thread.start()
+        for thread in changing:
+            thread.join(20)
+        assert (segmenter.classes, segmenter.vocabulary_version) == (("second",), 3)
 
 
 def test_text_threads_and_deadlines_reach_the_encoder() -> None:

@@ -9,8 +9,9 @@ from collections.abc import Callable
 import pytest
 from runtime_fakes import SyntheticSource
 
+from dedos_deploy.runtime.flow import Feed
+from dedos_deploy.runtime.flow.workers import Handover, Worker
 from dedos_deploy.runtime.frames import Outcome
-from dedos_deploy.runtime.workers import Handover, Worker, prefetch
 
 
 def test_newest_wins_and_the_rest_is_counted() -> None:
@@ -81,12 +82,9 @@ def test_a_thread_that_does_not_end_is_reported_and_left(
     release.set()
 
 
-def test_prefetch_gives_all_frames_and_then_the_end() -> None:
-    worker = prefetch(SyntheticSource(5))
-    try:
+def test_a_feed_gives_all_frames_and_then_the_end() -> None:
+    with Feed("synthetic", lambda: SyntheticSource(5)) as feed:
         ids = []
-        while not isinstance(item := worker.get(5.0), Outcome):
+        while not isinstance(item := feed.read(5.0), Outcome):
             ids.append(item.frame_id)
         assert (ids, item) == ([0, 1, 2, 3, 4], Outcome.END)
-    finally:
-        worker.close()

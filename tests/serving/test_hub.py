@@ -13,11 +13,11 @@ import pytest
 
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.runtime import Segmenter, open_source
+from dedos_deploy.runtime.flow.lanes import SinkLane
 from dedos_deploy.runtime.frames import Frame
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.serving.hub import Hub
 from dedos_deploy.runtime.serving.recordings import Recordings, _Running
-from dedos_deploy.runtime.sink_lane import SinkLane
 from dedos_deploy.runtime.sinks import SinkOptions
 from dedos_deploy.runtime.video_sink import GrowingVideo
 

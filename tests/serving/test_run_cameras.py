@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import re
 import signal
 import socket
+import threading
 import time
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from run_process import start, wait_for_lines
 
 from dedos_deploy.cli.run import main
 from dedos_deploy.cli.run_cameras import access_of
-from dedos_deploy.errors import BadInputError, SinkError
+from dedos_deploy.errors import BadInputError, SinkError, SourceError
+from dedos_deploy.runtime import Frame, Outcome
 
 BASE = ["--classes", "red,green,blue"]
 
@@ -66,7 +71,6 @@ def test_the_table(bundle_folder: Path, capsys: pytest.CaptureFixture[str]) -> N
         (["--source", "test:bars", "--serve", "1.2.3.4:x"], "is no address to serve at"),
         (["--source", "test:bars", "--serve", "0", "--token", "short"], "at least 16"),
         (["--source", "test:bars", "--max-latency-ms", "0"], "must be positive"),
-        (["--source", "test:bars", "--max-latency-ms", "9"], "does nothing without --serve"),
         (["--source", "test:bars", "--record-to", "."], "does nothing without --serve"),
         (["--source", "test:bars", "--token", "x" * 20], "does nothing without --serve"),
         (
@@ -248,3 +252,125 @@ def test_ctrl_c_once_leaves_a_stuck_camera_behind(bundle_folder: Path) -> None:
     assert process.returncode == 130 and "feed a did not end" in err
     states = {camera["name"]: camera["state"] for camera in json.loads(out)["cameras"]}
     assert states == {"a": "connecting", "b": "live"}
+
+
+# One source goes the same way
+
+
+class Mjpeg(http.server.BaseHTTPRequestHandler):
+    """A camera that answers with pictures until nobody listens any more."""
+
+    def do_GET(self) -> None:
+        jpeg = cv2.imencode(".jpg", np.full((48, 64, 3), 120, np.uint8))[1].tobytes()
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.end_headers()
+        head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+        try:
+            for _ in range(1000):
+                self.wfile.write(head.encode() + jpeg + b"\r\n")
+                time.sleep(0.02)
+        except OSError:
+            self.close_connection = True
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def nobody_listens() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_one_source_that_is_not_there_yet_is_waited_for(bundle_folder: Path) -> None:
+    port = nobody_listens()
+    source = ["--source", f"http://user:secret@127.0.0.1:{port}/live.mjpg"]
+    waiting = ["--reconnect", "forever", "--max-frames", "3", "--json"]
+    process = start(bundle_folder, *BASE, *source, *waiting)
+    try:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        assert "warning: camera camera1: SourceError" in line and "nothing listens" in line
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Mjpeg)
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    server.shutdown()
+    server.server_close()
+    assert process.returncode == 0, err
+    report = json.loads(out)
+    assert (report["frames"], report["outcome"]) == (3, "max_frames")
+    assert report["source"].startswith("http://***@127.0.0.1") and "secret" not in err
+
+
+def test_one_source_that_never_comes_can_be_stopped(bundle_folder: Path) -> None:
+    source = ["--source", f"rtsp://127.0.0.1:{nobody_listens()}/live", "--reconnect", "forever"]
+    process = start(bundle_folder, *BASE, *source, "--json")
+    try:
+        assert process.stderr is not None and "nothing listens" in process.stderr.readline()
+        started = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and time.monotonic() - started < 3.0
+    report = json.loads(out)
+    assert (report["frames"], report["outcome"]) == (0, "stopped")
+    assert report["source"].startswith("rtsp://127.0.0.1")
+
+
+@pytest.mark.parametrize("attempts", ["0", "1"])
+def test_one_source_that_did_not_come_is_an_error(
+    bundle_folder: Path, attempts: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = ["--source", f"rtsp://127.0.0.1:{nobody_listens()}/live", "--reconnect", attempts]
+    assert _run(bundle_folder, *source) == 2
+    captured = capsys.readouterr()
+    *warnings, error = captured.err.splitlines()
+    assert error.startswith("dedos-run: error: stream") and "nothing listens" in error
+    assert len(warnings) == int(attempts) and captured.out == ""
+
+
+def test_frames_of_one_source_may_be_too_late_too(
+    bundle_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = ["--source", "test:bars?fps=100&size=48x64&frames=40", "--max-latency-ms", "0.001"]
+    assert _run(bundle_folder, *source, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    # One may come before anything can be predicted.
+    assert report["frames"] <= 1 and report["drops"]["too late"] >= 5
+    assert report["outcome"] == "end"
+
+
+def test_a_recording_that_fails_is_not_begun_anew(
+    bundle_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dedos_deploy.runtime.scene_source import SceneSource
+
+    first = SceneSource.read
+
+    def fail(self: SceneSource, timeout_s: float) -> Frame | Outcome:
+        item = first(self, timeout_s)
+        if isinstance(item, Frame) and item.frame_id == 3:
+            raise SourceError("the recording is damaged")
+        return item
+
+    monkeypatch.setattr(SceneSource, "read", fail)
+    broken = ["--source", "a=scene:street?frames=9&size=48x64"]
+    assert _run(bundle_folder, *broken) == 2
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "dedos-run: error: the recording is damaged\n")
+    assert _run(bundle_folder, *broken, "--source", "b=test:bars?frames=5", "--json") == 2
+    captured = capsys.readouterr()
+    a, b = json.loads(captured.out)["cameras"]
+    assert (a["frames"], a["state"], b["state"]) == (3, "lost", "ended")
+    assert captured.err.endswith("error: camera a was lost: the recording is damaged\n")
+
+
+def test_one_source_has_a_name_too(bundle_folder: Path, tmp_path: Path) -> None:
+    source = ["--source", "gate=scene:street?frames=2&size=48x64"]
+    assert _run(bundle_folder, *source, "--output", str(tmp_path / "{camera}.jsonl")) == 0
+    assert (tmp_path / "gate.jsonl").read_text().count("\n") == 2

@@ -9,15 +9,15 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, Literal, TypeVar
 
-from dedos_deploy.runtime.frames import POLL_S, Frame, Outcome, Source
+from dedos_deploy.runtime.frames import Outcome
 from dedos_deploy.runtime.processes import OneProcess
 
 log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 WhenFull = Literal["wait", "drop_oldest"]
-PREFETCHED_FRAMES = 2
 JOIN_S = 5.0
+FOR_EVER = 1e9
 
 LABEL_S = 0.7
 """How long a stop waits for the frame that is being labelled."""
@@ -59,6 +59,9 @@ class Handover(Generic[Item]):
         self._closed = False
         self._error: BaseException | None = None
 
+    def __len__(self) -> int:
+        return len(self._items)
+
     def put(self, item: Item) -> bool:
         """Hand over `item`; return False when the consumer has closed and wants no more."""
         with self._changed:
@@ -79,14 +82,26 @@ class Handover(Generic[Item]):
             self._finished, self._error = True, error
             self._changed.notify_all()
 
-    def close(self) -> None:
-        """Drop what is left and let a waiting producer go."""
+    def clear(self) -> int:
+        """Drop what is left; return how much that was."""
         with self._changed:
-            self._closed = True
+            left = len(self._items)
             self._items.clear()
             self._changed.notify_all()
+            return left
 
-    def get(self, timeout_s: float) -> Item | Outcome:
+    def close(self) -> int:
+        """Drop what is left and let a waiting producer go; return how much was left."""
+        with self._changed:
+            self._closed = True
+            return self.clear()
+
+    def take(self) -> Item | None:
+        """Return the next item, None if there is none now; never waits, raises nothing."""
+        with self._changed:
+            return self._pop() if self._items else None
+
+    def get(self, timeout_s: float = FOR_EVER) -> Item | Outcome:
         """Return the next item, Outcome.TIMEOUT, or Outcome.END; raise the producer's error."""
         deadline = time.monotonic() + timeout_s
         with self._changed:
@@ -99,9 +114,12 @@ class Handover(Generic[Item]):
                 if left <= 0:
                     return Outcome.TIMEOUT
                 self._changed.wait(left)
-            item = self._items.popleft()
-            self._changed.notify_all()
-            return item
+            return self._pop()
+
+    def _pop(self) -> Item:
+        item = self._items.popleft()
+        self._changed.notify_all()
+        return item
 
 
 class Worker(Generic[Item]):
@@ -143,11 +161,15 @@ class Worker(Generic[Item]):
         self.request_stop()
         self.handover.close()
 
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the thread, at most `timeout_s`; return whether it has ended."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
     def close(self, timeout_s: float = JOIN_S) -> None:
         """Stop the work and wait for its thread, at most `timeout_s`; may be called twice."""
         self.abandon()
-        self._thread.join(timeout_s)
-        if self._thread.is_alive():
+        if not self.join(timeout_s):
             log.warning("thread %s did not end within %g s", self._thread.name, timeout_s)
 
     def _run(self) -> None:
@@ -157,16 +179,3 @@ class Worker(Generic[Item]):
             self.handover.finish(error)
         else:
             self.handover.finish()
-
-
-def prefetch(source: Source) -> Worker[Frame]:
-    """Return a worker that reads `source` ahead of its consumer by a few frames."""
-
-    def read_all(emit: Callable[[Frame], bool], stop: threading.Event) -> None:
-        while not stop.is_set():
-            item = source.read(POLL_S)
-            if item is Outcome.END or (isinstance(item, Frame) and not emit(item)):
-                return
-
-    name = f"dedos-source {source.source_id}"
-    return Worker(name, read_all, Handover(PREFETCHED_FRAMES, when_full="wait"))

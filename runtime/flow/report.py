@@ -1,0 +1,33 @@
+"""What became of one camera."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dedos_deploy.runtime.flow.source_state import FeedReport
+from dedos_deploy.runtime.statistics import Statistics
+
+
+@dataclass(frozen=True)
+class CameraReport:
+    """name; source: of its feed; results: numbers of what was labelled, `drops` of all causes
+    included; outputs: by address, the error that ended one, or None."""
+
+    name: str
+    source: FeedReport
+    results: Statistics
+    outputs: dict[str, str | None]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "name": self.name,
+            "state": self.source.state.value,
+            "since_s": self.source.since_s,
+            "read": self.source.frames,
+            "reconnects": self.source.reconnects,
+            "error": self.source.error,
+            **self.results.to_dict(),
+            "outputs": self.outputs,
+        }

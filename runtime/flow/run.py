@@ -1,0 +1,296 @@
+"""The run: sources that share one engine, their results, and what goes wrong on the way."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from dedos_deploy.closing import Closing
+from dedos_deploy.errors import BadInputError
+from dedos_deploy.runtime.flow.lanes import Lane
+from dedos_deploy.runtime.flow.report import CameraReport
+from dedos_deploy.runtime.flow.turns import Camera, Seat, Turns
+from dedos_deploy.runtime.flow.workers import (
+    ENGINE_IS_STUCK,
+    JOIN_S,
+    LABEL_S,
+    Handover,
+    Patience,
+    Worker,
+)
+from dedos_deploy.runtime.frames import POLL_S, Frame, Outcome
+from dedos_deploy.runtime.processes import OneProcess
+from dedos_deploy.runtime.segmentation import Segmentation
+from dedos_deploy.runtime.sinks import SinkErrors, StopRequested
+from dedos_deploy.runtime.stages import StageBoard
+
+log = logging.getLogger(__name__)
+
+Result = tuple[Seat, Frame, Segmentation]
+OnResult = Callable[[str, Frame, Segmentation], None]
+Errors = Literal["raise", "count"]
+"""What an error of a source, the engine or the callback means: the end of the run, or a number."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """When a run ends.
+
+    max_results: after so many, None for no such end; errors: `raise` ends it with the first error of a
+    source, the segmenter or the callback, `count` counts them and goes on with the others; sink_errors:
+    `stop` ends it with the first error of a sink, `continue` gives that sink no more results;
+    errors_in_a_row: frames that the engine may fail on, one after the other, before its error ends the
+    run all the same.
+    """
+
+    max_results: int | None = None
+    errors: Errors = "count"
+    sink_errors: SinkErrors = "continue"
+    errors_in_a_row: int = 10
+
+
+class Run:
+    """Labels one source or several, each with its vocabulary and its sinks, on one engine.
+
+    Every source is read on a thread of its own (Feed) and every sink written on one (SinkLane); one
+    thread labels, in fair turns and one result ahead (Turns). What has to happen on the caller's thread
+    happens on the one that calls `run`: windows are written there, and `on_result` is called there, with
+    the results of all cameras, one at a time and in the order in which they were labelled.
+
+    Live sources keep their newest frame only, and slow sinks lose their results, which is counted; a
+    recording waits for its sinks and holds up no other camera. What fails ends the run or is counted,
+    as RunOptions say; an error leaves `run` after the results from before it were delivered. Without a
+    stop or an error, `run` waits until the sinks have written all they have.
+
+    Sinks and segmenters stay open: who opened them closes them. A stop does not wait for what hangs:
+    sinks `left_behind`, and segmenters with `engine_is_stuck`, are still at work and cannot be closed.
+    """
+
+    def __init__(
+        self,
+        cameras: Sequence[Camera],
+        options: RunOptions | None = None,
+        *,
+        stop: threading.Event | None = None,
+        on_result: OnResult | None = None,
+        stages: StageBoard | None = None,
+    ) -> None:
+        """stop: set it from anywhere to end the run after the frame in work; on_result: called with
+        camera, frame and result, may raise StopRequested; stages: told what every thread is busy with.
+        """
+        names = [camera.name for camera in cameras]
+        if not names:
+            raise BadInputError("there is no camera to label; name at least one source")
+        if len(set(names)) < len(names):
+            raise BadInputError(f"camera names must differ, not {', '.join(names)}; rename one")
+        self.stages = stages or StageBoard()
+        self.outcome = "running"
+        self.engine_is_stuck = False
+        self.left_behind: tuple[Closing, ...] = ()
+        self.sources_left: tuple[str, ...] = ()
+        self._cameras = tuple(cameras)
+        self._options = options or RunOptions()
+        self._stop = stop or threading.Event()
+        self.on_result = on_result
+        self._patience = Patience(self._stop)
+        self._seats: list[Seat] = []
+        self._turns = Turns()
+        self._failed = 0
+        self._callback_said = False
+        self._process = OneProcess("run")
+
+    @property
+    def sink_failures(self) -> dict[str, Exception]:
+        """Errors of the sinks that ended early, by address."""
+        return {lane.sink.uri: lane.error for lane in self._lanes() if lane.error is not None}
+
+    def reports(self) -> list[CameraReport]:
+        """Return how every camera is, from any thread, also while `run` goes on."""
+        self._process.check()
+        return [seat.report() for seat in tuple(self._seats)]
+
+    def run(self) -> list[CameraReport]:
+        """Run until all sources are over, a stop is asked for, or something fails; call it once."""
+        self._process.check()
+        labeller: Worker[Result] | None = None
+        try:
+            for camera in self._cameras:
+                self._seats.append(Seat(camera, on_frame=self._turns.wake, stages=self.stages))
+            labeller = Worker("dedos-label", self._label_all, Handover(1, when_full="wait"))
+            outcome = self._deliver_and_drain(labeller)
+            # An error among the last results shows only now.
+            self.outcome = "stopped" if self._sinks_say_stop() else outcome
+        finally:
+            self._close(labeller)
+        return self.reports()
+
+    # On the caller's thread
+
+    def _deliver_and_drain(self, labeller: Worker[Result]) -> str:
+        is_whole = False
+        try:
+            outcome = self._deliver_all(labeller)
+            is_whole = True
+        finally:
+            # Also after an error: what was labelled before it belongs to the sinks.
+            self._drain(is_whole=is_whole)
+        return outcome
+
+    def _deliver_all(self, labeller: Worker[Result]) -> str:
+        delivered = 0
+        while (item := labeller.get(POLL_S)) is not Outcome.END:
+            left_s = self._patience.left_s(LABEL_S)
+            if self._stop.is_set():
+                # At once, so that a frame in work and the waits of slow ones do not add up.
+                self._request_stop()
+            if not isinstance(item, Outcome):
+                try:
+                    self._deliver(*item)
+                except StopRequested:
+                    return "stopped"
+                delivered += 1
+            elif left_s == 0.0:
+                log.warning(ENGINE_IS_STUCK)
+                self.engine_is_stuck = True
+                return "stopped"
+            if self._sinks_say_stop():
+                return "stopped"
+        if delivered == self._options.max_results:
+            return "max_frames"
+        return "stopped" if self._stop.is_set() else "end"
+
+    def _deliver(self, seat: Seat, frame: Frame, result: Segmentation) -> None:
+        seat.deliver(frame, result)
+        if self.on_result is None:
+            return
+        try:
+            self.on_result(seat.camera.name, frame, result)
+        except StopRequested:
+            raise
+        except Exception as error:
+            if self._options.errors == "raise":
+                raise
+            seat.feed.count_drop("callback failed")
+            if not self._callback_said:
+                self._callback_said = True
+                log.exception("the callback failed, which is said once: %s", error)
+
+    def _sinks_say_stop(self) -> bool:
+        """Return whether a sink asked for the end; raise the error of one that failed, if told to."""
+        if self._options.sink_errors == "stop":
+            for error in self.sink_failures.values():
+                raise error
+        return any(lane.stop_requested for lane in self._lanes())
+
+    def _drain(self, *, is_whole: bool) -> None:
+        """Let sinks write all they have, unless a stop is asked for meanwhile.
+
+        is_whole: False after an error, when only recordings, whose every result counts, are waited for
+        longer than a moment.
+        """
+        seats = [seat for seat in self._seats if is_whole or not seat.camera.live]
+        lanes = [lane for seat in seats for lane in seat.lanes]
+        for lane in lanes:
+            # All at once: one that is stuck takes all the time that there is.
+            lane.request_finish()
+        for lane in lanes:
+            while self._patience.left_s() > 0.0 and not lane.finish(POLL_S):
+                pass
+
+    def _close(self, labeller: Worker[Result] | None) -> None:
+        """Let everything end that can in time; remember what cannot."""
+        self._request_stop()
+        if labeller is not None:
+            labeller.abandon()
+            if not self.engine_is_stuck:
+                labeller.close(min(JOIN_S, self._patience.left_s(LABEL_S)))
+        for lane in self._lanes():
+            lane.request_finish()
+        for seat in self._seats:
+            seat.close(self._patience)
+        self.engine_is_stuck = labeller is not None and labeller.runs
+        self.left_behind = tuple(lane.sink for lane in self._lanes() if lane.runs)
+        self.sources_left = tuple(seat.camera.name for seat in self._seats if seat.feed.runs)
+
+    def _request_stop(self) -> None:
+        for seat in self._seats:
+            seat.feed.request_stop()
+
+    def _lanes(self) -> list[Lane]:
+        return [lane for seat in tuple(self._seats) for lane in seat.lanes]
+
+    # On the labelling thread
+
+    def _label_all(self, emit: Callable[[Result], bool], stop: threading.Event) -> None:
+        labelled = 0
+        while not (stop.is_set() or self._stop.is_set()) and labelled != self._options.max_results:
+            turn = self._turns.next(self._seats)
+            if turn is not None:
+                result = self._label(*turn)
+                labelled += result is not None
+                if result is not None and not emit((*turn, result)):
+                    return
+            elif all(seat.feed.over for seat in self._seats):
+                return self._raise_source_error()
+
+    def _raise_source_error(self) -> None:
+        if self._options.errors == "raise":
+            for seat in self._seats:
+                if seat.feed.failure is not None:
+                    raise seat.feed.failure
+
+    def _label(self, seat: Seat, frame: Frame) -> Segmentation | None:
+        """Return the result of a frame, None for one that was lost."""
+        started = time.monotonic()
+        try:
+            with self.stages.busy("label", seat.camera.name, frame.frame_id) as work:
+                result = seat.camera.segmenter.segment(
+                    frame.frame_bgr, timestamp_s=frame.timestamp_s
+                )
+                work.parts_ms = result.latency_ms
+        except Exception as error:
+            if self._options.errors == "raise":
+                raise
+            self._lose(seat, frame, error)
+            return None
+        self._failed = 0
+        self._turns.took(time.monotonic() - started)
+        return result
+
+    def _lose(self, seat: Seat, frame: Frame, error: Exception) -> None:
+        """Count a frame that the engine failed on; raise the error of too many in a row."""
+        self._failed += 1
+        seat.given -= 1
+        seat.feed.count_drop("engine failed")
+        log.error(
+            "camera %s: frame %d: %s",
+            seat.camera.name,
+            frame.frame_id,
+            error,
+            extra={"camera": seat.camera.name, "frame": frame.frame_id},
+        )
+        if self._failed >= self._options.errors_in_a_row:
+            raise error
+
+
+class Fleet(Run):
+    """Several cameras of which none concerns another: a Run that counts what goes wrong."""
+
+    def __init__(
+        self,
+        cameras: Sequence[Camera],
+        *,
+        stop: threading.Event | None = None,
+        on_result: OnResult | None = None,
+        max_results: int | None = None,
+        errors_in_a_row: int = 10,
+        sink_errors: SinkErrors = "continue",
+        stages: StageBoard | None = None,
+    ) -> None:
+        """See Run and RunOptions."""
+        options = RunOptions(max_results, "count", sink_errors, errors_in_a_row)
+        super().__init__(cameras, options, stop=stop, on_result=on_result, stages=stages)

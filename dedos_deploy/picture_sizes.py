@@ -21,6 +21,10 @@ _BARE = frozenset({0x01, *range(0xD0, 0xD8)})
 _ENDS = frozenset({0xD8, 0xD9, 0xDA})
 _MARKER = re.compile(rb"\xff[\x01-\xfe]")
 _MOST_SEGMENTS = 1 << 16
+_MOST_CHUNKS = 1 << 20
+_MOST_MISSING = 1 << 26
+"""Bytes that may be missing at the end of a PNG that was cut."""
+
 _TIFFS = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}
 _MOST_TAGS = 4096
 _WIDTH, _HEIGHT = 256, 257
@@ -31,7 +35,7 @@ _WHOLE = {1: "B", 3: "H", 4: "I", 6: "B", 8: "H", 9: "I", 16: "Q", 17: "Q"}
 def stated_pixels(content: bytes) -> int | None:
     """Return width times height as a JPEG, PNG, BMP, TIFF or WebP states it; 0 if it states none.
 
-    None for another format.
+    None for another format, and for parts that a decoder would take much memory or time for.
 
     >>> stated_pixels(b"\x89PNG\r\n\x1a\n" + bytes(8) + bytes([0, 0, 1, 0, 0, 0, 2, 0]))
     131072
@@ -40,8 +44,7 @@ def stated_pixels(content: bytes) -> int | None:
         if content.startswith(b"\xff\xd8\xff"):
             return _jpeg(content)
         if content.startswith(b"\x89PNG\r\n\x1a\n"):
-            width, height = struct.unpack_from(">II", content, 16)
-            return int(width * height)
+            return _png(content)
         if content.startswith(b"BM"):
             return _bmp(content)
         if content[:4] in _TIFFS:
@@ -68,6 +71,20 @@ def _jpeg(content: bytes) -> int | None:
             return 0
         if marker not in _BARE:
             place += max(2, *struct.unpack_from(">H", content, place))
+    return None
+
+
+def _png(content: bytes) -> int | None:
+    width, height = struct.unpack_from(">II", content, 16)
+    place = 8
+    for _ in range(_MOST_CHUNKS):
+        if place + 8 > len(content):
+            return int(width * height)
+        (length,) = struct.unpack_from(">I", content, place)
+        # OpenCV takes memory for what a chunk states, and fills it, before it reads the chunk.
+        if length > max(_MOST_MISSING, len(content) - place):
+            return None
+        place += 12 + length
     return None
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from dedos_deploy.runtime.mcap_messages import (
     messages_as_written,
     read_contents,
 )
+
+if TYPE_CHECKING:
+    from rosbags.interfaces import Connection
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,23 +111,23 @@ class _RosReader(BagReader):
         for reader in self._reader.readers:
             if isinstance(reader, Rosbag1Reader):
                 bound_chunks(reader)
-        images = {
-            one.topic: one
-            for one in self._reader.connections
-            if plain_type(one.msgtype) in IMAGE_TYPES
-        }
+        # A topic has a connection for each of its publishers.
+        images: dict[str, list[Connection]] = {}
+        for one in self._reader.connections:
+            if plain_type(one.msgtype) in IMAGE_TYPES:
+                images.setdefault(one.topic, []).append(one)
         try:
             self.topic = choose_topic(path, images, topic)
         except SourceError:
             self.close()
             raise
-        self._connection = images[self.topic]
-        self.count = self._connection.msgcount
+        self._connections = images[self.topic]
+        self.count = sum(one.msgcount for one in self._connections)
 
     def __iter__(self) -> Iterator[BagMessage]:
-        kind = self._connection.msgtype
-        messages = self._reader.messages([self._connection])
-        for _, logged_ns, raw in foreign_items(messages, self._refused):
+        messages = self._reader.messages(self._connections)
+        for publisher, logged_ns, raw in foreign_items(messages, self._refused):
+            kind = publisher.msgtype
             yield decoded_message(kind, partial(self._reader.deserialize, raw, kind), logged_ns)
 
     def close(self) -> None:
@@ -174,7 +177,8 @@ class _McapReader(BagReader):
         }
         self.topic = choose_topic(self._path, images, topic)
         if contents.counts is not None:
-            self.count = contents.counts.get(images[self.topic].id)
+            publishers = [one.id for one in contents.channels.values() if one.topic == self.topic]
+            self.count = sum(contents.counts.get(number, 0) for number in publishers)
 
     def _messages(self) -> Iterator[tuple[Any, Any, Any]]:
         # Without an index all would have to be in memory to be sorted.

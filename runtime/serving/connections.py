@@ -176,6 +176,11 @@ class Connection(H11Protocol):
             super().send_400_response(msg)
         else:
             self.transport.abort()
+        # The request may be waiting for its turn, and would answer once more before it is told that
+        # the connection has ended.
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
 
     def shutdown(self) -> None:
         if self.is_stream:

@@ -152,6 +152,26 @@ def test_of_several_topics_one_must_be_chosen(tmp_path: Path) -> None:
         assert len(list(source)) == 5
 
 
+def test_pictures_of_all_publishers_of_a_topic_are_read(tmp_path: Path) -> None:
+    from rosbags.rosbag1 import Reader, Writer
+
+    whole = write_ros(tmp_path / "one.bag", version=1)
+    with Reader(whole) as reader, Writer(tmp_path / "two.bag") as writer:
+        (one,) = reader.connections
+        publishers = [
+            writer.add_connection(
+                one.topic, one.msgtype, msgdef=one.msgdef.data, md5sum=one.digest, callerid=name
+            )
+            for name in ("/left", "/right")
+        ]
+        for number, (_, logged_ns, raw) in enumerate(reader.messages()):
+            writer.write(publishers[number % 2], logged_ns, raw)
+    with open_source(str(tmp_path / "two.bag")) as source:
+        frames = list(source)
+        assert source.frames == 5
+    assert [frame.clock_ns for frame in frames] == [START_NS + n * STEP_NS for n in range(5)]
+
+
 def test_with_a_rate_it_takes_the_time_it_took_and_a_slow_reader_loses_frames(
     tmp_path: Path,
 ) -> None:

@@ -235,7 +235,8 @@ class Run:
                 if result is not None and not emit((*turn, result)):
                     return
             elif all(seat.feed.over for seat in self._seats):
-                return self._raise_source_error()
+                self._raise_source_error()
+                return
 
     def _raise_source_error(self) -> None:
         if self._options.errors == "raise":

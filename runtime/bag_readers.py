@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import operator
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -125,11 +126,13 @@ class _RosReader(BagReader):
                 images.setdefault(one.topic, []).append(one)
         try:
             self.topic = choose_topic(path, images, topic)
+            self._connections = images[self.topic]
+            # In a ROS 2 bag it stands in a text file, and may be anything.
+            with foreign(self._refused):
+                self.count = sum(operator.index(one.msgcount) for one in self._connections)
         except SourceError:
             self.close()
             raise
-        self._connections = images[self.topic]
-        self.count = sum(one.msgcount for one in self._connections)
 
     def __iter__(self) -> Iterator[BagMessage]:
         messages = self._reader.messages(self._connections)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from dedos_deploy.errors import SourceError
 
 if TYPE_CHECKING:
-    from rosbags.rosbag1 import Reader
+    from rosbags.rosbag1 import Reader as Rosbag1Reader
+    from rosbags.rosbag2 import Reader as Rosbag2Reader
 
 MAX_CHUNK = 1 << 28
 """Bytes that a chunk may have when it is opened; recorders write a few MiB, or one large message."""
@@ -44,7 +45,28 @@ def bz2_opened(data: bytes) -> bytes:
     return opened
 
 
-def bound_chunks(reader: Reader) -> None:
+def zstd_opened(data: bytes) -> bytes:
+    """Return what a Zstandard frame holds. Raises SourceError for more than MAX_CHUNK bytes."""
+    import zstandard
+
+    # What a frame says is allocated; one that does not say its size ends at the limit.
+    check_chunk(zstandard.frame_content_size(data))
+    try:
+        return zstandard.decompress(data, max_output_size=MAX_CHUNK)
+    except zstandard.ZstdError as error:
+        raise _broken() from error
+
+
+def take_over_messages(reader: Rosbag2Reader) -> bool:
+    """Let an open reader of a ROS 2 bag give its messages as they are; return whether they are to be
+    opened with `zstd_opened`."""
+    if reader.compression_mode != "message":
+        return False
+    reader.storage.metadata = reader.storage.metadata._replace(compression_mode=None)
+    return True
+
+
+def bound_chunks(reader: Rosbag1Reader) -> None:
     """Let an open reader of a ROS 1 bag open its chunks by the functions above."""
     from lz4.frame import decompress as lz4_decompress
 
@@ -56,7 +78,11 @@ def bound_chunks(reader: Reader) -> None:
 
 def _check_end(at_end: bool) -> None:
     if not at_end:
-        raise SourceError(
-            f"a chunk of the recording breaks off, or has more bytes than it states or than "
-            f"{MAX_CHUNK} when it is opened; copy it again or record it in smaller chunks"
-        )
+        raise _broken()
+
+
+def _broken() -> SourceError:
+    return SourceError(
+        f"a chunk of the recording breaks off, or has more bytes than it states or than {MAX_CHUNK} "
+        "when it is opened; copy it again or record it in smaller chunks"
+    )

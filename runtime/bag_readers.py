@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import operator
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +18,11 @@ from dedos_deploy.borders import foreign, foreign_items, plain_reason
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import SourceError, listed, nearest
 from dedos_deploy.files import open_regular
-from dedos_deploy.runtime.bag_chunks import bound_chunks
+from dedos_deploy.runtime.bag_chunks import (
+    bound_chunks,
+    take_over_messages,
+    zstd_opened,
+)
 from dedos_deploy.runtime.bag_decoders import McapDecoders
 from dedos_deploy.runtime.bag_images import IMAGE_TYPES, ImageMessage
 from dedos_deploy.runtime.mcap_messages import (
@@ -108,9 +113,12 @@ class _RosReader(BagReader):
         store = get_typestore(Stores.ROS2_HUMBLE)
         with foreign(self._refused):
             self._reader = self._opened.enter_context(AnyReader([path], default_typestore=store))
-        for reader in self._reader.readers:
-            if isinstance(reader, Rosbag1Reader):
-                bound_chunks(reader)
+        (reader,) = self._reader.readers
+        self._is_packed = False
+        if isinstance(reader, Rosbag1Reader):
+            bound_chunks(reader)
+        else:
+            self._is_packed = take_over_messages(reader)
         # A topic has a connection for each of its publishers.
         images: dict[str, list[Connection]] = {}
         for one in self._reader.connections:
@@ -118,17 +126,22 @@ class _RosReader(BagReader):
                 images.setdefault(one.topic, []).append(one)
         try:
             self.topic = choose_topic(path, images, topic)
+            self._connections = images[self.topic]
+            # In a ROS 2 bag it stands in a text file, and may be anything.
+            with foreign(self._refused):
+                self.count = sum(operator.index(one.msgcount) for one in self._connections)
         except SourceError:
             self.close()
             raise
-        self._connections = images[self.topic]
-        self.count = sum(one.msgcount for one in self._connections)
 
     def __iter__(self) -> Iterator[BagMessage]:
         messages = self._reader.messages(self._connections)
         for publisher, logged_ns, raw in foreign_items(messages, self._refused):
             kind = publisher.msgtype
-            yield decoded_message(kind, partial(self._reader.deserialize, raw, kind), logged_ns)
+            yield decoded_message(kind, partial(self._decoded, raw, kind), logged_ns)
+
+    def _decoded(self, raw: bytes, kind: str) -> Any:
+        return self._reader.deserialize(zstd_opened(raw) if self._is_packed else raw, kind)
 
     def close(self) -> None:
         with foreign(self._refused):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import bz2
+import contextlib
 import json
 import resource
+import sqlite3
 import struct
 import subprocess
 import sys
@@ -147,6 +149,37 @@ def test_chunks_of_a_bag_are_opened_within_the_limit(
     monkeypatch.setattr(bag_chunks, "MAX_CHUNK", 5000)
     with open_source(str(path)) as source, pytest.raises(SourceError, match="has more bytes"):
         list(source)
+
+
+def packed_ros2(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Write a ROS 2 bag whose messages are compressed one by one."""
+    from rosbags.rosbag2 import CompressionFormat, CompressionMode, Writer
+
+    start = Writer.open
+
+    def compressing(writer: Writer) -> None:
+        writer.set_compression(CompressionMode.MESSAGE, CompressionFormat.ZSTD)
+        start(writer)
+
+    monkeypatch.setattr(Writer, "open", compressing)
+    return write_ros(folder, version=2)
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("says_size", [True, False])
+def test_messages_of_a_ros_2_bag_that_are_gigabytes(
+    says_size: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = packed_ros2(tmp_path / "drive", monkeypatch)
+    with open_source(str(path)) as source:
+        assert len(list(source)) == 5
+    with contextlib.closing(sqlite3.connect(next(path.glob("*.db3*")))) as database:
+        data = zstd_of(LARGE, says_size=says_size)
+        database.execute("UPDATE messages SET data = ?", (data,))
+        database.commit()
+    rise, sentence = peak_mb(path)
+    assert rise < (200 if says_size else 900), rise
+    assert "none of the 5 messages" in sentence and "when it is opened" in sentence
 
 
 @pytest.mark.parametrize("compression", ["LZ4", "ZSTD", "NONE"])

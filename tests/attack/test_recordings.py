@@ -86,6 +86,14 @@ def test_damaged_recordings(kind: str, tmp_path: Path) -> None:
     assert any(isinstance(result, int) and result > 0 for result in results)
 
 
+@pytest.mark.parametrize("count", ["many", "0.5", "[1]", "null", "'5'"])
+def test_a_count_of_messages_that_is_no_number(count: str, tmp_path: Path) -> None:
+    folder = write_ros(tmp_path / "drive", version=2)
+    path = folder / "metadata.yaml"
+    path.write_text(path.read_text().replace("message_count: 5", f"message_count: {count}"))
+    assert "cannot be read" in str(frames_of(folder))
+
+
 @pytest.mark.timeout(60)
 def test_damaged_metadata_of_a_ros2_bag(tmp_path: Path) -> None:
     folder = write_ros(tmp_path / "drive", version=2)

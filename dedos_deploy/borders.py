@@ -57,7 +57,7 @@ def foreign(
         raise
     except BaseException as error:
         # A size field that asks for more memory than there is is the file's fault, too.
-        if not (isinstance(error, Exception) or _is_panic(error)):
+        if not (isinstance(error, Exception) or is_panic(error)):
             raise
         refused = refusal((reason or plain_reason)(error))
         _LOG.debug("%s", refused, exc_info=error)
@@ -120,6 +120,6 @@ def _printable(text: str) -> str:
     return "".join(one if one.isprintable() else "?" for one in text[:_REASON_LENGTH])
 
 
-def _is_panic(error: BaseException) -> bool:
-    """Libraries in Rust end in a panic where they did not foresee something; it is no Exception."""
+def is_panic(error: BaseException) -> bool:
+    """Return whether a library in Rust gave up: they end in a panic where they did not foresee something; it is no Exception."""
     return type(error).__name__ == "PanicException"

@@ -9,7 +9,7 @@ from dedos_deploy.runtime.overlay import OverlayPainter
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.segmenter import Segmenter, SegmenterView
 from dedos_deploy.runtime.sinks import Sink, SinkOptions, StopRequested, open_sink
-from dedos_deploy.runtime.sources import open_source
+from dedos_deploy.runtime.sources import connect, open_source
 from dedos_deploy.runtime.statistics import Statistics
 
 if __name__ == "runtime":
@@ -31,6 +31,7 @@ __all__ = [
     "Source",
     "Statistics",
     "StopRequested",
+    "connect",
     "open_engine",
     "open_sink",
     "open_source",

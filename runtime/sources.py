@@ -106,11 +106,12 @@ def paths_of(uri: str) -> tuple[Path, ...]:
     if may_come_later(uri):
         return ()
     path = Path(uri).expanduser()
-    if not path.exists() and _GLOB_LETTERS.search(uri):
-        return tuple(map(Path, glob.glob(str(path), recursive=True)))
-    # A recording's address may end in settings.
+    if path.exists():
+        return (path,)
+    # A recording's address may end in settings, whose mark is one of a glob, too.
     bare = Path(uri.partition("?")[0]).expanduser()
-    return tuple(found for found in (path, bare) if found.exists())[:1]
+    found = tuple(map(Path, glob.glob(str(path), recursive=True)))
+    return found or ((bare,) if bare.exists() else ())
 
 
 def _open_path(uri: str) -> Source:

@@ -14,6 +14,9 @@ import numpy as np
 from dedos_deploy.runtime.frames import Frame
 from dedos_deploy.runtime.segmentation import Segmentation
 
+NAMES_KEPT = 256
+"""Class names whose coverage is kept, the last that were asked for; a vocabulary of more is kept whole."""
+
 WINDOW = 512
 """Results over which latencies and the present rate are taken."""
 
@@ -58,6 +61,7 @@ class Meter:
         self._frames = 0
         self._pixels = 0
         self._counts: dict[str, int] = {}
+        self._forgotten = 0
         self._latencies: deque[Mapping[str, float]] = deque(maxlen=WINDOW)
         self._ages_ms: deque[float] = deque(maxlen=WINDOW)
         self._times_s: deque[float] = deque(maxlen=WINDOW)
@@ -70,7 +74,10 @@ class Meter:
             self._pixels += result.label_map.size
             for class_id in result.class_ids:
                 name = result.classes[class_id]
-                self._counts[name] = self._counts.get(name, 0) + int(result.counts[class_id])
+                # Last in order are the names that were asked for last.
+                self._counts[name] = self._counts.pop(name, 0) + int(result.counts[class_id])
+            while len(self._counts) > max(NAMES_KEPT, len(result.class_ids)):
+                self._forgotten += self._counts.pop(next(iter(self._counts)))
             self._latencies.append(result.latency_ms)
             self._ages_ms.append(1e3 * (now_s - frame.timestamp_s))
             self._times_s.append(now_s)
@@ -98,9 +105,13 @@ class Meter:
                 age_p50_ms=_percentile(self._ages_ms, 50),
                 age_p99_ms=_percentile(self._ages_ms, 99),
                 coverage=coverage,
-                unlabelled=1.0 - sum(coverage.values()) if self._pixels else 0.0,
+                unlabelled=self._unlabelled(),
                 outcome=outcome,
             )
+
+    def _unlabelled(self) -> float:
+        labelled = sum(self._counts.values()) + self._forgotten
+        return 1.0 - labelled / self._pixels if self._pixels else 0.0
 
 
 def _percentile(values: list[float] | deque[float], percent: float) -> float:

@@ -57,6 +57,11 @@ class GrowingVideo(Sink):
         self._mp4: FragmentedMp4 | None = None
 
     @property
+    def has_appeared(self) -> bool:
+        """Whether the file at `uri` is this one."""
+        return self._file.has_appeared
+
+    @property
     def written(self) -> str | None:
         return f"{self.uri} ({self._results} frames)" if self._results else None
 

@@ -349,7 +349,10 @@ def _sweep(folder: Path) -> None:
     """
     now = time.time()
     for path in folder.iterdir():
-        status = path.lstat()
+        try:
+            status = path.lstat()
+        except FileNotFoundError:
+            continue  # another process was quicker
         if not stat.S_ISDIR(status.st_mode):
             continue
         age = now - status.st_mtime

@@ -23,12 +23,14 @@ Thing = TypeVar("Thing", bound=AbstractContextManager[object])
 class Opened:
     """Things with a name, each closed on a thread of its own, all at once.
 
-    left: names of those that were not closed, since they were still at work or did not come back.
+    left: names of those that were not closed, since they were still at work or did not come back;
+    at_work: what is not to be closed, as its threads have not come back.
     """
 
     def __init__(self, stop: threading.Event) -> None:
         """stop: once it is set, `finish` waits no longer than CLOSE_S."""
         self.left: list[str] = []
+        self.at_work: Collection[object] = ()
         self._patience = Patience(stop)
         self._things: list[tuple[str, AbstractContextManager[object]]] = []
         self._closings: list[_Closing] = []
@@ -42,16 +44,16 @@ class Opened:
         self._things.append((name, thing if not on_this_thread else _Direct(thing)))
         return thing
 
-    def finish(self, *, at_work: Collection[object] = ()) -> dict[str, Exception]:
-        """Close everything but what is at work; return what was raised, by name.
+    def finish(self) -> dict[str, Exception]:
+        """Close everything but what is `at_work`; return what was raised, by name.
 
         May be called twice.
         """
         things, self._things = self._things[::-1], []
-        self.left += [name for name, thing in things if _is_among(thing, at_work)]
+        self.left += [name for name, thing in things if _is_among(thing, self.at_work)]
         closings = self._closings
         for name, thing in things:
-            if not _is_among(thing, at_work):
+            if not _is_among(thing, self.at_work):
                 closings.append(_Closing(name, thing))
         while any(closing.runs for closing in closings):
             left_s = self._patience.left_s(CLOSE_S)

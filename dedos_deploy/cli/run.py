@@ -45,7 +45,7 @@ examples:
       "automobile", and "road" needs a score of 0.3
   dedos-run --source rtsp://user:password@10.0.0.5/live --classes classes.txt --background negatives
       labels a network camera with the class list of a file, one class a line
-  dedos-run --source gate=rtsp://10.0.0.5/live --source yard=1 --classes "person,car" --serve \
+  dedos-run --source gate=rtsp://10.0.0.5/live --source yard=1 --classes "person,car" --serve \\
             --output "{camera}.jsonl"
       two cameras on one engine, each with an output of its own, and a page to watch them
   dedos-run --camera 0 --bundle street-trt.dedos --engine trt --classes "road,car" --show
@@ -308,9 +308,12 @@ def _label(args: argparse.Namespace, vocabulary: Vocabulary | None, interrupts: 
         open_page(args, run, shared, views, bundle.base_words, opened)
         frames = cameras[0].frames if is_alone(args) else None
         with _status(args, run, frames):
-            reports = run.run()
-        stuck = [shared] if run.engine_is_stuck else []
-        failed = opened.finish(at_work=[*run.left_behind, *stuck])
+            try:
+                reports = run.run()
+            finally:
+                # Also after an error: what is stuck cannot be closed, and nothing must wait for it.
+                opened.at_work = [*run.left_behind, *([shared] if run.engine_is_stuck else [])]
+        failed = opened.finish()
     failures = {**failed, **run.sink_failures}
     sinks = [sink for camera in cameras for sink in camera.sinks]
     whole = [sink for sink in sinks if sink.uri not in {*failures, *opened.left}]

@@ -84,10 +84,13 @@ class Ends:
 
     def labelled_by(self, view: SegmenterView, args: argparse.Namespace) -> Camera:
         from dedos_deploy.runtime.flow import Camera, FeedOptions, Reconnect
-        from dedos_deploy.runtime.sources import reconnect_of
+        from dedos_deploy.runtime.sources import paths_of, reconnect_of
 
-        # A recording that fails would begin anew.
-        again = args.reconnect or reconnect_of(self.uri) if self.live else Reconnect(attempts=0)
+        # A recording that fails would begin anew, also one that is replayed in its own time.
+        is_recorded = not self.live or any(
+            path.is_file() or path.is_dir() for path in paths_of(self.uri)
+        )
+        again = Reconnect(attempts=0) if is_recorded else args.reconnect or reconnect_of(self.uri)
         return Camera(
             self.name,
             self.open_it,

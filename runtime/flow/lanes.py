@@ -7,8 +7,9 @@ import threading
 import time
 from collections.abc import Callable
 
+from dedos_deploy.borders import is_panic
 from dedos_deploy.closing import Closing
-from dedos_deploy.errors import DedosError
+from dedos_deploy.errors import DedosError, SinkError
 from dedos_deploy.runtime.flow.workers import Handover, WhenFull
 from dedos_deploy.runtime.frames import Frame, Outcome
 from dedos_deploy.runtime.processes import OneProcess
@@ -81,8 +82,10 @@ class Lane(Closing):
             self.written += 1
         except StopRequested:
             self.stop_requested = True
-        except Exception as error:
-            self.error = error
+        except BaseException as error:
+            if not (isinstance(error, Exception) or is_panic(error)):
+                raise
+            self.error = error if isinstance(error, Exception) else _given_up(self.sink.uri, error)
             level = logging.WARNING if isinstance(error, DedosError) else logging.ERROR
             log.log(
                 level,
@@ -93,6 +96,10 @@ class Lane(Closing):
                 extra={"output": self.sink.uri},
             )
         return self.error is None and not self.stop_requested
+
+
+def _given_up(uri: str, error: BaseException) -> SinkError:
+    return SinkError(f"output {uri!r} ends, since its library gave up ({type(error).__name__})")
 
 
 class SinkLane(Lane):

@@ -31,6 +31,9 @@ LATE = "too late"
 PREDICTED_FROM = 64
 """Runs of the engine from whose 95th percentile the next one's duration is predicted."""
 
+TRY_AGAIN_S = 1.0
+"""After so long without a frame that was in time, one is labelled to see how long the engine takes now."""
+
 
 class Labeller(Protocol):
     """The part of Segmenter that a run uses."""
@@ -128,6 +131,8 @@ class Turns:
         self._ready = threading.Condition()
         self._durations_s: deque[float] = deque(maxlen=PREDICTED_FROM)
         self._time = 0.0
+        self._took_s = time.monotonic()
+        self._is_trying = False
 
     def wake(self) -> None:
         """Look again, from any thread: a frame or room for its result has come."""
@@ -151,7 +156,7 @@ class Turns:
             frame = seat.feed.take()
             if frame is None:
                 continue
-            if self._is_late(seat, frame):
+            if self._is_late(seat, frame) and not self._tries_again():
                 seat.feed.count_drop(LATE)
                 continue
             self._time = seat.clock
@@ -162,7 +167,17 @@ class Turns:
 
     def took(self, duration_s: float) -> None:
         """Note how long the engine took for a frame."""
+        if self._is_trying:
+            self._durations_s.clear()
+        self._is_trying = False
         self._durations_s.append(duration_s)
+        self._took_s = time.monotonic()
+
+    def _tries_again(self) -> bool:
+        """Return whether a frame that seems too late is labelled all the same, to see how it goes now:
+        what was slow once must not make every frame late for ever."""
+        self._is_trying = time.monotonic() - self._took_s > TRY_AGAIN_S
+        return self._is_trying
 
     def _is_late(self, seat: Seat, frame: Frame) -> bool:
         limit_s = seat.camera.max_latency_s

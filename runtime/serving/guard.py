@@ -7,7 +7,7 @@ import json
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from dedos_deploy.errors import BadInputError
@@ -48,7 +48,7 @@ class Access:
 
     host: str = "127.0.0.1"
     port: int = 8080
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     per_second: float = 50.0
 
     def __post_init__(self) -> None:

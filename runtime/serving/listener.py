@@ -81,7 +81,7 @@ def listen_on(host: str, port: int) -> list[Listener]:
                     raise
         if not opened:
             raise OSError(errno.EADDRNOTAVAIL, "no such address")
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that no host can have
         for one in opened:
             one.close()
         raise BadInputError(

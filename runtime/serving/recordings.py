@@ -45,7 +45,8 @@ class _Running:
         try:
             self.sink.close()
         finally:
-            if self.lane.written == 0:
+            # Another's file of that name stays.
+            if self.lane.written == 0 and self.sink.has_appeared:
                 self.path.unlink(missing_ok=True)
         return True
 

@@ -7,8 +7,9 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
-from runtime_fakes import FakeLabeller, RecordingSink, SyntheticSource
+from runtime_fakes import FakeLabeller, RecordingSink, SyntheticSource, result_for
 from test_live_sources import FakeCapture
 
 from dedos_deploy.errors import SinkError, SourceError
@@ -24,8 +25,10 @@ from dedos_deploy.runtime.flow import (
 )
 from dedos_deploy.runtime.flow.feed_options import LENT
 from dedos_deploy.runtime.flow.run import Errors
+from dedos_deploy.runtime.flow.turns import LATE
 from dedos_deploy.runtime.frames import Source
 from dedos_deploy.runtime.live_sources import CaptureSource
+from dedos_deploy.runtime.statistics import NAMES_KEPT, Meter
 
 QUICK = FeedOptions(reconnect=Reconnect(first_s=0.01, longest_s=0.02, attempts=3))
 
@@ -212,3 +215,44 @@ def test_the_numbers_of_a_camera_go_on_when_it_is_opened_again() -> None:
     assert report.reconnects == 1
     assert report.warnings == ("'cam' was lost and opened again 1 times",)
     assert (report.source_id, report.state) == ("cam", SourceState.LOST)
+
+
+def test_an_engine_that_was_slow_once_makes_no_camera_late_for_ever() -> None:
+    stop, sink = threading.Event(), RecordingSink()
+    slow = [0.4]
+    labeller = FakeLabeller(on_frame=lambda _: time.sleep(slow.pop() if slow else 0.0))
+    source = SyntheticSource(live=True, interval_s=0.01)
+    camera = Camera("gate", lambda: source, labeller, [sink], feed=QUICK, max_latency_s=0.2)
+    threading.Timer(3.0, stop.set).start()
+    (report,) = Run([camera], stop=stop).run()
+    assert report.results.drops[LATE] > 20
+    assert len(sink.frame_ids) > 50
+
+
+def test_numbers_do_not_grow_with_the_names_that_were_ever_asked_for() -> None:
+    meter, picture = Meter(), np.zeros((2, 4, 3), np.uint8)
+    frame = Frame(picture, 0, time.monotonic(), "s", "0")
+    for number in range(3 * NAMES_KEPT):
+        meter.add(frame, result_for(picture, classes=(f"w{number}",)))
+    numbers = meter.snapshot(drops={}, outcome="running")
+    assert list(numbers.coverage) == [
+        f"w{number}" for number in range(2 * NAMES_KEPT, 3 * NAMES_KEPT)
+    ]
+    # Half of every picture is labelled, whoever is still known by name.
+    assert numbers.unlabelled == 0.5
+    many = tuple(f"v{number}" for number in range(2 * NAMES_KEPT))
+    meter.add(frame, result_for(picture, classes=many))
+    assert tuple(meter.snapshot(drops={}, outcome="running").coverage) == many
+
+
+class PanicException(BaseException):
+    """As libraries in Rust raise it, which is no Exception."""
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_a_sink_whose_library_gives_up_is_an_error(live: bool) -> None:
+    sink = RecordingSink(fail_at=3, error=PanicException("index out of bounds"))
+    source = SyntheticSource(20, live=live, interval_s=0.01 if live else 0.0)
+    camera = Camera("gate", lambda: source, FakeLabeller(), [sink], live=live, feed=QUICK)
+    with pytest.raises(SinkError, match=r"'recording' ends, since its library gave up \(PanicExc"):
+        Run([camera], RunOptions(sink_errors="stop")).run()

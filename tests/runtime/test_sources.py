@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dedos_deploy.errors import SourceError
 from dedos_deploy.runtime import Frame, Outcome, Source, open_source
+from dedos_deploy.runtime.sources import paths_of
 from dedos_deploy.runtime.video_source import VideoSource
 
 
@@ -170,6 +171,16 @@ def test_unreadable_images_are_skipped_counted_and_named(tmp_path: Path) -> None
         (warning,) = source.warnings
     assert "2 of 4 images" in warning
     assert "2.png" in warning
+
+
+def test_what_a_source_is_read_from_is_known_by_any_address(tmp_path: Path) -> None:
+    """So that no output takes its place; settings are told from the letters of a glob."""
+    for name in ("d.mcap", "1.png", "2.png"):
+        (tmp_path / name).touch()
+    assert paths_of(f"{tmp_path}/d.mcap?rate=1&topic=/a") == (tmp_path / "d.mcap",)
+    assert set(paths_of(f"{tmp_path}/?.png")) == {tmp_path / "1.png", tmp_path / "2.png"}
+    assert paths_of(str(tmp_path)) == (tmp_path,)
+    assert paths_of("rtsp://127.0.0.1/x") == paths_of(f"{tmp_path}/none.mp4") == ()
 
 
 def test_only_unreadable_images_are_an_error(tmp_path: Path) -> None:

@@ -10,14 +10,15 @@ import socket
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from run_process import start, wait_for_lines
 
-from dedos_deploy.cli.run import main
-from dedos_deploy.cli.run_cameras import access_of
+from dedos_deploy.cli.run import build_parser, main
+from dedos_deploy.cli.run_cameras import Ends, access_of
 from dedos_deploy.errors import BadInputError, SinkError, SourceError
 from dedos_deploy.runtime import Frame, Outcome
 
@@ -374,3 +375,23 @@ def test_one_source_has_a_name_too(bundle_folder: Path, tmp_path: Path) -> None:
     source = ["--source", "gate=scene:street?frames=2&size=48x64"]
     assert _run(bundle_folder, *source, "--output", str(tmp_path / "{camera}.jsonl")) == 0
     assert (tmp_path / "gate.jsonl").read_text().count("\n") == 2
+
+
+def test_a_host_that_can_be_none_is_said(
+    bundle_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--source", "test:bars", "--serve", "a..b:8080", "--token", "0123456789abcdef"]
+    assert _run(bundle_folder, *arguments) == 2
+    assert "cannot listen on a..b:8080" in capsys.readouterr().err
+
+
+def test_only_what_is_no_recording_is_opened_again(tmp_path: Path) -> None:
+    """One that fails would begin anew, also one that is replayed in its own time and so counts as live."""
+    (tmp_path / "d.mcap").touch()
+    args = build_parser().parse_args(["--source", "a=test:bars", "--source", "b=test:bars"])
+    view: Any = object()
+    attempts = {
+        uri: Ends("a", uri, [], []).labelled_by(view, args).feed.reconnect.attempts
+        for uri in (f"{tmp_path}/d.mcap?rate=1", "test:bars", "0", "rtsp://127.0.0.1/x")
+    }
+    assert list(attempts.values()) == [0, 5, 5, 10]

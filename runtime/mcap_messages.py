@@ -12,13 +12,19 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import TYPE_CHECKING, BinaryIO
 
-from dedos_deploy.runtime.bag_chunks import check_chunk, lz4_opened
+from dedos_deploy.errors import SourceError
+from dedos_deploy.runtime.bag_chunks import MAX_CHUNK, check_chunk, lz4_opened
 
 if TYPE_CHECKING:
     from mcap.records import Channel, Chunk, ChunkIndex, McapRecord, Message, Schema
 
 MAX_RECORD = 1 << 30
 """Bytes of the largest record of an MCAP file; recorders write chunks of a few MiB."""
+
+MAX_HELD = 2 * MAX_CHUNK
+"""Bytes of messages that wait for their time, since chunks overlap; recorders write them nearly in order."""
+RECORD_BYTES = 512
+"""What a message takes beside its data, about."""
 
 _FOOTER = 1 + 8 + 8 + 8 + 4
 _MAGIC = 8
@@ -67,28 +73,41 @@ def read_contents(file: BinaryIO) -> Contents | None:
 def messages_as_logged(
     file: BinaryIO, contents: Contents, topic: str
 ) -> Iterator[tuple[Schema | None, Channel, Message]]:
-    """Yield the messages of a topic in the order of their logging; raises what mcap raises."""
+    """Yield the messages of a topic in the order of their logging; raises what mcap raises, and
+    SourceError when those that wait for their time take more than MAX_HELD."""
     from mcap.data_stream import ReadDataStream
     from mcap.records import Chunk, ChunkIndex, Message
 
     wanted = {number for number, one in contents.channels.items() if one.topic == topic}
-    # Chunks before messages of the same time, and either in the order of the file.
+    # Messages before chunks of the same time, so that few wait, and either in the order of the file.
     serial = count()
-    waiting: list[tuple[int, int, ChunkIndex | Message]] = [
-        (chunk.message_start_time, next(serial), chunk)
+    held = 0
+    waiting: list[tuple[int, int, int, ChunkIndex | Message]] = [
+        (chunk.message_start_time, 1, next(serial), chunk)
         for chunk in sorted(contents.chunks, key=lambda one: one.chunk_start_offset)
         if not chunk.message_index_offsets or wanted & chunk.message_index_offsets.keys()
     ]
     heapq.heapify(waiting)
     while waiting:
-        _, _, item = heapq.heappop(waiting)
+        *_, item = heapq.heappop(waiting)
         if isinstance(item, ChunkIndex):
             file.seek(item.chunk_start_offset + _RECORD_HEAD)
             for record in _records_in(Chunk.read(ReadDataStream(file))):
                 if isinstance(record, Message) and record.channel_id in wanted:
-                    heapq.heappush(waiting, (record.log_time, next(serial), record))
+                    heapq.heappush(waiting, (record.log_time, 0, next(serial), record))
+                    held += len(record.data) + RECORD_BYTES
+            _check_held(held)
         else:
+            held -= len(item.data) + RECORD_BYTES
             yield contents.found(item)
+
+
+def _check_held(held: int) -> None:
+    if held > MAX_HELD:
+        raise SourceError(
+            f"chunks of the recording overlap in time by more than {MAX_HELD} bytes of messages; write "
+            "it again with its messages in order"
+        )
 
 
 def messages_as_written(

@@ -23,7 +23,7 @@ sys.path += [str(Path(__file__).parents[1] / "runtime")]
 from test_bags import write_ros  # noqa: E402
 
 from dedos_deploy.errors import SourceError  # noqa: E402
-from dedos_deploy.runtime import bag_chunks, open_source  # noqa: E402
+from dedos_deploy.runtime import bag_chunks, mcap_messages, open_source  # noqa: E402
 from dedos_deploy.runtime.bag_chunks import bz2_opened, lz4_opened  # noqa: E402
 from dedos_deploy.runtime.bag_readers import open_bag_reader  # noqa: E402
 
@@ -204,3 +204,50 @@ def test_honest_recordings_are_read_in_the_order_of_their_logging(
     with open_bag_reader(path, topic="/b") as reader:
         found = [message.clock_ns // 10**9 for message in reader]
     assert found == [1, 2, 3, 3, 5, 7, 8, 9] and reader.count == 8
+
+
+def write_chunks(path: Path, times: list[tuple[int, ...]]) -> Path:
+    """Write an MCAP file with a chunk of pictures for each of `times`, in nanoseconds."""
+    from mcap.writer import Writer
+
+    with path.open("wb") as file:
+        writer = Writer(file, chunk_size=1)  # a chunk ends with the first message beyond this
+        writer.start()
+        schema = writer.register_schema("sensor_msgs/msg/Image", "ros2msg", b"uint8[] data")
+        channel = writer.register_channel("/image", "cdr", schema)
+        for chunk in times:
+            for time_ns in chunk:
+                writer._Writer__chunk_size = 1 if time_ns == chunk[-1] else 1 << 20
+                writer.add_message(channel, time_ns, bytes(1000), time_ns)
+        writer.finish()
+    return path
+
+
+def times_of(path: Path) -> list[int]:
+    with path.open("rb") as file:
+        contents = mcap_messages.read_contents(file)
+        assert contents is not None
+        found = mcap_messages.messages_as_logged(file, contents, "/image")
+        return [message.log_time for _, _, message in found]
+
+
+def test_messages_come_in_their_order_from_chunks_that_overlap(tmp_path: Path) -> None:
+    path = write_chunks(tmp_path / "o.mcap", [(5, 9), (1, 6), (6, 7), (2, 3)])
+    assert times_of(path) == [1, 2, 3, 5, 6, 6, 7, 9]
+
+
+def test_messages_of_one_time_are_not_held_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_chunks(tmp_path / "s.mcap", [(7,)] * 50)
+    monkeypatch.setattr(mcap_messages, "MAX_HELD", 2000)
+    assert times_of(path) == [7] * 50
+
+
+def test_chunks_that_overlap_without_end_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_chunks(tmp_path / "o.mcap", [(number, 1000 + number) for number in range(50)])
+    monkeypatch.setattr(mcap_messages, "MAX_HELD", 20_000)
+    with pytest.raises(SourceError, match="overlap in time by more than 20000 bytes"):
+        times_of(path)

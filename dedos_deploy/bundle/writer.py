@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -175,7 +176,7 @@ class BundleWriter:
                 os.replace(packed, self.dest)
             else:
                 _sync_tree(self._staging)
-                _replace_folder(self._staging, self.dest, aside=self._work / "replaced")
+                _replace_folder(self._staging, self.dest)
             _sync(self.dest.parent)
         return self.dest
 
@@ -244,10 +245,12 @@ def _pack_file(archive: zipfile.ZipFile, path: Path, name: str) -> None:
         shutil.copyfileobj(stream, out, _CHUNK)
 
 
-def _replace_folder(staging: Path, dest: Path, *, aside: Path) -> None:
+def _replace_folder(staging: Path, dest: Path) -> None:
     if not dest.exists():
         os.rename(staging, dest)
         return
+    # No name of a temporary: nobody sweeps away the only bundle there is after a kill in between.
+    aside = dest.with_name(f".{dest.name}.{secrets.token_hex(4)}.replaced")
     try:
         # A folder with contents cannot be renamed over: it steps aside, and back on any failure.
         os.rename(dest, aside)
@@ -255,6 +258,7 @@ def _replace_folder(staging: Path, dest: Path, *, aside: Path) -> None:
     finally:
         if not dest.exists():
             os.rename(aside, dest)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _sync_tree(folder: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from dedos_deploy.bundle import Bundle, BundleWriter, Manifest
 from dedos_deploy.errors import BadBundleError, BadInputError, SinkError
+from dedos_deploy.files import sweep
 
 DESTS = ("new", "new.dedos")
 
@@ -177,3 +178,24 @@ def test_files_are_copied_and_follow_the_umask(tmp_path: Path, manifest: Manifes
     (tmp_path / "plain").mkdir()
     assert dest.stat().st_mode == (tmp_path / "plain").stat().st_mode
     assert Bundle.open(dest).path("model.onnx").read_bytes() == b"graph"
+
+
+def test_a_kill_between_the_two_renames_costs_no_bundle(
+    tmp_path: Path, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dest = write(tmp_path / "b", model=b"old")
+    rename = os.rename
+
+    def killed_after_the_first(source: Path, target: Path) -> None:
+        if Path(target).name == "b":
+            raise SystemExit  # neither the new one nor, as after a kill, the old one gets the name
+        rename(source, target)
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(os, "rename", killed_after_the_first)
+        write(dest, model=b"new", overwrite=True)
+    assert not dest.exists()
+    sweep(tmp_path)
+    (kept,) = tmp_path.iterdir()
+    assert (kept / "model.onnx").read_bytes() == b"old"
+    assert write(dest, model=b"new").is_dir()

@@ -141,9 +141,9 @@ def _memory(machine: Machine) -> Iterator[Finding]:
 
 
 def _disk(machine: Machine) -> Iterator[Finding]:
-    from dedos_deploy.text.cache import default_cache_folder
+    from dedos_deploy.user_cache import cache_root
 
-    folder = default_cache_folder().parent
+    folder = cache_root()
     there = next(parent for parent in (folder, *folder.parents) if parent.exists())
     free = shutil.disk_usage(there).free
     found = f"{folder}, {free / GIB:.1f} GiB free"

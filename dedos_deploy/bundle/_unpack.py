@@ -21,15 +21,20 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dedos_deploy.bundle._names import MANIFEST, MAX_FILES, clash, is_safe_name, is_sha256
-from dedos_deploy.bundle._private import private_folder, private_problem, write_private
 from dedos_deploy.bundle._verify import MAX_MANIFEST, manifest_of, verify_folder
 from dedos_deploy.bundle.manifest import Manifest
 from dedos_deploy.errors import BadBundleError, BadInputError, shown
 from dedos_deploy.files import open_regular, read_regular
+from dedos_deploy.user_cache import (
+    CACHE_VARIABLE,
+    cache_root,
+    private_folder,
+    private_problem,
+    write_private,
+)
 
 logger = logging.getLogger(__name__)
 
-CACHE_VARIABLE = "DEDOS_CACHE_DIR"
 MAX_UNPACKED = 16 << 30
 """Bytes that a bundle may unpack to; the largest preset with all its engines stays under 4 GiB."""
 
@@ -95,16 +100,6 @@ def unpack(archive_path: Path, *, label: str, hashes: bool) -> Unpacked:
         except _WriteError as error:
             _warn_of_cache(label, error.cause)
             return _unpack_temporarily(source)
-
-
-def cache_root() -> Path:
-    """Return the folder that caches live in: $DEDOS_CACHE_DIR, else the platform's own."""
-    configured = os.environ.get(CACHE_VARIABLE)
-    if configured:
-        return Path(configured)
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("dedos-deploy", appauthor=False))
 
 
 class _ShortReads(io.BufferedReader):

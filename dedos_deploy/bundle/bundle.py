@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dedos_deploy.bundle._names import ENGINES, MANIFEST, vocabulary_file
-from dedos_deploy.bundle._private import open_to_others
 from dedos_deploy.bundle._unpack import unpack
 from dedos_deploy.bundle._verify import read_file, verify_folder
 from dedos_deploy.bundle.manifest import Manifest
@@ -24,6 +23,7 @@ from dedos_deploy.errors import (
     shown,
 )
 from dedos_deploy.spec import GraphSpec
+from dedos_deploy.user_cache import open_to_others
 
 if TYPE_CHECKING:
     import numpy as np

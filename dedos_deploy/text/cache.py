@@ -20,10 +20,10 @@ from urllib.parse import quote
 import numpy as np
 import numpy.typing as npt
 
+from dedos_deploy.user_cache import CACHE_VARIABLE, cache_root, private_folder
+
 if TYPE_CHECKING:
     import sqlite3
-
-CACHE_VARIABLE = "DEDOS_CACHE_DIR"
 
 MOST_BYTES = 64 << 20
 """Size that the rows of all bundles may have together; the least recently used go first."""
@@ -50,13 +50,8 @@ T = TypeVar("T")
 
 
 def default_cache_folder() -> Path:
-    """Return the folder of cached embeddings: $DEDOS_CACHE_DIR/text, or the user's cache folder."""
-    chosen = os.environ.get(CACHE_VARIABLE)
-    if chosen:
-        return Path(chosen) / "text"
-    from platformdirs import user_cache_dir
-
-    return Path(user_cache_dir("dedos-deploy", appauthor=False)) / "text"
+    """Return the folder of cached embeddings, in the user's cache."""
+    return cache_root() / "text"
 
 
 @dataclass(frozen=True)
@@ -266,8 +261,6 @@ def _unpacked(kept: tuple[object, object], digest: bytes, width: int) -> Row | N
 
 def _check_private(folder: Path, path: Path, *, create: bool) -> None:
     """See to it that both are this user's alone and no links. Raises OSError."""
-    from dedos_deploy.bundle._private import private_folder
-
     private_folder(folder)
     with _CREATING:
         if create and not os.path.lexists(path):

@@ -40,9 +40,9 @@ Progress = Callable[[str], None]
 
 def default_engine_folder() -> Path:
     """Return the folder of built engines: $DEDOS_CACHE_DIR/engines, or in the user's cache."""
-    from dedos_deploy.text.cache import default_cache_folder
+    from dedos_deploy.user_cache import cache_root
 
-    return default_cache_folder().with_name("engines")
+    return cache_root() / "engines"
 
 
 @dataclass(frozen=True)

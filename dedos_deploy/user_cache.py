@@ -1,4 +1,4 @@
-"""Folders of the cache that nobody but this user can have written to, or can write to."""
+"""The user's cache: where it is, and folders of it that nobody else can have written to, or can write to."""
 
 from __future__ import annotations
 
@@ -8,11 +8,23 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+CACHE_VARIABLE = "DEDOS_CACHE_DIR"
+
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _FOLDER = 0o700
 _FILE = 0o600
 _OWNERS = hasattr(os, "geteuid")
 """Whether files have owners and modes in POSIX's sense; on Windows a user's cache is his by its ACL."""
+
+
+def cache_root() -> Path:
+    """Return the folder that caches live in: $DEDOS_CACHE_DIR, else the platform's own."""
+    configured = os.environ.get(CACHE_VARIABLE)
+    if configured:
+        return Path(configured)
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("dedos-deploy", appauthor=False))
 
 
 def private_folder(path: Path) -> None:

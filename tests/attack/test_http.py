@@ -343,8 +343,11 @@ def test_watchers_that_break_off_leave_their_place(site: Site) -> None:
 def test_a_watcher_that_reads_nothing_is_closed(site: Site) -> None:
     with connect(_port(site)) as reading, many(_port(site), MOST_WATCHERS - 1, STREAM):
         reading.sendall(STREAM)
-        assert not _is_let_in(site)
         deadline_s = time.monotonic() + 40
+        while _is_let_in(site):
+            # Not all of them have been read yet, or a place was only just left.
+            assert time.monotonic() < deadline_s, "more watch than there are places"
+        assert not _is_let_in(site)
         while not _is_let_in(site):
             assert reading.recv(65536), "the one that reads was closed"
             assert time.monotonic() < deadline_s, "silent watchers keep their places"

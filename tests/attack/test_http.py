@@ -40,11 +40,21 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
 
 
-@pytest.fixture(scope="module")
-def site(bundle: Path) -> Iterator[Site]:
+def _opened(bundle: Path) -> Iterator[Site]:
     for one in served(bundle, Access(port=0, per_second=2000), size="480x640"):
         one.wait_for("gate")
         yield one
+
+
+@pytest.fixture(scope="module")
+def site(bundle: Path) -> Iterator[Site]:
+    yield from _opened(bundle)
+
+
+@pytest.fixture
+def unwatched_site(bundle: Path) -> Iterator[Site]:
+    """A server that nobody has watched before, whose places may not all be free yet."""
+    yield from _opened(bundle)
 
 
 @pytest.fixture(scope="module")
@@ -340,7 +350,8 @@ def test_watchers_that_break_off_leave_their_place(site: Site) -> None:
         assert _is_let_in(site)
 
 
-def test_a_watcher_that_reads_nothing_is_closed(site: Site) -> None:
+def test_a_watcher_that_reads_nothing_is_closed(unwatched_site: Site) -> None:
+    site = unwatched_site
     with connect(_port(site)) as reading, many(_port(site), MOST_WATCHERS - 1, STREAM):
         reading.sendall(STREAM)
         deadline_s = time.monotonic() + 40

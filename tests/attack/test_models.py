@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from attack_micro import micro
 from onnx import TensorProto, helper
 from safetensors.torch import load_file, save_file
 
@@ -28,8 +29,6 @@ from dedos_deploy.model import build_model, load_checkpoint, save_checkpoint  # 
 from dedos_deploy.model.checkpoint import least_numbers  # noqa: E402
 from dedos_deploy.presets import (  # noqa: E402
     PRESETS,
-    ModelConfig,
-    TextTowerConfig,
     config_from_dict,
 )
 from dedos_deploy.runtime import Segmenter  # noqa: E402
@@ -172,27 +171,6 @@ def test_damaged_text_towers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 # Checkpoints
-
-
-def micro() -> ModelConfig:
-    nano = PRESETS["miniature"]
-    text = TextTowerConfig(16, 1, 2, context_length=8, tokens=100)
-    clip = replace(nano.clip, width=32, layers=2, heads=2, text_width=16, text=text)
-    return replace(
-        nano,
-        clip=clip,
-        refine_blocks=(1,),
-        size_hw=(64, 64),
-        queries=4,
-        query_width=16,
-        basic_kernel=(2, 4),
-        diffusion_kernel=(2, 4),
-        decoder_layers=1,
-        decoder_heads=2,
-        decoder_ffn=16,
-        pixel_ffn=16,
-        detail_width=8,
-    )
 
 
 @pytest.fixture(scope="module")

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from attack_micro import micro
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.model import build_model, load_checkpoint
-from dedos_deploy.presets import PRESETS, ModelConfig, TextTowerConfig
 from dedos_deploy.training.optimizer import build_optimizer
 from dedos_deploy.training.settings import TrainSettings
 from dedos_deploy.training.state import Training, load_state, save_state, saved_settings
@@ -24,29 +23,8 @@ LINES = "one\ntwo\x1b[2J" * 1000
 SETTINGS = TrainSettings("miniature", ("folder",), muon=0.01)
 
 
-def config() -> ModelConfig:
-    nano = PRESETS["miniature"]
-    text = TextTowerConfig(16, 1, 2, context_length=8, tokens=100)
-    clip = replace(nano.clip, width=32, layers=2, heads=2, text_width=16, text=text)
-    return replace(
-        nano,
-        clip=clip,
-        refine_blocks=(1,),
-        size_hw=(64, 64),
-        queries=4,
-        query_width=16,
-        basic_kernel=(2, 4),
-        diffusion_kernel=(2, 4),
-        decoder_layers=1,
-        decoder_heads=2,
-        decoder_ffn=16,
-        pixel_ffn=16,
-        detail_width=8,
-    )
-
-
 def beginning() -> Training:
-    model = build_model(config(), seed=0)
+    model = build_model(micro(), seed=0)
     return Training(model, build_optimizer(model, SETTINGS), None)
 
 

@@ -363,16 +363,21 @@ def test_class_change_from_another_thread_falls_between_frames(segmenter: Segmen
                 return
             classes = lists[turn % len(lists)]
             versions[segmenter.set_classes(classes)] = classes
+            # Without a pause the frames' thread gets the interpreter once in 5 ms at most.
+            time.sleep(0.001)
 
     frame = stripes()
-    results = []
+    # The first frame imports OpenCV, in a thousand small reads.
+    results = [segmenter.segment(frame)]
+    seen = {results[0].vocabulary_version}
     thread = threading.Thread(target=change)
     thread.start()
     deadline = time.monotonic() + 30
     try:
-        while len({result.vocabulary_version for result in results}) < 20:
+        while len(seen) < 20:
             assert time.monotonic() < deadline, "frames and class changes never alternated"
             results.append(segmenter.segment(frame))
+            seen.add(results[-1].vocabulary_version)
     finally:
         enough.set()
         thread.join()

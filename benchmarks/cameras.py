@@ -25,10 +25,11 @@ import numpy as np
 from dedos_deploy.bench.memory import memory_mb
 from dedos_deploy.errors import DedosError
 from dedos_deploy.runtime import Segmenter
-from dedos_deploy.runtime.bars_source import open_test, read_number
-from dedos_deploy.runtime.cameras import Camera, CameraReport, Fleet
-from dedos_deploy.runtime.frames import Frame, Outcome, Source
+from dedos_deploy.runtime.flow import Camera, CameraReport, Fleet
+from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.segmentation import Segmentation
+from dedos_deploy.runtime.sources.bars import open_test, read_number
+from dedos_deploy.runtime.sources.contract import Outcome, Source
 
 GOALS = {"fairness": 0.95, "rate_change_with_dead_camera": 0.03, "growth_mb": 5.0}
 

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from dedos_deploy.bundle import Bundle
 from dedos_deploy.calib.verdict import side_by_side
 from dedos_deploy.errors import DedosError
-from dedos_deploy.runtime.onnx_engine import OnnxEngine
+from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
 
 SCENES = 96
 SCENE_HW = (480, 640)
@@ -72,7 +72,7 @@ def export(preset: str, precision: str, dest: Path, scenes: Path, frames: int) -
 
 def inputs_for(bundle: Bundle, slots: int, picture: NDArray[np.uint8]) -> Inputs:
     """Return one frame and made-up text embeddings: their values cost nothing extra."""
-    from dedos_deploy.runtime.preprocess import resize_frame
+    from dedos_deploy.runtime.frame import resize_frame
 
     spec = bundle.spec
     image = np.empty((1, spec.height, spec.width, 3), np.uint8)
@@ -86,7 +86,7 @@ def agreement(
     engines: Sequence[OnnxEngine], bundle: Bundle, pictures: Sequence[NDArray[np.uint8]], slots: int
 ) -> float:
     """Return the part of pixels with one label."""
-    from dedos_deploy.runtime.agreement import label_agreement
+    from dedos_deploy.runtime.engines.agreement import label_agreement
 
     words, rows = bundle.vocabulary("base")
     parts = []

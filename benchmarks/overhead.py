@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from dedos_deploy.bundle import Bundle
 from dedos_deploy.errors import DedosError
 from dedos_deploy.runtime import Frame, Outcome, Segmenter, Source, open_sink, run
-from dedos_deploy.runtime.onnx_engine import session_options
+from dedos_deploy.runtime.engines.onnx_runtime import session_options
 
 CLASSES = (
     "road,sidewalk,building,wall,fence,pole,traffic light,traffic sign,tree,grass,sky,person,"
@@ -102,8 +102,8 @@ class BareLoop:
 
 
 def prepare(bundle: Bundle, count: int, size_hw: tuple[int, int], classes: str) -> Prepared:
+    from dedos_deploy.runtime.frame import resize_frame
     from dedos_deploy.runtime.loading import bundle_parts
-    from dedos_deploy.runtime.preprocess import resize_frame
     from dedos_deploy.scenes import render_image
 
     frames = [render_image("street", seed=seed, size_hw=size_hw)[0] for seed in range(count)]

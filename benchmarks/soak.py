@@ -29,12 +29,12 @@ from typing import Any
 from dedos_deploy.bench.memory import memory_mb
 from dedos_deploy.errors import DedosError, SourceError
 from dedos_deploy.runtime import Segmenter, open_sink
-from dedos_deploy.runtime.bars_source import open_test, read_number
-from dedos_deploy.runtime.cameras import Camera, FeedOptions, Fleet
-from dedos_deploy.runtime.flow import Reconnect
-from dedos_deploy.runtime.frames import Frame, Outcome, Source
+from dedos_deploy.runtime.flow import Camera, FeedOptions, Fleet, Reconnect
+from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.segmentation import Segmentation
-from dedos_deploy.runtime.sinks import Sink, SinkOptions
+from dedos_deploy.runtime.sinks.contract import Sink, SinkOptions
+from dedos_deploy.runtime.sources.bars import open_test, read_number
+from dedos_deploy.runtime.sources.contract import Outcome, Source
 
 GOALS = {"growth_mb": 5.0, "threads_left": 0, "descriptors_left": 0, "slowest_stop_s": 2.0}
 WARM_UP = 0.1

@@ -25,7 +25,7 @@ from dedos_deploy.calib.partial import PartialState
 from dedos_deploy.calib.selection import frame_sha256
 from dedos_deploy.errors import BadInputError, nearest
 from dedos_deploy.files import read_regular
-from dedos_deploy.runtime.onnx_engine import session_options
+from dedos_deploy.runtime.engines.onnx_runtime import session_options
 from dedos_deploy.spec import GraphSpec
 
 log = logging.getLogger(__name__)

@@ -19,10 +19,10 @@ from dedos_deploy.calib.frames import IMAGE_SUFFIXES, read_image
 from dedos_deploy.errors import BadInputError, SourceError
 from dedos_deploy.runtime.flow.feed import Feed
 from dedos_deploy.runtime.flow.feed_options import LENT
-from dedos_deploy.runtime.frames import POLL_S, Frame, Outcome, Source
-from dedos_deploy.runtime.image_source import find_images
-from dedos_deploy.runtime.preprocess import resize_frame
-from dedos_deploy.runtime.sources import open_source
+from dedos_deploy.runtime.frame import Frame, resize_frame
+from dedos_deploy.runtime.sources.contract import POLL_S, Outcome, Source
+from dedos_deploy.runtime.sources.images import find_images
+from dedos_deploy.runtime.sources.opening import open_source
 from dedos_deploy.runtime.uri import redact
 
 MIN_FRAMES = 16

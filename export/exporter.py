@@ -27,13 +27,7 @@ from dedos_deploy.evaluation.data import EvaluationData
 from dedos_deploy.export.base_words import BASE_WORDS
 from dedos_deploy.export.fuse_attention import fuse_attention
 from dedos_deploy.export.graph import check_ops, image_graph, save_graph
-from dedos_deploy.export.int8 import (
-    FloatGraphs,
-    Int8Graph,
-    Int8Report,
-    calibration_of,
-    int8_graph,
-)
+from dedos_deploy.export.int8 import FloatGraphs, Int8Graph, Int8Report, calibration_of, int8_graph
 from dedos_deploy.export.int8_labels import label_measure, open_labels
 from dedos_deploy.export.options import ExportOptions, Precision
 from dedos_deploy.export.parity import ParityReport, check_parity, measure_parity, parity_cases
@@ -46,17 +40,11 @@ from dedos_deploy.export.weights import TrainedModel, WeightsSource
 from dedos_deploy.files import sha256_of_file
 from dedos_deploy.model import FrozenDedos, freeze
 from dedos_deploy.model.blocks import Precision as FloatPrecision
-from dedos_deploy.runtime.onnx_engine import OnnxEngine
+from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
 from dedos_deploy.runtime.slots import Encode
 from dedos_deploy.scenes import KINDS, render_image
 from dedos_deploy.spec import GraphSpec
-from dedos_deploy.text import (
-    TEMPLATES,
-    TextEncoder,
-    Tokenizer,
-    TowerFiles,
-    write_tokenizer_json,
-)
+from dedos_deploy.text import TEMPLATES, TextEncoder, Tokenizer, TowerFiles, write_tokenizer_json
 from dedos_deploy.vocabulary import canonical_word
 
 BASE_VOCABULARY = "base"

@@ -13,12 +13,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from dedos_deploy.calib.collect import (
-    CalibrationInputs,
-    Resume,
-    channel_maxima,
-    collect_histograms,
-)
+from dedos_deploy.calib.collect import CalibrationInputs, Resume, channel_maxima, collect_histograms
 from dedos_deploy.calib.options import Int8Options
 from dedos_deploy.calib.placement import SiteTensors, quantize, site_tensors
 from dedos_deploy.calib.plan import QuantizationPlan, give_back, plan, site_macs
@@ -38,8 +33,8 @@ from dedos_deploy.export.int8_labels import PLAN_IMAGES, LabelMeasure
 from dedos_deploy.export.options import Target
 from dedos_deploy.export.progress import Progress
 from dedos_deploy.model import FrozenDedos
-from dedos_deploy.runtime.agreement import label_agreement
-from dedos_deploy.runtime.onnx_engine import OnnxEngine
+from dedos_deploy.runtime.engines.agreement import label_agreement
+from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
 from dedos_deploy.spec import MIN_AGREEMENT, GraphSpec
 
 CHECKED_OF = 8

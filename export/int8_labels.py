@@ -9,7 +9,7 @@ from dedos_deploy.calib.options import Int8Options
 from dedos_deploy.evaluation.data import EvaluationData, open_data
 from dedos_deploy.evaluation.evaluate import Part, evaluate_predictor
 from dedos_deploy.evaluation.predictors import SegmenterPredictor
-from dedos_deploy.runtime.onnx_engine import OnnxEngine
+from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
 from dedos_deploy.runtime.segmenter import Segmenter
 from dedos_deploy.runtime.slots import Encode, Thresholds
 from dedos_deploy.vocabulary import Vocabulary

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError, ParityError
 from dedos_deploy.model import Dedos
-from dedos_deploy.runtime.agreement import label_agreement
+from dedos_deploy.runtime.engines.agreement import label_agreement
 from dedos_deploy.spec import MIN_AGREEMENT, SLOT_BUCKETS, GraphSpec
 
 PADDED_SLOTS = SLOT_BUCKETS[0]
@@ -193,7 +193,7 @@ def _model_scores(
 
 
 def _resized(frame_bgr: NDArray[np.uint8], spec: GraphSpec) -> NDArray[np.uint8]:
-    from dedos_deploy.runtime.preprocess import check_frame, resize_frame
+    from dedos_deploy.runtime.frame import check_frame, resize_frame
 
     out = np.empty((spec.height, spec.width, 3), np.uint8)
     resize_frame(check_frame(frame_bgr), out)

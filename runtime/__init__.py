@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dedos_deploy.runtime.engine import Engine, EngineOptions, open_engine
+from dedos_deploy.runtime.engines.contract import Engine, EngineOptions
+from dedos_deploy.runtime.engines.opening import open_engine
 from dedos_deploy.runtime.flow.pipeline import Pipeline, run
-from dedos_deploy.runtime.frames import Frame, Outcome, Source
-from dedos_deploy.runtime.overlay import OverlayPainter
+from dedos_deploy.runtime.flow.statistics import Statistics
+from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.segmenter import Segmenter, SegmenterView
-from dedos_deploy.runtime.sinks import Sink, SinkOptions, StopRequested, open_sink
-from dedos_deploy.runtime.sources import connect, open_source
-from dedos_deploy.runtime.statistics import Statistics
+from dedos_deploy.runtime.sinks.contract import Sink, SinkOptions, StopRequested
+from dedos_deploy.runtime.sinks.opening import open_sink
+from dedos_deploy.runtime.sinks.overlay import OverlayPainter
+from dedos_deploy.runtime.sources.contract import Outcome, Source
+from dedos_deploy.runtime.sources.opening import connect, open_source
 
 if __name__ == "runtime":
     # Found in the repository's root: a second copy whose classes are not those of the package.

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.errors import EngineError
-from dedos_deploy.runtime.engine import Engine, Tensors
-from dedos_deploy.runtime.preprocess import resize_frame
+from dedos_deploy.runtime.engines.contract import Engine, Tensors
+from dedos_deploy.runtime.frame import resize_frame
 from dedos_deploy.runtime.segmentation import LabelMap
 from dedos_deploy.runtime.slots import SlotTable
 

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadBundleError, BadInputError
-from dedos_deploy.runtime.engine import Engine, EngineOptions, Progress, open_engine
+from dedos_deploy.runtime.engines.contract import Engine, EngineOptions, Progress
+from dedos_deploy.runtime.engines.opening import open_engine
+from dedos_deploy.runtime.frame import check_frame
 from dedos_deploy.runtime.labelling import open_labeller
-from dedos_deploy.runtime.preprocess import check_frame
 from dedos_deploy.runtime.processes import OneProcess
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.slots import (
@@ -51,7 +52,7 @@ class _Core:
         base: BaseVocabulary | None,
         threads: int | None,
     ) -> None:
-        from dedos_deploy.runtime.onnx_engine import usable_threads
+        from dedos_deploy.threads import usable_threads
 
         if engine.spec.batch != 1:
             raise BadBundleError(

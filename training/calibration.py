@@ -22,7 +22,7 @@ from dedos_deploy.training.folders import LabelFolder, union_words
 from dedos_deploy.training.sources import open_data
 
 if TYPE_CHECKING:
-    from dedos_deploy.training.diffusion import DiffusionSettings, LatentDiffusion
+    from dedos_deploy.training.diffusion.walk import DiffusionSettings, LatentDiffusion
 
 CHECKPOINT, LEARNING = "checkpoint.safetensors", "learning.safetensors"
 
@@ -113,7 +113,7 @@ def run_diffusion(run: Run, model: str | None = None) -> LatentDiffusion:
     Raises BadInputError when it cannot be loaded; `calibrate_run` sees whether it is the same.
     """
     _, source = run.require_learning()
-    from dedos_deploy.training.diffusion import load_diffusion
+    from dedos_deploy.training.diffusion.walk import load_diffusion
 
     settings = diffusion_settings(source)
     return load_diffusion(
@@ -126,7 +126,7 @@ def diffusion_settings(source: LearningSource) -> DiffusionSettings:
 
     Raises BadInputError when a version with other settings wrote them.
     """
-    from dedos_deploy.training.diffusion import DiffusionSettings
+    from dedos_deploy.training.diffusion.walk import DiffusionSettings
 
     try:
         settings: DiffusionSettings = checked(DiffusionSettings, source.diffusion, "")

@@ -16,11 +16,12 @@ import torch
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.files import write_atomically
 from dedos_deploy.model import save_checkpoint
-from dedos_deploy.runtime.onnx_engine import usable_threads
+from dedos_deploy.threads import usable_threads
 from dedos_deploy.training.balance import word_weights
 from dedos_deploy.training.bank import fill_bank
 from dedos_deploy.training.data import Batch, BatchStream, Share, batches
 from dedos_deploy.training.denoising import DenoisingLearning, LearningSource, save_learning
+from dedos_deploy.training.diffusion.walker import Walker
 from dedos_deploy.training.distributed import Processes, open_processes
 from dedos_deploy.training.embeddings import WordEmbeddings
 from dedos_deploy.training.evaluate import Evaluation, evaluate
@@ -48,7 +49,6 @@ from dedos_deploy.training.setup import (
     open_learning,
 )
 from dedos_deploy.training.state import Training, load_state, save_state, saved_settings
-from dedos_deploy.training.walker import Walker
 
 _LOG = logging.getLogger(__name__)
 

@@ -15,15 +15,19 @@ from dedos_deploy.presets import get_preset
 from dedos_deploy.training.components import COMPONENTS, config_for
 from dedos_deploy.training.data import BatchSettings
 from dedos_deploy.training.denoising import DenoisingLearning, LearningSource
-from dedos_deploy.training.diffusion import DiffusionSettings, LatentDiffusion, load_diffusion
-from dedos_deploy.training.diffusion_cache import DiffusionCache
+from dedos_deploy.training.diffusion.cache import DiffusionCache
+from dedos_deploy.training.diffusion.walk import (
+    DiffusionSettings,
+    LatentDiffusion,
+    load_diffusion,
+)
+from dedos_deploy.training.diffusion.walker import Walker
 from dedos_deploy.training.distributed import Processes
 from dedos_deploy.training.folders import LabelFolder
-from dedos_deploy.training.mobile_weights import DETAIL_CREDIT
+from dedos_deploy.training.pretraining.mobile_weights import DETAIL_CREDIT
 from dedos_deploy.training.settings import TrainSettings
 from dedos_deploy.training.sources import open_data
 from dedos_deploy.training.targets import IGNORE, OTHER
-from dedos_deploy.training.walker import Walker
 
 _LOG = logging.getLogger(__name__)
 

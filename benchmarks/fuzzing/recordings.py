@@ -90,7 +90,7 @@ def write_own(folder: Path) -> None:
     import numpy as np
 
     from dedos_deploy.runtime import SinkOptions, open_sink
-    from dedos_deploy.runtime.frames import Frame
+    from dedos_deploy.runtime.frame import Frame
     from dedos_deploy.runtime.segmentation import Segmentation
 
     for name, live in (("own.mcap", True), ("own.mp4", True)):

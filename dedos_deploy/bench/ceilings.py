@@ -28,7 +28,7 @@ def cpu_ceilings(threads: int) -> Ceilings:
     """Measure with ONNX Runtime's own matrix product, on as many threads as the engine has."""
     import onnxruntime
 
-    from dedos_deploy.runtime.onnx_engine import session_options
+    from dedos_deploy.runtime.engines.onnx_runtime import session_options
 
     session = onnxruntime.InferenceSession(
         product_graph(MATRIX), session_options(threads), providers=["CPUExecutionProvider"]

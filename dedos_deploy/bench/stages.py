@@ -17,10 +17,11 @@ from dedos_deploy.bench.ceilings import Ceilings, cpu_ceilings, gpu_ceilings
 from dedos_deploy.bench.energy import open_meter
 from dedos_deploy.bundle import Bundle
 from dedos_deploy.errors import BadInputError
-from dedos_deploy.runtime.engine import Engine, EngineOptions, Tensors, open_engine
-from dedos_deploy.runtime.onnx_engine import usable_cores, usable_threads
+from dedos_deploy.runtime.engines.contract import Engine, EngineOptions, Tensors
+from dedos_deploy.runtime.engines.opening import open_engine
 from dedos_deploy.runtime.segmenter import Segmenter
 from dedos_deploy.runtime.slots import Rows, Thresholds
+from dedos_deploy.threads import usable_cores, usable_threads
 
 WARM_UP = 3
 PARTS = ("pre", "engine", "post", "total")
@@ -186,7 +187,7 @@ class _Subject:
 
     def agreement(self, other: _Subject) -> float:
         """Part of pixels of embedded scenes with the label of `other`, under its own words."""
-        from dedos_deploy.runtime.agreement import label_agreement
+        from dedos_deploy.runtime.engines.agreement import label_agreement
 
         if other is self:
             return 1.0
@@ -209,7 +210,7 @@ class _Subject:
         return float(np.mean(parts))
 
     def _scores(self, picture: NDArray[np.uint8], rows: Rows) -> NDArray[np.float32]:
-        from dedos_deploy.runtime.preprocess import resize_frame
+        from dedos_deploy.runtime.frame import resize_frame
 
         image = np.empty((self.spec.height, self.spec.width, 3), np.uint8)
         resize_frame(picture, image)
@@ -330,7 +331,7 @@ def _scenes() -> list[NDArray[np.uint8]]:
 
 
 def _peak_mb() -> float:
-    from dedos_deploy.runtime.timing import peak_mb
+    from dedos_deploy.bench.timing import peak_mb
 
     return peak_mb()
 

@@ -17,15 +17,15 @@ from dedos_deploy.interrupts import EXIT_INTERRUPTED, Interrupts
 if TYPE_CHECKING:
     from dedos_deploy.runtime import Sink, Statistics
     from dedos_deploy.runtime.flow import CameraReport, FeedReport
-    from dedos_deploy.runtime.stages import StageBoard
+    from dedos_deploy.runtime.flow.stages import StageBoard
 
 log = logging.getLogger(__name__)
 
 
 def watch(args: argparse.Namespace, opened: Opened) -> StageBoard:
     from dedos_deploy.cli.run_cameras import sources_of
-    from dedos_deploy.runtime.sources import paths_of
-    from dedos_deploy.runtime.stages import StageBoard, TraceFile, Watchdog
+    from dedos_deploy.runtime.flow.stages import StageBoard, TraceFile, Watchdog
+    from dedos_deploy.runtime.sources.opening import paths_of
 
     trace = None
     if args.trace is not None:

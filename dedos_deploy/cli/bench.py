@@ -121,7 +121,7 @@ def _run_model(args: argparse.Namespace) -> int:
 
 
 def _run_frame(args: argparse.Namespace) -> int:
-    from dedos_deploy.runtime.timing import time_frames
+    from dedos_deploy.bench.timing import time_frames
 
     times = time_frames(
         args.bundle,

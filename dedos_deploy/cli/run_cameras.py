@@ -78,13 +78,13 @@ class Ends:
     frames: int | None = None
 
     def open_it(self) -> Source:
-        from dedos_deploy.runtime.sources import connect
+        from dedos_deploy.runtime.sources.opening import connect
 
         return self.first.pop() if self.first else connect(self.uri)
 
     def labelled_by(self, view: SegmenterView, args: argparse.Namespace) -> Camera:
         from dedos_deploy.runtime.flow import Camera, FeedOptions, Reconnect
-        from dedos_deploy.runtime.sources import paths_of, reconnect_of
+        from dedos_deploy.runtime.sources.opening import paths_of, reconnect_of
 
         # A recording that fails would begin anew, also one that is replayed in its own time.
         is_recorded = not self.live or any(
@@ -189,7 +189,7 @@ def _outputs_of(args: argparse.Namespace, cameras: int) -> list[str]:
 def _open_source(name: str, uri: str, args: argparse.Namespace, opened: Opened) -> Ends:
     from dedos_deploy.runtime import open_source
     from dedos_deploy.runtime.flow import Reconnect
-    from dedos_deploy.runtime.sources import may_come_later
+    from dedos_deploy.runtime.sources.opening import may_come_later
 
     is_waited_for = args.reconnect is not None or not is_alone(args)
     if may_come_later(uri) and is_waited_for:
@@ -205,7 +205,7 @@ def _open_source(name: str, uri: str, args: argparse.Namespace, opened: Opened) 
 
 def _sink_options(ends: Ends, args: argparse.Namespace) -> SinkOptions:
     from dedos_deploy.runtime import OverlayPainter, SinkOptions
-    from dedos_deploy.runtime.sources import paths_of
+    from dedos_deploy.runtime.sources.opening import paths_of
 
     return SinkOptions(
         fps=ends.fps,

@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
         require(module, extra="train", purpose="filling the proxy bank")
     import torch
 
-    from dedos_deploy.runtime.onnx_engine import usable_threads
+    from dedos_deploy.threads import usable_threads
     from dedos_deploy.training.calibration import calibrate_run, fill_run, open_run, run_diffusion
 
     if args.images < 1:

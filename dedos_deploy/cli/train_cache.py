@@ -12,7 +12,7 @@ from dedos_deploy.cli._main import EXIT_OK, run_command, size_hw
 from dedos_deploy.errors import BadInputError, require
 
 if TYPE_CHECKING:
-    from dedos_deploy.training.cache_fill import FillReport
+    from dedos_deploy.training.diffusion.cache_fill import FillReport
 
 _DESCRIPTION = """\
 Fill the cache of `dedos-train --diffusion-cache DIR` ahead of training: the latent code of every
@@ -128,9 +128,9 @@ def _fill(args: argparse.Namespace) -> FillReport | None:
     import torch
     from tqdm import tqdm
 
-    from dedos_deploy.runtime.onnx_engine import usable_threads
-    from dedos_deploy.training.cache_fill import fill_cache, image_paths
-    from dedos_deploy.training.diffusion_cache import DiffusionCache
+    from dedos_deploy.threads import usable_threads
+    from dedos_deploy.training.diffusion.cache import DiffusionCache
+    from dedos_deploy.training.diffusion.cache_fill import fill_cache, image_paths
     from dedos_deploy.training.distributed import open_processes
     from dedos_deploy.training.settings import settings_for
     from dedos_deploy.training.setup import open_diffusion, open_folders

@@ -13,8 +13,8 @@ from dedos_deploy.cli._main import EXIT_OK, run_command, size_hw
 from dedos_deploy.errors import require
 
 if TYPE_CHECKING:
-    from dedos_deploy.training.nano_report import NanoReport
-    from dedos_deploy.training.nano_settings import NanoSettings
+    from dedos_deploy.training.pretraining.diffusion_report import NanoReport
+    from dedos_deploy.training.pretraining.diffusion_settings import NanoSettings
 
 _DESCRIPTION = """\
 Train a small latent diffusion model on pictures: an autoencoder, then a noise predictor on its
@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for module in ("torch", "diffusers", "tqdm"):
         require(module, extra="train", purpose="training a diffusion model")
-    from dedos_deploy.training.nano_diffusion import pretrain_diffusion
+    from dedos_deploy.training.pretraining.small_diffusion import pretrain_diffusion
 
     settings = settings_of(args)
     with _Progress() as progress:
@@ -125,7 +125,7 @@ def settings_of(args: argparse.Namespace) -> NanoSettings:
     """Return what the options mean; a run with steps of both stages but no minutes has no clock."""
     from dataclasses import replace
 
-    from dedos_deploy.training.nano_settings import QUICK, NanoSettings
+    from dedos_deploy.training.pretraining.diffusion_settings import QUICK, NanoSettings
 
     given: dict[str, Any] = {
         name: value

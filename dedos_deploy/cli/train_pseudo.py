@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from dedos_deploy.training.teachers import OnnxTeacher
+    from dedos_deploy.training.pretraining.teachers import OnnxTeacher
 
 _DESCRIPTION = """\
 Label pictures by segmentation nets. Where the first teacher is sure its answer becomes the label,
@@ -125,7 +125,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Label as the parsed options say."""
     require("torch", extra="train", purpose="reading and writing label folders")
-    from dedos_deploy.training.pseudo_labels import (
+    from dedos_deploy.training.pretraining.pseudo_labels import (
         LabelRules,
         complete_folder,
         write_credits,
@@ -159,7 +159,7 @@ def open_teacher(text: str, sizes: Sequence[int], threads: int) -> OnnxTeacher:
 
     Raises BadInputError for unknown words or a file that is no such net.
     """
-    from dedos_deploy.training.teachers import WORD_LISTS, OnnxTeacher
+    from dedos_deploy.training.pretraining.teachers import WORD_LISTS, OnnxTeacher
 
     kind, equals, path = text.partition("=")
     if not equals:
@@ -174,7 +174,7 @@ def open_teacher(text: str, sizes: Sequence[int], threads: int) -> OnnxTeacher:
 
 def frames(sources: Sequence[Path], step: int) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     """Yield (name, picture) of every source, one after the other."""
-    from dedos_deploy.training.pseudo_labels import read_frames
+    from dedos_deploy.training.pretraining.pseudo_labels import read_frames
 
     opened: list[Any] = [read_frames(source, step=step) for source in sources]
     for one in opened:

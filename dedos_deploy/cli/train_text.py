@@ -75,8 +75,8 @@ def run(args: argparse.Namespace) -> int:
     require("transformers", extra="words", purpose="reading the sentence encoder")
     import torch
 
-    from dedos_deploy.runtime.onnx_engine import usable_threads
-    from dedos_deploy.training.words import DistilSettings, run_text
+    from dedos_deploy.threads import usable_threads
+    from dedos_deploy.training.pretraining.text import DistilSettings, run_text
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for name in ("steps", "batch", "learning_rate", "threads"):

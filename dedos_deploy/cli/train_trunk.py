@@ -15,7 +15,7 @@ from dedos_deploy.cli._main import EXIT_OK, run_command, size_hw
 from dedos_deploy.errors import BadInputError, require
 
 if TYPE_CHECKING:
-    from dedos_deploy.training.trunk_patches import TrunkSettings
+    from dedos_deploy.training.pretraining.trunk_patches import TrunkSettings
 
 _DESCRIPTION = """\
 Teach the trunk of a preset without CLIP weights, such as nano, to see before it learns masks: on
@@ -128,8 +128,8 @@ def run(args: argparse.Namespace) -> int:
     require("onnx", extra="export", purpose="reading what is inside the teachers")
     import torch
 
-    from dedos_deploy.runtime.onnx_engine import usable_threads
-    from dedos_deploy.training.trunk_run import TrunkRun, distil_trunk
+    from dedos_deploy.threads import usable_threads
+    from dedos_deploy.training.pretraining.trunk_run import TrunkRun, distil_trunk
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     if args.threads < 1:
@@ -163,7 +163,7 @@ def settings_of(args: argparse.Namespace) -> TrunkSettings:
     """Return what the options mean; steps without minutes end the run by steps alone."""
     from dataclasses import replace
 
-    from dedos_deploy.training.trunk_patches import TrunkSettings
+    from dedos_deploy.training.pretraining.trunk_patches import TrunkSettings
 
     names = ("minutes", "steps", "batch", "sizes", "lr", "seed", "amp")
     given: dict[str, Any] = {n: getattr(args, n) for n in names if getattr(args, n) is not None}

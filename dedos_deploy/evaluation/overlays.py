@@ -12,7 +12,7 @@ from dedos_deploy.evaluation.confusion import Ids
 from dedos_deploy.evaluation.data import EvaluationData
 from dedos_deploy.evaluation.predictors import Predictor
 from dedos_deploy.evaluation.records import ImageRecord, confusion_of
-from dedos_deploy.runtime.palette import class_colour_bgr, palette_bgr
+from dedos_deploy.runtime.sinks.palette import class_colour_bgr, palette_bgr
 
 Picture = NDArray[np.uint8]
 

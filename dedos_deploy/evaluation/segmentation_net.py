@@ -25,7 +25,7 @@ class SegmentationNet:
     ) -> None:
         import onnxruntime
 
-        from dedos_deploy.runtime.onnx_engine import session_options
+        from dedos_deploy.runtime.engines.onnx_runtime import session_options
 
         name = self._name = repr(os.fspath(path))
         with foreign(self._refused, reason=spoken_reason):

@@ -2,7 +2,7 @@
 
 The layout is that of the published Cityscapes net ("slim" MobileNet EdgeTPU in DeepLab,
 github.com/google-coral/test_data, Apache-2.0), rebuilt here from its tensors; its weights are read by
-`training/mobile_weights.py`. BatchNorm is folded into the published weights, so there is none.
+`training/pretraining/mobile_weights.py`. BatchNorm is folded into the published weights, so there is none.
 """
 
 from __future__ import annotations

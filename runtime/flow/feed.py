@@ -14,10 +14,11 @@ from dedos_deploy.closing import Closing
 from dedos_deploy.errors import SourceError
 from dedos_deploy.runtime.flow.feed_options import FeedOptions
 from dedos_deploy.runtime.flow.source_state import FeedReport, SourceState
+from dedos_deploy.runtime.flow.stages import ObservedSource, StageBoard
 from dedos_deploy.runtime.flow.workers import Handover, Worker
-from dedos_deploy.runtime.frames import POLL_S, SUPERSEDED, Frame, Outcome, Source
+from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.processes import OneProcess
-from dedos_deploy.runtime.stages import ObservedSource, StageBoard
+from dedos_deploy.runtime.sources.contract import POLL_S, SUPERSEDED, Outcome, Source
 
 log = logging.getLogger(__name__)
 

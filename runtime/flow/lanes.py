@@ -10,12 +10,13 @@ from collections.abc import Callable
 from dedos_deploy.borders import is_panic
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import DedosError, SinkError
+from dedos_deploy.runtime.flow.stages import StageBoard
 from dedos_deploy.runtime.flow.workers import Handover, WhenFull
-from dedos_deploy.runtime.frames import Frame, Outcome
+from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.processes import OneProcess
 from dedos_deploy.runtime.segmentation import Segmentation
-from dedos_deploy.runtime.sinks import Sink, StopRequested
-from dedos_deploy.runtime.stages import StageBoard
+from dedos_deploy.runtime.sinks.contract import Sink, StopRequested
+from dedos_deploy.runtime.sources.contract import Outcome
 
 log = logging.getLogger(__name__)
 

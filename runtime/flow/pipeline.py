@@ -10,12 +10,13 @@ from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.runtime.flow.feed_options import LENT
 from dedos_deploy.runtime.flow.run import Run, RunOptions
+from dedos_deploy.runtime.flow.stages import StageBoard
+from dedos_deploy.runtime.flow.statistics import Meter, Statistics
 from dedos_deploy.runtime.flow.turns import Camera, Labeller
-from dedos_deploy.runtime.frames import Frame, Source
+from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.segmentation import Segmentation
-from dedos_deploy.runtime.sinks import Sink, SinkErrors
-from dedos_deploy.runtime.stages import StageBoard
-from dedos_deploy.runtime.statistics import Meter, Statistics
+from dedos_deploy.runtime.sinks.contract import Sink, SinkErrors
+from dedos_deploy.runtime.sources.contract import Source
 
 OnResult = Callable[[Frame, Segmentation], None]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dedos_deploy.runtime.flow.source_state import FeedReport
-from dedos_deploy.runtime.statistics import Statistics
+from dedos_deploy.runtime.flow.statistics import Statistics
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.runtime.flow.lanes import Lane
 from dedos_deploy.runtime.flow.report import CameraReport
+from dedos_deploy.runtime.flow.stages import StageBoard
 from dedos_deploy.runtime.flow.turns import Camera, Seat, Turns
 from dedos_deploy.runtime.flow.workers import (
     ENGINE_IS_STUCK,
@@ -22,11 +23,11 @@ from dedos_deploy.runtime.flow.workers import (
     Patience,
     Worker,
 )
-from dedos_deploy.runtime.frames import POLL_S, Frame, Outcome
+from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.processes import OneProcess
 from dedos_deploy.runtime.segmentation import Segmentation
-from dedos_deploy.runtime.sinks import SinkErrors, StopRequested
-from dedos_deploy.runtime.stages import StageBoard
+from dedos_deploy.runtime.sinks.contract import SinkErrors, StopRequested
+from dedos_deploy.runtime.sources.contract import POLL_S, Outcome
 
 log = logging.getLogger(__name__)
 

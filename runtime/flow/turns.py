@@ -18,12 +18,13 @@ from dedos_deploy.runtime.flow.feed_options import FeedOptions
 from dedos_deploy.runtime.flow.lanes import Lane, SinkLane
 from dedos_deploy.runtime.flow.report import CameraReport
 from dedos_deploy.runtime.flow.source_state import SourceState
+from dedos_deploy.runtime.flow.stages import StageBoard
+from dedos_deploy.runtime.flow.statistics import Meter
 from dedos_deploy.runtime.flow.workers import JOIN_S, Patience, WhenFull
-from dedos_deploy.runtime.frames import POLL_S, Frame, Source
+from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.segmentation import Segmentation
-from dedos_deploy.runtime.sinks import Sink
-from dedos_deploy.runtime.stages import StageBoard
-from dedos_deploy.runtime.statistics import Meter
+from dedos_deploy.runtime.sinks.contract import Sink
+from dedos_deploy.runtime.sources.contract import POLL_S, Source
 
 LATE = "too late"
 """Cause of a drop: the frame would have been older than its camera allows when it was done."""

@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, Literal, TypeVar
 
-from dedos_deploy.runtime.frames import Outcome
 from dedos_deploy.runtime.processes import OneProcess
+from dedos_deploy.runtime.sources.contract import Outcome
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dedos_deploy.runtime.agreement import label_agreement
-from dedos_deploy.runtime.engine import Engine, Tensors
-from dedos_deploy.runtime.preprocess import resize_frame
+from dedos_deploy.runtime.engines.agreement import label_agreement
+from dedos_deploy.runtime.engines.contract import Engine, Tensors
+from dedos_deploy.runtime.frame import resize_frame
 from dedos_deploy.spec import MIN_AGREEMENT, SLOT_BUCKETS, GraphSpec
 
 FEW_WORDS = 3

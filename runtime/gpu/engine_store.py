@@ -229,7 +229,7 @@ class EngineStore:
         )
 
     def _compare(self, engine: TensorRtEngine) -> DeviceCheck:
-        from dedos_deploy.runtime.onnx_engine import OnnxEngine
+        from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
 
         self._on_progress("comparing the engine with ONNX Runtime")
         base = self._bundle.manifest.base_vocabulary

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from dedos_deploy.borders import NO_RETRY, foreign, spoken_reason
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import EngineError
-from dedos_deploy.runtime.engine import Tensors, check_inputs
-from dedos_deploy.runtime.onnx_engine import (
+from dedos_deploy.runtime.engines.contract import Tensors, check_inputs
+from dedos_deploy.runtime.engines.onnx_runtime import (
     check_graph,
     failed_on_frame,
     release_freed_memory,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import DedosError, EngineError
 from dedos_deploy.files import write_atomically
-from dedos_deploy.runtime.engine import Tensors, check_inputs
+from dedos_deploy.runtime.engines.contract import Tensors, check_inputs
 from dedos_deploy.runtime.gpu import vendor
 from dedos_deploy.runtime.gpu.build import label, new_logger, reason
 from dedos_deploy.runtime.gpu.cuda import (

@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError, nearest
 from dedos_deploy.runtime.flow import CameraReport, Run
-from dedos_deploy.runtime.frames import Frame
-from dedos_deploy.runtime.overlay import tint
-from dedos_deploy.runtime.palette import class_colour_bgr
+from dedos_deploy.runtime.flow.stages import STALL_S, Work
+from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.segmenter import Segmenter, SegmenterView
 from dedos_deploy.runtime.serving.decoder import MOST_PIXELS, PictureDecoder
 from dedos_deploy.runtime.serving.recordings import Recordings
-from dedos_deploy.runtime.stages import STALL_S, Work
+from dedos_deploy.runtime.sinks.overlay import tint
+from dedos_deploy.runtime.sinks.palette import class_colour_bgr
 from dedos_deploy.vocabulary import WORDS_PER_REQUEST, Vocabulary, parse_vocabulary
 
 HISTORY = 240

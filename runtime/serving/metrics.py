@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from dedos_deploy.runtime.flow import CameraReport, SourceState
+from dedos_deploy.runtime.flow.stages import STAGES, STALL_S
 from dedos_deploy.runtime.serving.hub import Hub
-from dedos_deploy.runtime.stages import STAGES, STALL_S
 
 
 class FleetCollector:

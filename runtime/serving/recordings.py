@@ -13,10 +13,10 @@ from typing import Any
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.runtime.flow.lanes import SinkLane
-from dedos_deploy.runtime.frames import Frame
+from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.segmentation import Segmentation
-from dedos_deploy.runtime.sinks import SinkOptions
-from dedos_deploy.runtime.video_sink import GrowingVideo
+from dedos_deploy.runtime.sinks.contract import SinkOptions
+from dedos_deploy.runtime.sinks.video import GrowingVideo
 
 
 @dataclass(frozen=True)

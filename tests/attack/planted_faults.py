@@ -21,7 +21,7 @@ from fuzzing.subject import Limits, Misbehaved, Subject  # noqa: E402
 
 from dedos_deploy.errors import BadInputError  # noqa: E402
 from dedos_deploy.presets import get_preset  # noqa: E402
-from dedos_deploy.runtime.image_source import find_images  # noqa: E402
+from dedos_deploy.runtime.sources.images import find_images
 
 
 class Panic(BaseException):

@@ -131,7 +131,7 @@ def test_where_it_failed_is_a_line_of_the_package(
     planted: tuple[dict[str, Any], str, Path],
 ) -> None:
     (finding,) = planted[0]["raises"]["findings"]
-    assert finding["where"].startswith("runtime/image_source.py ")
+    assert finding["where"].startswith("runtime/sources/images.py ")
 
 
 def test_what_is_no_fault_is_none() -> None:

@@ -32,7 +32,7 @@ from dedos_deploy.presets import (  # noqa: E402
     config_from_dict,
 )
 from dedos_deploy.runtime import Segmenter  # noqa: E402
-from dedos_deploy.runtime.onnx_engine import OnnxEngine  # noqa: E402
+from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
 
 Json = Any
 VALUES: tuple[Json, ...] = (

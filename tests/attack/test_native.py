@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from dedos_deploy import _native
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.evaluation.confusion import Confusion
-from dedos_deploy.runtime.onnx_engine import session_options, usable_cores, usable_threads
+from dedos_deploy.runtime.engines.onnx_runtime import session_options
+from dedos_deploy.threads import usable_cores, usable_threads
 
 Array = NDArray[Any]
 NONE16 = 65535

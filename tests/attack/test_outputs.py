@@ -433,7 +433,7 @@ def test_the_report_names_only_what_is_there(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from dedos_deploy.runtime.file_sinks import JsonLines
+    from dedos_deploy.runtime.sinks.files import JsonLines
 
     first = JsonLines.close
 

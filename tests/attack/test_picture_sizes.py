@@ -19,7 +19,7 @@ from dedos_deploy.label_files import read_image, read_label_values
 from dedos_deploy.picture_sizes import MOST_PIXELS, stated_pixels
 from dedos_deploy.pictures import read_picture
 from dedos_deploy.runtime import open_source
-from dedos_deploy.runtime.bag_images import ImageMessage, decode_image
+from dedos_deploy.runtime.sources.bag_images import ImageMessage, decode_image
 
 HEIGHT, WIDTH = 24, 40
 LARGE = (40_000, 30_000)

@@ -22,9 +22,10 @@ sys.path += [str(Path(__file__).parents[1] / "runtime")]
 from test_bags import write_ros  # noqa: E402
 
 from dedos_deploy.errors import SourceError  # noqa: E402
-from dedos_deploy.runtime import bag_chunks, mcap_messages, open_source  # noqa: E402
-from dedos_deploy.runtime.bag_chunks import bz2_opened, lz4_opened  # noqa: E402
-from dedos_deploy.runtime.bag_readers import open_bag_reader  # noqa: E402
+from dedos_deploy.runtime import open_source
+from dedos_deploy.runtime.sources import bag_chunks, mcap_messages
+from dedos_deploy.runtime.sources.bag_chunks import bz2_opened, lz4_opened
+from dedos_deploy.runtime.sources.bag_readers import open_bag_reader
 
 MAGIC = b"\x89MCAP0\r\n"
 LARGE = 3 << 30

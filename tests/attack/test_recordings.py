@@ -23,7 +23,7 @@ from test_bags import write_foxglove_mcap, write_json_mcap, write_ros  # noqa: E
 from dedos_deploy.errors import BadInputError, SourceError  # noqa: E402
 from dedos_deploy.label_files import read_image, read_label_values  # noqa: E402
 from dedos_deploy.runtime import open_source  # noqa: E402
-from dedos_deploy.runtime.bag_images import ImageMessage, decode_image  # noqa: E402
+from dedos_deploy.runtime.sources.bag_images import ImageMessage, decode_image
 
 REFUSED = re.compile("is not a readable image|pixels, at most .* are read")
 POSIX = pytest.mark.skipif(os.name == "nt", reason="named pipes")

@@ -126,18 +126,18 @@ print("begun", file=sys.stderr, flush=True)
 raise SystemExit(main())
 """
 HANGING = {
-    "a sink's write": "from dedos_deploy.runtime.file_sinks import LastPicture\n"
+    "a sink's write": "from dedos_deploy.runtime.sinks.files import LastPicture\n"
     "LastPicture.write = for_ever",
-    "a sink's close": "from dedos_deploy.runtime.file_sinks import LastPicture\n"
+    "a sink's close": "from dedos_deploy.runtime.sinks.files import LastPicture\n"
     "LastPicture.close = for_ever",
-    "a source's read": "from dedos_deploy.runtime.stages import ObservedSource\n"
-    "import dedos_deploy.runtime.bars_source as b\n"
+    "a source's read": "from dedos_deploy.runtime.flow.stages import ObservedSource\n"
+    "import dedos_deploy.runtime.sources.bars as b\n"
     "first = b.BarsSource.read\n"
     "def read(self, timeout_s, seen=[0]):\n"
     "    seen[0] += 1\n"
     "    return first(self, timeout_s) if seen[0] < 12 else for_ever()\n"
     "b.BarsSource.read = read",
-    "a source's close": "import dedos_deploy.runtime.bars_source as b\nb.BarsSource.close = for_ever",
+    "a source's close": "import dedos_deploy.runtime.sources.bars as b\nb.BarsSource.close = for_ever",
     "the engine's close": "Segmenter.close = for_ever",
 }
 

@@ -26,8 +26,8 @@ from dedos_deploy.cli import eval as eval_cli  # noqa: E402
 from dedos_deploy.cli import export, run  # noqa: E402
 from dedos_deploy.errors import BadInputError, UnfinishedError  # noqa: E402
 from dedos_deploy.runtime import Segmenter  # noqa: E402
-from dedos_deploy.runtime.file_sinks import encode_picture
 from dedos_deploy.runtime.serving.hub import Hub  # noqa: E402
+from dedos_deploy.runtime.sinks.files import encode_picture
 from dedos_deploy.text import tower  # noqa: E402
 from dedos_deploy.vocabulary import (  # noqa: E402
     WORDS_PER_REQUEST,

@@ -22,7 +22,8 @@ from dedos_deploy.calib.selection import (
     describe_skipped,
 )
 from dedos_deploy.errors import BadInputError, SourceError
-from dedos_deploy.runtime.frames import Frame, Outcome, Source
+from dedos_deploy.runtime.frame import Frame
+from dedos_deploy.runtime.sources.contract import Outcome, Source
 
 HW = (20, 30)
 Pictures = Iterable[NDArray[np.uint8]]

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.errors import SourceError
-from dedos_deploy.runtime.frames import Frame, Outcome, Source
+from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.segmentation import Segmentation
-from dedos_deploy.runtime.sinks import Sink
+from dedos_deploy.runtime.sinks.contract import Sink
+from dedos_deploy.runtime.sources.contract import Outcome, Source
 
 PICTURE = np.zeros((8, 8, 3), np.uint8)
 

@@ -17,14 +17,21 @@ from camera_fakes import BlockedSource, ListSink, ScriptedSource, SleepyLabeller
 
 from dedos_deploy.errors import BadInputError, SinkError, SourceError
 from dedos_deploy.runtime import Segmenter
-from dedos_deploy.runtime.bars_source import open_test, read_number
-from dedos_deploy.runtime.cameras import Camera, CameraReport, FeedOptions, Fleet, SourceState
-from dedos_deploy.runtime.flow import Reconnect
+from dedos_deploy.runtime.flow import (
+    Camera,
+    CameraReport,
+    FeedOptions,
+    Fleet,
+    Reconnect,
+    SourceState,
+)
 from dedos_deploy.runtime.flow.lanes import FAILED, SLOW
 from dedos_deploy.runtime.flow.turns import LATE
-from dedos_deploy.runtime.frames import Frame, Source
+from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.segmentation import Segmentation
-from dedos_deploy.runtime.sinks import StopRequested
+from dedos_deploy.runtime.sinks.contract import StopRequested
+from dedos_deploy.runtime.sources.bars import open_test, read_number
+from dedos_deploy.runtime.sources.contract import Source
 
 QUICK = FeedOptions(reconnect=Reconnect(first_s=0.02, longest_s=0.05, attempts=3), stall_s=0.3)
 

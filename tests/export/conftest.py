@@ -17,7 +17,7 @@ from dedos_deploy.export import TrainedModel
 from dedos_deploy.export.graph import image_graph, save_graph
 from dedos_deploy.export.text_tower import save_text_tower
 from dedos_deploy.model import Dedos, build_model, freeze
-from dedos_deploy.runtime.onnx_engine import OnnxEngine
+from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
 from dedos_deploy.spec import GraphSpec
 
 

@@ -36,7 +36,7 @@ from dedos_deploy.export.graph import image_graph
 from dedos_deploy.export.storage import rounded_rows, store_small
 from dedos_deploy.model import Dedos, freeze, save_checkpoint
 from dedos_deploy.runtime import Segmenter
-from dedos_deploy.runtime.onnx_engine import OnnxEngine
+from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
 from dedos_deploy.scenes import KINDS, class_names, render_image
 from dedos_deploy.spec import GraphSpec
 

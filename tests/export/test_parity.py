@@ -24,7 +24,7 @@ from dedos_deploy.export.parity import (
 from dedos_deploy.export.storage import int8_rows, store_small
 from dedos_deploy.export.text_tower import check_text_tower
 from dedos_deploy.model import Dedos
-from dedos_deploy.runtime.onnx_engine import OnnxEngine
+from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
 from dedos_deploy.spec import GraphSpec
 
 Frames = list[NDArray[np.uint8]]

@@ -10,9 +10,9 @@ import pytest
 from tiny_bundle import TEXT_WIDTH, image_graph, tiny_spec
 
 from dedos_deploy.errors import BadInputError, EngineError
+from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
 from dedos_deploy.runtime.gpu import onnx_cuda_engine as module
 from dedos_deploy.runtime.gpu.onnx_cuda_engine import OnnxCudaEngine
-from dedos_deploy.runtime.onnx_engine import OnnxEngine
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.model import freeze, mobile_branch
 from dedos_deploy.model.mobile_branch import MobileBranch
-from dedos_deploy.training.mobile_weights import load_mobile_weights
+from dedos_deploy.training.pretraining.mobile_weights import load_mobile_weights
 
 from .conftest import frames, micro_config
 

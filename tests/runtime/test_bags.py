@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dedos_deploy.errors import SourceError
 from dedos_deploy.runtime import open_source
-from dedos_deploy.runtime.bag_images import ImageMessage, decode_image
+from dedos_deploy.runtime.sources.bag_images import ImageMessage, decode_image
 
 START_NS = 1_700_000_000_250_000_000
 STEP_NS = 100_000_000

@@ -25,10 +25,10 @@ from dedos_deploy.runtime.flow import (
 )
 from dedos_deploy.runtime.flow.feed_options import LENT
 from dedos_deploy.runtime.flow.run import Errors
+from dedos_deploy.runtime.flow.statistics import NAMES_KEPT, Meter
 from dedos_deploy.runtime.flow.turns import LATE
-from dedos_deploy.runtime.frames import Source
-from dedos_deploy.runtime.live_sources import CaptureSource
-from dedos_deploy.runtime.statistics import NAMES_KEPT, Meter
+from dedos_deploy.runtime.sources.contract import Source
+from dedos_deploy.runtime.sources.live import CaptureSource
 
 QUICK = FeedOptions(reconnect=Reconnect(first_s=0.01, longest_s=0.02, attempts=3))
 

@@ -21,8 +21,8 @@ from runtime_fakes import result_for
 
 from dedos_deploy.errors import SinkError
 from dedos_deploy.runtime import Frame, SinkOptions, open_sink, open_source
-from dedos_deploy.runtime.palette import class_colour_bgr
 from dedos_deploy.runtime.segmentation import Segmentation
+from dedos_deploy.runtime.sinks.palette import class_colour_bgr
 
 LIVE = SinkOptions(live=True)
 TIMES_S = [100.0, 100.1, 100.5, 100.55, 102.0, 102.1]

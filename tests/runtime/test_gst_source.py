@@ -12,10 +12,11 @@ import pytest
 from test_live_sources import FakeCapture
 
 from dedos_deploy.errors import SourceError
-from dedos_deploy.runtime import gst_source, open_source
+from dedos_deploy.runtime import open_source
 from dedos_deploy.runtime.flow import Reconnect
-from dedos_deploy.runtime.gst_source import APPSINK, pipeline_of
 from dedos_deploy.runtime.opencv import quiet_opencv
+from dedos_deploy.runtime.sources import gstreamer as gst_source
+from dedos_deploy.runtime.sources.gstreamer import APPSINK, pipeline_of
 from dedos_deploy.runtime.uri import redact
 
 SYSTEM_PYTHON = "/usr/bin/python3"

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from dedos_deploy.errors import SourceError
 from dedos_deploy.runtime import Frame, Outcome, open_source
 from dedos_deploy.runtime.flow import Reconnect
-from dedos_deploy.runtime.live_sources import LiveSource, connect_network, kept_newest
-from dedos_deploy.runtime.video_source import VideoSource
+from dedos_deploy.runtime.sources.live import LiveSource, connect_network, kept_newest
+from dedos_deploy.runtime.sources.video import VideoSource
 
 FAST = Reconnect(first_s=0.01, longest_s=0.02, attempts=3)
 
@@ -283,7 +283,7 @@ def test_a_camera_is_asked_for_its_format_before_its_size(monkeypatch: pytest.Mo
         asked.append((address, list(settings)))
         return FakeCapture(5)
 
-    monkeypatch.setattr("dedos_deploy.runtime.live_sources.open_capture", open_capture)
+    monkeypatch.setattr("dedos_deploy.runtime.sources.live.open_capture", open_capture)
     with open_source("/dev/video3?size=2x2&fps=30&format=mjpg"):
         pass
     fourcc = cv2.VideoWriter.fourcc(*"MJPG")

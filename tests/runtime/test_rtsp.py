@@ -15,10 +15,9 @@ import pytest
 
 from dedos_deploy.errors import SourceError
 from dedos_deploy.runtime import Frame, open_source
-from dedos_deploy.runtime.cameras import Camera, Feed, FeedOptions, Fleet, SourceState
-from dedos_deploy.runtime.flow import Reconnect
-from dedos_deploy.runtime.frames import Source
-from dedos_deploy.runtime.live_sources import connect_network
+from dedos_deploy.runtime.flow import Camera, Feed, FeedOptions, Fleet, Reconnect, SourceState
+from dedos_deploy.runtime.sources.contract import Source
+from dedos_deploy.runtime.sources.live import connect_network
 
 PYTHON = "/usr/bin/python3"
 SCRIPT = Path(__file__).with_name("rtsp_server.py")

@@ -20,7 +20,7 @@ from tiny_bundle import BASE_WORDS, stripes, write_tiny_bundle
 
 from dedos_deploy.cli._status import status_text
 from dedos_deploy.cli.run import build_parser, main
-from dedos_deploy.runtime.statistics import Statistics
+from dedos_deploy.runtime.flow.statistics import Statistics
 
 Cli = Callable[..., int]
 

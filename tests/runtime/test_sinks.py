@@ -17,9 +17,9 @@ from runtime_fakes import result_for
 
 from dedos_deploy.errors import BadInputError, SinkError
 from dedos_deploy.runtime import Frame, OverlayPainter, SinkOptions, open_sink
-from dedos_deploy.runtime.overlay import legend_entries
-from dedos_deploy.runtime.palette import class_colour_bgr, palette_bgr
 from dedos_deploy.runtime.segmentation import Segmentation
+from dedos_deploy.runtime.sinks.overlay import legend_entries
+from dedos_deploy.runtime.sinks.palette import class_colour_bgr, palette_bgr
 
 
 def frame_of(

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from dedos_deploy.errors import SourceError
 from dedos_deploy.runtime import Frame, Outcome, Source, open_source
-from dedos_deploy.runtime.sources import paths_of
-from dedos_deploy.runtime.video_source import VideoSource
+from dedos_deploy.runtime.sources.opening import paths_of
+from dedos_deploy.runtime.sources.video import VideoSource
 
 
 def write_video(path: Path, frames: int, *, codec: str = "MJPG") -> Path:

@@ -16,9 +16,9 @@ from runtime_fakes import FakeLabeller, RecordingSink, SyntheticSource
 
 from dedos_deploy.errors import BadInputError, SinkError
 from dedos_deploy.runtime import Frame, run
-from dedos_deploy.runtime.cameras import Camera, Fleet
+from dedos_deploy.runtime.flow import Camera, Fleet
+from dedos_deploy.runtime.flow.stages import StageBoard, TraceFile, Watchdog, stack_of
 from dedos_deploy.runtime.segmentation import Segmentation
-from dedos_deploy.runtime.stages import StageBoard, TraceFile, Watchdog, stack_of
 
 
 def traced(path: Path, **options: Any) -> TraceFile:

@@ -11,7 +11,7 @@ from runtime_fakes import SyntheticSource
 
 from dedos_deploy.runtime.flow import Feed
 from dedos_deploy.runtime.flow.workers import Handover, Worker
-from dedos_deploy.runtime.frames import Outcome
+from dedos_deploy.runtime.sources.contract import Outcome
 
 
 def test_newest_wins_and_the_rest_is_counted() -> None:

@@ -12,11 +12,11 @@ from typing import Any
 from tiny_bundle import BASE_WORDS
 
 from dedos_deploy.runtime import Segmenter
-from dedos_deploy.runtime.bars_source import open_test
-from dedos_deploy.runtime.cameras import Camera, Fleet
+from dedos_deploy.runtime.flow import Camera, Fleet
 from dedos_deploy.runtime.serving.app import Server
 from dedos_deploy.runtime.serving.guard import Access
 from dedos_deploy.runtime.serving.hub import Hub
+from dedos_deploy.runtime.sources.bars import open_test
 
 
 @dataclass

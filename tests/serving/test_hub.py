@@ -14,12 +14,12 @@ import pytest
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.runtime import Segmenter, open_source
 from dedos_deploy.runtime.flow.lanes import SinkLane
-from dedos_deploy.runtime.frames import Frame
+from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.serving.hub import Hub
 from dedos_deploy.runtime.serving.recordings import Recordings, _Running
-from dedos_deploy.runtime.sinks import SinkOptions
-from dedos_deploy.runtime.video_sink import GrowingVideo
+from dedos_deploy.runtime.sinks.contract import SinkOptions
+from dedos_deploy.runtime.sinks.video import GrowingVideo
 
 
 def _result(*names: str) -> Segmentation:

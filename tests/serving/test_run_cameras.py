@@ -122,7 +122,7 @@ def test_a_camera_that_is_lost_and_an_output_that_fails_are_said_at_the_end(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from dedos_deploy.runtime.file_sinks import JsonLines
+    from dedos_deploy.runtime.sinks.files import JsonLines
 
     def fail(self: JsonLines, *item: object) -> None:
         raise SinkError("output 'a.jsonl' cannot be written")
@@ -349,7 +349,7 @@ def test_frames_of_one_source_may_be_too_late_too(
 def test_a_recording_that_fails_is_not_begun_anew(
     bundle_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dedos_deploy.runtime.scene_source import SceneSource
+    from dedos_deploy.runtime.sources.scenes import SceneSource
 
     first = SceneSource.read
 

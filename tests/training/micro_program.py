@@ -18,7 +18,7 @@ from dedos_deploy import presets
 from dedos_deploy.cli.train import main
 from dedos_deploy.presets import ModelConfig
 from dedos_deploy.training import setup
-from dedos_deploy.training.diffusion import Denoising, DiffusionSettings
+from dedos_deploy.training.diffusion.walk import Denoising, DiffusionSettings
 
 
 @dataclass

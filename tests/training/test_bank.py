@@ -19,14 +19,9 @@ from dedos_deploy.errors import BadInputError
 from dedos_deploy.model import Dedos, build_model, freeze, load_checkpoint, save_checkpoint
 from dedos_deploy.model.proxy_queries import BankFill
 from dedos_deploy.training.bank import CalibrationImages, calibrate_bank, fill_bank
-from dedos_deploy.training.calibration import (
-    calibrate_run,
-    compare_fillings,
-    fill_run,
-    open_run,
-)
+from dedos_deploy.training.calibration import calibrate_run, compare_fillings, fill_run, open_run
 from dedos_deploy.training.denoising import DenoisingLearning, LearningSource, save_learning
-from dedos_deploy.training.diffusion import DiffusionSettings, load_diffusion
+from dedos_deploy.training.diffusion.walk import DiffusionSettings, load_diffusion
 from dedos_deploy.training.folders import open_folder
 
 SOURCE = LearningSource({"model": "tiny"}, "tiny")

@@ -14,8 +14,12 @@ from tiny_diffusion import write_tiny_diffusion
 from torch import Tensor
 
 from dedos_deploy.errors import BadInputError
-from dedos_deploy.training.diffusion import DiffusionSettings, LatentDiffusion, load_diffusion
-from dedos_deploy.training.diffusion_files import DiffusionParts, Schedule
+from dedos_deploy.training.diffusion.files import DiffusionParts, Schedule
+from dedos_deploy.training.diffusion.walk import (
+    DiffusionSettings,
+    LatentDiffusion,
+    load_diffusion,
+)
 
 
 @pytest.fixture(scope="module")

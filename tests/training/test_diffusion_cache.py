@@ -15,11 +15,15 @@ from tiny_diffusion import write_tiny_diffusion
 
 from dedos_deploy.cli.train import main
 from dedos_deploy.errors import BadInputError
-from dedos_deploy.training import cache_fill
-from dedos_deploy.training.cache_fill import fill_cache, image_paths
 from dedos_deploy.training.data import Batch, BatchSettings, BatchStream
-from dedos_deploy.training.diffusion import DiffusionSettings, LatentDiffusion, load_diffusion
-from dedos_deploy.training.diffusion_cache import DiffusionCache
+from dedos_deploy.training.diffusion import cache_fill
+from dedos_deploy.training.diffusion.cache import DiffusionCache
+from dedos_deploy.training.diffusion.cache_fill import fill_cache, image_paths
+from dedos_deploy.training.diffusion.walk import (
+    DiffusionSettings,
+    LatentDiffusion,
+    load_diffusion,
+)
 from dedos_deploy.training.folders import open_folder
 
 KEYS = ("aa01", "bb02")

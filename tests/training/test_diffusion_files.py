@@ -13,8 +13,12 @@ from safetensors.torch import load_file, save_file
 from tiny_diffusion import PROMPT_WIDTH, write_tiny_diffusion
 
 from dedos_deploy.errors import BadInputError
-from dedos_deploy.training.diffusion import DiffusionSettings, LatentDiffusion, load_diffusion
-from dedos_deploy.training.diffusion_files import WEIGHTS
+from dedos_deploy.training.diffusion.files import WEIGHTS
+from dedos_deploy.training.diffusion.walk import (
+    DiffusionSettings,
+    LatentDiffusion,
+    load_diffusion,
+)
 
 
 @pytest.fixture(scope="module")

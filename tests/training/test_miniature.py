@@ -21,7 +21,7 @@ from dedos_deploy.cli.train import main
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.model import build_model
 from dedos_deploy.presets import get_preset
-from dedos_deploy.runtime.palette import class_colour_bgr
+from dedos_deploy.runtime.sinks.palette import class_colour_bgr
 from dedos_deploy.training.components import Component
 from dedos_deploy.training.evaluate import Evaluation
 from dedos_deploy.training.miniature.budget import (

@@ -18,12 +18,12 @@ from dedos_deploy.cli.train_diffusion import main
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.model import build_model, save_checkpoint
 from dedos_deploy.scenes import render_image
-from dedos_deploy.training.diffusion import DiffusionSettings, load_diffusion
-from dedos_deploy.training.nano_captions import embed_captions, mirrored
-from dedos_deploy.training.nano_diffusion import chosen, held_out, pretrain_diffusion
-from dedos_deploy.training.nano_images import read_pictures
-from dedos_deploy.training.nano_settings import NanoSettings
-from dedos_deploy.training.nano_unet import (
+from dedos_deploy.training.diffusion.walk import DiffusionSettings, load_diffusion
+from dedos_deploy.training.pretraining.captions import embed_captions, mirrored
+from dedos_deploy.training.pretraining.diffusion_settings import NanoSettings
+from dedos_deploy.training.pretraining.images import read_pictures
+from dedos_deploy.training.pretraining.small_diffusion import chosen, held_out, pretrain_diffusion
+from dedos_deploy.training.pretraining.unet import (
     UNetSettings,
     build_scheduler,
     build_unet,
@@ -31,7 +31,7 @@ from dedos_deploy.training.nano_unet import (
     prediction_target,
     snr_weights,
 )
-from dedos_deploy.training.nano_vae import (
+from dedos_deploy.training.pretraining.vae import (
     VaeSettings,
     build_vae,
     images_from_pixels,

@@ -11,9 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError, SourceError
-from dedos_deploy.training import pseudo_labels as pseudo
-from dedos_deploy.training import teachers
 from dedos_deploy.training.folders import open_folder
+from dedos_deploy.training.pretraining import pseudo_labels as pseudo
+from dedos_deploy.training.pretraining import teachers
 
 _RULES = pseudo.LabelRules(confidence=0.6, side_px=64)
 

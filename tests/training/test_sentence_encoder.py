@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from dedos_deploy.errors import BadInputError
-from dedos_deploy.training import sentence_encoder as encoders
+from dedos_deploy.training.pretraining import sentence_encoder as encoders
 
 transformers = pytest.importorskip("transformers", reason="needs the extra [train]")
 

@@ -16,12 +16,12 @@ from dedos_deploy.cli.train import main
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.model import build_model, load_checkpoint
 from dedos_deploy.presets import get_preset
-from dedos_deploy.training import teacher_features as features
-from dedos_deploy.training import trunk_patches as patches
 from dedos_deploy.training.folders import LabelFolder, open_folder
+from dedos_deploy.training.pretraining import teacher_features as features
+from dedos_deploy.training.pretraining import trunk_patches as patches
+from dedos_deploy.training.pretraining.text import write_text_tower
+from dedos_deploy.training.pretraining.trunk_distillation import TrunkDistillation
 from dedos_deploy.training.probe import linear_probe
-from dedos_deploy.training.trunk_distillation import TrunkDistillation
-from dedos_deploy.training.words import write_text_tower
 
 SIDE = 65
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dedos_deploy.runtime.palette import class_colour_bgr
+from dedos_deploy.runtime.sinks.palette import class_colour_bgr
 from dedos_deploy.training.logs import LOG
 
 SIZE_HW = (360, 640)

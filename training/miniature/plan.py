@@ -8,7 +8,7 @@ from typing import Any
 
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.training.components import COMPONENTS, Component
-from dedos_deploy.training.nano_settings import NanoSettings
+from dedos_deploy.training.pretraining.diffusion_settings import NanoSettings
 
 SIZE_HW = (128, 160)
 

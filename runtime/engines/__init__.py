@@ -1,0 +1,1 @@
+"""What computes: the contract of engines, ONNX Runtime, and the table of them all."""

@@ -1,0 +1,151 @@
+"""The engine that runs everywhere: ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dedos_deploy.borders import NO_RETRY, foreign, onnx_runtime_advice, spoken_reason
+from dedos_deploy.closing import Closing
+from dedos_deploy.errors import EngineError, listed
+from dedos_deploy.runtime.engines.contract import Tensors, check_inputs
+from dedos_deploy.spec import GraphSpec, TensorSpec
+from dedos_deploy.threads import usable_threads
+
+FATAL_ONLY = 4
+
+
+def session_options(threads: int | None = None) -> Any:
+    """Return the onnxruntime.SessionOptions that the engine uses."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    # Said even for the default: with 0 ONNX Runtime pins threads to cores, which containers refuse.
+    options.intra_op_num_threads = usable_threads(threads)
+    options.inter_op_num_threads = 1
+    # Workers that wait by spinning burn the cores of an idle robot, and take them from whatever else
+    # runs there: on two busy cores the nano graph took three times as long with spinning.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Patterns plan one block for all intermediate results, on top of the arena that already holds
+    # them: 120 MB more for edge-b, and no faster.
+    options.enable_mem_pattern = False
+    # Errors come back as exceptions; a second copy on stderr would only confuse.
+    options.log_severity_level = FATAL_ONLY
+    return options
+
+
+class OnnxEngine(Closing):
+    """An image graph in ONNX Runtime, for any number of slots K.
+
+    Inputs are used in place and `scores` is one array per K that the next call overwrites.
+    """
+
+    max_slots: int | None = None
+
+    def __init__(self, model: Path, spec: GraphSpec, *, threads: int | None = None) -> None:
+        """Load `model`, an ONNX file whose tensors are those of `spec`.
+
+        Raises EngineError when the file is missing, damaged or another graph.
+        """
+        import onnxruntime
+
+        if not model.is_file():
+            raise EngineError(f"the model {model.name} is missing; export the bundle again")
+        with foreign(partial(_unloadable, model.name), reason=spoken_reason):
+            self._session: Any = onnxruntime.InferenceSession(
+                os.fspath(model),
+                session_options(threads),
+                providers=["CPUExecutionProvider"],
+                **NO_RETRY,
+            )
+        release_freed_memory()
+        self.spec = spec
+        self._scores: NDArray[Any] = np.empty((0, 0, 0, 0), dtype=spec.score_dtype)
+        check_graph(self._session, spec, model.name)
+
+    def infer(self, inputs: Mapping[str, NDArray[Any]]) -> Tensors:
+        """Run the graph; see Engine.infer."""
+        if self._session is None:
+            raise EngineError("this engine is closed; open it again with open_engine")
+        slots = check_inputs(self.spec, inputs, self.max_slots)
+        import onnxruntime
+
+        scores = self._buffer(slots)
+        with foreign(failed_on_frame, reason=spoken_reason):
+            binding = self._session.io_binding()
+            for name, array in inputs.items():
+                binding.bind_cpu_input(name, array)
+            value = onnxruntime.OrtValue.ortvalue_from_numpy(scores)
+            binding.bind_ortvalue_output(self.spec.scores.name, value)
+            self._session.run_with_iobinding(binding)
+        return {self.spec.scores.name: scores}
+
+    def close(self) -> None:
+        """Release the graph; may be called twice."""
+        self._session = None
+
+    def _buffer(self, slots: int) -> NDArray[Any]:
+        shape = (self.spec.batch, slots, *self.spec.score_hw)
+        if self._scores.shape != shape:
+            self._scores = np.empty(shape, dtype=self.spec.score_dtype)
+        return self._scores
+
+
+def check_graph(session: Any, spec: GraphSpec, name: str) -> None:
+    """Raise EngineError when the tensors of a session are not those of `spec`; name: its file."""
+    # Names are decoded only now, and may be no text.
+    with foreign(partial(_unloadable, name), reason=spoken_reason):
+        nodes = [*session.get_inputs(), *session.get_outputs()]
+        found = {node.name: (str(node.type), list(node.shape)) for node in nodes}
+    wanted = (*spec.inputs, *spec.outputs)
+    if found.keys() != {tensor.name for tensor in wanted}:
+        raise EngineError(
+            f"{name} has the tensors {listed(found)}, but the bundle promises "
+            f"{', '.join(tensor.name for tensor in wanted)}; export it again"
+        )
+    for tensor in wanted:
+        _check_node(name, tensor, *found[tensor.name])
+
+
+def release_freed_memory() -> None:
+    """Give what loading has freed back to the system; 110 MB for edge-b.
+
+    glibc keeps it for the thread that loaded, and frames are labelled on another one. Does nothing
+    with other C libraries.
+    """
+    if sys.platform.startswith("linux"):
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+
+
+def _check_node(model: str, tensor: TensorSpec, kind: str, shape: list[Any]) -> None:
+    dtype = {"tensor(float)": "float32"}.get(kind, kind[len("tensor(") : -1])
+    shape_fits = len(shape) == len(tensor.shape) and all(
+        not isinstance(have, int) or have == want
+        for have, want in zip(shape, tensor.shape, strict=True)
+    )
+    if dtype != tensor.dtype or not shape_fits:
+        raise EngineError(
+            f"tensor {tensor.name!r} of {model} is {dtype} [{listed(map(str, shape))}], but the bundle promises "
+            f"{tensor.dtype} {list(tensor.shape)}; export it again"
+        )
+
+
+def failed_on_frame(reason: str) -> EngineError:
+    """Return the error of a graph that loads and does not run."""
+    return EngineError(f"ONNX Runtime failed on a frame: {reason}")
+
+
+def _unloadable(name: str, reason: str) -> EngineError:
+    return EngineError(f"ONNX Runtime cannot load {name}: {reason}; {onnx_runtime_advice()}")

@@ -1,0 +1,118 @@
+"""Numbers about a run: counted as results come, given out as a snapshot."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from dedos_deploy.runtime.frame import Frame
+from dedos_deploy.runtime.segmentation import Segmentation
+
+NAMES_KEPT = 256
+"""Class names whose coverage is kept, the last that were asked for; a vocabulary of more is kept whole."""
+
+WINDOW = 512
+"""Results over which latencies and the present rate are taken."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """A run so far.
+
+    frames: results delivered; duration_s: from the start of the run to the last of them;
+    fps: frames / duration_s; fps_now: over the last WINDOW results; drops: frames lost, by cause;
+    latency_p50_ms, latency_p99_ms: frame to label map, over the last WINDOW results; stage_ms:
+    mean of each stage over them; age_p50_ms, age_p99_ms: capture to delivery over them;
+    coverage: mean fraction of the pixels per class over all frames; unlabelled: likewise without
+    a class; outcome: `running`, `end` of the source, `stopped` on request, or `max_frames`.
+    """
+
+    frames: int
+    duration_s: float
+    fps: float
+    fps_now: float
+    drops: dict[str, int]
+    latency_p50_ms: float
+    latency_p99_ms: float
+    stage_ms: dict[str, float]
+    age_p50_ms: float
+    age_p99_ms: float
+    coverage: dict[str, float]
+    unlabelled: float
+    outcome: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self)
+
+
+class Meter:
+    """Counts results; may be read from another thread than the one that counts."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._started_s = self._last_s = time.monotonic()
+        self._frames = 0
+        self._pixels = 0
+        self._counts: dict[str, int] = {}
+        self._forgotten = 0
+        self._latencies: deque[Mapping[str, float]] = deque(maxlen=WINDOW)
+        self._ages_ms: deque[float] = deque(maxlen=WINDOW)
+        self._times_s: deque[float] = deque(maxlen=WINDOW)
+
+    def add(self, frame: Frame, result: Segmentation) -> None:
+        now_s = time.monotonic()
+        with self._lock:
+            self._frames += 1
+            self._last_s = now_s
+            self._pixels += result.label_map.size
+            for class_id in result.class_ids:
+                name = result.classes[class_id]
+                # Last in order are the names that were asked for last.
+                self._counts[name] = self._counts.pop(name, 0) + int(result.counts[class_id])
+            while len(self._counts) > max(NAMES_KEPT, len(result.class_ids)):
+                self._forgotten += self._counts.pop(next(iter(self._counts)))
+            self._latencies.append(result.latency_ms)
+            self._ages_ms.append(1e3 * (now_s - frame.timestamp_s))
+            self._times_s.append(now_s)
+
+    def snapshot(self, *, drops: Mapping[str, int], outcome: str) -> Statistics:
+        """Return the numbers so far; rates and latencies are 0 before the first result."""
+        with self._lock:
+            duration_s = self._last_s - self._started_s
+            window_s = self._times_s[-1] - self._times_s[0] if self._times_s else 0.0
+            totals = [sum(latency.values()) for latency in self._latencies]
+            stages = {
+                name: float(np.mean([latency[name] for latency in self._latencies]))
+                for name in (self._latencies[-1] if self._latencies else ())
+            }
+            coverage = {name: count / self._pixels for name, count in self._counts.items()}
+            return Statistics(
+                frames=self._frames,
+                duration_s=duration_s,
+                fps=self._frames / duration_s if duration_s > 0 else 0.0,
+                fps_now=(len(self._times_s) - 1) / window_s if window_s > 0 else 0.0,
+                drops=dict(drops),
+                latency_p50_ms=_percentile(totals, 50),
+                latency_p99_ms=_percentile(totals, 99),
+                stage_ms=stages,
+                age_p50_ms=_percentile(self._ages_ms, 50),
+                age_p99_ms=_percentile(self._ages_ms, 99),
+                coverage=coverage,
+                unlabelled=self._unlabelled(),
+                outcome=outcome,
+            )
+
+    def _unlabelled(self) -> float:
+        labelled = sum(self._counts.values()) + self._forgotten
+        return 1.0 - labelled / self._pixels if self._pixels else 0.0
+
+
+def _percentile(values: list[float] | deque[float], percent: float) -> float:
+    return float(np.percentile(np.asarray(values), percent)) if values else 0.0

@@ -1,0 +1,1 @@
+"""Results out: videos, pictures, masks, lines, recordings and windows."""

@@ -1,0 +1,63 @@
+"""The contract of all sinks, and what the sinks of a run share."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from dedos_deploy.closing import Closing
+from dedos_deploy.runtime.frame import Frame
+from dedos_deploy.runtime.segmentation import Segmentation
+from dedos_deploy.runtime.sinks.overlay import OverlayPainter
+
+SinkErrors = Literal["stop", "continue"]
+"""What an error of one sink means for the rest of a run."""
+
+
+class StopRequested(Exception):
+    """Raised by a sink or callback to end a pipeline as if its source had ended."""
+
+
+@dataclass(frozen=True)
+class SinkOptions:
+    """What all sinks of a run share.
+
+    fps: rate of the source, None if unknown; live: its frames come in their own time;
+    overwrite: replace files that exist; painter: draws the overlays; protected: files and folders that
+    the source is read from, which no output may replace.
+    """
+
+    fps: float | None = None
+    live: bool = False
+    overwrite: bool = False
+    painter: OverlayPainter = field(default_factory=OverlayPainter)
+    protected: tuple[Path, ...] = ()
+
+
+class Sink(Closing):
+    """Takes results in order, on one thread; `close` completes and checks what was written.
+
+    on_callers_thread: whether `write` must come from the thread that runs the pipeline, as a window
+    demands; all others get one of their own.
+    """
+
+    uri: str
+    on_callers_thread: bool = False
+
+    @abstractmethod
+    def write(self, frame: Frame, result: Segmentation) -> None:
+        """Take one result. Raises SinkError when it cannot be stored, StopRequested to end."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Complete and release the output; may be called twice.
+
+        Raises SinkError unless everything that was written is there.
+        """
+
+    @property
+    def written(self) -> str | None:
+        """What there is now, for the summary, for example "out.mp4 (120 frames)"; None: nothing."""
+        return None

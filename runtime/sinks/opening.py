@@ -1,0 +1,100 @@
+"""open_sink: every kind of sink by its address, and the contract of all of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dedos_deploy.errors import SinkError
+from dedos_deploy.runtime.frame import Frame
+from dedos_deploy.runtime.segmentation import Segmentation
+from dedos_deploy.runtime.sinks.contract import Sink, SinkOptions
+from dedos_deploy.runtime.uri import redact
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv")
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
+LINES_SUFFIX = ".jsonl"
+VIEWER_SCHEMES = ("rerun+http://", "rerun+https://")
+KINDS = (
+    "a video (.mp4, .avi, .mkv), a picture (.png, .jpg), JSON lines (.jsonl), masks:FOLDER, "
+    "overlays:FOLDER, a recording (.mcap, .rrd), window, or null"
+)
+
+
+class NullSink(Sink):
+    """Takes everything and keeps nothing."""
+
+    uri = "null"
+
+    def write(self, frame: Frame, result: Segmentation) -> None:
+        """Drop the result."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def open_sink(uri: str, options: SinkOptions | None = None) -> Sink:
+    """Return the opened sink at `uri`, verified to be writable.
+
+    | uri | what is written |
+    |---|---|
+    | `out.mp4`, `.avi`, `.mkv` | overlay video; appears when complete, an MP4 of a live source with its first frame |
+    | `out.png`, `.jpg` | overlay of the last frame |
+    | `overlays:FOLDER` | one overlay JPEG per frame |
+    | `masks:FOLDER` | one label map PNG per frame (uint8 or uint16 ids) and `classes.json` |
+    | `out.jsonl` | one JSON line per frame, readable while it grows |
+    | `out.mcap` | pictures, label maps, labels and numbers in Foxglove's schemas (extra `bags`) |
+    | `out.rrd`, `rerun+http://host:9876/proxy` | the same for Rerun, as a file or to a viewer (extra `rerun`) |
+    | `window` | a window; q or Esc ends the run |
+    | `null` | nothing |
+
+    Raises SinkError: unknown kind, not writable, exists (see SinkOptions.overwrite), no display.
+    """
+    options = options or SinkOptions()
+    if uri.startswith(VIEWER_SCHEMES):
+        from dedos_deploy.runtime.sinks.rerun import RerunSink
+
+        return RerunSink(uri, options)
+    if uri == "null":
+        return NullSink()
+    if uri == "window":
+        from dedos_deploy.runtime.sinks.window import WindowSink
+
+        return WindowSink(options)
+    if uri.startswith(("masks:", "overlays:")):
+        return _folder_sink(uri, options)
+    return _file_sink(uri, options)
+
+
+def _folder_sink(uri: str, options: SinkOptions) -> Sink:
+    from dedos_deploy.runtime.sinks.files import MaskFolder, OverlayFolder
+
+    kind, _, name = uri.partition(":")
+    if not name:
+        raise SinkError(f"output {uri!r} names no folder; write {kind}:FOLDER")
+    folder = Path(name).expanduser()
+    return MaskFolder(folder, options) if kind == "masks" else OverlayFolder(folder, options)
+
+
+def _file_sink(uri: str, options: SinkOptions) -> Sink:
+    from dedos_deploy.runtime.sinks.files import JsonLines, LastPicture
+    from dedos_deploy.runtime.sinks.video import GrowingVideo, VideoSink
+
+    path = Path(uri).expanduser()
+    suffix = path.suffix.lower()
+    if suffix in VIDEO_SUFFIXES:
+        if suffix == ".mp4" and options.live:
+            return GrowingVideo(path, options)
+        return VideoSink(path, options)
+    if suffix == ".mcap":
+        from dedos_deploy.runtime.sinks.mcap import McapSink
+
+        return McapSink(path, options)
+    if suffix == ".rrd":
+        from dedos_deploy.runtime.sinks.rerun import RerunSink
+
+        return RerunSink(path, options)
+    if suffix in PICTURE_SUFFIXES:
+        return LastPicture(path, options)
+    if suffix == LINES_SUFFIX:
+        return JsonLines(path, options)
+    raise SinkError(f"unknown output {redact(uri)!r}; an output is {KINDS}")

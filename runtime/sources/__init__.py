@@ -1,0 +1,1 @@
+"""Frames in: cameras, streams, files and recordings."""

@@ -1,0 +1,85 @@
+"""GStreamer pipelines and CSI cameras, where the installed OpenCV can read them."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import parse_qsl
+
+from dedos_deploy.errors import SourceError, nearest
+from dedos_deploy.runtime.opencv import Capture, has_gstreamer, open_capture
+from dedos_deploy.runtime.sources.live import CaptureSource
+from dedos_deploy.runtime.uri import redact
+
+GST = "gst:"
+CSI = "csi:"
+APPSINK = "appsink drop=true max-buffers=1 sync=false"
+CSI_DEFAULTS = {"size": "720x1280", "fps": "30"}
+
+
+def pipeline_of(uri: str) -> str:
+    """Return the GStreamer pipeline of an address. Raises SourceError.
+
+    `gst:PIPELINE` may leave out its end: without an appsink one is added that keeps the newest BGR
+    frame. `csi:0?size=720x1280&fps=30` is the camera of a Jetson's ribbon connector.
+
+    >>> pipeline_of("gst:videotestsrc")
+    'videotestsrc ! videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1 sync=false'
+    """
+    if uri.startswith(CSI):
+        return _csi_pipeline(uri)
+    text = uri.removeprefix(GST).strip()
+    if not text:
+        raise SourceError(
+            f"{uri!r} holds no pipeline; write it after gst:, as in 'gst:v4l2src device=/dev/video0'"
+        )
+    if re.search(r"\bappsink\b", text):
+        return text
+    return f"{text} ! videoconvert ! video/x-raw,format=BGR ! {APPSINK}"
+
+
+def connect_gstreamer(uri: str) -> CaptureSource:
+    """Return the live source of a `gst:` or `csi:` address. Raises SourceError."""
+    import cv2
+
+    pipeline, shown = pipeline_of(uri), redact(uri)
+    if not has_gstreamer():
+        raise SourceError(
+            f"source {shown!r} needs an OpenCV with GStreamer, and the installed {cv2.__version__} has "
+            "none (that of pip never has); use JetPack's or Debian's python3-opencv, or build it with "
+            "-DWITH_GSTREAMER=ON; dedos-doctor says what yours has"
+        )
+
+    def connect() -> Capture:
+        return open_capture(pipeline, backend=cv2.CAP_GSTREAMER)
+
+    capture = connect()
+    if not capture.isOpened() or not capture.read()[0]:
+        capture.release()
+        raise SourceError(
+            f"pipeline {shown!r} delivers no frame; try it with gst-launch-1.0, with fakesink in place "
+            "of the appsink"
+        )
+    return CaptureSource(shown, connect, capture=capture)
+
+
+def _csi_pipeline(uri: str) -> str:
+    match = re.fullmatch(r"csi:(\d{1,2})(?:\?(.*))?", uri)
+    settings = (
+        CSI_DEFAULTS | dict(parse_qsl(match[2] or "", keep_blank_values=True)) if match else {}
+    )
+    for name in settings:
+        if name not in CSI_DEFAULTS:
+            hint = nearest(name, CSI_DEFAULTS)
+            raise SourceError(
+                f"{uri!r} has an unknown setting {name!r}{hint}; it takes {' and '.join(CSI_DEFAULTS)}"
+            )
+    size = re.fullmatch(r"(\d{2,4})x(\d{2,4})", settings.get("size", ""))
+    if match is None or size is None or not re.fullmatch(r"[1-9]\d{0,2}", settings["fps"]):
+        raise SourceError(
+            f"{uri!r} is no CSI camera; write csi:0, with size and rate as in csi:0?size=720x1280&fps=30"
+        )
+    return (
+        f"nvarguscamerasrc sensor-id={match[1]} ! video/x-raw(memory:NVMM),width={size[2]},"
+        f"height={size[1]},framerate={settings['fps']}/1 ! nvvidconv ! video/x-raw,format=BGRx ! "
+        f"videoconvert ! video/x-raw,format=BGR ! {APPSINK}"
+    )

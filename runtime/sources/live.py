@@ -1,0 +1,271 @@
+"""Cameras and network streams, as they come and behind a feed that keeps only their newest frame."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+from dedos_deploy.errors import SourceError, nearest
+from dedos_deploy.runtime.flow.feed import Feed
+from dedos_deploy.runtime.flow.feed_options import FeedOptions, Reconnect
+from dedos_deploy.runtime.frame import Frame
+from dedos_deploy.runtime.opencv import (
+    Capture,
+    ffmpeg_options,
+    open_capture,
+    property_of,
+    quiet_opencv,
+)
+from dedos_deploy.runtime.sources.contract import SUPERSEDED, Outcome, Source
+from dedos_deploy.runtime.sources.stream_probe import why_not
+from dedos_deploy.runtime.sources.video import VideoSource
+from dedos_deploy.runtime.uri import RTSP_UDP, redact
+
+OPEN_TIMEOUT_S = 10.0
+READ_TIMEOUT_S = 5.0
+
+
+class CaptureSource(Source):
+    """A camera or stream as OpenCV gives it: `read` blocks until a frame comes, and whoever reads
+    slowly reads old ones; a Feed reads it as fast as it delivers.
+
+    Raises SourceError from `read` once nothing comes any more.
+    """
+
+    live = True
+
+    def __init__(
+        self,
+        source_id: str,
+        connect: Callable[[], Capture],
+        *,
+        capture: Capture,
+        read_timeout_s: float = READ_TIMEOUT_S,
+    ) -> None:
+        """source_id: address without credentials; connect: opens the same again; capture: open;
+        read_timeout_s: how long one of its reads may block."""
+        import cv2
+
+        self.source_id = source_id
+        self.fps = property_of(capture, cv2.CAP_PROP_FPS)
+        self.connect, self.capture, self.read_timeout_s = connect, capture, read_timeout_s
+        self._count = 0
+
+    def read(self, timeout_s: float) -> Frame | Outcome:
+        with quiet_opencv():
+            delivered, frame_bgr = self.capture.read()
+        now_s = time.monotonic()
+        if not delivered or frame_bgr is None:
+            raise SourceError(f"source {self.source_id!r} stopped delivering frames")
+        frame_id = self.first_id + self._count
+        self._count += 1
+        return Frame(frame_bgr, frame_id, now_s, self.source_id, f"{frame_id:06d}")
+
+    def close(self) -> None:
+        self.capture.release()
+
+
+class LiveSource(Source):
+    """A camera or stream behind a Feed, so that frames are never old and a loss is not the end.
+
+    `drops` counts frames that a newer one replaced; `reconnects` how often it was opened again.
+    Raises SourceError from `read` once reconnecting has failed.
+    """
+
+    live = True
+
+    def __init__(
+        self,
+        source_id: str,
+        open_again: Callable[[], Capture],
+        *,
+        capture: Capture,
+        reconnect: Reconnect,
+        read_timeout_s: float = READ_TIMEOUT_S,
+    ) -> None:
+        """Read `capture`, which is open, and replace it by `open_again()` when it fails.
+
+        source_id: address without credentials; read_timeout_s: how long a read of the capture may
+        block, which bounds `close`.
+        """
+        self.source_id = source_id
+        self._open_again = open_again
+        self._read_timeout_s = read_timeout_s
+        first = [self._source_of(capture)]
+        self.fps = first[0].fps
+        self._feed = Feed(
+            source_id,
+            lambda: first.pop() if first else self._reopened(),
+            options=FeedOptions(reconnect, told=False),
+        )
+
+    @property
+    def reconnects(self) -> int:
+        return self._feed.report().reconnects
+
+    @property
+    def drops(self) -> Mapping[str, int]:
+        return {SUPERSEDED: 0, **self._feed.report().drops}
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return self._feed.report().warnings
+
+    def read(self, timeout_s: float) -> Frame | Outcome:
+        return self._feed.read(timeout_s)
+
+    def close(self) -> None:
+        self._feed.close(self._read_timeout_s + 1.0)
+
+    def _source_of(self, capture: Capture) -> CaptureSource:
+        return CaptureSource(self.source_id, self._open_again, capture=capture)
+
+    def _reopened(self) -> Source:
+        """Return a source that has delivered a frame. Raises SourceError."""
+        source = self._source_of(self._open_again())
+        # Some servers accept and send nothing: only a frame proves that the source is back.
+        if not (source.capture.isOpened() and source.capture.read()[0]):
+            source.close()
+            raise SourceError(f"source {self.source_id!r} cannot be opened again")
+        return source
+
+
+def kept_newest(source: Source, reconnect: Reconnect) -> Source:
+    """Return a source of which no frame is old, and that comes back; recordings stay as they are."""
+    if not isinstance(source, CaptureSource):
+        return source
+    return LiveSource(
+        source.source_id,
+        source.connect,
+        capture=source.capture,
+        reconnect=reconnect,
+        read_timeout_s=source.read_timeout_s,
+    )
+
+
+CAMERA_SETTINGS = ("size", "fps", "format")
+
+
+@dataclass(frozen=True)
+class CameraMode:
+    """What is asked of a camera: size_hw in pixels, fps, and fourcc of its format, as MJPG; None for
+    what it chooses itself."""
+
+    size_hw: tuple[int, int] | None = None
+    fps: float | None = None
+    fourcc: str | None = None
+
+
+def parse_camera_mode(uri: str, query: str) -> CameraMode:
+    """Return the mode in `size=720x1280&fps=30&format=MJPG`. Raises SourceError.
+
+    >>> parse_camera_mode("0", "size=720x1280&format=mjpg")
+    CameraMode(size_hw=(720, 1280), fps=None, fourcc='MJPG')
+    """
+    settings = dict(parse_qsl(query, keep_blank_values=True))
+    patterns = {"size": r"\d{1,5}x\d{1,5}", "fps": r"\d{1,3}(\.\d+)?", "format": r"[A-Za-z0-9]{4}"}
+    for name, value in settings.items():
+        if name not in patterns:
+            raise SourceError(
+                f"{uri!r} has an unknown setting {name!r}{nearest(name, patterns)}; a camera takes "
+                f"{', '.join(CAMERA_SETTINGS)}"
+            )
+        if not re.fullmatch(patterns[name], value):
+            raise SourceError(
+                f"{uri!r}: {name} cannot be {value!r}; write a camera as 0?size=720x1280&fps=30&format=MJPG"
+            )
+    size = settings.get("size", "").split("x")
+    return CameraMode(
+        (int(size[0]), int(size[1])) if "size" in settings else None,
+        float(settings["fps"]) if "fps" in settings else None,
+        settings["format"].upper() if "format" in settings else None,
+    )
+
+
+def connect_camera(device: int | str, *, mode: CameraMode | None = None) -> CaptureSource:
+    """Return a camera by number or device path. Raises SourceError naming the cameras there are, or
+    what it delivers when that is not what `mode` asks for."""
+    number = int(re.sub(r"\D", "", device)) if isinstance(device, str) else device
+    source_id = device if isinstance(device, str) else f"camera:{device}"
+    settings = _settings(mode or CameraMode())
+
+    def connect() -> Capture:
+        return open_capture(number, settings=settings)
+
+    capture = connect()
+    delivered, frame_bgr = capture.read() if capture.isOpened() else (False, None)
+    if not delivered or frame_bgr is None:
+        capture.release()
+        cameras = [str(path) for path in sorted(Path("/dev").glob("video*"))]
+        raise SourceError(
+            f"{source_id!r} cannot be opened or delivers no frame; cameras on this machine: "
+            f"{', '.join(cameras) or 'none'}; check the number, the cable and that no other "
+            "program uses it"
+        )
+    if mode is not None and mode.size_hw not in (None, frame_bgr.shape[:2]):
+        capture.release()
+        raise SourceError(
+            f"{source_id!r} delivers {frame_bgr.shape[0]}x{frame_bgr.shape[1]} and not the size "
+            f"{mode.size_hw[0]}x{mode.size_hw[1]} asked for; see what it has with "
+            "v4l2-ctl --list-formats-ext"
+        )
+    return CaptureSource(source_id, connect, capture=capture)
+
+
+def _settings(mode: CameraMode) -> list[int]:
+    import cv2
+
+    settings: list[int] = []
+    if mode.fourcc is not None:
+        # Before the size: many cameras have their large sizes in MJPG only.
+        settings += [cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*mode.fourcc)]
+    if mode.size_hw is not None:
+        settings += [cv2.CAP_PROP_FRAME_HEIGHT, mode.size_hw[0]]
+        settings += [cv2.CAP_PROP_FRAME_WIDTH, mode.size_hw[1]]
+    if mode.fps is not None:
+        settings += [cv2.CAP_PROP_FPS, round(mode.fps)]
+    return settings
+
+
+def connect_network(
+    uri: str,
+    *,
+    open_timeout_s: float = OPEN_TIMEOUT_S,
+    read_timeout_s: float = READ_TIMEOUT_S,
+) -> Source:
+    """Return the stream at `uri`, or its video file when the server has one there.
+
+    `rtsp://` comes over TCP, `rtsp+udp://` over UDP, which has less delay and loses packets. Raises
+    SourceError.
+    """
+    import cv2
+
+    settings = (
+        cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
+        int(1000 * open_timeout_s),
+        cv2.CAP_PROP_READ_TIMEOUT_MSEC,
+        int(1000 * read_timeout_s),
+    )
+    scheme, _, rest = uri.partition("://")
+    over_udp = scheme.lower() == RTSP_UDP
+    address = f"rtsp://{rest}" if over_udp else uri
+
+    def connect() -> Capture:
+        transport = ffmpeg_options(rtsp_transport="udp") if over_udp else contextlib.nullcontext()
+        with transport:
+            return open_capture(address, backend=cv2.CAP_FFMPEG, settings=settings)
+
+    capture = connect()
+    if not capture.isOpened():
+        raise SourceError(
+            f"stream {redact(uri)!r} cannot be opened within {open_timeout_s:g} s, because "
+            f"{why_not(address)}"
+        )
+    if property_of(capture, cv2.CAP_PROP_FRAME_COUNT) is not None:
+        return VideoSource(uri, source_id=uri, capture=capture)
+    return CaptureSource(redact(uri), connect, capture=capture, read_timeout_s=read_timeout_s)

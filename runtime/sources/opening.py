@@ -1,0 +1,144 @@
+"""open_source: every kind of source by its address."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dedos_deploy.errors import SourceError
+from dedos_deploy.files import check_regular
+from dedos_deploy.runtime.sources.contract import Source
+from dedos_deploy.runtime.uri import network_scheme, redact
+
+if TYPE_CHECKING:
+    from dedos_deploy.runtime.flow import Reconnect
+
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+_CAMERA = re.compile(r"(?:camera:)?(\d+)(?:\?(.*))?|(/dev/video\d+)(?:\?(.*))?")
+_SCENE = "scene:"
+_TEST = "test:"
+_GST = ("gst:", "csi:")
+_GLOB_LETTERS = re.compile(r"[*?\[]")
+
+KINDS = (
+    "a camera number, /dev/video*, a video file, an image, a folder or quoted glob of images, an "
+    "rtsp:// or http:// address, gst:PIPELINE, csi:0, a .mcap or .bag recording, or scene:street / "
+    "scene:hall"
+)
+
+
+def open_source(uri: str, *, reconnect: Reconnect | None = None) -> Source:
+    """Return the opened source at `uri`, verified to deliver.
+
+    | uri | frames | policy |
+    |---|---|---|
+    | `0`, `camera:0`, `/dev/video0`, `0?size=720x1280&fps=30&format=MJPG` | camera | live: the newest wins |
+    | `drive.mp4` | video file | every frame |
+    | `frame.jpg`, `folder`, `folder/*.png` | images in natural order | every frame |
+    | `rtsp://…`, `rtsp+udp://…`, `http://…` | stream; a video file at such an address is read as a file | live |
+    | `gst:PIPELINE`, `csi:0?size=720x1280&fps=30` | GStreamer, if OpenCV has it | live |
+    | `drive.mcap`, `drive.bag`, a ROS 2 bag's folder, `?topic=/image&rate=1` | recording | every; live with rate |
+    | `scene:street`, `scene:hall?frames=50&size=240x320&seed=3` | drawn by this package | every |
+    | `test:bars?fps=30&size=240x320&frames=100` | bars with the frame's number | live |
+
+    reconnect: how a live source that stops is opened again, None for what suits its kind.
+    Raises SourceError in one sentence, without credentials.
+    """
+    from dedos_deploy.runtime.sources.live import kept_newest
+
+    return kept_newest(connect(uri), reconnect or reconnect_of(uri))
+
+
+def reconnect_of(uri: str) -> Reconnect:
+    """Return how a live source is opened again where nobody says otherwise."""
+    from dedos_deploy.runtime.flow import Reconnect
+
+    return Reconnect() if network_scheme(uri) else Reconnect(attempts=5, longest_s=5.0)
+
+
+def connect(uri: str) -> Source:
+    """Return the source at `uri` for a Feed, which reads it all the time and opens it again.
+
+    A camera or stream is not read until it is asked, so that its frames grow old meanwhile. Otherwise as
+    `open_source`. Raises SourceError.
+    """
+    if match := _CAMERA.fullmatch(uri):
+        from dedos_deploy.runtime.sources.live import connect_camera, parse_camera_mode
+
+        query = match[2] or match[4]
+        mode = parse_camera_mode(uri, query) if query else None
+        return connect_camera(int(match[1]) if match[1] else match[3], mode=mode)
+    if network_scheme(uri):
+        from dedos_deploy.runtime.sources.live import connect_network
+
+        return connect_network(uri)
+    if uri.startswith(_GST):
+        from dedos_deploy.runtime.sources.gstreamer import connect_gstreamer
+
+        return connect_gstreamer(uri)
+    if uri.startswith(_SCENE):
+        from dedos_deploy.runtime.sources.scenes import open_scene
+
+        return open_scene(uri)
+    if uri.startswith(_TEST):
+        from dedos_deploy.runtime.sources.bars import open_test
+
+        return open_test(uri)
+    return _open_path(uri)
+
+
+def may_come_later(uri: str) -> bool:
+    """Return whether an address may well be unreachable now and deliver later: a device or a stream.
+
+    >>> may_come_later("rtsp://gate/live"), may_come_later("drive.mp4")
+    (True, False)
+    """
+    if _CAMERA.fullmatch(uri) or uri.startswith(_GST):
+        return True
+    return network_scheme(uri) is not None
+
+
+def paths_of(uri: str) -> tuple[Path, ...]:
+    """Return the files and folders that exist and that the source at `uri` is read from."""
+    if may_come_later(uri):
+        return ()
+    path = Path(uri).expanduser()
+    if path.exists():
+        return (path,)
+    # A recording's address may end in settings, whose mark is one of a glob, too.
+    bare = Path(uri.partition("?")[0]).expanduser()
+    found = tuple(map(Path, glob.glob(str(path), recursive=True)))
+    return found or ((bare,) if bare.exists() else ())
+
+
+def _open_path(uri: str) -> Source:
+    from dedos_deploy.runtime.sources.bags import is_bag, open_bag
+    from dedos_deploy.runtime.sources.images import ImageSource, find_images
+    from dedos_deploy.runtime.sources.video import VideoSource
+
+    path = Path(uri).expanduser()
+    if is_bag(uri):
+        return open_bag(uri)
+    if path.is_dir() or (_GLOB_LETTERS.search(uri) and not path.exists()):
+        return ImageSource(find_images(path, IMAGE_SUFFIXES), source_id=uri)
+    if not path.exists():
+        raise SourceError(f"source {redact(uri)!r} does not exist; it can be {KINDS}")
+    _check_file(path, uri)
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return ImageSource([path], source_id=uri)
+    return VideoSource(str(path), source_id=uri)
+
+
+def _check_file(path: Path, uri: str) -> None:
+    """Refuse what is no file; names such as /dev/v4l/by-id/... of cameras are links to devices."""
+    if _CAMERA.fullmatch(os.path.realpath(path)):
+        return
+    try:
+        check_regular(path)
+    except OSError as error:
+        raise SourceError(
+            f"source {redact(uri)!r} cannot be read ({error.strerror}); it can be {KINDS}"
+        ) from error

@@ -1,0 +1,347 @@
+"""Pretraining of a small latent diffusion model, written as the folder that diffusers writes.
+
+An autoencoder learns first; its latents, made once, teach the noise predictor. The folder is read
+by the same code as Stable Diffusion: vae/, unet/, scheduler/ and an embedded empty prompt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dedos_deploy.errors import BadInputError, require
+from dedos_deploy.threads import usable_threads
+from dedos_deploy.training.diffusion.files import EMPTY_PROMPT
+from dedos_deploy.training.pretraining.captions import EMPTY_ROW, Prompts, embed_captions, mirrored
+from dedos_deploy.training.pretraining.diffusion_folder import (
+    INDEX,
+    write_bytes,
+    write_index,
+    write_model,
+    write_prompt,
+)
+from dedos_deploy.training.pretraining.diffusion_report import (
+    NanoReport,
+    draw_sheets,
+    measure,
+    read_back,
+)
+from dedos_deploy.training.pretraining.diffusion_settings import NanoSettings
+from dedos_deploy.training.pretraining.images import Pictures, read_pictures
+from dedos_deploy.training.pretraining.stage import LossOf, Stage, StageSettings
+from dedos_deploy.training.pretraining.unet import build_scheduler, build_unet, unet_loss
+from dedos_deploy.training.pretraining.vae import (
+    build_vae,
+    pixels_from_images,
+    standardize,
+    vae_loss,
+)
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+REPORT = "report.json"
+VAE_STATE, UNET_STATE = "vae_state.safetensors", "unet_state.safetensors"
+HELD_OUT = 16
+ENCODED_AT_ONCE = 8
+WHOLE_BATCH = 2
+"""Whole pictures in a step of the autoencoder; each costs as much as five crops of 64x64."""
+
+
+class Observer(Protocol):
+    """What a front end shows: parts of the work, and how far each is, in [0, 1]."""
+
+    def on_part(self, title: str) -> None: ...
+
+    def on_progress(self, part: float, note: str) -> None: ...
+
+
+class _Silent:
+    def on_part(self, title: str) -> None: ...
+
+    def on_progress(self, part: float, note: str) -> None: ...
+
+
+def pretrain_diffusion(
+    data: Sequence[str],
+    settings: NanoSettings,
+    output: Path,
+    *,
+    resume: bool = False,
+    observer: Observer | None = None,
+) -> NanoReport:
+    """Teach a small latent diffusion model the pictures of `data` and write it to `output`.
+
+    data: sources as `read_pictures` takes them; output: gets vae/, unet/, scheduler/,
+    empty_prompt.safetensors, reconstructions.png, samples.png and report.json; resume: go on with
+    what an interrupted run left there, and do nothing to a finished one.
+
+    Raises BadInputError for unusable settings, data or output; KeyboardInterrupt after Ctrl-C, with
+    the state saved.
+    """
+    return _Pretraining(data, settings, output, observer or _Silent()).run(resume)
+
+
+class _Pretraining:
+    """The parts of one run, in order; `run` calls each once."""
+
+    def __init__(
+        self, data: Sequence[str], settings: NanoSettings, output: Path, observer: Observer
+    ) -> None:
+        self.data, self.settings, self.output, self.observer = data, settings, output, observer
+        self.seconds: dict[str, float] = {}
+        require("diffusers", extra="train", purpose="pretraining a diffusion model")
+        self.device = choose_device(settings.device)
+        if settings.threads:
+            torch.set_num_threads(usable_threads(settings.threads))
+
+    def run(self, resume: bool) -> NanoReport:
+        self._open_output(resume)
+        if (self.output / REPORT).exists():
+            return NanoReport.from_json((self.output / REPORT).read_text(encoding="utf-8"))
+        pictures = self._read()
+        held = held_out(len(pictures))
+        learned = np.delete(np.arange(len(pictures)), held)
+        images, shown = pictures.images[learned], pictures.images[held]
+        digest = hashlib.sha256(images.tobytes()).hexdigest()
+        vae_stage = self._learn_vae(images, f"{self.settings.recipe('vae')} {digest}")
+        latents, latent_std = self._encode(vae_stage.average, images)
+        prompts = self._prompts(pictures, learned, held)
+        recipe = f"{self.settings.recipe('unet')} {digest}"
+        unet_stage = self._learn_unet(latents, prompts, recipe)
+        self._write_networks(vae_stage.average, unet_stage.average, prompts)
+        with self._part("measure", "measuring and drawing"):
+            diffusion = read_back(self.output, self.device)
+            figures = measure(diffusion, self.output, shown, self.settings)
+            drawn = Prompts(prompts.table, prompts.rows[-len(held) :])
+            draw_sheets(diffusion, self.output, shown, drawn, self.settings)
+        report = NanoReport(
+            pictures=len(pictures),
+            held_out=len(held),
+            size_hw=self.settings.size_hw,
+            latent_shape=(self.settings.vae.channels, *self.settings.latent_hw),
+            figures=figures,
+            loss={"vae": vae_stage.terms, "unet": unet_stage.terms},
+            steps={"vae": vae_stage.step, "unet": unet_stage.step},
+            seconds={name: round(value, 1) for name, value in self.seconds.items()},
+            parameters={"vae": _size(vae_stage.model), "unet": _size(unet_stage.model)},
+            latent_std=latent_std,
+            sources=pictures.credits,
+            settings=json.loads(json.dumps({"data": list(self.data), **asdict(self.settings)})),
+        )
+        write_bytes(self.output / REPORT, (report.to_json() + "\n").encode())
+        for name in (VAE_STATE, UNET_STATE):
+            (self.output / name).unlink(missing_ok=True)
+        return report
+
+    def _open_output(self, resume: bool) -> None:
+        try:
+            self.output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadInputError(f"cannot create output folder {self.output}: {error}") from error
+        begun = [name for name in (REPORT, VAE_STATE) if (self.output / name).exists()]
+        if begun and not resume:
+            raise BadInputError(
+                f"{self.output} already holds a run ({begun[0]}); add --resume to go on with it, "
+                "or choose another --output"
+            )
+
+    def _read(self) -> Pictures:
+        with self._part("read", "reading pictures"):
+            pictures = read_pictures(
+                self.data,
+                self.settings.size_hw,
+                captions=self.settings.text is not None,
+                limit=self.settings.limit,
+                on_progress=self.observer.on_progress,
+            )
+        if len(pictures) < 2:
+            raise BadInputError(
+                f"{', '.join(self.data)} holds {len(pictures)} pictures; a few hundred are needed"
+            )
+        return pictures
+
+    def _prompts(
+        self, pictures: Pictures, learned: NDArray[np.int64], held: NDArray[np.int64]
+    ) -> Prompts:
+        """Return the captions of what is learned, of its mirror images, and of what is held out."""
+        captions = [pictures.captions[index] for index in learned]
+        wanted = [*captions, *map(mirrored, captions), *(pictures.captions[i] for i in held)]
+        return embed_captions(wanted, self.settings.text, self.settings.unet.text)
+
+    def _learn_vae(self, images: NDArray[np.uint8], recipe: str) -> Stage[AutoencoderKL]:
+        settings = self.settings
+        torch.manual_seed(settings.seed)
+        vae = build_vae(settings.vae, settings.size_hw).to(self.device)
+        vae = vae.to(memory_format=torch.channels_last).train()
+        length = self._length("autoencoder", settings.vae_steps, settings.vae_part)
+        length = replace(length, lr=settings.vae.lr, seed=2 * settings.seed)
+        stage = Stage(vae, length, self.output / VAE_STATE, recipe)
+
+        def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
+            whole = stage.progress >= 1 - settings.vae.whole
+            batch = vae_batch(images, settings, step, whole=whole)
+            return vae_loss(vae, pixels_from_images(batch.to(self.device)), settings.vae)
+
+        # Once the noise predictor has begun, the latents it learns must not change any more.
+        if not (self.output / UNET_STATE).exists():
+            self._learn("vae", stage, loss_of, spent_s=self.seconds["read"])
+        return stage
+
+    def _encode(self, vae: AutoencoderKL, images: NDArray[np.uint8]) -> tuple[Tensor, list[float]]:
+        """Return unit latents float16 [2N, C, h, w] of the pictures and of their mirror images,
+        and the deviation they had; `vae` gives unit latents from now on."""
+        with self._part("encode", "encoding latents"):
+            both = (images, images[:, :, ::-1])
+            found = [self._latents(vae, side, index / 2) for index, side in enumerate(both)]
+            latents = torch.cat(found)
+            mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+            standardize(vae, mean.to(self.device), std.to(self.device))
+            latents = (latents - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
+        return latents.half(), [round(float(value), 4) for value in std]
+
+    @torch.no_grad()
+    def _latents(self, vae: AutoencoderKL, images: NDArray[np.uint8], done: float) -> Tensor:
+        found = []
+        for start in range(0, len(images), ENCODED_AT_ONCE):
+            part = np.ascontiguousarray(images[start : start + ENCODED_AT_ONCE])
+            pixels = pixels_from_images(torch.from_numpy(part).to(self.device))
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.amp):
+                mean = vae.encode(pixels).latent_dist.mean
+            found.append(mean.float().cpu())
+            self.observer.on_progress(done + start / len(images) / 2, "")
+        return torch.cat(found)
+
+    def _learn_unet(
+        self, latents: Tensor, prompts: Prompts, recipe: str
+    ) -> Stage[UNet2DConditionModel]:
+        settings = self.settings
+        torch.manual_seed(settings.seed + 1)
+        shape = replace(settings.unet, text=prompts.table.shape[-1])
+        unet = build_unet(shape, settings.vae.channels, settings.latent_hw).to(self.device)
+        unet = unet.to(memory_format=torch.channels_last).train()
+        scheduler = build_scheduler(settings.unet.prediction)
+        length = self._length("noise predictor", settings.unet_steps, 1 - settings.vae_part)
+        rates = settings.unet.lr, settings.unet.hidden_lr
+        length = replace(length, lr=rates[0], hidden_lr=rates[1], seed=2 * settings.seed + 1)
+        stage = Stage(unet, length, self.output / UNET_STATE, recipe)
+        table = prompts.table.to(self.device)
+
+        def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
+            items = chosen(step, settings.unet.batch, len(latents), settings.seed)
+            rows = prompts.rows[items].masked_fill(
+                torch.rand(len(items)) < settings.unet.empty, EMPTY_ROW
+            )
+            batch = latents[items].float().to(self.device)
+            batch = batch.contiguous(memory_format=torch.channels_last)
+            return unet_loss(unet, scheduler, batch, table[rows.to(self.device)], settings.unet)
+
+        self._learn("unet", stage, loss_of, spent_s=self.seconds["encode"])
+        return stage
+
+    def _length(self, name: str, steps: int | None, part: float) -> StageSettings:
+        settings = self.settings
+        minutes = settings.minutes * part if settings.minutes else None
+        return StageSettings(
+            name, steps, minutes, amp=settings.amp, save_minutes=settings.save_minutes
+        )
+
+    def _learn(
+        self, name: str, stage: Stage[nn.Module], loss_of: LossOf, *, spent_s: float
+    ) -> None:
+        """Run `stage`; what was spent on its data counts as its time."""
+        if not stage.step:
+            stage.elapsed_s = spent_s
+        if stage.progress >= 1 and not stage.step:
+            raise BadInputError(
+                f"preparing the data of the {stage.settings.name} took {spent_s:.0f} s, all of its "
+                "time; give more --minutes or fewer pictures"
+            )
+        self.observer.on_part(f"training the {stage.settings.name}")
+        stage.run(
+            loss_of,
+            lambda step: self.observer.on_progress(
+                step.progress, f"step {step.step}, loss {step.loss:.4f}"
+            ),
+        )
+        self.seconds[name] = stage.elapsed_s
+
+    def _write_networks(
+        self, vae: AutoencoderKL, unet: UNet2DConditionModel, prompts: Prompts
+    ) -> None:
+        write_model(vae, self.output / "vae")
+        write_model(unet, self.output / "unet")
+        write_model(build_scheduler(self.settings.unet.prediction), self.output / "scheduler")
+        write_prompt(self.output / EMPTY_PROMPT, prompts.empty)
+        write_index(self.output / INDEX)
+
+    @contextmanager
+    def _part(self, name: str, title: str) -> Iterator[None]:
+        self.observer.on_part(title)
+        before = time.monotonic()
+        yield
+        self.seconds[name] = time.monotonic() - before
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device that `name`, auto, cpu or cuda, means here.
+
+    Raises BadInputError for cuda where torch finds none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise BadInputError(
+            "torch finds no CUDA device; use --device cpu or install its CUDA build"
+        )
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def held_out(count: int) -> NDArray[np.int64]:
+    """Return the indices of pictures that nothing learns from, evenly spaced: at most an eighth."""
+    kept = max(1, min(HELD_OUT, count // 8))
+    return np.unique(np.linspace(0, count - 1, kept).astype(np.int64))
+
+
+def vae_batch(
+    images: NDArray[np.uint8], settings: NanoSettings, step: int, *, whole: bool
+) -> Tensor:
+    """Return crops of pictures [N, H, W, 3], or whole ones, half of them mirrored; uint8 as these."""
+    random = np.random.default_rng((settings.seed, 2, step))
+    side = (settings.vae.crop, settings.vae.crop)
+    height, width = settings.size_hw if whole else side
+    found = []
+    for index in chosen(
+        step, WHOLE_BATCH if whole else settings.vae.batch, len(images), settings.seed
+    ).tolist():
+        y, x = (
+            int(random.integers(0, full - part + 1))
+            for full, part in zip(settings.size_hw, (height, width), strict=True)
+        )
+        crop = images[index, y : y + height, x : x + width]
+        found.append(crop[:, ::-1] if random.random() < 0.5 else crop)
+    return torch.from_numpy(np.stack(found))
+
+
+def chosen(step: int, batch: int, count: int, seed: int) -> Tensor:
+    """Return int64 [batch], the items of one step: every item comes once before any comes again."""
+    numbers = np.arange(step * batch, (step + 1) * batch)
+    found = np.empty(batch, np.int64)
+    for epoch in np.unique(numbers // count).tolist():
+        order = np.random.default_rng((seed, 1, epoch)).permutation(count)
+        mine = numbers // count == epoch
+        found[mine] = order[numbers[mine] % count]
+    return torch.from_numpy(found)
+
+
+def _size(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -67,7 +67,7 @@ def freeze(
         if isinstance(module, DeformableAttention):
             module.sampling = deformable
     if precision == "fp16":
-        _halve(frozen)
+        halve(frozen)
     return FrozenDedos(frozen, score_dtype).eval()
 
 
@@ -89,7 +89,8 @@ def _fold(model: Dedos, size_hw: tuple[int, int]) -> None:
         unit[0], unit[1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
 
 
-def _halve(model: Dedos) -> None:
+def halve(model: nn.Module) -> None:
+    """Turn the weights of Linear and convolution layers to half; see Note [Precision islands]."""
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             module.half()

@@ -39,6 +39,13 @@ class QuickGelu(nn.Module):
         return x * torch.sigmoid(1.702 * x)
 
 
+class Gelu(nn.Module):
+    """x / 2 (1 + erf(x / √2)), in the order in which ONNX Runtime recognises it as one operation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * 0.5) * (torch.erf(x / 2**0.5) + 1)
+
+
 def activation(kind: Activation) -> nn.Module:
     """Return the activation of a CLIP: OpenAI's weights were trained with QuickGELU."""
     return QuickGelu() if kind == "quick_gelu" else nn.GELU()

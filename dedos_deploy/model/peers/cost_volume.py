@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dedos_deploy.model.blocks import MASKED, LayerNorm, linear_attend, softmax
+from dedos_deploy.model.blocks import MASKED, Gelu, LayerNorm, linear_attend, softmax
 
 GRID = 24
 """Cells along each side of the cost volume, whatever the size of the picture."""
@@ -47,18 +47,26 @@ class WindowBlock(nn.Module):
         self.out = nn.Linear(width, width)
         self.norm_2 = LayerNorm(width)
         self.fc = nn.Linear(width, 4 * width)
+        self.act = Gelu()
         self.proj = nn.Linear(4 * width, width)
         self.register_buffer("apart", apart, persistent=False)
 
     def forward(self, x: Tensor, guidance: Tensor) -> Tensor:
         """x: [B, K, N, C]; guidance: [B, 1, N, G]; both in the order of windows."""
-        q, k, v = self.qkv(self.norm_1(x)).chunk(3, dim=-1)
+        batch, _, cells, width = x.shape
+        # As a matrix: ONNX Runtime adds a bias inside the product for two axes only.
+        rows = x.reshape(-1, width)
+        qkv = self.qkv(self.norm_1(rows)).reshape(batch, -1, cells, 3 * width)
+        q, k, v = qkv.chunk(3, dim=-1)
         guide_q, guide_k = self.guide(guidance).chunk(2, dim=-1)
-        x = x + self.out(self._attend(q + guide_q, k + guide_k, v))
-        return x + self.proj(F.gelu(self.fc(self.norm_2(x))))  # type: ignore[no-any-return]
+        rows = rows + self.out(self._attend(q + guide_q, k + guide_k, v))
+        rows = rows + self.proj(self.act(self.fc(self.norm_2(rows))))
+        mixed: Tensor = rows.reshape(batch, -1, cells, width)
+        return mixed
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        batch, _, cells, width = q.shape
+        """[B, K, N, C] each -> [B * K * N, C]."""
+        cells, width = q.shape[2:]
         area = WINDOW * WINDOW
         shape = (-1, cells // area, area, HEADS, width // HEADS)
         q, k, v = (part.reshape(shape).transpose(2, 3) for part in (q, k, v))
@@ -66,7 +74,7 @@ class WindowBlock(nn.Module):
         if self.apart is not None:
             logits = logits + self.apart.to(logits.dtype)
         mixed = softmax(logits) @ v
-        return mixed.transpose(2, 3).reshape(batch, -1, cells, width)
+        return mixed.transpose(2, 3).reshape(-1, width)
 
 
 class WordBlock(nn.Module):

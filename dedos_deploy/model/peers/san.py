@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from dedos_deploy.model.blocks import (
     MASKED,
+    Gelu,
     LayerNorm,
     Mlp,
     TransformerBlock,
@@ -150,6 +151,7 @@ class SideAdapter(nn.Module):
 def _timm_block(width: int) -> TransformerBlock:
     block = TransformerBlock(width, SIDE_HEADS, "gelu")
     block.ln_1.eps = block.ln_2.eps = _TIMM_EPS
+    block.act = Gelu()
     return block
 
 

@@ -17,7 +17,6 @@ from dedos_deploy.errors import BadBundleError, BadInputError
 from dedos_deploy.runtime.engines.contract import Engine, EngineOptions, Progress
 from dedos_deploy.runtime.engines.opening import open_engine
 from dedos_deploy.runtime.frame import check_frame
-from dedos_deploy.runtime.labelling import open_labeller
 from dedos_deploy.runtime.processes import OneProcess
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.slots import (
@@ -68,7 +67,7 @@ class _Core:
         # Once here, since it compares all pairs of base words: too slow for every class change.
         self._close = close_similarity(base[1]) if base is not None else None
         self.busy = threading.Lock()
-        self.labeller = open_labeller(engine, threads=usable_threads(threads))
+        self.labeller = engine.labeller(threads=usable_threads(threads))
         self.process = OneProcess("Segmenter", engine, encode, self.labeller)
 
     def encode(self, vocabulary: Vocabulary, timeout_s: float | None) -> Rows:

@@ -17,8 +17,9 @@ from dedos_deploy.bench.ceilings import Ceilings, cpu_ceilings, gpu_ceilings
 from dedos_deploy.bench.energy import open_meter
 from dedos_deploy.bundle import Bundle
 from dedos_deploy.errors import BadInputError
-from dedos_deploy.runtime.engines.contract import Engine, EngineOptions, Tensors
+from dedos_deploy.runtime.engines.contract import Engine, EngineOptions
 from dedos_deploy.runtime.engines.opening import open_engine
+from dedos_deploy.runtime.engines.tensors import Tensors
 from dedos_deploy.runtime.segmenter import Segmenter
 from dedos_deploy.runtime.slots import Rows, Thresholds
 from dedos_deploy.threads import usable_cores, usable_threads
@@ -124,7 +125,7 @@ def run_bench(
             "cores": usable_cores(),
             "threads": usable_threads(options.threads),
             "engine": options.engine,
-            **subjects[0].facts(),
+            **subjects[0].engine.facts(),
         }
     return BenchReport(
         tuple(rows), agreement, ceilings, None if meter is None else meter.source, facts
@@ -231,16 +232,9 @@ class _Subject:
         except ImportError:
             return None
 
-    def facts(self) -> dict[str, Any]:
-        own = getattr(self.engine, "facts", None)
-        return own() if own is not None else {}
-
     def device_mb(self) -> float | None:
-        cuda = getattr(self.engine, "cuda", None)
-        if cuda is None:
-            return None
-        free, total = cuda.free_memory()
-        return float(total - free) / 1e6
+        used = self.engine.device_memory()
+        return None if used is None else used / 1e6
 
     def _made_up(self, words: Sequence[str], **_: object) -> Rows:
         rows = self._rng.standard_normal((len(words), self.spec.text_width)).astype(np.float32)

@@ -25,8 +25,9 @@ from tiny_bundle import (
 
 from dedos_deploy.bundle import Bundle
 from dedos_deploy.errors import BadBundleError, BadInputError, EngineError
-from dedos_deploy.runtime import Segmentation, Segmenter
-from dedos_deploy.runtime.slots import IDS_KEPT, Thresholds
+from dedos_deploy.runtime import Engine, Segmentation, Segmenter
+from dedos_deploy.runtime.labelling import HostLabeller, Labelled
+from dedos_deploy.runtime.slots import IDS_KEPT, SlotTable, Thresholds
 from dedos_deploy.spec import GraphSpec
 
 
@@ -36,7 +37,7 @@ def at(result: Segmentation, name: str, frame: NDArray[np.uint8]) -> int:
     return int(result.label_map[frame.shape[0] // 2, column])
 
 
-class ConstantEngine:
+class ConstantEngine(Engine):
     """An engine that gives the same scores whatever it sees; records what it was given."""
 
     def __init__(
@@ -54,12 +55,6 @@ class ConstantEngine:
 
     def close(self) -> None:
         self.closed += 1
-
-    def __enter__(self) -> ConstantEngine:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def encode(words: Any, **_: object) -> NDArray[np.float32]:
@@ -388,6 +383,41 @@ def test_class_change_from_another_thread_falls_between_frames(segmenter: Segmen
             label = at(result, colour, frame)
             expected = result.classes.index(colour) if colour in asked else result.none_id
             assert label == expected
+
+
+class OwnLabeller:
+    """Labels every pixel with the first class, and tells when it is closed."""
+
+    def __init__(self) -> None:
+        self.open = True
+
+    def label(self, frame_bgr: NDArray[np.uint8], table: SlotTable) -> Labelled:
+        size = frame_bgr.shape[:2]
+        counts = np.array([size[0] * size[1]] + [0] * (len(table.names) - 1), np.int64)
+        return Labelled(table.empty_label_map(size) * 0, np.ones(size, np.uint8), counts, {})
+
+    def close(self) -> None:
+        self.open = False
+
+
+class LabellingEngine(ConstantEngine):
+    """Has a way of its own to label frames."""
+
+    def labeller(self, *, threads: int) -> OwnLabeller:
+        self.own = OwnLabeller()
+        return self.own
+
+
+def test_an_engine_says_all_that_it_has() -> None:
+    scores = np.full((1, 2, 4, 4), np.nan, np.float32)
+    plain, own = ConstantEngine(scores), LabellingEngine(scores)
+    assert (plain.facts(), plain.device_memory()) == ({}, None)
+    assert isinstance(plain.labeller(threads=1), HostLabeller)
+    segmenter = Segmenter(own, encode, classes="a,b", thresholds=Thresholds({}, 0.5), threads=1)
+    frame = np.zeros((5, 7, 3), np.uint8)
+    assert (segmenter.segment(frame).label_map == 0).all() and own.own.open
+    segmenter.close()
+    assert not own.own.open and own.closed == 1
 
 
 class LookAgainEngine(ConstantEngine):

@@ -276,7 +276,7 @@ def config_from_dict(values: dict[str, Any]) -> ModelConfig:
     Raises BadInputError for an unknown, missing or mistyped key, naming the nearest one, and for a
     value out of range.
     """
-    from dedos_deploy.bundle._fields import FieldError, checked
+    from dedos_deploy.fields import FieldError, checked
 
     try:
         config: ModelConfig = checked(

@@ -16,7 +16,6 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from dedos_deploy import __version__
 from dedos_deploy.bundle import BundleWriter, Manifest, created_now
 from dedos_deploy.calib.frames import sample_frames
 from dedos_deploy.calib.options import Int8Options
@@ -45,6 +44,7 @@ from dedos_deploy.runtime.slots import Encode
 from dedos_deploy.scenes import KINDS, render_image
 from dedos_deploy.spec import GraphSpec
 from dedos_deploy.text import TEMPLATES, TextEncoder, Tokenizer, TowerFiles, write_tokenizer_json
+from dedos_deploy.version import __version__
 from dedos_deploy.vocabulary import canonical_word
 
 BASE_VOCABULARY = "base"

@@ -87,7 +87,7 @@ def usable(findings: list[Finding], engine: str) -> bool:
 
 
 def _system(machine: Machine) -> Iterator[Finding]:
-    from dedos_deploy import __version__
+    from dedos_deploy.version import __version__
 
     python = ".".join(map(str, sys.version_info[:3]))
     yield Finding(

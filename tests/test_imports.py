@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import EntryPoint, distribution
 from pathlib import Path
 
@@ -17,7 +19,43 @@ SCRIPTS = [
     entry for entry in distribution("dedos-deploy").entry_points if entry.group == "console_scripts"
 ]
 
-# What each room must not import, at the top of a file or inside a function.
+# What a room imports of ours besides itself and the files at the top of the package, at the top of a
+# file or inside a function: cli -> (training | export | calib | serving) -> evaluation -> runtime ->
+# bundle, text -> spec. A folder within a room is a room of its own where it stands here.
+DATA = {"assets", "bundle", "scenes", "text"}
+RUNTIME = {
+    "runtime",
+    "runtime.engines",
+    "runtime.flow",
+    "runtime.gpu",
+    "runtime.sinks",
+    "runtime.sources",
+}
+BELOW = DATA | RUNTIME | {"model"}
+ALLOWED: dict[str, set[str]] = {
+    "assets": set(),
+    "scenes": set(),
+    "text": set(),
+    "bundle": {"text"},
+    "model": {"text"},
+    "runtime": DATA | RUNTIME,
+    "runtime.engines": {"bundle", "runtime", "runtime.gpu"},
+    "runtime.gpu": {"bundle", "runtime", "runtime.engines", "scenes"},
+    # A live source drops what nobody asked for by a feed of its own.
+    "runtime.sources": {"runtime", "runtime.flow", "scenes"},
+    "runtime.sinks": {"runtime"},
+    "runtime.flow": {"runtime", "runtime.sinks", "runtime.sources"},
+    "runtime.serving": {"runtime", "runtime.flow", "runtime.sinks"},
+    "evaluation": BELOW,
+    "bench": BELOW,
+    "calib": BELOW | {"evaluation"},
+    "export": BELOW | {"calib", "evaluation"},
+    "training": BELOW | {"evaluation"},
+    "cli": BELOW | {"bench", "calib", "evaluation", "export", "runtime.serving", "training"},
+}
+TOP = "the top of the package"
+
+# What a room must not import from elsewhere either, and what must not be loaded with it.
 FORBIDDEN = {
     "runtime": {
         "torch",
@@ -40,17 +78,24 @@ FORBIDDEN = {
 }
 
 
-def imported(path: Path) -> Iterator[str]:
-    """Absolute names of all that a source file imports, wherever the statement stands."""
+def statements(path: Path) -> Iterator[tuple[str, str | None]]:
+    """Module, as an absolute name, and name out of it, of every import, wherever it stands."""
     package = ["dedos_deploy", *path.relative_to(PACKAGE).parts[:-1]]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from ((alias.name, None) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             module = ".".join([*base, *([node.module] if node.module else [])])
-            yield module
-            yield from (f"{module}.{alias.name}" for alias in node.names)
+            yield from ((module, alias.name) for alias in node.names)
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Absolute names of all that a source file imports, wherever the statement stands."""
+    for module, name in statements(path):
+        yield module
+        if name is not None:
+            yield f"{module}.{name}"
 
 
 def within(name: str, roots: set[str]) -> bool:
@@ -68,6 +113,61 @@ def test_sources_keep_to_their_side(room: str) -> None:
         if within(name, FORBIDDEN[room])
     }
     assert not found
+
+
+def sources() -> dict[str, Path]:
+    """Python files of the package, through its links, by the names of their modules."""
+    tops = [PACKAGE, *(child for child in PACKAGE.iterdir() if child.is_dir())]
+    named = {}
+    for path in {path for top in tops for path in top.rglob("*.py")}:
+        name = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+        named[name.removesuffix(".__init__")] = path
+    return named
+
+
+SOURCES = sources()
+
+
+def arrows(module: str) -> set[str]:
+    """Modules of ours that a module imports."""
+    known = {*SOURCES, "dedos_deploy._native"}
+    found = set()
+    for origin, name in statements(SOURCES[module]):
+        found.add(whole if (whole := f"{origin}.{name}") in known else origin)
+    return {name for name in found if within(name, {"dedos_deploy"})} - {module}
+
+
+def room_of(module: str) -> str:
+    rooms = [room for room in ALLOWED if within(module, {f"dedos_deploy.{room}"})]
+    return max(rooms, key=len, default=TOP)
+
+
+def test_every_folder_is_a_room() -> None:
+    folders = {path.name for path in PACKAGE.iterdir() if any(path.glob("*.py"))}
+    inner = {f"runtime.{path.parent.name}" for path in (PACKAGE / "runtime").glob("*/*.py")}
+    assert folders | inner == set(ALLOWED)
+
+
+@pytest.mark.parametrize("room", [TOP, *ALLOWED])
+def test_rooms_import_only_what_lies_below_them(room: str) -> None:
+    allowed = {TOP, room, *ALLOWED.get(room, ())}
+    # The package itself only names its rooms, for whoever uses it.
+    modules = [name for name in SOURCES if room_of(name) == room and name != "dedos_deploy"]
+    assert modules
+    assert not {
+        f"{module} imports {other}"
+        for module in modules
+        for other in arrows(module)
+        if room_of(other) not in allowed
+    }
+
+
+def test_nothing_imports_in_a_circle() -> None:
+    """Imports inside functions count, and those for type annotations."""
+    try:
+        list(TopologicalSorter({name: arrows(name) for name in SOURCES}).static_order())
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
 
 
 def modules_after(code: str) -> set[str]:
@@ -162,6 +262,17 @@ def test_a_room_is_no_package_of_its_own(room: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=PACKAGE.parent)
     assert done.returncode == 1
     assert f"ImportError: import dedos_deploy.{room};" in done.stderr
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    import dedos_deploy
+
+    root = PACKAGE.parent
+    project = (root / "pyproject.toml").read_text(encoding="utf-8")
+    citation = (root / "CITATION.cff").read_text(encoding="utf-8")
+    stated = re.findall(r'^version[ :=]+"?([^"\n]+)"?$', project + citation, re.MULTILINE)
+    assert stated == [dedos_deploy.__version__] * 2
+    assert distribution("dedos-deploy").version == dedos_deploy.__version__
 
 
 def test_every_script_is_tested() -> None:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, get_args
 import torch
 from torch import Tensor
 
-from dedos_deploy.bundle._fields import FieldError, checked
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.fields import FieldError, checked
 from dedos_deploy.model import Dedos, load_checkpoint, save_checkpoint
+from dedos_deploy.model.embeddings import WordEmbeddings
 from dedos_deploy.model.proxy_queries import BankFill
 from dedos_deploy.training.bank import CalibrationImages, Denoiser, calibrate_bank, fill_bank
 from dedos_deploy.training.denoising import DenoisingLearning, LearningSource, load_learning
-from dedos_deploy.training.embeddings import WordEmbeddings
 from dedos_deploy.training.evaluate import Evaluation, evaluate
 from dedos_deploy.training.folders import LabelFolder, union_words
 from dedos_deploy.training.sources import open_data

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dedos_deploy.borders import foreign
-from dedos_deploy.bundle._fields import FieldError, checked, load_json
 from dedos_deploy.errors import BadInputError, shown
+from dedos_deploy.fields import FieldError, checked, load_json
 from dedos_deploy.files import write_atomically
 from dedos_deploy.model import Dedos
 from dedos_deploy.model.dedos import decoder_taps

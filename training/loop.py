@@ -16,6 +16,7 @@ import torch
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.files import write_atomically
 from dedos_deploy.model import save_checkpoint
+from dedos_deploy.model.embeddings import WordEmbeddings
 from dedos_deploy.threads import usable_threads
 from dedos_deploy.training.balance import word_weights
 from dedos_deploy.training.bank import fill_bank
@@ -23,7 +24,6 @@ from dedos_deploy.training.data import Batch, BatchStream, Share, batches
 from dedos_deploy.training.denoising import DenoisingLearning, LearningSource, save_learning
 from dedos_deploy.training.diffusion.walker import Walker
 from dedos_deploy.training.distributed import Processes, open_processes
-from dedos_deploy.training.embeddings import WordEmbeddings
 from dedos_deploy.training.evaluate import Evaluation, evaluate
 from dedos_deploy.training.failure import DivergedError, failed_path, save_failed_step
 from dedos_deploy.training.interrupts import interruptible

@@ -6,8 +6,8 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from dedos_deploy.bundle._fields import FieldError, load_json
 from dedos_deploy.errors import BadInputError, shown
+from dedos_deploy.fields import FieldError, load_json
 from dedos_deploy.presets import get_preset
 from dedos_deploy.text.templates import prompt_templates
 from dedos_deploy.training.augment import AugmentRecipe, AugmentSettings

@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dedos_deploy.bundle._fields import FieldError, checked, load_json
 from dedos_deploy.errors import BadInputError, shown
+from dedos_deploy.fields import FieldError, checked, load_json
 from dedos_deploy.files import replacing
 from dedos_deploy.model import Dedos
 from dedos_deploy.model.tensor_files import load_strictly, read_metadata, read_tensors

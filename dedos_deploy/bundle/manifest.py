@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Literal, cast
 
-from dedos_deploy import __version__
-from dedos_deploy.bundle._fields import FieldError, checked, load_json
 from dedos_deploy.bundle._names import (
     MANIFEST,
     MAX_FILES,
@@ -21,8 +19,10 @@ from dedos_deploy.bundle._names import (
     vocabulary_file,
 )
 from dedos_deploy.errors import BadBundleError, BadInputError, UnsupportedVersionError, shown
+from dedos_deploy.fields import FieldError, checked, load_json
 from dedos_deploy.presets import Activation, ModelConfig, config_from_dict
 from dedos_deploy.spec import GraphSpec
+from dedos_deploy.version import __version__
 
 FORMAT_VERSION = 1
 """Version of the bundle format that this package writes, and the newest that it reads."""

@@ -270,8 +270,8 @@ def _subjects(args: argparse.Namespace, compared: Sequence[str]) -> list[Subject
 
 def _data(args: argparse.Namespace) -> Callable[[bool | None], EvaluationData]:
     """Return what opens the data, asking for synonyms or not; opened once to see that it is there."""
-    from dedos_deploy.class_files import typed_vocabulary
     from dedos_deploy.evaluation.data import open_data
+    from dedos_deploy.vocabulary import typed_vocabulary
 
     if args.data is None:
         raise BadInputError("no data was named; give --data FOLDER")

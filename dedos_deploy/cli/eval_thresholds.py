@@ -65,10 +65,10 @@ def build_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Calibrate, show, write, and return the exit code."""
     from dedos_deploy.bundle.edit import check_changeable, set_thresholds
-    from dedos_deploy.class_files import typed_vocabulary
     from dedos_deploy.cli.eval import columns_text
     from dedos_deploy.evaluation.calibrate import calibrate_thresholds
     from dedos_deploy.evaluation.thresholds import mean_iou
+    from dedos_deploy.vocabulary import typed_vocabulary
 
     if not args.dry_run:
         check_changeable(args.bundle, args.output, overwrite=args.overwrite)

@@ -134,8 +134,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export and print the report."""
-    from dedos_deploy.class_files import typed_vocabulary
     from dedos_deploy.cli._stages import StageLines
+    from dedos_deploy.vocabulary import typed_vocabulary
 
     options = ExportOptions(
         precision=args.precision,

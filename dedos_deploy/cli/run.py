@@ -342,7 +342,7 @@ def _check_serving(args: argparse.Namespace) -> None:
 
 
 def _vocabulary_of(classes: str | None) -> Vocabulary | None:
-    from dedos_deploy.class_files import typed_vocabulary
+    from dedos_deploy.vocabulary import typed_vocabulary
 
     return None if classes is None else typed_vocabulary(classes)
 

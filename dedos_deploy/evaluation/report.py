@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dedos_deploy import __version__
 from dedos_deploy.errors import SinkError
 from dedos_deploy.evaluation.compare import Comparison, Interval
 from dedos_deploy.evaluation.overlays import Shown
@@ -21,6 +20,7 @@ from dedos_deploy.evaluation.protocols import MESS, mess_means
 from dedos_deploy.evaluation.result import EvaluationResult
 from dedos_deploy.evaluation.tables import Standing, paper_tables
 from dedos_deploy.files import write_atomically
+from dedos_deploy.version import __version__
 
 REPORT_JSON, REPORT_MD, REPORT_HTML = "report.json", "report.md", "report.html"
 

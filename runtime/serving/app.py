@@ -32,10 +32,10 @@ def build_app(hub: Hub, *, words: tuple[str, ...] = ()) -> Any:
         require(module, extra="serve", purpose="serving a page")
     from fastapi import FastAPI
 
-    from dedos_deploy import __version__
     from dedos_deploy.runtime.serving.answers import Work, add_refusals
     from dedos_deploy.runtime.serving.camera_routes import camera_routes
     from dedos_deploy.runtime.serving.routes import page_routes, picture_routes, state_routes
+    from dedos_deploy.version import __version__
 
     app = FastAPI(
         title="DEDOS Deploy",

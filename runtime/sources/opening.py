@@ -14,7 +14,7 @@ from dedos_deploy.runtime.sources.contract import Source
 from dedos_deploy.runtime.uri import network_scheme, redact
 
 if TYPE_CHECKING:
-    from dedos_deploy.runtime.flow import Reconnect
+    from dedos_deploy.runtime.flow.feed_options import Reconnect
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _CAMERA = re.compile(r"(?:camera:)?(\d+)(?:\?(.*))?|(/dev/video\d+)(?:\?(.*))?")
@@ -54,7 +54,7 @@ def open_source(uri: str, *, reconnect: Reconnect | None = None) -> Source:
 
 def reconnect_of(uri: str) -> Reconnect:
     """Return how a live source is opened again where nobody says otherwise."""
-    from dedos_deploy.runtime.flow import Reconnect
+    from dedos_deploy.runtime.flow.feed_options import Reconnect
 
     return Reconnect() if network_scheme(uri) else Reconnect(attempts=5, longest_s=5.0)
 

@@ -21,7 +21,7 @@ sys.path += [str(Path(__file__).parents[1] / "runtime")]
 import tiny_bundle  # noqa: E402
 from tiny_bundle import stripes, write_tiny_bundle  # noqa: E402
 
-from dedos_deploy.class_files import MOST_BYTES, typed_vocabulary, vocabulary_from_file  # noqa: E402
+from dedos_deploy.class_files import MOST_BYTES  # noqa: E402
 from dedos_deploy.cli import eval as eval_cli  # noqa: E402
 from dedos_deploy.cli import export, run  # noqa: E402
 from dedos_deploy.errors import BadInputError, UnfinishedError  # noqa: E402
@@ -34,6 +34,8 @@ from dedos_deploy.vocabulary import (  # noqa: E402
     _canonical,
     canonical_word,
     parse_vocabulary,
+    typed_vocabulary,
+    vocabulary_from_file,
 )
 
 SECRET = "hunter2"

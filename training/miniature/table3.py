@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dedos_deploy.files import write_atomically
 from dedos_deploy.model import Dedos
+from dedos_deploy.model.embeddings import WordEmbeddings
 from dedos_deploy.model.proxy_queries import BankFill
 from dedos_deploy.model.refinement import Refinement
 from dedos_deploy.training.bank import Denoiser
@@ -28,7 +29,6 @@ from dedos_deploy.training.calibration import (
     run_diffusion,
 )
 from dedos_deploy.training.components import COMPONENTS, Component
-from dedos_deploy.training.embeddings import WordEmbeddings
 from dedos_deploy.training.evaluate import Evaluation, Queries, evaluate, network_input
 from dedos_deploy.training.folders import LabelFolder, open_folder, read_pair
 from dedos_deploy.training.loop import Trainer

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import onnx
@@ -28,8 +27,7 @@ from onnx import TensorProto, helper, numpy_helper
 from dedos_deploy.calib.sites import Site, SiteKind, find_sites
 from dedos_deploy.calib.wiring import Wiring, remove_unused
 from dedos_deploy.errors import BadInputError
-
-Target = Literal["cpu", "rtx", "trt", "cuda"]
+from dedos_deploy.spec import Target
 
 LEVELS = 127
 HALF_OPSET = 19

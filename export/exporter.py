@@ -28,7 +28,7 @@ from dedos_deploy.export.fuse_attention import fuse_attention
 from dedos_deploy.export.graph import check_ops, image_graph, save_graph
 from dedos_deploy.export.int8 import FloatGraphs, Int8Graph, Int8Report, calibration_of, int8_graph
 from dedos_deploy.export.int8_labels import label_measure, open_labels
-from dedos_deploy.export.options import ExportOptions, Precision
+from dedos_deploy.export.options import ExportOptions
 from dedos_deploy.export.parity import ParityReport, check_parity, measure_parity, parity_cases
 from dedos_deploy.export.precision import PrecisionReport, check_precision
 from dedos_deploy.export.progress import Progress, Quiet, Stages
@@ -38,11 +38,11 @@ from dedos_deploy.export.text_tower import TextParity, check_text_tower, save_te
 from dedos_deploy.export.weights import TrainedModel, WeightsSource
 from dedos_deploy.files import sha256_of_file
 from dedos_deploy.model import FrozenDedos, freeze
-from dedos_deploy.model.blocks import Precision as FloatPrecision
+from dedos_deploy.model.blocks import Arithmetic
 from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
 from dedos_deploy.runtime.slots import Encode
 from dedos_deploy.scenes import KINDS, render_image
-from dedos_deploy.spec import GraphSpec
+from dedos_deploy.spec import GraphSpec, Precision
 from dedos_deploy.text import TEMPLATES, TextEncoder, Tokenizer, TowerFiles, write_tokenizer_json
 from dedos_deploy.version import __version__
 from dedos_deploy.vocabulary import canonical_word
@@ -250,7 +250,7 @@ class _Export:
         precision = self.options.precision
         return self._graph(trained, spec, "fp32" if precision == "int8" else precision)
 
-    def _graph(self, trained: TrainedModel, spec: GraphSpec, kind: FloatPrecision) -> _Graph:
+    def _graph(self, trained: TrainedModel, spec: GraphSpec, kind: Arithmetic) -> _Graph:
         target = self.options.target
         frozen = freeze(
             trained.model,

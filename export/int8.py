@@ -30,12 +30,11 @@ from dedos_deploy.calib.table import (
 from dedos_deploy.calib.verdict import Accuracy, SideBySide, Verdict, judge, side_by_side
 from dedos_deploy.export.graph import save_graph
 from dedos_deploy.export.int8_labels import PLAN_IMAGES, LabelMeasure
-from dedos_deploy.export.options import Target
 from dedos_deploy.export.progress import Progress
 from dedos_deploy.model import FrozenDedos
 from dedos_deploy.runtime.engines.agreement import label_agreement
 from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
-from dedos_deploy.spec import MIN_AGREEMENT, GraphSpec
+from dedos_deploy.spec import MIN_AGREEMENT, GraphSpec, Target
 
 CHECKED_OF = 8
 """Every so-many-th frame checks what the others calibrated."""

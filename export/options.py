@@ -8,15 +8,12 @@ from typing import Literal, get_args
 
 from dedos_deploy.calib.options import Int8Options
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.spec import PRECISIONS, TARGETS, Precision, Target
 from dedos_deploy.text.templates import TEMPLATES
 from dedos_deploy.vocabulary import Vocabulary
 
-Precision = Literal["fp32", "fp16", "int8"]
-Target = Literal["cpu", "rtx", "trt", "cuda"]
 Storage = Literal["full", "half"]
 
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-TARGETS: tuple[Target, ...] = get_args(Target)
 STORAGES: tuple[Storage, ...] = get_args(Storage)
 RTX_CAPABILITIES = ("8.6", "8.9", "12.0")
 """RTX 30, 40 and 50. Turing, 7.5, is not among them: TensorRT for RTX has no float32 matrix product

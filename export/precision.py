@@ -13,7 +13,7 @@ import onnx
 
 from dedos_deploy.errors import EngineError
 from dedos_deploy.export.graph import all_nodes
-from dedos_deploy.export.options import Precision
+from dedos_deploy.spec import Precision
 
 ISLAND_OPS = frozenset(
     {

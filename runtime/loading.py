@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 from dedos_deploy.errors import BadBundleError, BadInputError
 from dedos_deploy.runtime.slots import Encode, Rows, Thresholds
+from dedos_deploy.spec import BACKGROUNDS
 from dedos_deploy.text.templates import prompt_templates
 
 if TYPE_CHECKING:
     from dedos_deploy.bundle import Bundle
-
-BACKGROUNDS = ("none", "threshold", "negatives")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,13 +28,13 @@ from dedos_deploy.runtime.slots import (
     check_slots,
     spare_slots,
 )
+from dedos_deploy.spec import Background
 from dedos_deploy.text.negatives import close_similarity, negatives
 from dedos_deploy.vocabulary import Vocabulary, parse_vocabulary
 
 if TYPE_CHECKING:
     from dedos_deploy.bundle import Bundle
 
-Background = Literal["none", "threshold", "negatives"]
 Classes = str | os.PathLike[str] | Sequence[str] | Vocabulary
 BaseVocabulary = tuple[Sequence[str], Rows]
 
@@ -254,7 +254,7 @@ class Segmenter(SegmenterView, Closing):
         bundle: a folder, a `.dedos` file, "demo" for the embedded one, or an open Bundle, which
         stays open; classes: as `parse_vocabulary` takes them (a string is a list of words, a
         `pathlib.Path` names a file), or a Vocabulary;
-        engine: what to run on, one of `dedos_deploy.runtime.engine.ENGINES`;
+        engine: what to run on, one of `dedos_deploy.spec.ENGINES`;
         background: `threshold` leaves a pixel unlabelled when its best class scores below that
         class's threshold; `negatives` also lets words of the bundle's base vocabulary compete,
         and leaves unlabelled what they win; `none` labels every pixel with its best class;

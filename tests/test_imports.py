@@ -264,6 +264,26 @@ def test_a_room_is_no_package_of_its_own(room: str) -> None:
     assert f"ImportError: import dedos_deploy.{room};" in done.stderr
 
 
+def test_what_a_bundle_is_made_for_is_named_once() -> None:
+    names = {"Target", "Precision", "Background", "TARGETS", "PRECISIONS", "BACKGROUNDS", "ENGINES"}
+    declared = [
+        (module, target.id)
+        for module, path in SOURCES.items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for target in (*getattr(node, "targets", ()), getattr(node, "target", None))
+        if isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(target, ast.Name)
+    ]
+    found = {(module, name) for module, name in declared if name in names}
+    assert found == {("dedos_deploy.spec", name) for name in names}
+
+
+def test_every_name_of_an_engine_opens_one() -> None:
+    from dedos_deploy.runtime.engines import opening
+    from dedos_deploy.spec import ENGINES, TARGETS
+
+    assert set(opening._OPEN) == set(ENGINES) == set(TARGETS)
+
+
 def test_the_version_is_the_same_everywhere() -> None:
     import dedos_deploy
 

@@ -33,7 +33,7 @@ MOST_COMPARED_WORDS = 64
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """bundles: paths or "demo"; engine: one of ENGINES, for all of them; slots, sizes: what is
+    """bundles: paths or "demo"; engine: one of `spec.ENGINES`, for all of them; slots, sizes: what is
     varied; frames: timed ones per combination; threads, gpu: as of the engine."""
 
     bundles: Sequence[str]

@@ -21,14 +21,11 @@ from dedos_deploy.bundle._names import (
 from dedos_deploy.errors import BadBundleError, BadInputError, UnsupportedVersionError, shown
 from dedos_deploy.fields import FieldError, checked, load_json
 from dedos_deploy.presets import Activation, ModelConfig, config_from_dict
-from dedos_deploy.spec import GraphSpec
+from dedos_deploy.spec import PRECISIONS, GraphSpec, Target
 from dedos_deploy.version import __version__
 
 FORMAT_VERSION = 1
 """Version of the bundle format that this package writes, and the newest that it reads."""
-
-Target = Literal["cpu", "rtx", "trt", "cuda"]
-PRECISIONS = ("fp32", "fp16", "int8")
 
 MAX_TEMPLATES = 256
 """Prompt templates of a bundle; every new word runs the text tower once for each. CLIP's own are 80."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dedos_deploy.cli._main import EXIT_OK, run_verb, size_hw
 from dedos_deploy.cli._progress import ProgressLine
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.spec import BACKGROUNDS
 
 if TYPE_CHECKING:
     from dedos_deploy.evaluation.batch import Keeping
@@ -140,7 +141,7 @@ def _add_text(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--background",
-        choices=("none", "threshold", "negatives"),
+        choices=BACKGROUNDS,
         default="none",
         help="what may leave a pixel unlabelled, which counts as wrong (default: none)",
     )

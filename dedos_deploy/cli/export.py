@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from dedos_deploy.calib.options import ESTIMATORS, Int8Options
 from dedos_deploy.cli._main import run_command, size_hw
 from dedos_deploy.errors import BadInputError, require
-from dedos_deploy.export.options import PRECISIONS, STORAGES, TARGETS, ExportOptions
+from dedos_deploy.export.options import STORAGES, ExportOptions
 from dedos_deploy.presets import PRESETS
+from dedos_deploy.spec import PRECISIONS, TARGETS
 from dedos_deploy.text.templates import TEMPLATES
 
 if TYPE_CHECKING:

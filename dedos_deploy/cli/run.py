@@ -16,6 +16,7 @@ from dedos_deploy.cli._main import (
     run_command,
 )
 from dedos_deploy.errors import BadInputError, DedosError
+from dedos_deploy.spec import BACKGROUNDS, TYPED_TARGETS
 
 if TYPE_CHECKING:
     from dedos_deploy.bundle import Bundle
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SLOW_ENGINES = ("trt", "rtx")
 
 DESCRIPTION = """\
 Label a camera, stream, video or set of images by class names that you choose.
@@ -109,7 +109,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--background",
-        choices=("threshold", "negatives", "none"),
+        choices=BACKGROUNDS,
         default="threshold",
         help="what stays unlabelled: pixels scoring below the threshold of their best class "
         "(default), also pixels that look more like another word of the bundle's base vocabulary, "
@@ -371,7 +371,7 @@ def _load(args: argparse.Namespace, bundle: Bundle, vocabulary: Vocabulary) -> S
     from dedos_deploy.runtime import Segmenter
 
     # Building an engine may take minutes; the others load in seconds and need no line.
-    lines = StageLines() if args.engine in SLOW_ENGINES and not args.quiet else None
+    lines = StageLines() if args.engine in TYPED_TARGETS and not args.quiet else None
     if lines is not None:
         lines.begin(1, 1, f"preparing the {args.engine} engine")
     ready = False

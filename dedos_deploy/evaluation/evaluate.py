@@ -33,7 +33,7 @@ from dedos_deploy.vocabulary import Vocabulary, parse_vocabulary
 
 if TYPE_CHECKING:
     from dedos_deploy.bundle import Bundle
-    from dedos_deploy.runtime.segmenter import Background
+    from dedos_deploy.spec import Background
 
 Progress = Callable[[int, int], None]
 Classes = str | os.PathLike[str] | Sequence[str] | Vocabulary

@@ -19,7 +19,7 @@ from dedos_deploy.files import read_regular
 from dedos_deploy.vocabulary import Entry, Vocabulary, canonical_word
 
 if TYPE_CHECKING:
-    from dedos_deploy.runtime.segmenter import Background
+    from dedos_deploy.spec import Background
 
 Kind = Literal["bundle", "checkpoint", "net"]
 

@@ -13,9 +13,9 @@ from dedos_deploy.errors import BadInputError, require
 from dedos_deploy.files import sha256_of_file
 from dedos_deploy.runtime.engines.contract import Engine
 from dedos_deploy.runtime.engines.tensors import Tensors, check_inputs
-from dedos_deploy.runtime.segmenter import Background, Segmenter
+from dedos_deploy.runtime.segmenter import Segmenter
 from dedos_deploy.runtime.slots import Thresholds
-from dedos_deploy.spec import GraphSpec
+from dedos_deploy.spec import Background, GraphSpec
 from dedos_deploy.text.templates import prompt_templates
 from dedos_deploy.threads import usable_threads
 from dedos_deploy.vocabulary import Vocabulary

@@ -165,4 +165,4 @@ def sine_position(size_hw: tuple[int, int], width: int, *, like: Tensor) -> Tens
     return torch.cat([grid_y, grid_x], dim=-1).reshape(1, height * wide, width).to(like.dtype)
 
 
-Precision = Literal["fp32", "fp16"]
+Arithmetic = Literal["fp32", "fp16"]

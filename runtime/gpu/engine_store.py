@@ -25,15 +25,12 @@ from dedos_deploy.runtime.gpu.engine_key import EngineKey, platform_name
 from dedos_deploy.runtime.gpu.flavours import FLAVOURS, Flavour, known_problems, version_of
 from dedos_deploy.runtime.gpu.memory import LOW_WORKSPACE, available_bytes, build_memory
 from dedos_deploy.runtime.gpu.tensorrt_engine import TensorRtEngine
-from dedos_deploy.spec import SLOT_BUCKETS
+from dedos_deploy.spec import SLOT_BUCKETS, TYPED_TARGETS
 
 if TYPE_CHECKING:
     from dedos_deploy.bundle import Bundle
 
 _LOG = logging.getLogger(__name__)
-
-TYPED_TARGETS = ("trt", "rtx")
-"""Targets of bundles whose graph TensorRT reads."""
 
 Progress = Callable[[str], None]
 

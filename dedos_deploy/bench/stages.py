@@ -1,4 +1,4 @@
-"""Stages of a frame, measured for several bundles side by side: their labels are compared first."""
+"""Parts of a frame's time, for several bundles side by side: their labels are compared first."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ class BenchOptions:
 
 
 @dataclass(frozen=True)
-class StageRow:
+class BenchRow:
     """One combination.
 
-    ms: p50, p90 and p99 in milliseconds per stage, `total` being wall time from frame to label map;
+    ms: p50, p90 and p99 in milliseconds per part of PARTS, `total` being wall time from frame to label map;
     jitter: p99 / p50 of the total; fps: frames per second, one after the other; joules: per frame,
     None where nothing tells; of_matmul: part of the measured ceiling that the engine reaches, None
     where the multiply-accumulates are not known; process_mb: peak of this process, all bundles open;
@@ -84,7 +84,7 @@ class BenchReport:
     """rows: all combinations; agreement: part of pixels to which a bundle gives the label that the
     first one gives; facts: machine and versions."""
 
-    rows: tuple[StageRow, ...]
+    rows: tuple[BenchRow, ...]
     agreement: dict[str, float]
     ceilings: Ceilings | None
     energy: str | None
@@ -109,7 +109,7 @@ def run_bench(
             gpu_ceilings(options.gpu) if gpu else cpu_ceilings(usable_threads(options.threads))
         )
         meter = open_meter(gpu=gpu, index=options.gpu)
-        rows: list[StageRow] = []
+        rows: list[BenchRow] = []
         for size in options.sizes:
             for slots in options.slots:
                 note(f"frames of {size[0]}x{size[1]}, K={slots}")
@@ -177,14 +177,14 @@ class _Subject:
         }
 
     def run(self, frame: NDArray[np.uint8]) -> dict[str, float]:
-        """Label a frame, or run a batch; milliseconds per stage."""
+        """Label a frame, or run a batch; milliseconds per part."""
         started = time.perf_counter()
         if self.segmenter is not None:
-            stages = dict(self.segmenter.segment(frame).latency_ms)
+            parts = dict(self.segmenter.segment(frame).latency_ms)
         else:
             self.engine.infer(self._inputs)
-            stages = {"engine": 1e3 * (time.perf_counter() - started)}
-        return stages | {"total": 1e3 * (time.perf_counter() - started)}
+            parts = {"engine": 1e3 * (time.perf_counter() - started)}
+        return parts | {"total": 1e3 * (time.perf_counter() - started)}
 
     def agreement(self, other: _Subject) -> float:
         """Part of pixels of embedded scenes with the label of `other`, under its own words."""
@@ -248,7 +248,7 @@ def _measure(
     size: tuple[int, int],
     frames: int,
     meter: Any,
-) -> list[StageRow]:
+) -> list[BenchRow]:
     rng = np.random.default_rng(1)
     pictures = [rng.integers(0, 256, (*size, 3), np.uint8) for _ in range(4)]
     runs: dict[str, list[dict[str, float]]] = {subject.name: [] for subject in subjects}
@@ -274,11 +274,11 @@ def _row(
     size: tuple[int, int],
     runs: Sequence[dict[str, float]],
     joules: float | None,
-) -> StageRow:
+) -> BenchRow:
     parts = [part for part in PARTS if part in runs[0]]
     ms = {part: percentiles([run[part] for run in runs]) for part in parts}
     total = ms["total"]
-    return StageRow(
+    return BenchRow(
         bundle=subject.name,
         preset=subject.bundle.manifest.preset,
         precision=subject.bundle.manifest.precision.get("image", "unknown"),
@@ -297,7 +297,7 @@ def _row(
     )
 
 
-def _beside_ceiling(row: StageRow, subject: _Subject, ceilings: Ceilings | None) -> StageRow:
+def _beside_ceiling(row: BenchRow, subject: _Subject, ceilings: Ceilings | None) -> BenchRow:
     macs = subject.macs(row.slots) if ceilings is not None else None
     if macs is None or ceilings is None:
         return row
@@ -311,8 +311,8 @@ def percentiles(values: Sequence[float]) -> dict[str, float]:
     >>> percentiles([1.0, 2.0, 3.0])["p50"]
     2.0
     """
-    found = np.percentile(values, [50, 90, 99])
-    return dict(zip(("p50", "p90", "p99"), map(float, found), strict=True))
+    three = np.percentile(values, [50, 90, 99])
+    return dict(zip(("p50", "p90", "p99"), map(float, three), strict=True))
 
 
 def _scenes() -> list[NDArray[np.uint8]]:
@@ -338,10 +338,7 @@ def markdown(report: BenchReport) -> str:
         "|" + "---|" * 17,
     ]
     for row in report.rows:
-        stages = [
-            f"{row.ms[part]['p50']:.2f}" if part in row.ms else "-"
-            for part in ("pre", "engine", "post")
-        ]
+        parts = [f"{row.ms[part]['p50']:.2f}" if part in row.ms else "-" for part in PARTS[:-1]]
         total = [f"{row.ms['total'][name]:.2f}" for name in ("p50", "p90", "p99")]
         lines.append(
             "| "
@@ -352,7 +349,7 @@ def markdown(report: BenchReport) -> str:
                     str(row.batch),
                     str(row.slots),
                     f"{row.frame_hw[0]}x{row.frame_hw[1]}" if row.batch == 1 else "-",
-                    *stages,
+                    *parts,
                     *total,
                     f"{row.fps:.1f}",
                     "-" if row.joules is None else f"{row.joules:.3f}",

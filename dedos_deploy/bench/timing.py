@@ -85,9 +85,9 @@ def time_frames(
             for _ in range(1 + frames):
                 frame = rng.integers(0, 256, (*frame_hw, 3), dtype=np.uint8)
                 cpu, wall = time.process_time(), time.perf_counter()
-                stages = segmenter.segment(frame).latency_ms
+                parts = segmenter.segment(frame).latency_ms
                 cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-                runs.append((cpu / threads, wall, stages["pre"], stages["engine"], stages["post"]))
+                runs.append((cpu / threads, wall, parts["pre"], parts["engine"], parts["post"]))
         cpu_s, wall_s, pre_ms, engine_ms, post_ms = (
             statistics.median(column) for column in zip(*runs[1:], strict=True)
         )

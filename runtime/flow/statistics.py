@@ -28,7 +28,7 @@ class Statistics:
     frames: results delivered; duration_s: from the start of the run to the last of them;
     fps: frames / duration_s; fps_now: over the last WINDOW results; drops: frames lost, by cause;
     latency_p50_ms, latency_p99_ms: frame to label map, over the last WINDOW results; stage_ms:
-    mean of each stage over them; age_p50_ms, age_p99_ms: capture to delivery over them;
+    mean of each part of it over them; age_p50_ms, age_p99_ms: capture to delivery over them;
     coverage: mean fraction of the pixels per class over all frames; unlabelled: likewise without
     a class; outcome: `running`, `end` of the source, `stopped` on request, or `max_frames`.
     """
@@ -88,7 +88,7 @@ class Meter:
             duration_s = self._last_s - self._started_s
             window_s = self._times_s[-1] - self._times_s[0] if self._times_s else 0.0
             totals = [sum(latency.values()) for latency in self._latencies]
-            stages = {
+            parts_ms = {
                 name: float(np.mean([latency[name] for latency in self._latencies]))
                 for name in (self._latencies[-1] if self._latencies else ())
             }
@@ -101,7 +101,7 @@ class Meter:
                 drops=dict(drops),
                 latency_p50_ms=_percentile(totals, 50),
                 latency_p99_ms=_percentile(totals, 99),
-                stage_ms=stages,
+                stage_ms=parts_ms,
                 age_p50_ms=_percentile(self._ages_ms, 50),
                 age_p99_ms=_percentile(self._ages_ms, 99),
                 coverage=coverage,

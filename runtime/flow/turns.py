@@ -12,8 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dedos_deploy.runtime.flow.feed import JOIN_S as FEED_JOIN_S
-from dedos_deploy.runtime.flow.feed import Feed
+from dedos_deploy.runtime.flow.feed import FEED_JOIN_S, Feed
 from dedos_deploy.runtime.flow.feed_options import FeedOptions
 from dedos_deploy.runtime.flow.lanes import Lane, SinkLane
 from dedos_deploy.runtime.flow.report import CameraReport
@@ -36,8 +35,8 @@ TRY_AGAIN_S = 1.0
 """After so long without a frame that was in time, one is labelled to see how long the engine takes now."""
 
 
-class Labeller(Protocol):
-    """The part of Segmenter that a run uses."""
+class AnySegmenter(Protocol):
+    """What a run labels frames with: a Segmenter, a view of one, or what stands in for it."""
 
     def segment(
         self, frame_bgr: NDArray[np.uint8], *, timestamp_s: float | None = None
@@ -57,7 +56,7 @@ class Camera:
 
     name: str
     open_it: Callable[[], Source]
-    segmenter: Labeller
+    segmenter: AnySegmenter
     sinks: Sequence[Sink] = ()
     live: bool = True
     max_latency_s: float | None = None

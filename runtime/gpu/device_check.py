@@ -75,9 +75,9 @@ def check_on_device(
                 "text": rows,
                 "valid": np.ones(len(rows), np.float32),
             }
-            found = engine.infer(inputs)["scores"].astype(np.float32)
-            wanted = reference(inputs)["scores"].astype(np.float32)
-            for row, (mine, theirs) in enumerate(zip(found, wanted, strict=True)):
+            actual = engine.infer(inputs)["scores"].astype(np.float32)
+            expected = reference(inputs)["scores"].astype(np.float32)
+            for row, (mine, theirs) in enumerate(zip(actual, expected, strict=True)):
                 case = f"K={len(rows)}, frame {index}, image {row} of the batch"
                 finite = finite and bool(np.isfinite(mine).all())
                 agreement = label_agreement(theirs, mine, FRAME_HW)

@@ -14,6 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.picture_sizes import MOST_PIXELS
 from dedos_deploy.runtime.gpu.cuda import (
     Cuda,
     DeviceBuffer,
@@ -33,7 +34,6 @@ LEADER_BYTES = 16
 MOST_CELLS = 65536
 """Ids that are counted: every class id of a session and one for unlabelled pixels."""
 
-MOST_PIXELS = 2**28
 _NOT_BROKEN = 2**64 - 1
 
 

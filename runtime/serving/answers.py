@@ -16,7 +16,7 @@ from dedos_deploy.errors import BadInputError, DedosError, SinkError, Unfinished
 from dedos_deploy.runtime.serving.hub import Hub
 
 MOST_WORDS_LENGTH = 20_000
-MOST_WORK = 4
+MOST_HEAVY = 4
 KNOWN: dict[int | str, dict[str, Any]] = {
     400: {"description": "no valid JSON, or a refused header"},
     404: {"description": "no such camera"},
@@ -28,11 +28,11 @@ STATUS = ((UnfinishedError, 503), (BadInputError, 422), (SinkError, 507))
 WordList = Annotated[str, Field(min_length=1, max_length=MOST_WORDS_LENGTH)]
 
 
-class Work:
+class HeavyRequests:
     """Requests that encode words or label pictures; more than a few at once are refused, so that
     those who only look always find a thread."""
 
-    def __init__(self, most: int = MOST_WORK) -> None:
+    def __init__(self, most: int = MOST_HEAVY) -> None:
         self._places = threading.BoundedSemaphore(most)
 
     @contextlib.contextmanager
@@ -61,7 +61,7 @@ def add_refusals(app: FastAPI) -> None:
 
     @app.exception_handler(DedosError)
     def refuse(request: Request, error: DedosError) -> JSONResponse:
-        status = next((found for kind, found in STATUS if isinstance(error, kind)), 500)
+        status = next((code for kind, code in STATUS if isinstance(error, kind)), 500)
         return JSONResponse({"detail": str(error)}, status)
 
     @app.exception_handler(RequestValidationError)

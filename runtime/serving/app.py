@@ -18,7 +18,7 @@ from dedos_deploy.runtime.serving.repeats import SPAN_S, Repeats
 ACCEPTED_AT_ONCE = 16
 """Connections between two rounds of the loop, so that those which are there are heard first."""
 START_S = 10.0
-STOP_S = 3.0
+SERVER_STOP_S = 3.0
 
 log = logging.getLogger(__package__)
 
@@ -32,7 +32,7 @@ def build_app(hub: Hub, *, words: tuple[str, ...] = ()) -> Any:
         require(module, extra="serve", purpose="serving a page")
     from fastapi import FastAPI
 
-    from dedos_deploy.runtime.serving.answers import Work, add_refusals
+    from dedos_deploy.runtime.serving.answers import HeavyRequests, add_refusals
     from dedos_deploy.runtime.serving.camera_routes import camera_routes
     from dedos_deploy.runtime.serving.routes import page_routes, picture_routes, state_routes
     from dedos_deploy.version import __version__
@@ -46,11 +46,11 @@ def build_app(hub: Hub, *, words: tuple[str, ...] = ()) -> Any:
         redoc_url=None,
     )
     add_refusals(app)
-    work = Work()
+    heavy = HeavyRequests()
     for router in (
         state_routes(hub, words),
-        camera_routes(hub, work),
-        picture_routes(hub, work),
+        camera_routes(hub, heavy),
+        picture_routes(hub, heavy),
         page_routes(),
     ):
         app.include_router(router)
@@ -119,7 +119,7 @@ class Server(Closing):
         """Stop; may be called twice."""
         self._server.should_exit = True
         if self._thread.ident is not None:
-            self._thread.join(STOP_S)
+            self._thread.join(SERVER_STOP_S)
         for listener in self._listeners:
             listener.close()
 

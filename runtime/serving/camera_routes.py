@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, HTTPException, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from dedos_deploy.runtime.serving.answers import KNOWN, WordList, Work, known_camera
+from dedos_deploy.runtime.serving.answers import KNOWN, HeavyRequests, WordList, known_camera
 from dedos_deploy.runtime.serving.hub import DEFAULT_OPACITY, Hub
 from dedos_deploy.runtime.serving.recordings import Recorded
 from dedos_deploy.runtime.serving.streams import StreamResponse, Watchers
@@ -43,31 +43,31 @@ class Recording(BaseModel):
     frames: int = Field(description="in the file")
 
 
-class Vocabulary(BaseModel):
+class VocabularyVersion(BaseModel):
     """The version that the next frame will carry."""
 
     version: int
 
 
-def camera_routes(hub: Hub, work: Work) -> APIRouter:
+def camera_routes(hub: Hub, heavy: HeavyRequests) -> APIRouter:
     """Return the routes under /api/cameras/{name}."""
     router = APIRouter(prefix="/api/cameras/{name}", responses=KNOWN)
-    _add_words(router, hub, work)
+    _add_words(router, hub, heavy)
     _add_recordings(router, hub)
     _add_pictures(router, hub)
     return router
 
 
-def _add_words(router: APIRouter, hub: Hub, work: Work) -> None:
+def _add_words(router: APIRouter, hub: Hub, heavy: HeavyRequests) -> None:
     @router.get("/classes", summary="Words of a camera")
     def classes(name: str) -> dict[str, Any]:
         return hub.classes(known_camera(hub, name))
 
     @router.put("/classes", summary="Replace a camera's words")
-    def set_classes(name: str, body: Words) -> Vocabulary:
+    def set_classes(name: str, body: Words) -> VocabularyVersion:
         known_camera(hub, name)
-        with work.place():
-            return Vocabulary(version=hub.set_classes(name, body.classes))
+        with heavy.place():
+            return VocabularyVersion(version=hub.set_classes(name, body.classes))
 
     @router.put(
         "/classes/{class_id}/colour",
@@ -100,10 +100,10 @@ def _add_pictures(router: APIRouter, hub: Hub) -> None:
         summary="The newest frame with its labels",
     )
     def snapshot(name: str, opacity: Opacity = DEFAULT_OPACITY) -> Response:
-        found = hub.jpeg(known_camera(hub, name), opacity=opacity)
-        if found is None:
+        newest = hub.jpeg(known_camera(hub, name), opacity=opacity)
+        if newest is None:
             raise HTTPException(503, f"camera {name!r} has no frame yet; ask again")
-        return Response(found[1], media_type="image/jpeg")
+        return Response(newest[1], media_type="image/jpeg")
 
     @router.get("/stream", response_class=Response, include_in_schema=False)
     async def stream(name: str, opacity: Opacity = DEFAULT_OPACITY) -> Response:

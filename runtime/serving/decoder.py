@@ -26,7 +26,9 @@ from dedos_deploy.runtime.serving._decode_child import (
     TOO_LARGE,
 )
 
-MOST_PIXELS = 4096 * 4096
+MOST_SENT_PIXELS = 4096 * 4096
+"""Of a picture in a request: fewer than of one that this machine has."""
+
 STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 """Of JPEG and PNG; OpenCV would read a dozen more formats."""
 KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "HOME", "LANG")

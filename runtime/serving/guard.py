@@ -158,12 +158,12 @@ _TOO_MANY = 429, "too many requests; ask again in a second"
 
 def _headers_of(scope: Scope) -> dict[bytes, bytes] | None:
     """Return headers by name, cookies joined; None when one that decides something occurs twice."""
-    found: dict[bytes, bytes] = {}
+    headers: dict[bytes, bytes] = {}
     for name, value in scope["headers"]:
-        if name in found and name in ONCE:
+        if name in headers and name in ONCE:
             return None
-        found[name] = found[name] + b"; " + value if name in found else value
-    return found
+        headers[name] = headers[name] + b"; " + value if name in headers else value
+    return headers
 
 
 def _malformed(headers: dict[bytes, bytes]) -> Refusal | None:

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError, nearest
 from dedos_deploy.runtime.flow import CameraReport, Run
-from dedos_deploy.runtime.flow.stages import STALL_S, Work
+from dedos_deploy.runtime.flow.stages import STALL_S, Call
 from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.segmenter import Segmenter, SegmenterView
-from dedos_deploy.runtime.serving.decoder import MOST_PIXELS, PictureDecoder
+from dedos_deploy.runtime.serving.decoder import MOST_SENT_PIXELS, PictureDecoder
 from dedos_deploy.runtime.serving.recordings import Recordings
 from dedos_deploy.runtime.sinks.overlay import tint
 from dedos_deploy.runtime.sinks.palette import class_colour_bgr
@@ -56,7 +56,7 @@ class Hub(Closing):
         """record_to: an existing folder for recordings that are asked for, None to refuse them.
         Raises BadInputError."""
         self.recordings = Recordings(record_to)
-        self._decoder = PictureDecoder(most_pixels=MOST_PIXELS)
+        self._decoder = PictureDecoder(most_pixels=MOST_SENT_PIXELS)
         self._colours: dict[str, dict[str, Colour]] = {name: {} for name in views}
         self._segmenter = segmenter
         self._views = dict(views)
@@ -108,10 +108,10 @@ class Hub(Closing):
     ) -> tuple[int, bytes] | None:
         """Return the number and the overlay of the newest result, None if there is none newer."""
         self.view(name)
-        found = self._latest.get(name)
-        if found is None or found[0] <= newer_than:
+        newest = self._latest.get(name)
+        if newest is None or newest[0] <= newer_than:
             return None
-        count, frame, result = found
+        count, frame, result = newest
         with self._encoding:
             kept = self._encoded.get(name)
             if kept is None or kept[:2] != (count, opacity):
@@ -213,7 +213,7 @@ class Hub(Closing):
         """Return the numbers of all cameras."""
         return [] if self._run is None else self._run.reports()
 
-    def stalled(self) -> list[Work]:
+    def stalled(self) -> list[Call]:
         """Return what is stuck now."""
         return [] if self._run is None else self._run.stages.busy_longer_than(STALL_S)
 

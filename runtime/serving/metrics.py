@@ -11,7 +11,7 @@ from dedos_deploy.runtime.flow.stages import STAGES, STALL_S
 from dedos_deploy.runtime.serving.hub import Hub
 
 
-class FleetCollector:
+class CameraCollector:
     """A collector for prometheus_client."""
 
     def __init__(self, hub: Hub) -> None:
@@ -66,7 +66,7 @@ class FleetCollector:
         stalled = GaugeMetricFamily(
             "dedos_stalled_stages", f"Calls that last for over {STALL_S:g} s now", labels=["stage"]
         )
-        stuck = Counter(work.stage for work in self._hub.stalled())
+        stuck = Counter(call.stage for call in self._hub.stalled())
         for stage in STAGES:
             stalled.add_metric([stage], stuck[stage])
         return [stalled, frames, read, again, drops, state, version, rate, age, latency, coverage]

@@ -11,10 +11,10 @@ from fastapi.responses import PlainTextResponse
 from prometheus_client import CollectorRegistry, generate_latest
 from pydantic import BaseModel, Field
 
-from dedos_deploy.runtime.serving.answers import KNOWN, WordList, Work
+from dedos_deploy.runtime.serving.answers import KNOWN, HeavyRequests, WordList
 from dedos_deploy.runtime.serving.bodies import MAX_BODY
 from dedos_deploy.runtime.serving.hub import Hub
-from dedos_deploy.runtime.serving.metrics import FleetCollector
+from dedos_deploy.runtime.serving.metrics import CameraCollector
 
 MOST_SUGGESTED = 20
 POLICY = (
@@ -43,7 +43,7 @@ def state_routes(hub: Hub, words: tuple[str, ...]) -> APIRouter:
     """Return the routes that only tell; words: to suggest."""
     router = APIRouter()
     registry = CollectorRegistry()
-    registry.register(FleetCollector(hub))
+    registry.register(CameraCollector(hub))
 
     @router.get("/api/state", summary="Numbers and words of all cameras")
     def state() -> dict[str, Any]:
@@ -61,7 +61,7 @@ def state_routes(hub: Hub, words: tuple[str, ...]) -> APIRouter:
     return router
 
 
-def picture_routes(hub: Hub, work: Work) -> APIRouter:
+def picture_routes(hub: Hub, heavy: HeavyRequests) -> APIRouter:
     """Return the route that labels pictures."""
     router = APIRouter()
     refusals: dict[int | str, dict[str, Any]] = {status: KNOWN[status] for status in (400, 422)}
@@ -73,7 +73,7 @@ def picture_routes(hub: Hub, work: Work) -> APIRouter:
     ) -> Labelled:
         import cv2
 
-        with work.place():
+        with heavy.place():
             result = hub.segment_picture(picture, words)
             _, png = cv2.imencode(".png", result.label_map)
         return Labelled(

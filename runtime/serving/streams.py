@@ -80,15 +80,15 @@ class StreamResponse(Response):
         while not gone.done():
             # Cleared before looking, so that what comes while one is painted is not missed.
             arrived.clear()
-            found = await run_in_threadpool(
+            newest = await run_in_threadpool(
                 self._hub.jpeg, self._name, newer_than=seen, opacity=self._opacity
             )
-            if found is None:
+            if newest is None:
                 if await _first_of(arrived, gone):
                     continue
                 body = b"\r\n"
             else:
-                seen, picture = found
+                seen, picture = newest
                 body = _part(picture)
             await send({"type": "http.response.body", "body": body, "more_body": True})
 

@@ -12,7 +12,7 @@ from typing import Any
 from tiny_bundle import BASE_WORDS
 
 from dedos_deploy.runtime import Segmenter
-from dedos_deploy.runtime.flow import Camera, Fleet
+from dedos_deploy.runtime.flow import Camera, Run
 from dedos_deploy.runtime.serving.app import Server
 from dedos_deploy.runtime.serving.guard import Access
 from dedos_deploy.runtime.serving.hub import Hub
@@ -45,7 +45,7 @@ def served(
             Camera(name, lambda: open_test(f"test:bars?fps=50&size={size}"), view)
             for name, view in views.items()
         ]
-        fleet = Fleet(cameras, stop=stop, on_result=hub.on_result)
+        fleet = Run(cameras, stop=stop, on_result=hub.on_result)
         hub.watch(fleet)
         runner = threading.Thread(target=fleet.run)
         runner.start()

@@ -42,17 +42,19 @@ OnProgress = Callable[[int, int], None]
 class CalibrationInputs:
     """What a graph is run on.
 
-    model: FP32 graph with the tensors of `spec`, a file or in memory; frames: uint8 [H0, W0, 3]
-    BGR at the network size; text: float32 [K, D] text embeddings, unit rows, of the vocabulary
-    that the engine will typically see.
-
     Raises BadInputError for frames or text that do not fit `spec`.
     """
 
     model: Path | onnx.ModelProto
+    """FP32 graph with the tensors of `spec`, a file or in memory."""
+
     spec: GraphSpec
     frames: Sequence[Picture]
+    """uint8 [H0, W0, 3] BGR at the network size."""
+
     text: NDArray[np.float32]
+    """float32 [K, D] text embeddings, unit rows, of the vocabulary that the engine will typically
+    see."""
 
     def __post_init__(self) -> None:
         shape = (self.spec.height, self.spec.width, 3)
@@ -78,14 +80,13 @@ class CalibrationInputs:
 
 @dataclass(frozen=True)
 class Resume:
-    """Where an interrupted collection finds what it had.
-
-    table: the file the calibration table will have, the state is kept beside it; key: names the
-    model and whatever else the caller knows to change the activations.
-    """
+    """Where an interrupted collection finds what it had."""
 
     table: Path
+    """The file the calibration table will have, the state is kept beside it."""
+
     key: str
+    """Names the model and whatever else the caller knows to change the activations."""
 
 
 def channel_maxima(

@@ -36,14 +36,13 @@ HALF_OPSET = 19
 
 @dataclass(frozen=True)
 class Scheme:
-    """How the activation of one kind of product is quantized.
-
-    unsigned: uint8 around zero point 128, or from 0 where the tensor is never negative; output:
-    quantize what it makes, too.
-    """
+    """How the activation of one kind of product is quantized."""
 
     unsigned: bool = False
+    """uint8 around zero point 128, or from 0 where the tensor is never negative."""
+
     output: bool = False
+    """Quantize what it makes, too."""
 
 
 _SYMMETRIC = Scheme()
@@ -64,15 +63,13 @@ def scheme(target: Target, kind: SiteKind) -> Scheme:
 
 @dataclass(frozen=True)
 class SiteTensors:
-    """The tensors of one run of a site whose ranges `quantize` may need, for any target.
-
-    result: what a convolution makes, after a ReLU; None for a matrix product, whose result is never
-    quantized.
-    """
+    """The tensors of one run of a site whose ranges `quantize` may need, for any target."""
 
     site: str
     activation: str
     result: str | None
+    """What a convolution makes, after a ReLU; None for a matrix product, whose result is never
+    quantized."""
 
 
 def site_tensors(model: onnx.ModelProto) -> list[SiteTensors]:

@@ -45,31 +45,33 @@ Picture = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class SkippedFrame:
-    """A frame that was looked at and cannot be used.
-
-    name: file, or number of the frame in its source; reason: `constant`, `duplicate` or
-    `unreadable`.
-    """
+    """A frame that was looked at and cannot be used."""
 
     name: str
+    """File, or number of the frame in its source."""
+
     reason: str
+    """`constant`, `duplicate` or `unreadable`."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class CalibrationFrames:
-    """The frames of one calibration.
-
-    frames: uint8 [H0, W0, 3] BGR each, at the network size, in order of time;
-    data_sha256: hash of their pixels, whatever their order; source: where they came from, without
-    credentials; skipped: what was looked at and not usable; warnings: sentences about a source that
-    gave less than it promised.
-    """
+    """The frames of one calibration."""
 
     frames: tuple[Picture, ...]
+    """uint8 [H0, W0, 3] BGR each, at the network size, in order of time."""
+
     data_sha256: str
+    """Hash of their pixels, whatever their order."""
+
     source: str
+    """Where they came from, without credentials."""
+
     skipped: tuple[SkippedFrame, ...] = ()
+    """What was looked at and not usable."""
+
     warnings: tuple[str, ...] = ()
+    """Sentences about a source that gave less than it promised."""
 
     def __repr__(self) -> str:
         return (

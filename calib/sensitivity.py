@@ -54,36 +54,40 @@ Inputs = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class SiteSensitivity:
-    """Damage of quantizing one site alone, see Note [Damage].
-
-    damage: part of the scores' energy; weight, activation: the same if only the weights, or only
-    the activations, were quantized. The two parts may help or hinder each other, so they need not
-    add up to the damage.
-    """
+    """Damage of quantizing one site alone, see Note [Damage]."""
 
     site: str
     damage: float
+    """Part of the scores' energy."""
+
     weight: float
+    """The same if only the weights were quantized."""
+
     activation: float
+    """The same if only the activations were. The two parts may help or hinder each other, so they
+    need not add up to the damage."""
 
 
 @dataclass(frozen=True)
 class Sensitivity:
     """Damage of every site, in the order in which the sites were given.
 
-    together: damage of quantizing all of them at once, to first order; the sum of the sites' damage
-    assumes that their errors do not add up, and this tells how far that holds; signal: mean square
-    of the scores, so that sqrt(damage * signal) is the root mean square change of a score;
-    frames, probes, seed: what was measured with. Each figure has a relative standard error of at
-    most about sqrt(2 / (frames * probes)).
+    Each figure has a relative standard error of at most about sqrt(2 / (frames * probes)).
     """
 
     sites: tuple[SiteSensitivity, ...]
     together: float
+    """Damage of quantizing all of them at once, to first order; the sum of the sites' damage
+    assumes that their errors do not add up, and this tells how far that holds."""
+
     signal: float
+    """Mean square of the scores, so that sqrt(damage * signal) is the root mean square change of a
+    score."""
+
     frames: int
     probes: int
     seed: int
+    """What was measured with."""
 
     def __post_init__(self) -> None:
         if len({item.site for item in self.sites}) != len(self.sites):
@@ -174,11 +178,14 @@ def measure_sensitivity(
 
 @dataclass(frozen=True, eq=False)
 class _Samples:
-    """Of one frame. moves: ⟨J_sᵀ v, part of δ_s⟩, float64 [probes, sites, 2 parts]; energy: sum of
-    squared scores over the `elements` scores of valid slots."""
+    """What the probes saw on one frame."""
 
     moves: NDArray[np.float64]
+    """⟨J_sᵀ v, part of δ_s⟩, float64 [probes, sites, 2 parts]."""
+
     energy: float
+    """Sum of squared scores over the `elements` scores of valid slots."""
+
     elements: int
 
 

@@ -62,17 +62,20 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class GraphSpec:
-    """The four tensors of one exported graph.
-
-    height, width: network size in pixels; batch: fixed number of images per run;
-    text_width: D; score_dtype: dtype of the output.
-    """
+    """The four tensors of one exported graph."""
 
     height: int
     width: int
+    """Network size in pixels."""
+
     text_width: int
+    """D, width of a text embedding."""
+
     batch: int = 1
+    """Fixed number of images per run."""
+
     score_dtype: DType = "float32"
+    """Dtype of the output."""
 
     @property
     def score_hw(self) -> tuple[int, int]:

@@ -60,15 +60,14 @@ def shortened(text: str, limit: int = 60) -> str:
 
 @dataclass(frozen=True)
 class Entry:
-    """One class: its name, other words for it, and its own score threshold.
-
-    synonyms: words that occupy slots of their own and map to the same class id;
-    threshold: lowest score in [0, 1] that labels a pixel, None for the bundle's own.
-    """
+    """One class: its name, other words for it, and its own score threshold."""
 
     name: str
     synonyms: tuple[str, ...] = ()
+    """Words that occupy slots of their own and map to the same class id."""
+
     threshold: float | None = None
+    """Lowest score in [0, 1] that labels a pixel, None for the bundle's own."""
 
     def __post_init__(self) -> None:
         for word in self.words:

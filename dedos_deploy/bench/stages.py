@@ -33,16 +33,24 @@ MOST_COMPARED_WORDS = 64
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """bundles: paths or "demo"; engine: one of `spec.ENGINES`, for all of them; slots, sizes: what is
-    varied; frames: timed ones per combination; threads, gpu: as of the engine."""
+    """What is measured."""
 
     bundles: Sequence[str]
+    """Paths or "demo"."""
+
     engine: str = "cpu"
+    """One of `spec.ENGINES`, for all of them."""
+
     slots: Sequence[int] = (171,)
     sizes: Sequence[tuple[int, int]] = ((720, 1280),)
+    """What is varied."""
+
     frames: int = 50
+    """Timed ones per combination."""
+
     threads: int | None = None
     gpu: int = 0
+    """As of the engine."""
 
     def __post_init__(self) -> None:
         for name, values in (("slots", self.slots), ("frames", [self.frames])):
@@ -53,14 +61,7 @@ class BenchOptions:
 
 @dataclass(frozen=True)
 class BenchRow:
-    """One combination.
-
-    ms: p50, p90 and p99 in milliseconds per part of PARTS, `total` being wall time from frame to label map;
-    jitter: p99 / p50 of the total; fps: frames per second, one after the other; joules: per frame,
-    None where nothing tells; of_matmul: part of the measured ceiling that the engine reaches, None
-    where the multiply-accumulates are not known; process_mb: peak of this process, all bundles open;
-    device_mb: in use on the GPU, other programs included.
-    """
+    """One combination."""
 
     bundle: str
     preset: str
@@ -71,24 +72,43 @@ class BenchRow:
     frame_hw: tuple[int, int]
     frames: int
     ms: dict[str, dict[str, float]]
+    """p50, p90 and p99 in milliseconds per part of PARTS, `total` being wall time from frame to
+    label map."""
+
     jitter: float
+    """p99 / p50 of the total."""
+
     fps: float
+    """Frames per second, one after the other."""
+
     joules: float | None
+    """Per frame, None where nothing tells."""
+
     of_matmul: float | None
+    """Part of the measured ceiling that the engine reaches, None where the multiply-accumulates are
+    not known."""
+
     process_mb: float
+    """Peak of this process, all bundles open."""
+
     device_mb: float | None
+    """In use on the GPU, other programs included."""
 
 
 @dataclass(frozen=True)
 class BenchReport:
-    """rows: all combinations; agreement: part of pixels to which a bundle gives the label that the
-    first one gives; facts: machine and versions."""
+    """What was measured."""
 
     rows: tuple[BenchRow, ...]
+    """All combinations."""
+
     agreement: dict[str, float]
+    """Part of pixels to which a bundle gives the label that the first one gives."""
+
     ceilings: Ceilings | None
     energy: str | None
     facts: dict[str, Any]
+    """Machine and versions."""
 
 
 def run_bench(

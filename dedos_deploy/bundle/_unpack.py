@@ -65,11 +65,16 @@ _ZIP_ERRORS = (
 
 @dataclass(frozen=True)
 class Unpacked:
-    """folder: the verified contents; manifest: theirs; temporary: whether the caller removes it."""
+    """An archive that was unpacked."""
 
     folder: Path
+    """The verified contents."""
+
     manifest: Manifest
+    """Its manifest."""
+
     temporary: bool
+    """Whether the caller removes it."""
 
 
 def unpack(archive_path: Path, *, label: str, hashes: bool) -> Unpacked:
@@ -209,10 +214,12 @@ class _WriteError(Exception):
 
 @dataclass(frozen=True)
 class _Source:
-    """An open archive whose members were checked; members: all but the manifest, read already."""
+    """An open archive whose members were checked."""
 
     archive: zipfile.ZipFile
     members: list[zipfile.ZipInfo]
+    """All but the manifest, read already."""
+
     manifest: bytes
     label: str
 

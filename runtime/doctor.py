@@ -29,16 +29,19 @@ LEAST_DISK = 2 * GIB
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor.
-
-    topic: such as `gpu`; verdict: `ok`, `note` for what is missing and not needed everywhere, `bad`
-    for what is broken; found: what is there; advice: what to do, "" for nothing.
-    """
+    """One line of the doctor."""
 
     topic: str
+    """Such as `gpu`."""
+
     verdict: Verdict
+    """`ok`, `note` for what is missing and not needed everywhere, `bad` for what is broken."""
+
     found: str
+    """What is there."""
+
     advice: str = ""
+    """What to do, "" for nothing."""
 
 
 @dataclass(frozen=True)

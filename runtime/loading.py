@@ -18,17 +18,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BundleParts:
-    """What a Segmenter needs besides the engine.
-
-    base: words and rows [M, D] of the base vocabulary where negatives are wanted, else None;
-    close: releases the bundle if it was opened here.
-    """
+    """What a Segmenter needs besides the engine."""
 
     bundle: Bundle
     encode: Encode
     thresholds: Thresholds
     base: tuple[tuple[str, ...], Rows] | None
+    """Words and rows [M, D] of the base vocabulary where negatives are wanted, else None."""
+
     close: Callable[[], None]
+    """Releases the bundle if it was opened here."""
 
 
 def bundle_parts(

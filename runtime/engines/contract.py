@@ -54,10 +54,13 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """threads: CPU threads, at most one per usable core, None for as many; gpu: index of the GPU;
-    on_progress: called with what is being done while an engine is built or checked, many times a
-    second."""
+    """What an engine is opened with."""
 
     threads: int | None = None
+    """CPU threads, at most one per usable core, None for as many."""
+
     gpu: int = 0
+    """Index of the GPU."""
+
     on_progress: Progress = lambda text: None
+    """Called with what is being done while an engine is built or checked, many times a second."""

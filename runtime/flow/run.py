@@ -39,19 +39,21 @@ Errors = Literal["raise", "count"]
 
 @dataclass(frozen=True)
 class RunOptions:
-    """When a run ends.
-
-    max_results: after so many, None for no such end; errors: `raise` ends it with the first error of a
-    source, the segmenter or the callback, `count` counts them and goes on with the others; sink_errors:
-    `stop` ends it with the first error of a sink, `continue` gives that sink no more results;
-    errors_in_a_row: frames that the engine may fail on, one after the other, before its error ends the
-    run all the same.
-    """
+    """When a run ends."""
 
     max_results: int | None = None
+    """After so many, None for no such end."""
+
     errors: Errors = "count"
+    """`raise` ends it with the first error of a source, the segmenter or the callback, `count`
+    counts them and goes on with the others."""
+
     sink_errors: SinkErrors = "continue"
+    """`stop` ends it with the first error of a sink, `continue` gives that sink no more results."""
+
     errors_in_a_row: int = 10
+    """Frames that the engine may fail on, one after the other, before its error ends the run all
+    the same."""
 
 
 class Run:

@@ -34,20 +34,28 @@ LOOKS_PER_LIMIT = 4
 
 @dataclass(eq=False)
 class Call:
-    """One call of one stage.
-
-    stage: `open` or `read` of a source, `label` of the segmenter, `write` of a sink; subject: the
-    camera or sink; thread: its identity; begun_s: by `time.monotonic()`; frame_id: set once known;
-    parts_ms: durations of what it consisted of, in order; counts: False for a call that gave nothing.
-    """
+    """One call of one stage."""
 
     stage: Stage
+    """`open` or `read` of a source, `label` of the segmenter, `write` of a sink."""
+
     subject: str
+    """The camera or sink."""
+
     thread: int
+    """Its identity."""
+
     begun_s: float
+    """By `time.monotonic()`."""
+
     frame_id: int | None = None
+    """Set once known."""
+
     parts_ms: Mapping[str, float] = field(default_factory=dict)
+    """Durations of what it consisted of, in order."""
+
     counts: bool = True
+    """False for a call that gave nothing."""
 
     def __str__(self) -> str:
         return f"{self.stage} of {self.subject}"

@@ -45,21 +45,27 @@ class AnySegmenter(Protocol):
 
 @dataclass(frozen=True)
 class Camera:
-    """A source with its own vocabulary.
-
-    name: unique; open_it: opens the source, called on its thread and again after a loss;
-    segmenter: labels its frames, `Segmenter.share` gives one per camera on one engine; sinks: take
-    its results, each on a thread of its own, windows excepted; live: False if every frame counts, as
-    of a recording; max_latency_s: frames that would be done later than that after their capture are
-    dropped before the engine runs, None to label all that come.
-    """
+    """A source with its own vocabulary."""
 
     name: str
+    """Unique."""
+
     open_it: Callable[[], Source]
+    """Opens the source, called on its thread and again after a loss."""
+
     segmenter: AnySegmenter
+    """Labels its frames, `Segmenter.share` gives one per camera on one engine."""
+
     sinks: Sequence[Sink] = ()
+    """Take its results, each on a thread of its own, windows excepted."""
+
     live: bool = True
+    """False if every frame counts, as of a recording."""
+
     max_latency_s: float | None = None
+    """Frames that would be done later than that after their capture are dropped before the engine
+    runs, None to label all that come."""
+
     feed: FeedOptions = field(default_factory=FeedOptions)
 
 

@@ -28,26 +28,31 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How to build.
-
-    capabilities: GPUs of a portable engine, empty for the GPU at hand; workspace: most bytes of
-    scratch memory that a layer may take while tactics are tried, None for TensorRT's default (all
-    of the GPU's); low_memory: take no more than what an 8 GB board can give; timing_cache: what an
-    earlier build has measured, b"" for nothing.
-    """
+    """How to build."""
 
     capabilities: tuple[str, ...] = ()
+    """GPUs of a portable engine, empty for the GPU at hand."""
+
     workspace: int | None = None
+    """Most bytes of scratch memory that a layer may take while tactics are tried, None for
+    TensorRT's default (all of the GPU's)."""
+
     low_memory: bool = False
+    """Take no more than what an 8 GB board can give."""
+
     timing_cache: bytes = b""
+    """What an earlier build has measured, b"" for nothing."""
 
 
 @dataclass(frozen=True, eq=False)
 class BuiltEngine:
-    """engine: the serialized engine; timing_cache: to hand to the next build, b"" without one."""
+    """What a build gives."""
 
     engine: bytes
+    """The serialized engine."""
+
     timing_cache: bytes
+    """To hand to the next build, b"" without one."""
 
 
 def build_engine(

@@ -36,14 +36,19 @@ Phase = Literal["head", "body", "answer"]
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Seconds. head_s: until a request's head is complete, also of one that is yet to come; still_s:
-    between two parts of a body; body_s: for a body in all; silent_s: for a peer that reads nothing.
-    """
+    """How long a connection may take for what it has to do, in seconds."""
 
     head_s: float = 5.0
+    """Until a request's head is complete, also of one that is yet to come."""
+
     still_s: float = 5.0
+    """Between two parts of a body."""
+
     body_s: float = 60.0
+    """For a body in all."""
+
     silent_s: float = 10.0
+    """For a peer that reads nothing."""
 
 
 class Connections:

@@ -41,14 +41,20 @@ _CHILD = Path(__file__).with_name("_decode_child.py")
 
 @dataclass(frozen=True)
 class Limits:
-    """workers: processes at most; cpu_s, wall_s: seconds for one picture; start_s: seconds until a
-    process is ready; memory: bytes that decoding may take beyond the libraries."""
+    """What decoding pictures may take."""
 
     workers: int = 2
+    """Processes at most."""
+
     cpu_s: int = 4
     wall_s: float = 10.0
+    """Seconds for one picture."""
+
     start_s: float = 60.0
+    """Seconds until a process is ready."""
+
     memory: int = 512 * 2**20
+    """Bytes that decoding may take beyond the libraries."""
 
 
 class PictureDecoder(Closing):

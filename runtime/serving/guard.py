@@ -42,14 +42,19 @@ Refusal = tuple[int, str]
 
 @dataclass(frozen=True)
 class Access:
-    """host, port: to listen on; token: what every request must show, None on a loopback address;
-    per_second: requests in a second of one address that are answered, with bursts of three times
-    as many."""
+    """Where a server listens, and whom it answers."""
 
     host: str = "127.0.0.1"
+    """Address to listen on."""
+
     port: int = 8080
+    """Port to listen on."""
+
     token: str | None = field(default=None, repr=False)
+    """What every request must show, None on a loopback address."""
+
     per_second: float = 50.0
+    """Requests in a second of one address that are answered, with bursts of three times as many."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:

@@ -33,15 +33,17 @@ _RECORD_HEAD = 1 + 8
 
 @dataclass
 class Contents:
-    """What a recording says that it holds.
-
-    schemas, channels: by id; chunks: where messages are; counts: messages by channel, if said.
-    """
+    """What a recording says that it holds."""
 
     schemas: dict[int, Schema] = field(default_factory=dict)
     channels: dict[int, Channel] = field(default_factory=dict)
+    """By id."""
+
     chunks: list[ChunkIndex] = field(default_factory=list)
+    """Where messages are."""
+
     counts: dict[int, int] | None = None
+    """Messages by channel, if said."""
 
     def with_schema(self, message: Message) -> tuple[Schema | None, Channel, Message]:
         channel = self.channels[message.channel_id]

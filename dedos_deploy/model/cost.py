@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from dedos_deploy.model.build import build_model
 from dedos_deploy.model.dedos import Dedos
 from dedos_deploy.model.freeze import freeze
 from dedos_deploy.presets import ModelConfig
@@ -55,7 +56,7 @@ class ModelCost:
 def model_cost(config: ModelConfig, *, size_hw: tuple[int, int], slots: int) -> ModelCost:
     """Return the cost of `config` at one network size and number of slots K."""
     with torch.device("meta"):
-        model = Dedos(config).eval()
+        model = build_model(config)
         frozen = freeze(model, size_hw=size_hw)
         image = torch.zeros(1, *size_hw, 3, dtype=torch.uint8)
         text = torch.zeros(slots, config.clip.text_width)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from dedos_deploy.model import Dedos
+from dedos_deploy.model.word_embeddings import WordEmbeddings
 from dedos_deploy.training.data import Batch
 from dedos_deploy.training.denoising import DenoisingLearning, Learned
 from dedos_deploy.training.diffusion.walker import Walker
-from dedos_deploy.training.embeddings import WordEmbeddings
 from dedos_deploy.training.losses import Outputs, Totals, count_labels, segmentation_loss
 from dedos_deploy.training.settings import TrainSettings
 

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.model.text_tower import TextTower
+from dedos_deploy.model.word_embeddings import clip_tokenizer
 from dedos_deploy.presets import TextTowerConfig
 from dedos_deploy.text.tokenizer import Tokenizer
-from dedos_deploy.training.embeddings import clip_tokenizer
 from dedos_deploy.training.pretraining import sentence_encoder as encoders
 from dedos_deploy.training.pretraining import text as words
 from dedos_deploy.training.pretraining.scene_words import SYNONYMS, scene_words

@@ -25,10 +25,10 @@ from torch.nn import functional as F
 from dedos_deploy.errors import BadInputError, listed
 from dedos_deploy.files import write_atomically
 from dedos_deploy.model.text_tower import TextTower
+from dedos_deploy.model.word_embeddings import clip_tokenizer
 from dedos_deploy.presets import get_preset
 from dedos_deploy.text.templates import TEMPLATES
 from dedos_deploy.text.tokenizer import Tokenizer
-from dedos_deploy.training.embeddings import clip_tokenizer
 from dedos_deploy.training.pretraining.scene_words import MODIFIERS, scene_words
 from dedos_deploy.training.pretraining.sentence_encoder import (
     Encode,

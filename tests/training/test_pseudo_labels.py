@@ -121,9 +121,9 @@ def test_frames_come_from_videos_and_folders(tmp_path: Path) -> None:
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
-    with pytest.raises(SourceError, match="broken.mp4 cannot be read as a video"):
+    with pytest.raises(SourceError, match="broken.mp4' cannot be opened"):
         list(pseudo.read_frames(broken, step=1))
-    with pytest.raises(SourceError, match="holds no .jpg or .png"):
+    with pytest.raises(SourceError, match="holds no image; image files end in .bmp, .jpeg"):
         list(pseudo.read_frames(tmp_path, step=1))
     with pytest.raises(BadInputError, match="at least 1, received 0"):
         pseudo.read_frames(tmp_path, step=0)

@@ -52,23 +52,25 @@ Frame = NDArray[np.uint8]
 
 @dataclass(frozen=True, eq=False)
 class _Graph:
-    """frozen: the module; model: its graph; kind: its precision; fused: number of attention blocks
-    rewritten."""
+    """The frozen module and its graph."""
 
     frozen: FrozenDedos
     model: onnx.ModelProto
     kind: Precision
+    """Its precision."""
     precision: PrecisionReport
     fused: int
+    """Number of attention blocks rewritten."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Calibration:
-    """labels: what the verdict measures on, None for agreement of labels."""
+    """What INT8 is made from."""
 
     options: Int8Options
     frames: CalibrationFrames
     labels: EvaluationData | None
+    """What the verdict measures on, None for agreement of labels."""
 
 
 def export_bundle(

@@ -51,18 +51,20 @@ Ranges = dict[str, list[tuple[float, float]]]
 
 @dataclass(frozen=True)
 class Int8Report:
-    """How INT8 came about.
-
-    frames, checked, skipped, source: of the calibration data; table_sha256: of the table's key;
-    smoothed: layers whose outliers were moved; sensitivity, plan, verdict: see there.
-    """
+    """How INT8 came about."""
 
     frames: int
+    """Number that calibrated."""
     checked: int
+    """Number that checked what the others calibrated."""
     skipped: str
+    """What was looked at and not usable, in words."""
     source: str
+    """Where the frames came from, without credentials."""
     table_sha256: str
+    """Of the calibration table's key."""
     smoothed: int
+    """Layers whose outliers were moved."""
     sensitivity: Sensitivity
     plan: QuantizationPlan
     verdict: Verdict
@@ -83,30 +85,32 @@ class Int8Report:
 
 @dataclass(frozen=True, eq=False)
 class Int8Graph:
-    """model: the graph for the target; table: what its ranges come from; report: how it came about;
-    checking: the frames that did not calibrate, uint8 [H0, W0, 3]."""
+    """An INT8 graph and what is known of it."""
 
     model: onnx.ModelProto
+    """The graph for the target."""
     table: CalibrationTable
+    """What its ranges come from."""
     report: Int8Report
+    """How it came about."""
     checking: list[Picture]
+    """The frames that did not calibrate, uint8 [H0, W0, 3]."""
 
 
 @dataclass(frozen=True, eq=False)
 class FloatGraphs:
-    """What is quantized.
-
-    frozen: the module, FP32, for gradients; reference: its graph in FP32 for ONNX Runtime, which
-    calibration and comparison run; typed: the graph to quantize for the target, reference itself for
-    the cpu; folder: for files while this lasts.
-    """
+    """What is quantized."""
 
     frozen: FrozenDedos
+    """The module, FP32, for gradients."""
     reference: onnx.ModelProto
+    """The module's graph in FP32 for ONNX Runtime, which calibration and comparison run."""
     typed: onnx.ModelProto
+    """The graph to quantize for the target, reference itself for the cpu."""
     spec: GraphSpec
     target: Target
     folder: Path
+    """For files while this lasts."""
 
 
 def calibration_of(options: Int8Options, spec: GraphSpec) -> CalibrationFrames:

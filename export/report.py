@@ -15,23 +15,23 @@ from dedos_deploy.export.text_tower import TextParity
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was proved about a bundle; stored in it as report.json, without `path` and `size`.
-
-    path, size: the bundle and its bytes; fused_attention: attention blocks rewritten for the cpu
-    target; engine: the key of the engine inside, with its size in bytes, None without one; int8: how
-    INT8 was made and judged, None where it was not asked for; image_precision: of the image graph,
-    another than was asked for where the verdict is against INT8.
-    """
+    """What was proved about a bundle; stored in it as report.json, without `path` and `size`."""
 
     path: Path
+    """The bundle."""
     size: int
+    """Its bytes."""
     parity: ParityReport
     precision: PrecisionReport
     text: TextParity
     fused_attention: int
+    """Attention blocks rewritten for the cpu target."""
     engine: EngineFile | None
+    """The key of the engine inside, with its size in bytes, None without one."""
     int8: Int8Report | None
+    """How INT8 was made and judged, None where it was not asked for."""
     image_precision: str
+    """Of the image graph, another than was asked for where the verdict is against INT8."""
     warnings: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:

@@ -33,14 +33,12 @@ Progress = Callable[[Iterable[Tensor], int], Iterable[Tensor]]
 
 @dataclass(frozen=True)
 class Run:
-    """A run's output folder, read; learning and source are None after training without diffusion.
-
-    extra: what the checkpoint records beside the weights.
-    """
+    """A run's output folder, read; learning and source are None after training without diffusion."""
 
     folder: Path
     model: Dedos
     extra: dict[str, Any]
+    """What the checkpoint records beside the weights."""
     learning: DenoisingLearning | None
     source: LearningSource | None
 

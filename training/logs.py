@@ -22,20 +22,20 @@ LOG_EVERY = 10
 
 @dataclass(frozen=True)
 class StepReport:
-    """One step as the observer sees it.
-
-    step: number done so far; progress: part of the run that is over, [0, 1]; terms: loss terms of
-    the final layer; waiting: part of the step's time spent waiting for data, [0, 1].
-    """
+    """One step as the observer sees it."""
 
     step: int
+    """Steps done so far."""
     loss: float
     terms: dict[str, float]
+    """Loss terms of the final layer."""
     rate: float
     gradient_norm: float
     progress: float = 0.0
+    """Part of the run that is over, [0, 1]."""
     images_per_s: float = 0.0
     waiting: float = 0.0
+    """Part of the step's time spent waiting for data, [0, 1]."""
     elapsed_s: float = 0.0
 
 

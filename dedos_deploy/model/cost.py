@@ -33,24 +33,24 @@ PARTS = (
 
 @dataclass(frozen=True)
 class ModelCost:
-    """Cost of the frozen graph for one image.
-
-    macs: all multiply-accumulates of matrix products and convolutions; macs_table7: the same
-    without CLIP's own attention products, the convention behind the paper's Table 7 (fvcore does
-    not see inside nn.MultiheadAttention); macs_by_part: `macs` per module; parameters_trained:
-    what training learns (CLIP frozen unless the preset tunes it, a pretrained detail branch always);
-    parameters_shipped: learned
-    numbers in the deployed graph, CLIP's own excluded when it is frozen; parameters_clip: trunk
-    weights in the deployed graph; activation_bytes: peak of live FP32 activations, weights excluded.
-    """
+    """Cost of the frozen graph for one image."""
 
     macs: int
+    """All multiply-accumulates of matrix products and convolutions."""
     macs_table7: int
+    """`macs` without CLIP's own attention products, the convention behind the paper's Table 7
+    (fvcore does not see inside nn.MultiheadAttention)."""
     macs_by_part: dict[str, int]
+    """`macs` per module."""
     parameters_trained: int
+    """What training learns (CLIP frozen unless the preset tunes it, a pretrained detail branch
+    always)."""
     parameters_shipped: int
+    """Learned numbers in the deployed graph, CLIP's own excluded when it is frozen."""
     parameters_clip: int
+    """Trunk weights in the deployed graph."""
     activation_bytes: int
+    """Peak of live FP32 activations, weights excluded."""
 
 
 def model_cost(config: ModelConfig, *, size_hw: tuple[int, int], slots: int) -> ModelCost:

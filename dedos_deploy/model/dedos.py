@@ -25,17 +25,17 @@ _AUTOCAST = ("cpu", "cuda")
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the criterion reads.
-
-    class_logits: [B, Q, K]; mask_logits: [B, Q, h, w]; auxiliary: the same pair for the queries
-    before the first decoder layer and after each one but the last; dense_logits: [B, K, gh, gw]
-    class logits of the cost aggregation, None without it.
-    """
+    """What the criterion reads."""
 
     class_logits: Tensor
+    """[B, Q, K]."""
     mask_logits: Tensor
+    """[B, Q, h, w]."""
     auxiliary: tuple[tuple[Tensor, Tensor], ...]
+    """The same pair for the queries before the first decoder layer and after each one but the
+    last."""
     dense_logits: Tensor | None
+    """[B, K, gh, gw] class logits of the cost aggregation, None without it."""
 
 
 @dataclass(frozen=True)

@@ -195,6 +195,7 @@ def test_a_seed_draws_the_weights_it_always_drew() -> None:
     model = build_model(PRESETS["nano"], seed=5)
     for name, known in DRAWN.items():
         total = sum(
-            float(weight.abs().double().sum()) for weight in getattr(model, name).parameters()
+            float(weight.detach().abs().double().sum())
+            for weight in getattr(model, name).parameters()
         )
         assert total == pytest.approx(known, rel=1e-5), name

@@ -27,7 +27,7 @@ from dedos_deploy.export.int8 import FloatGraphs, Int8Graph, calibration_of, int
 from dedos_deploy.export.int8_labels import label_measure, open_labels
 from dedos_deploy.export.manifest import BASE_VOCABULARY, manifest_of
 from dedos_deploy.export.options import ExportOptions, Precision
-from dedos_deploy.export.parity import check_parity, measure_parity, parity_cases
+from dedos_deploy.export.parity import ParityReport, check_parity, measure_parity, parity_cases
 from dedos_deploy.export.precision import PrecisionReport, check_precision
 from dedos_deploy.export.progress import Progress, Quiet, Stages
 from dedos_deploy.export.report import ExportReport
@@ -120,7 +120,7 @@ class _Export:
         with self.stages.stage("loading the model and the frames"):
             trained = weights.load() if isinstance(weights, WeightsSource) else weights
             spec = self._spec(trained)
-            frames, frames_from = self._frames()
+            frames = self._frames()
             calibration = self._calibration(spec)
             if trained.random:
                 self._warn("the weights are random: the labels of this bundle mean nothing")
@@ -133,26 +133,10 @@ class _Export:
             with self.stages.stage("calibrating INT8") as progress:
                 graph, int8 = self._int8(trained, spec, graph, text, calibration, progress)
                 if options.frames is None:
-                    frames, frames_from = int8.checking, "frames that did not calibrate"
+                    frames = int8.checking, "frames that did not calibrate"
                 if graph.kind != "int8":
                     text = self._text(trained, "half")
-        with self.stages.stage("comparing with the FP32 model") as progress:
-            files = self._saved(graph)
-            with OnnxEngine(files[0], spec) as engine:
-                parity = measure_parity(
-                    engine.infer,
-                    trained.model,
-                    frames,
-                    parity_cases(text.embeddings),
-                    spec=spec,
-                    precision=graph.kind,
-                    frames_from=frames_from,
-                    allow_drift=options.allow_drift,
-                    note=progress.note,
-                )
-            check_parity(parity)
-            if not parity.passed:
-                self._warn(f"written with drift: {parity.agreement:.2%} of pixels agree")
+        files, parity = self._compared(trained, spec, graph, text, frames)
         built = self._engine(files[0], graph.kind, spec) if options.target == "rtx" else None
         with self.stages.stage("writing the bundle"):
             report = ExportReport(
@@ -167,16 +151,39 @@ class _Export:
                 graph.kind,
                 tuple(self.warnings),
             )
-            manifest = manifest_of(
-                trained,
-                spec,
-                options,
-                image_precision=graph.kind,
-                text_precision=text.precision,
-                calibration_hash=int8.table.key.sha256 if int8 is not None else None,
-            )
+            calibrated = int8.table.key.sha256 if int8 is not None else None
+            precision = {"image": graph.kind, "text": text.precision}
+            manifest = manifest_of(trained, spec, options, precision, calibration_hash=calibrated)
             self._write(manifest, files, text, report, int8)
         return report.with_size()
+
+    def _compared(
+        self,
+        trained: TrainedModel,
+        spec: GraphSpec,
+        graph: _Graph,
+        text: BundleText,
+        frames: tuple[list[Frame], str],
+    ) -> tuple[tuple[Path, ...], ParityReport]:
+        """Return the files of the graph and what the parity gate saw; frames: and where from."""
+        with self.stages.stage("comparing with the FP32 model") as progress:
+            files = self._saved(graph)
+            with OnnxEngine(files[0], spec) as engine:
+                parity = measure_parity(
+                    engine.infer,
+                    trained.model,
+                    frames[0],
+                    parity_cases(text.embeddings),
+                    spec=spec,
+                    precision=graph.kind,
+                    frames_from=frames[1],
+                    allow_drift=self.options.allow_drift,
+                    note=progress.note,
+                )
+            check_parity(parity)
+            if not parity.passed:
+                self._warn(f"written with drift: {parity.agreement:.2%} of pixels agree")
+        return files, parity
 
     def _warn(self, text: str) -> None:
         self.warnings.append(text)

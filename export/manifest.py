@@ -23,12 +23,11 @@ def manifest_of(
     trained: TrainedModel,
     spec: GraphSpec,
     options: ExportOptions,
+    precision: dict[str, Precision],
     *,
-    image_precision: Precision,
-    text_precision: Precision,
     calibration_hash: str | None,
 ) -> Manifest:
-    """Return the manifest of the bundle of a model; the precisions are those that it got.
+    """Return the manifest of the bundle of a model; precision: what its `image` and `text` got.
 
     Raises BadInputError when the checkpoint's record holds values of the wrong kind.
     """
@@ -42,7 +41,7 @@ def manifest_of(
         config=config.to_dict(),
         spec=spec,
         target=options.target,
-        precision={"image": image_precision, "text": text_precision},
+        precision=dict(precision),
         activation=config.clip.activation,
         template_name=options.templates,
         templates=list(TEMPLATES[options.templates]),

@@ -171,13 +171,13 @@ def _table(plan: MiniaturePlan, places: Places, output: Path) -> list[Job]:
 
 def _export(plan: MiniaturePlan, output: Path, say: Say) -> Path:
     """Write the bundle of the last component under seed 0."""
-    require("onnxscript", extra="export", purpose="exporting a model")
-    from dedos_deploy.export import ExportOptions, WeightsSource, export_bundle
-
     bundle = output / "miniature.dedos"
     if bundle.exists():
         say("bundle: kept")
         return bundle
+    require("onnxscript", extra="export", purpose="exporting a model")
+    from dedos_deploy.export import ExportOptions, WeightsSource, export_bundle
+
     checkpoint = output / "runs" / f"{plan.components[-1]}_0" / "checkpoint.safetensors"
     # Scores of a model that hardly learned are all but equal: rounding decides between them.
     drift = plan.steps < TAUGHT_STEPS

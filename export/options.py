@@ -24,34 +24,37 @@ there, which the linear attention and the class logits need."""
 class ExportOptions:
     """What to make of a model.
 
-    precision: arithmetic of the image graph; storage: `half` keeps its float32 weights as float16
-    in the file, at half the size and the same speed; target: what will run it; size_hw: network size,
-    None for the one trained at; batch: images per run; frames: picture, folder or video for the parity
-    gate, None for pictures of embedded scenes; frame_count: how many of them;
-    vocabulary: base vocabulary shipped with embeddings, None for the checkpoint's own words;
-    templates: name of the prompt templates; threshold: score in [0, 1] below which a pixel stays
-    unlabelled, None for the checkpoint's own; compute_capabilities: GPUs of an rtx engine;
-    int8: calibration, needed for precision int8 and for no other; overwrite: replace a bundle that
-    is there; allow_drift: write the bundle even when the parity
-    gate is not passed.
-
     Raises BadInputError naming the first value that is not allowed.
     """
 
     precision: Precision = "fp32"
+    """Arithmetic of the image graph."""
     storage: Storage = "full"
+    """`half` keeps float32 weights as float16 in the file, at half the size and the same speed."""
     target: Target = "cpu"
+    """What will run it."""
     size_hw: tuple[int, int] | None = None
+    """Network size, None for the one trained at."""
     batch: int = 1
+    """Images per run."""
     frames: str | os.PathLike[str] | None = None
+    """Picture, folder or video for the parity gate, None for pictures of embedded scenes."""
     frame_count: int = 4
+    """How many frames the parity gate compares."""
     vocabulary: Vocabulary | None = None
+    """Base vocabulary shipped with embeddings, None for the checkpoint's own words."""
     templates: str = "single"
+    """Name of the prompt templates."""
     threshold: float | None = None
+    """Score in [0, 1] below which a pixel stays unlabelled, None for the checkpoint's own."""
     compute_capabilities: tuple[str, ...] = field(default=RTX_CAPABILITIES)
+    """GPUs of an rtx engine."""
     int8: Int8Options | None = None
+    """Calibration, needed for precision int8 and for no other."""
     overwrite: bool = False
+    """Replace a bundle that is there."""
     allow_drift: bool = False
+    """Write the bundle even when the parity gate is not passed."""
 
     def __post_init__(self) -> None:
         _check_choice("precision", self.precision, PRECISIONS)

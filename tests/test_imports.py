@@ -73,8 +73,10 @@ FORBIDDEN = {
     },
     "bundle": {"torch", "onnx", "pickle", "dedos_deploy.model", "dedos_deploy.runtime"},
     "model": {"diffusers", "dedos_deploy.training", "dedos_deploy.runtime", "dedos_deploy.export"},
-    "calib": {"diffusers", "dedos_deploy.training"},
-    "export": {"diffusers", "dedos_deploy.training"},
+    "evaluation": {"dedos_deploy.training", "dedos_deploy.export", "dedos_deploy.cli"},
+    "calib": {"diffusers", "dedos_deploy.training", "dedos_deploy.cli"},
+    "export": {"diffusers", "dedos_deploy.training", "dedos_deploy.cli"},
+    "training": {"dedos_deploy.cli"},
 }
 
 

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.evaluation.result import EvaluationResult
 from dedos_deploy.fields import FieldError, checked
 from dedos_deploy.model import Dedos, load_checkpoint, save_checkpoint
-from dedos_deploy.model.embeddings import WordEmbeddings
 from dedos_deploy.model.proxy_queries import BankFill
+from dedos_deploy.model.word_embeddings import WordEmbeddings
 from dedos_deploy.training.bank import CalibrationImages, Denoiser, calibrate_bank, fill_bank
 from dedos_deploy.training.denoising import DenoisingLearning, LearningSource, load_learning
-from dedos_deploy.training.evaluate import Evaluation, evaluate
+from dedos_deploy.training.evaluate import evaluate
 from dedos_deploy.training.folders import LabelFolder, union_words
 from dedos_deploy.training.sources import open_data
 
@@ -32,14 +33,12 @@ Progress = Callable[[Iterable[Tensor], int], Iterable[Tensor]]
 
 @dataclass(frozen=True)
 class Run:
-    """A run's output folder, read; learning and source are None after training without diffusion.
-
-    extra: what the checkpoint records beside the weights.
-    """
+    """A run's output folder, read; learning and source are None after training without diffusion."""
 
     folder: Path
     model: Dedos
     extra: dict[str, Any]
+    """What the checkpoint records beside the weights."""
     learning: DenoisingLearning | None
     source: LearningSource | None
 
@@ -185,7 +184,7 @@ def fill_run(run: Run, fill: BankFill, calibrated: Calibrated | None) -> dict[st
 
 def compare_fillings(
     run: Run, folders: Sequence[LabelFolder], calibrated: Calibrated
-) -> Iterator[tuple[BankFill, Evaluation]]:
+) -> Iterator[tuple[BankFill, EvaluationResult]]:
     """Yield every filling with its result on every folder; leaves the last one in the bank."""
     fills: tuple[BankFill, ...] = get_args(BankFill)
     words = union_words(folders)

@@ -25,19 +25,19 @@ FORMAT = "dedos-training-state-1"
 
 @dataclass
 class Training:
-    """What changes from step to step.
-
-    learning: what reads the diffusion, None for a run without one; diffusion: fingerprint of that
-    diffusion; step: optimizer steps done; elapsed_s: wall clock of all parts of the run together.
-    """
+    """What changes from step to step."""
 
     model: Dedos
     optimizer: MuonAdamW
     average: WeightAverage | None
     learning: DenoisingLearning | None = None
+    """What reads the diffusion, None for a run without one."""
     diffusion: str | None = None
+    """Fingerprint of the diffusion it reads."""
     step: int = 0
+    """Optimizer steps done."""
     elapsed_s: float = 0.0
+    """Wall clock of all parts of the run together."""
 
     @property
     def best_model(self) -> Dedos:

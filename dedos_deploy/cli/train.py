@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dedos_deploy.cli._main import EXIT_OK, run_verb, size_hw
-from dedos_deploy.errors import BadInputError, package_folder
+from dedos_deploy.errors import package_folder
 
 if TYPE_CHECKING:
-    from dedos_deploy.training.evaluate import Evaluation
+    from dedos_deploy.evaluation.result import EvaluationResult
     from dedos_deploy.training.loop import StepReport, Trainer
 
 VERBS = {
@@ -310,7 +310,6 @@ def run(args: argparse.Namespace) -> int:
     settings = settings_for(
         args.preset, tuple(args.data), size_hw=args.size, diffusion_hw=args.diffusion_size, **given
     )
-    _check_writable(args.output)
     trainer = Trainer(settings, args.output, resume=args.resume)
     if trainer.processes.rank:
         if not args.dry_run:
@@ -331,11 +330,6 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _check_writable(output: Path) -> None:
-    if output.exists() and not output.is_dir():
-        raise BadInputError(f"--output {output} is a file; give a folder for the run")
-
-
 def _dry_run(trainer: Trainer) -> int:
     from dedos_deploy.training.dry_run import dry_run
 
@@ -350,7 +344,7 @@ class _Silent:
     def on_step(self, report: StepReport) -> None:
         pass
 
-    def on_evaluation(self, result: Evaluation) -> None:
+    def on_evaluation(self, result: EvaluationResult) -> None:
         pass
 
 
@@ -380,18 +374,18 @@ class _Progress:
         )
         self._bar.update(round(100 * report.progress, 2) - self._bar.n)
 
-    def on_evaluation(self, result: Evaluation) -> None:
+    def on_evaluation(self, result: EvaluationResult) -> None:
         self._bar.write(evaluation_table(result), file=sys.stderr)
 
 
-def evaluation_table(result: Evaluation) -> str:
+def evaluation_table(result: EvaluationResult) -> str:
     """Return the IoU per word and their mean as text."""
-    width = max(map(len, result.words))
+    width = max(map(len, result.classes))
     rows = [
         f"  {word:<{width}}  {'absent' if iou is None else f'{iou:.3f}'}"
-        for word, iou in zip(result.words, result.iou, strict=True)
+        for word, iou in zip(result.classes, result.iou, strict=True)
     ]
-    head = f"{result.name}, {result.images} images: miou_present {result.miou_present:.3f}"
+    head = f"{result.data}, {result.images} images: miou_present {result.miou_present:.3f}"
     return "\n".join([head, *rows])
 
 

@@ -123,7 +123,7 @@ def _compare(run: Run, folders: Sequence[LabelFolder], calibrated: Calibrated) -
 
     print(f"{'filling':<12}{'miou_present':>12}  {'images':>6}  data")
     for fill, result in compare_fillings(run, folders, calibrated):
-        line = f"{fill:<12}{result.miou_present:>12.4f}  {result.images:>6}  {result.name}"
+        line = f"{fill:<12}{result.miou_present:>12.4f}  {result.images:>6}  {result.data}"
         print(line, flush=True)
 
 

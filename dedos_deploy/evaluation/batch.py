@@ -34,17 +34,18 @@ _PANELS = ("image", "labels", "answer", "mistakes")
 
 @dataclass(frozen=True)
 class Keeping:
-    """What an evaluation keeps.
-
-    output: folder of records, pictures and report, None for none; resume: go on with records that
-    are there; part: share of this process; boundary: measure boundary IoU; pictures: paint images.
-    """
+    """What an evaluation keeps."""
 
     output: Path | None = None
+    """Folder of records, pictures and report, None for none."""
     resume: bool = False
+    """Go on with records that are there."""
     part: Part = WHOLE
+    """Share of this process."""
     boundary: bool = False
+    """Measure boundary IoU."""
     pictures: bool = True
+    """Paint images."""
 
 
 def evaluate_subjects(

@@ -40,19 +40,19 @@ class Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two evaluations, `first` and `second`, on the same images.
-
-    miou: difference of miou_present; classes: the same of every class's IoU, None where no image
-    has it; images: how many were drawn from; draws: how often.
-    """
+    """Two evaluations, `first` and `second`, on the same images."""
 
     first: str
     second: str
     data: str
     miou: Interval
+    """Difference of miou_present."""
     classes: dict[str, Interval | None]
+    """Difference of every class's IoU, None where no image has it."""
     images: int
+    """How many were drawn from."""
     draws: int
+    """How often as many images were drawn."""
 
     @property
     def moved(self) -> dict[str, Interval]:

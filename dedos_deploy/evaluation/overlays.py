@@ -30,26 +30,27 @@ _WRONG = (60, 60, 230)
 
 @dataclass(frozen=True)
 class Chosen:
-    """An image to show: kind, one of KINDS; miou: over the classes that its labels contain."""
+    """An image to show."""
 
     kind: str
+    """One of KINDS."""
     name: str
     miou: float
+    """Over the classes that its labels contain."""
 
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """The panels of one image, uint8 [h, w, 3] each, and what their colours mean.
-
-    mistakes: wrong pixels red, those that do not count grey; legend: class and colour as #rrggbb.
-    """
+    """The panels of one image, uint8 [h, w, 3] each, and what their colours mean."""
 
     chosen: Chosen
     image: Picture
     labels: Picture
     answer: Picture
     mistakes: Picture
+    """Wrong pixels red, those that do not count grey."""
     legend: tuple[tuple[str, str], ...]
+    """Class and colour as #rrggbb."""
 
 
 def image_miou(record: ImageRecord, classes: int) -> float:

@@ -27,16 +27,15 @@ REPORT_JSON, REPORT_MD, REPORT_HTML = "report.json", "report.md", "report.html"
 
 @dataclass(frozen=True)
 class Section:
-    """One evaluation in a report.
-
-    identity: what decided its answers; shown: pictures; standing: its place among published rows,
-    None for data that no paper scores on.
-    """
+    """One evaluation in a report."""
 
     result: EvaluationResult
     identity: dict[str, Any]
+    """What decided its answers."""
     shown: Sequence[Shown] = ()
+    """Pictures of images."""
     standing: Standing | None = None
+    """Its place among published rows, None for data that no paper scores on."""
 
 
 @dataclass(frozen=True)

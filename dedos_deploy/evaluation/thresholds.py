@@ -27,7 +27,7 @@ Progress = Callable[[int, int], None]
 class ClassThreshold:
     """The threshold of a class, in [0, 1], and its IoU without and with it, on the same images.
 
-    labelled: pixels that carry the label; threshold None for a class that no label shows.
+    The threshold is None for a class that no label shows.
     """
 
     name: str
@@ -35,6 +35,7 @@ class ClassThreshold:
     iou_without: float | None
     iou_with: float | None
     labelled: int
+    """Pixels that carry the label."""
 
 
 class ThresholdCounts:

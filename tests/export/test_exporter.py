@@ -23,7 +23,9 @@ from dedos_deploy.errors import (
     SinkError,
 )
 from dedos_deploy.export import ExportOptions, TrainedModel, WeightsSource, export_bundle
+from dedos_deploy.export import bundle_text as text_module
 from dedos_deploy.export import exporter as exporter_module
+from dedos_deploy.export import manifest as manifest_module
 from dedos_deploy.model import Dedos, load_checkpoint, save_checkpoint
 from dedos_deploy.runtime import Segmenter
 from dedos_deploy.vocabulary import parse_vocabulary
@@ -68,7 +70,7 @@ def traced(
         assert context_length == CONTEXT and matrices == "half"
         return Path(shutil.copyfile(text_file, path))
 
-    monkeypatch.setattr(exporter_module, "save_text_tower", save)
+    monkeypatch.setattr(text_module, "save_text_tower", save)
     return graph
 
 
@@ -116,6 +118,14 @@ def test_whole_export_from_a_checkpoint(
     assert restored.config == model.config
 
 
+WRITERS = {
+    "write_tokenizer_json": text_module,
+    "save_text_tower": text_module,
+    "check_text_tower": text_module,
+    "created_now": manifest_module,
+}
+"""Where the steps that are not the exporter's own stand."""
+
 STEPS = (
     "sample_frames",
     "freeze",
@@ -162,7 +172,7 @@ def test_failure_leaves_nothing_and_keeps_the_old_bundle(
     old.write_bytes(b"the bundle of yesterday")
     picture = tmp_path / "frame.png"
     cv2.imwrite(str(picture), frames[0])
-    monkeypatch.setattr(exporter_module, step, fail)
+    monkeypatch.setattr(WRITERS.get(step, exporter_module), step, fail)
     progress = Recorder()
     expected = {"error": EngineError, "interrupt": KeyboardInterrupt, "disk": SinkError}[kind]
     message = {"error": "told to fail", "interrupt": "^$", "disk": "street.dedos.*No space left"}

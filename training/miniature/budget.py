@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from dedos_deploy.evaluation.result import EvaluationResult
 from dedos_deploy.files import write_atomically
 from dedos_deploy.training.components import COMPONENTS, Component
-from dedos_deploy.training.evaluate import Evaluation
 from dedos_deploy.training.logs import StepReport
 from dedos_deploy.training.loop import Trainer
 from dedos_deploy.training.miniature.plan import MiniaturePlan, plan_from_json
@@ -99,7 +99,7 @@ class _Clock:
     def on_step(self, report: StepReport) -> None:
         self.times.append(time.monotonic())
 
-    def on_evaluation(self, result: Evaluation) -> None:
+    def on_evaluation(self, result: EvaluationResult) -> None:
         now = time.monotonic()
         self.image = (now - self.times[-1]) / max(1, result.images)
         self.start = self.times[0] - self.begun

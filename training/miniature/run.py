@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from dedos_deploy.errors import BadInputError
+from dedos_deploy.errors import BadInputError, require
 from dedos_deploy.training.miniature.budget import pretraining_plan, read_cost, steps_for
 from dedos_deploy.training.miniature.data import write_folders
 from dedos_deploy.training.miniature.jobs import Job, OnJob, run_jobs
@@ -171,28 +171,20 @@ def _table(plan: MiniaturePlan, places: Places, output: Path) -> list[Job]:
 
 def _export(plan: MiniaturePlan, output: Path, say: Say) -> Path:
     """Write the bundle of the last component under seed 0."""
-    from dedos_deploy.cli import export
-
     bundle = output / "miniature.dedos"
     if bundle.exists():
         say("bundle: kept")
         return bundle
+    require("onnxscript", extra="export", purpose="exporting a model")
+    from dedos_deploy.export import ExportOptions, WeightsSource, export_bundle
+
     checkpoint = output / "runs" / f"{plan.components[-1]}_0" / "checkpoint.safetensors"
-    options = [
-        "--checkpoint",
-        str(checkpoint),
-        "--output",
-        str(bundle),
-        "--storage",
-        "half",
-        "--size",
-        f"{plan.size_hw[0]}x{plan.size_hw[1]}",
-    ]
     # Scores of a model that hardly learned are all but equal: rounding decides between them.
-    drift = ["--allow-drift"] if plan.steps < TAUGHT_STEPS else []
-    code = export.main([*options, *drift])
-    if code:
-        raise BadInputError(f"the bundle of {checkpoint} was not written; see the message above")
+    drift = plan.steps < TAUGHT_STEPS
+    options = ExportOptions(storage="half", size_hw=plan.size_hw, allow_drift=drift)
+    report = export_bundle(WeightsSource(checkpoint), bundle, options=options)
+    for warning in report.warnings:
+        say(f"bundle: {warning}")
     say(f"bundle: {bundle}")
     return bundle
 

@@ -15,11 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dedos_deploy.evaluation.result import EvaluationResult
 from dedos_deploy.files import write_atomically
 from dedos_deploy.model import Dedos
-from dedos_deploy.model.embeddings import WordEmbeddings
 from dedos_deploy.model.proxy_queries import BankFill
 from dedos_deploy.model.refinement import Refinement
+from dedos_deploy.model.word_embeddings import WordEmbeddings
 from dedos_deploy.training.bank import Denoiser
 from dedos_deploy.training.calibration import (
     Run,
@@ -29,7 +30,7 @@ from dedos_deploy.training.calibration import (
     run_diffusion,
 )
 from dedos_deploy.training.components import COMPONENTS, Component
-from dedos_deploy.training.evaluate import Evaluation, Queries, evaluate, network_input
+from dedos_deploy.training.evaluate import Queries, evaluate, network_input
 from dedos_deploy.training.folders import LabelFolder, open_folder, read_pair
 from dedos_deploy.training.loop import Trainer
 from dedos_deploy.training.miniature.data import BASE_WORDS, NOVEL_WORDS
@@ -131,7 +132,7 @@ class _Last:
     def on_step(self, report: object) -> None:
         self.losses.append(report.loss)  # type: ignore[attr-defined]
 
-    def on_evaluation(self, result: Evaluation) -> None: ...
+    def on_evaluation(self, result: EvaluationResult) -> None: ...
 
     @property
     def mean(self) -> float:
@@ -179,7 +180,7 @@ def score_run(
     )
     embeddings = WordEmbeddings(run.model, words, template="single", tuned=False)
 
-    def asked(among: LabelFolder, queries: Queries | None = None) -> Evaluation:
+    def asked(among: LabelFolder, queries: Queries | None = None) -> EvaluationResult:
         return evaluate(
             run.model.eval(),
             among,
@@ -238,12 +239,12 @@ def refined_part(model: Dedos, images: Tensor) -> float | None:
     return float((moved - plain).norm() / plain.norm())
 
 
-def score_of(found: Evaluation, alone: Evaluation) -> Score:
+def score_of(found: EvaluationResult, alone: EvaluationResult) -> Score:
     """Return the means over word groups of an evaluation over all words and one of novel words.
 
     A word that no label shows is left out of the means, as in miou_present.
     """
-    iou = dict(zip(found.words, found.iou, strict=True))
+    iou = dict(zip(found.classes, found.iou, strict=True))
     return Score(
         found.miou_present,
         _mean([iou.get(word) for word in BASE_WORDS]),

@@ -158,7 +158,7 @@ def _probed(
     found = {}
     for train, val in probes:
         result = linear_probe(model, train, val, model.config.size_hw)
-        iou = dict(zip(result.words, result.iou, strict=True))
+        iou = dict(zip(result.classes, result.iou, strict=True))
         found[val.name] = {"miou_present": result.miou_present, "iou": iou}
     return found
 

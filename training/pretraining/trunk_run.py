@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,8 @@ from dedos_deploy.training.pretraining.teacher_features import FeatureStore, Fea
 from dedos_deploy.training.pretraining.text import load_text_tower, text_tower_credit
 from dedos_deploy.training.pretraining.trunk_distillation import (
     START_CHECKPOINT,
+    STATE,
+    Record,
     TrunkDistillation,
     settings_record,
 )
@@ -70,10 +71,15 @@ class Observer(Protocol):
     def on_progress(self, part: float, note: str) -> None: ...
 
 
-def distil_trunk(run: TrunkRun, settings: TrunkSettings, *, observer: Observer) -> dict[str, Any]:
+def distil_trunk(
+    run: TrunkRun, settings: TrunkSettings, *, observer: Observer, resume: bool = False
+) -> dict[str, Any]:
     """Make the activations, train, write start.safetensors and report.json; return the report.
 
-    Raises BadInputError for data, teachers or weights that cannot be used.
+    resume: go on with what an interrupted run left in the output.
+
+    Raises BadInputError for data, teachers or weights that cannot be used; KeyboardInterrupt after
+    Ctrl-C or SIGTERM, with the state of training saved.
     """
     folders = open_data(run.data, "train")
     model, sources = _model(run, settings.seed)
@@ -95,16 +101,15 @@ def distil_trunk(run: TrunkRun, settings: TrunkSettings, *, observer: Observer) 
     stream = PatchStream(folders, train, store, settings, model.trunk.patch)
     distillation = TrunkDistillation(model, store, stream)
     observer.on_part("trunk")
-    started = time.monotonic()
     credits = [line for folder in folders for line in folder.credits]
     nets = [f"Features of {path.name}" for path in run.teachers]
-    record: dict[str, object] = {"sources": list(dict.fromkeys([*sources, *credits, *nets]))}
+    record: Record = {"sources": list(dict.fromkeys([*sources, *credits, *nets]))}
     model.train()
-    steps = distillation.run(run.output, record, observer)
+    loop = distillation.run(run.output, record, observer.on_progress, resume=resume)
     model.eval()
     report = {
-        "steps": steps,
-        "seconds": round(time.monotonic() - started, 1),
+        "steps": loop.step,
+        "seconds": round(loop.elapsed_s, 1),
         "pictures": len(train),
         "held_out": len(held_out),
         "explained": distillation.measure(held_out),
@@ -116,6 +121,7 @@ def distil_trunk(run: TrunkRun, settings: TrunkSettings, *, observer: Observer) 
         "settings": settings_record(settings),
     }
     write_atomically(run.output / REPORT, (json.dumps(report, indent=1) + "\n").encode())
+    (run.output / STATE).unlink()
     return report
 
 

@@ -7,15 +7,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.training.muon import MuonAdamW
 from dedos_deploy.training.pretraining.vae import check_widths
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler, UNet2DConditionModel
 
 GROUPS = 8
+OUTER = ("conv_in", "conv_out", "time_embedding")
+"""Layers at the border of a noise predictor, whose directions do not all matter alike."""
+
+WEIGHT_DECAY = 0.01
 Prediction = Literal["v_prediction", "epsilon"]
 
 
@@ -83,6 +88,33 @@ def build_unet(
         cross_attention_dim=settings.text,
         attention_head_dim=heads,
         use_linear_projection=True,
+    )
+
+
+def build_network_optimizer(
+    network: nn.Module, lr: float, hidden_lr: float | None = None
+) -> MuonAdamW:
+    """Return AdamW, with orthogonal steps for the hidden weights where there is a rate for them.
+
+    network: noise predictor or autoencoder.
+    """
+    groups: dict[str, list[nn.Parameter]] = {"hidden": [], "weights": [], "plain": []}
+    for name, parameter in network.named_parameters():
+        hidden = hidden_lr is not None and not name.startswith(OUTER)
+        matrix = "hidden" if hidden else "weights"
+        groups[matrix if parameter.ndim > 1 else "plain"].append(parameter)
+    rates = {"hidden": hidden_lr or 0.0, "weights": lr, "plain": lr}
+    return MuonAdamW(
+        [
+            {
+                "params": members,
+                "peak_lr": rates[kind],
+                "muon": kind == "hidden",
+                "betas": (0.9, 0.99),
+                "weight_decay": WEIGHT_DECAY if kind == "weights" else 0.0,
+            }
+            for kind, members in groups.items()
+        ]
     )
 
 

@@ -1,6 +1,6 @@
-"""What both nano recipes share: from raw material to a checkpoint, one finished stage after another.
+"""What both nano recipes share: from raw material to a checkpoint, one finished command after another.
 
-Every stage is a command of its own (`dedos-train text`, `pseudo-labels`, `trunk`, `diffusion`, and
+Each is a `dedos-train` command of its own (`text`, `pseudo-labels`, `trunk`, `diffusion`, and
 training itself) and is skipped when its result is there, so that a run that was stopped goes on.
 """
 
@@ -243,6 +243,8 @@ class Recipe:
     def make_text_tower(self, steps: int) -> None:
         """Distil the sentence encoder."""
         if not (self.work / "text_tower.safetensors").is_file():
+            state = self.work / "text_tower.state.safetensors"
+            resume = ["--resume"] if state.is_file() else []
             self.run(
                 "text",
                 "--output",
@@ -253,12 +255,14 @@ class Recipe:
                 256,
                 "--threads",
                 self.threads,
+                *resume,
             )
 
     def make_trunk(self, shares: dict[str, float], minutes: float) -> Path:
         """Distil the teachers' features; returns the checkpoint to start from."""
         folder = self.work / f"trunk{self.tag}"
         if not (folder / "report.json").is_file():
+            resume = ["--resume"] if (folder / "state.safetensors").is_file() else []
             teachers = [part for name in NETS for part in ("--teacher", self.net(name))]
             self.run(
                 "trunk",
@@ -275,6 +279,7 @@ class Recipe:
                 self.net("cityscapes"),
                 "--threads",
                 self.threads,
+                *resume,
             )
         return folder / "start.safetensors"
 

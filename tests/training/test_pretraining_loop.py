@@ -29,6 +29,7 @@ from dedos_deploy.training.pretraining.loop import (
     StateFile,
     cosine,
 )
+from dedos_deploy.training.pretraining.scene_words import WordList
 
 STEPS = LoopSettings(
     "a line", 8, None, rate=cosine(2), advice="pray", ema=0.9, save_minutes=9, seed=4
@@ -172,7 +173,7 @@ class Distillation:
         words.distil(
             self.tower,
             clip_tokenizer(16),
-            words.WordList(NAMES, 2),
+            WordList(NAMES, 2),
             targets,
             self.settings,
             report=self.report,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -27,6 +28,15 @@ from dedos_deploy.training.pretraining.trunk_distillation import TrunkDistillati
 from dedos_deploy.training.probe import linear_probe
 
 SIDE = 65
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other on a busy machine take minutes for what takes seconds."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def write_net(path: Path, pads: list[int], *, seed: int | None = None) -> Path:
@@ -208,7 +218,7 @@ def test_the_trunk_learns_and_nothing_else_changes(
 ) -> None:
     store.fill(patches.readers([folder], ITEMS))
     settings = patches.TrunkSettings(
-        minutes=None, steps=12, batch=2, sizes=((32, 48),), warmup=1, held_out=0
+        minutes=None, steps=8, batch=2, sizes=((32, 48),), warmup=1, held_out=0
     )
     model = build_model(get_preset("nano"), seed=0)
     before = {name: value.clone() for name, value in model.state_dict().items()}

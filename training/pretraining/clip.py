@@ -53,22 +53,33 @@ from dedos_deploy.training.pretraining.loop import (
 class ClipSettings:
     """How the nano CLIP is pretrained.
 
-    steps, minutes: the run ends with whichever is reached first, and the cosine schedule with it;
-    minutes None: by steps alone, and then the result is the same on every run of one machine;
-    matrix_rate: peak rate of Muon for the matrices; learning_rate: of AdamW for all else;
-    regions, places: weights of the second and third loss beside the first; half: bfloat16 autocast,
-    about twice as fast on CPUs that multiply it.
+    The run ends with `steps` or `minutes`, whichever is reached first, and the cosine schedule
+    with it.
+
+    Raises BadInputError for values out of range.
     """
 
     steps: int = 1000
     minutes: float | None = None
+    """None: by steps alone, and then the result is the same on every run of one machine."""
+
     batch: int = 16
     matrix_rate: float = 0.005
+    """Peak rate of Muon for the matrices."""
+
     learning_rate: float = 2.5e-4
+    """Peak rate of AdamW for all else."""
+
     warmup: int = 30
     regions: float = 1.0
+    """Weight of the second loss beside the first."""
+
     places: float = 1.0
+    """Weight of the third loss beside the first."""
+
     half: bool = True
+    """bfloat16 autocast, about twice as fast on CPUs that multiply it."""
+
     seed: int = 0
     save_minutes: float = 1.0
 

@@ -22,6 +22,8 @@ from dedos_deploy.training.optimizer import WeightAverage, part_done, rate_facto
 from dedos_deploy.training.state import part_of, write_state
 
 FORMAT = "dedos-nano-stage-1"
+"""An old name, kept so that states of earlier versions go on."""
+
 SEED_SPAN = 10**9
 
 SMOOTHED = 0.98

@@ -14,7 +14,6 @@ import hashlib
 import json
 import logging
 import math
-import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -40,20 +39,17 @@ from dedos_deploy.training.pretraining.loop import (
     Rate,
     StateFile,
 )
-from dedos_deploy.training.pretraining.scene_words import MODIFIERS, scene_words
+from dedos_deploy.training.pretraining.scene_words import WordList, word_list
 from dedos_deploy.training.pretraining.sentence_encoder import (
-    Encode,
     find_encoder,
     fit_width,
     score_synonyms,
     sentence_encoder,
+    teacher_targets,
     whole_words,
 )
 
 _LOG = logging.getLogger(__name__)
-
-PHRASES = ("a photo of a {}", "a {}", "the {}, an object you can see")
-"""What the teacher is asked; tried against each other on synonyms, the mean is best."""
 
 PROMPTS = ("{}", *TEMPLATES["single"], *TEMPLATES["single"], *TEMPLATES["vild14"])
 """What the student reads; the default template twice as often as each other one."""
@@ -88,53 +84,6 @@ class DistilSettings:
     def __post_init__(self) -> None:
         if self.minutes is not None and not self.minutes > 0:
             raise BadInputError(f"minutes must be positive or none, not {self.minutes}")
-
-
-@dataclass(frozen=True)
-class WordList:
-    """Words to learn from. scene: how many of the first ones name things cameras see."""
-
-    words: tuple[str, ...]
-    scene: int
-
-
-def word_list(
-    common: Sequence[str], *, extra: Sequence[str] = (), pairs: int = 5000, seed: int = 0
-) -> WordList:
-    """Return scene words, two-word combinations of them, and `common` words of all kinds.
-
-    extra: further names, put with the scene words; pairs: number of combinations.
-    """
-    scene = tuple(dict.fromkeys([*scene_words(), *extra]))
-    rng = random.Random(seed)
-    combined = []
-    for _ in range(pairs):
-        first = rng.choice(MODIFIERS) if rng.random() < 0.5 else rng.choice(scene)
-        combined.append(f"{first} {rng.choice(scene)}")
-    words = dict.fromkeys([*scene, *combined, *common])
-    return WordList(tuple(words), len(scene))
-
-
-def teacher_targets(
-    encode: Encode, words: Sequence[str], *, thorough: int = 0, phrases: Sequence[str] = PHRASES
-) -> Tensor:
-    """Return what the student should say for each word: unit rows, float32 [N, D].
-
-    Every phrase's embeddings are centred on their mean over all words. thorough: so many of the
-    first words are asked under every phrase, the others under the first only.
-    """
-    first = encode([phrases[0].format(word) for word in words])
-    centred = F.normalize(first - first.mean(0), dim=-1)
-    if not thorough:
-        return centred
-    # every phrase needs a mean over common words too, not over scene words alone
-    sample = list(words[thorough :: max(1, (len(words) - thorough) // 1500)])[:1500]
-    total = centred[:thorough].clone()
-    for phrase in phrases[1:]:
-        rows = encode([phrase.format(word) for word in [*words[:thorough], *sample]])
-        middle = rows[thorough:].mean(0) if sample else rows.mean(0)
-        total += F.normalize(rows[:thorough] - middle, dim=-1)
-    return torch.cat([F.normalize(total, dim=-1), centred[thorough:]])
 
 
 def distil(

@@ -42,24 +42,34 @@ _DETAIL_PICTURES = 64
 
 @dataclass(frozen=True)
 class TrunkRun:
-    """What a run reads and writes.
-
-    data: label folders as `open_data` takes them; teachers: ONNX nets; text_tower or init:
-    where the words come from, a file of `dedos-train text` or a checkpoint whose trunk is taken,
-    too; detail: ONNX net whose weights the pretrained detail branch takes; features: folder of the activations; channels: whitened ones of a middle and a late layer;
-    probes: label folders with splits train and val.
-    """
+    """What a run reads and writes."""
 
     data: tuple[str, ...]
+    """Label folders as `open_data` takes them."""
+
     teachers: tuple[Path, ...]
+    """ONNX nets."""
+
     output: Path
     features: Path
+    """Folder of the activations."""
+
     preset: str = "nano"
     text_tower: Path | None = None
+    """Where the words come from: a file of `dedos-train text`."""
+
     init: Path | None = None
+    """Where they come from otherwise: a checkpoint whose trunk is taken, too."""
+
     detail: Path | None = None
+    """ONNX net whose weights the pretrained detail branch takes."""
+
     channels: tuple[int, int] = (32, 64)
+    """Whitened ones of a middle and a late layer."""
+
     probes: tuple[str, ...] = ()
+    """Label folders with splits train and val."""
+
     threads: int = 1
 
 

@@ -28,27 +28,40 @@ Prediction = Literal["v_prediction", "epsilon"]
 class UNetSettings:
     """Shape and recipe of the noise predictor.
 
-    widths: channels at each scale, halved in size between two; attention: scales with self- and
-    cross-attention, the middle block has it always; head: channels of an attention head; text:
-    width of the text token, that of the text tower if there is one; hidden_lr: see StageSettings;
-    prediction: what it predicts,
-    v as Stable Diffusion 2.1 or the noise as 1.x; snr: the weight of a timestep is that of its
-    signal-to-noise ratio limited to this (min-SNR), 0: equal weights, and at least `floor`: the
-    noisiest timesteps lay out what is drawn from noise, and min-SNR all but drops them; empty:
-    probability that a picture is shown without its caption.
+    Raises BadInputError for widths that do not fit its groups and heads.
     """
 
     widths: tuple[int, ...] = (32, 64, 96, 128)
+    """Channels at each scale, halved in size between two."""
+
     attention: tuple[int, ...] = (2,)
+    """Scales with self- and cross-attention; the middle block has it always."""
+
     head: int = 32
+    """Channels of an attention head."""
+
     text: int = 64
+    """Width of the text token, that of the text tower if there is one."""
+
     batch: int = 8
     lr: float = 2e-3
     hidden_lr: float | None = 5e-3
+    """Rate of orthogonal steps for the matrices and convolutions between the first and the last
+    one; None: AdamW for all."""
+
     prediction: Prediction = "v_prediction"
+    """What it predicts, v as Stable Diffusion 2.1 or the noise as 1.x."""
+
     snr: float = 5.0
+    """The weight of a timestep is that of its signal-to-noise ratio limited to this (min-SNR);
+    0: equal weights."""
+
     floor: float = 0.25
+    """Least weight of a timestep: the noisiest ones lay out what is drawn from noise, and
+    min-SNR all but drops them."""
+
     empty: float = 0.2
+    """Probability that a picture is shown without its caption."""
 
     def __post_init__(self) -> None:
         check_widths(self.widths, GROUPS)

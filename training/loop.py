@@ -35,6 +35,7 @@ from dedos_deploy.training.optimizer import (
     WeightAverage,
     build_optimizer,
     choose_trained,
+    part_done,
     rate_factor,
     set_rate,
 )
@@ -132,10 +133,8 @@ class Trainer:
     @property
     def progress(self) -> float:
         """Part of the run that is over, by steps or by the clock, whichever is further."""
-        done = self.training.step / self.settings.steps if self.settings.steps else 0.0
-        if self.settings.minutes:
-            done = max(done, self.training.elapsed_s / (60 * self.settings.minutes))
-        return min(done, 1.0)
+        training, settings = self.training, self.settings
+        return part_done(training.step, settings.steps, training.elapsed_s, settings.minutes)
 
     def train(self, observer: Observer) -> list[EvaluationResult]:
         """Run to the end and return the evaluation of every validation split.

@@ -122,7 +122,7 @@ _NOT_SETTINGS = ("data", "output", "resume", "quick", "prediction")
 
 
 def settings_of(args: argparse.Namespace) -> NanoSettings:
-    """Return what the options mean; a run with steps of both stages but no minutes has no clock."""
+    """Return what the options mean; a run with steps of both networks but no minutes has no clock."""
     from dataclasses import replace
 
     from dedos_deploy.training.pretraining.diffusion_settings import QUICK, NanoSettings

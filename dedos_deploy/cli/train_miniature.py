@@ -23,14 +23,14 @@ examples:
   dedos-train miniature --output runs/miniature
       everything, 60 to 90 minutes on two cores; run again after Ctrl-C and it goes on
   dedos-train miniature --output runs/quick --quick
-      every stage once, in about three minutes: shows that all works, its figures mean nothing
+      every part once, in about three minutes: shows that all works, its figures mean nothing
   dedos-train miniature --output runs/short --minutes 30
       as long as you say, with fewer steps
   dedos-train miniature --output runs/m --seeds 5 --steps 1500 --jobs 8
       closer figures on a larger machine
 
 The output folder gets miniature.md, miniature.json, pictures, miniature.dedos (a bundle of the last
-component) and the folders of all stages."""
+component) and the folders of all parts."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--minutes",
         type=float,
         metavar="M",
-        help="time of everything, divided among the stages: chooses --steps by what "
+        help="time of everything, divided among the parts: chooses --steps by what "
         "a step costs here (given steps: 60 to 90 minutes on two cores)",
     )
     parser.add_argument("--seeds", type=int, help="runs of every component (3)")

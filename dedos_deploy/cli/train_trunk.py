@@ -30,6 +30,7 @@ examples:
   dedos-train trunk ... --probe lums_road
       also: the mean IoU of a linear map on the patches of a set, before and after
 
+Ctrl-C keeps what was learned in the output folder; the same command with --resume goes on.
 A teacher is an ONNX net from `image` float32 [N, 3, H, W] RGB 0..255 with an output `features`.
 The output folder gets start.safetensors, features/, log.jsonl and report.json; go on with
   dedos-train --preset nano --clip-weights runs/trunk/start.safetensors ..."""
@@ -118,6 +119,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=int, default=1, help="CPU threads, at most one per core (default: 1)"
     )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with an interrupted run, with its options"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -149,7 +153,7 @@ def run(args: argparse.Namespace) -> int:
         threads=args.threads,
     )
     with _Progress() as progress:
-        report = distil_trunk(asked, settings_of(args), observer=progress)
+        report = distil_trunk(asked, settings_of(args), observer=progress, resume=args.resume)
     print(json.dumps(report, indent=1))
     print(
         f"next: dedos-train --preset {args.preset} --clip-weights "

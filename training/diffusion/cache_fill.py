@@ -23,17 +23,22 @@ _READ_BACK = 8
 
 @dataclass(frozen=True)
 class FillReport:
-    """What came of a pass.
-
-    images: asked for; there: of these, stored before; bytes: of all stored images of this
-    diffusion; stored: their number; counts: what was computed, and the seconds it took.
-    """
+    """What came of a pass."""
 
     images: int
+    """Asked for."""
+
     there: int
+    """Of these, stored before."""
+
     bytes: int
+    """Of all stored images of this diffusion."""
+
     stored: int
+    """Their number."""
+
     counts: CacheCounts
+    """What was computed, and the seconds it took."""
 
     @property
     def bytes_per_image(self) -> int:

@@ -1,4 +1,4 @@
-"""Dividing the minutes of a miniature among its stages: the runs' steps from what a step costs."""
+"""Dividing the minutes of a miniature among its parts: the runs' steps from what a step costs."""
 
 from __future__ import annotations
 
@@ -31,14 +31,16 @@ BY_CLOCK = 10**6
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds that a run of one component takes: per step and per scored image, and to start.
-
-    step: mean of steps that read the diffusion and steps that use the bank, as often as they come.
-    """
+    """Seconds that a run of one component takes."""
 
     step: float
+    """Mean of steps that read the diffusion and steps that use the bank, as often as they come."""
+
     image: float
+    """Per scored image."""
+
     start: float
+    """Before the first step."""
 
 
 def pretraining_plan(plan: MiniaturePlan) -> MiniaturePlan:

@@ -27,13 +27,13 @@ Say = Callable[[str], None]
 
 
 def run_miniature(plan: MiniaturePlan, output: Path, results: Path | None, *, say: Say) -> Path:
-    """Run every stage that is not done yet and return the report's markdown file.
+    """Run every part that is not done yet and return the report's markdown file.
 
     output: folder of the miniature; results: where miniature.json, miniature.md and its pictures
     go, too; say: told one line per event.
 
     Raises BadInputError when `output` holds a miniature of another plan or cannot be written,
-    JobFailedError when a stage fails. After an interrupt the same call goes on.
+    JobFailedError when a part fails. After an interrupt the same call goes on.
     """
     _open(plan, output)
     places = Places(
@@ -112,13 +112,13 @@ def _data(plan: MiniaturePlan, output: Path, say: Say) -> None:
 def _pretraining(plan: MiniaturePlan, places: Places, output: Path) -> list[Job]:
     return [
         Job(
-            stage,
+            learner,
             "dedos_deploy.training.miniature.pretraining",
-            (plan.to_json(), stage, str(places.base), str(output / stage)),
-            output / stage / "report.json",
-            output / f"{stage}.log",
+            (plan.to_json(), learner, str(places.base), str(output / learner)),
+            output / learner / "report.json",
+            output / f"{learner}.log",
         )
-        for stage in ("diffusion", "clip")
+        for learner in ("diffusion", "clip")
     ]
 
 

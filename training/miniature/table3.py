@@ -47,47 +47,62 @@ FILLS = (*BANK_FILLS, "live")
 
 @dataclass(frozen=True)
 class Places:
-    """Where the stages before lie: label folders, CLIP checkpoint, diffusion folder, its cache.
-
-    The runs share the cache: the diffusion reads whole images, so latents and denoised images are
-    computed once in all, not once a run.
-    """
+    """Where what the runs read lies."""
 
     base: Path
+    """Label folder of base words."""
+
     everything: Path
+    """Label folder of all words."""
+
     clip: Path
+    """CLIP checkpoint."""
+
     diffusion: Path
+    """Diffusion folder."""
+
     cache: Path
+    """Of the diffusion. The runs share it: the diffusion reads whole images, so latents and
+    denoised images are computed once in all, not once a run."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """miou_present over all words, base words and novel words, and the IoU of each word.
-
-    all, base, novel, iou: every word was asked for; a novel word competes with the base words that
-    masks taught. novel_alone: only novel words were asked for, on their own pixels.
-    """
+    """miou_present when every word was asked for; a novel word competes with the base words that
+    masks taught."""
 
     all: float
+    """Over all words."""
+
     base: float
+    """Over base words."""
+
     novel: float
+    """Over novel words."""
+
     novel_alone: float
+    """Only novel words were asked for, on their own pixels."""
+
     iou: dict[str, float | None]
+    """Of each word."""
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """One run: its score with the bank it ships, and with every filling where it has several.
-
-    refined: how far the proxy queries move CLIP's last patch tokens, as a part of their length;
-    None for a row without them.
-    """
+    """The result of one run."""
 
     component: str
     seed: int
     score: Score
+    """With the bank it ships."""
+
     fillings: dict[str, Score]
+    """With every filling, where it has several."""
+
     refined: float | None
+    """How far the proxy queries move CLIP's last patch tokens, as a part of their length; None
+    for a row without them."""
+
     seconds: float
     final_loss: float
 

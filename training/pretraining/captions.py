@@ -16,14 +16,13 @@ _SIDES = {"left": "right", "right": "left"}
 
 @dataclass(frozen=True, eq=False)
 class Prompts:
-    """Captions as rows of a table.
-
-    table: float32 [U, 1, C], one token for each different caption; row 0 is the empty one;
-    rows: int64 [N], the row of each picture.
-    """
+    """Captions as rows of a table."""
 
     table: Tensor
+    """float32 [U, 1, C], one token for each different caption; row 0 is the empty one."""
+
     rows: Tensor
+    """int64 [N], the row of each picture."""
 
     @property
     def empty(self) -> Tensor:

@@ -37,16 +37,17 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """What was read.
-
-    images: uint8 [N, H, W, 3] BGR, each squashed to one size whatever its shape, as the diffusion
-    model sees images later; captions: one a picture, "" where nothing is known about it;
-    credits: what the licences of the sources ask to name.
-    """
+    """What was read."""
 
     images: NDArray[np.uint8]
+    """uint8 [N, H, W, 3] BGR, each squashed to one size whatever its shape, as the diffusion
+    model sees images later."""
+
     captions: tuple[str, ...]
+    """One a picture, "" where nothing is known about it."""
+
     credits: tuple[str, ...]
+    """What the licences of the sources ask to name."""
 
     def __len__(self) -> int:
         return len(self.images)

@@ -39,18 +39,22 @@ Labels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class LabelRules:
-    """What becomes a label.
-
-    confidence: least probability of the winning word; words: the only words to keep (empty: all);
-    without: words never to keep; side_px: longest side of the pictures that are written;
-    least_known: pictures with a smaller share of known pixels are left out.
-    """
+    """What becomes a label."""
 
     confidence: float = 0.7
+    """Least probability of the winning word."""
+
     words: tuple[str, ...] = ()
+    """The only words to keep (empty: all)."""
+
     without: tuple[str, ...] = ()
+    """Words never to keep."""
+
     side_px: int = 480
+    """Longest side of the pictures that are written."""
+
     least_known: float = 0.02
+    """Pictures with a smaller share of known pixels are left out."""
 
     def __post_init__(self) -> None:
         if not 0.0 < self.confidence <= 1.0:

@@ -3,7 +3,7 @@
     python -m dedos_deploy.training.recipes.experiment_nano --material DIR --work work --minutes 45 --fine-minutes 15
 
 CamVid is for non-commercial use, and so is what this makes: the weights are never shipped. DIR is
-that of embedded_nano.py with camvid/ beside the others; stages that recipe has made are used again.
+that of embedded_nano.py with camvid/ beside the others; what that recipe has made is used again.
 """
 
 from __future__ import annotations

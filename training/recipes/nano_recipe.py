@@ -1,6 +1,6 @@
-"""What both nano recipes share: from raw material to a checkpoint, one finished stage after another.
+"""What both nano recipes share: from raw material to a checkpoint, one finished command after another.
 
-Every stage does what a command does (`dedos-train text`, `pseudo-labels`, `trunk`, `diffusion`, and
+Every part does what a command does (`dedos-train text`, `pseudo-labels`, `trunk`, `diffusion`, and
 training itself) and is skipped when its result is there, so that a run that was stopped goes on.
 """
 
@@ -172,7 +172,12 @@ class Recipe:
         output = self.work / "text_tower.safetensors"
         if not output.is_file():
             torch.set_num_threads(usable_threads(self.threads))
-            run_text(preset="nano", output=output, settings=DistilSettings(steps, batch=256))
+            run_text(
+                preset="nano",
+                output=output,
+                settings=DistilSettings(steps, batch=256),
+                resume=(self.work / "text_tower.state.safetensors").is_file(),
+            )
 
     def make_trunk(self, shares: dict[str, float], minutes: float) -> Path:
         """Distil the teachers' features; returns the checkpoint to start from."""
@@ -188,7 +193,8 @@ class Recipe:
                 detail=self.net("cityscapes"),
                 threads=self.threads,
             )
-            distil_trunk(asked, TrunkSettings(minutes=minutes), observer=Lines())
+            resume = (folder / "state.safetensors").is_file()
+            distil_trunk(asked, TrunkSettings(minutes=minutes), observer=Lines(), resume=resume)
         return folder / "start.safetensors"
 
     def make_diffusion(self, shares: dict[str, float], start: Path, minutes: float) -> Path:

@@ -10,9 +10,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dedos_deploy.cli._main import EXIT_OK, run_verb, size_hw
+from dedos_deploy.cli._main import EXIT_OK, run_verb
+from dedos_deploy.cli._options import typed
 from dedos_deploy.cli._progress import ProgressLine
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.options import size_hw
 
 if TYPE_CHECKING:
     from dedos_deploy.evaluation.batch import Keeping
@@ -164,7 +166,7 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--device", default="cpu", help="where torch runs checkpoints")
     group.add_argument(
         "--size",
-        type=size_hw,
+        type=typed(size_hw),
         metavar="HxW",
         help="network size of checkpoints (default: as trained)",
     )

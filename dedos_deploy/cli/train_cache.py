@@ -6,10 +6,12 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dedos_deploy.cli._main import EXIT_OK, run_command, size_hw
+from dedos_deploy.cli._main import EXIT_OK, run_command
+from dedos_deploy.cli._options import add_options, fields_of
 from dedos_deploy.errors import BadInputError, require
+from dedos_deploy.training.options import CACHE_MACHINE_OPTIONS, CACHE_OPTIONS
 
 if TYPE_CHECKING:
     from dedos_deploy.training.diffusion.cache_fill import FillReport
@@ -59,30 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="frozen diffusion model, as in training",
     )
     parser.add_argument("--cache", required=True, metavar="DIR", help="folder of the cache")
-    parser.add_argument(
-        "--timesteps",
-        type=int,
-        nargs="+",
-        metavar="T",
-        help="denoising steps that the images go through (50 100 200)",
-    )
-    parser.add_argument(
-        "--component",
-        choices=("II", "III", "IV", "V"),
-        help="row of the paper's Table 3 that will be trained: II walks the middle timestep alone",
-    )
-    parser.add_argument(
-        "--diffusion-size",
-        dest="diffusion_hw",
-        type=size_hw,
-        metavar="HxW",
-        help="image size the diffusion reads (what it was trained at)",
-    )
-    parser.add_argument(
-        "--diffusion-half",
-        action=argparse.BooleanOptionalAction,
-        help="the noise predictor in half precision",
-    )
+    add_options(parser, CACHE_OPTIONS)
     parser.add_argument(
         "--batch", type=int, default=4, help="images computed at once (default: %(default)s)"
     )
@@ -92,13 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="GIB",
         help="keep no more than this; the rest is computed while training",
     )
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where to compute")
-    parser.add_argument(
-        "--threads", type=int, help="CPU threads, at most one per core (torch's choice)"
-    )
-
-
-_NOT_SETTINGS = ("data", "cache", "batch", "max_gib")
+    add_options(parser, CACHE_MACHINE_OPTIONS)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -135,12 +108,10 @@ def _fill(args: argparse.Namespace) -> FillReport | None:
     from dedos_deploy.training.settings import settings_for
     from dedos_deploy.training.setup import open_diffusion, open_folders
 
-    given: dict[str, Any] = {k: v for k, v in vars(args).items() if k not in _NOT_SETTINGS}
-    if args.timesteps:
-        given["timesteps"] = tuple(args.timesteps)
+    given = fields_of(args, (*CACHE_OPTIONS, *CACHE_MACHINE_OPTIONS))
     # The settings of a run, so that data and diffusion mean here what they mean in training; of
     # the preset nothing is used.
-    settings = settings_for("nano", tuple(args.data), **given)
+    settings = settings_for("nano", tuple(args.data), diffusion=args.diffusion, **given)
     processes = open_processes(settings.device)
     if settings.threads:
         torch.set_num_threads(usable_threads(settings.threads))

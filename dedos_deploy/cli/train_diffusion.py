@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dedos_deploy.cli._main import EXIT_OK, run_command, size_hw
+from dedos_deploy.cli._main import EXIT_OK, run_command
+from dedos_deploy.cli._options import add_options, fields_of
 from dedos_deploy.errors import require
+from dedos_deploy.training.pretraining.options import DIFFUSION_OPTIONS
 
 if TYPE_CHECKING:
     from dedos_deploy.training.pretraining.diffusion_report import NanoReport
@@ -67,33 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="half a minute on 64 pictures: shows that all works, draws noise",
     )
-    parser.add_argument(
-        "--size",
-        dest="size_hw",
-        type=size_hw,
-        metavar="HxW",
-        help="size of the pictures (128x160); multiples of 32",
-    )
-    parser.add_argument(
-        "--minutes", type=float, help="wall clock of reading and training together (12)"
-    )
-    parser.add_argument("--vae-steps", type=int, help="steps of the autoencoder, at most")
-    parser.add_argument("--unet-steps", type=int, help="steps of the noise predictor, at most")
-    parser.add_argument(
-        "--prediction",
-        choices=("v_prediction", "epsilon"),
-        help="what is predicted, as in Stable Diffusion 2.1 (v_prediction) or 1.5",
-    )
-    parser.add_argument(
-        "--text", metavar="CHECKPOINT", help="Dedos checkpoint whose text tower embeds the captions"
-    )
-    parser.add_argument("--seed", type=int, help="one seed for weights, order and noise")
-    parser.add_argument("--threads", type=int, help="threads of the training, at most one per core")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where to train")
-    parser.add_argument(
-        "--amp", action=argparse.BooleanOptionalAction, help="bfloat16 where it is safe"
-    )
-    parser.add_argument("--save-minutes", type=float, help="time between saved states (2)")
+    add_options(parser, DIFFUSION_OPTIONS)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -118,25 +94,18 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-_NOT_SETTINGS = ("data", "output", "resume", "quick", "prediction")
-
-
 def settings_of(args: argparse.Namespace) -> NanoSettings:
     """Return what the options mean; a run with steps of both stages but no minutes has no clock."""
     from dataclasses import replace
 
     from dedos_deploy.training.pretraining.diffusion_settings import QUICK, NanoSettings
 
-    given: dict[str, Any] = {
-        name: value
-        for name, value in vars(args).items()
-        if name not in _NOT_SETTINGS and value is not None
-    }
+    given = fields_of(args, DIFFUSION_OPTIONS)
     start = QUICK if args.quick else NanoSettings()
     if args.minutes is None and args.vae_steps and args.unet_steps:
         given["minutes"] = None
-    if args.prediction:
-        given["unet"] = replace(start.unet, prediction=args.prediction)
+    if prediction := given.pop("prediction", None):
+        given["unet"] = replace(start.unet, prediction=prediction)
     return replace(start, **given)
 
 

@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dedos_deploy.cli._main import EXIT_OK, run_command, size_hw
+from dedos_deploy.cli._main import EXIT_OK, run_command
+from dedos_deploy.cli._options import add_options, fields_of
 from dedos_deploy.errors import BadInputError, require
+from dedos_deploy.training.pretraining.options import TRUNK_OPTIONS
 
 if TYPE_CHECKING:
     from dedos_deploy.training.pretraining.trunk_patches import TrunkSettings
@@ -97,17 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("M", "L"),
         help="whitened channels of a middle and a late activation (default: 32 64)",
     )
-    parser.add_argument("--minutes", type=float, help="wall clock of the training (30)")
-    parser.add_argument("--steps", type=int, help="optimizer steps, at most")
-    parser.add_argument("--batch", type=int, help="crops in a step (8)")
-    parser.add_argument(
-        "--sizes", type=size_hw, nargs="+", metavar="HxW", help="network sizes, one drawn per step"
-    )
-    parser.add_argument("--lr", type=float, help="peak learning rate (1e-3)")
-    parser.add_argument("--seed", type=int, help="one seed for weights, crops and order")
-    parser.add_argument(
-        "--amp", action=argparse.BooleanOptionalAction, help="bfloat16 where it is safe"
-    )
+    add_options(parser, TRUNK_OPTIONS)
     parser.add_argument(
         "--probe",
         nargs="+",
@@ -165,10 +157,7 @@ def settings_of(args: argparse.Namespace) -> TrunkSettings:
 
     from dedos_deploy.training.pretraining.trunk_patches import TrunkSettings
 
-    names = ("minutes", "steps", "batch", "sizes", "lr", "seed", "amp")
-    given: dict[str, Any] = {n: getattr(args, n) for n in names if getattr(args, n) is not None}
-    if "sizes" in given:
-        given["sizes"] = tuple(given["sizes"])
+    given = fields_of(args, TRUNK_OPTIONS)
     if "steps" in given and "minutes" not in given:
         given["minutes"] = None
     return replace(TrunkSettings(), **given)

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from dedos_deploy.cli import _stages
-from dedos_deploy.cli._main import size_hw
 from dedos_deploy.cli._stages import StageLines
 from dedos_deploy.cli.export import main
 from dedos_deploy.model import Dedos, save_checkpoint
+from dedos_deploy.options import size_hw
 
 
 @pytest.fixture

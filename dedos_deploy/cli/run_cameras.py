@@ -147,7 +147,9 @@ def open_cameras(args: argparse.Namespace, interrupts: Interrupts, opened: Opene
         access_of(args.serve, args.token)
     # At once, for a server that does not answer is waited for.
     with ThreadPoolExecutor(len(sources), thread_name_prefix="dedos-open") as pool:
-        found = list(pool.map(lambda at: _open_source(*at, args, opened), sources.items()))
+        found = list(
+            pool.map(lambda name: _open_source(name, sources[name], args, opened), sources)
+        )
     with interrupts.held():
         for ends in found:
             options = _sink_options(ends, args)

@@ -151,19 +151,14 @@ def _run_frame(args: argparse.Namespace) -> int:
 
 def _run_stages(args: argparse.Namespace) -> int:
     from dedos_deploy.bench.stages import BenchOptions, markdown, run_bench
-    from dedos_deploy.cli._stages import StageLines
+    from dedos_deploy.cli._progress import ProgressLines
 
     options = BenchOptions(
         args.bundle, args.engine, args.slots, args.size, args.frames, args.threads, args.gpu
     )
-    lines = StageLines()
-    lines.begin(1, 1, "measuring")
-    done = False
-    try:
-        report = run_bench(options, note=lines.note)
-        done = True
-    finally:
-        lines.end(completed=done)
+    lines = ProgressLines()
+    with lines.part(1, 1, "measuring"):
+        report = run_bench(options, progress=lines)
     print(markdown(report))
     if args.json:
         print(json.dumps(asdict(report)))

@@ -83,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Export and print the report."""
     from dedos_deploy.class_files import typed_vocabulary
-    from dedos_deploy.cli._stages import StageLines
+    from dedos_deploy.cli._progress import ProgressLines
 
     given = fields_of(args, EXPORT_OPTIONS)
     if "vocabulary" in given:
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         _require_device(options.target)
     weights = WeightsSource(args.checkpoint, args.preset, args.random_weights)
     dest = args.output or _default_output(weights, options)
-    report = export_bundle(weights, dest, options=options, progress=StageLines())
+    report = export_bundle(weights, dest, options=options, progress=ProgressLines())
     values, summary = report.to_dict(), _summary(report)
     if args.device:
         values["device"] = facts = _prepare_device(report.path, options.target)
@@ -123,20 +123,16 @@ def _require_device(target: str) -> None:
 def _prepare_device(bundle: Path, target: str) -> dict[str, Any]:
     """Build and check the engine of this device; return its facts."""
     from dedos_deploy.bundle import Bundle
-    from dedos_deploy.cli._stages import StageLines
+    from dedos_deploy.cli._progress import ProgressLines
     from dedos_deploy.runtime.gpu.engine_store import EngineStore
 
-    lines = StageLines()
-    with Bundle.open(bundle) as opened:
-        lines.begin(1, 1, f"preparing the {target} engine on this device")
-        ready = False
-        try:
-            with EngineStore(opened, target, on_progress=lines.note).open() as engine:
-                facts = engine.facts()
-            ready = True
-        finally:
-            lines.end(completed=ready)
-    return facts
+    lines = ProgressLines()
+    with (
+        Bundle.open(bundle) as opened,
+        lines.part(1, 1, f"preparing the {target} engine on this device"),
+        EngineStore(opened, target, on_progress=lines).open() as engine,
+    ):
+        return engine.facts()
 
 
 def _int8(args: argparse.Namespace) -> Int8Options | None:

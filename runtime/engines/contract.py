@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.spec import GraphSpec, TensorSpec
 
 if TYPE_CHECKING:
@@ -83,15 +84,12 @@ def _check_tensor(tensor: TensorSpec, array: NDArray[Any], slots: int) -> None:
         )
 
 
-Progress = Callable[[str], None]
-
-
 @dataclass(frozen=True)
 class EngineOptions:
     """threads: CPU threads, at most one per usable core, None for as many; gpu: index of the GPU;
-    on_progress: called with what is being done while an engine is built or checked, many times a
+    on_progress: noted what is being done while an engine is built or checked, many times a
     second."""
 
     threads: int | None = None
     gpu: int = 0
-    on_progress: Progress = lambda text: None
+    on_progress: Progress = QUIET

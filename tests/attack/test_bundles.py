@@ -23,7 +23,7 @@ from dedos_deploy.bundle import Bundle, BundleWriter, _unpack  # noqa: E402
 from dedos_deploy.bundle import bundle as bundle_module  # noqa: E402
 from dedos_deploy.errors import BadBundleError, BadInputError, DedosError  # noqa: E402
 from dedos_deploy.files import (  # noqa: E402
-    Temporary,  # noqa: E402
+    Temporary,
     open_regular,
     read_regular,
     sha256_of_file,

@@ -25,14 +25,15 @@ from dedos_deploy.errors import (
 from dedos_deploy.export import ExportOptions, TrainedModel, WeightsSource, export_bundle
 from dedos_deploy.export import exporter as exporter_module
 from dedos_deploy.model import Dedos, load_checkpoint, save_checkpoint
+from dedos_deploy.progress import Progress
 from dedos_deploy.runtime import Segmenter
 from dedos_deploy.vocabulary import parse_vocabulary
 
 QUICK = ExportOptions(frame_count=1)
 
 
-class Recorder:
-    """A Progress that keeps what it was told."""
+class Recorder(Progress):
+    """Keeps what it was told."""
 
     def __init__(self) -> None:
         self.stages: list[str] = []
@@ -40,8 +41,8 @@ class Recorder:
         self.warnings: list[str] = []
         self.ends: list[bool] = []
 
-    def begin(self, index: int, total: int, title: str) -> None:
-        self.stages.append(f"{index}/{total} {title}")
+    def begin(self, number: int, count: int, what: str) -> None:
+        self.stages.append(f"{number}/{count} {what}")
 
     def note(self, text: str) -> None:
         self.notes.append(text)

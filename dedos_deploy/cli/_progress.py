@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from typing import TextIO
+from typing import Any, TextIO
 
 from dedos_deploy.progress import Progress
 
@@ -109,3 +109,30 @@ class ProgressLines(Progress):
     def _write(self, text: str) -> None:
         self._stream.write(text)
         self._stream.flush()
+
+
+class PartBars:
+    """A bar for each part of a training, which knows no number of steps: told of parts in [0, 1]."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def __enter__(self) -> PartBars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def on_part(self, title: str) -> None:
+        from tqdm import tqdm
+
+        self.__exit__()
+        layout = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
+        # Into a file a bar writes a line every so often, not ten a second.
+        pause = 0.1 if sys.stderr.isatty() else 15.0
+        self._bar = tqdm(total=100.0, desc=title, bar_format=layout, mininterval=pause)
+
+    def on_progress(self, part: float, note: str) -> None:
+        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.update(min(100.0, round(100 * part, 2)) - self._bar.n)

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from dedos_deploy.cli._main import EXIT_OK, run_command
 from dedos_deploy.cli._options import add_options, fields_of
+from dedos_deploy.cli._progress import ProgressLines
 from dedos_deploy.errors import BadInputError, require
+from dedos_deploy.progress import QUIET
 from dedos_deploy.training.options import CACHE_MACHINE_OPTIONS, CACHE_OPTIONS
 
 if TYPE_CHECKING:
@@ -77,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Fill the cache as the parsed options say."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    for module in ("torch", "diffusers", "tqdm"):
+    for module in ("torch", "diffusers"):
         require(module, extra="train", purpose="caching a diffusion model")
     for name in ("batch", "max_gib"):
         value = getattr(args, name)
@@ -99,7 +101,6 @@ def _fill(args: argparse.Namespace) -> FillReport | None:
     from pathlib import Path
 
     import torch
-    from tqdm import tqdm
 
     from dedos_deploy.threads import usable_threads
     from dedos_deploy.training.diffusion.cache import DiffusionCache
@@ -121,15 +122,9 @@ def _fill(args: argparse.Namespace) -> FillReport | None:
     limit = None if args.max_gib is None else int(args.max_gib * 2**30 / processes.count)
     cache = DiffusionCache(Path(args.cache), diffusion, max_bytes=limit)
     paths = image_paths(folders, first=processes.rank, by=processes.count)
-    pause = 0.1 if sys.stderr.isatty() else 15.0
-    with tqdm(
-        total=len(paths),
-        unit="image",
-        desc="caching",
-        mininterval=pause,
-        disable=processes.rank > 0,
-    ) as bar:
-        report = fill_cache(cache, paths, batch=args.batch, on_images=bar.update)
+    progress = QUIET if processes.rank else ProgressLines()
+    with progress.part(1, 1, "caching"):
+        report = fill_cache(cache, paths, batch=args.batch, progress=progress)
     processes.wait()
     return None if processes.rank else report
 

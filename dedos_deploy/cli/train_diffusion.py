@@ -7,10 +7,11 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dedos_deploy.cli._main import EXIT_OK, run_command
 from dedos_deploy.cli._options import add_options, fields_of
+from dedos_deploy.cli._progress import PartBars
 from dedos_deploy.errors import require
 from dedos_deploy.training.pretraining.options import DIFFUSION_OPTIONS
 
@@ -81,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     from dedos_deploy.training.pretraining.small_diffusion import pretrain_diffusion
 
     settings = settings_of(args)
-    with _Progress() as progress:
+    with PartBars() as progress:
         report = pretrain_diffusion(
             args.data, settings, args.output, resume=args.resume, observer=progress
         )
@@ -140,33 +141,6 @@ def summary(report: NanoReport) -> str:
         ("time", ", ".join(f"{name} {value:.0f} s" for name, value in report.seconds.items())),
     )
     return "\n".join(f"{label:9} {text}" for label, text in rows)
-
-
-class _Progress:
-    """One bar for each part of the work."""
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def on_part(self, title: str) -> None:
-        from tqdm import tqdm
-
-        self.__exit__()
-        layout = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
-        # Into a file a bar writes a line every so often, not ten a second.
-        pause = 0.1 if sys.stderr.isatty() else 15.0
-        self._bar = tqdm(total=100.0, desc=title, bar_format=layout, mininterval=pause)
-
-    def on_progress(self, part: float, note: str) -> None:
-        self._bar.set_postfix_str(note, refresh=False)
-        self._bar.update(round(100 * part, 2) - self._bar.n)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,10 +9,11 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dedos_deploy.cli._main import EXIT_OK, run_command
 from dedos_deploy.cli._options import add_options, fields_of
+from dedos_deploy.cli._progress import PartBars
 from dedos_deploy.errors import BadInputError, require
 from dedos_deploy.training.pretraining.options import TRUNK_OPTIONS
 
@@ -140,7 +141,7 @@ def run(args: argparse.Namespace) -> int:
         probes=tuple(args.probe),
         threads=args.threads,
     )
-    with _Progress() as progress:
+    with PartBars() as progress:
         report = distil_trunk(asked, settings_of(args), observer=progress)
     print(json.dumps(report, indent=1))
     print(
@@ -161,32 +162,6 @@ def settings_of(args: argparse.Namespace) -> TrunkSettings:
     if "steps" in given and "minutes" not in given:
         given["minutes"] = None
     return replace(TrunkSettings(), **given)
-
-
-class _Progress:
-    """One bar for each part of the work."""
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def on_part(self, title: str) -> None:
-        from tqdm import tqdm
-
-        self.__exit__()
-        layout = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
-        pause = 0.1 if sys.stderr.isatty() else 15.0
-        self._bar = tqdm(total=100.0, desc=title, bar_format=layout, mininterval=pause)
-
-    def on_progress(self, part: float, note: str) -> None:
-        self._bar.set_postfix_str(note, refresh=False)
-        self._bar.update(min(100.0, round(100 * part, 2)) - self._bar.n)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

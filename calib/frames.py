@@ -100,7 +100,7 @@ def _from_video(path: Path, count: int) -> list[Frame]:
     with _opened(path) as video:
         total = int(video.get(_FRAME_COUNT)) if video.isOpened() else 0
     frames = _spread(path, total, count)
-    if len(frames) < count and len(frames) < total or total < 0:
+    if (len(frames) < count and len(frames) < total) or total < 0:
         # A recording that broke off: its header promises more, or nothing, so count what is there.
         with _opened(path) as video:
             total = sum(1 for _ in iter(video.grab, False))

@@ -64,11 +64,16 @@ _ZIP_ERRORS = (
 
 @dataclass(frozen=True)
 class Unpacked:
-    """folder: the verified contents; manifest: theirs; temporary: whether the caller removes it."""
+    """A bundle that can be read as a folder."""
 
     folder: Path
+    """The verified contents."""
+
     manifest: Manifest
+    """Theirs."""
+
     temporary: bool
+    """Whether the caller removes the folder."""
 
 
 def unpack(archive_path: Path, *, label: str, hashes: bool) -> Unpacked:
@@ -208,12 +213,18 @@ class _WriteError(Exception):
 
 @dataclass(frozen=True)
 class _Source:
-    """An open archive whose members were checked; members: all but the manifest, read already."""
+    """An open archive whose members were checked."""
 
     archive: zipfile.ZipFile
+
     members: list[zipfile.ZipInfo]
+    """All but the manifest."""
+
     manifest: bytes
+    """Read already."""
+
     label: str
+    """What the bundle is called in messages."""
 
     @property
     def key(self) -> str:
@@ -274,8 +285,7 @@ def _write_all(source: _Source, folder: Path) -> Manifest:
 def _write(folder: Path, name: str, chunks: Iterable[bytes]) -> None:
     try:
         with open(write_private(folder, name), "wb") as stream:
-            for chunk in chunks:
-                stream.write(chunk)
+            stream.writelines(chunks)
     except OSError as error:
         raise _WriteError(error) from error
 

@@ -30,7 +30,7 @@ def folder(tmp_path: Path, model: Dedos, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 @pytest.mark.parametrize(
-    "line, message",
+    ("line", "message"),
     [
         ("", "no weights were named; give --checkpoint FILE"),
         ("--preset nanoo", "unknown preset 'nanoo', did you mean 'nano'"),

@@ -253,7 +253,7 @@ def test_missing_tensorrt_is_said_before_any_work(
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    ("change", "message"),
     [
         ({"precision": "fp8"}, "precision 'fp8' is unknown; choose one of fp32, fp16"),
         ({"target": "tpu"}, "target 'tpu' is unknown; choose one of cpu, rtx, trt, cuda"),
@@ -268,7 +268,7 @@ def test_bad_options(change: dict[str, Any], message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "make, message",
+    ("make", "message"),
     [
         (lambda: WeightsSource(), "no weights were named"),
         (lambda: WeightsSource(preset="edge-b"), "no embedded weights.*--random-weights"),

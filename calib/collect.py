@@ -25,6 +25,7 @@ from dedos_deploy.calib.partial import PartialState
 from dedos_deploy.calib.selection import frame_sha256
 from dedos_deploy.errors import BadInputError, nearest
 from dedos_deploy.files import read_regular
+from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.runtime.engines.onnx_runtime import session_options
 from dedos_deploy.spec import GraphSpec
 
@@ -35,7 +36,6 @@ SAVE_EVERY = 4
 
 Statistic = TypeVar("Statistic")
 Picture = NDArray[np.uint8]
-OnProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -95,11 +95,11 @@ def channel_maxima(
     *,
     threads: int | None = None,
     resume: Resume | None = None,
-    progress: OnProgress | None = None,
+    progress: Progress = QUIET,
 ) -> dict[str, NDArray[np.float32]]:
     """Return max |x| over all frames and all axes but the last, float32 [C] per tensor.
 
-    threads: of ONNX Runtime, None for all cores; progress: called with frames done and in all.
+    threads: of ONNX Runtime, None for all cores; progress: counts frames.
     Raises BadInputError naming a tensor that the graph lacks, that is not float, or that has a NaN
     or infinity, with its frame; SinkError when the state cannot be written.
     """
@@ -112,7 +112,7 @@ def collect_histograms(
     *,
     threads: int | None = None,
     resume: Resume | None = None,
-    progress: OnProgress | None = None,
+    progress: Progress = QUIET,
 ) -> dict[str, MagnitudeHistogram]:
     """Return the histogram of |x| over all frames per tensor; arguments as in channel_maxima."""
     return _collect(_HISTOGRAMS, inputs, tensors, threads, resume, progress)
@@ -165,7 +165,7 @@ def _collect(
     tensors: Sequence[str],
     threads: int | None,
     resume: Resume | None,
-    progress: OnProgress | None,
+    progress: Progress,
 ) -> dict[str, Statistic]:
     if not tensors:
         return {}
@@ -183,8 +183,7 @@ def _collect(
         done += 1
         if state is not None and (done % SAVE_EVERY == 0 or done == len(order)):
             state.save(done, _flat(kind, found))
-        if progress is not None:
-            progress(done, len(order))
+        progress.count(done, len(order), "frame")
     return found
 
 

@@ -29,7 +29,6 @@ from dedos_deploy.export.manifest import BASE_VOCABULARY, manifest_of
 from dedos_deploy.export.options import ExportOptions
 from dedos_deploy.export.parity import ParityReport, check_parity, measure_parity, parity_cases
 from dedos_deploy.export.precision import PrecisionReport, check_precision
-from dedos_deploy.export.progress import Progress, Quiet, Stages
 from dedos_deploy.export.report import ExportReport
 from dedos_deploy.export.rtx import EngineFile, build_rtx_engine, require_rtx
 from dedos_deploy.export.storage import Matrices, store_small
@@ -37,6 +36,7 @@ from dedos_deploy.export.weights import TrainedModel, WeightsSource
 from dedos_deploy.files import sha256_of_file
 from dedos_deploy.model import FrozenDedos, freeze
 from dedos_deploy.model.blocks import Arithmetic
+from dedos_deploy.progress import QUIET, Progress, Stages
 from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
 from dedos_deploy.scenes import KINDS, render_image
 from dedos_deploy.spec import GraphSpec, Precision
@@ -78,7 +78,7 @@ def export_bundle(
     dest: str | os.PathLike[str],
     *,
     options: ExportOptions | None = None,
-    progress: Progress | None = None,
+    progress: Progress = QUIET,
 ) -> ExportReport:
     """Write the bundle of a model to `dest` and return what was proved about it.
 
@@ -88,7 +88,7 @@ def export_bundle(
     packages of the target, EngineError for a graph the target cannot run, ParityError when the
     graph disagrees with the model, SinkError when `dest` cannot be written.
     """
-    options, progress = options or ExportOptions(), progress or Quiet()
+    options = options or ExportOptions()
     if options.target == "rtx":
         require_rtx(options.compute_capabilities)
     with BundleWriter(dest, overwrite=options.overwrite) as writer:
@@ -281,7 +281,7 @@ class _Export:
                 precision=kind,
                 model_sha256=sha256_of_file(model),
                 compute_capabilities=self.options.compute_capabilities,
-                on_progress=progress.note,
+                on_progress=progress,
             )
         for path in (engine.path, engine.path.with_suffix(".json")):
             self.writer.add_file(f"engines/{path.name}", path)

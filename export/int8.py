@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,8 @@ from dedos_deploy.calib.verdict import Verdict
 from dedos_deploy.export.graph import save_graph
 from dedos_deploy.export.int8_judge import Judge
 from dedos_deploy.export.int8_labels import LabelMeasure
-from dedos_deploy.export.progress import Progress
 from dedos_deploy.model import FrozenDedos
+from dedos_deploy.progress import Progress
 from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
 from dedos_deploy.spec import GraphSpec, Target
 
@@ -204,25 +204,20 @@ class _Int8:
         def inputs(model: Path) -> CalibrationInputs:
             return CalibrationInputs(model, graphs.spec, self.calibrating, self.text)
 
-        def counted(title: str) -> Callable[[int, int], None]:
-            return lambda done, total: self.progress.note(f"{title}, frame {done} of {total}")
-
         maxima: dict[str, Rows] = {}
         if self.options.smoothing:
             outputs = {item.tensor: item.norm for item in find_smoothable(graphs.reference)}
+            self.progress.note("outliers")
             found = channel_maxima(
-                inputs(self.float_path), list(outputs), resume=resume, progress=counted("outliers")
+                inputs(self.float_path), list(outputs), resume=resume, progress=self.progress
             )
             maxima = {outputs[tensor]: row for tensor, row in found.items()}
         model = _copied(graphs.reference)
         smooth(model, maxima)
         tensors = _ranged(site_tensors(model))
-        histograms = collect_histograms(
-            inputs(self._saved(model, "smoothed")),
-            tensors,
-            resume=resume,
-            progress=counted("ranges"),
-        )
+        graph = inputs(self._saved(model, "smoothed"))
+        self.progress.note("ranges")
+        histograms = collect_histograms(graph, tensors, resume=resume, progress=self.progress)
         return CalibrationTable.of(
             key, histograms, options, source=self.frames.source, channel_maxima=maxima
         )
@@ -250,7 +245,7 @@ class _Int8:
             sites=list(ranges),
             amax={name: max(runs)[0] for name, runs in ranges.items()},
             smoothing=factors,
-            progress=self.progress.note,
+            progress=self.progress,
         )
 
     def _first(self, sensitivity: Sensitivity, ranges: Ranges) -> QuantizationPlan:

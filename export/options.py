@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from dedos_deploy.calib.options import Int8Options
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.options import Option, size_hw
 from dedos_deploy.spec import PRECISIONS, TARGETS, Precision, Target
 from dedos_deploy.text.templates import TEMPLATES
 from dedos_deploy.vocabulary import Vocabulary
@@ -47,7 +48,7 @@ class ExportOptions:
     """Name of the prompt templates."""
     threshold: float | None = None
     """Score in [0, 1] below which a pixel stays unlabelled, None for the checkpoint's own."""
-    compute_capabilities: tuple[str, ...] = field(default=RTX_CAPABILITIES)
+    compute_capabilities: tuple[str, ...] = RTX_CAPABILITIES
     """GPUs of an rtx engine."""
     int8: Int8Options | None = None
     """Calibration, needed for precision int8 and for no other."""
@@ -86,3 +87,79 @@ class ExportOptions:
 def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise BadInputError(f"{name} {value!r} is unknown; choose one of {', '.join(allowed)}")
+
+
+def _comma_separated(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
+GRAPH_OPTIONS = (
+    Option("target", "default: {default}", choices=TARGETS, default=ExportOptions.target),
+    Option("precision", "default: {default}", choices=PRECISIONS, default=ExportOptions.precision),
+    Option(
+        "storage",
+        "weights in the file: as computed with, or float16 for half the size at the same speed "
+        "(default: {default})",
+        choices=STORAGES,
+        default=ExportOptions.storage,
+    ),
+    Option(
+        "size_hw",
+        "network size in pixels (default: as trained)",
+        size_hw,
+        flag="--size",
+        metavar="HxW",
+    ),
+    Option(
+        "batch",
+        "images per run (default: {default})",
+        int,
+        metavar="N",
+        default=ExportOptions.batch,
+    ),
+    Option(
+        "compute_capabilities",
+        f"GPUs of an rtx engine (default: {','.join(RTX_CAPABILITIES)})",
+        _comma_separated,
+        metavar="LIST",
+    ),
+)
+WORD_OPTIONS = (
+    Option(
+        "vocabulary",
+        "base vocabulary shipped with embeddings: 'car|automobile,road' or a text file (default: "
+        "the checkpoint's words)",
+        flag="--vocabulary --classes",
+        metavar="WORDS",
+    ),
+    Option(
+        "templates",
+        "prompt templates (default: {default})",
+        choices=tuple(TEMPLATES),
+        default=ExportOptions.templates,
+    ),
+    Option(
+        "threshold",
+        "score in [0, 1] below which a pixel stays unlabelled (default: the checkpoint's)",
+        float,
+        metavar="T",
+    ),
+)
+GATE_OPTIONS = (
+    Option(
+        "frames",
+        "picture, folder or video to compare on (default: embedded scenes)",
+        metavar="PATH",
+    ),
+    Option(
+        "frame_count",
+        "how many frames to compare (default: {default})",
+        int,
+        metavar="N",
+        default=ExportOptions.frame_count,
+    ),
+    Option("allow_drift", "write the bundle even if the gate refuses", switch="on"),
+)
+OVERWRITE = Option("overwrite", "replace a bundle that is there", switch="on")
+EXPORT_OPTIONS = (*GRAPH_OPTIONS, *WORD_OPTIONS, *GATE_OPTIONS, OVERWRITE)
+"""Of the command line; `int8` is filled by those of Int8Options, and `vocabulary` is typed as text."""

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadBundleError, BadInputError
-from dedos_deploy.runtime.engines.contract import Engine, EngineOptions, Progress
+from dedos_deploy.progress import QUIET, Progress
+from dedos_deploy.runtime.engines.contract import Engine, EngineOptions
 from dedos_deploy.runtime.engines.opening import open_engine
 from dedos_deploy.runtime.frame import check_frame
 from dedos_deploy.runtime.processes import OneProcess
@@ -247,7 +248,7 @@ class Segmenter(SegmenterView, Closing):
         text_threads: int = 1,
         template: str | None = None,
         gpu: int = 0,
-        on_progress: Progress = lambda text: None,
+        on_progress: Progress = QUIET,
     ) -> Segmenter:
         """Return a segmenter for a bundle.
 
@@ -262,7 +263,7 @@ class Segmenter(SegmenterView, Closing):
         threads: CPU threads, at most one per usable core, None for as many; text_threads: CPU threads of
         the text tower for words that are new after the first, few so that frames go on; template: one of
         `dedos_deploy.text.templates.TEMPLATES` in place of the bundle's prompt templates; gpu: index
-        of the GPU for engines that use one; on_progress: called with what is being done while an
+        of the GPU for engines that use one; on_progress: noted what is being done while an
         engine is built or checked on this device, at its first use.
 
         Raises BadInputError for unusable arguments, BadBundleError and EngineError for an

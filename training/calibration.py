@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -16,6 +16,7 @@ from dedos_deploy.fields import FieldError, checked
 from dedos_deploy.model import Dedos, load_checkpoint, save_checkpoint
 from dedos_deploy.model.proxy_queries import BankFill
 from dedos_deploy.model.word_embeddings import WordEmbeddings
+from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.training.bank import CalibrationImages, Denoiser, calibrate_bank, fill_bank
 from dedos_deploy.training.denoising import DenoisingLearning, LearningSource, load_learning
 from dedos_deploy.training.evaluate import evaluate
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 CHECKPOINT, LEARNING = "checkpoint.safetensors", "learning.safetensors"
 
-Progress = Callable[[Iterable[Tensor], int], Iterable[Tensor]]
 """Wraps the images and is told how many there are: `tqdm` and the like."""
 
 
@@ -143,7 +143,7 @@ def calibrate_run(
     folders: Sequence[LabelFolder],
     count: int,
     *,
-    progress: Progress | None = None,
+    progress: Progress = QUIET,
 ) -> Calibrated:
     """Return the calibrated mean of `run` over `count` images of `folders`, or all if fewer.
 
@@ -156,7 +156,7 @@ def calibrate_run(
             "settings differ); give that one with --diffusion"
         )
     images = CalibrationImages(folders, count)
-    shown = progress(images, images.count) if progress else images
+    shown = progress.counted(images, images.count)
     stages = calibrate_bank(run.model, learning, denoiser, shown, images.count)
     record = {
         "images": images.count,

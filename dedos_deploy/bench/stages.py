@@ -6,7 +6,7 @@ import contextlib
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from dedos_deploy.bench.ceilings import Ceilings, cpu_ceilings, gpu_ceilings
 from dedos_deploy.bench.energy import open_meter
 from dedos_deploy.bundle import Bundle
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.runtime.engines.contract import Engine, EngineOptions
 from dedos_deploy.runtime.engines.opening import open_engine
 from dedos_deploy.runtime.engines.tensors import Tensors
@@ -111,20 +112,18 @@ class BenchReport:
     """Machine and versions."""
 
 
-def run_bench(
-    options: BenchOptions, *, note: Callable[[str], None] = lambda text: None
-) -> BenchReport:
-    """Measure; note: called with what is being done.
+def run_bench(options: BenchOptions, *, progress: Progress = QUIET) -> BenchReport:
+    """Measure; progress: noted what is being done.
 
     Bundles take turns frame by frame, each first in every other round, so that what else happens on
     the machine meets all of them. Raises what opening bundles and engines raises.
     """
     with contextlib.ExitStack() as opened:
-        subjects = [_Subject(name, options, opened, note) for name in options.bundles]
-        note("comparing labels")
+        subjects = [_Subject(name, options, opened, progress) for name in options.bundles]
+        progress.note("comparing labels")
         agreement = {subject.name: subject.agreement(subjects[0]) for subject in subjects}
         gpu = options.engine != "cpu"
-        note("measuring what the machine can do")
+        progress.note("measuring what the machine can do")
         ceilings = (
             gpu_ceilings(options.gpu) if gpu else cpu_ceilings(usable_threads(options.threads))
         )
@@ -132,7 +131,7 @@ def run_bench(
         rows: list[BenchRow] = []
         for size in options.sizes:
             for slots in options.slots:
-                note(f"frames of {size[0]}x{size[1]}, K={slots}")
+                progress.note(f"frames of {size[0]}x{size[1]}, K={slots}")
                 rows += _measure(subjects, slots, size, options.frames, meter)
         # Counting needs torch, whose memory and threads must not disturb what was measured.
         rows = [
@@ -160,13 +159,13 @@ class _Subject:
         name: str,
         options: BenchOptions,
         opened: contextlib.ExitStack,
-        note: Callable[[str], None],
+        progress: Progress,
     ) -> None:
         self.name = name
-        note(f"opening {name}")
+        progress.note(f"opening {name}")
         self.bundle = opened.enter_context(contextlib.closing(Bundle.open(name)))
         self.engine: Engine = open_engine(
-            self.bundle, options.engine, EngineOptions(options.threads, options.gpu, note)
+            self.bundle, options.engine, EngineOptions(options.threads, options.gpu, progress)
         )
         opened.callback(self.engine.close)
         self.spec = self.bundle.spec

@@ -367,16 +367,15 @@ def _open_bundle(
 
 
 def _load(args: argparse.Namespace, bundle: Bundle, vocabulary: Vocabulary) -> Segmenter:
-    from dedos_deploy.cli._stages import StageLines
+    from dedos_deploy.cli._progress import ProgressLines
+    from dedos_deploy.progress import QUIET
     from dedos_deploy.runtime import Segmenter
 
     # Building an engine may take minutes; the others load in seconds and need no line.
-    lines = StageLines() if args.engine in TYPED_TARGETS and not args.quiet else None
-    if lines is not None:
-        lines.begin(1, 1, f"preparing the {args.engine} engine")
-    ready = False
-    try:
-        segmenter = Segmenter.load(
+    shown = args.engine in TYPED_TARGETS and not args.quiet
+    progress = ProgressLines() if shown else QUIET
+    with progress.part(1, 1, f"preparing the {args.engine} engine"):
+        return Segmenter.load(
             bundle,
             classes=vocabulary,
             background=args.background,
@@ -384,13 +383,8 @@ def _load(args: argparse.Namespace, bundle: Bundle, vocabulary: Vocabulary) -> S
             threads=args.threads,
             engine=args.engine,
             gpu=args.gpu,
-            on_progress=lines.note if lines is not None else lambda text: None,
+            on_progress=progress,
         )
-        ready = True
-    finally:
-        if lines is not None:
-            lines.end(completed=ready)
-    return segmenter
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ def compare(
     counts_1, counts_2 = (_counts(records, len(classes)) for records in (records_1, records_2))
     names = sorted(counts_1)
     if names != sorted(counts_2):
-        other = sorted(set(counts_1) ^ set(counts_2))[0]
+        other = min(set(counts_1) ^ set(counts_2))
         raise BadInputError(
             f"evaluations of different images cannot be compared: only one has {other!r}"
         )

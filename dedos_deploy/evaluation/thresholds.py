@@ -8,7 +8,7 @@ label, IoU(t) = TP(t) / (L + FP(t)).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +19,6 @@ from dedos_deploy.evaluation.confusion import Ids
 
 LEVELS = 256
 """The runtime gives scores in 255ths."""
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

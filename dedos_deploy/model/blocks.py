@@ -8,6 +8,7 @@ normalisation, linear attention's normaliser. In float32 these casts are no-ops 
 
 from __future__ import annotations
 
+import itertools
 from typing import Literal
 
 import torch
@@ -143,7 +144,7 @@ class Mlp(nn.Sequential):
 
     def __init__(self, *widths: int) -> None:
         layers: list[nn.Module] = []
-        for index, (wide, narrow) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        for index, (wide, narrow) in enumerate(itertools.pairwise(widths)):
             layers += [nn.ReLU()] * (index > 0) + [nn.Linear(wide, narrow)]
         super().__init__(*layers)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
 
 from dedos_deploy.closing import Closing
+from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.runtime.engines.tensors import Tensors
 from dedos_deploy.runtime.labelling import HostLabeller, Labeller
 from dedos_deploy.spec import GraphSpec
@@ -49,9 +50,6 @@ class Engine(Closing):
         return None
 
 
-Progress = Callable[[str], None]
-
-
 @dataclass(frozen=True)
 class EngineOptions:
     """What an engine is opened with."""
@@ -62,5 +60,5 @@ class EngineOptions:
     gpu: int = 0
     """Index of the GPU."""
 
-    on_progress: Progress = lambda text: None
-    """Called with what is being done while an engine is built or checked, many times a second."""
+    on_progress: Progress = QUIET
+    """Told what is being done while an engine is built or checked, many times a second."""

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from dedos_deploy.errors import BadInputError, EngineError
+from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.runtime.gpu import vendor
 from dedos_deploy.runtime.gpu.flavours import (
     Flavour,
@@ -22,8 +23,6 @@ from dedos_deploy.runtime.gpu.flavours import (
     set_capabilities,
 )
 from dedos_deploy.spec import SLOT_BUCKETS, GraphSpec
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -62,11 +61,11 @@ def build_engine(
     spec: GraphSpec,
     options: BuildOptions | None = None,
     *,
-    on_progress: Progress = lambda text: None,
+    on_progress: Progress = QUIET,
 ) -> BuiltEngine:
     """Build the engine of a typed ONNX graph whose tensors are those of `spec`.
 
-    on_progress: called with what is being done, many times a second; what it raises stops the
+    on_progress: noted what is being done, many times a second; what it raises stops the
     build and is raised here.
 
     Raises BadInputError for an unknown compute capability, EngineError with the library's own
@@ -135,7 +134,7 @@ class _Build:
         builder: vendor.Builder = trt.Builder(logger)
         network = builder.create_network(network_flags(trt))
         parser: vendor.OnnxParser = trt.OnnxParser(network, logger)
-        self._on_progress("reading the graph")
+        self._on_progress.note("reading the graph")
         # From the file, not from bytes: external data is found beside it.
         if not parser.parse_from_file(str(model)):
             errors = [parser.get_error(index) for index in range(parser.num_errors)]
@@ -220,9 +219,9 @@ class _Build:
         if name == "Timing graph nodes":
             self._profile = min(self._profile + 1, len(SLOT_BUCKETS))
         if self._profile:
-            self._on_progress(f"profile K={SLOT_BUCKETS[self._profile - 1]}")
+            self._on_progress.note(f"profile K={SLOT_BUCKETS[self._profile - 1]}")
         else:
-            self._on_progress(name.lower())
+            self._on_progress.note(name.lower())
 
     def guard(self, action: Callable[[], None]) -> bool:
         """Run `action` inside TensorRT's callback; return whether the build should go on.

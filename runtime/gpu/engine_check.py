@@ -31,7 +31,7 @@ def _check_tensor(engine: vendor.CudaEngine, tensor: TensorSpec, name: str) -> N
     dtype = DTYPES.get(engine.get_tensor_dtype(tensor.name).name, "another type")
     shape = list(engine.get_tensor_shape(tensor.name))
     fits = len(shape) == len(tensor.shape) and all(
-        want == "K" or have == want for have, want in zip(shape, tensor.shape, strict=True)
+        want in ("K", have) for have, want in zip(shape, tensor.shape, strict=True)
     )
     if dtype != tensor.dtype or not fits:
         raise EngineError(

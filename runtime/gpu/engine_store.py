@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from dedos_deploy.errors import BadBundleError, BadInputError, EngineError, ParityError
 from dedos_deploy.files import sha256_of_file, write_atomically
+from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.runtime.gpu.build import BuildOptions, build_engine, label
 from dedos_deploy.runtime.gpu.cuda import Cuda
 from dedos_deploy.runtime.gpu.device_check import DeviceCheck, check_on_device
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from dedos_deploy.bundle import Bundle
 
 _LOG = logging.getLogger(__name__)
-
-Progress = Callable[[str], None]
 
 
 def default_engine_folder() -> Path:
@@ -62,10 +61,10 @@ class EngineStore:
         trt: ModuleType | None = None,
         cuda: Cuda | None = None,
         folder: Path | None = None,
-        on_progress: Progress = lambda text: None,
+        on_progress: Progress = QUIET,
     ) -> None:
         """target: `trt` or `rtx`; trt, cuda: what to use instead of the installed ones; folder: of
-        the cache, None for the user's; on_progress: called with what is being done.
+        the cache, None for the user's; on_progress: noted what is being done.
 
         Raises BadInputError for a bundle whose graph TensorRT cannot read, MissingExtraError,
         EngineError without a usable GPU.
@@ -136,7 +135,7 @@ class EngineStore:
             timing_cache=self._timing_cache(),
         )
         if memory.low:
-            self._on_progress("little memory is free: fewer tactics are tried")
+            self._on_progress.note("little memory is free: fewer tactics are tried")
         built = build_engine(
             self._trt,
             self.flavour,
@@ -197,7 +196,7 @@ class EngineStore:
             _LOG.warning("the cached engine %s is damaged and is built anew", engine.name)
 
     def _load(self, stored: StoredEngine) -> TensorRtEngine:
-        self._on_progress("loading the engine")
+        self._on_progress.note("loading the engine")
         cache = self._folder / f"{self._device_name(stored)}.rtxcache"
         return TensorRtEngine(
             self._trt,
@@ -228,7 +227,7 @@ class EngineStore:
     def _compare(self, engine: TensorRtEngine) -> DeviceCheck:
         from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
 
-        self._on_progress("comparing the engine with ONNX Runtime")
+        self._on_progress.note("comparing the engine with ONNX Runtime")
         base = self._bundle.manifest.base_vocabulary
         if base is None:
             raise BadBundleError(

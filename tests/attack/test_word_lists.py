@@ -134,7 +134,7 @@ sys.addaudithook(_listen)
 
 def _opened_files(call: Callable[[], Any]) -> tuple[Any, list[object]]:
     """Return what `call` returns and all that it opened."""
-    global _heard
+    global _heard  # noqa: PLW0603
     _heard = []
     try:
         return call(), _heard

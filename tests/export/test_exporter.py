@@ -27,14 +27,15 @@ from dedos_deploy.export import bundle_text as text_module
 from dedos_deploy.export import exporter as exporter_module
 from dedos_deploy.export import manifest as manifest_module
 from dedos_deploy.model import Dedos, load_checkpoint, save_checkpoint
+from dedos_deploy.progress import Progress
 from dedos_deploy.runtime import Segmenter
 from dedos_deploy.vocabulary import parse_vocabulary
 
 QUICK = ExportOptions(frame_count=1)
 
 
-class Recorder:
-    """A Progress that keeps what it was told."""
+class Recorder(Progress):
+    """Keeps what it was told."""
 
     def __init__(self) -> None:
         self.stages: list[str] = []
@@ -42,8 +43,8 @@ class Recorder:
         self.warnings: list[str] = []
         self.ends: list[bool] = []
 
-    def begin(self, index: int, total: int, title: str) -> None:
-        self.stages.append(f"{index}/{total} {title}")
+    def begin(self, number: int, count: int, what: str) -> None:
+        self.stages.append(f"{number}/{count} {what}")
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -262,7 +263,7 @@ def test_missing_tensorrt_is_said_before_any_work(
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    ("change", "message"),
     [
         ({"precision": "fp8"}, "precision 'fp8' is unknown; choose one of fp32, fp16"),
         ({"target": "tpu"}, "target 'tpu' is unknown; choose one of cpu, rtx, trt, cuda"),
@@ -277,7 +278,7 @@ def test_bad_options(change: dict[str, Any], message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "make, message",
+    ("make", "message"),
     [
         (lambda: WeightsSource(), "no weights were named"),
         (lambda: WeightsSource(preset="edge-b"), "no embedded weights.*--random-weights"),

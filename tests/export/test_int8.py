@@ -36,6 +36,7 @@ from dedos_deploy.export import int8_judge as judge_module
 from dedos_deploy.export.graph import image_graph
 from dedos_deploy.export.storage import rounded_rows, store_small
 from dedos_deploy.model import Dedos, freeze, save_checkpoint
+from dedos_deploy.progress import Progress
 from dedos_deploy.runtime import Segmenter
 from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
 from dedos_deploy.scenes import KINDS, class_names, render_image
@@ -263,6 +264,19 @@ def test_a_table_is_used_again_and_only_for_the_same(
     assert table.read_bytes() == written and not (tmp_path / "three.dedos").exists()
 
 
+class Counts(Progress):
+    """Keeps what is counted; stop_at: the frame at which Ctrl-C is pressed."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.done: list[int] = []
+        self._stop_at = stop_at
+
+    def count(self, done: int, total: int, unit: str = "image") -> None:
+        self.done.append(done)
+        if done == self._stop_at:
+            raise KeyboardInterrupt
+
+
 def test_an_interrupted_calibration_goes_on(
     trained: TrainedModel,
     drive: Path,
@@ -274,27 +288,21 @@ def test_an_interrupted_calibration_goes_on(
     table = tmp_path / "table.json"
 
     def interrupted(inputs: Any, tensors: Any, *, resume: Any, progress: Any) -> Any:
-        def count(done: int, total: int) -> None:
-            if done == 9:
-                raise KeyboardInterrupt
-
-        return channel_maxima(inputs, tensors, resume=resume, progress=count)
+        return channel_maxima(inputs, tensors, resume=resume, progress=Counts(stop_at=9))
 
     with monkeypatch.context() as patched:
         patched.setattr(int8_module, "channel_maxima", interrupted)
         with pytest.raises(KeyboardInterrupt):
             _export(trained, tmp_path / "out.dedos", drive, table=table)
     assert not (tmp_path / "out.dedos").exists() and not table.exists()
-    counts: list[int] = []
+    counts = Counts()
 
     def counted(inputs: Any, tensors: Any, *, resume: Any, progress: Any) -> Any:
-        return channel_maxima(
-            inputs, tensors, resume=resume, progress=lambda done, total: counts.append(done)
-        )
+        return channel_maxima(inputs, tensors, resume=resume, progress=counts)
 
     monkeypatch.setattr(int8_module, "channel_maxima", counted)
     _export(trained, tmp_path / "out.dedos", drive, table=table, force=True)
-    assert counts[0] == 9 and counts[-1] == 14  # From the state saved at 8.
+    assert counts.done[0] == 9 and counts.done[-1] == 14  # From the state saved at 8.
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.dedos", "table.json"]
     alone = _export(trained, tmp_path / "alone.dedos", drive, force=True)
     with Bundle.open(alone.path) as one, Bundle.open(tmp_path / "out.dedos") as other:

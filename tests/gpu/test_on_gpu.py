@@ -190,7 +190,7 @@ def engine_name(request: pytest.FixtureRequest) -> Iterator[str]:
         pytest.importorskip(flavour.module, reason=f"needs pip install 'dedos-deploy[{name}]'")
         if name == "rtx" and Cuda.open().device.capability[0] in (9, 10):
             pytest.skip("TensorRT for RTX does not build for data-centre GPUs")
-    yield name
+    return name
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ def test_lines_that_repeat_are_counted(caplog: pytest.LogCaptureFixture) -> None
         repeats.flush()
         assert len(caplog.records) == SHOWN + 3
         for number in range(3 * MOST_KINDS):
-            log.warning(f"kind {number}")
+            log.warning("kind %d", number)
         assert len(repeats._kinds) == MOST_KINDS
     finally:
         log.removeFilter(repeats)

@@ -67,6 +67,7 @@ def fill_cache(
     for number, (key, image) in enumerate(_images(paths, cache.diffusion.size_hw), start=1):
         if cache.holds(key) or any(key == other for other, _ in waiting):
             there += 1
+            progress.count(number - len(waiting), len(paths))
         else:
             waiting.append((key, image))
         last = [*last[1 - _READ_BACK :], key]
@@ -74,11 +75,11 @@ def fill_cache(
             first = cache.counts.computed == 0
             _compute(cache, waiting)
             waiting = []
+            progress.count(number, len(paths))
             if cache.full:
                 break
             if first:
                 _check_room(cache, len(paths) - number)
-        progress.count(number - len(waiting), len(paths))
     for key in last:
         cache.stored(key)
     stored = sum(1 for _ in cache.folder.glob("*/*.safetensors"))

@@ -13,8 +13,8 @@ from torch import Tensor
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.fields import FieldError, checked
 from dedos_deploy.model import Dedos, load_checkpoint, save_checkpoint
-from dedos_deploy.model.embeddings import WordEmbeddings
 from dedos_deploy.model.proxy_queries import BankFill
+from dedos_deploy.model.word_embeddings import WordEmbeddings
 from dedos_deploy.training.bank import CalibrationImages, Denoiser, calibrate_bank, fill_bank
 from dedos_deploy.training.denoising import DenoisingLearning, LearningSource, load_learning
 from dedos_deploy.training.evaluate import Evaluation, evaluate

@@ -16,7 +16,7 @@ import torch
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.files import write_atomically
 from dedos_deploy.model import save_checkpoint
-from dedos_deploy.model.embeddings import WordEmbeddings
+from dedos_deploy.model.word_embeddings import WordEmbeddings
 from dedos_deploy.threads import usable_threads
 from dedos_deploy.training.balance import word_weights
 from dedos_deploy.training.bank import fill_bank

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dedos_deploy.model import Dedos
-from dedos_deploy.model.embeddings import WordEmbeddings
+from dedos_deploy.model.word_embeddings import WordEmbeddings
 from dedos_deploy.training.data import Batch
 from dedos_deploy.training.denoising import DenoisingLearning, Learned
 from dedos_deploy.training.diffusion.walker import Walker

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.files import write_atomically
 from dedos_deploy.model import Dedos
-from dedos_deploy.model.embeddings import WordEmbeddings
+from dedos_deploy.model.word_embeddings import WordEmbeddings
 from dedos_deploy.runtime.sinks.palette import class_colour_bgr, palette_bgr
 from dedos_deploy.training.data import Batch
 from dedos_deploy.training.evaluate import network_input

@@ -113,7 +113,7 @@ class _Encoder:
     def __call__(self, words: Sequence[str], **_: object) -> NDArray[np.float32]:
         import torch
 
-        from dedos_deploy.model.embeddings import WordEmbeddings
+        from dedos_deploy.model.word_embeddings import WordEmbeddings
 
         with torch.no_grad():
             rows = WordEmbeddings(self._model, words, template=self._template, tuned=False)

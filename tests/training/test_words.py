@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dedos_deploy.errors import BadInputError
-from dedos_deploy.model.embeddings import clip_tokenizer
 from dedos_deploy.model.text_tower import TextTower
+from dedos_deploy.model.word_embeddings import clip_tokenizer
 from dedos_deploy.presets import TextTowerConfig
 from dedos_deploy.text.tokenizer import Tokenizer
 from dedos_deploy.training.pretraining import sentence_encoder as encoders

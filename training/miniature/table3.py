@@ -17,9 +17,9 @@ from torch import Tensor
 
 from dedos_deploy.files import write_atomically
 from dedos_deploy.model import Dedos
-from dedos_deploy.model.embeddings import WordEmbeddings
 from dedos_deploy.model.proxy_queries import BankFill
 from dedos_deploy.model.refinement import Refinement
+from dedos_deploy.model.word_embeddings import WordEmbeddings
 from dedos_deploy.training.bank import Denoiser
 from dedos_deploy.training.calibration import (
     Run,

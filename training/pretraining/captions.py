@@ -42,7 +42,7 @@ def embed_captions(captions: Sequence[str], checkpoint: str | None, width: int) 
     if checkpoint is None:
         return Prompts(torch.zeros(1, 1, width), torch.zeros(len(captions), dtype=torch.int64))
     from dedos_deploy.model import load_checkpoint
-    from dedos_deploy.model.embeddings import clip_tokenizer, encode
+    from dedos_deploy.model.word_embeddings import clip_tokenizer, encode
 
     model, _ = load_checkpoint(checkpoint)
     tokenizer = clip_tokenizer(model.config.clip.text.context_length)

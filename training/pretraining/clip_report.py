@@ -15,7 +15,7 @@ from torch import Tensor
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.files import write_atomically
 from dedos_deploy.model import Dedos
-from dedos_deploy.model.embeddings import clip_tokenizer
+from dedos_deploy.model.word_embeddings import clip_tokenizer
 from dedos_deploy.text.templates import TEMPLATES
 from dedos_deploy.training.miniature.data import BASE_WORDS, NAMED_SHARE, WORDS, SceneSet
 from dedos_deploy.training.pretraining.clip_batches import patch_cover

@@ -24,8 +24,8 @@ from torch.nn import functional as F
 
 from dedos_deploy.errors import BadInputError, listed
 from dedos_deploy.files import write_atomically
-from dedos_deploy.model.embeddings import clip_tokenizer
 from dedos_deploy.model.text_tower import TextTower
+from dedos_deploy.model.word_embeddings import clip_tokenizer
 from dedos_deploy.presets import get_preset
 from dedos_deploy.text.templates import TEMPLATES
 from dedos_deploy.text.tokenizer import Tokenizer

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from dedos_deploy.errors import DedosError
 from dedos_deploy.model import Dedos, save_checkpoint
-from dedos_deploy.model.embeddings import WordEmbeddings
+from dedos_deploy.model.word_embeddings import WordEmbeddings
 from dedos_deploy.training.losses import count_labels, dense_loss
 from dedos_deploy.training.muon import MuonAdamW
 from dedos_deploy.training.optimizer import rate_factor, set_rate

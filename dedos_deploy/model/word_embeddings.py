@@ -1,4 +1,4 @@
-"""Text embeddings of the training words, by the model's own text tower."""
+"""Text embeddings of words, by the model's own text tower."""
 
 from __future__ import annotations
 

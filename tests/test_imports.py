@@ -31,6 +31,8 @@ RUNTIME = {
     "runtime.sinks",
     "runtime.sources",
 }
+TRAINING = {"training", "training.diffusion", "training.pretraining"}
+PROGRAMS = {"training.miniature", "training.recipes"}
 BELOW = DATA | RUNTIME | {"model"}
 ALLOWED: dict[str, set[str]] = {
     "assets": set(),
@@ -50,8 +52,16 @@ ALLOWED: dict[str, set[str]] = {
     "bench": BELOW,
     "calib": BELOW | {"evaluation"},
     "export": BELOW | {"calib", "evaluation"},
-    "training": BELOW | {"evaluation"},
-    "cli": BELOW | {"bench", "calib", "evaluation", "export", "runtime.serving", "training"},
+    "training": BELOW | {"evaluation", "training.diffusion"},
+    "training.diffusion": BELOW | {"training"},
+    "training.pretraining": BELOW | {"evaluation", "training", "training.diffusion"},
+    # Programs that go the whole way, from pictures to a bundle.
+    "training.miniature": BELOW | TRAINING | {"evaluation", "export"},
+    "training.recipes": BELOW | TRAINING | {"evaluation", "export"},
+    "cli": BELOW
+    | {"bench", "calib", "evaluation", "export", "runtime.serving"}
+    | TRAINING
+    | PROGRAMS,
 }
 TOP = "the top of the package"
 
@@ -146,7 +156,11 @@ def room_of(module: str) -> str:
 
 def test_every_folder_is_a_room() -> None:
     folders = {path.name for path in PACKAGE.iterdir() if any(path.glob("*.py"))}
-    inner = {f"runtime.{path.parent.name}" for path in (PACKAGE / "runtime").glob("*/*.py")}
+    inner = {
+        f"{room}.{path.parent.name}"
+        for room in ("runtime", "training")
+        for path in (PACKAGE / room).glob("*/*.py")
+    }
     assert folders | inner == set(ALLOWED)
 
 

@@ -34,7 +34,6 @@ from dedos_deploy.training.miniature.budget import (
     steps_for,
 )
 from dedos_deploy.training.miniature.curves import draw_curves, read_curve
-from dedos_deploy.training.miniature.data import BASE_WORDS, NOVEL_WORDS, WORDS
 from dedos_deploy.training.miniature.jobs import Job, JobFailedError, run_jobs
 from dedos_deploy.training.miniature.plan import QUICK, MiniaturePlan, plan_from_json
 from dedos_deploy.training.miniature.report import fillings, table
@@ -49,6 +48,7 @@ from dedos_deploy.training.miniature.table3 import (
     run_settings,
     score_of,
 )
+from dedos_deploy.training.pretraining.scenes import BASE_WORDS, NOVEL_WORDS, WORDS
 
 
 def test_spread_and_paired_difference_by_hand() -> None:

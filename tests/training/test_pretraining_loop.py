@@ -18,7 +18,6 @@ from dedos_deploy.model.text_tower import TextTower
 from dedos_deploy.model.word_embeddings import clip_tokenizer
 from dedos_deploy.presets import ModelConfig, TextTowerConfig
 from dedos_deploy.training.failure import DivergedError
-from dedos_deploy.training.miniature.data import render_scenes
 from dedos_deploy.training.muon import MuonAdamW
 from dedos_deploy.training.pretraining import text as words
 from dedos_deploy.training.pretraining.clip import ClipSettings, pretrain_clip
@@ -30,6 +29,7 @@ from dedos_deploy.training.pretraining.loop import (
     cosine,
 )
 from dedos_deploy.training.pretraining.scene_words import WordList
+from dedos_deploy.training.pretraining.scenes import render_scenes
 
 STEPS = LoopSettings(
     "a line", 8, None, rate=cosine(2), advice="pray", ema=0.9, save_minutes=9, seed=4

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from dedos_deploy.presets import get_preset
-from dedos_deploy.training.miniature.data import SceneSet, render_scenes
 from dedos_deploy.training.miniature.plan import MiniaturePlan, plan_from_json
 from dedos_deploy.training.pretraining.clip import ClipSettings, pretrain_clip
+from dedos_deploy.training.pretraining.scenes import SceneSet, render_scenes
 from dedos_deploy.training.pretraining.small_diffusion import pretrain_diffusion
 
 TRAIN_SEED, VAL_SEED = 1, 2

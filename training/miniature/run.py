@@ -11,12 +11,12 @@ from pathlib import Path
 
 from dedos_deploy.errors import BadInputError, require
 from dedos_deploy.training.miniature.budget import pretraining_plan, read_cost, steps_for
-from dedos_deploy.training.miniature.data import write_folders
 from dedos_deploy.training.miniature.jobs import Job, OnJob, run_jobs
 from dedos_deploy.training.miniature.plan import MiniaturePlan
 from dedos_deploy.training.miniature.pretraining import scenes
 from dedos_deploy.training.miniature.report import Pretraining, write_report
 from dedos_deploy.training.miniature.table3 import RESULT, Places, read_result
+from dedos_deploy.training.pretraining.scenes import write_folders
 
 PLAN, SECONDS, STEPS = "plan.json", "seconds.json", "steps.json"
 

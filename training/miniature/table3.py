@@ -33,8 +33,8 @@ from dedos_deploy.training.components import COMPONENTS, Component
 from dedos_deploy.training.evaluate import Queries, evaluate, network_input
 from dedos_deploy.training.folders import LabelFolder, open_folder, read_pair
 from dedos_deploy.training.loop import Trainer
-from dedos_deploy.training.miniature.data import BASE_WORDS, NOVEL_WORDS
 from dedos_deploy.training.miniature.plan import MiniaturePlan, plan_from_json
+from dedos_deploy.training.pretraining.scenes import BASE_WORDS, NOVEL_WORDS
 from dedos_deploy.training.settings import TrainSettings, settings_for
 from dedos_deploy.training.targets import IGNORE
 

@@ -29,7 +29,6 @@ from torch import Tensor, nn
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.model import Dedos, build_model, save_checkpoint
 from dedos_deploy.presets import ModelConfig
-from dedos_deploy.training.miniature.data import WORDS, SceneSet
 from dedos_deploy.training.muon import MuonAdamW
 from dedos_deploy.training.pretraining.clip_batches import ClipBatch, clip_batch
 from dedos_deploy.training.pretraining.clip_losses import PairLosses, look, read
@@ -47,6 +46,7 @@ from dedos_deploy.training.pretraining.loop import (
     StateFile,
     cosine,
 )
+from dedos_deploy.training.pretraining.scenes import WORDS, SceneSet
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dedos_deploy.training.miniature.data import BASE_WORDS, WORDS, SceneSet, caption_of
+from dedos_deploy.training.pretraining.scenes import BASE_WORDS, WORDS, SceneSet, caption_of
 
 _WHOLE = 0.35  # share of items that show the whole picture
 _SMALLEST = 0.3  # side of the smallest crop, as a share of the picture's

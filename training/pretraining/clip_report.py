@@ -17,9 +17,9 @@ from dedos_deploy.files import write_atomically
 from dedos_deploy.model import Dedos
 from dedos_deploy.model.word_embeddings import clip_tokenizer
 from dedos_deploy.text.templates import TEMPLATES
-from dedos_deploy.training.miniature.data import BASE_WORDS, NAMED_SHARE, WORDS, SceneSet
 from dedos_deploy.training.pretraining.clip_batches import patch_cover
 from dedos_deploy.training.pretraining.clip_losses import look, read, region_embeddings
+from dedos_deploy.training.pretraining.scenes import BASE_WORDS, NAMED_SHARE, WORDS, SceneSet
 
 _BATCH = 32
 _CONTEXT = 0.15  # a crop shows this much around a region's box, as a share of its sides

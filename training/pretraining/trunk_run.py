@@ -16,7 +16,7 @@ from dedos_deploy.model import Dedos, build_model
 from dedos_deploy.model.mobile_branch import MobileBranch
 from dedos_deploy.presets import get_preset
 from dedos_deploy.training.folders import LabelFolder
-from dedos_deploy.training.pretraining.mobile_weights import DETAIL_CREDIT, load_mobile_weights
+from dedos_deploy.training.pretraining.mobile_weights import load_mobile_weights
 from dedos_deploy.training.pretraining.teacher_features import FeatureStore, FeatureTeacher
 from dedos_deploy.training.pretraining.text import load_text_tower, text_tower_credit
 from dedos_deploy.training.pretraining.trunk_distillation import (
@@ -33,7 +33,7 @@ from dedos_deploy.training.pretraining.trunk_patches import (
     split_items,
 )
 from dedos_deploy.training.probe import linear_probe
-from dedos_deploy.training.setup import inherited_credits, take_clip
+from dedos_deploy.training.setup import DETAIL_CREDIT, inherited_credits, take_clip
 from dedos_deploy.training.sources import open_data
 
 REPORT = "report.json"

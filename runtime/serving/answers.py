@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from dedos_deploy.errors import BadInputError, DedosError, SinkError, UnfinishedError
-from dedos_deploy.runtime.serving.hub import Hub
+from dedos_deploy.runtime.serving.controls import Controls
 
 MOST_WORDS_LENGTH = 20_000
 MOST_HEAVY = 4
@@ -47,10 +47,10 @@ class HeavyRequests:
             self._places.release()
 
 
-def known_camera(hub: Hub, name: str) -> str:
+def known_camera(controls: Controls, name: str) -> str:
     """Return the name of a camera. Raises HTTPException 404."""
     try:
-        hub.view(name)
+        controls.view(name)
     except BadInputError as error:
         raise HTTPException(404, str(error)) from error
     return name

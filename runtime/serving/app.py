@@ -10,8 +10,8 @@ from typing import Any
 
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError, require
+from dedos_deploy.runtime.serving.controls import Controls
 from dedos_deploy.runtime.serving.guard import Access, Guard
-from dedos_deploy.runtime.serving.hub import Hub
 from dedos_deploy.runtime.serving.listener import Listener, listen_on
 from dedos_deploy.runtime.serving.repeats import SPAN_S, Repeats
 
@@ -23,7 +23,7 @@ SERVER_STOP_S = 3.0
 log = logging.getLogger(__package__)
 
 
-def build_app(hub: Hub, *, words: tuple[str, ...] = ()) -> Any:
+def build_app(controls: Controls, *, words: tuple[str, ...] = ()) -> Any:
     """Return the application without its guard; words: to suggest in the page.
 
     Raises MissingExtraError without FastAPI.
@@ -48,9 +48,9 @@ def build_app(hub: Hub, *, words: tuple[str, ...] = ()) -> Any:
     add_refusals(app)
     heavy = HeavyRequests()
     for router in (
-        state_routes(hub, words),
-        camera_routes(hub, heavy),
-        picture_routes(hub, heavy),
+        state_routes(controls, words),
+        camera_routes(controls, heavy),
+        picture_routes(controls, heavy),
         page_routes(),
     ):
         app.include_router(router)
@@ -60,9 +60,9 @@ def build_app(hub: Hub, *, words: tuple[str, ...] = ()) -> Any:
 class Server(Closing):
     """uvicorn on a thread of its own; `start` returns once it listens, `close` within a second or two."""
 
-    def __init__(self, hub: Hub, access: Access, *, words: tuple[str, ...] = ()) -> None:
+    def __init__(self, controls: Controls, access: Access, *, words: tuple[str, ...] = ()) -> None:
         """Raises MissingExtraError."""
-        application = Guard(build_app(hub, words=words), access)
+        application = Guard(build_app(controls, words=words), access)
         import uvicorn
 
         from dedos_deploy.runtime.serving.connections import Connections

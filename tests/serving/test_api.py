@@ -61,7 +61,7 @@ def test_new_words_change_what_is_seen(site: Site) -> None:
     version = answer.json()["version"]
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
-        latest = site.hub._latest["back yard"][2]
+        latest = site.controls.hub._latest["back yard"][2]
         if latest.vocabulary_version == version:
             break
         time.sleep(0.02)
@@ -304,7 +304,7 @@ def test_unsafe_settings(options: dict[str, Any], message: str) -> None:
 
 def test_a_port_that_is_taken(site: Site, bundle_folder: Path) -> None:
     port = int(site.url.rsplit(":", 1)[1])
-    server = Server(site.hub, Access(port=port))
+    server = Server(site.controls, Access(port=port))
     with pytest.raises(BadInputError, match=f"cannot listen on 127.0.0.1:{port}"):
         server.start()
     server.close()
@@ -314,7 +314,7 @@ def test_fuzzed_from_its_own_description(site: Site) -> None:
     schemathesis = pytest.importorskip("schemathesis", reason="needs pip install schemathesis")
     from hypothesis import HealthCheck, given, settings
 
-    schema = schemathesis.openapi.from_dict(build_app(site.hub, words=BASE_WORDS).openapi())
+    schema = schemathesis.openapi.from_dict(build_app(site.controls, words=BASE_WORDS).openapi())
     schema.config.update(base_url=site.url)
     checked = 0
     for operation in schema.get_all_operations():

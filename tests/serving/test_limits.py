@@ -68,8 +68,8 @@ def test_lines_that_repeat_are_counted(caplog: pytest.LogCaptureFixture) -> None
         ]
         repeats.flush()
         assert len(caplog.records) == SHOWN + 3
-        for number in range(3 * MOST_KINDS):
-            log.warning("kind %d", number)
+        for kind in [f"kind {number}" for number in range(3 * MOST_KINDS)]:
+            log.warning(kind)
         assert len(repeats._kinds) == MOST_KINDS
     finally:
         log.removeFilter(repeats)

@@ -17,6 +17,10 @@ from dedos_deploy.runtime.serving.repeats import SPAN_S, Repeats
 
 ACCEPTED_AT_ONCE = 16
 """Connections between two rounds of the loop, so that those which are there are heard first."""
+MOST_HEAVY = 4
+"""Requests at once that encode words or label pictures, so that those who only look always find a
+thread."""
+_BUSY = "others are changing words or labelling pictures; ask again in a second"
 START_S = 10.0
 SERVER_STOP_S = 3.0
 
@@ -32,7 +36,7 @@ def build_app(controls: Controls, *, words: tuple[str, ...] = ()) -> Any:
         require(module, extra="serve", purpose="serving a page")
     from fastapi import FastAPI
 
-    from dedos_deploy.runtime.serving.answers import HeavyRequests, add_refusals
+    from dedos_deploy.runtime.serving.answers import Places, add_refusals
     from dedos_deploy.runtime.serving.camera_routes import camera_routes
     from dedos_deploy.runtime.serving.routes import page_routes, picture_routes, state_routes
     from dedos_deploy.version import __version__
@@ -46,7 +50,7 @@ def build_app(controls: Controls, *, words: tuple[str, ...] = ()) -> Any:
         redoc_url=None,
     )
     add_refusals(app)
-    heavy = HeavyRequests()
+    heavy = Places(MOST_HEAVY, _BUSY)
     for router in (
         state_routes(controls, words),
         camera_routes(controls, heavy),

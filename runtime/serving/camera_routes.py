@@ -7,11 +7,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, HTTPException, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from dedos_deploy.runtime.serving.answers import KNOWN, HeavyRequests, WordList, known_camera
+from dedos_deploy.runtime.serving.answers import KNOWN, Places, WordList, known_camera
 from dedos_deploy.runtime.serving.controls import COLOUR, Controls
 from dedos_deploy.runtime.serving.hub import DEFAULT_OPACITY
 from dedos_deploy.runtime.serving.recordings import Recorded
-from dedos_deploy.runtime.serving.streams import StreamResponse, Watchers
+from dedos_deploy.runtime.serving.streams import MOST_WATCHERS, StreamResponse
 
 MOST_IDS = 2**16
 
@@ -50,7 +50,7 @@ class VocabularyVersion(BaseModel):
     version: int
 
 
-def camera_routes(controls: Controls, heavy: HeavyRequests) -> APIRouter:
+def camera_routes(controls: Controls, heavy: Places) -> APIRouter:
     """Return the routes under /api/cameras/{name}."""
     router = APIRouter(prefix="/api/cameras/{name}", responses=KNOWN)
     _add_words(router, controls, heavy)
@@ -59,7 +59,7 @@ def camera_routes(controls: Controls, heavy: HeavyRequests) -> APIRouter:
     return router
 
 
-def _add_words(router: APIRouter, controls: Controls, heavy: HeavyRequests) -> None:
+def _add_words(router: APIRouter, controls: Controls, heavy: Places) -> None:
     @router.get("/classes", summary="Words of a camera")
     def classes(name: str) -> dict[str, Any]:
         return controls.classes(known_camera(controls, name))
@@ -92,7 +92,7 @@ def _add_recordings(router: APIRouter, controls: Controls) -> None:
 
 
 def _add_pictures(router: APIRouter, controls: Controls) -> None:
-    watchers = Watchers()
+    watchers = Places(MOST_WATCHERS, f"{MOST_WATCHERS} pages are watching already; close one")
 
     @router.get(
         "/snapshot.jpg",

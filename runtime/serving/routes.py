@@ -11,7 +11,7 @@ from fastapi.responses import PlainTextResponse
 from prometheus_client import CollectorRegistry, generate_latest
 from pydantic import BaseModel, Field
 
-from dedos_deploy.runtime.serving.answers import KNOWN, HeavyRequests, WordList
+from dedos_deploy.runtime.serving.answers import KNOWN, Places, WordList
 from dedos_deploy.runtime.serving.bodies import MAX_BODY
 from dedos_deploy.runtime.serving.controls import Controls
 from dedos_deploy.runtime.serving.metrics import CameraCollector
@@ -61,7 +61,7 @@ def state_routes(controls: Controls, words: tuple[str, ...]) -> APIRouter:
     return router
 
 
-def picture_routes(controls: Controls, heavy: HeavyRequests) -> APIRouter:
+def picture_routes(controls: Controls, heavy: Places) -> APIRouter:
     """Return the route that labels pictures."""
     router = APIRouter()
     refusals: dict[int | str, dict[str, Any]] = {status: KNOWN[status] for status in (400, 422)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import re
 import time
@@ -25,6 +26,7 @@ httpx = pytest.importorskip("httpx")
 from dedos_deploy.runtime.serving.app import Server, build_app  # noqa: E402
 from dedos_deploy.runtime.serving.bodies import MAX_BODY  # noqa: E402
 from dedos_deploy.runtime.serving.guard import Access, is_loopback  # noqa: E402
+from dedos_deploy.runtime.serving.streams import MOST_WATCHERS  # noqa: E402
 
 TOKEN = "a-token-that-is-long-enough"
 
@@ -184,6 +186,17 @@ def test_a_class_gets_another_colour(site: Site) -> None:
         assert site.client.put(address, json={"colour": wrong}).status_code == status
     unknown = site.client.put(f"{gate}/classes/999/colour", json={"colour": "#102030"})
     assert unknown.status_code == 422 and "has no class 999" in unknown.json()["detail"]
+
+
+def test_one_watcher_too_many_is_told_so(closed_site: Site) -> None:
+    stream, token = "/api/cameras/gate/stream", {"authorization": f"Bearer {TOKEN}"}
+    with contextlib.ExitStack() as watching:
+        for _ in range(MOST_WATCHERS):
+            opened = closed_site.client.stream("GET", stream, headers=token)
+            assert watching.enter_context(opened).status_code == 200
+        refused = closed_site.client.get(stream, headers=token)
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    assert refused.json() == {"detail": "16 pages are watching already; close one"}
 
 
 def test_the_stream_shows_frame_after_frame(site: Site) -> None:

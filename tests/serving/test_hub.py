@@ -7,27 +7,19 @@ import time
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from runtime_fakes import result_for
 
 from dedos_deploy.runtime.frame import Frame
-from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.serving import hub as hub_module
 from dedos_deploy.runtime.serving.hub import Hub, WordColours
 
 
 def give(hub: Hub, name: str = "gate") -> None:
-    """Give the hub a black picture that is road all over."""
-    result = Segmentation(
-        label_map=np.zeros((32, 32), np.uint8),
-        confidence=np.full((32, 32), 255, np.uint8),
-        classes=("road",),
-        class_ids=(0,),
-        counts=np.array([32 * 32]),
-        none_id=255,
-        vocabulary_version=1,
-        timestamp_s=0.0,
-        latency_ms={},
-    )
-    hub.on_result(name, Frame(np.zeros((32, 32, 3), np.uint8), 0, 0.0, "test", "0"), result)
+    """Give the hub a black picture whose left half is road."""
+    picture_bgr = np.zeros((32, 32, 3), np.uint8)
+    result = result_for(picture_bgr, classes=("road",))
+    hub.on_result(name, Frame(picture_bgr, 0, 0.0, "test", "0"), result)
 
 
 def test_watchers_are_told_of_their_camera_for_as_long_as_they_watch() -> None:
@@ -57,8 +49,8 @@ def test_a_picture_is_encoded_once_until_it_would_look_different(
 ) -> None:
     drawn: list[int] = []
 
-    def encode(picture_bgr: np.ndarray) -> bytes:
-        drawn.append(int(picture_bgr[16, 16, 0]))
+    def encode(picture_bgr: NDArray[np.uint8]) -> bytes:
+        drawn.append(int(picture_bgr[16, 4, 0]))
         return bytes(cv2.imencode(".png", picture_bgr)[1])
 
     monkeypatch.setattr(hub_module, "encode_jpeg", encode)
@@ -79,7 +71,7 @@ def test_one_point_of_coverage_is_kept_a_second(monkeypatch: pytest.MonkeyPatch)
     for now_s[0] in (100.0, 100.9, 101.0, 101.5, 102.25):
         give(hub)
     assert [point["age_s"] for point in hub.history("gate")] == [2.25, 1.25, 0.0]
-    assert all(point["coverage"] == {"road": 1.0} for point in hub.history("gate"))
+    assert all(point["coverage"] == {"road": 0.5} for point in hub.history("gate"))
     for now_s[0] in range(200, 500):
         give(hub)
     assert len(hub.history("gate")) == hub_module.HISTORY

@@ -1,4 +1,4 @@
-"""The parts that limit: rates per address, bodies, log lines, and accepting without descriptors."""
+"""The parts that limit: rates per address, bodies, places, log lines, and accepting without descriptors."""
 
 from __future__ import annotations
 
@@ -46,6 +46,19 @@ def test_bodies_share_a_budget() -> None:
     assert bodies.take(6) and not bodies.take(5) and bodies.take(4)
     bodies.give_back(6)
     assert bodies.take(5)
+
+
+def test_places_are_free_again_whatever_ends_what_held_them() -> None:
+    fastapi = pytest.importorskip("fastapi", reason="needs pip install 'dedos-deploy[serve]'")
+    from dedos_deploy.runtime.serving.answers import Places
+
+    places = Places(2, "two are there; wait")
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError), places.place(), places.place():
+            with pytest.raises(fastapi.HTTPException, match="two are there; wait") as refused:
+                places.place().__enter__()
+            assert refused.value.status_code == 503
+            _ = 1 / 0
 
 
 def test_lines_that_repeat_are_counted(caplog: pytest.LogCaptureFixture) -> None:

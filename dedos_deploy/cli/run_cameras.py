@@ -173,16 +173,16 @@ def open_page(
     if args.serve is None:
         return
     from dedos_deploy.runtime.serving.app import Server
-    from dedos_deploy.runtime.serving.hub import Hub
+    from dedos_deploy.runtime.serving.controls import Controls
 
     access = access_of(args.serve, args.token)
-    hub = Hub(shared, views, record_to=None if args.record_to is None else Path(args.record_to))
+    record_to = None if args.record_to is None else Path(args.record_to)
+    controls = Controls(shared, views, record_to=record_to)
     # One after the other, since requests may begin recordings.
     page = opened.enter("page", ExitStack())
-    page.callback(hub.close)
-    run.on_result = hub.on_result
-    hub.watch(run)
-    server = page.enter_context(Server(hub, access, words=words))
+    page.callback(controls.close)
+    controls.watch(run)
+    server = page.enter_context(Server(controls, access, words=words))
     log.info("watch at %s%s", server.url, "?token=…" if access.token else "")
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from dedos_deploy.runtime.serving.guard import CONNECTION
+from dedos_deploy.runtime.serving.guard import CONNECTION, is_loopback
 from dedos_deploy.runtime.serving.peers import peer_of
 
 log = logging.getLogger(__package__)
@@ -149,7 +149,7 @@ class Connection(H11Protocol):
         super().connection_made(transport)
         address = self.client[0] if self.client else ""
         self.peer = peer_of(address)
-        self.is_local = self.peer in ("::", "") or self.peer.startswith("127.")
+        self.is_local = not address or is_loopback(address)
         transport.get_extra_info("socket").setsockopt(
             socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER
         )

@@ -8,12 +8,15 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dedos_deploy.errors import BadInputError
-from dedos_deploy.runtime.serving.bodies import MAX_BODY, Bodies, Body
+from dedos_deploy.runtime.serving.bodies import MAX_BODY, TOO_LARGE, Bodies, Body, Refusal
 from dedos_deploy.runtime.serving.peers import Rates, peer_of
 from dedos_deploy.runtime.serving.session import Session
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
 
 SAFE = ("GET", "HEAD", "OPTIONS")
 LOOPBACK_NAMES = (b"localhost", b"127.0.0.1", b"[::1]")
@@ -33,11 +36,6 @@ HEADERS = (
 _NAME = rb"[a-z0-9_.-]{1,253}|\[[0-9a-f:.]{2,45}\]"
 _HOST = re.compile(rb"(" + _NAME + rb")(?::[0-9]{1,5})?", re.IGNORECASE)
 _ORIGIN = re.compile(rb"[a-z][a-z0-9+.-]{0,20}://([^/?#@\s]{0,260})", re.IGNORECASE)
-
-Scope = dict[str, Any]
-Receive = Callable[[], Any]
-Send = Callable[[Any], Any]
-Refusal = tuple[int, str]
 
 
 @dataclass(frozen=True)
@@ -183,7 +181,7 @@ def _malformed(headers: dict[bytes, bytes]) -> Refusal | None:
     if not re.fullmatch(rb"[0-9]{1,20}", length):
         return 400, "the Content-Length of this request is no number"
     if int(length) > MAX_BODY:
-        return 413, f"the body may have {MAX_BODY} bytes; send less"
+        return TOO_LARGE
     return None
 
 

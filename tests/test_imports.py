@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
+from importlib import import_module
 from importlib.metadata import EntryPoint, distribution
 from pathlib import Path
 
@@ -262,6 +263,19 @@ def help_text(entry: EntryPoint, *arguments: str) -> str:
 @pytest.mark.parametrize("entry", SCRIPTS, ids=lambda entry: entry.name)
 def test_help_needs_only_the_standard_library(entry: EntryPoint) -> None:
     assert help_text(entry, "--help").startswith(f"usage: {entry.name}")
+
+
+def verbs(entry: EntryPoint) -> list[str]:
+    """Further commands, as `dedos-train text`."""
+    return sorted(getattr(import_module(entry.module), "VERBS", ()))
+
+
+@pytest.mark.parametrize(
+    ("entry", "verb"),
+    [pytest.param(e, v, id=f"{e.name} {v}") for e in SCRIPTS for v in verbs(e)],
+)
+def test_help_of_a_further_command_needs_no_more(entry: EntryPoint, verb: str) -> None:
+    assert help_text(entry, verb, "--help").startswith(f"usage: {entry.name} {verb}")
 
 
 @pytest.mark.parametrize("entry", SCRIPTS, ids=lambda entry: entry.name)

@@ -69,9 +69,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="go on with an interrupted run, with its options"
     )
-    parser.add_argument(
-        "--resume", action="store_true", help="go on with an interrupted run, with its options"
-    )
 
 
 def run(args: argparse.Namespace) -> int:

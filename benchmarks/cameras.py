@@ -25,7 +25,7 @@ import numpy as np
 from dedos_deploy.bench.memory import memory_mb
 from dedos_deploy.errors import DedosError
 from dedos_deploy.runtime import Segmenter
-from dedos_deploy.runtime.flow import Camera, CameraReport, Fleet
+from dedos_deploy.runtime.flow import Camera, CameraReport, Run
 from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.sources.bars import open_test, read_number
@@ -73,7 +73,7 @@ def run_cameras(
     timer = threading.Timer(args.seconds, stop.set)
     timer.start()
     try:
-        return Fleet(cameras, stop=stop, on_result=on_result).run()
+        return Run(cameras, stop=stop, on_result=on_result).run()
     finally:
         timer.cancel()
         stop.set()
@@ -132,7 +132,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    from dedos_deploy.cli._main import size_hw
+    from dedos_deploy.options import size_hw
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

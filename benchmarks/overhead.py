@@ -217,7 +217,7 @@ def chosen_bundle(args: argparse.Namespace) -> Iterator[Bundle]:
         with Bundle.open(args.bundle) as bundle:
             yield bundle
         return
-    from dedos_deploy.cli._stages import StageLines
+    from dedos_deploy.cli._progress import ProgressLines
     from dedos_deploy.export import ExportOptions, WeightsSource, export_bundle
 
     with tempfile.TemporaryDirectory() as folder:
@@ -225,7 +225,7 @@ def chosen_bundle(args: argparse.Namespace) -> Iterator[Bundle]:
         weights = WeightsSource(None, args.preset, True)
         # Random weights have no labels worth comparing; one frame shows that the graph runs.
         options = ExportOptions(frame_count=1, allow_drift=True)
-        export_bundle(weights, dest, options=options, progress=StageLines())
+        export_bundle(weights, dest, options=options, progress=ProgressLines())
         with Bundle.open(dest) as bundle:
             yield bundle
 

@@ -29,7 +29,7 @@ from typing import Any
 from dedos_deploy.bench.memory import memory_mb
 from dedos_deploy.errors import DedosError, SourceError
 from dedos_deploy.runtime import Segmenter, open_sink
-from dedos_deploy.runtime.flow import Camera, FeedOptions, Fleet, Reconnect
+from dedos_deploy.runtime.flow import Camera, FeedOptions, Reconnect, Run, RunOptions
 from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.sinks.contract import Sink, SinkOptions
@@ -154,7 +154,9 @@ class Soak:
             )
             for number, view in enumerate(views)
         ]
-        fleet = Fleet(cameras, stop=self.stop, on_result=self.check, max_results=self.args.frames)
+        fleet = Run(
+            cameras, RunOptions(max_results=self.args.frames), stop=self.stop, on_result=self.check
+        )
         disturber = threading.Thread(target=self.disturb, args=[views])
         disturber.start()
         started = time.monotonic()
@@ -211,7 +213,7 @@ def stops(shared: Segmenter) -> dict[str, float]:
             stop.set()
 
         threading.Timer(0.5, ask).start()
-        Fleet(cameras, stop=stop).run()
+        Run(cameras, stop=stop).run()
         found[kind] = time.monotonic() - asked[0]
         for one in blocked:
             one.let_go.set()

@@ -25,6 +25,7 @@ from dedos_deploy.calib.partial import PartialState
 from dedos_deploy.calib.selection import frame_sha256
 from dedos_deploy.errors import BadInputError, nearest
 from dedos_deploy.files import read_regular
+from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.runtime.engines.onnx_runtime import session_options
 from dedos_deploy.spec import GraphSpec
 
@@ -35,24 +36,25 @@ SAVE_EVERY = 4
 
 Statistic = TypeVar("Statistic")
 Picture = NDArray[np.uint8]
-OnProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class CalibrationInputs:
     """What a graph is run on.
 
-    model: FP32 graph with the tensors of `spec`, a file or in memory; frames: uint8 [H0, W0, 3]
-    BGR at the network size; text: float32 [K, D] text embeddings, unit rows, of the vocabulary
-    that the engine will typically see.
-
     Raises BadInputError for frames or text that do not fit `spec`.
     """
 
     model: Path | onnx.ModelProto
+    """FP32 graph with the tensors of `spec`, a file or in memory."""
+
     spec: GraphSpec
     frames: Sequence[Picture]
+    """uint8 [H0, W0, 3] BGR at the network size."""
+
     text: NDArray[np.float32]
+    """float32 [K, D] text embeddings, unit rows, of the vocabulary that the engine will typically
+    see."""
 
     def __post_init__(self) -> None:
         shape = (self.spec.height, self.spec.width, 3)
@@ -78,14 +80,13 @@ class CalibrationInputs:
 
 @dataclass(frozen=True)
 class Resume:
-    """Where an interrupted collection finds what it had.
-
-    table: the file the calibration table will have, the state is kept beside it; key: names the
-    model and whatever else the caller knows to change the activations.
-    """
+    """Where an interrupted collection finds what it had."""
 
     table: Path
+    """The file the calibration table will have, the state is kept beside it."""
+
     key: str
+    """Names the model and whatever else the caller knows to change the activations."""
 
 
 def channel_maxima(
@@ -94,11 +95,11 @@ def channel_maxima(
     *,
     threads: int | None = None,
     resume: Resume | None = None,
-    progress: OnProgress | None = None,
+    progress: Progress = QUIET,
 ) -> dict[str, NDArray[np.float32]]:
     """Return max |x| over all frames and all axes but the last, float32 [C] per tensor.
 
-    threads: of ONNX Runtime, None for all cores; progress: called with frames done and in all.
+    threads: of ONNX Runtime, None for all cores; progress: counts frames.
     Raises BadInputError naming a tensor that the graph lacks, that is not float, or that has a NaN
     or infinity, with its frame; SinkError when the state cannot be written.
     """
@@ -111,7 +112,7 @@ def collect_histograms(
     *,
     threads: int | None = None,
     resume: Resume | None = None,
-    progress: OnProgress | None = None,
+    progress: Progress = QUIET,
 ) -> dict[str, MagnitudeHistogram]:
     """Return the histogram of |x| over all frames per tensor; arguments as in channel_maxima."""
     return _collect(_HISTOGRAMS, inputs, tensors, threads, resume, progress)
@@ -164,7 +165,7 @@ def _collect(
     tensors: Sequence[str],
     threads: int | None,
     resume: Resume | None,
-    progress: OnProgress | None,
+    progress: Progress,
 ) -> dict[str, Statistic]:
     if not tensors:
         return {}
@@ -182,8 +183,7 @@ def _collect(
         done += 1
         if state is not None and (done % SAVE_EVERY == 0 or done == len(order)):
             state.save(done, _flat(kind, found))
-        if progress is not None:
-            progress(done, len(order))
+        progress.count(done, len(order), "frame")
     return found
 
 

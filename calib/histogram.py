@@ -43,13 +43,13 @@ def bin_edges() -> NDArray[np.float64]:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class MagnitudeHistogram:
-    """Counts of |x| over everything that was seen of one tensor.
-
-    counts: int64 [BINS], see bin_edges; max: the largest magnitude, exact.
-    """
+    """Counts of |x| over everything that was seen of one tensor."""
 
     counts: NDArray[np.int64]
+    """int64 [BINS], see bin_edges."""
+
     max: float
+    """The largest magnitude, exact."""
 
     def __post_init__(self) -> None:
         if self.counts.shape != (BINS,) or self.counts.dtype != np.int64:

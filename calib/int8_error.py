@@ -37,15 +37,15 @@ def weight_step(weight: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class QuantizedLayer:
-    """A layer and how its int8 form is made.
-
-    amax: largest magnitude of x / factors; factors: one per input channel, None without smoothing.
-    """
+    """A layer and how its int8 form is made."""
 
     site: str
     module: nn.Linear | nn.Conv2d
     amax: float
+    """Largest magnitude of x / factors."""
+
     factors: Tensor | None
+    """One per input channel, None without smoothing."""
 
     def error(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the weight part and the activation part of Q(W f) Q(x / f) - W x.

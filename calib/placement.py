@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import onnx
@@ -28,8 +27,7 @@ from onnx import TensorProto, helper, numpy_helper
 from dedos_deploy.calib.sites import Site, SiteKind, find_sites
 from dedos_deploy.calib.wiring import Wiring, remove_unused
 from dedos_deploy.errors import BadInputError
-
-Target = Literal["cpu", "rtx", "trt", "cuda"]
+from dedos_deploy.spec import Target
 
 LEVELS = 127
 HALF_OPSET = 19
@@ -38,14 +36,13 @@ HALF_OPSET = 19
 
 @dataclass(frozen=True)
 class Scheme:
-    """How the activation of one kind of product is quantized.
-
-    unsigned: uint8 around zero point 128, or from 0 where the tensor is never negative; output:
-    quantize what it makes, too.
-    """
+    """How the activation of one kind of product is quantized."""
 
     unsigned: bool = False
+    """uint8 around zero point 128, or from 0 where the tensor is never negative."""
+
     output: bool = False
+    """Quantize what it makes, too."""
 
 
 _SYMMETRIC = Scheme()
@@ -66,15 +63,13 @@ def scheme(target: Target, kind: SiteKind) -> Scheme:
 
 @dataclass(frozen=True)
 class SiteTensors:
-    """The tensors of one run of a site whose ranges `quantize` may need, for any target.
-
-    result: what a convolution makes, after a ReLU; None for a matrix product, whose result is never
-    quantized.
-    """
+    """The tensors of one run of a site whose ranges `quantize` may need, for any target."""
 
     site: str
     activation: str
     result: str | None
+    """What a convolution makes, after a ReLU; None for a matrix product, whose result is never
+    quantized."""
 
 
 def site_tensors(model: onnx.ModelProto) -> list[SiteTensors]:

@@ -30,18 +30,22 @@ MAX_ROUNDS = 8
 
 @dataclass(frozen=True)
 class PlannedSite:
-    """damage: as in `Sensitivity`, part of the scores' energy; macs: its cost, in any one unit."""
+    """A site, with the damage of quantizing it and what it costs in float."""
 
     site: str
     damage: float
+    """As in `Sensitivity`, part of the scores' energy."""
+
     macs: float
+    """Its cost, in any one unit."""
 
 
 @dataclass(frozen=True)
 class GivenBack(PlannedSite):
-    """reason: which of the two budgets it was given back for."""
+    """A site that goes back to float."""
 
     reason: Reason
+    """Which of the two budgets it was given back for."""
 
 
 @dataclass(frozen=True)
@@ -54,18 +58,22 @@ class Round:
 
 @dataclass(frozen=True)
 class QuantizationPlan:
-    """Sites in int8 and sites given back to float.
-
-    quantized: the next to be given back first; given_back: in the order in which they were; budget:
-    largest predicted damage allowed, None when only measurements decide; rounds: what was measured,
-    in order; loss_budget: largest measured loss allowed, None before any measurement.
-    """
+    """Sites in int8 and sites given back to float."""
 
     quantized: tuple[PlannedSite, ...]
+    """The next to be given back first."""
+
     given_back: tuple[GivenBack, ...]
+    """In the order in which they were."""
+
     budget: float | None
+    """Largest predicted damage allowed, None when only measurements decide."""
+
     rounds: tuple[Round, ...] = ()
+    """What was measured, in order."""
+
     loss_budget: float | None = None
+    """Largest measured loss allowed, None before any measurement."""
 
     def __post_init__(self) -> None:
         if not self.quantized and not self.given_back:

@@ -33,16 +33,16 @@ Floats = NDArray[np.float64]
 class RangeOptions:
     """How ranges are estimated.
 
-    estimator: `mse` (default) minimises the expected squared error; `max` never clips, and suits
-    tensors without outliers; `percentile` clips a fixed part of the values; `entropy` is what
-    TensorRT's calibrator did, made for convolutional networks. percentile: part of the values, in
-    percent, that `percentile` does not clip, in (0, 100].
-
     Raises BadInputError naming the value that is not allowed.
     """
 
     estimator: Estimator = "mse"
+    """`mse` (default) minimises the expected squared error; `max` never clips, and suits tensors
+    without outliers; `percentile` clips a fixed part of the values; `entropy` is what TensorRT's
+    calibrator did, made for convolutional networks."""
+
     percentile: float = 99.99
+    """Part of the values, in percent, that `percentile` does not clip, in (0, 100]."""
 
     def __post_init__(self) -> None:
         check_estimator(self.estimator)

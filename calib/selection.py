@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dedos_deploy.calib.frames import IMAGE_SUFFIXES, read_image
 from dedos_deploy.errors import BadInputError, SourceError
+from dedos_deploy.pictures import open_picture
 from dedos_deploy.runtime.flow.feed import Feed
 from dedos_deploy.runtime.flow.feed_options import LENT
 from dedos_deploy.runtime.frame import Frame, resize_frame
 from dedos_deploy.runtime.sources.contract import POLL_S, Outcome, Source
 from dedos_deploy.runtime.sources.images import find_images
-from dedos_deploy.runtime.sources.opening import open_source
+from dedos_deploy.runtime.sources.opening import IMAGE_SUFFIXES, open_source
 from dedos_deploy.runtime.uri import redact
 
 MIN_FRAMES = 16
@@ -45,31 +45,33 @@ Picture = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class SkippedFrame:
-    """A frame that was looked at and cannot be used.
-
-    name: file, or number of the frame in its source; reason: `constant`, `duplicate` or
-    `unreadable`.
-    """
+    """A frame that was looked at and cannot be used."""
 
     name: str
+    """File, or number of the frame in its source."""
+
     reason: str
+    """`constant`, `duplicate` or `unreadable`."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class CalibrationFrames:
-    """The frames of one calibration.
-
-    frames: uint8 [H0, W0, 3] BGR each, at the network size, in order of time;
-    data_sha256: hash of their pixels, whatever their order; source: where they came from, without
-    credentials; skipped: what was looked at and not usable; warnings: sentences about a source that
-    gave less than it promised.
-    """
+    """The frames of one calibration."""
 
     frames: tuple[Picture, ...]
+    """uint8 [H0, W0, 3] BGR each, at the network size, in order of time."""
+
     data_sha256: str
+    """Hash of their pixels, whatever their order."""
+
     source: str
+    """Where they came from, without credentials."""
+
     skipped: tuple[SkippedFrame, ...] = ()
+    """What was looked at and not usable."""
+
     warnings: tuple[str, ...] = ()
+    """Sentences about a source that gave less than it promised."""
 
     def __repr__(self) -> str:
         return (
@@ -152,9 +154,9 @@ def _pictures(address: str) -> list[Path]:
     path = Path(address).expanduser()
     if path.is_dir():
         folder = path / "images" if (path / "images").is_dir() else path
-        return find_images(Path(glob.escape(str(folder))) / "**" / "*", sorted(IMAGE_SUFFIXES))
+        return find_images(Path(glob.escape(str(folder))) / "**" / "*", IMAGE_SUFFIXES)
     if glob.has_magic(address) and not _SCHEME.match(address) and not path.exists():
-        return find_images(path, sorted(IMAGE_SUFFIXES))
+        return find_images(path, IMAGE_SUFFIXES)
     return []
 
 
@@ -172,7 +174,7 @@ class _Candidates:
         digests: set[str] = set()
         for index in _evenly(len(paths)):
             try:
-                frame_bgr = read_image(paths[index], whole=True)
+                frame_bgr = open_picture(paths[index], whole=True)
             except BadInputError:
                 self._seen[index] = _Seen(str(paths[index]), None, UNREADABLE)
                 continue

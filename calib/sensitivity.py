@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -44,6 +44,7 @@ from torch.utils.hooks import RemovableHandle
 from dedos_deploy.calib import strict_json as read
 from dedos_deploy.calib.int8_error import Factors, QuantizedLayer, quantized_layers
 from dedos_deploy.errors import BadInputError, nearest
+from dedos_deploy.progress import QUIET, Progress
 
 PROBES = 4
 
@@ -54,36 +55,40 @@ Inputs = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class SiteSensitivity:
-    """Damage of quantizing one site alone, see Note [Damage].
-
-    damage: part of the scores' energy; weight, activation: the same if only the weights, or only
-    the activations, were quantized. The two parts may help or hinder each other, so they need not
-    add up to the damage.
-    """
+    """Damage of quantizing one site alone, see Note [Damage]."""
 
     site: str
     damage: float
+    """Part of the scores' energy."""
+
     weight: float
+    """The same if only the weights were quantized."""
+
     activation: float
+    """The same if only the activations were. The two parts may help or hinder each other, so they
+    need not add up to the damage."""
 
 
 @dataclass(frozen=True)
 class Sensitivity:
     """Damage of every site, in the order in which the sites were given.
 
-    together: damage of quantizing all of them at once, to first order; the sum of the sites' damage
-    assumes that their errors do not add up, and this tells how far that holds; signal: mean square
-    of the scores, so that sqrt(damage * signal) is the root mean square change of a score;
-    frames, probes, seed: what was measured with. Each figure has a relative standard error of at
-    most about sqrt(2 / (frames * probes)).
+    Each figure has a relative standard error of at most about sqrt(2 / (frames * probes)).
     """
 
     sites: tuple[SiteSensitivity, ...]
     together: float
+    """Damage of quantizing all of them at once, to first order; the sum of the sites' damage
+    assumes that their errors do not add up, and this tells how far that holds."""
+
     signal: float
+    """Mean square of the scores, so that sqrt(damage * signal) is the root mean square change of a
+    score."""
+
     frames: int
     probes: int
     seed: int
+    """What was measured with."""
 
     def __post_init__(self) -> None:
         if len({item.site for item in self.sites}) != len(self.sites):
@@ -137,7 +142,7 @@ def measure_sensitivity(
     smoothing: Mapping[str, Factors] | None = None,
     probes: int = PROBES,
     seed: int = 0,
-    progress: Callable[[str], None] = lambda note: None,
+    progress: Progress = QUIET,
 ) -> Sensitivity:
     """Return the damage of quantizing each site alone; see Note [Damage].
 
@@ -146,8 +151,7 @@ def measure_sensitivity(
     sites: dotted paths of Linear and Conv2d modules inside `frozen.model`, a module that runs several
     times being one site however often it is named; amax: largest magnitude
     of each site's input, divided by its smoothing factors where it has some; smoothing: positive
-    factors per input channel of a Linear; probes: backward passes per frame; progress: gets a line
-    per frame. The result depends on the frames and the seed, not on the order of the frames.
+    factors per input channel of a Linear; probes: backward passes per frame; progress: counts frames. The result depends on the frames and the seed, not on the order of the frames.
 
     Costs, per frame, the forward pass, two more products per site, and a backward pass per probe;
     the memory of one training step of batch 1 without weight gradients, plus as much again as the
@@ -163,9 +167,10 @@ def measure_sensitivity(
         )
     recorder = _Recorder(quantized_layers(frozen, sites, amax, smoothing or {}))
     samples: list[_Samples] = []
+    progress.note("sensitivity")
     with _parameters_held(frozen), recorder.attached():
         for index, image in enumerate(images):
-            progress(f"sensitivity, frame {index + 1} of {len(images)}")
+            progress.count(index + 1, len(images), "frame")
             inputs = _inputs(image, text, valid)
             samples.append(_measure_frame(frozen, recorder, inputs, probes, seed))
     recorder.check_reached()
@@ -174,11 +179,14 @@ def measure_sensitivity(
 
 @dataclass(frozen=True, eq=False)
 class _Samples:
-    """Of one frame. moves: ⟨J_sᵀ v, part of δ_s⟩, float64 [probes, sites, 2 parts]; energy: sum of
-    squared scores over the `elements` scores of valid slots."""
+    """What the probes saw on one frame."""
 
     moves: NDArray[np.float64]
+    """⟨J_sᵀ v, part of δ_s⟩, float64 [probes, sites, 2 parts]."""
+
     energy: float
+    """Sum of squared scores over the `elements` scores of valid slots."""
+
     elements: int
 
 

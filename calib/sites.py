@@ -45,19 +45,24 @@ _ROOT = "model."
 
 @dataclass(frozen=True)
 class Site:
-    """One product that may be computed in INT8.
-
-    name: the module in `FrozenDedos.model.named_modules()`, such as `trunk.blocks.0.qkv`; a module
-    that runs several times, such as `refinement.keep`, gives as many sites of that name; node: the
-    ONNX node; activation: the tensor that enters; weight: the constant; output: what the node makes.
-    """
+    """One product that may be computed in INT8."""
 
     name: str
+    """The module in `FrozenDedos.model.named_modules()`, such as `trunk.blocks.0.qkv`; a module
+    that runs several times, such as `refinement.keep`, gives as many sites of that name."""
+
     kind: SiteKind
     node: str
+    """The ONNX node."""
+
     activation: str
+    """The tensor that enters."""
+
     weight: str
+    """The constant."""
+
     output: str
+    """What the node makes."""
 
 
 def find_sites(model: onnx.ModelProto) -> list[Site]:

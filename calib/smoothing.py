@@ -35,16 +35,19 @@ Row = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Smoothable:
-    """A LayerNorm that only sites read.
-
-    norm: its module, the same in every precision; node: its node; tensor: its output in float32,
-    before any cast; sites: the products that read it.
-    """
+    """A LayerNorm that only sites read."""
 
     norm: str
+    """Its module, the same in every precision."""
+
     node: str
+    """Its node."""
+
     tensor: str
+    """Its output in float32, before any cast."""
+
     sites: tuple[Site, ...]
+    """The products that read it."""
 
 
 def find_smoothable(model: onnx.ModelProto) -> list[Smoothable]:

@@ -37,20 +37,28 @@ _MEANINGS = {
 
 @dataclass(frozen=True)
 class CalibrationKey:
-    """What ranges depend on: a table is valid for this and nothing else.
-
-    model_sha256: of the FP32 graph, see model_sha256; preprocessing: see preprocessing_of;
-    data_sha256: of the frames, in any order; frames: their number; text_sha256: of the text
-    embeddings; estimator: name; parameters: its numbers, and those of smoothing.
-    """
+    """What ranges depend on: a table is valid for this and nothing else."""
 
     model_sha256: str
+    """Of the FP32 graph, see model_sha256."""
+
     preprocessing: str
+    """See preprocessing_of."""
+
     data_sha256: str
+    """Of the frames, in any order."""
+
     frames: int
+    """How many there were."""
+
     text_sha256: str
+    """Of the text embeddings."""
+
     estimator: str
+    """Name of the estimator of ranges."""
+
     parameters: Mapping[str, float]
+    """Numbers of the estimator, and those of smoothing."""
 
     @property
     def sha256(self) -> str:
@@ -87,21 +95,28 @@ def calibration_key(
 class CalibrationTable:
     """Ranges of the activations of one graph.
 
-    key: what they are valid for; ranges: amax per tensor, the |x| that INT8 level 127 stands for,
-    in the units of the tensor, 0 for a tensor that was always zero; maxima: max |x| seen per tensor,
-    at least amax; source: where the frames came from, without credentials; onnxruntime: version
-    that ran the graph, for the record only; channel_maxima: max |x| per channel of the tensors that
-    were smoothed, so that smoothing can be repeated without running the graph.
-
     Raises BadInputError naming a tensor whose numbers cannot be ranges.
     """
 
     key: CalibrationKey
+    """What they are valid for."""
+
     ranges: Mapping[str, float]
+    """`amax` per tensor, the |x| that INT8 level 127 stands for, in the units of the tensor, 0 for a
+    tensor that was always zero."""
+
     maxima: Mapping[str, float]
+    """Max |x| seen per tensor, at least amax."""
+
     source: str
+    """Where the frames came from, without credentials."""
+
     onnxruntime: str
+    """Version that ran the graph, for the record only."""
+
     channel_maxima: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Max |x| per channel of the tensors that were smoothed, so that smoothing can be repeated
+    without running the graph."""
 
     def __post_init__(self) -> None:
         for name in sorted(self.ranges.keys() ^ self.maxima.keys()):

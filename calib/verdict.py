@@ -25,15 +25,16 @@ Run = Callable[[], object]
 
 @dataclass(frozen=True)
 class SideBySide:
-    """Seconds of two things done in turn.
-
-    reference_s, candidate_s: median of a round; speedup: median over the rounds of reference /
-    candidate, which load from other programs moves little.
-    """
+    """Seconds of two things done in turn."""
 
     reference_s: float
     candidate_s: float
+    """Median of a round."""
+
     speedup: float
+    """Median over the rounds of reference / candidate, which load from other programs moves
+    little."""
+
     rounds: int
 
 
@@ -69,16 +70,17 @@ def _seconds(run: Run) -> float:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """What INT8 loses.
-
-    agreement: part of the pixels with the float graph's label; miou_reference, miou_int8: mean IoU
-    over the classes present, None without labels; images: how many were compared.
-    """
+    """What INT8 loses."""
 
     agreement: float
+    """Part of the pixels with the float graph's label."""
+
     images: int
+    """How many were compared."""
+
     miou_reference: float | None = None
     miou_int8: float | None = None
+    """Mean IoU over the classes present, None without labels."""
 
     @property
     def loss(self) -> float:
@@ -90,16 +92,17 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Verdict:
-    """INT8 or not.
-
-    timing: None where this machine cannot run the target; failed: conditions that do not hold, a
-    sentence each; forced: kept although one does not.
-    """
+    """INT8 or not."""
 
     accuracy: Accuracy
     timing: SideBySide | None
+    """None where this machine cannot run the target."""
+
     failed: tuple[str, ...]
+    """Conditions that do not hold, a sentence each."""
+
     forced: bool
+    """INT8 is kept although one of them does not hold."""
 
     @property
     def kept(self) -> bool:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dedos_deploy.version import __version__
+
 if TYPE_CHECKING:
     from dedos_deploy.bundle import Bundle
     from dedos_deploy.runtime import Segmentation, Segmenter
 
-__version__ = "0.1.0"
 __all__ = ["Bundle", "Segmentation", "Segmenter", "__version__"]
 
 _HOMES = {

@@ -1,4 +1,4 @@
-"""Class files: a vocabulary with one entry a line, and what a person may type instead of one."""
+"""Class files: the lines of a vocabulary, one entry each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import stat
 from pathlib import Path
 
 from dedos_deploy.errors import BadInputError
-from dedos_deploy.vocabulary import Vocabulary, parse_vocabulary, vocabulary_of
 
 MOST_BYTES = 4 << 20
 """Largest class file; as many classes as have ids fit several times."""
@@ -16,14 +15,14 @@ MOST_BYTES = 4 << 20
 _COMMENT = re.compile(r"(^|\s)#.*$")
 
 
-def vocabulary_from_file(path: str | os.PathLike[str]) -> Vocabulary:
-    """Return the vocabulary in a UTF-8 file with one entry a line, as `parse_vocabulary` takes them.
+def class_lines(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
+    """Return place, such as "line 3 of FILE", and text of every line of a UTF-8 file that says
+    something.
 
-    Blank lines and comments (# at the start of a line or after a space) are skipped. The path must
-    come from a person or a program, never from a request. A pipe is read to its end.
+    Blank lines and comments (# at the start of a line or after a space) are left out. A pipe is
+    read to its end.
 
-    Raises BadInputError for a file that cannot be read, is no file, or has more than MOST_BYTES,
-    and for lines that are no entries: by their numbers, without their text.
+    Raises BadInputError for a file that cannot be read, is no file, or has more than MOST_BYTES.
     """
     name = f"class file {os.fspath(path)!r}"
     try:
@@ -44,25 +43,7 @@ def vocabulary_from_file(path: str | os.PathLike[str]) -> Vocabulary:
         reason = getattr(error, "strerror", None) or error
         raise BadInputError(f"{name} cannot be read: {reason}; check the path") from error
     lines = ((number, _COMMENT.sub("", line)) for number, line in enumerate(text.split("\n"), 1))
-    items = [(f"line {number} of {path}", line) for number, line in lines if line.strip()]
-    return vocabulary_of(items, str(path), quoting=False)
-
-
-def typed_vocabulary(text: str) -> Vocabulary:
-    """Return the vocabulary that a person typed on a command line: a list of words, or a file.
-
-    Text with a path separator or the suffix .txt, and no comma, names a file. No other place in the
-    program may take a string for a file name: this function is for `--classes` and its like alone.
-
-    Raises BadInputError, as `parse_vocabulary` and `vocabulary_from_file` do.
-    """
-    return vocabulary_from_file(text) if _names_a_file(text) else parse_vocabulary(text)
-
-
-def _names_a_file(text: str) -> bool:
-    if "," in text:
-        return False
-    return text.strip().lower().endswith(".txt") or "/" in text or os.sep in text
+    return [(f"line {number} of {path}", line) for number, line in lines if line.strip()]
 
 
 def _read(path: Path, name: str) -> bytes:

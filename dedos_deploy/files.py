@@ -42,17 +42,25 @@ class Temporary:
     It is locked while its writer lives. What a killed writer left has a free lock, which is how the
     next one tells it from what is being written, also between containers, whose process numbers
     mean nothing to each other.
-
-    path: of the temporary itself; descriptor: open on it, for writing if it is a file.
     """
 
-    def __init__(self, dest: Path, *, folder: bool = False, keep_suffix: bool = False) -> None:
-        """keep_suffix: let its name end as that of `dest`, for writers that go by it.
+    path: Path
+    """Of the temporary itself."""
+
+    descriptor: int
+    """Open on it, for writing if it is a file."""
+
+    def __init__(
+        self, dest: Path, *, folder: bool = False, keep_suffix: bool = False, private: bool = False
+    ) -> None:
+        """keep_suffix: let its name end as that of `dest`, for writers that go by it; private: nobody
+        else may read it or write to it, whatever the umask.
 
         Raises OSError.
         """
         self._dest = dest
         self._folder = folder
+        self._mode = 0o700 if private else 0o777
         self.path, self.descriptor = self._create(keep_suffix)
         _unfinished.add(self)
 
@@ -84,7 +92,7 @@ class Temporary:
         while True:
             name = f".{stem}.{secrets.token_hex(4)}.dedos.tmp{suffix}"
             path = self._dest.with_name(name)
-            descriptor = _open_new(path, folder=self._folder)
+            descriptor = _open_new(path, self._mode, folder=self._folder)
             # Somebody who swept before it was locked may have removed it.
             if _lock(descriptor) is not False and _is_at(descriptor, path):
                 return path, descriptor
@@ -93,6 +101,19 @@ class Temporary:
     def _release(self) -> None:
         _unfinished.discard(self)
         os.close(self.descriptor)
+
+
+def remove_aside(path: Path) -> None:
+    """Remove what stands at `path`, a link itself and not what it leads to, so that nobody meets a
+    folder that is half removed.
+
+    Raises OSError: FileNotFoundError when another process was quicker.
+    """
+    aside = Temporary(path, folder=True, private=True)
+    try:
+        os.rename(path, aside.path / path.name)
+    finally:
+        aside.discard()
 
 
 def discard_unfinished() -> None:
@@ -211,10 +232,11 @@ def sha256_of_file(path: Path) -> str:
         return sha256_of(stream)
 
 
-def _open_new(path: Path, *, folder: bool) -> int:
+def _open_new(path: Path, mode: int, *, folder: bool) -> int:
     if not folder:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-    path.mkdir()
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        return os.open(path, flags, mode & 0o666)
+    path.mkdir(mode)
     # Windows opens no folders; nothing is swept there.
     return os.open(path if sys.platform != "win32" else os.devnull, os.O_RDONLY)
 

@@ -36,14 +36,24 @@ class Interrupts:
     signal sets the event that it returned, so that the work can end in order. A second one ends the
     process at once, and LIMIT_S after the first it is ended too: from a thread of its own, since
     Python runs handlers on its main thread only, which may be stuck in native code.
-
-    seen: whether a signal came; stop: set by a signal that was deferred; left: names what is still at work, for the last words; say: says them.
     """
+
+    seen: bool
+    """Whether a signal came."""
+
+    stop: threading.Event
+    """Set by a signal that was deferred."""
+
+    left: Callable[[], Sequence[str]]
+    """Names what is still at work, for the last words."""
+
+    say: Callable[[str], None]
+    """Says them."""
 
     def __init__(self, prog: str = "dedos") -> None:
         self.seen = False
-        self.left: Callable[[], Sequence[str]] = tuple
-        self.say: Callable[[str], None] = lambda text: print(f"{prog}: {text}", file=sys.stderr)
+        self.left = tuple
+        self.say = lambda text: print(f"{prog}: {text}", file=sys.stderr)
         self.stop = threading.Event()
         self._deferred = False
         self._limited = True
@@ -187,7 +197,7 @@ class Interrupts:
 @contextlib.contextmanager
 def interrupts_taken(prog: str = "dedos") -> Iterator[Interrupts]:
     """Yield whoever has taken the signals over, taking them over if nobody has."""
-    global _taken
+    global _taken  # noqa: PLW0603 (there is one pair of signals in a process)
     if _taken is not None:
         yield _taken
         return

@@ -28,6 +28,36 @@ def read_picture(path: Path, flags: int) -> NDArray[Any] | None:
     return decode_picture(np.frombuffer(content, np.uint8), flags, name=f"picture {str(path)!r}")
 
 
+def open_picture(path: Path, *, whole: bool = False) -> NDArray[np.uint8]:
+    """Return a picture file as uint8 [H, W, 3] BGR, whatever its depth and channels.
+
+    whole: refuse a JPEG that breaks off, of which the decoder draws the rest in grey.
+    Raises BadInputError when it cannot be read.
+    """
+    import cv2
+
+    try:
+        content = read_regular(path)
+    except OSError as error:
+        raise BadInputError(f"picture {str(path)!r} cannot be read: {error.strerror}") from error
+    if whole and _breaks_off(content):
+        raise BadInputError(f"picture {str(path)!r} breaks off; copy it again or remove it")
+    encoded = np.frombuffer(content, np.uint8)
+    picture = decode_picture(encoded, cv2.IMREAD_COLOR, name=f"picture {str(path)!r}")
+    if picture is None:
+        raise BadInputError(
+            f"picture {str(path)!r} is damaged or of an unknown format; remove or convert it"
+        )
+    return np.asarray(picture, np.uint8)
+
+
+def _breaks_off(content: bytes) -> bool:
+    """Tell whether a JPEG has no end of image after the start of its last scan."""
+    # Neither marker can occur in the scan's own bytes, where every 0xFF is followed by a zero.
+    jpeg = content.startswith(b"\xff\xd8")
+    return jpeg and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda")
+
+
 def decode_picture(encoded: NDArray[np.uint8], flags: int, *, name: str) -> NDArray[Any] | None:
     """Return the picture in the bytes of a file, BGR or as `flags` say.
 

@@ -79,24 +79,24 @@ class TextTowerConfig:
 
 @dataclass(frozen=True)
 class ClipConfig:
-    """A CLIP model with a ViT trunk.
-
-    architecture: open_clip's name, or `dedos-nano` for our own small one;
-    grid: side of the square position-embedding grid it was trained with; text_width: D;
-    mean, std: RGB in [0, 1] units, as in open_clip's preprocessing.
-    """
+    """A CLIP model with a ViT trunk."""
 
     architecture: str
+    """open_clip's name, or `dedos-nano` for our own small one."""
     patch: int
     width: int
     layers: int
     heads: int
     grid: int
+    """Side of the square position-embedding grid it was trained with."""
     text_width: int
+    """D, of text embeddings."""
     text: TextTowerConfig
     activation: Activation = "quick_gelu"
     mean: tuple[float, float, float] = OPENAI_MEAN
+    """RGB in [0, 1] units, as in open_clip's preprocessing."""
     std: tuple[float, float, float] = OPENAI_STD
+    """In the units of `mean`."""
 
     def __post_init__(self) -> None:
         _check_limits(self, "clip.", _CLIP_LIMITS)
@@ -107,33 +107,35 @@ class ClipConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything that decides the shape of a DEDOS model.
-
-    size_hw: default network size; queries, query_width: n and c of Eq. 6; basic_kernel and
-    diffusion_kernel: (n1, c1) and (n2, c2), whose products are n and c; steps: N of Eq. 7;
-    refine_blocks: indices of the trunk blocks followed by the refinement of Eq. 13-14;
-    refine_norm: LayerNorm before Eq. 13 (False: the literal formula);
-    detail_width: channels of the convolutional branch that gives the pixel decoder stride-4 and
-    stride-8 detail which a plain ViT lacks (0: none); detail: that branch, `conv` learned with the
-    rest, or `mobile`, a pretrained net that stays as it is and has widths of its own;
-    clip_tune: which parts of the trunk training may change.
-    """
+    """Everything that decides the shape of a DEDOS model."""
 
     preset: str
     clip: ClipConfig
     size_hw: tuple[int, int]
+    """Default network size."""
     refine_blocks: tuple[int, ...]
+    """Indices of the trunk blocks followed by the refinement of Eq. 13-14."""
     pixel_decoder: PixelDecoderKind
     pixel_layers: int
     decoder_layers: int
     queries: int = 100
+    """n of Eq. 6."""
     query_width: int = 256
+    """c of Eq. 6."""
     basic_kernel: tuple[int, int] = (25, 64)
+    """(n1, c1) of Eq. 6."""
     diffusion_kernel: tuple[int, int] = (4, 4)
+    """(n2, c2) of Eq. 6; n1 n2 is n and c1 c2 is c."""
     steps: int = 3
+    """N of Eq. 7."""
     refine_norm: bool = True
+    """LayerNorm before Eq. 13 (False: the literal formula)."""
     detail_width: int = 0
+    """Channels of the convolutional branch that gives the pixel decoder stride-4 and stride-8
+    detail which a plain ViT lacks (0: none)."""
     detail: DetailKind = "conv"
+    """What that branch is: `conv` learned with the rest, or `mobile`, a pretrained net that stays
+    as it is and has widths of its own."""
     pixel_ffn: int = 1024
     aggregation: AggregationKind = "light"
     aggregation_width: int = 16
@@ -141,6 +143,7 @@ class ModelConfig:
     decoder_ffn: int = 2048
     text_blocks: int = 1
     clip_tune: ClipTune = "none"
+    """Which parts of the trunk training may change."""
 
     def __post_init__(self) -> None:
         _check_limits(self, "", _MODEL_LIMITS)
@@ -276,7 +279,7 @@ def config_from_dict(values: dict[str, Any]) -> ModelConfig:
     Raises BadInputError for an unknown, missing or mistyped key, naming the nearest one, and for a
     value out of range.
     """
-    from dedos_deploy.bundle._fields import FieldError, checked
+    from dedos_deploy.fields import FieldError, checked
 
     try:
         config: ModelConfig = checked(

@@ -1,4 +1,5 @@
-"""The graph contract: names, shapes and dtypes of the deployed image graph, defined once.
+"""The graph contract: names, shapes and dtypes of the deployed image graph, defined once; and the
+names of what it is made for.
 
 Letters: B batch, K slots, D text width, H, W network size, h, w score map size.
 """
@@ -6,7 +7,7 @@ Letters: B batch, K slots, D text width, H, W network size, h, w score map size.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 SCORE_STRIDE = 4
 """Pixels of the network input per cell of the score map, along each axis."""
@@ -20,6 +21,27 @@ MAX_UINT8_CLASSES = 254
 """With more classes than this, label maps are uint16 and unlabelled pixels are NONE_UINT16."""
 
 MAX_CLASSES = 65534
+
+Target = Literal["cpu", "rtx", "trt", "cuda"]
+"""What a graph is written for, and the engine that it runs on, which has the same name."""
+
+TARGETS: tuple[Target, ...] = get_args(Target)
+ENGINES: tuple[Target, ...] = ("cpu", "cuda", "trt", "rtx")
+"""All targets, as engines in the order of what they ask for."""
+
+TYPED_TARGETS: tuple[Target, ...] = ("trt", "rtx")
+"""Targets of bundles whose graph TensorRT reads, and engines that are built on the device."""
+
+Precision = Literal["fp32", "fp16", "int8"]
+"""What a part of a bundle computes in."""
+
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+Background = Literal["none", "threshold", "negatives"]
+"""What leaves a pixel unlabelled: nothing, a low score, or a low score and the words of a bundle's base
+vocabulary that nobody asked for."""
+
+BACKGROUNDS: tuple[Background, ...] = get_args(Background)
 
 MIN_AGREEMENT = {"fp32": 0.999, "fp16": 0.99, "int8": 0.97}
 """Lowest part of pixels with the label that the model in FP32 gives them, per precision."""
@@ -40,17 +62,20 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class GraphSpec:
-    """The four tensors of one exported graph.
-
-    height, width: network size in pixels; batch: fixed number of images per run;
-    text_width: D; score_dtype: dtype of the output.
-    """
+    """The four tensors of one exported graph."""
 
     height: int
     width: int
+    """Network size in pixels."""
+
     text_width: int
+    """D, width of a text embedding."""
+
     batch: int = 1
+    """Fixed number of images per run."""
+
     score_dtype: DType = "float32"
+    """Dtype of the output."""
 
     @property
     def score_hw(self) -> tuple[int, int]:

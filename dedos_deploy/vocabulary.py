@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from dedos_deploy.class_files import class_lines
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.spec import MAX_CLASSES, SLOT_BUCKETS
 
@@ -59,15 +60,14 @@ def shortened(text: str, limit: int = 60) -> str:
 
 @dataclass(frozen=True)
 class Entry:
-    """One class: its name, other words for it, and its own score threshold.
-
-    synonyms: words that occupy slots of their own and map to the same class id;
-    threshold: lowest score in [0, 1] that labels a pixel, None for the bundle's own.
-    """
+    """One class: its name, other words for it, and its own score threshold."""
 
     name: str
     synonyms: tuple[str, ...] = ()
+    """Words that occupy slots of their own and map to the same class id."""
+
     threshold: float | None = None
+    """Lowest score in [0, 1] that labels a pixel, None for the bundle's own."""
 
     def __post_init__(self) -> None:
         for word in self.words:
@@ -135,7 +135,7 @@ def parse_vocabulary(
 
     An entry is `name`, `name|synonym|…`, either with a threshold at its end: `name@0.4`.
     A string is a list of entries with commas between them, whatever it looks like; only a
-    `pathlib.Path` names a file, see `dedos_deploy.class_files.vocabulary_from_file`.
+    `pathlib.Path` names a file, see `vocabulary_from_file`.
     most_words: with synonyms, None for as many as have class ids; requests from outside get
     WORDS_PER_REQUEST.
 
@@ -148,8 +148,6 @@ def parse_vocabulary(
 Entry(name='road', synonyms=(), threshold=0.4))
     """
     if isinstance(classes, os.PathLike):
-        from dedos_deploy.class_files import vocabulary_from_file
-
         vocabulary = vocabulary_from_file(classes)
         _check_words(len(vocabulary.words), most_words)
         return vocabulary
@@ -161,10 +159,40 @@ Entry(name='road', synonyms=(), threshold=0.4))
         items, source = list(classes), "the list of classes"
         _check_words(sum(1 + str(item).count("|") for item in items), most_words)
     places = [(f"position {number} of {source}", item) for number, item in enumerate(items, 1)]
-    return vocabulary_of(places, source)
+    return _vocabulary_of(places, source)
 
 
-def vocabulary_of(
+def vocabulary_from_file(path: str | os.PathLike[str]) -> Vocabulary:
+    """Return the vocabulary in a UTF-8 file with one entry a line, as `parse_vocabulary` takes them.
+
+    Blank lines and comments (# at the start of a line or after a space) are skipped. The path must
+    come from a person or a program, never from a request. A pipe is read to its end.
+
+    Raises BadInputError for a file that cannot be read, is no file, or has more than
+    `class_files.MOST_BYTES`, and for lines that are no entries: by their numbers, without their
+    text.
+    """
+    return _vocabulary_of(class_lines(path), str(path), quoting=False)
+
+
+def typed_vocabulary(text: str) -> Vocabulary:
+    """Return the vocabulary that a person typed on a command line: a list of words, or a file.
+
+    Text with a path separator or the suffix .txt, and no comma, names a file. No other place in the
+    program may take a string for a file name: this function is for `--classes` and its like alone.
+
+    Raises BadInputError, as `parse_vocabulary` and `vocabulary_from_file` do.
+    """
+    return vocabulary_from_file(text) if _names_a_file(text) else parse_vocabulary(text)
+
+
+def _names_a_file(text: str) -> bool:
+    if "," in text:
+        return False
+    return text.strip().lower().endswith(".txt") or "/" in text or os.sep in text
+
+
+def _vocabulary_of(
     items: Sequence[tuple[str, str]], source: str, *, quoting: bool = True
 ) -> Vocabulary:
     """Build a vocabulary from (place, entry text) pairs; errors name the place and `source`.

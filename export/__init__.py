@@ -6,8 +6,9 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dedos_deploy.export.exporter import ExportReport, export_bundle
+    from dedos_deploy.export.exporter import export_bundle
     from dedos_deploy.export.options import ExportOptions
+    from dedos_deploy.export.report import ExportReport
     from dedos_deploy.export.weights import TrainedModel, WeightsSource
 
 if __name__ == "export":
@@ -18,7 +19,7 @@ __all__ = ["ExportOptions", "ExportReport", "TrainedModel", "WeightsSource", "ex
 
 _HOMES = {
     "ExportOptions": "options",
-    "ExportReport": "exporter",
+    "ExportReport": "report",
     "TrainedModel": "weights",
     "WeightsSource": "weights",
     "export_bundle": "exporter",

@@ -6,117 +6,71 @@ import gc
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
-import torch
 from numpy.typing import NDArray
 
-from dedos_deploy import __version__
-from dedos_deploy.bundle import BundleWriter, Manifest, created_now
+from dedos_deploy.bundle import BundleWriter, Manifest
 from dedos_deploy.calib.frames import sample_frames
 from dedos_deploy.calib.options import Int8Options
 from dedos_deploy.calib.selection import CalibrationFrames
 from dedos_deploy.calib.sensitivity_plot import sensitivity_png, sensitivity_table
 from dedos_deploy.errors import SinkError
 from dedos_deploy.evaluation.data import EvaluationData
-from dedos_deploy.export.base_words import BASE_WORDS
+from dedos_deploy.export.bundle_text import BundleText, bundle_text
 from dedos_deploy.export.fuse_attention import fuse_attention
 from dedos_deploy.export.graph import check_ops, image_graph, save_graph
-from dedos_deploy.export.int8 import FloatGraphs, Int8Graph, Int8Report, calibration_of, int8_graph
+from dedos_deploy.export.int8 import FloatGraphs, Int8Graph, calibration_of, int8_graph
 from dedos_deploy.export.int8_labels import label_measure, open_labels
-from dedos_deploy.export.options import ExportOptions, Precision
+from dedos_deploy.export.manifest import BASE_VOCABULARY, manifest_of
+from dedos_deploy.export.options import ExportOptions
 from dedos_deploy.export.parity import ParityReport, check_parity, measure_parity, parity_cases
 from dedos_deploy.export.precision import PrecisionReport, check_precision
-from dedos_deploy.export.progress import Progress, Quiet, Stages
+from dedos_deploy.export.report import ExportReport
 from dedos_deploy.export.rtx import EngineFile, build_rtx_engine, require_rtx
 from dedos_deploy.export.storage import Matrices, store_small
-from dedos_deploy.export.text_tower import TextParity, check_text_tower, save_text_tower
 from dedos_deploy.export.weights import TrainedModel, WeightsSource
 from dedos_deploy.files import sha256_of_file
 from dedos_deploy.model import FrozenDedos, freeze
-from dedos_deploy.model.blocks import Precision as FloatPrecision
+from dedos_deploy.model.blocks import Arithmetic
+from dedos_deploy.progress import QUIET, Progress, Stages
 from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
-from dedos_deploy.runtime.slots import Encode
 from dedos_deploy.scenes import KINDS, render_image
-from dedos_deploy.spec import GraphSpec
-from dedos_deploy.text import TEMPLATES, TextEncoder, Tokenizer, TowerFiles, write_tokenizer_json
-from dedos_deploy.vocabulary import canonical_word
-
-BASE_VOCABULARY = "base"
-DEFAULT_THRESHOLD = 0.3
-"""Half of what a confident query alone gives a pixel of its mask in a trained model."""
+from dedos_deploy.spec import GraphSpec, Precision
 
 CALIBRATION = "calibration.json"
 """The calibration table, inside a bundle for which INT8 was asked for."""
 
 SCENE_FRAMES = "embedded scenes"
 SCENE_HW = (480, 640)
-TEXT_CHECKED = 64
 
 Frame = NDArray[np.uint8]
 
 
-@dataclass(frozen=True)
-class ExportReport:
-    """What was proved about a bundle; stored in it as report.json, without `path` and `size`.
-
-    path, size: the bundle and its bytes; fused_attention: attention blocks rewritten for the cpu
-    target; engine: the key of the engine inside, with its size in bytes, None without one; int8: how
-    INT8 was made and judged, None where it was not asked for; image_precision: of the image graph,
-    another than was asked for where the verdict is against INT8.
-    """
-
-    path: Path
-    size: int
-    parity: ParityReport
-    precision: PrecisionReport
-    text: TextParity
-    fused_attention: int
-    engine: EngineFile | None
-    int8: Int8Report | None
-    image_precision: str
-    warnings: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {"bundle": str(self.path), "size": self.size, **_facts(self)}
-
-
 @dataclass(frozen=True, eq=False)
 class _Graph:
-    """frozen: the module; model: its graph; kind: its precision; fused: number of attention blocks
-    rewritten."""
+    """The frozen module and its graph."""
 
     frozen: FrozenDedos
     model: onnx.ModelProto
     kind: Precision
+    """Its precision."""
     precision: PrecisionReport
     fused: int
+    """Number of attention blocks rewritten."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Calibration:
-    """labels: what the verdict measures on, None for agreement of labels."""
+    """What INT8 is made from."""
 
     options: Int8Options
     frames: CalibrationFrames
     labels: EvaluationData | None
-
-
-@dataclass(frozen=True, eq=False)
-class _Text:
-    tower: Path
-    tokenizer: Path
-    words: list[str]
-    embeddings: NDArray[np.float32]
-    parity: TextParity
-    encode: Encode
-    precision: Precision
+    """What the verdict measures on, None for agreement of labels."""
 
 
 def export_bundle(
@@ -124,7 +78,7 @@ def export_bundle(
     dest: str | os.PathLike[str],
     *,
     options: ExportOptions | None = None,
-    progress: Progress | None = None,
+    progress: Progress = QUIET,
 ) -> ExportReport:
     """Write the bundle of a model to `dest` and return what was proved about it.
 
@@ -134,7 +88,7 @@ def export_bundle(
     packages of the target, EngineError for a graph the target cannot run, ParityError when the
     graph disagrees with the model, SinkError when `dest` cannot be written.
     """
-    options, progress = options or ExportOptions(), progress or Quiet()
+    options = options or ExportOptions()
     if options.target == "rtx":
         require_rtx(options.compute_capabilities)
     with BundleWriter(dest, overwrite=options.overwrite) as writer:
@@ -166,7 +120,7 @@ class _Export:
         with self.stages.stage("loading the model and the frames"):
             trained = weights.load() if isinstance(weights, WeightsSource) else weights
             spec = self._spec(trained)
-            frames, frames_from = self._frames()
+            frames = self._frames()
             calibration = self._calibration(spec)
             if trained.random:
                 self._warn("the weights are random: the labels of this bundle mean nothing")
@@ -179,26 +133,10 @@ class _Export:
             with self.stages.stage("calibrating INT8") as progress:
                 graph, int8 = self._int8(trained, spec, graph, text, calibration, progress)
                 if options.frames is None:
-                    frames, frames_from = int8.checking, "frames that did not calibrate"
+                    frames = int8.checking, "frames that did not calibrate"
                 if graph.kind != "int8":
                     text = self._text(trained, "half")
-        with self.stages.stage("comparing with the FP32 model") as progress:
-            files = self._saved(graph)
-            with OnnxEngine(files[0], spec) as engine:
-                parity = measure_parity(
-                    engine.infer,
-                    trained.model,
-                    frames,
-                    parity_cases(text.embeddings),
-                    spec=spec,
-                    precision=graph.kind,
-                    frames_from=frames_from,
-                    allow_drift=options.allow_drift,
-                    note=progress.note,
-                )
-            check_parity(parity)
-            if not parity.passed:
-                self._warn(f"written with drift: {parity.agreement:.2%} of pixels agree")
+        files, parity = self._compared(trained, spec, graph, text, frames)
         built = self._engine(files[0], graph.kind, spec) if options.target == "rtx" else None
         with self.stages.stage("writing the bundle"):
             report = ExportReport(
@@ -213,8 +151,39 @@ class _Export:
                 graph.kind,
                 tuple(self.warnings),
             )
-            self._write(self._manifest(trained, spec, graph, text, int8), files, text, report, int8)
-        return _with_size(report)
+            calibrated = int8.table.key.sha256 if int8 is not None else None
+            precision = {"image": graph.kind, "text": text.precision}
+            manifest = manifest_of(trained, spec, options, precision, calibration_hash=calibrated)
+            self._write(manifest, files, text, report, int8)
+        return report.with_size()
+
+    def _compared(
+        self,
+        trained: TrainedModel,
+        spec: GraphSpec,
+        graph: _Graph,
+        text: BundleText,
+        frames: tuple[list[Frame], str],
+    ) -> tuple[tuple[Path, ...], ParityReport]:
+        """Return the files of the graph and what the parity gate saw; frames: and where from."""
+        with self.stages.stage("comparing with the FP32 model") as progress:
+            files = self._saved(graph)
+            with OnnxEngine(files[0], spec) as engine:
+                parity = measure_parity(
+                    engine.infer,
+                    trained.model,
+                    frames[0],
+                    parity_cases(text.embeddings),
+                    spec=spec,
+                    precision=graph.kind,
+                    frames_from=frames[1],
+                    allow_drift=self.options.allow_drift,
+                    note=progress.note,
+                )
+            check_parity(parity)
+            if not parity.passed:
+                self._warn(f"written with drift: {parity.agreement:.2%} of pixels agree")
+        return files, parity
 
     def _warn(self, text: str) -> None:
         self.warnings.append(text)
@@ -250,7 +219,7 @@ class _Export:
         precision = self.options.precision
         return self._graph(trained, spec, "fp32" if precision == "int8" else precision)
 
-    def _graph(self, trained: TrainedModel, spec: GraphSpec, kind: FloatPrecision) -> _Graph:
+    def _graph(self, trained: TrainedModel, spec: GraphSpec, kind: Arithmetic) -> _Graph:
         target = self.options.target
         frozen = freeze(
             trained.model,
@@ -268,7 +237,7 @@ class _Export:
         trained: TrainedModel,
         spec: GraphSpec,
         graph: _Graph,
-        text: _Text,
+        text: BundleText,
         calibration: _Calibration,
         progress: Progress,
     ) -> tuple[_Graph, Int8Graph]:
@@ -300,46 +269,8 @@ class _Export:
             store_small(graph.model)
         return save_graph(graph.model, self.folder / "model.onnx")
 
-    def _text(self, trained: TrainedModel, matrices: Matrices) -> _Text:
-        """Return the text tower and its embeddings; matrices: how it stores them."""
-        clip = trained.model.config.clip
-        length = clip.text.context_length
-        tokenizer = write_tokenizer_json(self.folder / "tokenizer.json", length)
-        tower = save_text_tower(
-            trained.model.text_tower,
-            self.folder / "text_encoder.onnx",
-            context_length=length,
-            matrices=matrices,
-        )
-        words = self._base_words(trained)
-        templates = TEMPLATES[self.options.templates]
-        prompts = [templates[0].replace("{}", word) for word in words[:TEXT_CHECKED]]
-        tokens = Tokenizer(tokenizer, length).encode(prompts)
-        parity = check_text_tower(trained.model.text_tower, tower, tokens)
-        files = TowerFiles(
-            model=tower,
-            tokenizer=tokenizer,
-            model_sha256=sha256_of_file(tower),
-            tokenizer_sha256=sha256_of_file(tokenizer),
-            context_length=length,
-            text_width=clip.text_width,
-        )
-        encoder = TextEncoder(
-            files,
-            templates=templates,
-            template_name=self.options.templates,
-            known={},
-            cache=None,
-        )
-        rows = encoder.encode(words)
-        precision: Precision = "fp16" if matrices == "half" else "int8"
-        return _Text(tower, tokenizer, words, rows, parity, encoder.encode, precision)
-
-    def _base_words(self, trained: TrainedModel) -> list[str]:
-        if self.options.vocabulary is not None:
-            return list(self.options.vocabulary.words)
-        words = trained.words or list(BASE_WORDS)
-        return list({canonical_word(word): word for word in words}.values())
+    def _text(self, trained: TrainedModel, matrices: Matrices) -> BundleText:
+        return bundle_text(trained, self.options, self.folder, matrices=matrices)
 
     def _engine(self, model: Path, kind: Precision, spec: GraphSpec) -> EngineFile:
         with self.stages.stage("building the TensorRT for RTX engine") as progress:
@@ -350,7 +281,7 @@ class _Export:
                 precision=kind,
                 model_sha256=sha256_of_file(model),
                 compute_capabilities=self.options.compute_capabilities,
-                on_progress=progress.note,
+                on_progress=progress,
             )
         for path in (engine.path, engine.path.with_suffix(".json")):
             self.writer.add_file(f"engines/{path.name}", path)
@@ -360,14 +291,14 @@ class _Export:
         self,
         manifest: Manifest,
         files: Sequence[Path],
-        text: _Text,
+        text: BundleText,
         report: ExportReport,
         int8: Int8Graph | None,
     ) -> None:
         for path in (*files, text.tower, text.tokenizer):
             self.writer.add_file(path.name, path)
         self.writer.add_vocabulary(BASE_VOCABULARY, text.words, text.embeddings)
-        facts = json.dumps(_facts(report), indent=2) + "\n"
+        facts = json.dumps(report.facts(), indent=2) + "\n"
         self.writer.add_bytes("report.json", facts.encode())
         if int8 is not None:
             self._add_int8(int8)
@@ -378,69 +309,3 @@ class _Export:
         self.writer.add_bytes(CALIBRATION, int8.table.to_json().encode())
         self.writer.add_bytes("sensitivity.md", sensitivity_table(found, chosen).encode())
         self.writer.add_bytes("sensitivity.png", sensitivity_png(found, chosen))
-
-    def _manifest(
-        self,
-        trained: TrainedModel,
-        spec: GraphSpec,
-        graph: _Graph,
-        text: _Text,
-        int8: Int8Graph | None,
-    ) -> Manifest:
-        options, config = self.options, trained.model.config
-        threshold = options.threshold
-        if threshold is None:
-            threshold = trained.number("default_threshold", DEFAULT_THRESHOLD)
-        entries = options.vocabulary.entries if options.vocabulary is not None else ()
-        return Manifest(
-            preset=config.preset,
-            config=config.to_dict(),
-            spec=spec,
-            target=options.target,
-            precision={"image": graph.kind, "text": text.precision},
-            activation=config.clip.activation,
-            template_name=options.templates,
-            templates=list(TEMPLATES[options.templates]),
-            context_length=config.clip.text.context_length,
-            thresholds={e.name: e.threshold for e in entries if e.threshold is not None},
-            default_threshold=threshold,
-            checkpoint_sha256=trained.checkpoint_sha256,
-            tools=_tool_versions(rtx=options.target == "rtx"),
-            sources=trained.sources,
-            licence=trained.licence,
-            created=created_now(),
-            base_vocabulary=BASE_VOCABULARY,
-            calibration_hash=int8.table.key.sha256 if int8 is not None else None,
-        )
-
-
-def _tool_versions(*, rtx: bool) -> dict[str, str]:
-    tools = {
-        "dedos-deploy": __version__,
-        "torch": str(torch.__version__),
-        "onnx": onnx.__version__,
-        "onnxruntime": onnxruntime.__version__,
-    }
-    if rtx:
-        tools["tensorrt-rtx"] = require_rtx().__version__
-    return tools
-
-
-def _facts(report: ExportReport) -> dict[str, Any]:
-    engine = report.engine
-    return {
-        "parity": asdict(report.parity),
-        "precision": asdict(report.precision),
-        "text": asdict(report.text),
-        "fused_attention": report.fused_attention,
-        "engine": None if engine is None else {**asdict(engine.key), "size": engine.size},
-        "int8": None if report.int8 is None else report.int8.to_dict(),
-        "image_precision": report.image_precision,
-        "warnings": list(report.warnings),
-    }
-
-
-def _with_size(report: ExportReport) -> ExportReport:
-    path = report.path
-    files = [path] if path.is_file() else [item for item in path.rglob("*") if item.is_file()]
-    return replace(report, size=sum(item.stat().st_size for item in files))

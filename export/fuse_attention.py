@@ -27,12 +27,14 @@ _HEADS_OUT_TRANSPOSED = [0, 2, 3, 1]
 
 @dataclass(frozen=True)
 class _Attention:
-    """query, key, value: names of [B, N, C] tensors; output: of the merged [B, N, C]."""
+    """One attention that was found."""
 
     query: str
+    """Name of a [B, N, C] tensor, as `key` and `value`."""
     key: str
     value: str
     output: str
+    """Name of the merged [B, N, C]."""
     last: onnx.NodeProto
     heads: int
     scale: float

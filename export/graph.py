@@ -14,10 +14,9 @@ import onnx
 import torch
 from torch import nn
 
-from dedos_deploy import __version__
 from dedos_deploy.errors import EngineError
-from dedos_deploy.export.options import Target
-from dedos_deploy.spec import MAX_CLASSES, GraphSpec
+from dedos_deploy.spec import MAX_CLASSES, GraphSpec, Target
+from dedos_deploy.version import __version__
 
 OPSET = 18
 IR_VERSION = 10

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,23 +27,19 @@ from dedos_deploy.calib.table import (
     calibration_key,
     reuse_or_none,
 )
-from dedos_deploy.calib.verdict import Accuracy, SideBySide, Verdict, judge, side_by_side
+from dedos_deploy.calib.verdict import Verdict
 from dedos_deploy.export.graph import save_graph
-from dedos_deploy.export.int8_labels import PLAN_IMAGES, LabelMeasure
-from dedos_deploy.export.options import Target
-from dedos_deploy.export.progress import Progress
+from dedos_deploy.export.int8_judge import Judge
+from dedos_deploy.export.int8_labels import LabelMeasure
 from dedos_deploy.model import FrozenDedos
-from dedos_deploy.runtime.engines.agreement import label_agreement
+from dedos_deploy.progress import Progress
 from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
-from dedos_deploy.spec import MIN_AGREEMENT, GraphSpec
+from dedos_deploy.spec import GraphSpec, Target
 
 CHECKED_OF = 8
 """Every so-many-th frame checks what the others calibrated."""
 
 SENSITIVITY_FRAMES = 8
-
-GATE_MARGIN = 0.005
-"""What the checked frames must agree beyond the parity gate, which tries other words, too."""
 
 Rows = NDArray[np.float32]
 Picture = NDArray[np.uint8]
@@ -54,18 +50,20 @@ Ranges = dict[str, list[tuple[float, float]]]
 
 @dataclass(frozen=True)
 class Int8Report:
-    """How INT8 came about.
-
-    frames, checked, skipped, source: of the calibration data; table_sha256: of the table's key;
-    smoothed: layers whose outliers were moved; sensitivity, plan, verdict: see there.
-    """
+    """How INT8 came about."""
 
     frames: int
+    """Number that calibrated."""
     checked: int
+    """Number that checked what the others calibrated."""
     skipped: str
+    """What was looked at and not usable, in words."""
     source: str
+    """Where the frames came from, without credentials."""
     table_sha256: str
+    """Of the calibration table's key."""
     smoothed: int
+    """Layers whose outliers were moved."""
     sensitivity: Sensitivity
     plan: QuantizationPlan
     verdict: Verdict
@@ -86,30 +84,32 @@ class Int8Report:
 
 @dataclass(frozen=True, eq=False)
 class Int8Graph:
-    """model: the graph for the target; table: what its ranges come from; report: how it came about;
-    checking: the frames that did not calibrate, uint8 [H0, W0, 3]."""
+    """An INT8 graph and what is known of it."""
 
     model: onnx.ModelProto
+    """The graph for the target."""
     table: CalibrationTable
+    """What its ranges come from."""
     report: Int8Report
+    """How it came about."""
     checking: list[Picture]
+    """The frames that did not calibrate, uint8 [H0, W0, 3]."""
 
 
 @dataclass(frozen=True, eq=False)
 class FloatGraphs:
-    """What is quantized.
-
-    frozen: the module, FP32, for gradients; reference: its graph in FP32 for ONNX Runtime, which
-    calibration and comparison run; typed: the graph to quantize for the target, reference itself for
-    the cpu; folder: for files while this lasts.
-    """
+    """What is quantized."""
 
     frozen: FrozenDedos
+    """The module, FP32, for gradients."""
     reference: onnx.ModelProto
+    """The module's graph in FP32 for ONNX Runtime, which calibration and comparison run."""
     typed: onnx.ModelProto
+    """The graph to quantize for the target, reference itself for the cpu."""
     spec: GraphSpec
     target: Target
     folder: Path
+    """For files while this lasts."""
 
 
 def calibration_of(options: Int8Options, spec: GraphSpec) -> CalibrationFrames:
@@ -164,8 +164,7 @@ class _Int8:
         factors = self._smoothed(self.graphs.typed, table)
         ranges = self._ranges(table)
         sensitivity = self._sensitivity(ranges, factors)
-        chosen = self._plan(sensitivity, table, ranges, miou)
-        verdict = self._verdict(table, ranges, chosen, miou)
+        chosen, verdict = self._judged(self._first(sensitivity, ranges), table, ranges, miou)
         model = self._quantized(self.graphs.typed, table, ranges, chosen, self.graphs.target)
         report = Int8Report(
             frames=len(self.calibrating),
@@ -205,25 +204,20 @@ class _Int8:
         def inputs(model: Path) -> CalibrationInputs:
             return CalibrationInputs(model, graphs.spec, self.calibrating, self.text)
 
-        def counted(title: str) -> Callable[[int, int], None]:
-            return lambda done, total: self.progress.note(f"{title}, frame {done} of {total}")
-
         maxima: dict[str, Rows] = {}
         if self.options.smoothing:
             outputs = {item.tensor: item.norm for item in find_smoothable(graphs.reference)}
+            self.progress.note("outliers")
             found = channel_maxima(
-                inputs(self.float_path), list(outputs), resume=resume, progress=counted("outliers")
+                inputs(self.float_path), list(outputs), resume=resume, progress=self.progress
             )
             maxima = {outputs[tensor]: row for tensor, row in found.items()}
         model = _copied(graphs.reference)
         smooth(model, maxima)
         tensors = _ranged(site_tensors(model))
-        histograms = collect_histograms(
-            inputs(self._saved(model, "smoothed")),
-            tensors,
-            resume=resume,
-            progress=counted("ranges"),
-        )
+        graph = inputs(self._saved(model, "smoothed"))
+        self.progress.note("ranges")
+        histograms = collect_histograms(graph, tensors, resume=resume, progress=self.progress)
         return CalibrationTable.of(
             key, histograms, options, source=self.frames.source, channel_maxima=maxima
         )
@@ -251,77 +245,43 @@ class _Int8:
             sites=list(ranges),
             amax={name: max(runs)[0] for name, runs in ranges.items()},
             smoothing=factors,
-            progress=self.progress.note,
+            progress=self.progress,
         )
 
-    def _plan(
-        self,
-        sensitivity: Sensitivity,
-        table: CalibrationTable,
-        ranges: Ranges,
-        miou: LabelMeasure | None,
-    ) -> QuantizationPlan:
+    def _first(self, sensitivity: Sensitivity, ranges: Ranges) -> QuantizationPlan:
+        """Return the plan to begin with: every site that is worth it."""
         image = torch.from_numpy(self.checking[0])[None]
         inputs = (image, torch.from_numpy(self.text), torch.ones(len(self.text)))
-        first = plan(sensitivity, site_macs(self.graphs.frozen, list(ranges), inputs), budget=None)
-        expected = self._expected()
-        known = None
-        if miou is not None:
-            known = miou(OnnxEngine(self.float_path, self.graphs.spec), most=PLAN_IMAGES)
+        return plan(sensitivity, site_macs(self.graphs.frozen, list(ranges), inputs), budget=None)
 
-        def loss(candidate: QuantizationPlan) -> float:
-            self.progress.note(f"checking with {len(candidate.sites)} layers in INT8")
-            with self._engine(table, ranges, candidate) as engine:
-                agreement = self._agreement(engine, expected)
-            if miou is None or known is None:
-                return 1.0 - agreement
-            if agreement < MIN_AGREEMENT["int8"] + GATE_MARGIN:
-                return 1.0  # The parity gate would refuse it, whatever the labels say.
-            return max(0.0, known - miou(self._engine(table, ranges, candidate), most=PLAN_IMAGES))
-
-        return give_back(first, loss, budget=self.options.budget)
-
-    def _expected(self) -> list[Rows]:
-        """Return the float graph's scores of the frames that check."""
-        with OnnxEngine(self.float_path, self.graphs.spec) as engine:
-            return [self._scores(engine, frame).copy() for frame in self.checking]
-
-    def _verdict(
+    def _judged(
         self,
+        first: QuantizationPlan,
         table: CalibrationTable,
         ranges: Ranges,
-        chosen: QuantizationPlan,
         miou: LabelMeasure | None,
-    ) -> Verdict:
-        spec = self.graphs.spec
-        with (
-            OnnxEngine(self.float_path, spec) as reference,
-            self._engine(table, ranges, chosen) as candidate,
-        ):
-            self.progress.note("comparing speed")
-            frame = self.checking[0]
-            timing: SideBySide | None = None
-            if self.graphs.target == "cpu":
-                timing = side_by_side(
-                    lambda: self._scores(reference, frame), lambda: self._scores(candidate, frame)
-                )
-            expected = [self._scores(reference, each).copy() for each in self.checking]
-            agreement = self._agreement(candidate, expected)
-        found: tuple[float, float] | tuple[None, None] = (None, None)
-        if miou is not None:
-            self.progress.note("comparing mean IoU")
-            found = (
-                miou(OnnxEngine(self.float_path, spec)),
-                miou(self._engine(table, ranges, chosen)),
-            )
-        accuracy = Accuracy(agreement, len(self.checking), *found)
-        return judge(accuracy, timing, force=self.options.force)
+    ) -> tuple[QuantizationPlan, Verdict]:
+        """Return the plan that holds the budget, and the verdict on it."""
+        graphs, options = self.graphs, self.options
 
-    def _engine(
-        self, table: CalibrationTable, ranges: Ranges, chosen: QuantizationPlan
-    ) -> OnnxEngine:
-        model = self._quantized(self.graphs.reference, table, ranges, chosen, "cpu")
-        return OnnxEngine(self._saved(model, "int8"), self.graphs.spec)
+        def quantized(candidate: QuantizationPlan) -> onnx.ModelProto:
+            return self._quantized(graphs.reference, table, ranges, candidate, "cpu")
+
+        with (
+            OnnxEngine(self.float_path, graphs.spec) as reference,
+            Judge(
+                reference,
+                quantized,
+                graphs.folder,
+                self.checking,
+                self.text,
+                miou=miou,
+                note=self.progress.note,
+            ) as judge,
+        ):
+            budget = options.budget
+            chosen = give_back(first, lambda each: judge.loss(each, budget=budget), budget=budget)
+            return chosen, judge.verdict(chosen, timed=graphs.target == "cpu", force=options.force)
 
     def _saved(self, model: onnx.ModelProto, name: str) -> Path:
         """Write a graph that is not needed in memory any more."""
@@ -340,22 +300,6 @@ class _Int8:
         wanted = frozenset(chosen.sites)
         quantize(model, _by_tensor(site_tensors(model), ranges), wanted, target=target)
         return model
-
-    def _scores(self, engine: OnnxEngine, frame: Picture) -> NDArray[np.float32]:
-        valid = np.ones(len(self.text), np.float32)
-        inputs: dict[str, NDArray[Any]] = {"image": frame[None], "text": self.text, "valid": valid}
-        scores: NDArray[np.float32] = engine.infer(inputs)["scores"][0]
-        return scores
-
-    def _agreement(self, engine: OnnxEngine, expected: Sequence[NDArray[np.float32]]) -> float:
-        return float(
-            np.mean(
-                [
-                    label_agreement(known, self._scores(engine, frame), frame.shape[:2])
-                    for frame, known in zip(self.checking, expected, strict=True)
-                ]
-            )
-        )
 
 
 def _ranged(runs: Sequence[SiteTensors]) -> list[str]:

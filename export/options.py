@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from dedos_deploy.calib.options import Int8Options
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.options import Option, size_hw
+from dedos_deploy.spec import PRECISIONS, TARGETS, Precision, Target
 from dedos_deploy.text.templates import TEMPLATES
 from dedos_deploy.vocabulary import Vocabulary
 
-Precision = Literal["fp32", "fp16", "int8"]
-Target = Literal["cpu", "rtx", "trt", "cuda"]
 Storage = Literal["full", "half"]
 
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-TARGETS: tuple[Target, ...] = get_args(Target)
 STORAGES: tuple[Storage, ...] = get_args(Storage)
 RTX_CAPABILITIES = ("8.6", "8.9", "12.0")
 """RTX 30, 40 and 50. Turing, 7.5, is not among them: TensorRT for RTX has no float32 matrix product
@@ -27,34 +25,37 @@ there, which the linear attention and the class logits need."""
 class ExportOptions:
     """What to make of a model.
 
-    precision: arithmetic of the image graph; storage: `half` keeps its float32 weights as float16
-    in the file, at half the size and the same speed; target: what will run it; size_hw: network size,
-    None for the one trained at; batch: images per run; frames: picture, folder or video for the parity
-    gate, None for pictures of embedded scenes; frame_count: how many of them;
-    vocabulary: base vocabulary shipped with embeddings, None for the checkpoint's own words;
-    templates: name of the prompt templates; threshold: score in [0, 1] below which a pixel stays
-    unlabelled, None for the checkpoint's own; compute_capabilities: GPUs of an rtx engine;
-    int8: calibration, needed for precision int8 and for no other; overwrite: replace a bundle that
-    is there; allow_drift: write the bundle even when the parity
-    gate is not passed.
-
     Raises BadInputError naming the first value that is not allowed.
     """
 
     precision: Precision = "fp32"
+    """Arithmetic of the image graph."""
     storage: Storage = "full"
+    """`half` keeps float32 weights as float16 in the file, at half the size and the same speed."""
     target: Target = "cpu"
+    """What will run it."""
     size_hw: tuple[int, int] | None = None
+    """Network size, None for the one trained at."""
     batch: int = 1
+    """Images per run."""
     frames: str | os.PathLike[str] | None = None
+    """Picture, folder or video for the parity gate, None for pictures of embedded scenes."""
     frame_count: int = 4
+    """How many frames the parity gate compares."""
     vocabulary: Vocabulary | None = None
+    """Base vocabulary shipped with embeddings, None for the checkpoint's own words."""
     templates: str = "single"
+    """Name of the prompt templates."""
     threshold: float | None = None
-    compute_capabilities: tuple[str, ...] = field(default=RTX_CAPABILITIES)
+    """Score in [0, 1] below which a pixel stays unlabelled, None for the checkpoint's own."""
+    compute_capabilities: tuple[str, ...] = RTX_CAPABILITIES
+    """GPUs of an rtx engine."""
     int8: Int8Options | None = None
+    """Calibration, needed for precision int8 and for no other."""
     overwrite: bool = False
+    """Replace a bundle that is there."""
     allow_drift: bool = False
+    """Write the bundle even when the parity gate is not passed."""
 
     def __post_init__(self) -> None:
         _check_choice("precision", self.precision, PRECISIONS)
@@ -86,3 +87,79 @@ class ExportOptions:
 def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise BadInputError(f"{name} {value!r} is unknown; choose one of {', '.join(allowed)}")
+
+
+def _comma_separated(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
+GRAPH_OPTIONS = (
+    Option("target", "default: {default}", choices=TARGETS, default=ExportOptions.target),
+    Option("precision", "default: {default}", choices=PRECISIONS, default=ExportOptions.precision),
+    Option(
+        "storage",
+        "weights in the file: as computed with, or float16 for half the size at the same speed "
+        "(default: {default})",
+        choices=STORAGES,
+        default=ExportOptions.storage,
+    ),
+    Option(
+        "size_hw",
+        "network size in pixels (default: as trained)",
+        size_hw,
+        flag="--size",
+        metavar="HxW",
+    ),
+    Option(
+        "batch",
+        "images per run (default: {default})",
+        int,
+        metavar="N",
+        default=ExportOptions.batch,
+    ),
+    Option(
+        "compute_capabilities",
+        f"GPUs of an rtx engine (default: {','.join(RTX_CAPABILITIES)})",
+        _comma_separated,
+        metavar="LIST",
+    ),
+)
+WORD_OPTIONS = (
+    Option(
+        "vocabulary",
+        "base vocabulary shipped with embeddings: 'car|automobile,road' or a text file (default: "
+        "the checkpoint's words)",
+        flag="--vocabulary --classes",
+        metavar="WORDS",
+    ),
+    Option(
+        "templates",
+        "prompt templates (default: {default})",
+        choices=tuple(TEMPLATES),
+        default=ExportOptions.templates,
+    ),
+    Option(
+        "threshold",
+        "score in [0, 1] below which a pixel stays unlabelled (default: the checkpoint's)",
+        float,
+        metavar="T",
+    ),
+)
+GATE_OPTIONS = (
+    Option(
+        "frames",
+        "picture, folder or video to compare on (default: embedded scenes)",
+        metavar="PATH",
+    ),
+    Option(
+        "frame_count",
+        "how many frames to compare (default: {default})",
+        int,
+        metavar="N",
+        default=ExportOptions.frame_count,
+    ),
+    Option("allow_drift", "write the bundle even if the gate refuses", switch="on"),
+)
+OVERWRITE = Option("overwrite", "replace a bundle that is there", switch="on")
+EXPORT_OPTIONS = (*GRAPH_OPTIONS, *WORD_OPTIONS, *GATE_OPTIONS, OVERWRITE)
+"""Of the command line; `int8` is filled by those of Int8Options, and `vocabulary` is typed as text."""

@@ -28,16 +28,15 @@ Infer = Callable[[Mapping[str, NDArray[Any]]], dict[str, NDArray[Any]]]
 
 @dataclass(frozen=True, eq=False)
 class ParityCase:
-    """One vocabulary to compare with.
-
-    text: float32 [K, D] unit rows; padding: slots with valid = 0 that only the deployed graph
-    gets, and that must change nothing; max_frames: how many frames to compare.
-    """
+    """One vocabulary to compare with."""
 
     name: str
     text: NDArray[np.float32]
+    """float32 [K, D] unit rows."""
     padding: int = 0
+    """Slots with valid = 0 that only the deployed graph gets, and that must change nothing."""
     max_frames: int | None = None
+    """How many frames to compare."""
 
 
 @dataclass(frozen=True)
@@ -53,20 +52,20 @@ class ParityRow:
 
 @dataclass(frozen=True)
 class ParityReport:
-    """What the gate saw.
-
-    agreement: of all pixels of the worst case; max_abs: largest difference of scores;
-    finite: no NaN or infinity in any score; passed: agreement ≥ min_agreement and finite;
-    drift_allowed: the bundle may be written without passing.
-    """
+    """What the gate saw."""
 
     precision: str
     min_agreement: float
     agreement: float
+    """Of all pixels of the worst case."""
     max_abs: float
+    """Largest difference of scores."""
     finite: bool
+    """No NaN or infinity in any score."""
     passed: bool
+    """Agreement ≥ min_agreement and finite."""
     drift_allowed: bool
+    """The bundle may be written without passing."""
     frames: int
     frames_from: str
     rows: tuple[ParityRow, ...]

@@ -13,7 +13,7 @@ import onnx
 
 from dedos_deploy.errors import EngineError
 from dedos_deploy.export.graph import all_nodes
-from dedos_deploy.export.options import Precision
+from dedos_deploy.spec import Precision
 
 ISLAND_OPS = frozenset(
     {
@@ -51,13 +51,16 @@ _HALF = onnx.TensorProto.FLOAT16
 
 @dataclass(frozen=True)
 class PrecisionReport:
-    """islands: number of float32 nodes per kind; half_weights, float_weights: number of matrix
-    and convolution weights of each type; casts: number of Cast nodes."""
+    """What a graph computes in which precision."""
 
     islands: dict[str, int]
+    """Number of float32 nodes per kind."""
     half_weights: int
+    """Number of matrix and convolution weights in float16."""
     float_weights: int
+    """Number of those in float32."""
     casts: int
+    """Number of Cast nodes."""
 
 
 def check_precision(model: onnx.ModelProto, precision: Precision) -> PrecisionReport:

@@ -6,12 +6,12 @@ itself at first use.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 from dedos_deploy.export.options import RTX_CAPABILITIES
+from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.runtime.gpu.build import BuildOptions, build_engine, capability
 from dedos_deploy.runtime.gpu.engine_key import EngineKey
 from dedos_deploy.runtime.gpu.flavours import TENSORRT_RTX
@@ -35,11 +35,11 @@ def build_rtx_engine(
     precision: str,
     model_sha256: str,
     compute_capabilities: tuple[str, ...] = RTX_CAPABILITIES,
-    on_progress: Callable[[str], None] = lambda text: None,
+    on_progress: Progress = QUIET,
 ) -> EngineFile:
     """Build the engine of a typed ONNX graph, write it and its key to `folder`, and return it.
 
-    on_progress: called with what is being done, many times a second.
+    on_progress: noted what is being done, many times a second.
 
     Raises MissingExtraError without tensorrt_rtx, BadInputError for a compute capability it does
     not know, EngineError with TensorRT's own words when the graph cannot be built.

@@ -24,11 +24,13 @@ MAX_TEXTS = 65536
 
 @dataclass(frozen=True)
 class TextParity:
-    """texts: number compared; min_cosine: lowest cosine between an embedding of the stored tower
-    and the one of the FP32 torch tower."""
+    """How close the stored text tower comes to the trained one."""
 
     texts: int
+    """Number compared."""
     min_cosine: float
+    """Lowest cosine between an embedding of the stored tower and the one of the FP32 torch
+    tower."""
 
 
 def text_graph(

@@ -20,16 +20,15 @@ NO_LICENCE = "not stated by the checkpoint"
 
 @dataclass(frozen=True, eq=False)
 class TrainedModel:
-    """A model and its provenance.
-
-    record: JSON values that training saved beside the weights; checkpoint_sha256: None for random
-    weights.
-    """
+    """A model and its provenance."""
 
     model: Dedos
     record: dict[str, Any] = field(default_factory=dict)
+    """JSON values that training saved beside the weights."""
     checkpoint_sha256: str | None = None
+    """None for random weights."""
     random: bool = False
+    """Drawn from a seed: the labels mean nothing."""
 
     @property
     def sources(self) -> list[str]:
@@ -69,15 +68,15 @@ class TrainedModel:
 class WeightsSource:
     """A choice of weights: a checkpoint, the embedded nano, or random ones for sizing.
 
-    checkpoint: a file written by dedos-train; preset: its preset, or the one to take without it;
-    random: weights drawn from a fixed seed, for builds that measure size and time.
-
     Raises BadInputError for a choice that names no weights, or two.
     """
 
     checkpoint: str | os.PathLike[str] | None = None
+    """A file written by dedos-train."""
     preset: str | None = None
+    """Its preset, or the one to take without it."""
     random: bool = False
+    """Weights drawn from a fixed seed, for builds that measure size and time."""
 
     def __post_init__(self) -> None:
         if self.preset is not None:

@@ -29,16 +29,19 @@ LEAST_DISK = 2 * GIB
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor.
-
-    topic: such as `gpu`; verdict: `ok`, `note` for what is missing and not needed everywhere, `bad`
-    for what is broken; found: what is there; advice: what to do, "" for nothing.
-    """
+    """One line of the doctor."""
 
     topic: str
+    """Such as `gpu`."""
+
     verdict: Verdict
+    """`ok`, `note` for what is missing and not needed everywhere, `bad` for what is broken."""
+
     found: str
+    """What is there."""
+
     advice: str = ""
+    """What to do, "" for nothing."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ def usable(findings: list[Finding], engine: str) -> bool:
 
 
 def _system(machine: Machine) -> Iterator[Finding]:
-    from dedos_deploy import __version__
+    from dedos_deploy.version import __version__
 
     python = ".".join(map(str, sys.version_info[:3]))
     yield Finding(

@@ -18,22 +18,28 @@ from dedos_deploy.errors import BadInputError
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One picture on its way through the pipeline.
-
-    frame_bgr: uint8 [H, W, 3]; frame_id: 0, 1, 2, ... in the order the source produced them, so a
-    gap is a dropped frame; timestamp_s: `time.monotonic()` when it was read; source_id: the
-    source's address without credentials; name: stem for files made from this frame;
-    media_s: position in a recording, None for live sources and pictures; clock_ns: nanoseconds since
-    1970 by the clock of whoever recorded it, None where none is known.
-    """
+    """One picture on its way through the pipeline."""
 
     frame_bgr: NDArray[np.uint8]
+    """uint8 [H, W, 3]."""
+
     frame_id: int
+    """0, 1, 2, ... in the order the source produced them, so a gap is a dropped frame."""
+
     timestamp_s: float
+    """`time.monotonic()` when it was read."""
+
     source_id: str
+    """The source's address without credentials."""
+
     name: str
+    """Stem for files made from this frame."""
+
     media_s: float | None = None
+    """Position in a recording, None for live sources and pictures."""
+
     clock_ns: int | None = None
+    """Nanoseconds since 1970 by the clock of whoever recorded it, None where none is known."""
 
     @property
     def captured_ns(self) -> int:

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.errors import EngineError
-from dedos_deploy.runtime.engines.contract import Engine, Tensors
+from dedos_deploy.runtime.engines.tensors import Infer, Tensors
 from dedos_deploy.runtime.frame import resize_frame
 from dedos_deploy.runtime.segmentation import LabelMap
 from dedos_deploy.runtime.slots import SlotTable
+from dedos_deploy.spec import GraphSpec
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,9 +41,9 @@ class Labeller(Protocol):
 class HostLabeller:
     """Resize and label map on the CPU, around any engine."""
 
-    def __init__(self, engine: Engine, *, threads: int) -> None:
-        spec = engine.spec
-        self._engine = engine
+    def __init__(self, spec: GraphSpec, infer: Infer, *, threads: int) -> None:
+        """spec, infer: of the engine, which stays the caller's; threads: for the label map."""
+        self._infer = infer
         self._threads = threads
         self._image = np.empty((1, spec.height, spec.width, 3), dtype=np.uint8)
         self._scores = np.empty((0, *spec.score_hw), dtype=np.float32)
@@ -51,7 +52,7 @@ class HostLabeller:
         started = time.perf_counter()
         resize_frame(frame_bgr, self._image[0])
         resized = time.perf_counter()
-        scores = self._infer(table)
+        scores = self._scores_of(table)
         inferred = time.perf_counter()
         label_map, confidence, counts = self._arg_max(scores, table, frame_bgr.shape[:2])
         done = time.perf_counter()
@@ -69,9 +70,9 @@ class HostLabeller:
     def close(self) -> None:
         """Nothing is held; the engine belongs to the caller."""
 
-    def _infer(self, table: SlotTable) -> NDArray[np.float32]:
+    def _scores_of(self, table: SlotTable) -> NDArray[np.float32]:
         inputs: Tensors = {"image": self._image, "text": table.text, "valid": table.valid}
-        scores: NDArray[Any] = self._engine.infer(inputs)["scores"][0]
+        scores: NDArray[Any] = self._infer(inputs)["scores"][0]
         if scores.dtype == np.float32:
             return scores
         if self._scores.shape != scores.shape:
@@ -100,16 +101,6 @@ class HostLabeller:
         except ValueError as error:
             raise unusable_scores(str(error)) from error
         return label_map, confidence, counts[:-1].astype(np.int64)
-
-
-def open_labeller(engine: Engine, *, threads: int) -> Labeller:
-    """Return the way to label frames on `engine`: its own, where it has one, else on the host.
-
-    threads: for the label map on the host. The engine stays the caller's.
-    """
-    own = getattr(engine, "labeller", None)
-    found: Labeller | None = own() if own is not None else None
-    return found or HostLabeller(engine, threads=threads)
 
 
 def unusable_scores(why: str) -> EngineError:

@@ -9,27 +9,25 @@ from typing import TYPE_CHECKING
 
 from dedos_deploy.errors import BadBundleError, BadInputError
 from dedos_deploy.runtime.slots import Encode, Rows, Thresholds
+from dedos_deploy.spec import BACKGROUNDS
 from dedos_deploy.text.templates import prompt_templates
 
 if TYPE_CHECKING:
     from dedos_deploy.bundle import Bundle
 
-BACKGROUNDS = ("none", "threshold", "negatives")
-
 
 @dataclass(frozen=True)
 class BundleParts:
-    """What a Segmenter needs besides the engine.
-
-    base: words and rows [M, D] of the base vocabulary where negatives are wanted, else None;
-    close: releases the bundle if it was opened here.
-    """
+    """What a Segmenter needs besides the engine."""
 
     bundle: Bundle
     encode: Encode
     thresholds: Thresholds
     base: tuple[tuple[str, ...], Rows] | None
+    """Words and rows [M, D] of the base vocabulary where negatives are wanted, else None."""
+
     close: Callable[[], None]
+    """Releases the bundle if it was opened here."""
 
 
 def bundle_parts(

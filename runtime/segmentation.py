@@ -15,26 +15,37 @@ LabelMap = NDArray[np.uint8] | NDArray[np.uint16]
 class Segmentation:
     """The label map of one frame and how it came about.
 
-    label_map: uint8 [H, W] class ids, `none_id` where nothing was named; uint16 while a vocabulary
-    has more than 254 classes; confidence: uint8 [H, W], 255 times the winning score, also where
-    the pixel stayed unlabelled; classes: name of every class id of this result (a session of more
-    than 254 names gives ids again, so another result may call an id otherwise); class_ids: ids
-    that this frame was asked for, in the order of the vocabulary; counts: int64 [len(classes)]
-    pixels per class id; none_id: id of unlabelled pixels; vocabulary_version: 1 for the first
-    class list, one more per change; timestamp_s: `time.monotonic()` of the frame's capture;
-    latency_ms: milliseconds of `pre` (resize), `engine` and `post` (label map).
     The arrays belong to the receiver and are never written again.
     """
 
     label_map: LabelMap
+    """uint8 [H, W] class ids, `none_id` where nothing was named; uint16 while a vocabulary has more
+    than 254 classes."""
+
     confidence: NDArray[np.uint8]
+    """uint8 [H, W], 255 times the winning score, also where the pixel stayed unlabelled."""
+
     classes: tuple[str, ...]
+    """Name of every class id of this result (a session of more than 254 names gives ids again, so
+    another result may call an id otherwise)."""
+
     class_ids: tuple[int, ...]
+    """Ids that this frame was asked for, in the order of the vocabulary."""
+
     counts: NDArray[np.int64]
+    """int64 [len(classes)] pixels per class id."""
+
     none_id: int
+    """Id of unlabelled pixels."""
+
     vocabulary_version: int
+    """1 for the first class list, one more per change."""
+
     timestamp_s: float
+    """`time.monotonic()` of the frame's capture."""
+
     latency_ms: Mapping[str, float]
+    """Milliseconds of `pre` (resize), `engine` and `post` (label map)."""
 
     @property
     def total_ms(self) -> float:

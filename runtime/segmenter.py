@@ -7,17 +7,17 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadBundleError, BadInputError
-from dedos_deploy.runtime.engines.contract import Engine, EngineOptions, Progress
+from dedos_deploy.progress import QUIET, Progress
+from dedos_deploy.runtime.engines.contract import Engine, EngineOptions
 from dedos_deploy.runtime.engines.opening import open_engine
 from dedos_deploy.runtime.frame import check_frame
-from dedos_deploy.runtime.labelling import open_labeller
 from dedos_deploy.runtime.processes import OneProcess
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.slots import (
@@ -29,13 +29,13 @@ from dedos_deploy.runtime.slots import (
     check_slots,
     spare_slots,
 )
+from dedos_deploy.spec import Background
 from dedos_deploy.text.negatives import close_similarity, negatives
 from dedos_deploy.vocabulary import Vocabulary, parse_vocabulary
 
 if TYPE_CHECKING:
     from dedos_deploy.bundle import Bundle
 
-Background = Literal["none", "threshold", "negatives"]
 Classes = str | os.PathLike[str] | Sequence[str] | Vocabulary
 BaseVocabulary = tuple[Sequence[str], Rows]
 
@@ -68,7 +68,7 @@ class _Core:
         # Once here, since it compares all pairs of base words: too slow for every class change.
         self._close = close_similarity(base[1]) if base is not None else None
         self.busy = threading.Lock()
-        self.labeller = open_labeller(engine, threads=usable_threads(threads))
+        self.labeller = engine.labeller(threads=usable_threads(threads))
         self.process = OneProcess("Segmenter", engine, encode, self.labeller)
 
     def encode(self, vocabulary: Vocabulary, timeout_s: float | None) -> Rows:
@@ -248,14 +248,14 @@ class Segmenter(SegmenterView, Closing):
         text_threads: int = 1,
         template: str | None = None,
         gpu: int = 0,
-        on_progress: Progress = lambda text: None,
+        on_progress: Progress = QUIET,
     ) -> Segmenter:
         """Return a segmenter for a bundle.
 
         bundle: a folder, a `.dedos` file, "demo" for the embedded one, or an open Bundle, which
         stays open; classes: as `parse_vocabulary` takes them (a string is a list of words, a
         `pathlib.Path` names a file), or a Vocabulary;
-        engine: what to run on, one of `dedos_deploy.runtime.engine.ENGINES`;
+        engine: what to run on, one of `dedos_deploy.spec.ENGINES`;
         background: `threshold` leaves a pixel unlabelled when its best class scores below that
         class's threshold; `negatives` also lets words of the bundle's base vocabulary compete,
         and leaves unlabelled what they win; `none` labels every pixel with its best class;
@@ -263,7 +263,7 @@ class Segmenter(SegmenterView, Closing):
         threads: CPU threads, at most one per usable core, None for as many; text_threads: CPU threads of
         the text tower for words that are new after the first, few so that frames go on; template: one of
         `dedos_deploy.text.templates.TEMPLATES` in place of the bundle's prompt templates; gpu: index
-        of the GPU for engines that use one; on_progress: called with what is being done while an
+        of the GPU for engines that use one; on_progress: noted what is being done while an
         engine is built or checked on this device, at its first use.
 
         Raises BadInputError for unusable arguments, BadBundleError and EngineError for an

@@ -83,26 +83,37 @@ class SessionIds:
 
 @dataclass(frozen=True, eq=False)
 class SlotTable:
-    """One vocabulary of a session, ready for the engine; never changed once made.
-
-    version: 1 for the first vocabulary of the session, one more per change;
-    names: of the session by class id; class_ids: ids of this vocabulary's entries, in its order;
-    text: float32 [K, D]; valid: float32 [K], all 1;
-    thresholds: float32 [K]; slot_ids: uint16 [K], NONE_UINT16 for negatives;
-    negatives: the words of the last slots, whose pixels stay unlabelled; entries: the vocabulary's,
-    spelled as `parse_vocabulary` takes them; used: version that asked for each of `names` last.
-    """
+    """One vocabulary of a session, ready for the engine; never changed once made."""
 
     version: int
+    """1 for the first vocabulary of the session, one more per change."""
+
     names: tuple[str, ...]
+    """Of the session by class id."""
+
     class_ids: tuple[int, ...]
+    """Ids of this vocabulary's entries, in its order."""
+
     text: Rows
+    """float32 [K, D]."""
+
     valid: Rows
+    """float32 [K], all 1."""
+
     thresholds: Rows
+    """float32 [K]."""
+
     slot_ids: NDArray[np.uint16]
+    """uint16 [K], NONE_UINT16 for negatives."""
+
     negatives: tuple[str, ...]
+    """The words of the last slots, whose pixels stay unlabelled."""
+
     entries: tuple[str, ...] = ()
+    """The vocabulary's, spelled as `parse_vocabulary` takes them."""
+
     used: tuple[int, ...] = ()
+    """Version that asked for each of `names` last."""
 
     @property
     def none_id(self) -> int:
@@ -118,14 +129,12 @@ class SlotTable:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Lowest score that labels a pixel: an entry's own, else by class name, else the default.
-
-    enabled: False labels every pixel with its best class.
-    """
+    """Lowest score that labels a pixel: an entry's own, else by class name, else the default."""
 
     by_name: Mapping[str, float]
     default: float
     enabled: bool = True
+    """False labels every pixel with its best class."""
 
     def of(self, name: str, own: float | None) -> float:
         if not self.enabled:

@@ -16,7 +16,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 def blocks(page: Path, language: str) -> list[str]:
     """Return the fenced blocks of one language; fences open and close in turn."""
-    parts = re.split(r"^```(.*)$", page.read_text(encoding="utf-8"), flags=re.M)
+    parts = re.split(r"^```(.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     fences, bodies = parts[1::2], parts[2::2]
     opened = list(zip(fences, bodies, strict=True))[::2]
     return [body for name, body in opened if name == language]

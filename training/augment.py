@@ -23,25 +23,27 @@ AugmentRecipe = Literal["deployed", "mask2former"]
 
 @dataclass(frozen=True)
 class AugmentSettings:
-    """How far images are varied.
-
-    scale: range of the zoom, against the deployed geometry or, in `mask2former`, of the shorter
-    side against that of the network, in steps of 0.1; flip: probability of a mirror image.
-    Of `deployed` alone: aspect, largest ratio by which width and height are stretched apart;
-    brightness, contrast, saturation, largest relative change; hue, largest shift in degrees.
-    Of `mask2former` alone: category_area, largest part of a crop's labelled pixels that one class
-    may have, tried 10 times (1: any, as published for ADE20K).
-    """
+    """How far images are varied."""
 
     scale: tuple[float, float] = (0.5, 2.0)
+    """Range of the zoom, against the deployed geometry or, in `mask2former`, of the shorter side
+    against that of the network, in steps of 0.1."""
     aspect: float = 1.15
+    """Of `deployed` alone: largest ratio by which width and height are stretched apart."""
     flip: float = 0.5
+    """Probability of a mirror image."""
     brightness: float = 0.25
+    """Of `deployed` alone: largest relative change."""
     contrast: float = 0.3
+    """Of `deployed` alone: largest relative change."""
     saturation: float = 0.3
+    """Of `deployed` alone: largest relative change."""
     hue: float = 9.0
+    """Of `deployed` alone: largest shift in degrees."""
     recipe: AugmentRecipe = "deployed"
     category_area: float = 1.0
+    """Of `mask2former` alone: largest part of a crop's labelled pixels that one class may have,
+    tried 10 times (1: any, as published for ADE20K)."""
 
     def __post_init__(self) -> None:
         if self.recipe not in get_args(AugmentRecipe):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any, get_args
 import torch
 from torch import Tensor
 
-from dedos_deploy.bundle._fields import FieldError, checked
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.evaluation.result import EvaluationResult
+from dedos_deploy.fields import FieldError, checked
 from dedos_deploy.model import Dedos, load_checkpoint, save_checkpoint
 from dedos_deploy.model.proxy_queries import BankFill
+from dedos_deploy.model.word_embeddings import WordEmbeddings
+from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.training.bank import CalibrationImages, Denoiser, calibrate_bank, fill_bank
 from dedos_deploy.training.denoising import DenoisingLearning, LearningSource, load_learning
-from dedos_deploy.training.embeddings import WordEmbeddings
-from dedos_deploy.training.evaluate import Evaluation, evaluate
+from dedos_deploy.training.evaluate import evaluate
 from dedos_deploy.training.folders import LabelFolder, union_words
 from dedos_deploy.training.sources import open_data
 
@@ -26,20 +28,17 @@ if TYPE_CHECKING:
 
 CHECKPOINT, LEARNING = "checkpoint.safetensors", "learning.safetensors"
 
-Progress = Callable[[Iterable[Tensor], int], Iterable[Tensor]]
 """Wraps the images and is told how many there are: `tqdm` and the like."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run's output folder, read; learning and source are None after training without diffusion.
-
-    extra: what the checkpoint records beside the weights.
-    """
+    """A run's output folder, read; learning and source are None after training without diffusion."""
 
     folder: Path
     model: Dedos
     extra: dict[str, Any]
+    """What the checkpoint records beside the weights."""
     learning: DenoisingLearning | None
     source: LearningSource | None
 
@@ -144,7 +143,7 @@ def calibrate_run(
     folders: Sequence[LabelFolder],
     count: int,
     *,
-    progress: Progress | None = None,
+    progress: Progress = QUIET,
 ) -> Calibrated:
     """Return the calibrated mean of `run` over `count` images of `folders`, or all if fewer.
 
@@ -157,7 +156,7 @@ def calibrate_run(
             "settings differ); give that one with --diffusion"
         )
     images = CalibrationImages(folders, count)
-    shown = progress(images, images.count) if progress else images
+    shown = progress.counted(images, images.count)
     stages = calibrate_bank(run.model, learning, denoiser, shown, images.count)
     record = {
         "images": images.count,
@@ -185,7 +184,7 @@ def fill_run(run: Run, fill: BankFill, calibrated: Calibrated | None) -> dict[st
 
 def compare_fillings(
     run: Run, folders: Sequence[LabelFolder], calibrated: Calibrated
-) -> Iterator[tuple[BankFill, Evaluation]]:
+) -> Iterator[tuple[BankFill, EvaluationResult]]:
     """Yield every filling with its result on every folder; leaves the last one in the bank."""
     fills: tuple[BankFill, ...] = get_args(BankFill)
     words = union_words(folders)

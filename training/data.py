@@ -20,39 +20,39 @@ from dedos_deploy.training.targets import IGNORE, OTHER
 
 @dataclass(frozen=True)
 class Batch:
-    """Images of several data sets under one vocabulary.
-
-    images: uint8 [B, H, W, 3] BGR; labels: int64 [B, H, W], slot, IGNORE or OTHER;
-    slots: indices into the union vocabulary, one per slot K; annotated: bool [B, K];
-    whole: the same images as they are in their files, only resized, uint8 [B, h, w, 3] BGR, and
-    keys: one name per image made of its pixels; both empty unless the stream is asked for them.
-    """
+    """Images of several data sets under one vocabulary."""
 
     images: Tensor
+    """uint8 [B, H, W, 3] BGR."""
     labels: Tensor
+    """int64 [B, H, W], slot, IGNORE or OTHER."""
     slots: tuple[int, ...]
+    """Indices into the union vocabulary, one per slot K."""
     annotated: Tensor
+    """bool [B, K]."""
     whole: Tensor | None = None
+    """The same images as they are in their files, only resized, uint8 [B, h, w, 3] BGR; None unless
+    the stream is asked for them."""
     keys: tuple[str, ...] = ()
+    """One name per image of `whole`, made of its pixels."""
 
 
 @dataclass(frozen=True)
 class BatchSettings:
-    """Shape and variety of batches.
-
-    vocabulary: most slots in a batch; every class seen in the batch comes first, absent ones fill
-    up at random as negatives. drop_words: probability that a batch loses a random part of its
-    words, pixels of lost classes becoming OTHER: users ask for "car,road" alone, too.
-    whole_hw: size of `Batch.whole`, None for none.
-    """
+    """Shape and variety of batches."""
 
     size_hw: tuple[int, int]
     batch: int
     seed: int = 0
     vocabulary: int = 64
+    """Most slots in a batch; every class seen in the batch comes first, absent ones fill up at
+    random as negatives."""
     drop_words: float = 0.25
+    """Probability that a batch loses a random part of its words, pixels of lost classes becoming
+    OTHER: users ask for "car,road" alone, too."""
     augmentation: AugmentSettings = field(default_factory=AugmentSettings)
     whole_hw: tuple[int, int] | None = None
+    """Size of `Batch.whole`, None for none."""
 
 
 class BatchStream(Dataset["Batch | DedosError"]):
@@ -183,13 +183,12 @@ def resized(image_bgr: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[n
 
 @dataclass(frozen=True)
 class Share:
-    """Which micro-batches a process makes: of every step's `step` ones, `first`, `first + by`, ...
-
-    start, stop: first step and the one after the last.
-    """
+    """Which micro-batches a process makes: of every step's `step` ones, `first`, `first + by`, ..."""
 
     start: int
+    """First step."""
     stop: int
+    """The step after the last."""
     step: int = 1
     first: int = 0
     by: int = 1

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dedos_deploy.borders import foreign
-from dedos_deploy.bundle._fields import FieldError, checked, load_json
 from dedos_deploy.errors import BadInputError, shown
+from dedos_deploy.fields import FieldError, checked, load_json
 from dedos_deploy.files import write_atomically
 from dedos_deploy.model import Dedos
 from dedos_deploy.model.dedos import decoder_taps
@@ -33,15 +33,14 @@ LiveFill = Literal["static", "ema"]
 
 @dataclass(frozen=True)
 class Learned:
-    """What one batch gives the trainer.
-
-    stages: q_{L,t}, float32 [B, N, n, c], highest t first; queries: Q of Eq. 7-8, [B, n, c];
-    consistency: L_consist of every image, float32 [B], None without separation.
-    """
+    """What one batch gives the trainer."""
 
     stages: Tensor
+    """Q_{L,t}, float32 [B, N, n, c], highest t first."""
     queries: Tensor
+    """Q of Eq. 7-8, [B, n, c]."""
     consistency: Tensor | None
+    """L_consist of every image, float32 [B], None without separation."""
 
 
 class DenoisingLearning(nn.Module):
@@ -154,14 +153,12 @@ def _resized(images: Tensor, size_hw: tuple[int, int]) -> Tensor:
 
 @dataclass(frozen=True)
 class LearningSource:
-    """The diffusion that a learning belongs to.
-
-    diffusion: its settings as plain JSON values, `asdict(DiffusionSettings)`; fingerprint: its
-    `LatentDiffusion.fingerprint`, since other weights give features the reader never saw.
-    """
+    """The diffusion that a learning belongs to."""
 
     diffusion: dict[str, Any]
+    """Its settings as plain JSON values, `asdict(DiffusionSettings)`."""
     fingerprint: str
+    """Its `LatentDiffusion.fingerprint`, since other weights give features the reader never saw."""
 
 
 def save_learning(path: Path | str, learning: DenoisingLearning, source: LearningSource) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,27 +14,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from dedos_deploy.evaluation.confusion import Ids
+from dedos_deploy.evaluation.evaluate import evaluate_image
+from dedos_deploy.evaluation.folder import LabelledImage, ignore_id
+from dedos_deploy.evaluation.result import EvaluationResult, result_of
 from dedos_deploy.model import Dedos
 from dedos_deploy.training.folders import LabelFolder, read_pair
+from dedos_deploy.vocabulary import Entry, Vocabulary
 
 Embed = Callable[[Sequence[str]], Tensor]
 Queries = Callable[[int, NDArray[np.uint8]], Tensor]
 """(index of a picture in its folder, the picture in BGR) -> its own global queries Q, [1, n, c]."""
 
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Result on one folder.
-
-    iou: per word, None for a word that neither labels nor predictions contain; miou_present: mean
-    over the words that the labels contain; images: how many were used.
-    """
-
-    name: str
-    words: tuple[str, ...]
-    iou: tuple[float | None, ...]
-    miou_present: float
-    images: int
+Scores = Callable[[int, NDArray[np.uint8]], Tensor]
+"""(index of a picture in its folder, the picture in BGR) -> scores of its words, [1, K, h, w]."""
 
 
 @torch.no_grad()
@@ -43,29 +39,55 @@ def evaluate(
     *,
     images: int | None = None,
     queries: Queries | None = None,
-) -> Evaluation:
-    """Return the IoU of the deployed scores on `folder`, at the labels' own size.
+) -> EvaluationResult:
+    """Return how well the deployed scores label `folder`, at the labels' own size.
 
     embed: words -> text embeddings float32 [K, D]; images: use this many, evenly spaced; queries:
     what takes the place of the proxy bank, which no deployed model can have.
     Every frame is resized to `size_hw`, its scores are upsampled and the best slot is taken.
     """
-    words = folder.annotated
-    slots = {word: slot for slot, word in enumerate(words)}
-    table = folder.lookup(slots)
-    text = embed(words)
-    valid = torch.ones(len(words), device=text.device)
-    picked = _spread(len(folder.items), images)
-    confusion = np.zeros((len(words), len(words)), dtype=np.int64)
-    for item in picked:
-        image, raw = read_pair(folder, item)
-        proxy = queries(item, image) if queries is not None else None
-        scores = model.scores(network_input(image, size_hw).to(text.device), text, valid, proxy)
-        scores = F.interpolate(scores.float(), size=raw.shape, mode="bilinear", align_corners=False)
-        predicted = scores[0].argmax(0).cpu().numpy()
-        confusion += count_pairs(table[raw], predicted, len(words))
-    iou, mean = iou_from_confusion(confusion)
-    return Evaluation(folder.name, words, iou, mean, len(picked))
+    text = embed(folder.annotated)
+    valid = torch.ones(len(text), device=text.device)
+
+    def scores(item: int, image_bgr: NDArray[np.uint8]) -> Tensor:
+        proxy = queries(item, image_bgr) if queries is not None else None
+        return model.scores(network_input(image_bgr, size_hw).to(text.device), text, valid, proxy)
+
+    return evaluate_scores(folder, scores, images=images)
+
+
+def evaluate_scores(
+    folder: LabelFolder, scores: Scores, *, images: int | None = None
+) -> EvaluationResult:
+    """Return how well the words of the highest scores label `folder`, at the labels' own size.
+
+    images: use this many, evenly spaced. miou_present is 0 where no pixel of them counts.
+    """
+    started = time.perf_counter()
+    data = _Split(folder)
+    records = [
+        evaluate_image(_Labels(scores, item), data, data.image(item), boundary=False)
+        for item in spread(len(folder.items), images)
+    ]
+    result = result_of(
+        records,
+        data.classes,
+        predictor=_Labels.name,
+        data=data.name,
+        seconds_total=time.perf_counter() - started,
+    )
+    return replace(result, miou_present=0.0) if math.isnan(result.miou_present) else result
+
+
+def summary(result: EvaluationResult) -> dict[str, Any]:
+    """Return what a run keeps of a result, as JSON values."""
+    return {
+        "name": result.data,
+        "words": result.classes,
+        "iou": result.iou,
+        "miou_present": result.miou_present,
+        "images": result.images,
+    }
 
 
 def network_input(image_bgr: NDArray[np.uint8], size_hw: tuple[int, int]) -> Tensor:
@@ -76,26 +98,49 @@ def network_input(image_bgr: NDArray[np.uint8], size_hw: tuple[int, int]) -> Ten
     return torch.from_numpy(np.asarray(resized, dtype=np.uint8))[None]
 
 
-def count_pairs(
-    labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int
-) -> NDArray[np.int64]:
-    """Return int64 [classes, classes], pixels by (label, prediction); negative labels are left out."""
-    known = labels >= 0
-    pairs = labels[known] * classes + predicted[known]
-    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
-
-
-def iou_from_confusion(confusion: NDArray[np.int64]) -> tuple[tuple[float | None, ...], float]:
-    """Return the IoU per class (None where there is nothing to divide by) and miou_present."""
-    right = np.diag(confusion)
-    union = confusion.sum(0) + confusion.sum(1) - right
-    iou = tuple(float(r / u) if u else None for r, u in zip(right, union, strict=True))
-    present = [
-        value for value, n in zip(iou, confusion.sum(1), strict=True) if n and value is not None
-    ]
-    return iou, float(np.mean(present)) if present else 0.0
-
-
-def _spread(items: int, wanted: int | None) -> list[int]:
+def spread(items: int, wanted: int | None) -> list[int]:
+    """Return at most `wanted` of the numbers below `items`, evenly spaced; None for all."""
     count = items if wanted is None else min(wanted, items)
     return [index * items // count for index in range(count)]
+
+
+class _Split:
+    """A label folder as data to evaluate on: what is no annotated word is not counted."""
+
+    def __init__(self, folder: LabelFolder) -> None:
+        self.name, self.classes = folder.name, folder.annotated
+        self.vocabulary = Vocabulary(tuple(Entry(word) for word in self.classes))
+        self.ignore = ignore_id(self.vocabulary)
+        self.image_names = tuple(image.stem for image, _ in folder.items)
+        self._folder = folder
+        slots = folder.lookup({word: slot for slot, word in enumerate(self.classes)})
+        dtype = np.uint8 if self.ignore <= 255 else np.uint16
+        self._table: Ids = np.where(slots < 0, self.ignore, slots).astype(dtype)
+
+    def image(self, index: int) -> LabelledImage:
+        image, raw = read_pair(self._folder, index)
+        return LabelledImage(self.image_names[index], image, self._table[raw])
+
+    def fold(self, predictions: Ids) -> Ids:
+        return predictions
+
+
+class _Labels:
+    """The scores of one picture as a predictor: every pixel gets the best word."""
+
+    name = "model in training"
+    identity: Mapping[str, Any] = {}
+    taught: frozenset[str] | None = None
+
+    def __init__(self, scores: Scores, item: int) -> None:
+        self._scores, self._item = scores, item
+
+    def predict(self, image_bgr: NDArray[np.uint8]) -> Ids:
+        scores = self._scores(self._item, image_bgr).float()
+        size = image_bgr.shape[:2]
+        full = F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
+        best: Ids = full[0].argmax(0).cpu().numpy().astype(np.uint16)
+        return best
+
+    def close(self) -> None:
+        """Nothing is held."""

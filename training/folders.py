@@ -46,22 +46,23 @@ DATA_ENVIRONMENT = "DEDOS_DATA"
 
 @dataclass(frozen=True)
 class LabelFolder:
-    """One split of one checked data set.
-
-    name: the folder's own name; words: class words by class number; words[i] is None where class i
-    is a background word; items: (image, label) paths; background: label of those pixels, IGNORE or
-    OTHER; share: how often an epoch shows each item (1.0: once); credits: where the data comes from,
-    the lines of the folder's `credits.txt`, or its name without one; values: what the label files
-    hold for each class, None for the class number itself.
-    """
+    """One split of one checked data set."""
 
     name: str
+    """The folder's own name."""
     words: tuple[str | None, ...]
+    """Class words by class number; words[i] is None where class i is a background word."""
     items: tuple[tuple[Path, Path], ...]
+    """(image, label) paths."""
     background: int = IGNORE
+    """Label of the pixels of background words, IGNORE or OTHER."""
     share: float = 1.0
+    """How often an epoch shows each item (1.0: once)."""
     credits: tuple[str, ...] = ()
+    """Where the data comes from, the lines of the folder's `credits.txt`, or its name without
+    one."""
     values: tuple[int, ...] | None = None
+    """What the label files hold for each class, None for the class number itself."""
 
     @property
     def annotated(self) -> tuple[str, ...]:

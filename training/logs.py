@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dedos_deploy.errors import require
 
 if TYPE_CHECKING:
-    from dedos_deploy.training.evaluate import Evaluation
+    from dedos_deploy.evaluation.result import EvaluationResult
 
 LOG, EVENTS = "log.jsonl", "tensorboard"
 
@@ -22,20 +22,20 @@ LOG_EVERY = 10
 
 @dataclass(frozen=True)
 class StepReport:
-    """One step as the observer sees it.
-
-    step: number done so far; progress: part of the run that is over, [0, 1]; terms: loss terms of
-    the final layer; waiting: part of the step's time spent waiting for data, [0, 1].
-    """
+    """One step as the observer sees it."""
 
     step: int
+    """Steps done so far."""
     loss: float
     terms: dict[str, float]
+    """Loss terms of the final layer."""
     rate: float
     gradient_norm: float
     progress: float = 0.0
+    """Part of the run that is over, [0, 1]."""
     images_per_s: float = 0.0
     waiting: float = 0.0
+    """Part of the step's time spent waiting for data, [0, 1]."""
     elapsed_s: float = 0.0
 
 
@@ -69,10 +69,10 @@ class RunLog:
             for name, value in scalars.items():
                 self._writer.add_scalar(name, value, report.step)
 
-    def evaluation(self, result: Evaluation, step: int) -> None:
+    def evaluation(self, result: EvaluationResult, step: int) -> None:
         """Log the mean IoU of one validation folder."""
         if self._writer is not None:
-            name = f"miou_present/{result.name}"
+            name = f"miou_present/{result.data}"
             self._writer.add_scalar(name, result.miou_present, step)
 
     def picture(self, name: str, image_bgr: NDArray[np.uint8], step: int) -> None:

@@ -7,15 +7,17 @@ import json
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.evaluation.result import EvaluationResult
 from dedos_deploy.files import write_atomically
 from dedos_deploy.model import save_checkpoint
+from dedos_deploy.model.word_embeddings import WordEmbeddings
 from dedos_deploy.threads import usable_threads
 from dedos_deploy.training.balance import word_weights
 from dedos_deploy.training.bank import fill_bank
@@ -23,8 +25,7 @@ from dedos_deploy.training.data import Batch, BatchStream, Share, batches
 from dedos_deploy.training.denoising import DenoisingLearning, LearningSource, save_learning
 from dedos_deploy.training.diffusion.walker import Walker
 from dedos_deploy.training.distributed import Processes, open_processes
-from dedos_deploy.training.embeddings import WordEmbeddings
-from dedos_deploy.training.evaluate import Evaluation, evaluate
+from dedos_deploy.training.evaluate import evaluate, summary
 from dedos_deploy.training.failure import DivergedError, failed_path, save_failed_step
 from dedos_deploy.training.interrupts import interruptible
 from dedos_deploy.training.logs import LOG, RunLog, StepReport
@@ -34,6 +35,7 @@ from dedos_deploy.training.optimizer import (
     WeightAverage,
     build_optimizer,
     choose_trained,
+    part_done,
     rate_factor,
     set_rate,
 )
@@ -69,7 +71,7 @@ class Observer(Protocol):
 
     def on_step(self, report: StepReport) -> None: ...
 
-    def on_evaluation(self, result: Evaluation) -> None: ...
+    def on_evaluation(self, result: EvaluationResult) -> None: ...
 
 
 class Trainer:
@@ -85,6 +87,8 @@ class Trainer:
     """
 
     def __init__(self, settings: TrainSettings, output: Path, *, resume: bool = False) -> None:
+        if output.exists() and not output.is_dir():
+            raise BadInputError(f"--output {output} is a file; give a folder for the run")
         self.processes: Processes = open_processes(settings.device)
         settings = replace(settings, micro_batch=micro_batch_size(settings, self.processes.count))
         self.settings, self.output = settings, output
@@ -129,12 +133,10 @@ class Trainer:
     @property
     def progress(self) -> float:
         """Part of the run that is over, by steps or by the clock, whichever is further."""
-        done = self.training.step / self.settings.steps if self.settings.steps else 0.0
-        if self.settings.minutes:
-            done = max(done, self.training.elapsed_s / (60 * self.settings.minutes))
-        return min(done, 1.0)
+        training, settings = self.training, self.settings
+        return part_done(training.step, settings.steps, training.elapsed_s, settings.minutes)
 
-    def train(self, observer: Observer) -> list[Evaluation]:
+    def train(self, observer: Observer) -> list[EvaluationResult]:
         """Run to the end and return the evaluation of every validation split.
 
         Raises KeyboardInterrupt after Ctrl-C or SIGTERM in any process, with the state saved;
@@ -150,10 +152,10 @@ class Trainer:
                     raise KeyboardInterrupt
                 self._periodic(observer)
         self.save()
-        results: list[Evaluation] = []
+        results: list[EvaluationResult] = []
         if self.processes.rank == 0:
             results = self._report(observer, None)
-            text = json.dumps([asdict(result) for result in results], indent=1)
+            text = json.dumps([summary(result) for result in results], indent=1)
             write_atomically(self.output / RESULT, (text + "\n").encode())
         self.log.close()
         self.processes.wait()
@@ -190,7 +192,7 @@ class Trainer:
         credits = [line for folder in self.stream.folders for line in folder.credits]
         return list(dict.fromkeys([*self._inherited, *credits]))
 
-    def evaluate(self, images: int | None) -> list[Evaluation]:
+    def evaluate(self, images: int | None) -> list[EvaluationResult]:
         """Return the result on every validation split with the weights that would be shipped."""
         self._fill_bank()
         model = self.training.best_model
@@ -313,7 +315,7 @@ class Trainer:
         values = {n: torch.tensor(value) for n, value in zip(names, terms, strict=True)}
         return Loss(torch.tensor(total), values, stages)
 
-    def _report(self, observer: Observer, images: int | None) -> list[Evaluation]:
+    def _report(self, observer: Observer, images: int | None) -> list[EvaluationResult]:
         """Evaluate, paint samples, and tell the observer and the logs."""
         results = self.evaluate(images)
         for result in results:

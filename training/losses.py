@@ -28,31 +28,27 @@ _FALSE_LIMIT = 0.9
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weight of each term. cls, bce and dice are the lambdas of Eq. 15, equal in the paper.
-
-    auxiliary: weight of each intermediate decoder layer's L_seg;
-    dense: cross-entropy of the pixel map's cosine logits (0: off);
-    score: likelihood of the deployed scores (0: off).
-    """
+    """Weight of each term. cls, bce and dice are the lambdas of Eq. 15, equal in the paper."""
 
     cls: float = 1.0
     bce: float = 1.0
     dice: float = 1.0
     auxiliary: float = 1.0
+    """Weight of each intermediate decoder layer's L_seg."""
     dense: float = 0.0
+    """Cross-entropy of the pixel map's cosine logits (0: off)."""
     score: float = 0.0
+    """Likelihood of the deployed scores (0: off)."""
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the model predicts for one batch.
-
-    layers: (class logits [B, Q, K], mask logits [B, Q, h, w]) per decoder layer, final one last;
-    dense_logits: [B, K, h', w'] or None.
-    """
+    """What the model predicts for one batch."""
 
     layers: Sequence[tuple[Tensor, Tensor]]
+    """(class logits [B, Q, K], mask logits [B, Q, h, w]) per decoder layer, final one last."""
     dense_logits: Tensor | None = None
+    """[B, K, h', w'] or None."""
 
 
 @dataclass(frozen=True)
@@ -62,15 +58,16 @@ class Totals:
     They depend on labels alone, so they are known before any forward pass, and add up over
     micro-batches and processes. Every term is its own sum divided by them, which makes the gradient
     of a step the same however the step is cut into pieces.
-
-    images: B; masks: classes present, summed over images; labelled, named: images' worth of pixels
-    with any label, and of pixels whose class the batch asks for.
     """
 
     images: float
+    """B."""
     masks: float
+    """Classes present, summed over images."""
     labelled: float
+    """Images' worth of pixels with any label."""
     named: float
+    """Images' worth of pixels whose class the batch asks for."""
 
     def __add__(self, other: Totals) -> Totals:
         return Totals(*(a + b for a, b in zip(self.values(), other.values(), strict=True)))

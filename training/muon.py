@@ -31,11 +31,15 @@ class MuonAdamW(torch.optim.AdamW):
     Such a group takes `lr`, `weight_decay` and, as momentum, the first of `betas`. Its state has
     `step` and `exp_avg`, names that AdamW uses, too, so that it is saved in the same way.
 
-    half: products in bfloat16. Where those are fast, small steps are a third shorter.
+    half: products in bfloat16. Where those are fast, small steps are a third shorter. fused: AdamW's
+    steps in one kernel, faster and rounded otherwise.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], *, half: bool = False) -> None:
-        super().__init__([{"muon": False, **group} for group in groups], fused=True)
+    def __init__(
+        self, groups: list[dict[str, Any]], *, half: bool = False, fused: bool = True
+    ) -> None:
+        every = [{"muon": False, **group} for group in groups]
+        super().__init__(every, fused=fused or None)
         self._half = half
 
     @overload
@@ -54,6 +58,14 @@ class MuonAdamW(torch.optim.AdamW):
             if group["muon"]:
                 self._orthogonal_steps(group)
         return loss
+
+    def moments(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> dict[str, Tensor]:
+        """Return the state of named parameters as `load_moments` takes it."""
+        return {
+            f"{name}/{key}": value
+            for name, parameter in parameters
+            for key, value in self.state.get(parameter, {}).items()
+        }
 
     def load_moments(
         self,

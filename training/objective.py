@@ -9,25 +9,24 @@ import torch
 from torch import Tensor
 
 from dedos_deploy.model import Dedos
+from dedos_deploy.model.word_embeddings import WordEmbeddings
 from dedos_deploy.training.data import Batch
 from dedos_deploy.training.denoising import DenoisingLearning, Learned
 from dedos_deploy.training.diffusion.walker import Walker
-from dedos_deploy.training.embeddings import WordEmbeddings
 from dedos_deploy.training.losses import Outputs, Totals, count_labels, segmentation_loss
 from dedos_deploy.training.settings import TrainSettings
 
 
 @dataclass(frozen=True)
 class Loss:
-    """Part of a step's loss that one micro-batch contributes.
-
-    total: scalar with gradient; terms: its detached parts by name; stages: q_{L,t} summed over the
-    micro-batch's images, [N, n, c], None when the step used the bank.
-    """
+    """Part of a step's loss that one micro-batch contributes."""
 
     total: Tensor
+    """Scalar with gradient."""
     terms: dict[str, Tensor]
+    """Its detached parts by name."""
     stages: Tensor | None
+    """Q_{L,t} summed over the micro-batch's images, [N, n, c], None when the step used the bank."""
 
 
 class Objective:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -121,7 +122,21 @@ def rate_factor(step: int, progress: float, *, warmup: int, schedule: Schedule) 
     return ramp * (left**0.9 if schedule == "poly" else 0.5 - 0.5 * math.cos(math.pi * left))
 
 
-class WeightAverage:
+def part_done(step: int, steps: int | None, elapsed_s: float, minutes: float | None) -> float:
+    """Return the part of a run that is over, [0, 1], by steps or by the clock, whichever is further.
+
+    steps, minutes: where it ends; None or 0: not by this.
+    """
+    done = step / steps if steps else 0.0
+    if minutes:
+        done = max(done, elapsed_s / (60 * minutes))
+    return min(done, 1.0)
+
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+class WeightAverage(Generic[Model]):
     """Exponential moving average of a model's weights, evaluated and saved in their place.
 
     What reads the diffusion is left out: it is not shipped, and the bank averages what it gives.
@@ -130,13 +145,13 @@ class WeightAverage:
     (n + 1) / (n + 10), so that a short run is not an average of its random start.
     """
 
-    def __init__(self, model: Dedos, decay: float) -> None:
+    def __init__(self, model: Model, decay: float) -> None:
         self.decay = decay
         self.model = copy.deepcopy(model).eval()
         self.model.requires_grad_(False)
 
     @torch.no_grad()
-    def update(self, model: Dedos, step: int) -> None:
+    def update(self, model: nn.Module, step: int) -> None:
         decay = min(self.decay, (step + 1) / (step + 10))
         current = model.state_dict()
         for name, mean in self.model.state_dict().items():

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.files import write_atomically
 from dedos_deploy.model import Dedos
+from dedos_deploy.model.word_embeddings import WordEmbeddings
 from dedos_deploy.runtime.sinks.palette import class_colour_bgr, palette_bgr
 from dedos_deploy.training.data import Batch
-from dedos_deploy.training.embeddings import WordEmbeddings
 from dedos_deploy.training.evaluate import network_input
 from dedos_deploy.training.folders import LabelFolder, read_pair
 from dedos_deploy.training.settings import TrainSettings

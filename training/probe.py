@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.evaluation.result import EvaluationResult
 from dedos_deploy.model import Dedos
 from dedos_deploy.model.refinement import Refinement
-from dedos_deploy.training.evaluate import (
-    Evaluation,
-    count_pairs,
-    iou_from_confusion,
-    network_input,
-)
+from dedos_deploy.training.evaluate import evaluate_scores, network_input, spread
 from dedos_deploy.training.folders import LabelFolder, read_pair
 from dedos_deploy.training.targets import mask_targets
 
@@ -33,7 +30,7 @@ def linear_probe(
     *,
     images: int = 100,
     ridge: float = 1e-3,
-) -> Evaluation:
+) -> EvaluationResult:
     """Return the result on `val` of a linear map fitted on `train`, two splits of one data set.
 
     What is read are the taps of the pixel decoder, as the model refines them. images: most of each
@@ -48,7 +45,7 @@ def linear_probe(
     grid = (size_hw[0] // model.trunk.patch, size_hw[1] // model.trunk.patch)
     annotated = torch.ones(1, len(slots), dtype=torch.bool)
     square, product, mass = (torch.zeros((), dtype=torch.float64) for _ in range(3))
-    for item in _spread(len(train.items), images):
+    for item in spread(len(train.items), images):
         image, raw = read_pair(train, item)
         targets = mask_targets(torch.from_numpy(table[raw])[None], annotated, grid)
         rows = _tokens(model, network_input(image, size_hw))
@@ -59,16 +56,13 @@ def linear_probe(
         mass = mass + weight.sum()
     penalty = ridge * square.diagonal().clamp(min=1e-9 * float(mass)).diag()
     matrix = torch.linalg.solve(square + penalty, product)
-    confusion = np.zeros((len(slots), len(slots)), np.int64)
-    picked = _spread(len(val.items), images)
-    for item in picked:
-        image, raw = read_pair(val, item)
+
+    def scores(item: int, image: NDArray[np.uint8]) -> Tensor:
         rows = _tokens(model, network_input(image, size_hw))
-        maps = (rows @ matrix).T.reshape(1, len(slots), *grid).float()
-        full = F.interpolate(maps, size=raw.shape, mode="bilinear", align_corners=False)
-        confusion += count_pairs(table[raw], full[0].argmax(0).numpy(), len(slots))
-    iou, mean = iou_from_confusion(confusion)
-    return Evaluation(val.name, val.annotated, iou, mean, len(picked))
+        maps: Tensor = (rows @ matrix).T.reshape(1, len(slots), *grid)
+        return maps
+
+    return evaluate_scores(val, scores, images=images)
 
 
 def _tokens(model: Dedos, image: Tensor) -> Tensor:
@@ -78,8 +72,3 @@ def _tokens(model: Dedos, image: Tensor) -> Tensor:
     found = model.trunk(image, refine, q_hat, model.taps)
     parts = [F.layer_norm(one[0].float(), one.shape[2:]) for one in found]
     return torch.cat([*parts, torch.ones(len(parts[0]), 1)], dim=1).double()
-
-
-def _spread(items: int, wanted: int) -> list[int]:
-    count = min(wanted, items)
-    return [index * items // count for index in range(count)]

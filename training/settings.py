@@ -6,8 +6,8 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from dedos_deploy.bundle._fields import FieldError, load_json
 from dedos_deploy.errors import BadInputError, shown
+from dedos_deploy.fields import FieldError, load_json
 from dedos_deploy.presets import get_preset
 from dedos_deploy.text.templates import prompt_templates
 from dedos_deploy.training.augment import AugmentRecipe, AugmentSettings
@@ -23,83 +23,97 @@ View = Literal["whole", "crop"]
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """One training run. Fields in `FREE_FIELDS` may change between a run and its continuation.
-
-    data: entries `[KIND:]FOLDER[=SHARE]` (see sources.py); size_hw: None for the preset's;
-    steps: optimizer steps (None: until `minutes`); minutes: wall clock after which the run ends,
-    with the learning rate at the end of its schedule; backbone_lr: learning rate of the CLIP trunk;
-    muon: learning rate of the matrices that take orthogonal steps, see optimizer.py (0: AdamW alone);
-    clip_norm: largest gradient norm; amp: bfloat16 autocast; ema: decay of the averaged weights
-    that are evaluated and written (0: none); init: checkpoint to start from; clip_weights:
-    open_clip tag or file; tune_text: train the text tower, too; background: what pixels of
-    background words teach: nothing (ignore) or "none of the other words" (negative);
-    vocabulary, drop_words: see BatchSettings; balance: exponent of the weights of
-    rare words, see balance.py (0: none); save_minutes, save_steps: time and steps between
-    checkpoints (0 steps: by the clock alone); eval_minutes: time between evaluations (0: only at
-    the end); eval_images: images of one of those, the last one takes all; samples: images painted
-    at each; workers: processes that load images; threads: of the training process (0: torch's
-    choice); tensorboard: write event files, too.
-
-    micro_batch: images at once in one process (None: the batch divided by the processes); what it
-    is decides memory, not the result: a step's gradient is the sum over its micro-batches. (Only
-    BatchNorm in the detail branch of the edge presets sees micro-batches one by one.)
-
-    The method: component: row of the paper's Table 3; diffusion: hub name or diffusers folder of
-    the frozen teacher (None: train without it); timesteps: those it walks; diffusion_hw: image size
-    it reads; view: it reads the unaugmented image (`whole`, which can be cached) or the crop that
-    the model sees; add_noise: start from noised latents; diffusion_half: half precision;
-    diffusion_cache: folder for latents and denoised images; mask_map: M of Eq. 4; gamma: weight of
-    L_consist in Eq. 16; bank: filling of the proxy bank while training; bank_drop: part of the
-    steps that use the bank's queries in place of the images' own.
-    """
+    """One training run. Fields in `FREE_FIELDS` may change between a run and its continuation."""
 
     preset: str
     data: tuple[str, ...]
+    """Entries `[KIND:]FOLDER[=SHARE]` (see sources.py)."""
     size_hw: tuple[int, int] | None = None
+    """Network size, None for the preset's."""
     steps: int | None = 60_000
+    """Optimizer steps (None: until `minutes`)."""
     minutes: float | None = None
+    """Wall clock after which the run ends, with the learning rate at the end of its schedule."""
     batch: int = 4
     micro_batch: int | None = None
+    """Images at once in one process (None: the batch divided by the processes); what it is decides
+    memory, not the result: a step's gradient is the sum over its micro-batches. (Only BatchNorm in
+    the detail branch of the edge presets sees micro-batches one by one.)"""
     lr: float = 2e-4
     backbone_lr: float = 2e-6
+    """Learning rate of the CLIP trunk."""
     muon: float = 0.0
+    """Learning rate of the matrices that take orthogonal steps, see optimizer.py (0: AdamW
+    alone)."""
     weight_decay: float = 0.05
     warmup: int = 100
     schedule: Schedule = "poly"
     clip_norm: float = 1.0
+    """Largest gradient norm."""
     amp: bool = False
+    """bfloat16 autocast."""
     ema: float = 0.0
+    """Decay of the averaged weights that are evaluated and written (0: none)."""
     seed: int = 0
     init: str | None = None
+    """Checkpoint to start from."""
     clip_weights: str | None = None
+    """open_clip tag or file."""
     template: str = "single"
     tune_text: bool = False
+    """Train the text tower, too."""
     background: Literal["ignore", "negative"] = "ignore"
+    """What pixels of background words teach: nothing (ignore) or "none of the other words"
+    (negative)."""
     vocabulary: int = 64
+    """See BatchSettings."""
     drop_words: float = 0.25
+    """See BatchSettings."""
     balance: float = 0.0
+    """Exponent of the weights of rare words, see balance.py (0: none)."""
     component: Component = "V"
+    """Row of the paper's Table 3."""
     diffusion: str | None = None
+    """Hub name or diffusers folder of the frozen teacher (None: train without it)."""
     timesteps: tuple[int, ...] = (50, 100, 200)
+    """Those that the diffusion walks."""
     diffusion_hw: tuple[int, int] | None = None
+    """Image size that the diffusion reads."""
     view: View = "whole"
+    """The diffusion reads the unaugmented image (`whole`, which can be cached) or the crop that the
+    model sees."""
     add_noise: bool = False
+    """Start from noised latents."""
     diffusion_half: bool = False
+    """The noise predictor in half precision."""
     diffusion_cache: str | None = None
+    """Folder for latents and denoised images."""
     mask_map: MaskMap = "gate"
+    """M of Eq. 4."""
     gamma: float = 1.0
+    """Weight of L_consist in Eq. 16."""
     bank: LiveFill = "ema"
+    """Filling of the proxy bank while training."""
     bank_drop: float = 0.5
+    """Part of the steps that use the bank's queries in place of the images' own."""
     loss: LossWeights = field(default_factory=LossWeights)
     augmentation: AugmentSettings = field(default_factory=AugmentSettings)
     save_minutes: float = 5.0
+    """Time between checkpoints."""
     save_steps: int = 0
+    """Steps between checkpoints (0: by the clock alone)."""
     eval_minutes: float = 10.0
+    """Time between evaluations (0: only at the end)."""
     eval_images: int = 40
+    """Images of one evaluation; the last one takes all."""
     samples: int = 4
+    """Images painted at each evaluation."""
     tensorboard: bool = False
+    """Write event files, too."""
     workers: int = 1
+    """Processes that load images."""
     threads: int = 0
+    """Of the training process (0: torch's choice)."""
     device: Device = "auto"
 
     def __post_init__(self) -> None:

@@ -24,7 +24,6 @@ from dedos_deploy.training.diffusion.walk import (
 from dedos_deploy.training.diffusion.walker import Walker
 from dedos_deploy.training.distributed import Processes
 from dedos_deploy.training.folders import LabelFolder
-from dedos_deploy.training.pretraining.mobile_weights import DETAIL_CREDIT
 from dedos_deploy.training.settings import TrainSettings
 from dedos_deploy.training.sources import open_data
 from dedos_deploy.training.targets import IGNORE, OTHER
@@ -33,6 +32,9 @@ _LOG = logging.getLogger(__name__)
 
 EMBEDDED = "embedded"
 """What `init` calls the nano weights that ship with the package."""
+
+DETAIL_CREDIT = "Detail branch: "
+"""Begins the credit of a checkpoint's pretrained branch."""
 
 CLIP_PARTS = ("trunk", "text_tower")
 

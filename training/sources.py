@@ -21,23 +21,24 @@ _PREFIX = re.compile(r"([A-Za-z][\w-]+):(.+)")
 
 @dataclass(frozen=True)
 class DataEntry:
-    """One data set of the command line.
-
-    path: a folder, or a name that `find_folder` knows; kind: layout of the folder, None to see it
-    from what lies in there; share: how often an epoch shows each image.
-    """
+    """One data set of the command line."""
 
     path: str
+    """A folder, or a name that `find_folder` knows."""
     kind: Kind | None = None
+    """Layout of the folder, None to see it from what lies in there."""
     share: float = 1.0
+    """How often an epoch shows each image."""
 
 
 @dataclass(frozen=True)
 class _Reader:
-    """splits: those of train and val that are there; open: one split of a folder."""
+    """How one layout of data is read."""
 
     splits: Callable[[Path], Sequence[str]]
+    """Those of train and val that are there."""
     open: Callable[[Path, str, int], Sequence[LabelFolder]]
+    """Returns one split of a folder."""
 
 
 def _open_plain(root: Path, split: str, background: int) -> list[LabelFolder]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,8 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dedos_deploy.bundle._fields import FieldError, checked, load_json
 from dedos_deploy.errors import BadInputError, shown
+from dedos_deploy.fields import FieldError, checked, load_json
 from dedos_deploy.files import replacing
 from dedos_deploy.model import Dedos
 from dedos_deploy.model.tensor_files import load_strictly, read_metadata, read_tensors
@@ -25,19 +26,19 @@ FORMAT = "dedos-training-state-1"
 
 @dataclass
 class Training:
-    """What changes from step to step.
-
-    learning: what reads the diffusion, None for a run without one; diffusion: fingerprint of that
-    diffusion; step: optimizer steps done; elapsed_s: wall clock of all parts of the run together.
-    """
+    """What changes from step to step."""
 
     model: Dedos
     optimizer: MuonAdamW
-    average: WeightAverage | None
+    average: WeightAverage[Dedos] | None
     learning: DenoisingLearning | None = None
+    """What reads the diffusion, None for a run without one."""
     diffusion: str | None = None
+    """Fingerprint of the diffusion it reads."""
     step: int = 0
+    """Optimizer steps done."""
     elapsed_s: float = 0.0
+    """Wall clock of all parts of the run together."""
 
     @property
     def best_model(self) -> Dedos:
@@ -57,15 +58,22 @@ def save_state(path: Path, training: Training, settings_json: str) -> None:
         tensors.update({f"average.{n}": v for n, v in training.average.model.state_dict().items()})
     if training.learning is not None:
         tensors.update({f"learning.{n}": v for n, v in training.learning.state_dict().items()})
-    for name, parameter in named_parameters(training.model, training.learning):
-        for key, value in training.optimizer.state.get(parameter, {}).items():
-            tensors[f"optimizer.{name}/{key}"] = value
+    named = named_parameters(training.model, training.learning)
+    tensors |= {f"optimizer.{n}": v for n, v in training.optimizer.moments(named).items()}
     record = {
         "step": training.step,
         "elapsed_s": training.elapsed_s,
         "diffusion": training.diffusion,
     }
     metadata = {"format": FORMAT, "record": json.dumps(record), "settings": settings_json}
+    write_state(path, tensors, metadata)
+
+
+def write_state(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write tensors and metadata to `path`, whole or not at all.
+
+    Raises BadInputError when the file cannot be written.
+    """
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     try:
         with replacing(path) as temporary:
@@ -106,10 +114,10 @@ def load_state(path: Path, training: Training) -> None:
     modules["average."] = training.average.model if training.average is not None else None
     for prefix, module in modules.items():
         if module is not None:
-            load_strictly(module, _part(tensors, prefix), partial(_of_another_model, path))
+            load_strictly(module, part_of(tensors, prefix), partial(_of_another_model, path))
     training.optimizer.load_moments(
         named_parameters(training.model, training.learning),
-        _part(tensors, "optimizer."),
+        part_of(tensors, "optimizer."),
         partial(_of_another_model, path),
     )
     training.step, training.elapsed_s = record.step, record.elapsed_s
@@ -153,7 +161,8 @@ def _diffusion_name(fingerprint: str | None) -> str:
     return f"the diffusion model {fingerprint[:12]}" if fingerprint else "no diffusion model"
 
 
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def part_of(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with `prefix`, without it."""
     return {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
 
 

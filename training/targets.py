@@ -21,15 +21,15 @@ OTHER = -2
 class MaskTargets:
     """Soft masks of one batch on an h x w grid.
 
-    coverage: float32 [B, K, h, w], part of the cell's labelled pixels that show class k;
-    weight: float32 [B, h, w], part of the cell's pixels that are labelled at all;
-    annotated: bool [B, K], whether image b's data set annotates class k. Classes it does not
-    annotate may well be in the image, so nothing is learned about them from it.
+    Classes it does not annotate may well be in the image, so nothing is learned about them from it.
     """
 
     coverage: Tensor
+    """float32 [B, K, h, w], part of the cell's labelled pixels that show class k."""
     weight: Tensor
+    """float32 [B, h, w], part of the cell's pixels that are labelled at all."""
     annotated: Tensor
+    """bool [B, K], whether image b's data set annotates class k."""
 
     def present(self, image: int) -> Tensor:
         """Return int64 [n], the slots with at least one labelled pixel in `image`."""

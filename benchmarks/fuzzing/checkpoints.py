@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from fuzzing.subject import Limits, Subject
 from fuzzing.tensor_files import mutate_safetensors, settled
 
+_ATTACKS = str(Path(__file__).parents[2] / "tests" / "attack")
 _WORDS = ("red", "green", "blue")
 
 
@@ -91,42 +92,17 @@ def beginning() -> tuple[Any, Any]:
     """Return a run of a model of a few channels before its first step, and its settings."""
     import torch
 
+    if _ATTACKS not in sys.path:
+        sys.path.insert(0, _ATTACKS)
+    from attack_micro import micro
+
     from dedos_deploy.model import build_model
-    from dedos_deploy.presets import PRESETS, TextTowerConfig
     from dedos_deploy.training.optimizer import build_optimizer
     from dedos_deploy.training.settings import TrainSettings
     from dedos_deploy.training.state import Training
 
     # One thread: what a fork leaves of more is not usable.
     torch.set_num_threads(1)
-    nano = PRESETS["nano"]
-    clip = replace(
-        nano.clip,
-        patch=8,
-        width=16,
-        layers=2,
-        heads=2,
-        grid=4,
-        text_width=16,
-        text=TextTowerConfig(16, 1, 2, context_length=16, tokens=64),
-    )
-    config = replace(
-        nano,
-        clip=clip,
-        size_hw=(32, 32),
-        refine_blocks=(1,),
-        decoder_layers=1,
-        queries=6,
-        query_width=16,
-        basic_kernel=(3, 8),
-        diffusion_kernel=(2, 2),
-        decoder_heads=2,
-        decoder_ffn=16,
-        pixel_ffn=16,
-        detail="conv",
-        detail_width=4,
-        aggregation_width=4,
-    )
-    model = build_model(config, seed=0)
-    settings = TrainSettings("nano", ("folder",))
+    model = build_model(micro(), seed=0)
+    settings = TrainSettings("miniature", ("folder",))
     return Training(model, build_optimizer(model, settings), None), settings

@@ -87,9 +87,9 @@ class Pictures(Subject):
 
 def decoder_of_requests() -> Callable[[bytes], object]:
     """Return what takes the body of a request for one picture."""
-    from dedos_deploy.runtime.serving.decoder import MOST_PIXELS, PictureDecoder
+    from dedos_deploy.runtime.serving.decoder import MOST_SENT_PIXELS, PictureDecoder
 
-    return PictureDecoder(most_pixels=MOST_PIXELS).decode
+    return PictureDecoder(most_pixels=MOST_SENT_PIXELS).decode
 
 
 def lie_of_png(content: bytes, random: Random) -> bytes:

@@ -1,1 +1,1 @@
-"""Measuring bundles on the machine at hand: stages, percentiles, memory, energy, and ceilings."""
+"""Measuring bundles on the machine at hand: times, percentiles, memory, energy, and ceilings."""

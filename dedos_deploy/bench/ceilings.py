@@ -16,12 +16,16 @@ LEAST_S = 0.2
 
 @dataclass(frozen=True)
 class Ceilings:
-    """matmul: multiply-accumulates per second of a large product, float32 on a CPU and float16 on a
-    GPU; copy: bytes per second, reading and writing counted once; source: what measured them."""
+    """What this machine can do at most."""
 
     matmul: float
+    """Multiply-accumulates per second of a large product, float32 on a CPU and float16 on a GPU."""
+
     copy: float
+    """Bytes per second, reading and writing counted once."""
+
     source: str
+    """What measured them."""
 
 
 def cpu_ceilings(threads: int) -> Ceilings:

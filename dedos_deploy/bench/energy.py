@@ -14,10 +14,13 @@ _HWMON = Path("/sys/class/hwmon")
 
 @dataclass(frozen=True)
 class EnergyMeter:
-    """source: what is read; read: joules since some moment that stays the same."""
+    """What tells how much energy was used."""
 
     source: str
+    """What is read."""
+
     read: Callable[[], float]
+    """Joules since some moment that stays the same."""
 
 
 def open_meter(*, gpu: bool, index: int = 0) -> EnergyMeter | None:

@@ -1,4 +1,4 @@
-"""Stages of a frame, measured for several bundles side by side: their labels are compared first."""
+"""Parts of a frame's time, for several bundles side by side: their labels are compared first."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,8 +17,10 @@ from dedos_deploy.bench.ceilings import Ceilings, cpu_ceilings, gpu_ceilings
 from dedos_deploy.bench.energy import open_meter
 from dedos_deploy.bundle import Bundle
 from dedos_deploy.errors import BadInputError
-from dedos_deploy.runtime.engines.contract import Engine, EngineOptions, Tensors
+from dedos_deploy.progress import QUIET, Progress
+from dedos_deploy.runtime.engines.contract import Engine, EngineOptions
 from dedos_deploy.runtime.engines.opening import open_engine
+from dedos_deploy.runtime.engines.tensors import Tensors
 from dedos_deploy.runtime.segmenter import Segmenter
 from dedos_deploy.runtime.slots import Rows, Thresholds
 from dedos_deploy.threads import usable_cores, usable_threads
@@ -32,16 +34,24 @@ MOST_COMPARED_WORDS = 64
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """bundles: paths or "demo"; engine: one of ENGINES, for all of them; slots, sizes: what is
-    varied; frames: timed ones per combination; threads, gpu: as of the engine."""
+    """What is measured."""
 
     bundles: Sequence[str]
+    """Paths or "demo"."""
+
     engine: str = "cpu"
+    """One of `spec.ENGINES`, for all of them."""
+
     slots: Sequence[int] = (171,)
     sizes: Sequence[tuple[int, int]] = ((720, 1280),)
+    """What is varied."""
+
     frames: int = 50
+    """Timed ones per combination."""
+
     threads: int | None = None
     gpu: int = 0
+    """As of the engine."""
 
     def __post_init__(self) -> None:
         for name, values in (("slots", self.slots), ("frames", [self.frames])):
@@ -51,15 +61,8 @@ class BenchOptions:
 
 
 @dataclass(frozen=True)
-class StageRow:
-    """One combination.
-
-    ms: p50, p90 and p99 in milliseconds per stage, `total` being wall time from frame to label map;
-    jitter: p99 / p50 of the total; fps: frames per second, one after the other; joules: per frame,
-    None where nothing tells; of_matmul: part of the measured ceiling that the engine reaches, None
-    where the multiply-accumulates are not known; process_mb: peak of this process, all bundles open;
-    device_mb: in use on the GPU, other programs included.
-    """
+class BenchRow:
+    """One combination."""
 
     bundle: str
     preset: str
@@ -70,48 +73,65 @@ class StageRow:
     frame_hw: tuple[int, int]
     frames: int
     ms: dict[str, dict[str, float]]
+    """p50, p90 and p99 in milliseconds per part of PARTS, `total` being wall time from frame to
+    label map."""
+
     jitter: float
+    """p99 / p50 of the total."""
+
     fps: float
+    """Frames per second, one after the other."""
+
     joules: float | None
+    """Per frame, None where nothing tells."""
+
     of_matmul: float | None
+    """Part of the measured ceiling that the engine reaches, None where the multiply-accumulates are
+    not known."""
+
     process_mb: float
+    """Peak of this process, all bundles open."""
+
     device_mb: float | None
+    """In use on the GPU, other programs included."""
 
 
 @dataclass(frozen=True)
 class BenchReport:
-    """rows: all combinations; agreement: part of pixels to which a bundle gives the label that the
-    first one gives; facts: machine and versions."""
+    """What was measured."""
 
-    rows: tuple[StageRow, ...]
+    rows: tuple[BenchRow, ...]
+    """All combinations."""
+
     agreement: dict[str, float]
+    """Part of pixels to which a bundle gives the label that the first one gives."""
+
     ceilings: Ceilings | None
     energy: str | None
     facts: dict[str, Any]
+    """Machine and versions."""
 
 
-def run_bench(
-    options: BenchOptions, *, note: Callable[[str], None] = lambda text: None
-) -> BenchReport:
-    """Measure; note: called with what is being done.
+def run_bench(options: BenchOptions, *, progress: Progress = QUIET) -> BenchReport:
+    """Measure; progress: noted what is being done.
 
     Bundles take turns frame by frame, each first in every other round, so that what else happens on
     the machine meets all of them. Raises what opening bundles and engines raises.
     """
     with contextlib.ExitStack() as opened:
-        subjects = [_Subject(name, options, opened, note) for name in options.bundles]
-        note("comparing labels")
+        subjects = [_Subject(name, options, opened, progress) for name in options.bundles]
+        progress.note("comparing labels")
         agreement = {subject.name: subject.agreement(subjects[0]) for subject in subjects}
         gpu = options.engine != "cpu"
-        note("measuring what the machine can do")
+        progress.note("measuring what the machine can do")
         ceilings = (
             gpu_ceilings(options.gpu) if gpu else cpu_ceilings(usable_threads(options.threads))
         )
         meter = open_meter(gpu=gpu, index=options.gpu)
-        rows: list[StageRow] = []
+        rows: list[BenchRow] = []
         for size in options.sizes:
             for slots in options.slots:
-                note(f"frames of {size[0]}x{size[1]}, K={slots}")
+                progress.note(f"frames of {size[0]}x{size[1]}, K={slots}")
                 rows += _measure(subjects, slots, size, options.frames, meter)
         # Counting needs torch, whose memory and threads must not disturb what was measured.
         rows = [
@@ -124,7 +144,7 @@ def run_bench(
             "cores": usable_cores(),
             "threads": usable_threads(options.threads),
             "engine": options.engine,
-            **subjects[0].facts(),
+            **subjects[0].engine.facts(),
         }
     return BenchReport(
         tuple(rows), agreement, ceilings, None if meter is None else meter.source, facts
@@ -139,13 +159,13 @@ class _Subject:
         name: str,
         options: BenchOptions,
         opened: contextlib.ExitStack,
-        note: Callable[[str], None],
+        progress: Progress,
     ) -> None:
         self.name = name
-        note(f"opening {name}")
+        progress.note(f"opening {name}")
         self.bundle = opened.enter_context(contextlib.closing(Bundle.open(name)))
         self.engine: Engine = open_engine(
-            self.bundle, options.engine, EngineOptions(options.threads, options.gpu, note)
+            self.bundle, options.engine, EngineOptions(options.threads, options.gpu, progress)
         )
         opened.callback(self.engine.close)
         self.spec = self.bundle.spec
@@ -176,14 +196,14 @@ class _Subject:
         }
 
     def run(self, frame: NDArray[np.uint8]) -> dict[str, float]:
-        """Label a frame, or run a batch; milliseconds per stage."""
+        """Label a frame, or run a batch; milliseconds per part."""
         started = time.perf_counter()
         if self.segmenter is not None:
-            stages = dict(self.segmenter.segment(frame).latency_ms)
+            parts = dict(self.segmenter.segment(frame).latency_ms)
         else:
             self.engine.infer(self._inputs)
-            stages = {"engine": 1e3 * (time.perf_counter() - started)}
-        return stages | {"total": 1e3 * (time.perf_counter() - started)}
+            parts = {"engine": 1e3 * (time.perf_counter() - started)}
+        return parts | {"total": 1e3 * (time.perf_counter() - started)}
 
     def agreement(self, other: _Subject) -> float:
         """Part of pixels of embedded scenes with the label of `other`, under its own words."""
@@ -231,16 +251,9 @@ class _Subject:
         except ImportError:
             return None
 
-    def facts(self) -> dict[str, Any]:
-        own = getattr(self.engine, "facts", None)
-        return own() if own is not None else {}
-
     def device_mb(self) -> float | None:
-        cuda = getattr(self.engine, "cuda", None)
-        if cuda is None:
-            return None
-        free, total = cuda.free_memory()
-        return float(total - free) / 1e6
+        used = self.engine.device_memory()
+        return None if used is None else used / 1e6
 
     def _made_up(self, words: Sequence[str], **_: object) -> Rows:
         rows = self._rng.standard_normal((len(words), self.spec.text_width)).astype(np.float32)
@@ -254,7 +267,7 @@ def _measure(
     size: tuple[int, int],
     frames: int,
     meter: Any,
-) -> list[StageRow]:
+) -> list[BenchRow]:
     rng = np.random.default_rng(1)
     pictures = [rng.integers(0, 256, (*size, 3), np.uint8) for _ in range(4)]
     runs: dict[str, list[dict[str, float]]] = {subject.name: [] for subject in subjects}
@@ -280,11 +293,11 @@ def _row(
     size: tuple[int, int],
     runs: Sequence[dict[str, float]],
     joules: float | None,
-) -> StageRow:
+) -> BenchRow:
     parts = [part for part in PARTS if part in runs[0]]
     ms = {part: percentiles([run[part] for run in runs]) for part in parts}
     total = ms["total"]
-    return StageRow(
+    return BenchRow(
         bundle=subject.name,
         preset=subject.bundle.manifest.preset,
         precision=subject.bundle.manifest.precision.get("image", "unknown"),
@@ -303,7 +316,7 @@ def _row(
     )
 
 
-def _beside_ceiling(row: StageRow, subject: _Subject, ceilings: Ceilings | None) -> StageRow:
+def _beside_ceiling(row: BenchRow, subject: _Subject, ceilings: Ceilings | None) -> BenchRow:
     macs = subject.macs(row.slots) if ceilings is not None else None
     if macs is None or ceilings is None:
         return row
@@ -317,8 +330,8 @@ def percentiles(values: Sequence[float]) -> dict[str, float]:
     >>> percentiles([1.0, 2.0, 3.0])["p50"]
     2.0
     """
-    found = np.percentile(values, [50, 90, 99])
-    return dict(zip(("p50", "p90", "p99"), map(float, found), strict=True))
+    three = np.percentile(values, [50, 90, 99])
+    return dict(zip(("p50", "p90", "p99"), map(float, three), strict=True))
 
 
 def _scenes() -> list[NDArray[np.uint8]]:
@@ -344,10 +357,7 @@ def markdown(report: BenchReport) -> str:
         "|" + "---|" * 17,
     ]
     for row in report.rows:
-        stages = [
-            f"{row.ms[part]['p50']:.2f}" if part in row.ms else "-"
-            for part in ("pre", "engine", "post")
-        ]
+        parts = [f"{row.ms[part]['p50']:.2f}" if part in row.ms else "-" for part in PARTS[:-1]]
         total = [f"{row.ms['total'][name]:.2f}" for name in ("p50", "p90", "p99")]
         lines.append(
             "| "
@@ -358,7 +368,7 @@ def markdown(report: BenchReport) -> str:
                     str(row.batch),
                     str(row.slots),
                     f"{row.frame_hw[0]}x{row.frame_hw[1]}" if row.batch == 1 else "-",
-                    *stages,
+                    *parts,
                     *total,
                     f"{row.fps:.1f}",
                     "-" if row.joules is None else f"{row.joules:.3f}",

@@ -21,11 +21,7 @@ from dedos_deploy.runtime.slots import Rows, Thresholds
 
 @dataclass(frozen=True)
 class FrameTimes:
-    """Median cost of labelling one frame: resize, engine, label map at frame size.
-
-    cpu_s_per_thread: process CPU seconds / threads, which load from other programs disturbs least;
-    wall_s, pre_ms, engine_ms, post_ms: wall clock; peak_mb: peak resident memory of the process.
-    """
+    """Median cost of labelling one frame: resize, engine, label map at frame size."""
 
     preset: str
     precision: str
@@ -35,11 +31,16 @@ class FrameTimes:
     threads: int
     frames: int
     cpu_s_per_thread: float
+    """Process CPU seconds / threads, which load from other programs disturbs least."""
+
     wall_s: float
     pre_ms: float
     engine_ms: float
     post_ms: float
+    """Wall clock."""
+
     peak_mb: float
+    """Peak resident memory of the process."""
 
 
 def time_frames(
@@ -85,9 +86,9 @@ def time_frames(
             for _ in range(1 + frames):
                 frame = rng.integers(0, 256, (*frame_hw, 3), dtype=np.uint8)
                 cpu, wall = time.process_time(), time.perf_counter()
-                stages = segmenter.segment(frame).latency_ms
+                parts = segmenter.segment(frame).latency_ms
                 cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-                runs.append((cpu / threads, wall, stages["pre"], stages["engine"], stages["post"]))
+                runs.append((cpu / threads, wall, parts["pre"], parts["engine"], parts["post"]))
         cpu_s, wall_s, pre_ms, engine_ms, post_ms = (
             statistics.median(column) for column in zip(*runs[1:], strict=True)
         )

@@ -13,7 +13,7 @@ MODEL = "model.onnx"
 TEXT_ENCODER = "text_encoder.onnx"
 TOKENIZER = "tokenizer.json"
 REPORT = "report.json"
-ENGINES = "engines"
+ENGINES_FOLDER = "engines"
 REQUIRED = (MODEL, TEXT_ENCODER, TOKENIZER)
 """Files that every bundle lists in its manifest."""
 

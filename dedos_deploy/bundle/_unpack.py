@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import io
 import logging
 import os
-import secrets
 import shutil
 import stat
 import struct
@@ -24,7 +24,7 @@ from dedos_deploy.bundle._names import MANIFEST, MAX_FILES, clash, is_safe_name,
 from dedos_deploy.bundle._verify import MAX_MANIFEST, manifest_of, verify_folder
 from dedos_deploy.bundle.manifest import Manifest
 from dedos_deploy.errors import BadBundleError, BadInputError, shown
-from dedos_deploy.files import open_regular, read_regular
+from dedos_deploy.files import Temporary, open_regular, read_regular, remove_aside, sweep
 from dedos_deploy.user_cache import (
     CACHE_VARIABLE,
     cache_root,
@@ -46,8 +46,7 @@ _SMALL_TOTAL = 64 << 20
 _MAX_DIRECTORY = 8 << 20
 _HEADER = 30  # bytes of a member's own header without its name
 _PUBLISH_TRIES = 3
-_STALE_SECONDS = 24 * 3600
-_OLD_SECONDS = 7 * _STALE_SECONDS
+_OLD_SECONDS = 7 * 24 * 3600
 _CHUNK = 1 << 20
 # What zipfile lets out, depending on where the damage is.
 _ZIP_ERRORS = (
@@ -65,11 +64,16 @@ _ZIP_ERRORS = (
 
 @dataclass(frozen=True)
 class Unpacked:
-    """folder: the verified contents; manifest: theirs; temporary: whether the caller removes it."""
+    """A bundle that can be read as a folder."""
 
     folder: Path
+    """The verified contents."""
+
     manifest: Manifest
+    """Theirs."""
+
     temporary: bool
+    """Whether the caller removes the folder."""
 
 
 def unpack(archive_path: Path, *, label: str, hashes: bool) -> Unpacked:
@@ -209,12 +213,18 @@ class _WriteError(Exception):
 
 @dataclass(frozen=True)
 class _Source:
-    """An open archive whose members were checked; members: all but the manifest, read already."""
+    """An open archive whose members were checked."""
 
     archive: zipfile.ZipFile
+
     members: list[zipfile.ZipInfo]
+    """All but the manifest."""
+
     manifest: bytes
+    """Read already."""
+
     label: str
+    """What the bundle is called in messages."""
 
     @property
     def key(self) -> str:
@@ -222,19 +232,18 @@ class _Source:
 
 
 def _unpack_to_cache(source: _Source, cached: Path) -> Manifest:
-    staging = cached.parent / f".{cached.name[:16]}.{secrets.token_hex(4)}.tmp"
     try:
         private_folder(cached.parent)
         _sweep(cached.parent)
-        staging.mkdir(mode=0o700)
+        staging = Temporary(cached, folder=True, private=True)
     except OSError as error:
         raise _WriteError(error) from error
     try:
-        manifest = _write_all(source, staging)
+        manifest = _write_all(source, staging.path)
         _publish(staging, cached, source.label)
         return manifest
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        staging.discard()
 
 
 def _unpack_temporarily(source: _Source) -> Unpacked:
@@ -276,8 +285,7 @@ def _write_all(source: _Source, folder: Path) -> Manifest:
 def _write(folder: Path, name: str, chunks: Iterable[bytes]) -> None:
     try:
         with open(write_private(folder, name), "wb") as stream:
-            for chunk in chunks:
-                stream.write(chunk)
+            stream.writelines(chunks)
     except OSError as error:
         raise _WriteError(error) from error
 
@@ -299,42 +307,24 @@ def _chunks(archive: zipfile.ZipFile, info: zipfile.ZipInfo, label: str) -> Iter
         ) from error
 
 
-def _publish(staging: Path, cached: Path, label: str) -> None:
+def _publish(staging: Temporary, cached: Path, label: str) -> None:
     """Rename `staging` to `cached`, whole or not at all; another process may have done it first."""
     for _ in range(_PUBLISH_TRIES):
         try:
-            os.rename(staging, cached)
+            staging.publish()
             return
         except OSError as error:
             if not os.path.lexists(cached):
                 raise _WriteError(error) from error
         if isinstance(_found(cached, label=label, hashes=True), Manifest):
             return
-        _discard(cached)
+        try:
+            remove_aside(cached)
+        except FileNotFoundError:
+            continue  # another process was quicker
+        except OSError as error:
+            raise _WriteError(error) from error
     raise _WriteError(OSError(errno.EBUSY, "another process keeps writing there"))
-
-
-def _discard(cached: Path) -> None:
-    aside = cached.with_name(f".{cached.name[:16]}.{secrets.token_hex(4)}.tmp")
-    try:
-        # Renamed first: nobody may meet a folder that is half removed.
-        os.rename(cached, aside)
-    except FileNotFoundError:
-        return  # another process was quicker
-    except OSError as error:
-        raise _WriteError(error) from error
-    _remove(aside)
-
-
-def _remove(path: Path) -> None:
-    """Remove what stood in the cache, a link itself and not what it leads to."""
-    try:
-        if stat.S_ISDIR(path.lstat().st_mode):
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink()
-    except OSError as error:
-        logger.debug("%s stays: %s", path, error)
 
 
 def _sweep(folder: Path) -> None:
@@ -342,20 +332,15 @@ def _sweep(folder: Path) -> None:
 
     Those named copies after the hash of the archive; no such copy can be used any more.
     """
+    sweep(folder)
     now = time.time()
     for path in folder.iterdir():
-        try:
-            status = path.lstat()
-        except FileNotFoundError:
-            continue  # another process was quicker
-        if not stat.S_ISDIR(status.st_mode):
-            continue
-        age = now - status.st_mtime
-        if age > _STALE_SECONDS and path.name.startswith(".") and path.name.endswith(".tmp"):
-            _remove(path)
-        elif age > _OLD_SECONDS and is_sha256(path.name) and _is_of_earlier_release(path):
-            logger.info("removing the unpacked copy %s of an earlier release", path)
-            _remove(path)
+        # Another process may be quicker.
+        with contextlib.suppress(FileNotFoundError):
+            is_old = now - path.lstat().st_mtime > _OLD_SECONDS
+            if is_old and is_sha256(path.name) and _is_of_earlier_release(path):
+                logger.info("removing the unpacked copy %s of an earlier release", path)
+                remove_aside(path)
 
 
 def _is_of_earlier_release(path: Path) -> bool:

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from dedos_deploy.bundle._names import ENGINES, MANIFEST, MAX_NAME
+from dedos_deploy.bundle._names import ENGINES_FOLDER, MANIFEST, MAX_NAME
 from dedos_deploy.bundle.manifest import Manifest
 from dedos_deploy.errors import BadBundleError, shown
 from dedos_deploy.files import read_regular, sha256_of_file
@@ -110,7 +110,7 @@ def _files_below(folder: Path, prefix: str) -> Iterator[str]:
         name = prefix + entry.name
         # In a folder beyond the longest name nothing can be listed: it is named itself.
         if entry.is_dir(follow_symlinks=False) and len(name) < MAX_NAME:
-            if name != ENGINES:
+            if name != ENGINES_FOLDER:
                 yield from _files_below(folder / entry.name, f"{name}/")
         else:
             yield name

@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Literal, cast
 
-from dedos_deploy import __version__
-from dedos_deploy.bundle._fields import FieldError, checked, load_json
 from dedos_deploy.bundle._names import (
     MANIFEST,
     MAX_FILES,
@@ -21,14 +19,13 @@ from dedos_deploy.bundle._names import (
     vocabulary_file,
 )
 from dedos_deploy.errors import BadBundleError, BadInputError, UnsupportedVersionError, shown
+from dedos_deploy.fields import FieldError, checked, load_json
 from dedos_deploy.presets import Activation, ModelConfig, config_from_dict
-from dedos_deploy.spec import GraphSpec
+from dedos_deploy.spec import PRECISIONS, GraphSpec, Target
+from dedos_deploy.version import __version__
 
 FORMAT_VERSION = 1
 """Version of the bundle format that this package writes, and the newest that it reads."""
-
-Target = Literal["cpu", "rtx", "trt", "cuda"]
-PRECISIONS = ("fp32", "fp16", "int8")
 
 MAX_TEMPLATES = 256
 """Prompt templates of a bundle; every new word runs the text tower once for each. CLIP's own are 80."""
@@ -40,40 +37,68 @@ MAX_BATCH = 1024
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything that is known about a bundle without reading its graphs.
-
-    preset, config: name and `ModelConfig.to_dict()` of the model; spec: tensors of the graph;
-    target: what the graph was written for; precision: one of PRECISIONS per part (`image`,
-    `text`, ...); activation: of the CLIP towers; template_name, templates: the prompt templates,
-    each with one `{}`; context_length: tokens per text;
-    default_threshold, thresholds: score in [0, 1] below which a pixel stays unlabelled, in
-    general and per class name; checkpoint_sha256: of the file it was exported from (None: random
-    weights); tools: versions by name; sources: what the weights learned from, with credits;
-    licence: of the weights; created: ISO 8601 time with its offset; base_vocabulary: the
-    vocabulary that negatives are taken from; calibration_hash: SHA-256 of the calibration table;
-    vocabularies: names of the shipped vocabularies; files: SHA-256 of every file but the manifest.
-    """
+    """Everything that is known about a bundle without reading its graphs."""
 
     preset: str
+    """Name of the model."""
+
     config: dict[str, Any]
+    """`ModelConfig.to_dict()` of the model."""
+
     spec: GraphSpec
+    """Tensors of the graph."""
+
     target: Target
+    """What the graph was written for."""
+
     precision: dict[str, str]
+    """One of PRECISIONS per part (`image`, `text`, ...)."""
+
     activation: Activation
+    """Of the CLIP towers."""
+
     template_name: str
+    """Name of the prompt templates."""
+
     templates: list[str]
+    """The prompt templates, each with one `{}`."""
+
     context_length: int
+    """Tokens per text."""
+
     thresholds: dict[str, float]
+    """Score in [0, 1] below which a pixel stays unlabelled, by class name."""
+
     default_threshold: float
+    """The same for all other classes."""
+
     checkpoint_sha256: str | None
+    """Of the file it was exported from (None: random weights)."""
+
     tools: dict[str, str]
+    """Versions by name."""
+
     sources: list[str]
+    """What the weights learned from, with credits."""
+
     licence: str
+    """Of the weights."""
+
     created: str
+    """ISO 8601 time with its offset."""
+
     base_vocabulary: str | None = None
+    """The vocabulary that negatives are taken from."""
+
     calibration_hash: str | None = None
+    """SHA-256 of the calibration table."""
+
     vocabularies: list[str] = field(default_factory=list)
+    """Names of the shipped vocabularies."""
+
     files: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of every file but the manifest."""
+
     format_version: int = FORMAT_VERSION
 
     @property

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import importlib
 import os
-import re
 import signal
 import sys
 import threading
@@ -169,15 +168,3 @@ def one_line(message: str) -> str:
     'two lines'
     """
     return " ".join(message.split())
-
-
-def size_hw(text: str) -> tuple[int, int]:
-    """Return (height, width) of `HxW`, as an argparse type.
-
-    >>> size_hw("240x320")
-    (240, 320)
-    """
-    match = re.fullmatch(r"0*([1-9]\d{0,4})x0*([1-9]\d{0,4})", text.strip().lower(), re.ASCII)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size; write HEIGHTxWIDTH, as 240x320")
-    return int(match[1]), int(match[2])

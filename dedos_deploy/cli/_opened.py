@@ -21,16 +21,18 @@ Thing = TypeVar("Thing", bound=AbstractContextManager[object])
 
 
 class Opened:
-    """Things with a name, each closed on a thread of its own, all at once.
+    """Things with a name, each closed on a thread of its own, all at once."""
 
-    left: names of those that were not closed, since they were still at work or did not come back;
-    at_work: what is not to be closed, as its threads have not come back.
-    """
+    left: list[str]
+    """Names of those that were not closed, since they were still at work or did not come back."""
+
+    at_work: Collection[object]
+    """What is not to be closed, as its threads have not come back."""
 
     def __init__(self, stop: threading.Event) -> None:
         """stop: once it is set, `finish` waits no longer than CLOSE_S."""
-        self.left: list[str] = []
-        self.at_work: Collection[object] = ()
+        self.left = []
+        self.at_work = ()
         self._patience = Patience(stop)
         self._things: list[tuple[str, AbstractContextManager[object]]] = []
         self._closings: list[_Closing] = []

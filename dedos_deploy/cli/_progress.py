@@ -1,42 +1,138 @@
-"""Images done and time left, on stderr: one live line on a terminal, else one now and then."""
+"""Parts of a long operation as lines on stderr, with the seconds they take and those left."""
 
 from __future__ import annotations
 
 import sys
+import threading
 import time
+from typing import Any, TextIO
 
-_QUIET_SECONDS = 10.0
+from dedos_deploy.progress import Progress
+
+TICK_S = 0.5
+SILENT_S = 2.0
+"""A part longer than this shows that it is alive."""
+
+LOG_EVERY_S = 15.0
+"""How often a running part writes a line when stderr is a file."""
 
 
-class ProgressLine:
-    """Told (done, total); name: what it is about, "" for nothing."""
+class ProgressLines(Progress):
+    """Draws `[3/7] building the engine, profile K=64 … 12 s`.
 
-    def __init__(self, name: str = "") -> None:
-        self._name = f"{name}: " if name else ""
-        self._live = sys.stderr.isatty()
-        self._started = self._shown = time.monotonic()
-        self._first: int | None = None
-        self._unfinished = False
+    On a terminal the running line is rewritten in place; in a file it comes when the part starts
+    to be long, then every LOG_EVERY_S. A part that ended keeps one line with its seconds.
+    """
 
-    def close(self) -> None:
-        """End the live line, so that what follows starts on its own."""
-        if self._unfinished:
-            print(file=sys.stderr)
-            self._unfinished = False
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._live = self._stream.isatty()
+        self._lock = threading.Lock()
+        self._title = self._note = ""
+        self._counted: tuple[int, int, str] | None = None
+        self._first: tuple[int, float] | None = None
+        self._start_s = self._next_log_s = 0.0
+        self._stop = threading.Event()
+        self._ticker: threading.Thread | None = None
+        self._width = 0
 
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if self._first is None:
+    def begin(self, number: int, count: int, what: str) -> None:
+        with self._lock:
+            self._title, self._note = f"[{number}/{count}] {what}", ""
+            self._counted = self._first = None
+            self._start_s = time.monotonic()
+            self._next_log_s = SILENT_S
+        self._stop.clear()
+        # A daemon, so that a part which ends the process cannot be kept waiting by its clock.
+        self._ticker = threading.Thread(target=self._tick, name="progress-clock", daemon=True)
+        self._ticker.start()
+
+    def note(self, text: str) -> None:
+        with self._lock:
+            if text != self._note:
+                self._note, self._counted, self._first = text, None, None
+
+    def count(self, done: int, total: int, unit: str = "image") -> None:
+        with self._lock:
+            self._counted = done, total, unit
             # What a resumed run had before took no time of this one.
-            self._first = done
-        if not self._live and now - self._shown < _QUIET_SECONDS:
-            return
-        self._shown = now
-        here = done - self._first
-        left = f", {(now - self._started) / here * (total - done):.0f} s left" if here else ""
-        line = f"{self._name}image {done} of {total}{left}"
-        if self._live:
-            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
-            self._unfinished = True
-        else:
-            print(line, file=sys.stderr, flush=True)
+            self._first = self._first or (done, time.monotonic())
+
+    def warn(self, text: str) -> None:
+        with self._lock:
+            self._clear()
+            self._write(f"warning: {text}\n")
+
+    def end(self, *, completed: bool) -> None:
+        self._stop.set()
+        if self._ticker is not None:
+            self._ticker.join()
+            self._ticker = None
+        with self._lock:
+            self._clear()
+            # What is stopped at once has an error of its own, which says all there is to say.
+            if completed or self._elapsed() >= SILENT_S:
+                word = "" if completed else ", stopped"
+                self._write(f"{self._title} … {self._elapsed():.1f} s{word}\n")
+
+    def _tick(self) -> None:
+        while not self._stop.wait(TICK_S):
+            with self._lock:
+                self._show()
+
+    def _show(self) -> None:
+        elapsed = self._elapsed()
+        parts = [self._title, *([self._note] if self._note else []), *self._how_far()]
+        line = f"{', '.join(parts)} … {elapsed:.0f} s"
+        if self._live and elapsed >= SILENT_S:
+            self._write("\r" + line.ljust(self._width))
+            self._width = len(line)
+        elif not self._live and elapsed >= self._next_log_s:
+            self._write(line + "\n")
+            self._next_log_s = elapsed + LOG_EVERY_S
+
+    def _how_far(self) -> list[str]:
+        if self._counted is None or self._first is None:
+            return []
+        (done, total, unit), (first, since_s) = self._counted, self._first
+        left_s = (time.monotonic() - since_s) / max(1, done - first) * (total - done)
+        return [f"{unit} {done} of {total}", *([f"{left_s:.0f} s left"] if done > first else [])]
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._start_s
+
+    def _clear(self) -> None:
+        if self._width:
+            self._write("\r" + " " * self._width + "\r")
+            self._width = 0
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()
+
+
+class PartBars:
+    """A bar for each part of a training, which knows no number of steps: told of parts in [0, 1]."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def __enter__(self) -> PartBars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def on_part(self, title: str) -> None:
+        from tqdm import tqdm
+
+        self.__exit__()
+        layout = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
+        # Into a file a bar writes a line every so often, not ten a second.
+        pause = 0.1 if sys.stderr.isatty() else 15.0
+        self._bar = tqdm(total=100.0, desc=title, bar_format=layout, mininterval=pause)
+
+    def on_progress(self, part: float, note: str) -> None:
+        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.update(min(100.0, round(100 * part, 2)) - self._bar.n)

@@ -7,7 +7,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from dedos_deploy.cli._main import EXIT_OK, run_command, size_hw
+from dedos_deploy.cli._main import EXIT_OK, run_command
+from dedos_deploy.cli._options import typed
+from dedos_deploy.options import size_hw
 from dedos_deploy.presets import PRESETS, get_preset
 
 EPILOG = """\
@@ -46,12 +48,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model = verbs.add_parser("model", help="count parameters, MACs and activation memory")
     model.add_argument("--preset", help=f"one of {', '.join(PRESETS)}; default: all")
     model.add_argument(
-        "--size", type=size_hw, metavar="HxW", help="network size; default: the preset's"
+        "--size", type=typed(size_hw), metavar="HxW", help="network size; default: the preset's"
     )
     frame = verbs.add_parser("frame", help="measure one frame end to end on this machine")
     frame.add_argument("--bundle", default="demo", help="bundle, or `demo` (default)")
     frame.add_argument(
-        "--size", type=size_hw, metavar="HxW", default=(720, 1280), help="frame size (720x1280)"
+        "--size",
+        type=typed(size_hw),
+        metavar="HxW",
+        default=(720, 1280),
+        help="frame size (720x1280)",
     )
     frame.add_argument("--frames", type=int, default=5, help="timed frames after one warm-up (5)")
     frame.add_argument(
@@ -68,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     stages.add_argument(
         "--size",
-        type=size_hw,
+        type=typed(size_hw),
         nargs="+",
         default=[(720, 1280)],
         metavar="HxW",
@@ -145,19 +151,14 @@ def _run_frame(args: argparse.Namespace) -> int:
 
 def _run_stages(args: argparse.Namespace) -> int:
     from dedos_deploy.bench.stages import BenchOptions, markdown, run_bench
-    from dedos_deploy.cli._stages import StageLines
+    from dedos_deploy.cli._progress import ProgressLines
 
     options = BenchOptions(
         args.bundle, args.engine, args.slots, args.size, args.frames, args.threads, args.gpu
     )
-    lines = StageLines()
-    lines.begin(1, 1, "measuring")
-    done = False
-    try:
-        report = run_bench(options, note=lines.note)
-        done = True
-    finally:
-        lines.end(completed=done)
+    lines = ProgressLines()
+    with lines.part(1, 1, "measuring"):
+        report = run_bench(options, progress=lines)
     print(markdown(report))
     if args.json:
         print(json.dumps(asdict(report)))

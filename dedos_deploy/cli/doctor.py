@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from dedos_deploy.cli._main import EXIT_OK, EXIT_USER_ERROR, run_command
+from dedos_deploy.spec import ENGINES
 
 EPILOG = """\
 examples:
@@ -32,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--engine",
-        choices=("cpu", "cuda", "trt", "rtx"),
+        choices=ENGINES,
         default="cpu",
         help="which engine must be able to run for exit code 0 (default: cpu)",
     )

@@ -10,9 +10,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dedos_deploy.cli._main import EXIT_OK, run_verb, size_hw
-from dedos_deploy.cli._progress import ProgressLine
+from dedos_deploy.cli._main import EXIT_OK, run_verb
+from dedos_deploy.cli._options import typed
+from dedos_deploy.cli._progress import ProgressLines
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.options import size_hw
+from dedos_deploy.spec import BACKGROUNDS
 
 if TYPE_CHECKING:
     from dedos_deploy.evaluation.batch import Keeping
@@ -140,7 +143,7 @@ def _add_text(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--background",
-        choices=("none", "threshold", "negatives"),
+        choices=BACKGROUNDS,
         default="none",
         help="what may leave a pixel unlabelled, which counts as wrong (default: none)",
     )
@@ -164,7 +167,7 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--device", default="cpu", help="where torch runs checkpoints")
     group.add_argument(
         "--size",
-        type=size_hw,
+        type=typed(size_hw),
         metavar="HxW",
         help="network size of checkpoints (default: as trained)",
     )
@@ -206,17 +209,8 @@ def run(args: argparse.Namespace) -> int:
     keeping = _keeping(args)
     found = []
     if subjects:
-        lines = _Lines()
-        try:
-            found = evaluate_subjects(
-                subjects,
-                _data(args),
-                _running(args),
-                keeping,
-                progress=lines.start,
-            )
-        finally:
-            lines.close()
+        data, running = _data(args), _running(args)
+        found = evaluate_subjects(subjects, data, running, keeping, progress=ProgressLines())
     comparisons = _comparisons(args.compare, subjects, found, read_sections(kept) if kept else [])
     report = report_of(found, comparisons)
     for _, section in found:
@@ -270,8 +264,8 @@ def _subjects(args: argparse.Namespace, compared: Sequence[str]) -> list[Subject
 
 def _data(args: argparse.Namespace) -> Callable[[bool | None], EvaluationData]:
     """Return what opens the data, asking for synonyms or not; opened once to see that it is there."""
-    from dedos_deploy.class_files import typed_vocabulary
     from dedos_deploy.evaluation.data import open_data
+    from dedos_deploy.vocabulary import typed_vocabulary
 
     if args.data is None:
         raise BadInputError("no data was named; give --data FOLDER")
@@ -325,22 +319,6 @@ def _comparisons(
     measured, read = iter(found), iter(kept)
     first, second = (next(read if _is_output(name) else measured)[0] for name in compared)
     return [compare_evaluated(first, second)]
-
-
-class _Lines:
-    """One progress line per subject, the one before ended."""
-
-    def __init__(self) -> None:
-        self._line: ProgressLine | None = None
-
-    def start(self, name: str) -> ProgressLine:
-        self.close()
-        self._line = ProgressLine(name)
-        return self._line
-
-    def close(self) -> None:
-        if self._line is not None:
-            self._line.close()
 
 
 def _print_sections(sections: Sequence[Section]) -> None:

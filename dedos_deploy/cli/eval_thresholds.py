@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from dedos_deploy.cli._main import EXIT_OK
-from dedos_deploy.cli._progress import ProgressLine
+from dedos_deploy.cli._progress import ProgressLines
 
 _DESCRIPTION = """\
 Find the score below which a class had better leave a pixel unlabelled, for every class on its own,
@@ -65,15 +65,15 @@ def build_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Calibrate, show, write, and return the exit code."""
     from dedos_deploy.bundle.edit import check_changeable, set_thresholds
-    from dedos_deploy.class_files import typed_vocabulary
     from dedos_deploy.cli.eval import columns_text
     from dedos_deploy.evaluation.calibrate import calibrate_thresholds
     from dedos_deploy.evaluation.thresholds import mean_iou
+    from dedos_deploy.vocabulary import typed_vocabulary
 
     if not args.dry_run:
         check_changeable(args.bundle, args.output, overwrite=args.overwrite)
-    line = ProgressLine()
-    try:
+    lines = ProgressLines()
+    with lines.part(1, 1, f"calibrating thresholds of {args.bundle}"):
         found = calibrate_thresholds(
             args.bundle,
             args.data,
@@ -81,10 +81,8 @@ def run(args: argparse.Namespace) -> int:
             vocabulary=typed_vocabulary(args.classes) if args.classes is not None else None,
             background=args.background,
             threads=args.threads,
-            progress=line,
+            progress=lines,
         )
-    finally:
-        line.close()
     rows: list[tuple[str, ...]] = [("class", "threshold", "IoU without", "IoU with")]
     for one in found:
         values = (one.threshold, one.iou_without, one.iou_with)

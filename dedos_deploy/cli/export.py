@@ -8,12 +8,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dedos_deploy.calib.options import ESTIMATORS, Int8Options
-from dedos_deploy.cli._main import run_command, size_hw
+from dedos_deploy.calib.options import INT8_OPTIONS, Int8Options
+from dedos_deploy.cli._main import run_command
+from dedos_deploy.cli._options import add_options, fields_of
 from dedos_deploy.errors import BadInputError, require
-from dedos_deploy.export.options import PRECISIONS, STORAGES, TARGETS, ExportOptions
+from dedos_deploy.export.options import (
+    EXPORT_OPTIONS,
+    GATE_OPTIONS,
+    GRAPH_OPTIONS,
+    OVERWRITE,
+    WORD_OPTIONS,
+    ExportOptions,
+)
 from dedos_deploy.presets import PRESETS
-from dedos_deploy.text.templates import TEMPLATES
 
 if TYPE_CHECKING:
     from dedos_deploy.export import ExportReport, WeightsSource
@@ -39,7 +46,6 @@ whose labels differ on more than 0.1 % (fp32) or 1 % (fp16) of pixels is refused
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of dedos-export."""
-    default = ExportOptions()
     weights = parser.add_argument_group("weights")
     weights.add_argument("--checkpoint", metavar="FILE", help="a file written by dedos-train")
     weights.add_argument(
@@ -54,117 +60,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--allow-drift",
     )
     graph = parser.add_argument_group("graph")
-    graph.add_argument(
-        "--target", choices=TARGETS, default=default.target, help="default: %(default)s"
-    )
-    graph.add_argument(
-        "--precision", choices=PRECISIONS, default=default.precision, help="default: %(default)s"
-    )
-    graph.add_argument(
-        "--storage",
-        choices=STORAGES,
-        default=default.storage,
-        help="weights in the file: as computed with, or float16 for half the size at the same "
-        "speed (default: %(default)s)",
-    )
-    graph.add_argument(
-        "--size", type=size_hw, metavar="HxW", help="network size in pixels (default: as trained)"
-    )
-    graph.add_argument(
-        "--batch", type=int, default=default.batch, metavar="N", help="images per run (default: 1)"
-    )
-    graph.add_argument(
-        "--compute-capabilities",
-        default=",".join(default.compute_capabilities),
-        metavar="LIST",
-        help="GPUs of an rtx engine (default: %(default)s)",
-    )
-    words = parser.add_argument_group("words")
-    words.add_argument(
-        "--vocabulary",
-        "--classes",
-        metavar="WORDS",
-        help="base vocabulary shipped with embeddings: 'car|automobile,road' or a text file "
-        "(default: the checkpoint's words)",
-    )
-    words.add_argument(
-        "--templates",
-        choices=tuple(TEMPLATES),
-        default=default.templates,
-        help="prompt templates (default: %(default)s)",
-    )
-    words.add_argument(
-        "--threshold",
-        type=float,
-        metavar="T",
-        help="score in [0, 1] below which a pixel stays unlabelled (default: the checkpoint's)",
-    )
+    add_options(graph, GRAPH_OPTIONS)
+    add_options(parser.add_argument_group("words"), WORD_OPTIONS)
     graph.add_argument(
         "--device",
         action="store_true",
         help="also build the trt or rtx engine for the GPU of this machine and check it there, which "
         "the first dedos-run does otherwise",
     )
-    gate = parser.add_argument_group("parity gate")
-    gate.add_argument(
-        "--frames",
-        metavar="PATH",
-        help="picture, folder or video to compare on (default: embedded scenes)",
-    )
-    gate.add_argument(
-        "--frame-count",
-        type=int,
-        default=default.frame_count,
-        metavar="N",
-        help="how many frames to compare (default: %(default)s)",
-    )
-    gate.add_argument(
-        "--allow-drift", action="store_true", help="write the bundle even if the gate refuses"
-    )
-    _add_int8(parser.add_argument_group("int8"))
+    add_options(parser.add_argument_group("parity gate"), GATE_OPTIONS)
+    add_options(parser.add_argument_group("int8"), INT8_OPTIONS)
     output = parser.add_argument_group("output")
     output.add_argument(
         "--output",
         metavar="PATH",
         help="a folder, or a file ending in .dedos (default: such as nano-fp32-cpu.dedos)",
     )
-    output.add_argument("--overwrite", action="store_true", help="replace a bundle that is there")
+    add_options(output, [OVERWRITE])
     output.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Export and print the report."""
-    from dedos_deploy.class_files import typed_vocabulary
-    from dedos_deploy.cli._stages import StageLines
+    from dedos_deploy.cli._progress import ProgressLines
+    from dedos_deploy.vocabulary import typed_vocabulary
 
-    options = ExportOptions(
-        precision=args.precision,
-        storage=args.storage,
-        target=args.target,
-        size_hw=args.size,
-        batch=args.batch,
-        frames=args.frames,
-        frame_count=args.frame_count,
-        vocabulary=typed_vocabulary(args.vocabulary) if args.vocabulary is not None else None,
-        templates=args.templates,
-        threshold=args.threshold,
-        int8=_int8(args),
-        compute_capabilities=tuple(args.compute_capabilities.split(",")),
-        overwrite=args.overwrite,
-        allow_drift=args.allow_drift,
-    )
+    given = fields_of(args, EXPORT_OPTIONS)
+    if "vocabulary" in given:
+        given["vocabulary"] = typed_vocabulary(given["vocabulary"])
+    options = ExportOptions(**given, int8=_int8(args))
     require("torch", extra="export", purpose="exporting a model")
     require("onnxscript", extra="export", purpose="exporting a model")
     from dedos_deploy.export import WeightsSource, export_bundle
 
     if args.device:
-        _require_device(args.target)
+        _require_device(options.target)
     weights = WeightsSource(args.checkpoint, args.preset, args.random_weights)
     dest = args.output or _default_output(weights, options)
-    report = export_bundle(weights, dest, options=options, progress=StageLines())
+    report = export_bundle(weights, dest, options=options, progress=ProgressLines())
     values, summary = report.to_dict(), _summary(report)
     if args.device:
-        values["device"] = facts = _prepare_device(report.path, args.target)
+        values["device"] = facts = _prepare_device(report.path, options.target)
         summary += (
             f"\n  device     {facts['device']} (SM {facts['compute_capability']}): engine built, labels "
             "as ONNX Runtime's"
@@ -187,84 +123,16 @@ def _require_device(target: str) -> None:
 def _prepare_device(bundle: Path, target: str) -> dict[str, Any]:
     """Build and check the engine of this device; return its facts."""
     from dedos_deploy.bundle import Bundle
-    from dedos_deploy.cli._stages import StageLines
+    from dedos_deploy.cli._progress import ProgressLines
     from dedos_deploy.runtime.gpu.engine_store import EngineStore
 
-    lines = StageLines()
-    with Bundle.open(bundle) as opened:
-        lines.begin(1, 1, f"preparing the {target} engine on this device")
-        ready = False
-        try:
-            with EngineStore(opened, target, on_progress=lines.note).open() as engine:
-                facts = engine.facts()
-            ready = True
-        finally:
-            lines.end(completed=ready)
-    return facts
-
-
-def _add_int8(group: argparse._ArgumentGroup) -> None:
-    default = Int8Options("")
-    group.add_argument(
-        "--calib",
-        metavar="SOURCE",
-        help="what to calibrate on: folder, glob, video, camera or stream, of pictures like those the "
-        "engine will see; needed for int8",
-    )
-    group.add_argument(
-        "--calib-frames",
-        type=int,
-        default=default.frames,
-        metavar="N",
-        help="how many of its frames (default: %(default)s)",
-    )
-    group.add_argument(
-        "--calib-table",
-        metavar="FILE",
-        help="calibration table: used again when it is there and fits, written otherwise; an "
-        "interrupted calibration goes on from beside it",
-    )
-    group.add_argument(
-        "--estimator",
-        choices=ESTIMATORS,
-        default=default.estimator,
-        help="of ranges (default: %(default)s)",
-    )
-    group.add_argument(
-        "--calib-seed",
-        type=int,
-        default=default.seed,
-        metavar="N",
-        help="other seeds take other frames",
-    )
-    group.add_argument(
-        "--int8-budget",
-        type=float,
-        default=default.budget,
-        metavar="PART",
-        help="part of mean IoU, or of the pixels' labels without --labels, that may be lost; layers go "
-        "back to float until it holds (default: %(default)s)",
-    )
-    group.add_argument(
-        "--smoothing",
-        action=argparse.BooleanOptionalAction,
-        default=default.smoothing,
-        help="move outliers of LayerNorm into weights (default: yes)",
-    )
-    group.add_argument(
-        "--labels",
-        metavar="FOLDER",
-        help="label folder on which the verdict compares mean IoU; without one it compares labels",
-    )
-    group.add_argument(
-        "--labels-split",
-        default=default.labels_split,
-        metavar="NAME",
-        help="its split (default: %(default)s)",
-    )
-    group.add_argument(
-        "--force-int8", action="store_true", help="write INT8 whatever the verdict is"
-    )
+    lines = ProgressLines()
+    with (
+        Bundle.open(bundle) as opened,
+        lines.part(1, 1, f"preparing the {target} engine on this device"),
+        EngineStore(opened, target, on_progress=lines).open() as engine,
+    ):
+        return engine.facts()
 
 
 def _int8(args: argparse.Namespace) -> Int8Options | None:
@@ -273,18 +141,7 @@ def _int8(args: argparse.Namespace) -> Int8Options | None:
             if getattr(args, name) is not None:
                 raise BadInputError(f"--{name.replace('_', '-')} goes with --calib; give both")
         return None
-    return Int8Options(
-        args.calib,
-        frames=args.calib_frames,
-        seed=args.calib_seed,
-        estimator=args.estimator,
-        table=args.calib_table,
-        labels=args.labels,
-        labels_split=args.labels_split,
-        budget=args.int8_budget,
-        smoothing=args.smoothing,
-        force=args.force_int8,
-    )
+    return Int8Options(**fields_of(args, INT8_OPTIONS))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

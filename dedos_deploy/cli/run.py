@@ -16,6 +16,7 @@ from dedos_deploy.cli._main import (
     run_command,
 )
 from dedos_deploy.errors import BadInputError, DedosError
+from dedos_deploy.spec import BACKGROUNDS, TYPED_TARGETS
 
 if TYPE_CHECKING:
     from dedos_deploy.bundle import Bundle
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SLOW_ENGINES = ("trt", "rtx")
 
 DESCRIPTION = """\
 Label a camera, stream, video or set of images by class names that you choose.
@@ -109,7 +109,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--background",
-        choices=("threshold", "negatives", "none"),
+        choices=BACKGROUNDS,
         default="threshold",
         help="what stays unlabelled: pixels scoring below the threshold of their best class "
         "(default), also pixels that look more like another word of the bundle's base vocabulary, "
@@ -342,7 +342,7 @@ def _check_serving(args: argparse.Namespace) -> None:
 
 
 def _vocabulary_of(classes: str | None) -> Vocabulary | None:
-    from dedos_deploy.class_files import typed_vocabulary
+    from dedos_deploy.vocabulary import typed_vocabulary
 
     return None if classes is None else typed_vocabulary(classes)
 
@@ -367,16 +367,15 @@ def _open_bundle(
 
 
 def _load(args: argparse.Namespace, bundle: Bundle, vocabulary: Vocabulary) -> Segmenter:
-    from dedos_deploy.cli._stages import StageLines
+    from dedos_deploy.cli._progress import ProgressLines
+    from dedos_deploy.progress import QUIET
     from dedos_deploy.runtime import Segmenter
 
     # Building an engine may take minutes; the others load in seconds and need no line.
-    lines = StageLines() if args.engine in SLOW_ENGINES and not args.quiet else None
-    if lines is not None:
-        lines.begin(1, 1, f"preparing the {args.engine} engine")
-    ready = False
-    try:
-        segmenter = Segmenter.load(
+    shown = args.engine in TYPED_TARGETS and not args.quiet
+    progress = ProgressLines() if shown else QUIET
+    with progress.part(1, 1, f"preparing the {args.engine} engine"):
+        return Segmenter.load(
             bundle,
             classes=vocabulary,
             background=args.background,
@@ -384,13 +383,8 @@ def _load(args: argparse.Namespace, bundle: Bundle, vocabulary: Vocabulary) -> S
             threads=args.threads,
             engine=args.engine,
             gpu=args.gpu,
-            on_progress=lines.note if lines is not None else lambda text: None,
+            on_progress=progress,
         )
-        ready = True
-    finally:
-        if lines is not None:
-            lines.end(completed=ready)
-    return segmenter
 
 
 if __name__ == "__main__":

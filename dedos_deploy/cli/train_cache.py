@@ -6,10 +6,14 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dedos_deploy.cli._main import EXIT_OK, run_command, size_hw
+from dedos_deploy.cli._main import EXIT_OK, run_command
+from dedos_deploy.cli._options import add_options, fields_of
+from dedos_deploy.cli._progress import ProgressLines
 from dedos_deploy.errors import BadInputError, require
+from dedos_deploy.progress import QUIET
+from dedos_deploy.training.options import CACHE_MACHINE_OPTIONS, CACHE_OPTIONS
 
 if TYPE_CHECKING:
     from dedos_deploy.training.diffusion.cache_fill import FillReport
@@ -59,30 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="frozen diffusion model, as in training",
     )
     parser.add_argument("--cache", required=True, metavar="DIR", help="folder of the cache")
-    parser.add_argument(
-        "--timesteps",
-        type=int,
-        nargs="+",
-        metavar="T",
-        help="denoising steps that the images go through (50 100 200)",
-    )
-    parser.add_argument(
-        "--component",
-        choices=("II", "III", "IV", "V"),
-        help="row of the paper's Table 3 that will be trained: II walks the middle timestep alone",
-    )
-    parser.add_argument(
-        "--diffusion-size",
-        dest="diffusion_hw",
-        type=size_hw,
-        metavar="HxW",
-        help="image size the diffusion reads (what it was trained at)",
-    )
-    parser.add_argument(
-        "--diffusion-half",
-        action=argparse.BooleanOptionalAction,
-        help="the noise predictor in half precision",
-    )
+    add_options(parser, CACHE_OPTIONS)
     parser.add_argument(
         "--batch", type=int, default=4, help="images computed at once (default: %(default)s)"
     )
@@ -92,19 +73,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="GIB",
         help="keep no more than this; the rest is computed while training",
     )
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where to compute")
-    parser.add_argument(
-        "--threads", type=int, help="CPU threads, at most one per core (torch's choice)"
-    )
-
-
-_NOT_SETTINGS = ("data", "cache", "batch", "max_gib")
+    add_options(parser, CACHE_MACHINE_OPTIONS)
 
 
 def run(args: argparse.Namespace) -> int:
     """Fill the cache as the parsed options say."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    for module in ("torch", "diffusers", "tqdm"):
+    for module in ("torch", "diffusers"):
         require(module, extra="train", purpose="caching a diffusion model")
     for name in ("batch", "max_gib"):
         value = getattr(args, name)
@@ -126,7 +101,6 @@ def _fill(args: argparse.Namespace) -> FillReport | None:
     from pathlib import Path
 
     import torch
-    from tqdm import tqdm
 
     from dedos_deploy.threads import usable_threads
     from dedos_deploy.training.diffusion.cache import DiffusionCache
@@ -135,12 +109,10 @@ def _fill(args: argparse.Namespace) -> FillReport | None:
     from dedos_deploy.training.settings import settings_for
     from dedos_deploy.training.setup import open_diffusion, open_folders
 
-    given: dict[str, Any] = {k: v for k, v in vars(args).items() if k not in _NOT_SETTINGS}
-    if args.timesteps:
-        given["timesteps"] = tuple(args.timesteps)
+    given = fields_of(args, (*CACHE_OPTIONS, *CACHE_MACHINE_OPTIONS))
     # The settings of a run, so that data and diffusion mean here what they mean in training; of
     # the preset nothing is used.
-    settings = settings_for("nano", tuple(args.data), **given)
+    settings = settings_for("nano", tuple(args.data), diffusion=args.diffusion, **given)
     processes = open_processes(settings.device)
     if settings.threads:
         torch.set_num_threads(usable_threads(settings.threads))
@@ -150,15 +122,9 @@ def _fill(args: argparse.Namespace) -> FillReport | None:
     limit = None if args.max_gib is None else int(args.max_gib * 2**30 / processes.count)
     cache = DiffusionCache(Path(args.cache), diffusion, max_bytes=limit)
     paths = image_paths(folders, first=processes.rank, by=processes.count)
-    pause = 0.1 if sys.stderr.isatty() else 15.0
-    with tqdm(
-        total=len(paths),
-        unit="image",
-        desc="caching",
-        mininterval=pause,
-        disable=processes.rank > 0,
-    ) as bar:
-        report = fill_cache(cache, paths, batch=args.batch, on_images=bar.update)
+    progress = QUIET if processes.rank else ProgressLines()
+    with progress.part(1, 1, "caching"):
+        report = fill_cache(cache, paths, batch=args.batch, progress=progress)
     processes.wait()
     return None if processes.rank else report
 

@@ -7,10 +7,13 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dedos_deploy.cli._main import EXIT_OK, run_command, size_hw
+from dedos_deploy.cli._main import EXIT_OK, run_command
+from dedos_deploy.cli._options import add_options, fields_of
+from dedos_deploy.cli._progress import PartBars
 from dedos_deploy.errors import require
+from dedos_deploy.training.pretraining.options import DIFFUSION_OPTIONS
 
 if TYPE_CHECKING:
     from dedos_deploy.training.pretraining.diffusion_report import NanoReport
@@ -67,33 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="half a minute on 64 pictures: shows that all works, draws noise",
     )
-    parser.add_argument(
-        "--size",
-        dest="size_hw",
-        type=size_hw,
-        metavar="HxW",
-        help="size of the pictures (128x160); multiples of 32",
-    )
-    parser.add_argument(
-        "--minutes", type=float, help="wall clock of reading and training together (12)"
-    )
-    parser.add_argument("--vae-steps", type=int, help="steps of the autoencoder, at most")
-    parser.add_argument("--unet-steps", type=int, help="steps of the noise predictor, at most")
-    parser.add_argument(
-        "--prediction",
-        choices=("v_prediction", "epsilon"),
-        help="what is predicted, as in Stable Diffusion 2.1 (v_prediction) or 1.5",
-    )
-    parser.add_argument(
-        "--text", metavar="CHECKPOINT", help="Dedos checkpoint whose text tower embeds the captions"
-    )
-    parser.add_argument("--seed", type=int, help="one seed for weights, order and noise")
-    parser.add_argument("--threads", type=int, help="threads of the training, at most one per core")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where to train")
-    parser.add_argument(
-        "--amp", action=argparse.BooleanOptionalAction, help="bfloat16 where it is safe"
-    )
-    parser.add_argument("--save-minutes", type=float, help="time between saved states (2)")
+    add_options(parser, DIFFUSION_OPTIONS)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -105,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     from dedos_deploy.training.pretraining.small_diffusion import pretrain_diffusion
 
     settings = settings_of(args)
-    with _Progress() as progress:
+    with PartBars() as progress:
         report = pretrain_diffusion(
             args.data, settings, args.output, resume=args.resume, observer=progress
         )
@@ -118,25 +95,18 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-_NOT_SETTINGS = ("data", "output", "resume", "quick", "prediction")
-
-
 def settings_of(args: argparse.Namespace) -> NanoSettings:
-    """Return what the options mean; a run with steps of both stages but no minutes has no clock."""
+    """Return what the options mean; a run with steps of both networks but no minutes has no clock."""
     from dataclasses import replace
 
     from dedos_deploy.training.pretraining.diffusion_settings import QUICK, NanoSettings
 
-    given: dict[str, Any] = {
-        name: value
-        for name, value in vars(args).items()
-        if name not in _NOT_SETTINGS and value is not None
-    }
+    given = fields_of(args, DIFFUSION_OPTIONS)
     start = QUICK if args.quick else NanoSettings()
     if args.minutes is None and args.vae_steps and args.unet_steps:
         given["minutes"] = None
-    if args.prediction:
-        given["unet"] = replace(start.unet, prediction=args.prediction)
+    if prediction := given.pop("prediction", None):
+        given["unet"] = replace(start.unet, prediction=prediction)
     return replace(start, **given)
 
 
@@ -171,33 +141,6 @@ def summary(report: NanoReport) -> str:
         ("time", ", ".join(f"{name} {value:.0f} s" for name, value in report.seconds.items())),
     )
     return "\n".join(f"{label:9} {text}" for label, text in rows)
-
-
-class _Progress:
-    """One bar for each part of the work."""
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def on_part(self, title: str) -> None:
-        from tqdm import tqdm
-
-        self.__exit__()
-        layout = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
-        # Into a file a bar writes a line every so often, not ten a second.
-        pause = 0.1 if sys.stderr.isatty() else 15.0
-        self._bar = tqdm(total=100.0, desc=title, bar_format=layout, mininterval=pause)
-
-    def on_progress(self, part: float, note: str) -> None:
-        self._bar.set_postfix_str(note, refresh=False)
-        self._bar.update(round(100 * part, 2) - self._bar.n)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

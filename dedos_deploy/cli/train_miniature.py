@@ -7,10 +7,11 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from dedos_deploy.cli._main import EXIT_OK, run_command
+from dedos_deploy.cli._options import add_options, fields_of
 from dedos_deploy.errors import BadInputError, require
+from dedos_deploy.training.miniature.options import MINIATURE_OPTIONS
 
 _DESCRIPTION = """\
 Run the whole method at small scale on a CPU: procedural scenes, a nano CLIP and a nano latent
@@ -23,14 +24,14 @@ examples:
   dedos-train miniature --output runs/miniature
       everything, 60 to 90 minutes on two cores; run again after Ctrl-C and it goes on
   dedos-train miniature --output runs/quick --quick
-      every stage once, in about three minutes: shows that all works, its figures mean nothing
+      every part once, in about three minutes: shows that all works, its figures mean nothing
   dedos-train miniature --output runs/short --minutes 30
       as long as you say, with fewer steps
   dedos-train miniature --output runs/m --seeds 5 --steps 1500 --jobs 8
       closer figures on a larger machine
 
 The output folder gets miniature.md, miniature.json, pictures, miniature.dedos (a bundle of the last
-component) and the folders of all stages."""
+component) and the folders of all parts."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -52,31 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--results", type=Path, metavar="DIR", help="write report and pictures here, too"
     )
-    parser.add_argument(
-        "--minutes",
-        type=float,
-        metavar="M",
-        help="time of everything, divided among the stages: chooses --steps by what "
-        "a step costs here (given steps: 60 to 90 minutes on two cores)",
-    )
-    parser.add_argument("--seeds", type=int, help="runs of every component (3)")
-    parser.add_argument("--steps", type=int, help="steps of every run (600)")
-    parser.add_argument("--train", type=int, metavar="N", help="scenes to learn from (3000)")
-    parser.add_argument("--val", type=int, metavar="N", help="scenes to score on (240)")
-    parser.add_argument("--clip-steps", type=int, help="steps of the nano CLIP (1200)")
-    parser.add_argument(
-        "--diffusion-minutes", type=float, help="time of the nano diffusion, on one core (12)"
-    )
-    parser.add_argument(
-        "--components", nargs="+", metavar="ROW", help="rows of Table 3 to run (I II III IV V)"
-    )
-    parser.add_argument("--lr", type=float, help="learning rate of the head")
-    parser.add_argument("--backbone-lr", type=float, help="learning rate of the CLIP trunk")
-    parser.add_argument("--gamma", type=float, help="weight of L_consist (1)")
-    parser.add_argument("--jobs", type=int, help="runs at a time, one thread each (2)")
-
-
-_NOT_PLAN = ("output", "quick", "results")
+    add_options(parser, MINIATURE_OPTIONS)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -90,12 +67,8 @@ def run(args: argparse.Namespace) -> int:
     from dedos_deploy.training.miniature.plan import QUICK, MiniaturePlan
     from dedos_deploy.training.miniature.run import run_miniature
 
-    given: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in vars(args).items()
-        if name not in _NOT_PLAN and value is not None
-    }
-    plan = replace(QUICK if args.quick else MiniaturePlan(), **given)
+    start = QUICK if args.quick else MiniaturePlan()
+    plan = replace(start, **fields_of(args, MINIATURE_OPTIONS))
     if plan.minutes is not None and (args.quick or args.steps or args.clip_steps):
         raise BadInputError(
             "--minutes chooses the steps itself; leave out --quick and all --*steps"

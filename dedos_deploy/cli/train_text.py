@@ -7,10 +7,11 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from dedos_deploy.cli._main import EXIT_OK, run_command
+from dedos_deploy.cli._options import add_options, fields_of
 from dedos_deploy.errors import BadInputError, require
+from dedos_deploy.training.pretraining.options import TEXT_OPTIONS
 
 _DESCRIPTION = """\
 Teach the text tower of a preset without CLIP weights, such as nano, what words mean: it repeats the
@@ -25,6 +26,7 @@ examples:
   dedos-train text --encoder models/my-clip/open_clip_config.json --output ...
       the Hugging Face text tower that an open_clip configuration names
 
+Ctrl-C keeps what was learned beside the output; the same command with --resume goes on.
 next: dedos-train trunk --text runs/text_tower.safetensors ..."""
 
 
@@ -60,12 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--words", type=Path, metavar="FILE", help="further words to know well, one a line"
     )
-    parser.add_argument("--steps", type=int, help="optimizer steps (1500)")
-    parser.add_argument("--batch", type=int, help="words in a step (384)")
-    parser.add_argument("--lr", type=float, dest="learning_rate", help="peak rate (2e-3)")
-    parser.add_argument("--seed", type=int, help="one seed for weights and order")
+    add_options(parser, TEXT_OPTIONS)
     parser.add_argument(
         "--threads", type=int, help="CPU threads, at most one per core (default: torch's choice)"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with an interrupted run, with its options"
     )
 
 
@@ -79,23 +81,19 @@ def run(args: argparse.Namespace) -> int:
     from dedos_deploy.training.pretraining.text import DistilSettings, run_text
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for name in ("steps", "batch", "learning_rate", "threads"):
+    for name in ("steps", "minutes", "batch", "lr", "threads"):
         value = getattr(args, name)
         if value is not None and value <= 0:
-            raise BadInputError(f"--{name.split('_')[-1]} is {value}, but must be more than 0")
+            raise BadInputError(f"--{name} is {value}, but must be more than 0")
     if args.threads:
         torch.set_num_threads(usable_threads(args.threads))
-    given: dict[str, Any] = {
-        name: getattr(args, name)
-        for name in ("steps", "batch", "learning_rate", "seed")
-        if getattr(args, name) is not None
-    }
     scores = run_text(
         preset=args.preset,
         output=args.output,
-        settings=DistilSettings(**given),
+        settings=DistilSettings(**fields_of(args, TEXT_OPTIONS)),
         encoder=args.encoder,
         extra_words=read_words(args.words) if args.words else (),
+        resume=args.resume,
     )
     for name, value in scores.items():
         print(f"{name.replace('_', ' '):<22} {value:.3f}")

@@ -9,10 +9,13 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dedos_deploy.cli._main import EXIT_OK, run_command, size_hw
+from dedos_deploy.cli._main import EXIT_OK, run_command
+from dedos_deploy.cli._options import add_options, fields_of
+from dedos_deploy.cli._progress import PartBars
 from dedos_deploy.errors import BadInputError, require
+from dedos_deploy.training.pretraining.options import TRUNK_OPTIONS
 
 if TYPE_CHECKING:
     from dedos_deploy.training.pretraining.trunk_patches import TrunkSettings
@@ -30,6 +33,7 @@ examples:
   dedos-train trunk ... --probe lums_road
       also: the mean IoU of a linear map on the patches of a set, before and after
 
+Ctrl-C keeps what was learned in the output folder; the same command with --resume goes on.
 A teacher is an ONNX net from `image` float32 [N, 3, H, W] RGB 0..255 with an output `features`.
 The output folder gets start.safetensors, features/, log.jsonl and report.json; go on with
   dedos-train --preset nano --clip-weights runs/trunk/start.safetensors ..."""
@@ -97,17 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("M", "L"),
         help="whitened channels of a middle and a late activation (default: 32 64)",
     )
-    parser.add_argument("--minutes", type=float, help="wall clock of the training (30)")
-    parser.add_argument("--steps", type=int, help="optimizer steps, at most")
-    parser.add_argument("--batch", type=int, help="crops in a step (8)")
-    parser.add_argument(
-        "--sizes", type=size_hw, nargs="+", metavar="HxW", help="network sizes, one drawn per step"
-    )
-    parser.add_argument("--lr", type=float, help="peak learning rate (1e-3)")
-    parser.add_argument("--seed", type=int, help="one seed for weights, crops and order")
-    parser.add_argument(
-        "--amp", action=argparse.BooleanOptionalAction, help="bfloat16 where it is safe"
-    )
+    add_options(parser, TRUNK_OPTIONS)
     parser.add_argument(
         "--probe",
         nargs="+",
@@ -117,6 +111,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--threads", type=int, default=1, help="CPU threads, at most one per core (default: 1)"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with an interrupted run, with its options"
     )
 
 
@@ -148,8 +145,8 @@ def run(args: argparse.Namespace) -> int:
         probes=tuple(args.probe),
         threads=args.threads,
     )
-    with _Progress() as progress:
-        report = distil_trunk(asked, settings_of(args), observer=progress)
+    with PartBars() as progress:
+        report = distil_trunk(asked, settings_of(args), observer=progress, resume=args.resume)
     print(json.dumps(report, indent=1))
     print(
         f"next: dedos-train --preset {args.preset} --clip-weights "
@@ -165,39 +162,10 @@ def settings_of(args: argparse.Namespace) -> TrunkSettings:
 
     from dedos_deploy.training.pretraining.trunk_patches import TrunkSettings
 
-    names = ("minutes", "steps", "batch", "sizes", "lr", "seed", "amp")
-    given: dict[str, Any] = {n: getattr(args, n) for n in names if getattr(args, n) is not None}
-    if "sizes" in given:
-        given["sizes"] = tuple(given["sizes"])
+    given = fields_of(args, TRUNK_OPTIONS)
     if "steps" in given and "minutes" not in given:
         given["minutes"] = None
     return replace(TrunkSettings(), **given)
-
-
-class _Progress:
-    """One bar for each part of the work."""
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def on_part(self, title: str) -> None:
-        from tqdm import tqdm
-
-        self.__exit__()
-        layout = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
-        pause = 0.1 if sys.stderr.isatty() else 15.0
-        self._bar = tqdm(total=100.0, desc=title, bar_format=layout, mininterval=pause)
-
-    def on_progress(self, part: float, note: str) -> None:
-        self._bar.set_postfix_str(note, refresh=False)
-        self._bar.update(min(100.0, round(100 * part, 2)) - self._bar.n)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

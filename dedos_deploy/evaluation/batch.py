@@ -18,7 +18,6 @@ from dedos_deploy.evaluation.evaluate import (
     WHOLE,
     Evaluated,
     Part,
-    Progress,
     evaluate_predictor,
     read_evaluation,
 )
@@ -27,6 +26,7 @@ from dedos_deploy.evaluation.report import Report, Section
 from dedos_deploy.evaluation.subjects import Running, Subject, base_names
 from dedos_deploy.evaluation.tables import placed
 from dedos_deploy.files import write_atomically
+from dedos_deploy.progress import QUIET, Progress
 
 SHOWN = "shown.json"
 _PANELS = ("image", "labels", "answer", "mistakes")
@@ -34,17 +34,18 @@ _PANELS = ("image", "labels", "answer", "mistakes")
 
 @dataclass(frozen=True)
 class Keeping:
-    """What an evaluation keeps.
-
-    output: folder of records, pictures and report, None for none; resume: go on with records that
-    are there; part: share of this process; boundary: measure boundary IoU; pictures: paint images.
-    """
+    """What an evaluation keeps."""
 
     output: Path | None = None
+    """Folder of records, pictures and report, None for none."""
     resume: bool = False
+    """Go on with records that are there."""
     part: Part = WHOLE
+    """Share of this process."""
     boundary: bool = False
+    """Measure boundary IoU."""
     pictures: bool = True
+    """Paint images."""
 
 
 def evaluate_subjects(
@@ -53,30 +54,23 @@ def evaluate_subjects(
     running: Running,
     keeping: Keeping,
     *,
-    progress: Callable[[str], Progress] | None = None,
+    progress: Progress = QUIET,
 ) -> list[tuple[Evaluated, Section]]:
     """Evaluate every subject on the same images, one after the other.
 
     data_for: returns them, given whether to ask for synonyms. With one subject its records stand in
-    `output` itself, with more in a folder each; progress: returns what is told of a subject's images.
+    `output` itself, with more in a folder each; progress: a subject is a
+    part of it.
     """
     names = _distinct([subject.name for subject in subjects])
     found = []
-    for subject, name in zip(subjects, names, strict=True):
+    for number, (subject, name) in enumerate(zip(subjects, names, strict=True), start=1):
         folder = keeping.output
         if folder is not None and len(subjects) > 1:
             folder = folder / slug(name)
-        found.append(
-            _evaluate(
-                subject,
-                name,
-                data_for(subject.synonyms),
-                running,
-                keeping,
-                folder,
-                progress(name) if progress else None,
-            )
-        )
+        data = data_for(subject.synonyms)
+        with progress.part(number, len(subjects), name):
+            found.append(_evaluate(subject, name, data, running, keeping, folder, progress))
     return found
 
 
@@ -87,7 +81,7 @@ def _evaluate(
     running: Running,
     keeping: Keeping,
     folder: Path | None,
-    progress: Progress | None,
+    progress: Progress,
 ) -> tuple[Evaluated, Section]:
     with closing(subject.open(data.vocabulary, running, name)) as predictor:
         base = base_names(data.vocabulary, predictor.taught)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,14 +14,13 @@ from dedos_deploy.errors import BadInputError
 from dedos_deploy.evaluation.folder import LabelledFolder, ignore_id, match_classes
 from dedos_deploy.evaluation.predictors import own_ids
 from dedos_deploy.evaluation.thresholds import ClassThreshold, ThresholdCounts
+from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.vocabulary import BACKGROUND_WORDS, Vocabulary
 
 if TYPE_CHECKING:
     from dedos_deploy.bundle import Bundle
     from dedos_deploy.runtime.segmentation import Segmentation
-    from dedos_deploy.runtime.segmenter import Background
-
-Progress = Callable[[int, int], None]
+    from dedos_deploy.spec import Background
 
 
 def calibrate_thresholds(
@@ -33,7 +31,7 @@ def calibrate_thresholds(
     vocabulary: Vocabulary | None = None,
     background: Background = "threshold",
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = QUIET,
 ) -> tuple[ClassThreshold, ...]:
     """Return the threshold of every class that gives it the highest IoU on a labelled split.
 
@@ -60,14 +58,11 @@ def calibrate_thresholds(
     with Segmenter.load(
         bundle, classes=open_vocabulary, background=background, threshold=0.0, threads=threads
     ) as segmenter:
-        for done, item in enumerate(folder):
-            if progress is not None:
-                progress(done, len(folder))
+        progress.count(0, len(folder))
+        for item in progress.counted(folder, len(folder)):
             result: Segmentation = segmenter.segment(item.image_bgr)
             winners = own_ids(result, asked)
             counts.add(table[item.labels], other[item.labels], winners, result.confidence)
-    if progress is not None:
-        progress(len(folder), len(folder))
     if not counts.labelled.any():
         raise BadInputError(
             f"no pixel of split {split!r} in {os.fspath(data_root)!r} is labelled with one of "

@@ -40,19 +40,19 @@ class Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two evaluations, `first` and `second`, on the same images.
-
-    miou: difference of miou_present; classes: the same of every class's IoU, None where no image
-    has it; images: how many were drawn from; draws: how often.
-    """
+    """Two evaluations, `first` and `second`, on the same images."""
 
     first: str
     second: str
     data: str
     miou: Interval
+    """Difference of miou_present."""
     classes: dict[str, Interval | None]
+    """Difference of every class's IoU, None where no image has it."""
     images: int
+    """How many were drawn from."""
     draws: int
+    """How often as many images were drawn."""
 
     @property
     def moved(self) -> dict[str, Interval]:
@@ -95,7 +95,7 @@ def compare(
     counts_1, counts_2 = (_counts(records, len(classes)) for records in (records_1, records_2))
     names = sorted(counts_1)
     if names != sorted(counts_2):
-        other = sorted(set(counts_1) ^ set(counts_2))[0]
+        other = min(set(counts_1) ^ set(counts_2))
         raise BadInputError(
             f"evaluations of different images cannot be compared: only one has {other!r}"
         )

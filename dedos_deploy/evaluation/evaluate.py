@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,13 +29,13 @@ from dedos_deploy.evaluation.records import (
     read_records,
 )
 from dedos_deploy.evaluation.result import EvaluationResult, result_of
+from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.vocabulary import Vocabulary, parse_vocabulary
 
 if TYPE_CHECKING:
     from dedos_deploy.bundle import Bundle
-    from dedos_deploy.runtime.segmenter import Background
+    from dedos_deploy.spec import Background
 
-Progress = Callable[[int, int], None]
 Classes = str | os.PathLike[str] | Sequence[str] | Vocabulary
 
 
@@ -82,13 +82,13 @@ def evaluate_predictor(
     resume: bool = False,
     boundary: bool = False,
     base: frozenset[str] | None = None,
-    progress: Progress | None = None,
+    progress: Progress = QUIET,
 ) -> Evaluated:
     """Return how well `predictor`, asked for the data's vocabulary, labels the images.
 
     output: folder for the records, None to keep none; part: which images; resume: go on with the
     records that are there; boundary: measure boundary IoU, too; base: names of classes that masks
-    taught, to give base and novel classes apart; progress: called with images done and their total.
+    taught, to give base and novel classes apart; progress: counts images.
 
     Raises BadInputError when no pixel counts, a file cannot be used or written, or `output` holds
     another evaluation.
@@ -144,19 +144,14 @@ def _recorded(
     data: EvaluationData,
     indices: Sequence[int],
     boundary: bool,
-    progress: Progress | None,
+    progress: Progress,
 ) -> list[ImageRecord]:
     """Evaluate what `writer` does not have yet; return the records of all of `indices`."""
     known = {record.name: record for record in writer.done}
     names = data.image_names
     missing = [index for index in indices if names[index] not in known]
     before = len(indices) - len(missing)
-
-    def shifted(done: int, total: int) -> None:
-        if progress is not None:
-            progress(before + done, before + total)
-
-    for record in _evaluated(predictor, data, missing, boundary, shifted):
+    for record in _evaluated(predictor, data, missing, boundary, progress, before):
         writer.add(record)
         known[record.name] = record
     return [known[names[index]] for index in indices]
@@ -167,14 +162,15 @@ def _evaluated(
     data: EvaluationData,
     indices: Sequence[int],
     boundary: bool,
-    progress: Progress | None,
+    progress: Progress,
+    before: int = 0,
 ) -> Iterator[ImageRecord]:
-    for done, index in enumerate(indices):
-        if progress is not None:
-            progress(done, len(indices))
+    """before: images that were evaluated earlier, and are counted, too."""
+    total = before + len(indices)
+    progress.count(before, total)
+    for done, index in enumerate(indices, start=before + 1):
         yield evaluate_image(predictor, data, data.image(index), boundary=boundary)
-    if progress is not None:
-        progress(len(indices), len(indices))
+        progress.count(done, total)
 
 
 def evaluate_image(
@@ -229,14 +225,14 @@ def evaluate_bundle(
     classes: Classes | None = None,
     background: Background = "none",
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = QUIET,
 ) -> EvaluationResult:
     """Return how well a bundle labels a split of a labelled folder.
 
     bundle, background, threads: as `Segmenter.load` takes them; `none` gives every pixel a class,
     as published numbers have it, with the others an unlabelled pixel counts as wrong;
     classes: entries whose words name classes of the data, None for all (see `match_classes`);
-    progress: called with the number of images done and their total.
+    progress: counts images.
 
     Raises BadInputError for data that cannot be used, and what `Segmenter.load` raises.
     """
@@ -254,7 +250,7 @@ def evaluate_segmenter(
     folder: LabelledFolder,
     vocabulary: Vocabulary,
     *,
-    progress: Progress | None = None,
+    progress: Progress = QUIET,
 ) -> EvaluationResult:
     """Return how well a segmenter, which has `vocabulary` as its classes, labels a folder.
 

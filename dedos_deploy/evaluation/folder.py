@@ -18,29 +18,29 @@ from dedos_deploy.vocabulary import BACKGROUND_WORDS, Entry, Vocabulary
 
 @dataclass(frozen=True, eq=False)
 class LabelledImage:
-    """One image with its labels.
-
-    name: unique in its data; image_bgr: uint8 [H, W, 3]; labels: uint8 or uint16 [H, W], class ids
-    of the data it is read from, or its value for pixels that are not counted.
-    """
+    """One image with its labels."""
 
     name: str
+    """Unique in its data."""
     image_bgr: NDArray[np.uint8]
+    """uint8 [H, W, 3]."""
     labels: Ids
+    """uint8 or uint16 [H, W], class ids of the data it is read from, or its value for pixels that
+    are not counted."""
 
 
 @dataclass(frozen=True)
 class LabelledFolder:
-    """One split of a data set, with the names of all its files checked.
-
-    root: the folder; split: for example `val`; classes: names by label value, in lower case with
-    spaces for underscores; pairs: image and label file of every item, by name.
-    """
+    """One split of a data set, with the names of all its files checked."""
 
     root: Path
+    """The folder."""
     split: str
+    """For example `val`."""
     classes: tuple[str, ...]
+    """Names by label value, in lower case with spaces for underscores."""
     pairs: tuple[tuple[Path, Path], ...]
+    """Image and label file of every item, by name."""
 
     @classmethod
     def open(cls, root: str | os.PathLike[str], split: str) -> LabelledFolder:

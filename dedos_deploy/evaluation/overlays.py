@@ -12,7 +12,7 @@ from dedos_deploy.evaluation.confusion import Ids
 from dedos_deploy.evaluation.data import EvaluationData
 from dedos_deploy.evaluation.predictors import Predictor
 from dedos_deploy.evaluation.records import ImageRecord, confusion_of
-from dedos_deploy.runtime.sinks.palette import class_colour_bgr, palette_bgr
+from dedos_deploy.runtime.sinks.palette import class_colour_bgr, css_colour, palette_bgr
 
 Picture = NDArray[np.uint8]
 
@@ -30,26 +30,27 @@ _WRONG = (60, 60, 230)
 
 @dataclass(frozen=True)
 class Chosen:
-    """An image to show: kind, one of KINDS; miou: over the classes that its labels contain."""
+    """An image to show."""
 
     kind: str
+    """One of KINDS."""
     name: str
     miou: float
+    """Over the classes that its labels contain."""
 
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """The panels of one image, uint8 [h, w, 3] each, and what their colours mean.
-
-    mistakes: wrong pixels red, those that do not count grey; legend: class and colour as #rrggbb.
-    """
+    """The panels of one image, uint8 [h, w, 3] each, and what their colours mean."""
 
     chosen: Chosen
     image: Picture
     labels: Picture
     answer: Picture
     mistakes: Picture
+    """Wrong pixels red, those that do not count grey."""
     legend: tuple[tuple[str, str], ...]
+    """Class and colour as #rrggbb."""
 
 
 def image_miou(record: ImageRecord, classes: int) -> float:
@@ -99,7 +100,7 @@ def _shown(one: Chosen, image: Picture, labels: Ids, answer: Ids, data: Evaluati
         labels=_fitted(_painted(image, labels, classes)),
         answer=_fitted(_painted(image, answer, classes)),
         mistakes=_fitted(mistakes),
-        legend=tuple((names[index], _hex(int(index))) for index in occur),
+        legend=tuple((names[index], css_colour(class_colour_bgr(int(index)))) for index in occur),
     )
 
 
@@ -118,8 +119,3 @@ def _fitted(panel: Picture) -> Picture:
         return panel
     size_wh = (PANEL_WIDTH, max(1, round(height * PANEL_WIDTH / width)))
     return np.asarray(cv2.resize(panel, size_wh, interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def _hex(class_id: int) -> str:
-    blue, green, red = class_colour_bgr(class_id)
-    return f"#{red:02x}{green:02x}{blue:02x}"

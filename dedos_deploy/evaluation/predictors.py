@@ -20,7 +20,7 @@ from dedos_deploy.vocabulary import Vocabulary, canonical_word
 if TYPE_CHECKING:
     from dedos_deploy.bundle import Bundle
     from dedos_deploy.runtime.segmentation import Segmentation
-    from dedos_deploy.runtime.segmenter import Background
+    from dedos_deploy.spec import Background
 
 
 class Predictor(Protocol):

@@ -25,12 +25,14 @@ MESS = "MESS/"
 
 @dataclass(frozen=True)
 class ClassList:
-    """Names as published; source: where from; sha256: of the names joined by newlines."""
+    """Names as published."""
 
     name: str
     classes: tuple[str, ...]
     source: str
+    """Where they come from."""
     sha256: str
+    """Of the names joined by newlines."""
     notes: str = ""
 
     @property
@@ -41,39 +43,41 @@ class ClassList:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the files of a protocol lie, below a root, and what label values mean.
-
-    images, labels: folders, searched with those inside them; image_suffix, label_suffix: ends of
-    file names, before which names of an image and its labels agree; first: label value of class 0,
-    the others following; map: label value -> class instead; ignored: values that are not counted;
-    listed: a file of names, one per line, that the split consists of (None: all labels there are).
-    """
+    """Where the files of a protocol lie, below a root, and what label values mean."""
 
     images: str
+    """Folder, searched with those inside it."""
     labels: str
+    """Folder, searched with those inside it."""
     image_suffix: str
+    """End of the names of images, before which those of their labels agree."""
     label_suffix: str
+    """End of the names of label files."""
     first: int = 0
+    """Label value of class 0, the others following."""
     map: dict[str, int] | None = None
+    """Label value -> class instead."""
     ignored: tuple[int, ...] = (255,)
+    """Label values that are not counted."""
     listed: str | None = None
+    """A file of names, one per line, that the split consists of (None: all labels there are)."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """One benchmark.
-
-    classes: the list that is asked for; obtain: where its data comes from; layouts: the first one
-    whose folders are there is read; folded: (name, n) when predictions of class n and later all
-    count as one class of that name; domain: of MESS.
-    """
+    """One benchmark."""
 
     name: str
     classes: ClassList
+    """The list that is asked for."""
     obtain: str
+    """Where its data comes from."""
     layouts: tuple[Layout, ...]
+    """The first one whose folders are there is read."""
     folded: tuple[str, int] | None = None
+    """(name, n) when predictions of class n and later all count as one class of that name."""
     domain: str | None = None
+    """That of MESS, where it is one of its data sets."""
 
     @property
     def scored(self) -> tuple[str, ...]:

@@ -32,16 +32,18 @@ Header = dict[str, Any]
 class ImageRecord:
     """The pixels of one image by label and prediction.
 
-    cells: (label, prediction, pixels), the prediction `classes` meaning none; boundary: (class,
-    pixels in both bands, pixels in either), empty when boundaries were not measured; size: height
-    and width; seconds: in the predictor. An image without a pixel that counts has no cells.
+    An image without a pixel that counts has no cells.
     """
 
     name: str
     size: tuple[int, int]
+    """Height and width."""
     cells: tuple[tuple[int, int, int], ...]
+    """(label, prediction, pixels), the prediction `classes` meaning none."""
     boundary: tuple[tuple[int, int, int], ...]
+    """(class, pixels in both bands, pixels in either), empty when boundaries were not measured."""
     seconds: float
+    """Spent in the predictor."""
 
     @property
     def skipped(self) -> bool:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dedos_deploy import __version__
 from dedos_deploy.errors import SinkError
 from dedos_deploy.evaluation.compare import Comparison, Interval
 from dedos_deploy.evaluation.overlays import Shown
@@ -21,22 +20,22 @@ from dedos_deploy.evaluation.protocols import MESS, mess_means
 from dedos_deploy.evaluation.result import EvaluationResult
 from dedos_deploy.evaluation.tables import Standing, paper_tables
 from dedos_deploy.files import write_atomically
+from dedos_deploy.version import __version__
 
 REPORT_JSON, REPORT_MD, REPORT_HTML = "report.json", "report.md", "report.html"
 
 
 @dataclass(frozen=True)
 class Section:
-    """One evaluation in a report.
-
-    identity: what decided its answers; shown: pictures; standing: its place among published rows,
-    None for data that no paper scores on.
-    """
+    """One evaluation in a report."""
 
     result: EvaluationResult
     identity: dict[str, Any]
+    """What decided its answers."""
     shown: Sequence[Shown] = ()
+    """Pictures of images."""
     standing: Standing | None = None
+    """Its place among published rows, None for data that no paper scores on."""
 
 
 @dataclass(frozen=True)

@@ -22,49 +22,58 @@ GROUPS = ("base", "novel")
 
 @dataclass(frozen=True)
 class ConfusionPair:
-    """Pixels of class `label` that were called `predicted` (None: no class); part: of that class's
-    labelled pixels.
-    """
+    """Pixels of class `label` that were called `predicted`."""
 
     label: str
     predicted: str | None
+    """None: no class."""
     pixels: int
     part: float
+    """Of that class's labelled pixels."""
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """How well label maps agree with labels.
-
-    classes: names; iou, class_accuracy, boundary_iou: per class, None where there is nothing to
-    divide by (boundary_iou as a whole None when it was not measured); labelled: pixels that carry
-    the label; miou_present, miou_union, boundary_miou: means over classes that labels contain,
-    respectively labels or predictions; accuracy: of pixels; mean_accuracy: of classes;
-    frequency_weighted_iou: by labelled pixels; pairs: most frequent mistakes; groups: miou_present
-    of the base and the novel classes, where they were told apart; images: how many were counted;
-    skipped: names of those with no pixel that counts; seconds_inference: spent in the predictor;
-    seconds_total: reading and counting included.
-    """
+    """How well label maps agree with labels."""
 
     predictor: str
     data: str
     classes: tuple[str, ...]
+    """Names, in the order of what is given per class."""
     iou: tuple[float | None, ...]
+    """Intersection over union per class, None where there is nothing to divide by."""
     class_accuracy: tuple[float | None, ...]
+    """Part of the labelled pixels that got their class, per class, None where there is nothing to
+    divide by."""
     boundary_iou: tuple[float | None, ...] | None
+    """IoU of bands along outlines, per class, as `iou`; None as a whole when it was not
+    measured."""
     labelled: tuple[int, ...]
+    """Pixels that carry the label, per class."""
     miou_present: float
+    """Mean IoU over the classes that labels contain."""
     miou_union: float
+    """Mean IoU over the classes that labels or predictions contain."""
     boundary_miou: float | None
+    """Mean boundary IoU over the classes that labels contain."""
     accuracy: float
+    """Part of the labelled pixels that got their class."""
     mean_accuracy: float
+    """Mean of `class_accuracy` over the classes that labels contain."""
     frequency_weighted_iou: float
+    """Mean IoU weighted by labelled pixels."""
     pairs: tuple[ConfusionPair, ...]
+    """Most frequent mistakes."""
     groups: dict[str, float | None]
+    """miou_present of the base and the novel classes, where they were told apart."""
     images: int
+    """How many were counted: those with a pixel that counts."""
     skipped: tuple[str, ...]
+    """Names of images with no pixel that counts."""
     seconds_inference: float
+    """Spent in the predictor."""
     seconds_total: float
+    """Reading and counting included."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values under stable keys, with `iou` by class name."""

@@ -19,7 +19,7 @@ from dedos_deploy.files import read_regular
 from dedos_deploy.vocabulary import Entry, Vocabulary, canonical_word
 
 if TYPE_CHECKING:
-    from dedos_deploy.runtime.segmenter import Background
+    from dedos_deploy.spec import Background
 
 Kind = Literal["bundle", "checkpoint", "net"]
 
@@ -40,28 +40,27 @@ class Running:
 
 @dataclass(frozen=True)
 class NetWords:
-    """What a net of fixed classes knows: words by channel, and which of them mean a class.
-
-    joined: name of a class -> words of the net, for classes that are not one of its words.
-    """
+    """What a net of fixed classes knows: words by channel, and which of them mean a class."""
 
     words: tuple[str, ...]
     joined: Mapping[str, Sequence[str]]
+    """Name of a class -> words of the net, for classes that are not one of its words."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One thing to evaluate.
-
-    kind, path: what it is and where; template: prompt templates, None for its own; synonyms:
-    whether to ask for them, None as the data has it; net: for kind `net`.
-    """
+    """One thing to evaluate."""
 
     kind: Kind
+    """What it is."""
     path: str
+    """Where it is."""
     template: str | None = None
+    """Prompt templates, None for its own."""
     synonyms: bool | None = None
+    """Whether to ask for them, None as the data has it."""
     net: NetWords | None = None
+    """For kind `net`."""
 
     @property
     def name(self) -> str:

@@ -22,17 +22,19 @@ MEAN = "Mean"
 
 @dataclass(frozen=True)
 class PaperRow:
-    """One row: model; reference: its number in the paper; vlm: vision-language model; training:
-    data set, and additional: whether others were used as well (Table 1 only); scores: mIoU in
-    percent by column, None where the paper has a dash.
-    """
+    """One row of a table: a model and its scores."""
 
     model: str
     reference: int | None
+    """The model's number in the paper."""
     vlm: str | None
+    """Vision-language model."""
     scores: dict[str, float | None]
+    """mIoU in percent by column, None where the paper has a dash."""
     training: str | None = None
+    """Data set (Table 1 only)."""
     additional: bool | None = None
+    """Whether other data sets were used as well (Table 1 only)."""
 
     @property
     def label(self) -> str:
@@ -54,16 +56,15 @@ class PaperTable:
 
 @dataclass(frozen=True)
 class Standing:
-    """A result among the published ones.
-
-    table: "Table 1" or "Table 2"; column; ranked: (name, mIoU in percent), best first, the own
-    result called HERE; place: its rank from 1, of equals the best.
-    """
+    """A result among the published ones."""
 
     table: str
+    """`Table 1` or `Table 2`."""
     column: str
     ranked: tuple[tuple[str, float], ...]
+    """(name, mIoU in percent), best first, the own result called HERE."""
     place: int
+    """Its rank from 1, of equals the best."""
 
     def rows(self) -> list[tuple[str, ...]]:
         """Return header and rows for a report."""

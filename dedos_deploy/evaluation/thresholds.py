@@ -8,7 +8,7 @@ label, IoU(t) = TP(t) / (L + FP(t)).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,14 +20,12 @@ from dedos_deploy.evaluation.confusion import Ids
 LEVELS = 256
 """The runtime gives scores in 255ths."""
 
-Progress = Callable[[int, int], None]
-
 
 @dataclass(frozen=True)
 class ClassThreshold:
     """The threshold of a class, in [0, 1], and its IoU without and with it, on the same images.
 
-    labelled: pixels that carry the label; threshold None for a class that no label shows.
+    The threshold is None for a class that no label shows.
     """
 
     name: str
@@ -35,6 +33,7 @@ class ClassThreshold:
     iou_without: float | None
     iou_with: float | None
     labelled: int
+    """Pixels that carry the label."""
 
 
 class ThresholdCounts:

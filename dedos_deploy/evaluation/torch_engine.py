@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError, require
 from dedos_deploy.files import sha256_of_file
-from dedos_deploy.runtime.engines.contract import Tensors, check_inputs
-from dedos_deploy.runtime.segmenter import Background, Segmenter
+from dedos_deploy.runtime.engines.contract import Engine
+from dedos_deploy.runtime.engines.tensors import Tensors, check_inputs
+from dedos_deploy.runtime.segmenter import Segmenter
 from dedos_deploy.runtime.slots import Thresholds
-from dedos_deploy.spec import GraphSpec
+from dedos_deploy.spec import Background, GraphSpec
 from dedos_deploy.text.templates import prompt_templates
 from dedos_deploy.threads import usable_threads
 from dedos_deploy.vocabulary import Vocabulary
@@ -24,10 +24,8 @@ if TYPE_CHECKING:
     from dedos_deploy.model import Dedos
 
 
-class TorchEngine(Closing):
+class TorchEngine(Engine):
     """The image graph of a model in eval mode, on `device`, in float32."""
-
-    max_slots: int | None = None
 
     def __init__(self, model: Dedos, spec: GraphSpec, device: str) -> None:
         self.spec = spec
@@ -115,7 +113,7 @@ class _Encoder:
     def __call__(self, words: Sequence[str], **_: object) -> NDArray[np.float32]:
         import torch
 
-        from dedos_deploy.training.embeddings import WordEmbeddings
+        from dedos_deploy.model.word_embeddings import WordEmbeddings
 
         with torch.no_grad():
             rows = WordEmbeddings(self._model, words, template=self._template, tuned=False)

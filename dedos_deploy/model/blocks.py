@@ -8,6 +8,7 @@ normalisation, linear attention's normaliser. In float32 these casts are no-ops 
 
 from __future__ import annotations
 
+import itertools
 from typing import Literal
 
 import torch
@@ -150,7 +151,7 @@ class Mlp(nn.Sequential):
 
     def __init__(self, *widths: int) -> None:
         layers: list[nn.Module] = []
-        for index, (wide, narrow) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        for index, (wide, narrow) in enumerate(itertools.pairwise(widths)):
             layers += [nn.ReLU()] * (index > 0) + [nn.Linear(wide, narrow)]
         super().__init__(*layers)
 
@@ -172,4 +173,4 @@ def sine_position(size_hw: tuple[int, int], width: int, *, like: Tensor) -> Tens
     return torch.cat([grid_y, grid_x], dim=-1).reshape(1, height * wide, width).to(like.dtype)
 
 
-Precision = Literal["fp32", "fp16"]
+Arithmetic = Literal["fp32", "fp16"]

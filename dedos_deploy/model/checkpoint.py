@@ -13,10 +13,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dedos_deploy.borders import foreign
-from dedos_deploy.bundle._fields import FieldError, checked, load_json
 from dedos_deploy.errors import BadInputError, listed, shown
+from dedos_deploy.fields import FieldError, checked, load_json
 from dedos_deploy.files import write_atomically
-from dedos_deploy.model.dedos import Dedos, build_model
+from dedos_deploy.model.build import build_model
+from dedos_deploy.model.dedos import Dedos
 from dedos_deploy.model.tensor_files import load_strictly, read_tensors
 from dedos_deploy.presets import ModelConfig, config_from_dict
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from dedos_deploy.model.build import build_model
 from dedos_deploy.model.dedos import Dedos
 from dedos_deploy.model.freeze import freeze
 from dedos_deploy.presets import ModelConfig
@@ -32,30 +33,30 @@ PARTS = (
 
 @dataclass(frozen=True)
 class ModelCost:
-    """Cost of the frozen graph for one image.
-
-    macs: all multiply-accumulates of matrix products and convolutions; macs_table7: the same
-    without CLIP's own attention products, the convention behind the paper's Table 7 (fvcore does
-    not see inside nn.MultiheadAttention); macs_by_part: `macs` per module; parameters_trained:
-    what training learns (CLIP frozen unless the preset tunes it, a pretrained detail branch always);
-    parameters_shipped: learned
-    numbers in the deployed graph, CLIP's own excluded when it is frozen; parameters_clip: trunk
-    weights in the deployed graph; activation_bytes: peak of live FP32 activations, weights excluded.
-    """
+    """Cost of the frozen graph for one image."""
 
     macs: int
+    """All multiply-accumulates of matrix products and convolutions."""
     macs_table7: int
+    """`macs` without CLIP's own attention products, the convention behind the paper's Table 7
+    (fvcore does not see inside nn.MultiheadAttention)."""
     macs_by_part: dict[str, int]
+    """`macs` per module."""
     parameters_trained: int
+    """What training learns (CLIP frozen unless the preset tunes it, a pretrained detail branch
+    always)."""
     parameters_shipped: int
+    """Learned numbers in the deployed graph, CLIP's own excluded when it is frozen."""
     parameters_clip: int
+    """Trunk weights in the deployed graph."""
     activation_bytes: int
+    """Peak of live FP32 activations, weights excluded."""
 
 
 def model_cost(config: ModelConfig, *, size_hw: tuple[int, int], slots: int) -> ModelCost:
     """Return the cost of `config` at one network size and number of slots K."""
     with torch.device("meta"):
-        model = Dedos(config).eval()
+        model = build_model(config)
         frozen = freeze(model, size_hw=size_hw)
         image = torch.zeros(1, *size_hw, 3, dtype=torch.uint8)
         text = torch.zeros(slots, config.clip.text_width)

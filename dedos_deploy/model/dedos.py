@@ -25,17 +25,17 @@ _AUTOCAST = ("cpu", "cuda")
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the criterion reads.
-
-    class_logits: [B, Q, K]; mask_logits: [B, Q, h, w]; auxiliary: the same pair for the queries
-    before the first decoder layer and after each one but the last; dense_logits: [B, K, gh, gw]
-    class logits of the cost aggregation, None without it.
-    """
+    """What the criterion reads."""
 
     class_logits: Tensor
+    """[B, Q, K]."""
     mask_logits: Tensor
+    """[B, Q, h, w]."""
     auxiliary: tuple[tuple[Tensor, Tensor], ...]
+    """The same pair for the queries before the first decoder layer and after each one but the
+    last."""
     dense_logits: Tensor | None
+    """[B, K, gh, gw] class logits of the cost aggregation, None without it."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,23 @@ class _Features:
     dense_logits: Tensor | None
 
 
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """The modules of one model, which fit each other."""
+
+    trunk: ClipTrunk
+    text_tower: TextTower
+    proxy_queries: ProxyQueries
+    refinement: Refinement
+    detail: DetailBranch | MobileBranch | None
+    """Gives the pixel decoder what a plain ViT lacks; None without it."""
+    pixel_decoder: PixelDecoder
+    cost_aggregation: CostAggregation | None
+    mask_features: MaskFeatures
+    mask_decoder: MaskDecoder
+    text_aggregation: TextAggregation
+
+
 class Dedos(nn.Module):
     """Refined CLIP, pixel decoder, cost aggregation, mask decoder, text aggregation.
 
@@ -52,46 +69,21 @@ class Dedos(nn.Module):
     BGR, text float32 [K, D] unit rows, valid float32 [K]; scores [B, K, H // 4, W // 4] in [0, 1].
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, parts: Parts) -> None:
+        """Put `parts` together as `config`, from which `build_model` made them, says."""
         super().__init__()
         self.config = config
-        clip, width = config.clip, config.query_width
-        self.taps = decoder_taps(clip.layers)
-        self.trunk = ClipTrunk(clip, config.refine_blocks)
-        self.text_tower = TextTower(clip.text, clip.text_width, clip.activation)
-        self.proxy_queries = ProxyQueries(
-            config.basic_kernel, config.diffusion_kernel, config.steps
-        )
-        self.refinement: Refinement | FoldedRefinement = Refinement(
-            width, clip.width, norm=config.refine_norm
-        )
-        self.detail = _detail_branch(config)
-        details = self.detail.widths if self.detail is not None else ()
-        self.pixel_decoder = PixelDecoder(
-            config.pixel_decoder,
-            clip_width=clip.width,
-            width=width,
-            layers=config.pixel_layers,
-            ffn=config.pixel_ffn,
-            heads=config.decoder_heads,
-            detail_widths=details,
-        )
-        self.cost_aggregation = (
-            CostAggregation(width, clip.text_width, config.aggregation_width)
-            if config.aggregation == "light"
-            else None
-        )
-        self.mask_features = MaskFeatures(width, details)
-        self.mask_decoder = MaskDecoder(
-            width,
-            queries=config.queries,
-            layers=config.decoder_layers,
-            heads=config.decoder_heads,
-            ffn=config.decoder_ffn,
-        )
-        self.text_aggregation = TextAggregation(
-            width, clip.text_width, blocks=config.text_blocks, heads=config.decoder_heads
-        )
+        self.taps = decoder_taps(config.clip.layers)
+        self.trunk = parts.trunk
+        self.text_tower = parts.text_tower
+        self.proxy_queries = parts.proxy_queries
+        self.refinement: Refinement | FoldedRefinement = parts.refinement
+        self.detail = parts.detail
+        self.pixel_decoder = parts.pixel_decoder
+        self.cost_aggregation = parts.cost_aggregation
+        self.mask_features = parts.mask_features
+        self.mask_decoder = parts.mask_decoder
+        self.text_aggregation = parts.text_aggregation
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Return text embeddings [N, D], not normalised, of BPE tokens int64 [N, L]."""
@@ -165,16 +157,3 @@ def decoder_taps(layers: int) -> tuple[int, int, int]:
     ((5, 8, 11), (11, 17, 23), (2, 3, 5))
     """
     return layers // 2 - 1, 3 * layers // 4 - 1, layers - 1
-
-
-def _detail_branch(config: ModelConfig) -> DetailBranch | MobileBranch | None:
-    if config.detail == "mobile":
-        return MobileBranch()
-    return DetailBranch(config.detail_width) if config.detail_width else None
-
-
-def build_model(config: ModelConfig, *, seed: int = 0) -> Dedos:
-    """Return a DEDOS model with random weights drawn from `seed`, in eval mode."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Dedos(config).eval()

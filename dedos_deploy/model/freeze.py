@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from dedos_deploy.model.blocks import Precision
+from dedos_deploy.model.blocks import Arithmetic
 from dedos_deploy.model.clip_trunk import PatchEmbedding, PositionEmbedding
 from dedos_deploy.model.dedos import Dedos
 from dedos_deploy.model.detail_branch import ConvUnit
@@ -46,7 +46,7 @@ def freeze(
     model: Dedos,
     *,
     size_hw: tuple[int, int],
-    precision: Precision = "fp32",
+    precision: Arithmetic = "fp32",
     deformable: Sampling = "grid_sample",
     score_dtype: torch.dtype = torch.float32,
 ) -> FrozenDedos:

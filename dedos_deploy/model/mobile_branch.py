@@ -21,19 +21,21 @@ DETAIL_WIDTHS = (24, 40, FEATURES + 120)
 
 @dataclass(frozen=True)
 class BottleneckPlan:
-    """One inverted bottleneck.
-
-    wide, out: channels inside and after it; kernel, stride, dilation: of its spatial convolution;
-    fused: that convolution also widens (full 3x3), where otherwise a 1x1 widens and a depthwise one
-    looks around.
-    """
+    """One inverted bottleneck."""
 
     wide: int
+    """Channels inside it."""
     out: int
+    """Channels after it."""
     kernel: int = 3
+    """Side of its spatial convolution."""
     stride: int = 1
+    """Of that convolution."""
     dilation: int = 1
+    """Of that convolution."""
     fused: bool = False
+    """The spatial convolution also widens (full 3x3), where otherwise a 1x1 widens and a depthwise
+    one looks around."""
 
 
 _STAGE4 = (BottleneckPlan(128, 24, stride=2, fused=True), *[BottleneckPlan(96, 24, fused=True)] * 3)

@@ -123,7 +123,7 @@ def copy_clip(model: Dedos, state: dict[str, Tensor]) -> None:
     expected = {name for name in own if name.startswith(("trunk.", "text_tower."))}
     found = renamed(state)
     if expected != set(found):
-        odd = sorted(expected ^ set(found))[0]
+        odd = min(expected ^ set(found))
         raise BadInputError(f"CLIP weights do not fit {model.config.preset}: {odd} is unmatched")
     with torch.no_grad():
         for name, value in found.items():

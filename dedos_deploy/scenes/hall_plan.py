@@ -129,7 +129,7 @@ def _line_wall(actors: list[Actor], rng: random.Random, room: Room, side: int) -
     z = rng.uniform(0.2, 2.5)
     while z < room.length - 1.5:
         name = rng.choices(names, shares)[0]
-        if name == "radiator" or name == "gap":
+        if name in {"radiator", "gap"}:
             z += rng.uniform(0.5, 2.0)
             continue
         z += _wall_item(actors, rng, room, side, z, name) + rng.uniform(0.15, 1.6)

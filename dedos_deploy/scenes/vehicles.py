@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from functools import lru_cache
@@ -194,7 +195,7 @@ def _car_mesh(kind: int, detail: int) -> Mesh:
     profile, width = CARS[kind]
     length, half = profile[-1][0], width / 2
     faces: list[tuple[Outline, int]] = []
-    for index, ((a0, y0, i0), (a1, y1, i1)) in enumerate(zip(profile, profile[1:], strict=False)):
+    for index, ((a0, y0, i0), (a1, y1, i1)) in enumerate(itertools.pairwise(profile)):
         outline = (
             (i0 - half, y0, a0),
             (half - i0, y0, a0),
@@ -251,7 +252,7 @@ def _load_mesh(length: float, height: float, detail: int) -> Mesh:
 def _cab_mesh(detail: int) -> Mesh:
     faces = _box(2.3, 0.55, 2.65, 0.0, 1.7, _PAINT)
     if detail:
-        faces += _bands(2.3, 1.7, 1.75, 0.6, 1) + [_plate(0, 1.98, 1.72, 1.0, 0.4, _PANE)]
+        faces += [*_bands(2.3, 1.7, 1.75, 0.6, 1), _plate(0, 1.98, 1.72, 1.0, 0.4, _PANE)]
         faces += [_plate(x, 0.85, 1.72, 0.16, 0.1, _FRONT) for x in (-0.9, 0.9)]
         faces.append(_plate(0, 1.2, 1.72, 0.8, 0.15, _TRIM))
     faces += _wheels(1.17, 0.48, (0.9,), detail)

@@ -56,18 +56,23 @@ def default_cache_folder() -> Path:
 
 @dataclass(frozen=True)
 class CacheKey:
-    """What decides an embedding.
-
-    tower_sha256, tokenizer_sha256: of the files; context_length: L, tokens in a row; text_width: D;
-    templates: prompts in their order; word: in its canonical form.
-    """
+    """What decides an embedding."""
 
     tower_sha256: str
     tokenizer_sha256: str
+    """Of the files."""
+
     context_length: int
+    """L, tokens in a row."""
+
     text_width: int
+    """D, width of an embedding."""
+
     templates: tuple[str, ...]
+    """Prompts in their order."""
+
     word: str
+    """In its canonical form."""
 
     def digest(self) -> bytes:
         """Return 32 bytes that differ whenever any part differs."""

@@ -34,20 +34,24 @@ Source = str | os.PathLike[str] | bytes
 
 @dataclass(frozen=True)
 class TowerFiles:
-    """What turns prompts into embeddings, as a bundle has it.
-
-    model: text_encoder.onnx, or its bytes, with the input `tokens`, int64 [N, L], and the output
-    `embedding`, float32 [N, D]; tokenizer: tokenizer.json, or its bytes;
-    model_sha256, tokenizer_sha256: what they must be, for they stand for the files in caches;
-    context_length: L; text_width: D.
-    """
+    """What turns prompts into embeddings, as a bundle has it."""
 
     model: Source = field(repr=False)
+    """text_encoder.onnx, or its bytes, with the input `tokens`, int64 [N, L], and the output
+    `embedding`, float32 [N, D]."""
+
     tokenizer: Source = field(repr=False)
+    """tokenizer.json, or its bytes."""
+
     model_sha256: str
     tokenizer_sha256: str
+    """What they must be, for they stand for the files in caches."""
+
     context_length: int
+    """L, tokens in a row."""
+
     text_width: int
+    """D, width of an embedding."""
 
     def open_tokenizer(self) -> Tokenizer:
         """Raises BadBundleError when it is unusable, or not the one it should be."""

@@ -35,15 +35,16 @@ Rows = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class VocabularyFile:
-    """The content of a vocabulary file.
-
-    words: N distinct words; embeddings: float32 [N, D], rows of length 1;
-    metadata: what the writer added, such as the hash of the text tower.
-    """
+    """The content of a vocabulary file."""
 
     words: tuple[str, ...]
+    """N distinct words."""
+
     embeddings: Rows
+    """float32 [N, D], rows of length 1."""
+
     metadata: Mapping[str, str] = field(default_factory=dict)
+    """What the writer added, such as the hash of the text tower."""
 
 
 def save_vocabulary(

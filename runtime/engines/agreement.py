@@ -11,15 +11,15 @@ from dedos_deploy.spec import NONE_UINT8, NONE_UINT16, none_id
 
 
 def label_agreement(
-    expected: NDArray[np.float32], found: NDArray[np.float32], frame_hw: tuple[int, ...]
+    expected: NDArray[np.float32], actual: NDArray[np.float32], frame_hw: tuple[int, ...]
 ) -> float:
     """Return the part of a frame's pixels with the same label; 0 when a score is not a number.
 
-    expected, found: scores float32 [K, h, w]; frame_hw: size of the label map.
+    expected, actual: scores float32 [K, h, w]; frame_hw: size of the label map.
     """
-    if not np.isfinite(found).all():
+    if not np.isfinite(actual).all():
         return 0.0
-    return float(np.mean(_labels(expected, frame_hw) == _labels(found, frame_hw)))
+    return float(np.mean(_labels(expected, frame_hw) == _labels(actual, frame_hw)))
 
 
 def _labels(scores: NDArray[np.float32], frame_hw: tuple[int, ...]) -> NDArray[Any]:

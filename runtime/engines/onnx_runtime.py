@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.borders import NO_RETRY, foreign, onnx_runtime_advice, spoken_reason
-from dedos_deploy.closing import Closing
 from dedos_deploy.errors import EngineError, listed
-from dedos_deploy.runtime.engines.contract import Tensors, check_inputs
+from dedos_deploy.runtime.engines.contract import Engine
+from dedos_deploy.runtime.engines.tensors import Tensors, check_inputs
 from dedos_deploy.spec import GraphSpec, TensorSpec
 from dedos_deploy.threads import usable_threads
 
@@ -44,13 +44,11 @@ def session_options(threads: int | None = None) -> Any:
     return options
 
 
-class OnnxEngine(Closing):
+class OnnxEngine(Engine):
     """An image graph in ONNX Runtime, for any number of slots K.
 
     Inputs are used in place and `scores` is one array per K that the next call overwrites.
     """
-
-    max_slots: int | None = None
 
     def __init__(self, model: Path, spec: GraphSpec, *, threads: int | None = None) -> None:
         """Load `model`, an ONNX file whose tensors are those of `spec`.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dedos_deploy.errors import BadInputError, nearest
 from dedos_deploy.runtime.engines.contract import Engine, EngineOptions
+from dedos_deploy.spec import ENGINES
 from dedos_deploy.threads import usable_threads
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def _open_tensorrt(target: str) -> Open:
 Open = Callable[["Bundle", EngineOptions], Engine]
 
 
-ENGINES: dict[str, Open] = {
+_OPEN: dict[str, Open] = {
     "cpu": _open_cpu,
     "cuda": _open_cuda,
     "trt": _open_tensorrt("trt"),
@@ -50,7 +51,7 @@ ENGINES: dict[str, Open] = {
 def open_engine(
     bundle: Bundle, target: str = "cpu", options: EngineOptions | None = None
 ) -> Engine:
-    """Return the engine of `bundle` for `target`, one of ENGINES.
+    """Return the engine of `bundle` for `target`, one of `spec.ENGINES`.
 
     An engine of TensorRT is taken from the bundle or the user's cache, or built here, and compared
     with ONNX Runtime before its first use on a device.
@@ -59,7 +60,7 @@ def open_engine(
     EngineError, ParityError or BadBundleError when the graph cannot be loaded.
     """
     options = options or EngineOptions()
-    if target not in ENGINES:
+    if target not in _OPEN:
         raise BadInputError(
             f"unknown engine {target!r}{nearest(target, ENGINES)}; choose one of "
             f"{', '.join(ENGINES)}"
@@ -67,4 +68,4 @@ def open_engine(
     usable_threads(options.threads)  # engines that start none refuse nonsense, too
     if options.gpu < 0:
         raise BadInputError(f"the index of a GPU is 0 or more, not {options.gpu}")
-    return ENGINES[target](bundle, options)
+    return _OPEN[target](bundle, options)

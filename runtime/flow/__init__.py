@@ -4,7 +4,7 @@ from dedos_deploy.runtime.flow.feed import Feed
 from dedos_deploy.runtime.flow.feed_options import FeedOptions, Reconnect
 from dedos_deploy.runtime.flow.pipeline import Pipeline, run
 from dedos_deploy.runtime.flow.report import CameraReport
-from dedos_deploy.runtime.flow.run import Fleet, Run, RunOptions
+from dedos_deploy.runtime.flow.run import Run, RunOptions
 from dedos_deploy.runtime.flow.source_state import FeedReport, SourceState
 from dedos_deploy.runtime.flow.turns import Camera
 
@@ -14,7 +14,6 @@ __all__ = [
     "Feed",
     "FeedOptions",
     "FeedReport",
-    "Fleet",
     "Pipeline",
     "Reconnect",
     "Run",

@@ -22,7 +22,7 @@ from dedos_deploy.runtime.sources.contract import POLL_S, SUPERSEDED, Outcome, S
 
 log = logging.getLogger(__name__)
 
-JOIN_S = 0.9
+FEED_JOIN_S = 0.9
 """How long a driver that may hang is waited for."""
 
 
@@ -141,7 +141,7 @@ class Feed(Closing):
         self._worker.abandon()
         self._asking.set()
 
-    def close(self, timeout_s: float = JOIN_S) -> None:
+    def close(self, timeout_s: float = FEED_JOIN_S) -> None:
         """Stop, and wait for the thread a moment after the first request: one that is stuck in a
         driver is left behind."""
         self.request_stop()

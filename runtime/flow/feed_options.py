@@ -36,17 +36,23 @@ NEVER = Reconnect(attempts=0)
 
 @dataclass(frozen=True)
 class FeedOptions:
-    """reconnect: how a source that failed, also at its first opening, is opened again; stall_s:
-    silence after which it counts as stalled; ahead: frames read ahead from a recording; told: log its
-    states and what it is lost to, False where the reader raises that; lent: the source is open
-    already and somebody else's, who closes it: a live one is read when a frame is asked for, since it
-    drops by itself what nobody asked for."""
+    """How a source is read, and opened again when it was lost."""
 
     reconnect: Reconnect = field(default_factory=Reconnect)
+    """How a source that failed, also at its first opening, is opened again."""
+
     stall_s: float = 2.0
+    """Silence after which it counts as stalled."""
+
     ahead: int = 2
+    """Frames read ahead from a recording."""
+
     told: bool = True
+    """Log its states and what it is lost to, False where the reader raises that."""
+
     lent: bool = False
+    """The source is open already and somebody else's, who closes it: a live one is read when a
+    frame is asked for, since it drops by itself what nobody asked for."""
 
 
 LENT = FeedOptions(Reconnect(attempts=0), told=False, lent=True)

@@ -12,7 +12,7 @@ from dedos_deploy.runtime.flow.feed_options import LENT
 from dedos_deploy.runtime.flow.run import Run, RunOptions
 from dedos_deploy.runtime.flow.stages import StageBoard
 from dedos_deploy.runtime.flow.statistics import Meter, Statistics
-from dedos_deploy.runtime.flow.turns import Camera, Labeller
+from dedos_deploy.runtime.flow.turns import AnySegmenter, Camera
 from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.sinks.contract import Sink, SinkErrors
@@ -33,7 +33,7 @@ class Pipeline:
     def __init__(
         self,
         source: Source,
-        segmenter: Labeller,
+        segmenter: AnySegmenter,
         sinks: Sequence[Sink] = (),
         *,
         stop: threading.Event | None = None,
@@ -94,7 +94,7 @@ class Pipeline:
 
 def run(
     source: Source,
-    segmenter: Labeller,
+    segmenter: AnySegmenter,
     sinks: Sequence[Sink] = (),
     *,
     stop: threading.Event | None = None,

@@ -11,13 +11,17 @@ from dedos_deploy.runtime.flow.statistics import Statistics
 
 @dataclass(frozen=True)
 class CameraReport:
-    """name; source: of its feed; results: numbers of what was labelled, `drops` of all causes
-    included; outputs: by address, the error that ended one, or None."""
+    """How a camera is."""
 
     name: str
     source: FeedReport
+    """Of its feed."""
+
     results: Statistics
+    """Numbers of what was labelled, `drops` of all causes included."""
+
     outputs: dict[str, str | None]
+    """By address, the error that ended one, or None."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""

@@ -32,26 +32,28 @@ from dedos_deploy.runtime.sources.contract import POLL_S, Outcome
 log = logging.getLogger(__name__)
 
 Result = tuple[Seat, Frame, Segmentation]
-OnResult = Callable[[str, Frame, Segmentation], None]
+OnCameraResult = Callable[[str, Frame, Segmentation], None]
 Errors = Literal["raise", "count"]
 """What an error of a source, the engine or the callback means: the end of the run, or a number."""
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """When a run ends.
-
-    max_results: after so many, None for no such end; errors: `raise` ends it with the first error of a
-    source, the segmenter or the callback, `count` counts them and goes on with the others; sink_errors:
-    `stop` ends it with the first error of a sink, `continue` gives that sink no more results;
-    errors_in_a_row: frames that the engine may fail on, one after the other, before its error ends the
-    run all the same.
-    """
+    """When a run ends."""
 
     max_results: int | None = None
+    """After so many, None for no such end."""
+
     errors: Errors = "count"
+    """`raise` ends it with the first error of a source, the segmenter or the callback, `count`
+    counts them and goes on with the others."""
+
     sink_errors: SinkErrors = "continue"
+    """`stop` ends it with the first error of a sink, `continue` gives that sink no more results."""
+
     errors_in_a_row: int = 10
+    """Frames that the engine may fail on, one after the other, before its error ends the run all
+    the same."""
 
 
 class Run:
@@ -77,7 +79,7 @@ class Run:
         options: RunOptions | None = None,
         *,
         stop: threading.Event | None = None,
-        on_result: OnResult | None = None,
+        on_result: OnCameraResult | None = None,
         stages: StageBoard | None = None,
     ) -> None:
         """stop: set it from anywhere to end the run after the frame in work; on_result: called with
@@ -249,11 +251,11 @@ class Run:
         """Return the result of a frame, None for one that was lost."""
         started = time.monotonic()
         try:
-            with self.stages.busy("label", seat.camera.name, frame.frame_id) as work:
+            with self.stages.busy("label", seat.camera.name, frame.frame_id) as call:
                 result = seat.camera.segmenter.segment(
                     frame.frame_bgr, timestamp_s=frame.timestamp_s
                 )
-                work.parts_ms = result.latency_ms
+                call.parts_ms = result.latency_ms
         except Exception as error:
             if self._options.errors == "raise":
                 raise
@@ -277,22 +279,3 @@ class Run:
         )
         if self._failed >= self._options.errors_in_a_row:
             raise error
-
-
-class Fleet(Run):
-    """Several cameras of which none concerns another: a Run that counts what goes wrong."""
-
-    def __init__(
-        self,
-        cameras: Sequence[Camera],
-        *,
-        stop: threading.Event | None = None,
-        on_result: OnResult | None = None,
-        max_results: int | None = None,
-        errors_in_a_row: int = 10,
-        sink_errors: SinkErrors = "continue",
-        stages: StageBoard | None = None,
-    ) -> None:
-        """See Run and RunOptions."""
-        options = RunOptions(max_results, "count", sink_errors, errors_in_a_row)
-        super().__init__(cameras, options, stop=stop, on_result=on_result, stages=stages)

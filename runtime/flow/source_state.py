@@ -24,16 +24,26 @@ class SourceState(enum.Enum):
 
 @dataclass(frozen=True)
 class FeedReport:
-    """state, and for how many seconds; frames: read so far; drops: by cause; reconnects: how often
-    it was opened again; error: the last failure, without credentials, "" for none; source_id: its
-    address without credentials, "" before it was opened; warnings: what was wrong although reading
-    went on."""
+    """How a source is."""
 
     state: SourceState
     since_s: float
+    """How many seconds it has been in that state."""
+
     frames: int
+    """Read so far."""
+
     drops: dict[str, int]
+    """By cause."""
+
     reconnects: int
+    """How often it was opened again."""
+
     error: str
+    """The last failure, without credentials, "" for none."""
+
     source_id: str = ""
+    """Its address without credentials, "" before it was opened."""
+
     warnings: tuple[str, ...] = ()
+    """What was wrong although reading went on."""

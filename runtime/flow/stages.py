@@ -33,21 +33,29 @@ LOOKS_PER_LIMIT = 4
 
 
 @dataclass(eq=False)
-class Work:
-    """One call of one stage.
-
-    stage: `open` or `read` of a source, `label` of the segmenter, `write` of a sink; subject: the
-    camera or sink; thread: its identity; begun_s: by `time.monotonic()`; frame_id: set once known;
-    parts_ms: durations of what it consisted of, in order; counts: False for a call that gave nothing.
-    """
+class Call:
+    """One call of one stage."""
 
     stage: Stage
+    """`open` or `read` of a source, `label` of the segmenter, `write` of a sink."""
+
     subject: str
+    """The camera or sink."""
+
     thread: int
+    """Its identity."""
+
     begun_s: float
+    """By `time.monotonic()`."""
+
     frame_id: int | None = None
+    """Set once known."""
+
     parts_ms: Mapping[str, float] = field(default_factory=dict)
+    """Durations of what it consisted of, in order."""
+
     counts: bool = True
+    """False for a call that gave nothing."""
 
     def __str__(self) -> str:
         return f"{self.stage} of {self.subject}"
@@ -59,7 +67,7 @@ class StageBoard:
     def __init__(self, trace: TraceFile | None = None) -> None:
         """trace: takes every call that counts; who opened it closes it."""
         self._trace = trace
-        self._busy: dict[int, Work] = {}
+        self._busy: dict[int, Call] = {}
 
     @property
     def trace_error(self) -> str | None:
@@ -67,23 +75,23 @@ class StageBoard:
         return None if self._trace is None else self._trace.error
 
     @contextmanager
-    def busy(self, stage: Stage, subject: str, frame_id: int | None = None) -> Iterator[Work]:
+    def busy(self, stage: Stage, subject: str, frame_id: int | None = None) -> Iterator[Call]:
         """Say that this thread is busy inside the block."""
-        work = Work(stage, subject, threading.get_ident(), time.monotonic(), frame_id)
+        call = Call(stage, subject, threading.get_ident(), time.monotonic(), frame_id)
         # One entry per thread, so that neither side needs a lock.
-        self._busy[work.thread] = work
+        self._busy[call.thread] = call
         try:
-            yield work
+            yield call
         finally:
-            self._busy.pop(work.thread, None)
-            if self._trace is not None and work.counts:
-                self._trace.add(work, time.monotonic())
+            self._busy.pop(call.thread, None)
+            if self._trace is not None and call.counts:
+                self._trace.add(call, time.monotonic())
 
-    def busy_longer_than(self, limit_s: float) -> list[Work]:
+    def busy_longer_than(self, limit_s: float) -> list[Call]:
         """Return the calls that have lasted longer, the oldest first."""
         now_s = time.monotonic()
-        works = [work for work in self._busy.copy().values() if now_s - work.begun_s > limit_s]
-        return sorted(works, key=lambda work: work.begun_s)
+        calls = [call for call in self._busy.copy().values() if now_s - call.begun_s > limit_s]
+        return sorted(calls, key=lambda call: call.begun_s)
 
 
 class ObservedSource(Source):
@@ -106,12 +114,12 @@ class ObservedSource(Source):
         return self._source.warnings
 
     def read(self, timeout_s: float) -> Frame | Outcome:
-        with self._board.busy("read", self._subject) as work:
+        with self._board.busy("read", self._subject) as call:
             item = self._source.read(timeout_s)
             if isinstance(item, Frame):
-                work.frame_id = item.frame_id
+                call.frame_id = item.frame_id
             else:
-                work.counts = False
+                call.counts = False
         return item
 
     def close(self) -> None:
@@ -146,21 +154,21 @@ class TraceFile(Closing):
         )
         self._first = True
 
-    def add(self, work: Work, ended_s: float) -> None:
+    def add(self, call: Call, ended_s: float) -> None:
         """Write a call that has ended."""
         name = threading.current_thread().name
         with self._lock:
             events = []
             # Threads that end leave their identity to new ones; a row is one name only.
-            row = self._rows.setdefault((work.thread, name), len(self._rows) + 1)
+            row = self._rows.setdefault((call.thread, name), len(self._rows) + 1)
             if row == len(self._rows) > self._named:
                 self._named = row
                 events.append(_row_name(row, name))
-            whole_ms = 1e3 * (ended_s - work.begun_s)
-            events.append(self._event(work, row, work.stage, work.begun_s, whole_ms))
-            begun_s = work.begun_s
-            for part, part_ms in work.parts_ms.items():
-                events.append(self._event(work, row, part, begun_s, part_ms))
+            whole_ms = 1e3 * (ended_s - call.begun_s)
+            events.append(self._event(call, row, call.stage, call.begun_s, whole_ms))
+            begun_s = call.begun_s
+            for part, part_ms in call.parts_ms.items():
+                events.append(self._event(call, row, part, begun_s, part_ms))
                 begun_s += part_ms / 1e3
             self._write(events)
 
@@ -203,17 +211,17 @@ class TraceFile(Closing):
         log.warning("%s", sentence)
 
     def _event(
-        self, work: Work, row: int, name: str, begun_s: float, duration_ms: float
+        self, call: Call, row: int, name: str, begun_s: float, duration_ms: float
     ) -> dict[str, Any]:
         return {
             "name": name,
-            "cat": work.stage,
+            "cat": call.stage,
             "ph": "X",
             "pid": os.getpid(),
             "tid": row,
             "ts": round(1e6 * (begun_s - self._start_s), 1),
             "dur": round(1e3 * duration_ms, 1),
-            "args": {"subject": work.subject, "frame": work.frame_id},
+            "args": {"subject": call.subject, "frame": call.frame_id},
         }
 
 
@@ -236,7 +244,7 @@ class Watchdog(Closing):
             raise BadInputError(f"the watchdog's limit must be positive, not {limit_s} s")
         self._board = board
         self._limit_s = limit_s
-        self._said: dict[Work, None] = {}
+        self._said: dict[Call, None] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="dedos-watchdog", daemon=True)
         self._thread.start()
@@ -249,29 +257,29 @@ class Watchdog(Closing):
     def _run(self) -> None:
         while not self._stop.wait(self._limit_s / LOOKS_PER_LIMIT):
             stalled = self._board.busy_longer_than(self._limit_s)
-            for work in stalled:
-                if work not in self._said:
-                    self._said[work] = None
-                    self._say(work)
-            for work in [work for work in self._said if work not in stalled]:
-                del self._said[work]
-                seconds = time.monotonic() - work.begun_s
-                log.warning("%s goes on after %.1f s", work, seconds, extra=_fields(work))
+            for call in stalled:
+                if call not in self._said:
+                    self._said[call] = None
+                    self._say(call)
+            for call in [call for call in self._said if call not in stalled]:
+                del self._said[call]
+                seconds = time.monotonic() - call.begun_s
+                log.warning("%s goes on after %.1f s", call, seconds, extra=_fields(call))
 
-    def _say(self, work: Work) -> None:
-        seconds = time.monotonic() - work.begun_s
-        stack = stack_of(work.thread)
+    def _say(self, call: Call) -> None:
+        seconds = time.monotonic() - call.begun_s
+        stack = stack_of(call.thread)
         log.warning(
             "%s is stuck for %.1f s in:\n%s",
-            work,
+            call,
             seconds,
             stack,
-            extra={**_fields(work), "stack": stack},
+            extra={**_fields(call), "stack": stack},
         )
 
 
-def _fields(work: Work) -> dict[str, Any]:
-    return {"stage": work.stage, "subject": work.subject, "frame": work.frame_id}
+def _fields(call: Call) -> dict[str, Any]:
+    return {"stage": call.stage, "subject": call.subject, "frame": call.frame_id}
 
 
 def stack_of(thread: int) -> str:

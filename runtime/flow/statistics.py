@@ -23,29 +23,42 @@ WINDOW = 512
 
 @dataclass(frozen=True)
 class Statistics:
-    """A run so far.
-
-    frames: results delivered; duration_s: from the start of the run to the last of them;
-    fps: frames / duration_s; fps_now: over the last WINDOW results; drops: frames lost, by cause;
-    latency_p50_ms, latency_p99_ms: frame to label map, over the last WINDOW results; stage_ms:
-    mean of each stage over them; age_p50_ms, age_p99_ms: capture to delivery over them;
-    coverage: mean fraction of the pixels per class over all frames; unlabelled: likewise without
-    a class; outcome: `running`, `end` of the source, `stopped` on request, or `max_frames`.
-    """
+    """A run so far."""
 
     frames: int
+    """Results delivered."""
+
     duration_s: float
+    """From the start of the run to the last of them."""
+
     fps: float
+    """frames / duration_s."""
+
     fps_now: float
+    """Over the last WINDOW results."""
+
     drops: dict[str, int]
+    """Frames lost, by cause."""
+
     latency_p50_ms: float
     latency_p99_ms: float
+    """Frame to label map, over the last WINDOW results."""
+
     stage_ms: dict[str, float]
+    """Mean of each part of that, over the last WINDOW results."""
+
     age_p50_ms: float
     age_p99_ms: float
+    """Capture to delivery, over the last WINDOW results."""
+
     coverage: dict[str, float]
+    """Mean fraction of the pixels per class over all frames."""
+
     unlabelled: float
+    """Mean fraction of the pixels without a class over all frames."""
+
     outcome: str
+    """`running`, `end` of the source, `stopped` on request, or `max_frames`."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -88,7 +101,7 @@ class Meter:
             duration_s = self._last_s - self._started_s
             window_s = self._times_s[-1] - self._times_s[0] if self._times_s else 0.0
             totals = [sum(latency.values()) for latency in self._latencies]
-            stages = {
+            parts_ms = {
                 name: float(np.mean([latency[name] for latency in self._latencies]))
                 for name in (self._latencies[-1] if self._latencies else ())
             }
@@ -101,7 +114,7 @@ class Meter:
                 drops=dict(drops),
                 latency_p50_ms=_percentile(totals, 50),
                 latency_p99_ms=_percentile(totals, 99),
-                stage_ms=stages,
+                stage_ms=parts_ms,
                 age_p50_ms=_percentile(self._ages_ms, 50),
                 age_p99_ms=_percentile(self._ages_ms, 99),
                 coverage=coverage,

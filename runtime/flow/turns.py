@@ -12,8 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dedos_deploy.runtime.flow.feed import JOIN_S as FEED_JOIN_S
-from dedos_deploy.runtime.flow.feed import Feed
+from dedos_deploy.runtime.flow.feed import FEED_JOIN_S, Feed
 from dedos_deploy.runtime.flow.feed_options import FeedOptions
 from dedos_deploy.runtime.flow.lanes import Lane, SinkLane
 from dedos_deploy.runtime.flow.report import CameraReport
@@ -36,8 +35,8 @@ TRY_AGAIN_S = 1.0
 """After so long without a frame that was in time, one is labelled to see how long the engine takes now."""
 
 
-class Labeller(Protocol):
-    """The part of Segmenter that a run uses."""
+class AnySegmenter(Protocol):
+    """What a run labels frames with: a Segmenter, a view of one, or what stands in for it."""
 
     def segment(
         self, frame_bgr: NDArray[np.uint8], *, timestamp_s: float | None = None
@@ -46,21 +45,27 @@ class Labeller(Protocol):
 
 @dataclass(frozen=True)
 class Camera:
-    """A source with its own vocabulary.
-
-    name: unique; open_it: opens the source, called on its thread and again after a loss;
-    segmenter: labels its frames, `Segmenter.share` gives one per camera on one engine; sinks: take
-    its results, each on a thread of its own, windows excepted; live: False if every frame counts, as
-    of a recording; max_latency_s: frames that would be done later than that after their capture are
-    dropped before the engine runs, None to label all that come.
-    """
+    """A source with its own vocabulary."""
 
     name: str
+    """Unique."""
+
     open_it: Callable[[], Source]
-    segmenter: Labeller
+    """Opens the source, called on its thread and again after a loss."""
+
+    segmenter: AnySegmenter
+    """Labels its frames, `Segmenter.share` gives one per camera on one engine."""
+
     sinks: Sequence[Sink] = ()
+    """Take its results, each on a thread of its own, windows excepted."""
+
     live: bool = True
+    """False if every frame counts, as of a recording."""
+
     max_latency_s: float | None = None
+    """Frames that would be done later than that after their capture are dropped before the engine
+    runs, None to label all that come."""
+
     feed: FeedOptions = field(default_factory=FeedOptions)
 
 

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from dedos_deploy.errors import BadInputError, EngineError
+from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.runtime.gpu import vendor
 from dedos_deploy.runtime.gpu.flavours import (
     Flavour,
@@ -23,31 +24,34 @@ from dedos_deploy.runtime.gpu.flavours import (
 )
 from dedos_deploy.spec import SLOT_BUCKETS, GraphSpec
 
-Progress = Callable[[str], None]
-
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How to build.
-
-    capabilities: GPUs of a portable engine, empty for the GPU at hand; workspace: most bytes of
-    scratch memory that a layer may take while tactics are tried, None for TensorRT's default (all
-    of the GPU's); low_memory: take no more than what an 8 GB board can give; timing_cache: what an
-    earlier build has measured, b"" for nothing.
-    """
+    """How to build."""
 
     capabilities: tuple[str, ...] = ()
+    """GPUs of a portable engine, empty for the GPU at hand."""
+
     workspace: int | None = None
+    """Most bytes of scratch memory that a layer may take while tactics are tried, None for
+    TensorRT's default (all of the GPU's)."""
+
     low_memory: bool = False
+    """Take no more than what an 8 GB board can give."""
+
     timing_cache: bytes = b""
+    """What an earlier build has measured, b"" for nothing."""
 
 
 @dataclass(frozen=True, eq=False)
 class BuiltEngine:
-    """engine: the serialized engine; timing_cache: to hand to the next build, b"" without one."""
+    """What a build gives."""
 
     engine: bytes
+    """The serialized engine."""
+
     timing_cache: bytes
+    """To hand to the next build, b"" without one."""
 
 
 def build_engine(
@@ -57,11 +61,11 @@ def build_engine(
     spec: GraphSpec,
     options: BuildOptions | None = None,
     *,
-    on_progress: Progress = lambda text: None,
+    on_progress: Progress = QUIET,
 ) -> BuiltEngine:
     """Build the engine of a typed ONNX graph whose tensors are those of `spec`.
 
-    on_progress: called with what is being done, many times a second; what it raises stops the
+    on_progress: noted what is being done, many times a second; what it raises stops the
     build and is raised here.
 
     Raises BadInputError for an unknown compute capability, EngineError with the library's own
@@ -130,7 +134,7 @@ class _Build:
         builder: vendor.Builder = trt.Builder(logger)
         network = builder.create_network(network_flags(trt))
         parser: vendor.OnnxParser = trt.OnnxParser(network, logger)
-        self._on_progress("reading the graph")
+        self._on_progress.note("reading the graph")
         # From the file, not from bytes: external data is found beside it.
         if not parser.parse_from_file(str(model)):
             errors = [parser.get_error(index) for index in range(parser.num_errors)]
@@ -215,9 +219,9 @@ class _Build:
         if name == "Timing graph nodes":
             self._profile = min(self._profile + 1, len(SLOT_BUCKETS))
         if self._profile:
-            self._on_progress(f"profile K={SLOT_BUCKETS[self._profile - 1]}")
+            self._on_progress.note(f"profile K={SLOT_BUCKETS[self._profile - 1]}")
         else:
-            self._on_progress(name.lower())
+            self._on_progress.note(name.lower())
 
     def guard(self, action: Callable[[], None]) -> bool:
         """Run `action` inside TensorRT's callback; return whether the build should go on.

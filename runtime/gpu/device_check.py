@@ -6,7 +6,7 @@ An engine that was built without a complaint may still compute something else: k
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.runtime.engines.agreement import label_agreement
-from dedos_deploy.runtime.engines.contract import Engine, Tensors
+from dedos_deploy.runtime.engines.contract import Engine
+from dedos_deploy.runtime.engines.tensors import Infer, Tensors
 from dedos_deploy.runtime.frame import resize_frame
 from dedos_deploy.spec import MIN_AGREEMENT, SLOT_BUCKETS, GraphSpec
 
 FEW_WORDS = 3
 FRAME_HW = (480, 640)
 
-Infer = Callable[[Mapping[str, NDArray[Any]]], dict[str, NDArray[Any]]]
 Rows = NDArray[np.float32]
 
 
@@ -75,9 +75,9 @@ def check_on_device(
                 "text": rows,
                 "valid": np.ones(len(rows), np.float32),
             }
-            found = engine.infer(inputs)["scores"].astype(np.float32)
-            wanted = reference(inputs)["scores"].astype(np.float32)
-            for row, (mine, theirs) in enumerate(zip(found, wanted, strict=True)):
+            actual = engine.infer(inputs)["scores"].astype(np.float32)
+            expected = reference(inputs)["scores"].astype(np.float32)
+            for row, (mine, theirs) in enumerate(zip(actual, expected, strict=True)):
                 case = f"K={len(rows)}, frame {index}, image {row} of the batch"
                 finite = finite and bool(np.isfinite(mine).all())
                 agreement = label_agreement(theirs, mine, FRAME_HW)

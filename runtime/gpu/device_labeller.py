@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import math
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.picture_sizes import MOST_PIXELS
 from dedos_deploy.runtime.gpu.cuda import (
     Cuda,
     DeviceBuffer,
@@ -19,20 +22,46 @@ from dedos_deploy.runtime.gpu.cuda import (
     Event,
     Kernels,
     PinnedArray,
+    Stream,
     close_all,
 )
-from dedos_deploy.runtime.gpu.tensorrt_engine import TensorRtEngine
 from dedos_deploy.runtime.labelling import Labelled, unusable_scores
 from dedos_deploy.runtime.slots import SlotTable
-from dedos_deploy.spec import SLOT_BUCKETS
+from dedos_deploy.spec import SLOT_BUCKETS, GraphSpec
 
 BLOCK = (32, 8)
 LEADER_BYTES = 16
 MOST_CELLS = 65536
 """Ids that are counted: every class id of a session and one for unlabelled pixels."""
 
-MOST_PIXELS = 2**28
 _NOT_BROKEN = 2**64 - 1
+
+
+class DeviceEngine(Protocol):
+    """What a frame is labelled with on the device: an engine whose buffers lie there."""
+
+    spec: GraphSpec
+    cuda: Cuda
+    stream: Stream
+    image: DeviceBuffer
+    scores: DeviceBuffer
+
+    text_of: object
+    """Owner of the text that is on the device, as `set_text` was told."""
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """Hold the engine for one frame."""
+        ...
+
+    def set_text(
+        self, text: NDArray[np.float32], valid: NDArray[np.float32], owner: object = None
+    ) -> int:
+        """Put text float32 [K, D] and valid float32 [K] on the device; return the padded K."""
+        ...
+
+    def enqueue(self) -> None:
+        """Put one run on the stream, from `image` to `scores`."""
+        ...
 
 
 class DeviceLabeller(Closing):
@@ -41,7 +70,7 @@ class DeviceLabeller(Closing):
     Buffers of frame size are allocated for the first frame and again only for a larger one.
     """
 
-    def __init__(self, engine: TensorRtEngine, kernels: Kernels) -> None:
+    def __init__(self, engine: DeviceEngine, kernels: Kernels) -> None:
         """engine: stays the caller's; kernels: of this installation, closed with this."""
         self._engine = engine
         self._cuda: Cuda = engine.cuda
@@ -55,7 +84,7 @@ class DeviceLabeller(Closing):
             raise
 
     @classmethod
-    def open(cls, engine: TensorRtEngine, kernels: Path) -> DeviceLabeller:
+    def open(cls, engine: DeviceEngine, kernels: Path) -> DeviceLabeller:
         """Return one with the kernels of a fat binary. Raises EngineError."""
         return cls(engine, engine.cuda.kernels(kernels.read_bytes()))
 

@@ -16,20 +16,23 @@ _L4T_FILE = Path("/etc/nv_tegra_release")
 
 @dataclass(frozen=True)
 class EngineKey:
-    """What decides an engine; a device that differs in any field builds its own.
-
-    model_sha256: of model.onnx; profiles: slots K per optimisation profile, in order;
-    compute_capabilities: GPUs it may run on; platform: system, machine and, on Jetson, the L4T
-    release, "any" for engines that several machines share.
-    """
+    """What decides an engine; a device that differs in any field builds its own."""
 
     model_sha256: str
+    """Of model.onnx."""
+
     precision: str
     flavour: str
     version: str
     profiles: tuple[int, ...]
+    """Slots K per optimisation profile, in order."""
+
     compute_capabilities: tuple[str, ...]
+    """GPUs it may run on."""
+
     platform: str = "any"
+    """System, machine and, on Jetson, the L4T release, "any" for engines that several machines
+    share."""
 
     @property
     def name(self) -> str:

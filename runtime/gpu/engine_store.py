@@ -1,7 +1,7 @@
 """Engines for the device at hand: from the bundle, from the cache of this user, or built now.
 
 An engine is used only when its key fits this device, its file is whole, and the parity gate has passed
-here. What was found is kept beside it, so the gate runs once per engine, device and driver.
+here. What the gate saw is kept beside it, so the gate runs once per engine, device and driver.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from dedos_deploy.errors import BadBundleError, BadInputError, EngineError, ParityError
 from dedos_deploy.files import sha256_of_file, write_atomically
+from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.runtime.gpu.build import BuildOptions, build_engine, label
 from dedos_deploy.runtime.gpu.cuda import Cuda
 from dedos_deploy.runtime.gpu.device_check import DeviceCheck, check_on_device
@@ -25,17 +26,12 @@ from dedos_deploy.runtime.gpu.engine_key import EngineKey, platform_name
 from dedos_deploy.runtime.gpu.flavours import FLAVOURS, Flavour, known_problems, version_of
 from dedos_deploy.runtime.gpu.memory import LOW_WORKSPACE, available_bytes, build_memory
 from dedos_deploy.runtime.gpu.tensorrt_engine import TensorRtEngine
-from dedos_deploy.spec import SLOT_BUCKETS
+from dedos_deploy.spec import SLOT_BUCKETS, TYPED_TARGETS
 
 if TYPE_CHECKING:
     from dedos_deploy.bundle import Bundle
 
 _LOG = logging.getLogger(__name__)
-
-TYPED_TARGETS = ("trt", "rtx")
-"""Targets of bundles whose graph TensorRT reads."""
-
-Progress = Callable[[str], None]
 
 
 def default_engine_folder() -> Path:
@@ -46,7 +42,7 @@ def default_engine_folder() -> Path:
 
 
 @dataclass(frozen=True)
-class Found:
+class StoredEngine:
     """A serialized engine: its key, where it lies, and its SHA-256."""
 
     key: EngineKey
@@ -65,10 +61,10 @@ class EngineStore:
         trt: ModuleType | None = None,
         cuda: Cuda | None = None,
         folder: Path | None = None,
-        on_progress: Progress = lambda text: None,
+        on_progress: Progress = QUIET,
     ) -> None:
         """target: `trt` or `rtx`; trt, cuda: what to use instead of the installed ones; folder: of
-        the cache, None for the user's; on_progress: called with what is being done.
+        the cache, None for the user's; on_progress: noted what is being done.
 
         Raises BadInputError for a bundle whose graph TensorRT cannot read, MissingExtraError,
         EngineError without a usable GPU.
@@ -102,29 +98,29 @@ class EngineStore:
         differently from ONNX Runtime, BadBundleError when the bundle's own engine is damaged.
         """
         self._warn_of_known_problems()
-        found = self.find() or self.build()
-        engine = self._load(found)
+        stored = self.find() or self.build()
+        engine = self._load(stored)
         try:
-            self._check(engine, found)
+            self._check(engine, stored)
         except BaseException:
             engine.close()
             raise
         return engine
 
-    def find(self) -> Found | None:
+    def find(self) -> StoredEngine | None:
         """Return an engine whose key fits this device, the bundle's own before the cache's.
 
         One that does not fit is explained in a log line.
         """
         for source in (self._in_bundle(), self._in_cache()):
-            for found in source:
-                why = found.key.difference(self.wanted, sm=self._cuda.device.sm)
+            for stored in source:
+                why = stored.key.difference(self.wanted, sm=self._cuda.device.sm)
                 if why is None:
-                    return found
-                _LOG.info("engine %s is not used: %s", found.path.name, why)
+                    return stored
+                _LOG.info("engine %s is not used: %s", stored.path.name, why)
         return None
 
-    def build(self) -> Found:
+    def build(self) -> StoredEngine:
         """Build the engine of this device and keep it in the cache.
 
         An interrupted build leaves nothing. Raises EngineError, also when the memory will not do.
@@ -139,7 +135,7 @@ class EngineStore:
             timing_cache=self._timing_cache(),
         )
         if memory.low:
-            self._on_progress("little memory is free: fewer tactics are tried")
+            self._on_progress.note("little memory is free: fewer tactics are tried")
         built = build_engine(
             self._trt,
             self.flavour,
@@ -150,10 +146,10 @@ class EngineStore:
         )
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{self.wanted.name}.engine"
-        found = Found(self.wanted, path, hashlib.sha256(built.engine).hexdigest())
+        stored = StoredEngine(self.wanted, path, hashlib.sha256(built.engine).hexdigest())
         try:
             write_atomically(path, built.engine)
-            write_atomically(path.with_suffix(".json"), _sidecar(found, len(built.engine)))
+            write_atomically(path.with_suffix(".json"), _sidecar(stored, len(built.engine)))
             if built.timing_cache:
                 write_atomically(self._timing_file(), built.timing_cache)
         except OSError as error:
@@ -162,11 +158,11 @@ class EngineStore:
                 f"the engine cannot be kept in {str(self._folder)!r}: {error.strerror or error}; "
                 "free some space, or choose another folder with DEDOS_CACHE_DIR"
             ) from error
-        return found
+        return stored
 
     # Finding
 
-    def _in_bundle(self) -> Iterator[Found]:
+    def _in_bundle(self) -> Iterator[StoredEngine]:
         files = self._bundle.manifest.files
         for name in files:
             if not (name.startswith("engines/") and name.endswith(".json")):
@@ -178,52 +174,52 @@ class EngineStore:
                     f"bundle {self._bundle.name!r} has the key {name!r} without its engine; export "
                     "it again"
                 )
-            yield Found(key, self._bundle.path(engine), files[engine])
+            yield StoredEngine(key, self._bundle.path(engine), files[engine])
 
-    def _in_cache(self) -> Iterator[Found]:
+    def _in_cache(self) -> Iterator[StoredEngine]:
         path = self._folder / f"{self.wanted.name}.json"
         if not path.is_file():
             return
         engine = path.with_suffix(".engine")
         try:
             values = _json(path)
-            found = Found(
+            stored = StoredEngine(
                 EngineKey.from_dict(values["key"], name=path.name), engine, str(values["sha256"])
             )
             whole = engine.is_file() and engine.stat().st_size == int(values["size"])
         except (EngineError, KeyError, TypeError, ValueError) as error:
             _LOG.warning("the cached engine %s is built anew: %s", path.name, error)
             return
-        if whole and sha256_of_file(engine) == found.sha256:
-            yield found
+        if whole and sha256_of_file(engine) == stored.sha256:
+            yield stored
         else:
             _LOG.warning("the cached engine %s is damaged and is built anew", engine.name)
 
-    def _load(self, found: Found) -> TensorRtEngine:
-        self._on_progress("loading the engine")
-        cache = self._folder / f"{self._device_name(found)}.rtxcache"
+    def _load(self, stored: StoredEngine) -> TensorRtEngine:
+        self._on_progress.note("loading the engine")
+        cache = self._folder / f"{self._device_name(stored)}.rtxcache"
         return TensorRtEngine(
             self._trt,
             self.flavour,
-            found.path.read_bytes(),
+            stored.path.read_bytes(),
             self._bundle.spec,
             self._cuda,
-            name=found.path.name,
+            name=stored.path.name,
             runtime_cache=cache if self.flavour.portable else None,
         )
 
     # The gate
 
-    def _check(self, engine: TensorRtEngine, found: Found) -> None:
-        verdict_file = self._folder / f"{self._device_name(found)}.check.json"
-        verdict = self._earlier(verdict_file, found)
+    def _check(self, engine: TensorRtEngine, stored: StoredEngine) -> None:
+        verdict_file = self._folder / f"{self._device_name(stored)}.check.json"
+        verdict = self._earlier(verdict_file, stored)
         if verdict is None:
             verdict = self._compare(engine)
-            self._keep(verdict_file, found, verdict)
+            self._keep(verdict_file, stored, verdict)
         if verdict.passed:
             return
         raise ParityError(
-            f"engine {found.path.name} is not used: {verdict}; update {label(self.flavour)} or the "
+            f"engine {stored.path.name} is not used: {verdict}; update {label(self.flavour)} or the "
             f"driver, export in a higher precision, or use --engine cpu (delete "
             f"{verdict_file.name} in {str(self._folder)!r} to check again)"
         )
@@ -231,7 +227,7 @@ class EngineStore:
     def _compare(self, engine: TensorRtEngine) -> DeviceCheck:
         from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
 
-        self._on_progress("comparing the engine with ONNX Runtime")
+        self._on_progress.note("comparing the engine with ONNX Runtime")
         base = self._bundle.manifest.base_vocabulary
         if base is None:
             raise BadBundleError(
@@ -242,18 +238,18 @@ class EngineStore:
         with OnnxEngine(self._bundle.path("model.onnx"), self._bundle.spec) as reference:
             return check_on_device(engine, reference.infer, rows, precision=self._precision)
 
-    def _earlier(self, path: Path, found: Found) -> DeviceCheck | None:
+    def _earlier(self, path: Path, stored: StoredEngine) -> DeviceCheck | None:
         try:
             values = _json(path)
-            if values.pop("engine_sha256") != found.sha256:
+            if values.pop("engine_sha256") != stored.sha256:
                 return None
             values.pop("passed")
             return DeviceCheck(**values)
         except (OSError, EngineError, KeyError, TypeError, AttributeError):
             return None
 
-    def _keep(self, path: Path, found: Found, verdict: DeviceCheck) -> None:
-        content = {**verdict.to_dict(), "engine_sha256": found.sha256}
+    def _keep(self, path: Path, stored: StoredEngine, verdict: DeviceCheck) -> None:
+        content = {**verdict.to_dict(), "engine_sha256": stored.sha256}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
@@ -281,11 +277,11 @@ class EngineStore:
 
     # Names and amounts
 
-    def _device_name(self, found: Found) -> str:
+    def _device_name(self, stored: StoredEngine) -> str:
         """Name of files that belong to an engine on this very GPU and driver."""
         device = self._cuda.device
         gpu = re.sub(r"[^a-z0-9]+", "-", device.name.lower()).strip("-")
-        return f"{replace(found.key, compute_capabilities=(device.sm,)).name}-{gpu}-cuda{device.driver}"
+        return f"{replace(stored.key, compute_capabilities=(device.sm,)).name}-{gpu}-cuda{device.driver}"
 
     def _timing_file(self) -> Path:
         sm = self._cuda.device.sm.replace(".", "")
@@ -315,6 +311,6 @@ def _json(path: Path) -> Any:
         ) from error
 
 
-def _sidecar(found: Found, size: int) -> bytes:
-    values = {"key": found.key.to_dict(), "size": size, "sha256": found.sha256}
+def _sidecar(stored: StoredEngine, size: int) -> bytes:
+    values = {"key": stored.key.to_dict(), "size": size, "sha256": stored.sha256}
     return (json.dumps(values, indent=2) + "\n").encode()

@@ -24,20 +24,28 @@ Version = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Flavour:
-    """One of the two libraries.
-
-    name: as it stands in an engine's key; target: of a bundle that it runs; module: to import;
-    extra: of this package that installs it; oldest, before: versions that are supported;
-    portable: one engine for several GPU generations, which need not be present when it is built.
-    """
+    """One of the two libraries."""
 
     name: str
+    """As it stands in an engine's key."""
+
     target: str
+    """Of a bundle that it runs."""
+
     module: str
+    """What to import."""
+
     extra: str
+    """What of this package installs it."""
+
     oldest: Version
+    """First version that is supported."""
+
     before: Version
+    """First version that is not supported any more."""
+
     portable: bool
+    """One engine for several GPU generations, which need not be present when it is built."""
 
     def load(self, purpose: str) -> ModuleType:
         """Return the module. Raises MissingExtraError, or EngineError for an unsupported version."""
@@ -68,20 +76,25 @@ def version_of(trt: ModuleType) -> Version:
 
 @dataclass(frozen=True)
 class KnownBad:
-    """Versions that are known to compute something wrong, and what to do about it.
-
-    since, before: of the library; precisions: of the graphs that it concerns, empty for all;
-    batched: only with more than one image per run; integrated: only on Jetson, None for any GPU.
-    """
+    """Versions that are known to compute something wrong, and what to do about it."""
 
     flavour: str
     since: Version
+    """First version that it concerns."""
+
     before: Version
+    """First version that it does not concern any more."""
+
     what: str
     workaround: str
     precisions: tuple[str, ...] = ()
+    """Of the graphs that it concerns, empty for all."""
+
     batched: bool = False
+    """Only with more than one image per run."""
+
     integrated: bool | None = None
+    """Only on Jetson, None for any GPU."""
 
 
 KNOWN_BAD = (

@@ -24,12 +24,16 @@ LOW_WORKSPACE = 256 * MIB
 
 @dataclass(frozen=True)
 class BuildMemory:
-    """available: bytes that can be had; wanted, least: predicted bytes of a build, and of one by
-    the low-memory recipe."""
+    """Bytes that a build takes, and that there are."""
 
     available: int | None
+    """Bytes that can be had, None where nothing tells."""
+
     wanted: int
+    """What a build is predicted to take."""
+
     least: int
+    """The same by the low-memory recipe."""
 
     @property
     def low(self) -> bool:

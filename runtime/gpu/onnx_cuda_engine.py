@@ -12,29 +12,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.borders import NO_RETRY, foreign, spoken_reason
-from dedos_deploy.closing import Closing
 from dedos_deploy.errors import EngineError
-from dedos_deploy.runtime.engines.contract import Tensors, check_inputs
+from dedos_deploy.runtime.engines.contract import Engine
 from dedos_deploy.runtime.engines.onnx_runtime import (
     check_graph,
     failed_on_frame,
     release_freed_memory,
     session_options,
 )
+from dedos_deploy.runtime.engines.tensors import Tensors, check_inputs
 from dedos_deploy.spec import GraphSpec
 
 PROVIDER = "CUDAExecutionProvider"
 DEVICE = "cuda"
 
 
-class OnnxCudaEngine(Closing):
+class OnnxCudaEngine(Engine):
     """An image graph in ONNX Runtime's CUDA provider, for any number of slots K.
 
     Inputs and scores are bound to arrays on the device that are allocated once per K; text goes up
     only when its values change.
     """
-
-    max_slots: int | None = None
 
     def __init__(self, model: Path, spec: GraphSpec, *, gpu: int = 0) -> None:
         """Load `model`, an ONNX file whose tensors are those of `spec`, on GPU number `gpu`.

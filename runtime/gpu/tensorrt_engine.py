@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import DedosError, EngineError
-from dedos_deploy.files import write_atomically
-from dedos_deploy.runtime.engines.contract import Tensors, check_inputs
+from dedos_deploy.runtime.engines.contract import Engine
+from dedos_deploy.runtime.engines.tensors import Tensors, check_inputs
 from dedos_deploy.runtime.gpu import vendor
 from dedos_deploy.runtime.gpu.build import label, new_logger, reason
 from dedos_deploy.runtime.gpu.cuda import (
@@ -29,16 +29,17 @@ from dedos_deploy.runtime.gpu.cuda import (
     PinnedArray,
     close_all,
 )
+from dedos_deploy.runtime.gpu.device_labeller import DeviceLabeller
+from dedos_deploy.runtime.gpu.engine_check import check_engine
 from dedos_deploy.runtime.gpu.flavours import Flavour, is_capturable, new_context, scratch_bytes
 from dedos_deploy.runtime.gpu.kernels_file import kernels_file
+from dedos_deploy.runtime.gpu.runtime_cache import KeptRuntimeCache
 from dedos_deploy.runtime.labelling import Labeller
 from dedos_deploy.spec import SLOT_BUCKETS, GraphSpec, TensorSpec, bucket_for
 
 _LOG = logging.getLogger(__name__)
 
 _Owned = TypeVar("_Owned", bound=Closing)
-
-DTYPES = {"UINT8": "uint8", "FLOAT": "float32", "HALF": "float16"}
 
 
 @dataclass(eq=False)
@@ -49,7 +50,7 @@ class _Bucket:
     graph: Graph | None = None
 
 
-class TensorRtEngine(Closing):
+class TensorRtEngine(Engine):
     """An engine of `spec` on one GPU, for one frame at a time.
 
     Text of up to 256 words is padded to the smallest slot bucket that holds it. All device memory
@@ -58,7 +59,7 @@ class TensorRtEngine(Closing):
     why not for others.
     """
 
-    max_slots: int | None = SLOT_BUCKETS[-1]
+    max_slots = SLOT_BUCKETS[-1]
 
     def __init__(
         self,
@@ -87,14 +88,13 @@ class TensorRtEngine(Closing):
         self._flavour = flavour
         self._name = name
         self._messages: list[str] = []
-        self._cache_file = runtime_cache
+        self._cache = KeptRuntimeCache(runtime_cache)
         self._running = threading.Lock()
         self._lost = False
         self._resources: list[Closing] = []
         self._buckets: dict[int, _Bucket] = {}
         self._bucket = 0
         self._pinned: dict[str, PinnedArray] = {}
-        self._cache: vendor.RuntimeCache | None = None
         self._runtime: vendor.Runtime | None = None
         self._engine: vendor.CudaEngine | None = None
         try:
@@ -188,11 +188,9 @@ class TensorRtEngine(Closing):
         else:
             self._execute(bucket.context)
 
-    def labeller(self) -> Labeller | None:
-        """Return the way to label whole frames on the device; None, with a warning, without the
-        CUDA kernels, which an installation from source has where it found nvcc."""
-        from dedos_deploy.runtime.gpu.device_labeller import DeviceLabeller
-
+    def labeller(self, *, threads: int) -> Labeller:
+        """Return the way to label whole frames on the device; on the host, with a warning, without
+        the CUDA kernels, which an installation from source has where it found nvcc."""
         kernels = kernels_file()
         if kernels is not None:
             return DeviceLabeller.open(self, kernels)
@@ -200,7 +198,7 @@ class TensorRtEngine(Closing):
             "this installation has no CUDA kernels, so frames are resized and labelled on the CPU; "
             "install from source with nvcc to have them"
         )
-        return None
+        return super().labeller(threads=threads)
 
     def facts(self) -> dict[str, Any]:
         """Return what can be said of this engine: versions, memory, and how its work is launched."""
@@ -214,6 +212,11 @@ class TensorRtEngine(Closing):
             ),
             "cuda_graphs": dict(self.graphs),
         }
+
+    def device_memory(self) -> int:
+        """Return the bytes in use on this GPU, other programs included."""
+        free, total = self.cuda.free_memory()
+        return total - free
 
     def close(self) -> None:
         """Release everything, last allocated first; may be called twice."""
@@ -230,7 +233,7 @@ class TensorRtEngine(Closing):
             if not self._lost:
                 raise
         finally:
-            self._cache = None
+            self._cache.release()
             self._engine = None
             self._runtime = None
 
@@ -247,38 +250,12 @@ class TensorRtEngine(Closing):
                 f"{self.cuda.device.sm}): {reason(self._messages)}; delete the file and run again "
                 "to build it for this device"
             )
-        profiles = self._engine.num_optimization_profiles
-        if profiles != len(SLOT_BUCKETS):
-            raise EngineError(
-                f"{self._name} has {profiles} profiles, {len(SLOT_BUCKETS)} are needed (K = "
-                f"{', '.join(map(str, SLOT_BUCKETS))}); export the bundle again"
-            )
-        for tensor in (*self.spec.inputs, *self.spec.outputs):
-            self._check_tensor(tensor)
+        check_engine(self._engine, self.spec, self._name)
 
     @property
     def _loaded(self) -> vendor.CudaEngine:
         assert self._engine is not None, "loaded first, and not used once closed"
         return self._engine
-
-    def _check_tensor(self, tensor: TensorSpec) -> None:
-        engine = self._loaded
-        names = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
-        if tensor.name not in names:
-            raise EngineError(
-                f"{self._name} has the tensors {', '.join(sorted(names))}, but the bundle promises "
-                f"{tensor.name!r}; export it again"
-            )
-        dtype = DTYPES.get(engine.get_tensor_dtype(tensor.name).name, "another type")
-        shape = list(engine.get_tensor_shape(tensor.name))
-        fits = len(shape) == len(tensor.shape) and all(
-            want == "K" or have == want for have, want in zip(shape, tensor.shape, strict=True)
-        )
-        if dtype != tensor.dtype or not fits:
-            raise EngineError(
-                f"tensor {tensor.name!r} of {self._name} is {dtype} {shape}, but the bundle "
-                f"promises {tensor.dtype} {list(tensor.shape)}; export it again"
-            )
 
     def _allocate(self) -> None:
         spec, cuda = self.spec, self.cuda
@@ -353,21 +330,16 @@ class TensorRtEngine(Closing):
         if not is_capturable(context, self.stream.handle):
             self._no_graph(slots, "the library cannot capture this engine")
             return None
+        graph: Graph | None = None
         try:
             graph = self.cuda.capture(self.stream, lambda: self._execute(context))
-        except DeviceLostError:
-            raise
-        except EngineError as error:
-            self._no_graph(slots, str(error))
-            return None
-        try:
             graph.launch(self.stream)
             self.stream.synchronize()
-        except DeviceLostError:
-            graph.close()
-            raise
         except EngineError as error:
-            graph.close()
+            if graph is not None:
+                graph.close()
+            if isinstance(error, DeviceLostError):
+                raise
             self._no_graph(slots, str(error))
             return None
         self.graphs[slots] = "captured"
@@ -391,49 +363,16 @@ class TensorRtEngine(Closing):
                 f"{label(self._flavour)} refused {what} of {self._name}: {reason(self._messages)}"
             )
 
-    # The runtime cache of TensorRT for RTX
-
     def _runtime_config(self) -> vendor.RuntimeConfig | None:
         if not self._flavour.portable:
             return None
         config = self._loaded.create_runtime_config()
-        if self._cache is None:
-            self._cache = config.create_runtime_cache()
-            self._read_cache(self._cache)
-        config.set_runtime_cache(self._cache)
+        self._cache.attach(config)
         return config
 
-    def _read_cache(self, cache: vendor.RuntimeCache) -> None:
-        if self._cache_file is None:
-            return
-        try:
-            content = self._cache_file.read_bytes()
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            _LOG.warning("the runtime cache cannot be read and is made anew: %s", error)
-            return
-        if not cache.deserialize(content):
-            _LOG.warning(
-                "the runtime cache %s is of no use here and is made anew", self._cache_file
-            )
-
     def _save_cache(self) -> None:
-        if self._cache is None or self._cache_file is None or self._lost:
-            return
-        try:
-            content = bytes(self._cache.serialize())
-            if content and not _same(self._cache_file, content):
-                self._cache_file.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(self._cache_file, content)
-        except OSError as error:
-            _LOG.warning(
-                "the runtime cache cannot be kept, the next start compiles again: %s", error
-            )
-
-
-def _same(path: Path, content: bytes) -> bool:
-    return path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content
+        if not self._lost:
+            self._cache.save()
 
 
 def _most_bytes(tensor: TensorSpec) -> int:

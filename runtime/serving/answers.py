@@ -13,10 +13,9 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from dedos_deploy.errors import BadInputError, DedosError, SinkError, UnfinishedError
-from dedos_deploy.runtime.serving.hub import Hub
+from dedos_deploy.runtime.serving.controls import Controls
 
 MOST_WORDS_LENGTH = 20_000
-MOST_WORK = 4
 KNOWN: dict[int | str, dict[str, Any]] = {
     400: {"description": "no valid JSON, or a refused header"},
     404: {"description": "no such camera"},
@@ -28,29 +27,29 @@ STATUS = ((UnfinishedError, 503), (BadInputError, 422), (SinkError, 507))
 WordList = Annotated[str, Field(min_length=1, max_length=MOST_WORDS_LENGTH)]
 
 
-class Work:
-    """Requests that encode words or label pictures; more than a few at once are refused, so that
-    those who only look always find a thread."""
+class Places:
+    """For so many requests of a kind at once; one more is refused."""
 
-    def __init__(self, most: int = MOST_WORK) -> None:
-        self._places = threading.BoundedSemaphore(most)
+    def __init__(self, most: int, refusal: str) -> None:
+        """refusal: what is full, and what to do."""
+        self._free = threading.BoundedSemaphore(most)
+        self._refusal = refusal
 
     @contextlib.contextmanager
     def place(self) -> Iterator[None]:
-        """Raises HTTPException 503 when all places are taken."""
-        if not self._places.acquire(blocking=False):
-            text = "others are changing words or labelling pictures; ask again in a second"
-            raise HTTPException(503, text)
+        """Hold a place inside the block. Raises HTTPException 503 when all are taken."""
+        if not self._free.acquire(blocking=False):
+            raise HTTPException(503, self._refusal)
         try:
             yield
         finally:
-            self._places.release()
+            self._free.release()
 
 
-def known_camera(hub: Hub, name: str) -> str:
+def known_camera(controls: Controls, name: str) -> str:
     """Return the name of a camera. Raises HTTPException 404."""
     try:
-        hub.view(name)
+        controls.view(name)
     except BadInputError as error:
         raise HTTPException(404, str(error)) from error
     return name
@@ -61,7 +60,7 @@ def add_refusals(app: FastAPI) -> None:
 
     @app.exception_handler(DedosError)
     def refuse(request: Request, error: DedosError) -> JSONResponse:
-        status = next((found for kind, found in STATUS if isinstance(error, kind)), 500)
+        status = next((code for kind, code in STATUS if isinstance(error, kind)), 500)
         return JSONResponse({"detail": str(error)}, status)
 
     @app.exception_handler(RequestValidationError)

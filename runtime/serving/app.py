@@ -10,20 +10,24 @@ from typing import Any
 
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError, require
+from dedos_deploy.runtime.serving.controls import Controls
 from dedos_deploy.runtime.serving.guard import Access, Guard
-from dedos_deploy.runtime.serving.hub import Hub
 from dedos_deploy.runtime.serving.listener import Listener, listen_on
 from dedos_deploy.runtime.serving.repeats import SPAN_S, Repeats
 
 ACCEPTED_AT_ONCE = 16
 """Connections between two rounds of the loop, so that those which are there are heard first."""
+MOST_HEAVY = 4
+"""Requests at once that encode words or label pictures, so that those who only look always find a
+thread."""
+_BUSY = "others are changing words or labelling pictures; ask again in a second"
 START_S = 10.0
-STOP_S = 3.0
+SERVER_STOP_S = 3.0
 
 log = logging.getLogger(__package__)
 
 
-def build_app(hub: Hub, *, words: tuple[str, ...] = ()) -> Any:
+def build_app(controls: Controls, *, words: tuple[str, ...] = ()) -> Any:
     """Return the application without its guard; words: to suggest in the page.
 
     Raises MissingExtraError without FastAPI.
@@ -32,10 +36,10 @@ def build_app(hub: Hub, *, words: tuple[str, ...] = ()) -> Any:
         require(module, extra="serve", purpose="serving a page")
     from fastapi import FastAPI
 
-    from dedos_deploy import __version__
-    from dedos_deploy.runtime.serving.answers import Work, add_refusals
+    from dedos_deploy.runtime.serving.answers import Places, add_refusals
     from dedos_deploy.runtime.serving.camera_routes import camera_routes
     from dedos_deploy.runtime.serving.routes import page_routes, picture_routes, state_routes
+    from dedos_deploy.version import __version__
 
     app = FastAPI(
         title="DEDOS Deploy",
@@ -46,11 +50,11 @@ def build_app(hub: Hub, *, words: tuple[str, ...] = ()) -> Any:
         redoc_url=None,
     )
     add_refusals(app)
-    work = Work()
+    heavy = Places(MOST_HEAVY, _BUSY)
     for router in (
-        state_routes(hub, words),
-        camera_routes(hub, work),
-        picture_routes(hub, work),
+        state_routes(controls, words),
+        camera_routes(controls, heavy),
+        picture_routes(controls, heavy),
         page_routes(),
     ):
         app.include_router(router)
@@ -60,9 +64,9 @@ def build_app(hub: Hub, *, words: tuple[str, ...] = ()) -> Any:
 class Server(Closing):
     """uvicorn on a thread of its own; `start` returns once it listens, `close` within a second or two."""
 
-    def __init__(self, hub: Hub, access: Access, *, words: tuple[str, ...] = ()) -> None:
+    def __init__(self, controls: Controls, access: Access, *, words: tuple[str, ...] = ()) -> None:
         """Raises MissingExtraError."""
-        application = Guard(build_app(hub, words=words), access)
+        application = Guard(build_app(controls, words=words), access)
         import uvicorn
 
         from dedos_deploy.runtime.serving.connections import Connections
@@ -119,7 +123,7 @@ class Server(Closing):
         """Stop; may be called twice."""
         self._server.should_exit = True
         if self._thread.ident is not None:
-            self._thread.join(STOP_S)
+            self._thread.join(SERVER_STOP_S)
         for listener in self._listeners:
             listener.close()
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Send
 
 MAX_BODY = 16 * 2**20
 MOST_AT_ONCE = 4 * MAX_BODY
+
+Refusal = tuple[int, str]
+"""Status and sentence."""
+
+TOO_LARGE: Refusal = 413, f"the body may have {MAX_BODY} bytes; send less"
 
 
 class Bodies:
@@ -33,10 +40,8 @@ class Body:
     answers is dropped, so that the peer can be told the reason.
     """
 
-    def __init__(
-        self, bodies: Bodies, receive: Callable[[], Any], send: Callable[[Any], Any]
-    ) -> None:
-        self.refusal: tuple[int, str] | None = None
+    def __init__(self, bodies: Bodies, receive: Receive, send: Send) -> None:
+        self.refusal: Refusal | None = None
         self.is_answered = False
         self._bodies = bodies
         self._receive = receive
@@ -47,7 +52,7 @@ class Body:
     def expect(self, size: int) -> None:
         """Take the room for a body of so many bytes, or refuse it."""
         if size > MAX_BODY:
-            self.refusal = 413, f"the body may have {MAX_BODY} bytes; send less"
+            self.refusal = TOO_LARGE
         elif not self._bodies.take(size - self._room):
             self.refusal = 503, "too many bodies are being sent; ask again in a second"
         else:

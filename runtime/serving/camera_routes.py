@@ -7,10 +7,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, HTTPException, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from dedos_deploy.runtime.serving.answers import KNOWN, WordList, Work, known_camera
-from dedos_deploy.runtime.serving.hub import DEFAULT_OPACITY, Hub
+from dedos_deploy.runtime.serving.answers import KNOWN, Places, WordList, known_camera
+from dedos_deploy.runtime.serving.controls import COLOUR, Controls
+from dedos_deploy.runtime.serving.hub import DEFAULT_OPACITY
 from dedos_deploy.runtime.serving.recordings import Recorded
-from dedos_deploy.runtime.serving.streams import StreamResponse, Watchers
+from dedos_deploy.runtime.serving.streams import MOST_WATCHERS, StreamResponse
 
 MOST_IDS = 2**16
 
@@ -31,7 +32,7 @@ class Colour(BaseModel):
     """The colour of a class, as #rrggbb."""
 
     model_config = ConfigDict(extra="forbid")
-    colour: str = Field(pattern="^#[0-9a-fA-F]{6}$", examples=["#ff2626"])
+    colour: str = Field(pattern=COLOUR, examples=["#ff2626"])
 
 
 class Recording(BaseModel):
@@ -43,31 +44,31 @@ class Recording(BaseModel):
     frames: int = Field(description="in the file")
 
 
-class Vocabulary(BaseModel):
+class VocabularyVersion(BaseModel):
     """The version that the next frame will carry."""
 
     version: int
 
 
-def camera_routes(hub: Hub, work: Work) -> APIRouter:
+def camera_routes(controls: Controls, heavy: Places) -> APIRouter:
     """Return the routes under /api/cameras/{name}."""
     router = APIRouter(prefix="/api/cameras/{name}", responses=KNOWN)
-    _add_words(router, hub, work)
-    _add_recordings(router, hub)
-    _add_pictures(router, hub)
+    _add_words(router, controls, heavy)
+    _add_recordings(router, controls)
+    _add_pictures(router, controls)
     return router
 
 
-def _add_words(router: APIRouter, hub: Hub, work: Work) -> None:
+def _add_words(router: APIRouter, controls: Controls, heavy: Places) -> None:
     @router.get("/classes", summary="Words of a camera")
     def classes(name: str) -> dict[str, Any]:
-        return hub.classes(known_camera(hub, name))
+        return controls.classes(known_camera(controls, name))
 
     @router.put("/classes", summary="Replace a camera's words")
-    def set_classes(name: str, body: Words) -> Vocabulary:
-        known_camera(hub, name)
-        with work.place():
-            return Vocabulary(version=hub.set_classes(name, body.classes))
+    def set_classes(name: str, body: Words) -> VocabularyVersion:
+        known_camera(controls, name)
+        with heavy.place():
+            return VocabularyVersion(version=controls.set_classes(name, body.classes))
 
     @router.put(
         "/classes/{class_id}/colour",
@@ -77,21 +78,21 @@ def _add_words(router: APIRouter, hub: Hub, work: Work) -> None:
         summary="Give a class another colour",
     )
     def set_colour(name: str, class_id: ClassId, body: Colour) -> None:
-        hub.set_colour(known_camera(hub, name), class_id, body.colour)
+        controls.set_colour(known_camera(controls, name), class_id, body.colour)
 
 
-def _add_recordings(router: APIRouter, hub: Hub) -> None:
+def _add_recordings(router: APIRouter, controls: Controls) -> None:
     @router.post("/recording", summary="Begin to record a camera")
     def record(name: str) -> Recording:
-        return _recording(hub.recordings.begin(known_camera(hub, name)))
+        return _recording(controls.recordings.begin(known_camera(controls, name)))
 
     @router.delete("/recording", summary="End its recording")
     def end_recording(name: str) -> Recording:
-        return _recording(hub.recordings.end(known_camera(hub, name)))
+        return _recording(controls.recordings.end(known_camera(controls, name)))
 
 
-def _add_pictures(router: APIRouter, hub: Hub) -> None:
-    watchers = Watchers()
+def _add_pictures(router: APIRouter, controls: Controls) -> None:
+    watchers = Places(MOST_WATCHERS, f"{MOST_WATCHERS} pages are watching already; close one")
 
     @router.get(
         "/snapshot.jpg",
@@ -100,14 +101,14 @@ def _add_pictures(router: APIRouter, hub: Hub) -> None:
         summary="The newest frame with its labels",
     )
     def snapshot(name: str, opacity: Opacity = DEFAULT_OPACITY) -> Response:
-        found = hub.jpeg(known_camera(hub, name), opacity=opacity)
-        if found is None:
+        newest = controls.hub.jpeg(known_camera(controls, name), opacity=opacity)
+        if newest is None:
             raise HTTPException(503, f"camera {name!r} has no frame yet; ask again")
-        return Response(found[1], media_type="image/jpeg")
+        return Response(newest[1], media_type="image/jpeg")
 
     @router.get("/stream", response_class=Response, include_in_schema=False)
     async def stream(name: str, opacity: Opacity = DEFAULT_OPACITY) -> Response:
-        return StreamResponse(hub, watchers, known_camera(hub, name), opacity)
+        return StreamResponse(controls.hub, watchers, known_camera(controls, name), opacity)
 
 
 def _recording(recorded: Recorded) -> Recording:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from dedos_deploy.runtime.serving.guard import CONNECTION
+from dedos_deploy.runtime.serving.guard import CONNECTION, is_loopback
 from dedos_deploy.runtime.serving.peers import peer_of
 
 log = logging.getLogger(__package__)
@@ -35,15 +35,20 @@ Phase = Literal["head", "body", "answer"]
 
 
 @dataclass(frozen=True)
-class Patience:
-    """Seconds. head_s: until a request's head is complete, also of one that is yet to come; still_s:
-    between two parts of a body; body_s: for a body in all; silent_s: for a peer that reads nothing.
-    """
+class Timeouts:
+    """How long a connection may take for what it has to do, in seconds."""
 
     head_s: float = 5.0
+    """Until a request's head is complete, also of one that is yet to come."""
+
     still_s: float = 5.0
+    """Between two parts of a body."""
+
     body_s: float = 60.0
+    """For a body in all."""
+
     silent_s: float = 10.0
+    """For a peer that reads nothing."""
 
 
 class Connections:
@@ -59,13 +64,13 @@ class Connections:
         *,
         most: int | None = None,
         most_per_peer: int | None = None,
-        patience: Patience | None = None,
+        timeouts: Timeouts | None = None,
     ) -> None:
         """most: None for 128, or a quarter of the descriptors if that is less; most_per_peer: of
         an address other than this machine's, None for half of them."""
         self._most = most or most_connections()
         self._most_per_peer = most_per_peer or max(1, self._most // 2)
-        self._patience = patience or Patience()
+        self._timeouts = timeouts or Timeouts()
         self._open: dict[Connection, None] = {}
         self._sweeping: asyncio.TimerHandle | None = None
 
@@ -111,7 +116,7 @@ class Connections:
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         self._sweeping = loop.call_later(SWEEP_S, self._sweep, loop) if self._open else None
         for connection in list(self._open):
-            if connection.is_overdue(self._patience):
+            if connection.is_overdue(self._timeouts):
                 # Not `close`, which waits until the peer has read what is left.
                 connection.transport.abort()
 
@@ -144,7 +149,7 @@ class Connection(H11Protocol):
         super().connection_made(transport)
         address = self.client[0] if self.client else ""
         self.peer = peer_of(address)
-        self.is_local = self.peer in ("::", "") or self.peer.startswith("127.")
+        self.is_local = not address or is_loopback(address)
         transport.get_extra_info("socket").setsockopt(
             socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER
         )
@@ -194,17 +199,17 @@ class Connection(H11Protocol):
             return "head"
         return "body" if self.cycle.more_body else "answer"
 
-    def is_overdue(self, patience: Patience) -> bool:
+    def is_overdue(self, timeouts: Timeouts) -> bool:
         """Return whether the peer has let its time pass; to be asked again and again."""
         now_s = self.loop.time()
         if self.phase != self._phase:
             self._phase, self._since_s, self._unread = self.phase, now_s, 0
         if self._phase == "head":
-            return now_s - self._since_s > patience.head_s
+            return now_s - self._since_s > timeouts.head_s
         if self._phase == "body":
             waited_s = now_s - max(self._heard_s, self._since_s)
-            return waited_s > patience.still_s or now_s - self._since_s > patience.body_s
-        return self._is_silent(now_s, patience.silent_s)
+            return waited_s > timeouts.still_s or now_s - self._since_s > timeouts.body_s
+        return self._is_silent(now_s, timeouts.silent_s)
 
     def _is_silent(self, now_s: float, silent_s: float) -> bool:
         # While it is paused nothing is added, so that the buffer shrinks by what the peer reads.

@@ -26,7 +26,9 @@ from dedos_deploy.runtime.serving._decode_child import (
     TOO_LARGE,
 )
 
-MOST_PIXELS = 4096 * 4096
+MOST_SENT_PIXELS = 4096 * 4096
+"""Of a picture in a request: fewer than of one that this machine has."""
+
 STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 """Of JPEG and PNG; OpenCV would read a dozen more formats."""
 KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "HOME", "LANG")
@@ -39,14 +41,20 @@ _CHILD = Path(__file__).with_name("_decode_child.py")
 
 @dataclass(frozen=True)
 class Limits:
-    """workers: processes at most; cpu_s, wall_s: seconds for one picture; start_s: seconds until a
-    process is ready; memory: bytes that decoding may take beyond the libraries."""
+    """What decoding pictures may take."""
 
     workers: int = 2
+    """Processes at most."""
+
     cpu_s: int = 4
     wall_s: float = 10.0
+    """Seconds for one picture."""
+
     start_s: float = 60.0
+    """Seconds until a process is ready."""
+
     memory: int = 512 * 2**20
+    """Bytes that decoding may take beyond the libraries."""
 
 
 class PictureDecoder(Closing):

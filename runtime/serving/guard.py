@@ -8,12 +8,15 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dedos_deploy.errors import BadInputError
-from dedos_deploy.runtime.serving.bodies import MAX_BODY, Bodies, Body
+from dedos_deploy.runtime.serving.bodies import MAX_BODY, TOO_LARGE, Bodies, Body, Refusal
 from dedos_deploy.runtime.serving.peers import Rates, peer_of
 from dedos_deploy.runtime.serving.session import Session
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
 
 SAFE = ("GET", "HEAD", "OPTIONS")
 LOOPBACK_NAMES = (b"localhost", b"127.0.0.1", b"[::1]")
@@ -34,22 +37,22 @@ _NAME = rb"[a-z0-9_.-]{1,253}|\[[0-9a-f:.]{2,45}\]"
 _HOST = re.compile(rb"(" + _NAME + rb")(?::[0-9]{1,5})?", re.IGNORECASE)
 _ORIGIN = re.compile(rb"[a-z][a-z0-9+.-]{0,20}://([^/?#@\s]{0,260})", re.IGNORECASE)
 
-Scope = dict[str, Any]
-Receive = Callable[[], Any]
-Send = Callable[[Any], Any]
-Refusal = tuple[int, str]
-
 
 @dataclass(frozen=True)
 class Access:
-    """host, port: to listen on; token: what every request must show, None on a loopback address;
-    per_second: requests in a second of one address that are answered, with bursts of three times
-    as many."""
+    """Where a server listens, and whom it answers."""
 
     host: str = "127.0.0.1"
+    """Address to listen on."""
+
     port: int = 8080
+    """Port to listen on."""
+
     token: str | None = field(default=None, repr=False)
+    """What every request must show, None on a loopback address."""
+
     per_second: float = 50.0
+    """Requests in a second of one address that are answered, with bursts of three times as many."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -158,12 +161,12 @@ _TOO_MANY = 429, "too many requests; ask again in a second"
 
 def _headers_of(scope: Scope) -> dict[bytes, bytes] | None:
     """Return headers by name, cookies joined; None when one that decides something occurs twice."""
-    found: dict[bytes, bytes] = {}
+    headers: dict[bytes, bytes] = {}
     for name, value in scope["headers"]:
-        if name in found and name in ONCE:
+        if name in headers and name in ONCE:
             return None
-        found[name] = found[name] + b"; " + value if name in found else value
-    return found
+        headers[name] = headers[name] + b"; " + value if name in headers else value
+    return headers
 
 
 def _malformed(headers: dict[bytes, bytes]) -> Refusal | None:
@@ -178,7 +181,7 @@ def _malformed(headers: dict[bytes, bytes]) -> Refusal | None:
     if not re.fullmatch(rb"[0-9]{1,20}", length):
         return 400, "the Content-Length of this request is no number"
     if int(length) > MAX_BODY:
-        return 413, f"the body may have {MAX_BODY} bytes; send less"
+        return TOO_LARGE
     return None
 
 

@@ -8,14 +8,14 @@ from typing import Any
 
 from dedos_deploy.runtime.flow import CameraReport, SourceState
 from dedos_deploy.runtime.flow.stages import STAGES, STALL_S
-from dedos_deploy.runtime.serving.hub import Hub
+from dedos_deploy.runtime.serving.controls import Controls
 
 
-class FleetCollector:
+class CameraCollector:
     """A collector for prometheus_client."""
 
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
+    def __init__(self, controls: Controls) -> None:
+        self._controls = controls
 
     def collect(self) -> Iterable[Any]:
         """Yield all metric families."""
@@ -48,7 +48,7 @@ class FleetCollector:
         coverage = GaugeMetricFamily(
             "dedos_coverage", "Mean part of the pixels per class", labels=[*labels, "class"]
         )
-        for report in self._hub.reports():
+        for report in self._controls.reports():
             name = [report.name]
             frames.add_metric(name, report.results.frames)
             read.add_metric(name, report.source.frames)
@@ -57,7 +57,7 @@ class FleetCollector:
                 drops.add_metric([*name, cause], count)
             for one in SourceState:
                 state.add_metric([*name, one.value], float(report.source.state is one))
-            version.add_metric(name, self._hub.view(report.name).vocabulary_version)
+            version.add_metric(name, self._controls.view(report.name).vocabulary_version)
             rate.add_metric(name, report.results.fps_now)
             _quantiles(age, report, "age")
             _quantiles(latency, report, "latency")
@@ -66,7 +66,7 @@ class FleetCollector:
         stalled = GaugeMetricFamily(
             "dedos_stalled_stages", f"Calls that last for over {STALL_S:g} s now", labels=["stage"]
         )
-        stuck = Counter(work.stage for work in self._hub.stalled())
+        stuck = Counter(call.stage for call in self._controls.stalled())
         for stage in STAGES:
             stalled.add_metric([stage], stuck[stage])
         return [stalled, frames, read, again, drops, state, version, rate, age, latency, coverage]

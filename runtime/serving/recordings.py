@@ -21,10 +21,13 @@ from dedos_deploy.runtime.sinks.video import GrowingVideo
 
 @dataclass(frozen=True)
 class Recorded:
-    """file: None when there is none; frames: that it holds, still growing while it is recorded."""
+    """A recording, as far as it has got."""
 
     file: str | None
+    """Where it lies, None when there is none."""
+
     frames: int
+    """How many it holds, still growing while it is recorded."""
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from fastapi.responses import PlainTextResponse
 from prometheus_client import CollectorRegistry, generate_latest
 from pydantic import BaseModel, Field
 
-from dedos_deploy.runtime.serving.answers import KNOWN, WordList, Work
+from dedos_deploy.runtime.serving.answers import KNOWN, Places, WordList
 from dedos_deploy.runtime.serving.bodies import MAX_BODY
-from dedos_deploy.runtime.serving.hub import Hub
-from dedos_deploy.runtime.serving.metrics import FleetCollector
+from dedos_deploy.runtime.serving.controls import Controls
+from dedos_deploy.runtime.serving.metrics import CameraCollector
 
 MOST_SUGGESTED = 20
 POLICY = (
@@ -39,15 +39,15 @@ class Labelled(BaseModel):
     label_map_png: str = Field(description="class ids as a PNG of 8 or 16 bits, in base64")
 
 
-def state_routes(hub: Hub, words: tuple[str, ...]) -> APIRouter:
+def state_routes(controls: Controls, words: tuple[str, ...]) -> APIRouter:
     """Return the routes that only tell; words: to suggest."""
     router = APIRouter()
     registry = CollectorRegistry()
-    registry.register(FleetCollector(hub))
+    registry.register(CameraCollector(controls))
 
     @router.get("/api/state", summary="Numbers and words of all cameras")
     def state() -> dict[str, Any]:
-        return hub.state()
+        return controls.state()
 
     @router.get("/api/words", summary="Words that need no text tower, by their beginning")
     def suggest(prefix: Annotated[str, Query(max_length=100)] = "") -> list[str]:
@@ -61,7 +61,7 @@ def state_routes(hub: Hub, words: tuple[str, ...]) -> APIRouter:
     return router
 
 
-def picture_routes(hub: Hub, work: Work) -> APIRouter:
+def picture_routes(controls: Controls, heavy: Places) -> APIRouter:
     """Return the route that labels pictures."""
     router = APIRouter()
     refusals: dict[int | str, dict[str, Any]] = {status: KNOWN[status] for status in (400, 422)}
@@ -73,8 +73,8 @@ def picture_routes(hub: Hub, work: Work) -> APIRouter:
     ) -> Labelled:
         import cv2
 
-        with work.place():
-            result = hub.segment_picture(picture, words)
+        with heavy.place():
+            result = controls.segment_picture(picture, words)
             _, png = cv2.imencode(".png", result.label_map)
         return Labelled(
             classes=list(result.classes),

@@ -33,10 +33,10 @@ class Session:
         shown = [value.strip()] if scheme.lower() == b"bearer" else []
         name = cookie_name(headers, port)
         # All are compared, so that the time tells nothing.
-        found = [self._is_token(text) for text in shown]
-        found.append(self.is_opened_by(query))
-        found += [_same(text, self._value) for text in _cookies(headers, name)]
-        return any(found)
+        fits = [self._is_token(text) for text in shown]
+        fits.append(self.is_opened_by(query))
+        fits += [_same(text, self._value) for text in _cookies(headers, name)]
+        return any(fits)
 
     def is_opened_by(self, query: bytes) -> bool:
         """Return whether the query part of an address holds the token."""
@@ -71,11 +71,11 @@ def _token_of(query: bytes) -> bytes:
 
 def _cookies(headers: dict[bytes, bytes], name: bytes) -> Iterator[bytes]:
     """Yield the values of one name, whatever stands between them."""
-    found = 0
+    tried = 0
     for pair in headers.get(b"cookie", b"").split(b";"):
         key, _, value = pair.partition(b"=")
-        if key.strip() == name and found < MOST_COOKIES:
-            found += 1
+        if key.strip() == name and tried < MOST_COOKIES:
+            tried += 1
             yield value.strip().strip(b'"')
 
 

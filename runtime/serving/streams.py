@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
+from dedos_deploy.runtime.serving.answers import Places
 from dedos_deploy.runtime.serving.guard import CONNECTION
 from dedos_deploy.runtime.serving.hub import Hub
 
@@ -18,32 +20,12 @@ BOUNDARY = "frame"
 LONGEST_PAUSE_S = 5.0
 """After so long without a picture an empty line is sent, for proxies that end what is silent."""
 
-Receive = Callable[[], Awaitable[Any]]
-Send = Callable[[Any], Awaitable[None]]
-
-
-class Watchers:
-    """Places for those who watch. For one thread."""
-
-    def __init__(self, most: int = MOST_WATCHERS) -> None:
-        self._free = most
-
-    @contextlib.contextmanager
-    def place(self) -> Iterator[bool]:
-        """Yield whether there is a place, which is free again when the block ends."""
-        is_there = self._free > 0
-        self._free -= is_there
-        try:
-            yield is_there
-        finally:
-            self._free += is_there
-
 
 class StreamResponse(Response):
     """MJPEG. The place is taken and given back here, where the answer begins and ends, however it
     ends: a response that nobody waits for any more is never begun, and takes none."""
 
-    def __init__(self, hub: Hub, watchers: Watchers, name: str, opacity: float) -> None:
+    def __init__(self, hub: Hub, watchers: Places, name: str, opacity: float) -> None:
         super().__init__(media_type=f"multipart/x-mixed-replace; boundary={BOUNDARY}")
         # An end that is not known has no length.
         del self.headers["content-length"]
@@ -52,13 +34,8 @@ class StreamResponse(Response):
         self._name = name
         self._opacity = opacity
 
-    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
-        with self._watchers.place() as is_there:
-            if not is_there:
-                text = f"{MOST_WATCHERS} pages are watching already; close one"
-                refusal = JSONResponse({"detail": text}, status_code=503)
-                await refusal(scope, receive, send)
-                return
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._watchers.place():
             if CONNECTION in scope:
                 scope[CONNECTION].is_stream = True
             await self._watch(receive, send)
@@ -80,15 +57,15 @@ class StreamResponse(Response):
         while not gone.done():
             # Cleared before looking, so that what comes while one is painted is not missed.
             arrived.clear()
-            found = await run_in_threadpool(
+            newest = await run_in_threadpool(
                 self._hub.jpeg, self._name, newer_than=seen, opacity=self._opacity
             )
-            if found is None:
+            if newest is None:
                 if await _first_of(arrived, gone):
                     continue
                 body = b"\r\n"
             else:
-                seen, picture = found
+                seen, picture = newest
                 body = _part(picture)
             await send({"type": "http.response.body", "body": body, "more_body": True})
 

@@ -22,18 +22,22 @@ class StopRequested(Exception):
 
 @dataclass(frozen=True)
 class SinkOptions:
-    """What all sinks of a run share.
-
-    fps: rate of the source, None if unknown; live: its frames come in their own time;
-    overwrite: replace files that exist; painter: draws the overlays; protected: files and folders that
-    the source is read from, which no output may replace.
-    """
+    """What all sinks of a run share."""
 
     fps: float | None = None
+    """Rate of the source, None if unknown."""
+
     live: bool = False
+    """Its frames come in their own time."""
+
     overwrite: bool = False
+    """Replace files that exist."""
+
     painter: OverlayPainter = field(default_factory=OverlayPainter)
+    """Draws the overlays."""
+
     protected: tuple[Path, ...] = ()
+    """Files and folders that the source is read from, which no output may replace."""
 
 
 class Sink(Closing):

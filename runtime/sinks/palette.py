@@ -12,8 +12,11 @@ SHADES = ((0.85, 1.0), (0.55, 1.0), (0.9, 0.7))
 """Saturation and brightness of successive rounds."""
 ROUND = 8
 
+Colour = tuple[int, int, int]
+"""Blue, green and red, each in [0, 255]."""
 
-def class_colour_bgr(class_id: int) -> tuple[int, int, int]:
+
+def class_colour_bgr(class_id: int) -> Colour:
     """Return the colour of a class, each part in [0, 255].
 
     Hues advance by the golden ratio, which keeps neighbouring ids far apart however many there
@@ -26,6 +29,16 @@ def class_colour_bgr(class_id: int) -> tuple[int, int, int]:
     rgb = colorsys.hsv_to_rgb(class_id * GOLDEN_RATIO % 1.0, saturation, brightness)
     red, green, blue = (round(255 * part) for part in rgb)
     return blue, green, red
+
+
+def css_colour(colour_bgr: Colour) -> str:
+    """Return a colour as CSS has it.
+
+    >>> css_colour((38, 38, 255))
+    '#ff2626'
+    """
+    blue, green, red = colour_bgr
+    return f"#{red:02x}{green:02x}{blue:02x}"
 
 
 def palette_bgr(classes: int) -> NDArray[np.uint8]:

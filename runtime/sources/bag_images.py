@@ -48,18 +48,18 @@ _PIXELS: dict[str, tuple[type[np.generic], int, str | None]] = {
 
 @dataclass(frozen=True, eq=False)
 class ImageMessage:
-    """Bytes of a picture as a recording has them.
-
-    data: the file of a picture if `encoding` is "", otherwise rows of `step` bytes, `height` of
-    them with `width` pixels each; big_endian: order of 16-bit values.
-    """
+    """Bytes of a picture as a recording has them."""
 
     data: bytes | NDArray[np.uint8]
+    """The file of a picture if `encoding` is "", otherwise rows of `step` bytes, `height` of them
+    with `width` pixels each."""
+
     encoding: str = ""
     height: int = 0
     width: int = 0
     step: int = 0
     big_endian: bool = False
+    """Order of 16-bit values."""
 
 
 def decode_image(message: ImageMessage) -> NDArray[np.uint8]:

@@ -34,14 +34,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class BagMessage:
-    """One message of an image topic.
-
-    clock_ns: of the message's header, its logging time where that is zero, in 0 to 2**63;
-    image: the picture, or why the message cannot be decoded.
-    """
+    """One message of an image topic."""
 
     clock_ns: int
+    """Of the message's header, its logging time where that is zero, in 0 to 2**63."""
+
     image: ImageMessage | SourceError
+    """The picture, or why the message cannot be decoded."""
 
 
 class BagReader(Closing):

@@ -33,17 +33,19 @@ _RECORD_HEAD = 1 + 8
 
 @dataclass
 class Contents:
-    """What a recording says that it holds.
-
-    schemas, channels: by id; chunks: where messages are; counts: messages by channel, if said.
-    """
+    """What a recording says that it holds."""
 
     schemas: dict[int, Schema] = field(default_factory=dict)
     channels: dict[int, Channel] = field(default_factory=dict)
-    chunks: list[ChunkIndex] = field(default_factory=list)
-    counts: dict[int, int] | None = None
+    """By id."""
 
-    def found(self, message: Message) -> tuple[Schema | None, Channel, Message]:
+    chunks: list[ChunkIndex] = field(default_factory=list)
+    """Where messages are."""
+
+    counts: dict[int, int] | None = None
+    """Messages by channel, if said."""
+
+    def with_schema(self, message: Message) -> tuple[Schema | None, Channel, Message]:
         channel = self.channels[message.channel_id]
         return self.schemas[channel.schema_id] if channel.schema_id else None, channel, message
 
@@ -99,7 +101,7 @@ def messages_as_logged(
             _check_held(held)
         else:
             held -= len(item.data) + RECORD_BYTES
-            yield contents.found(item)
+            yield contents.with_schema(item)
 
 
 def _check_held(held: int) -> None:
@@ -126,7 +128,7 @@ def messages_as_written(
                 contents.channels[one.id] = one
             elif isinstance(one, Message):
                 if topic in (None, contents.channels[one.channel_id].topic):
-                    yield contents.found(one)
+                    yield contents.with_schema(one)
 
 
 def _records(file: BinaryIO, *, after_start: bool) -> Iterator[McapRecord]:

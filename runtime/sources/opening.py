@@ -5,18 +5,23 @@ from __future__ import annotations
 import glob
 import os
 import re
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dedos_deploy.errors import SourceError
 from dedos_deploy.files import check_regular
+from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.sources.contract import Source
 from dedos_deploy.runtime.uri import network_scheme, redact
 
 if TYPE_CHECKING:
-    from dedos_deploy.runtime.flow import Reconnect
+    from dedos_deploy.runtime.flow.feed_options import Reconnect
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+VIDEO_SUFFIXES = (".avi", ".mkv", ".mov", ".mp4", ".webm")
+"""Of the videos that are looked for in a folder; named alone, a file may end as it likes."""
+
 _CAMERA = re.compile(r"(?:camera:)?(\d+)(?:\?(.*))?|(/dev/video\d+)(?:\?(.*))?")
 _SCENE = "scene:"
 _TEST = "test:"
@@ -54,7 +59,7 @@ def open_source(uri: str, *, reconnect: Reconnect | None = None) -> Source:
 
 def reconnect_of(uri: str) -> Reconnect:
     """Return how a live source is opened again where nobody says otherwise."""
-    from dedos_deploy.runtime.flow import Reconnect
+    from dedos_deploy.runtime.flow.feed_options import Reconnect
 
     return Reconnect() if network_scheme(uri) else Reconnect(attempts=5, longest_s=5.0)
 
@@ -88,6 +93,33 @@ def connect(uri: str) -> Source:
 
         return open_test(uri)
     return _open_path(uri)
+
+
+def frames_at(path: Path, choose: Callable[[int], Collection[int]]) -> Iterator[Frame]:
+    """Yield frames of a video or recording; choose: number of frames -> numbers of those wanted.
+
+    Read from the start, since seeking lands on other frames with other builds of FFmpeg. A file
+    that does not say how many frames it has is read once more to count them. Raises SourceError.
+    """
+    address = os.path.abspath(path)  # a file called 0 is no camera
+    with open_source(address) as source:
+        total = source.frames
+    if total is None:
+        total = count_frames(path)
+    wanted = choose(total)
+    last = max(wanted, default=-1)
+    with open_source(address) as source:
+        for number, frame in enumerate(source):
+            if number in wanted:
+                yield frame
+            if number >= last:
+                return
+
+
+def count_frames(path: Path) -> int:
+    """Return how many frames a video or recording has, whatever it says; raises SourceError."""
+    with open_source(os.path.abspath(path)) as source:
+        return sum(1 for _ in source)
 
 
 def may_come_later(uri: str) -> bool:

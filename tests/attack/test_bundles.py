@@ -22,7 +22,12 @@ from tiny_bundle import write_tiny_bundle  # noqa: E402
 from dedos_deploy.bundle import Bundle, BundleWriter, _unpack  # noqa: E402
 from dedos_deploy.bundle import bundle as bundle_module  # noqa: E402
 from dedos_deploy.errors import BadBundleError, BadInputError, DedosError  # noqa: E402
-from dedos_deploy.files import open_regular, read_regular, sha256_of_file  # noqa: E402
+from dedos_deploy.files import (  # noqa: E402
+    Temporary,
+    open_regular,
+    read_regular,
+    sha256_of_file,
+)
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="owners and modes of POSIX")
 EVIL = "EVIL"
@@ -169,6 +174,20 @@ def test_copies_of_earlier_releases_are_removed_once_they_are_old(
         os.utime(path, (0, 0))
     kept = Bundle.open(archive).folder
     assert set(bundles.iterdir()) == {young, alien, kept}
+
+
+@POSIX
+def test_what_a_killed_reader_left_of_unpacking_is_removed_by_the_next(
+    archive: Path, cache: Path
+) -> None:
+    cached = Bundle.open(archive).folder
+    shutil.rmtree(cached)
+    (left := cached.with_name(f".{cached.name}.0123abcd.dedos.tmp")).mkdir()
+    (left / "model.onnx").write_bytes(b"half of it")
+    another = Temporary(cached, folder=True, private=True)
+    assert Bundle.open(archive).folder == cached
+    assert set((cache / "bundles").iterdir()) == {cached, another.path}
+    another.discard()
 
 
 def test_read_gives_the_bytes_that_were_checked(folder: Path) -> None:

@@ -254,7 +254,7 @@ def test_a_server_with_few_descriptors(bundle: Path, tmp_path: Path) -> None:
             [*COMMAND, *arguments],
             stdout=subprocess.DEVNULL,
             stderr=log,
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (few, few)),
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (few, few)),  # noqa: PLW1509
         )
     try:
         port = _port_in(log_file, process)

@@ -228,6 +228,6 @@ def test_the_same_run_starts_again_after_a_kill(tiny: Path, tmp_path: Path) -> N
     process.communicate()
     assert [name for name in os.listdir(tmp_path) if ".tmp" in name]
     again = start(tiny, *arguments, "--max-frames", "3")
-    out, err = again.communicate(timeout=60)
+    _out, err = again.communicate(timeout=60)
     assert (again.returncode, err) == (0, "")
     assert sorted(os.listdir(tmp_path)) == ["o.jsonl", "o.mp4"]

@@ -13,11 +13,10 @@ import pytest
 from memory_rise import peak_mb
 from PIL import Image
 
-from dedos_deploy.calib.frames import read_image as read_frame
 from dedos_deploy.errors import BadInputError, SourceError
 from dedos_deploy.label_files import read_image, read_label_values
 from dedos_deploy.picture_sizes import MOST_PIXELS, stated_pixels
-from dedos_deploy.pictures import read_picture
+from dedos_deploy.pictures import open_picture, read_picture
 from dedos_deploy.runtime import open_source
 from dedos_deploy.runtime.sources.bag_images import ImageMessage, decode_image
 
@@ -89,7 +88,7 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(name: str, tmp_path
     path = tmp_path / name
     path.write_bytes(content)
     sentence = f"1200000000 pixels, at most {MOST_PIXELS} are read; make it smaller"
-    for read in (read_image, read_label_values, read_frame, lambda at: read_picture(at, 1)):
+    for read in (read_image, read_label_values, open_picture, lambda at: read_picture(at, 1)):
         with pytest.raises(BadInputError, match=sentence) as caught:
             read(path)
         assert name in str(caught.value)

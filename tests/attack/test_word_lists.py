@@ -21,12 +21,12 @@ sys.path += [str(Path(__file__).parents[1] / "runtime")]
 import tiny_bundle  # noqa: E402
 from tiny_bundle import stripes, write_tiny_bundle  # noqa: E402
 
-from dedos_deploy.class_files import MOST_BYTES, typed_vocabulary, vocabulary_from_file  # noqa: E402
+from dedos_deploy.class_files import MOST_BYTES  # noqa: E402
 from dedos_deploy.cli import eval as eval_cli  # noqa: E402
 from dedos_deploy.cli import export, run  # noqa: E402
 from dedos_deploy.errors import BadInputError, UnfinishedError  # noqa: E402
 from dedos_deploy.runtime import Segmenter  # noqa: E402
-from dedos_deploy.runtime.serving.hub import Hub  # noqa: E402
+from dedos_deploy.runtime.serving.controls import Controls  # noqa: E402
 from dedos_deploy.runtime.sinks.files import encode_picture
 from dedos_deploy.text import tower  # noqa: E402
 from dedos_deploy.vocabulary import (  # noqa: E402
@@ -34,6 +34,8 @@ from dedos_deploy.vocabulary import (  # noqa: E402
     _canonical,
     canonical_word,
     parse_vocabulary,
+    typed_vocabulary,
+    vocabulary_from_file,
 )
 
 SECRET = "hunter2"
@@ -102,14 +104,14 @@ def test_no_string_is_a_file(text: str, secrets: Path, segmenter: Segmenter) -> 
         except BadInputError as error:
             return str(error)
 
-    with Hub(segmenter, {"gate": segmenter.share("blue")}) as hub:
+    with Controls(segmenter, {"gate": segmenter.share("blue")}) as controls:
         opened = _opened_files(
             lambda: [
                 words_of(lambda: parse_vocabulary(text)),
                 words_of(lambda: segmenter.set_classes(text)),
                 words_of(lambda: segmenter.share(text).classes),
-                words_of(lambda: hub.set_classes("gate", text)),
-                words_of(lambda: hub.segment_picture(picture, text).classes),
+                words_of(lambda: controls.set_classes("gate", text)),
+                words_of(lambda: controls.segment_picture(picture, text).classes),
                 words_of(lambda: segmenter.classes),
             ]
         )
@@ -132,7 +134,7 @@ sys.addaudithook(_listen)
 
 def _opened_files(call: Callable[[], Any]) -> tuple[Any, list[object]]:
     """Return what `call` returns and all that it opened."""
-    global _heard
+    global _heard  # noqa: PLW0603
     _heard = []
     try:
         return call(), _heard
@@ -361,7 +363,7 @@ def test_a_session_outlives_all_names(segmenter: Segmenter) -> None:
             assert len(result.classes) == len(result.counts) == WORDS_PER_REQUEST
     segmenter.set_classes("red")
     assert segmenter.segment(frame).label_map.dtype == np.uint8
-    assert len(json.dumps(Hub(segmenter, {"gate": segmenter}).state())) < 100_000
+    assert len(json.dumps(Controls(segmenter, {"gate": segmenter}).state())) < 100_000
 
 
 def test_words_leave_one_file_of_bounded_size(segmenter: Segmenter, cache_folder: Path) -> None:

@@ -19,6 +19,7 @@ from dedos_deploy.bench import energy
 from dedos_deploy.bench.ceilings import cpu_ceilings, gpu_ceilings, product_graph
 from dedos_deploy.bench.stages import BenchOptions, markdown, run_bench
 from dedos_deploy.cli.bench import main
+from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,16 @@ def test_rows_of_every_combination(bundles: tuple[str, str, str]) -> None:
         assert row.jitter >= 1 and row.fps > 0 and row.device_mb is None
         assert row.of_matmul is not None and row.of_matmul > 0
     assert report.facts["threads"] == 1
+
+
+def test_the_report_says_what_the_engine_says(
+    bundles: tuple[str, str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OnnxEngine, "facts", lambda self: {"flavour": "one of its own"})
+    monkeypatch.setattr(OnnxEngine, "device_memory", lambda self: 3_500_000)
+    report = run_bench(BenchOptions(bundles[:1], slots=(2,), sizes=((40, 60),), frames=1))
+    assert report.facts["flavour"] == "one of its own"
+    assert [row.device_mb for row in report.rows] == [3.5]
 
 
 def test_labels_are_compared_with_the_first(bundles: tuple[str, str, str]) -> None:

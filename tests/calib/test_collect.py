@@ -27,6 +27,7 @@ from dedos_deploy.calib.collect import (
 )
 from dedos_deploy.calib.histogram import MagnitudeHistogram
 from dedos_deploy.errors import BadInputError, SinkError
+from dedos_deploy.progress import Progress
 from dedos_deploy.spec import GraphSpec
 
 TENSORS = ("features", "products", "scores")
@@ -100,13 +101,13 @@ def test_a_batch_counts_every_frame_alike(
     assert np.array_equal(found.counts, 3 * single.counts) and found.max == single.max
 
 
-class Interrupt:
-    """Progress that presses Ctrl-C after `after` frames."""
+class Interrupt(Progress):
+    """Presses Ctrl-C after `after` frames."""
 
     def __init__(self, after: int) -> None:
         self.after, self.seen = after, list[tuple[int, int]]()
 
-    def __call__(self, done: int, total: int) -> None:
+    def count(self, done: int, total: int, unit: str = "image") -> None:
         self.seen.append((done, total))
         if done == self.after:
             raise KeyboardInterrupt

@@ -143,7 +143,7 @@ def test_macs_by_hand(frozen: FrozenDedos, float_graph: onnx.ModelProto) -> None
     assert found["trunk.blocks.0.qkv"] == (patches + 1) * 32 * 96
     assert found["refinement.keep"] == 2 * patches * 32 * 32
     conv = dict(frozen.model.named_modules())["detail.stem.1.0"]
-    assert found["detail.stem.1.0"] == (32 // 4) * (48 // 4) * conv.weight.numel()  # type: ignore
+    assert found["detail.stem.1.0"] == (32 // 4) * (48 // 4) * conv.weight.numel()  # type: ignore[union-attr, operator]
 
 
 def test_table_and_picture_tell_the_plan() -> None:

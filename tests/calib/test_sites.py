@@ -8,7 +8,7 @@ import onnx
 
 from dedos_deploy.calib.placement import site_tensors
 from dedos_deploy.calib.sites import NEVER, find_products, find_sites, why_never
-from dedos_deploy.model import Dedos
+from dedos_deploy.model import Dedos, build_model
 from dedos_deploy.presets import PRESETS
 
 
@@ -46,7 +46,7 @@ def test_every_exception_names_a_module_of_some_preset(float_graph: onnx.ModelPr
     names = {site.name for site in find_products(float_graph)}  # Folded ones are named there only.
     for preset in PRESETS.values():
         with torch.device("meta"):
-            names |= {name for name, _ in Dedos(preset).named_modules()}
+            names |= {name for name, _ in build_model(preset).named_modules()}
     unused = {p for p in NEVER if not any(fnmatchcase(name, p) for name in names)}
     assert not unused
 

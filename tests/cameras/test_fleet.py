@@ -21,8 +21,9 @@ from dedos_deploy.runtime.flow import (
     Camera,
     CameraReport,
     FeedOptions,
-    Fleet,
     Reconnect,
+    Run,
+    RunOptions,
     SourceState,
 )
 from dedos_deploy.runtime.flow.lanes import FAILED, SLOW
@@ -48,7 +49,7 @@ def camera(name: str, open_it: Callable[[], Source], labeller: Any, **options: A
     return Camera(name, open_it, labeller, feed=options.pop("feed", QUICK), **options)
 
 
-def run_for(seconds: float, fleet: Fleet, stop: threading.Event) -> list[CameraReport]:
+def run_for(seconds: float, fleet: Run, stop: threading.Event) -> list[CameraReport]:
     timer = threading.Timer(seconds, stop.set)
     timer.start()
     try:
@@ -83,7 +84,7 @@ def no_thread_is_left() -> Iterator[None]:
 def test_eight_busy_cameras_get_equal_shares() -> None:
     stop, labeller = threading.Event(), SleepyLabeller(0.004)
     cameras = [camera(f"c{index}", bars(), labeller) for index in range(8)]
-    counts = labelled(run_for(2.5, Fleet(cameras, stop=stop), stop))
+    counts = labelled(run_for(2.5, Run(cameras, stop=stop), stop))
     assert sum(counts.values()) > 200
     assert max(counts.values()) - min(counts.values()) <= 0.05 * np.mean(list(counts.values())) + 2
 
@@ -92,7 +93,7 @@ def test_a_slow_camera_gets_what_it_offers_and_the_others_the_rest() -> None:
     stop, labeller = threading.Event(), SleepyLabeller(0.004)
     cameras = [camera("slow", bars(10), labeller)]
     cameras += [camera(f"c{index}", bars(), labeller) for index in range(3)]
-    counts = labelled(run_for(2.0, Fleet(cameras, stop=stop), stop))
+    counts = labelled(run_for(2.0, Run(cameras, stop=stop), stop))
     assert 15 <= counts["slow"] <= 21
     busy = [count for name, count in counts.items() if name != "slow"]
     assert min(busy) > 3 * counts["slow"] and max(busy) - min(busy) <= 0.05 * max(busy) + 2
@@ -112,7 +113,7 @@ def test_a_camera_that_was_away_does_not_make_up_for_it() -> None:
         camera("back", lambda: ScriptedSource(late(), live=True), labeller),
         camera("always", bars(400), labeller),
     ]
-    fleet = Fleet(cameras, stop=stop, on_result=lambda name, frame, result: order.append(name))
+    fleet = Run(cameras, stop=stop, on_result=lambda name, frame, result: order.append(name))
     run_for(2.0, fleet, stop)
     first = order.index("back")
     after = order[first : first + 60]
@@ -126,7 +127,7 @@ def test_recordings_lose_no_frame_beside_live_cameras() -> None:
         camera("file", scripted(*range(60)), labeller, sinks=[sink], live=False),
         camera("live", bars(), labeller),
     ]
-    fleet = Fleet(cameras, stop=stop)
+    fleet = Run(cameras, stop=stop)
     threading.Timer(1.5, stop.set).start()
     reports = fleet.run()
     assert sink.ids == list(range(60))
@@ -136,7 +137,7 @@ def test_recordings_lose_no_frame_beside_live_cameras() -> None:
 
 def test_the_newest_frame_of_a_live_camera_wins() -> None:
     stop, labeller, sink = threading.Event(), SleepyLabeller(0.05), ListSink()
-    fleet = Fleet([camera("c", bars(200), labeller, sinks=[sink])], stop=stop)
+    fleet = Run([camera("c", bars(200), labeller, sinks=[sink])], stop=stop)
     (report,) = run_for(1.0, fleet, stop)
     steps = np.diff(sink.ids)
     assert steps.min() >= 5 and report.results.age_p99_ms < 120
@@ -149,7 +150,7 @@ def test_what_would_be_too_late_is_dropped_before_the_engine() -> None:
         camera("patient", bars(), labeller),
         camera("hasty", bars(), labeller, max_latency_s=0.04),
     ]
-    patient, hasty = run_for(1.0, Fleet(cameras, stop=stop), stop)
+    patient, hasty = run_for(1.0, Run(cameras, stop=stop), stop)
     # One frame of each may come before anything can be predicted.
     assert hasty.results.frames <= 1 and hasty.results.drops[LATE] >= 5
     assert patient.results.frames >= 15
@@ -166,7 +167,7 @@ def test_every_camera_has_its_vocabulary(bundle_folder: Path) -> None:
         cameras = [
             camera(name, scripted(*range(20)), shared.share(name), live=False) for name in seen
         ]
-        Fleet(cameras, on_result=note).run()
+        Run(cameras, on_result=note).run()
     assert seen == {"red": {("red",)}, "blue": {("blue",)}}
 
 
@@ -206,7 +207,7 @@ def test_a_class_change_under_load_never_mislabels_a_frame(bundle_folder: Path) 
 
         changer = threading.Thread(target=change)
         changer.start()
-        run_for(2.0, Fleet(cameras, stop=stop, on_result=check), stop)
+        run_for(2.0, Run(cameras, stop=stop, on_result=check), stop)
         changer.join(10)
     assert not wrong, wrong[:3]
     assert checked > 200 and max(map(len, versions.values())) > 20
@@ -230,7 +231,7 @@ def test_a_source_that_raises_is_opened_again_and_concerns_no_other(
         return opened[-1]
 
     sink, labeller = ListSink(), SleepyLabeller()
-    broken, fine = Fleet(
+    broken, fine = Run(
         [
             camera("broken", open_next, labeller, sinks=[sink], live=False),
             camera("fine", scripted(*range(30)), labeller, live=False),
@@ -250,7 +251,7 @@ def test_a_source_that_never_opens_is_lost_after_its_attempts() -> None:
         raise SourceError("wrong password")
 
     started = time.monotonic()
-    lost, fine = Fleet(
+    lost, fine = Run(
         [
             camera("lost", refuse, SleepyLabeller()),
             camera("fine", scripted(0, 1), SleepyLabeller(), live=False),
@@ -267,7 +268,7 @@ def test_a_blocked_source_is_stalled_and_left_behind(caplog: pytest.LogCaptureFi
         camera("blocked", lambda: blocked, SleepyLabeller()),
         camera("fine", bars(), SleepyLabeller(0.002)),
     ]
-    fleet = Fleet(cameras, stop=stop)
+    fleet = Run(cameras, stop=stop)
     started = time.monotonic()
     first, second = run_for(1.0, fleet, stop)
     assert time.monotonic() - started < 1.0 + 2.0
@@ -279,7 +280,7 @@ def test_a_blocked_source_is_stalled_and_left_behind(caplog: pytest.LogCaptureFi
 
 def test_silence_is_a_stall() -> None:
     stop, states = threading.Event(), []
-    fleet = Fleet(
+    fleet = Run(
         [camera("c", scripted(0, 1, *[0.1] * 8, 2, *[0.1] * 2, live=True), SleepyLabeller())],
         stop=stop,
     )
@@ -303,7 +304,7 @@ def test_silence_is_a_stall() -> None:
 def test_a_sink_that_raises_ends_alone(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     broken, fine = ListSink(fails_at=5, error=error), ListSink()
     broken.uri, fine.uri = "broken", "fine"
-    fleet = Fleet(
+    fleet = Run(
         [camera("c", scripted(*range(40)), SleepyLabeller(), sinks=[broken, fine], live=False)]
     )
     (report,) = fleet.run()
@@ -316,7 +317,7 @@ def test_a_sink_that_raises_ends_alone(error: Exception, caplog: pytest.LogCaptu
 
 def test_a_slow_sink_of_a_live_camera_loses_frames_and_nothing_else() -> None:
     slow, quick, stop = ListSink(seconds=0.1), ListSink(), threading.Event()
-    fleet = Fleet([camera("c", bars(), SleepyLabeller(0.001), sinks=[slow, quick])], stop=stop)
+    fleet = Run([camera("c", bars(), SleepyLabeller(0.001), sinks=[slow, quick])], stop=stop)
     (report,) = run_for(1.0, fleet, stop)
     assert len(quick.ids) == report.results.frames > 60
     assert 5 <= len(slow.ids) <= 20 and report.results.drops[SLOW] > 40
@@ -325,7 +326,7 @@ def test_a_slow_sink_of_a_live_camera_loses_frames_and_nothing_else() -> None:
 def test_a_blocked_sink_does_not_hold_up_the_stop(caplog: pytest.LogCaptureFixture) -> None:
     blocked, stop = ListSink(), threading.Event()
     blocked.gate.clear()
-    fleet = Fleet([camera("c", bars(), SleepyLabeller(0.001), sinks=[blocked])], stop=stop)
+    fleet = Run([camera("c", bars(), SleepyLabeller(0.001), sinks=[blocked])], stop=stop)
     started = time.monotonic()
     run_for(0.5, fleet, stop)
     assert time.monotonic() - started < 2.5 and "is left behind" in caplog.text
@@ -340,7 +341,7 @@ def test_told_to_stop_the_first_sink_error_ends_the_run() -> None:
     ]
     started = time.monotonic()
     with pytest.raises(SinkError, match="the disk is full"):
-        Fleet(cameras, sink_errors="stop").run()
+        Run(cameras, RunOptions(sink_errors="stop")).run()
     assert time.monotonic() - started < 5
 
 
@@ -351,7 +352,7 @@ def test_a_full_sink_of_a_recording_holds_up_no_other_camera() -> None:
         camera("file", scripted(*range(100)), SleepyLabeller(0.001), sinks=[blocked], live=False),
         camera("live", bars(), SleepyLabeller(0.001)),
     ]
-    fleet = Fleet(cameras, stop=stop)
+    fleet = Run(cameras, stop=stop)
     threading.Timer(1.0, blocked.gate.set).start()
     threading.Timer(2.0, stop.set).start()
     counts: list[int] = []
@@ -369,7 +370,7 @@ def test_a_sink_may_ask_for_the_end() -> None:
             if len(self.ids) == 3:
                 raise StopRequested
 
-    fleet = Fleet([camera("c", bars(), SleepyLabeller(), sinks=[Window()])])
+    fleet = Run([camera("c", bars(), SleepyLabeller(), sinks=[Window()])])
     started = time.monotonic()
     fleet.run()
     assert time.monotonic() - started < 3
@@ -378,13 +379,13 @@ def test_a_sink_may_ask_for_the_end() -> None:
 def test_a_frame_that_cannot_be_labelled_is_one_frame_lost() -> None:
     sink = ListSink()
     labeller = SleepyLabeller(fails=lambda call: call == 3)
-    (report,) = Fleet([camera("c", scripted(*range(9)), labeller, sinks=[sink], live=False)]).run()
+    (report,) = Run([camera("c", scripted(*range(9)), labeller, sinks=[sink], live=False)]).run()
     assert sink.ids == [0, 1, 3, 4, 5, 6, 7, 8] and report.results.drops == {"engine failed": 1}
 
 
 def test_an_engine_that_is_broken_ends_the_run() -> None:
     labeller = SleepyLabeller(fails=lambda call: call > 4)
-    fleet = Fleet([camera("c", bars(), labeller)], errors_in_a_row=3)
+    fleet = Run([camera("c", bars(), labeller)], RunOptions(errors_in_a_row=3))
     with pytest.raises(SourceError, match="no luck"):
         fleet.run()
     assert labeller.calls == 7
@@ -393,7 +394,7 @@ def test_an_engine_that_is_broken_ends_the_run() -> None:
 def test_an_engine_that_works_now_and_then_ends_no_run() -> None:
     """Nine of ten frames fail, for ever: a frame that is labelled starts the count of errors anew."""
     sink, labeller = ListSink(), SleepyLabeller(fails=lambda call: call % 10 != 0)
-    (report,) = Fleet([camera("c", scripted(*range(60)), labeller, sinks=[sink], live=False)]).run()
+    (report,) = Run([camera("c", scripted(*range(60)), labeller, sinks=[sink], live=False)]).run()
     assert sink.ids == [9, 19, 29, 39, 49, 59]
     assert report.results.drops == {"engine failed": 54}
 
@@ -402,7 +403,7 @@ def test_a_callback_that_raises_hangs_nothing(caplog: pytest.LogCaptureFixture) 
     def broken(name: str, frame: Frame, result: Segmentation) -> None:
         raise KeyError("odd")
 
-    (report,) = Fleet(
+    (report,) = Run(
         [camera("c", scripted(*range(50)), SleepyLabeller(), live=False)], on_result=broken
     ).run()
     assert report.results.frames == 50 and report.results.drops == {"callback failed": 50}
@@ -418,7 +419,7 @@ def test_memory_and_threads_stay(caplog: pytest.LogCaptureFixture) -> None:
 
     feed = FeedOptions(reconnect=Reconnect(first_s=0.001, longest_s=0.001, attempts=50), stall_s=1)
     stop = threading.Event()
-    fleet = Fleet([camera("c", losing, SleepyLabeller(), feed=feed)], stop=stop)
+    fleet = Run([camera("c", losing, SleepyLabeller(), feed=feed)], stop=stop)
     gc.collect()
     (report,) = run_for(1.5, fleet, stop)
     assert report.source.reconnects > 200
@@ -430,11 +431,11 @@ def test_memory_and_threads_stay(caplog: pytest.LogCaptureFixture) -> None:
 def test_names_and_number_of_cameras_are_checked(count: int) -> None:
     cameras = [camera("same", bars(), SleepyLabeller()) for _ in range(count)]
     with pytest.raises(BadInputError, match="there is no camera|camera names must differ"):
-        Fleet(cameras)
+        Run(cameras)
 
 
 def test_the_end_after_so_many_results() -> None:
-    reports = Fleet([camera("c", bars(), SleepyLabeller())], max_results=7).run()
+    reports = Run([camera("c", bars(), SleepyLabeller())], RunOptions(max_results=7)).run()
     assert labelled(reports) == {"c": 7}
 
 

@@ -16,6 +16,7 @@ from colours import EXPECTED
 from dedos_deploy.cli import eval as eval_cli
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.evaluation import LabelledFolder, evaluate_segmenter, match_classes
+from dedos_deploy.progress import Progress
 from dedos_deploy.runtime import Segmentation
 from dedos_deploy.vocabulary import parse_vocabulary
 
@@ -47,19 +48,25 @@ class FakeSegmenter:
         pass
 
 
+class Counts(Progress):
+    def __init__(self) -> None:
+        self.calls: list[tuple[int, int]] = []
+
+    def count(self, done: int, total: int, unit: str = "image") -> None:
+        self.calls.append((done, total))
+
+
 def test_with_a_fake_segmenter(data: Path) -> None:
     folder = LabelledFolder.open(data, "val")
     vocabulary, _ = match_classes(folder.classes, None)
-    calls: list[tuple[int, int]] = []
-    result = evaluate_segmenter(
-        FakeSegmenter(), folder, vocabulary, progress=lambda *call: calls.append(call)
-    )
+    counts = Counts()
+    result = evaluate_segmenter(FakeSegmenter(), folder, vocabulary, progress=counts)
     assert result.classes == ("blue", "green", "red")
     np.testing.assert_allclose(result.iou, list(EXPECTED.values()))
     assert result.miou_present == result.miou_union == pytest.approx(np.mean([*EXPECTED.values()]))
     assert result.accuracy == pytest.approx(5.5 / 6)
     assert (result.images, result.skipped) == (2, ("c",)) and result.labelled == (1024,) * 3
-    assert calls == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    assert counts.calls == [(0, 3), (1, 3), (2, 3), (3, 3)]
 
 
 def test_classes_left_out_are_not_counted(data: Path) -> None:

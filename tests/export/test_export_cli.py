@@ -2,15 +2,17 @@ from __future__ import annotations
 
 import io
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from dedos_deploy.cli import _stages
-from dedos_deploy.cli._main import size_hw
-from dedos_deploy.cli._stages import StageLines
+from dedos_deploy.cli import _progress
+from dedos_deploy.cli._progress import ProgressLines
 from dedos_deploy.cli.export import main
 from dedos_deploy.model import Dedos, save_checkpoint
+from dedos_deploy.options import size_hw
 
 
 @pytest.fixture
@@ -28,7 +30,7 @@ def folder(tmp_path: Path, model: Dedos, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 @pytest.mark.parametrize(
-    "line, message",
+    ("line", "message"),
     [
         ("", "no weights were named; give --checkpoint FILE"),
         ("--preset nanoo", "unknown preset 'nanoo', did you mean 'nano'"),
@@ -84,10 +86,10 @@ def test_size_is_height_by_width(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_stage_lines_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_stages, "TICK_S", 0.01)
-    monkeypatch.setattr(_stages, "SILENT_S", 0.0)
+    monkeypatch.setattr(_progress, "TICK_S", 0.01)
+    monkeypatch.setattr(_progress, "SILENT_S", 0.0)
     stream = _Watched("K=64")
-    lines = StageLines(stream)
+    lines = ProgressLines(stream)
     lines.begin(3, 7, "building")
     lines.note("profile K=64")
     assert stream.seen.wait(10)
@@ -101,14 +103,14 @@ def test_stage_lines_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     assert text[-2].startswith("[3/7] building … ") and text[-2].endswith(" s")
     assert text[-1].startswith("[4/7] writing … ") and text[-1].endswith(" s, stopped")
     assert "\r" not in stream.getvalue()
-    assert not [thread for thread in threading.enumerate() if thread.name == "stage-clock"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "progress-clock"]
 
 
 def test_stage_lines_on_a_terminal_rewrite_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_stages, "TICK_S", 0.01)
-    monkeypatch.setattr(_stages, "SILENT_S", 0.0)
+    monkeypatch.setattr(_progress, "TICK_S", 0.01)
+    monkeypatch.setattr(_progress, "SILENT_S", 0.0)
     stream = _Watched("a long note", terminal=True)
-    lines = StageLines(stream)
+    lines = ProgressLines(stream)
     lines.begin(1, 2, "tracing")
     lines.note("a long note")
     assert stream.seen.wait(10)
@@ -134,3 +136,27 @@ class _Watched(io.StringIO):
 
     def isatty(self) -> bool:
         return self._terminal
+
+
+def test_counts_are_told_with_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_progress, "TICK_S", 0.01)
+    monkeypatch.setattr(_progress, "SILENT_S", 0.0)
+    monkeypatch.setattr(_progress, "LOG_EVERY_S", 0.0)
+    stream = _Watched("another note … ")
+    lines = ProgressLines(stream)
+    with lines.part(2, 3, "labelling"):
+        lines.note("the set")
+        lines.count(4, 10)  # what a resumed run had before took no time of this one
+        until(lambda: "[2/3] labelling, the set, image 4 of 10 … 0 s\n" in stream.getvalue())
+        lines.count(7, 10)
+        until(lambda: "[2/3] labelling, the set, image 7 of 10, 0 s left" in stream.getvalue())
+        lines.note("another note")
+        assert stream.seen.wait(10)
+    assert "another note, image" not in stream.getvalue()
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -23,16 +23,19 @@ from dedos_deploy.errors import (
     SinkError,
 )
 from dedos_deploy.export import ExportOptions, TrainedModel, WeightsSource, export_bundle
+from dedos_deploy.export import bundle_text as text_module
 from dedos_deploy.export import exporter as exporter_module
+from dedos_deploy.export import manifest as manifest_module
 from dedos_deploy.model import Dedos, load_checkpoint, save_checkpoint
+from dedos_deploy.progress import Progress
 from dedos_deploy.runtime import Segmenter
 from dedos_deploy.vocabulary import parse_vocabulary
 
 QUICK = ExportOptions(frame_count=1)
 
 
-class Recorder:
-    """A Progress that keeps what it was told."""
+class Recorder(Progress):
+    """Keeps what it was told."""
 
     def __init__(self) -> None:
         self.stages: list[str] = []
@@ -40,8 +43,8 @@ class Recorder:
         self.warnings: list[str] = []
         self.ends: list[bool] = []
 
-    def begin(self, index: int, total: int, title: str) -> None:
-        self.stages.append(f"{index}/{total} {title}")
+    def begin(self, number: int, count: int, what: str) -> None:
+        self.stages.append(f"{number}/{count} {what}")
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -68,7 +71,7 @@ def traced(
         assert context_length == CONTEXT and matrices == "half"
         return Path(shutil.copyfile(text_file, path))
 
-    monkeypatch.setattr(exporter_module, "save_text_tower", save)
+    monkeypatch.setattr(text_module, "save_text_tower", save)
     return graph
 
 
@@ -116,6 +119,14 @@ def test_whole_export_from_a_checkpoint(
     assert restored.config == model.config
 
 
+WRITERS = {
+    "write_tokenizer_json": text_module,
+    "save_text_tower": text_module,
+    "check_text_tower": text_module,
+    "created_now": manifest_module,
+}
+"""Where the steps that are not the exporter's own stand."""
+
 STEPS = (
     "sample_frames",
     "freeze",
@@ -162,7 +173,7 @@ def test_failure_leaves_nothing_and_keeps_the_old_bundle(
     old.write_bytes(b"the bundle of yesterday")
     picture = tmp_path / "frame.png"
     cv2.imwrite(str(picture), frames[0])
-    monkeypatch.setattr(exporter_module, step, fail)
+    monkeypatch.setattr(WRITERS.get(step, exporter_module), step, fail)
     progress = Recorder()
     expected = {"error": EngineError, "interrupt": KeyboardInterrupt, "disk": SinkError}[kind]
     message = {"error": "told to fail", "interrupt": "^$", "disk": "street.dedos.*No space left"}
@@ -252,7 +263,7 @@ def test_missing_tensorrt_is_said_before_any_work(
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    ("change", "message"),
     [
         ({"precision": "fp8"}, "precision 'fp8' is unknown; choose one of fp32, fp16"),
         ({"target": "tpu"}, "target 'tpu' is unknown; choose one of cpu, rtx, trt, cuda"),
@@ -267,7 +278,7 @@ def test_bad_options(change: dict[str, Any], message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "make, message",
+    ("make", "message"),
     [
         (lambda: WeightsSource(), "no weights were named"),
         (lambda: WeightsSource(preset="edge-b"), "no embedded weights.*--random-weights"),

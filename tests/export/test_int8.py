@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 from collections.abc import Callable
@@ -28,13 +29,14 @@ from dedos_deploy.calib.verdict import SideBySide
 from dedos_deploy.cli.export import main
 from dedos_deploy.errors import BadInputError, SinkError, SourceError
 from dedos_deploy.evaluation.evaluate import evaluate_bundle
-from dedos_deploy.export import ExportOptions, TrainedModel, export_bundle
+from dedos_deploy.export import ExportOptions, ExportReport, TrainedModel, export_bundle
 from dedos_deploy.export import exporter as exporter_module
 from dedos_deploy.export import int8 as int8_module
-from dedos_deploy.export.exporter import ExportReport
+from dedos_deploy.export import int8_judge as judge_module
 from dedos_deploy.export.graph import image_graph
 from dedos_deploy.export.storage import rounded_rows, store_small
 from dedos_deploy.model import Dedos, freeze, save_checkpoint
+from dedos_deploy.progress import Progress
 from dedos_deploy.runtime import Segmenter
 from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
 from dedos_deploy.scenes import KINDS, class_names, render_image
@@ -78,7 +80,7 @@ def timing(monkeypatch: pytest.MonkeyPatch) -> Callable[[SideBySide], None]:
             reference(), candidate()
             return result
 
-        monkeypatch.setattr(int8_module, "side_by_side", side_by_side)
+        monkeypatch.setattr(judge_module, "side_by_side", side_by_side)
 
     return found
 
@@ -164,7 +166,7 @@ def test_int8_that_does_not_win_is_not_written(
 ) -> None:
     timing(SLOW if slow else FAST)
     if not slow:
-        monkeypatch.setattr(int8_module._Int8, "_agreement", lambda *_: 0.98)
+        monkeypatch.setattr(judge_module.Judge, "_agreement", lambda *_: 0.98)
     report = _export(trained, tmp_path / "out.dedos", drive)
     said = "1.11x as fast, at least 1.15x" if slow else "loses 2.0 points"
     assert report.image_precision == "fp32" and said in report.warnings[0]
@@ -262,6 +264,19 @@ def test_a_table_is_used_again_and_only_for_the_same(
     assert table.read_bytes() == written and not (tmp_path / "three.dedos").exists()
 
 
+class Counts(Progress):
+    """Keeps what is counted; stop_at: the frame at which Ctrl-C is pressed."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.done: list[int] = []
+        self._stop_at = stop_at
+
+    def count(self, done: int, total: int, unit: str = "image") -> None:
+        self.done.append(done)
+        if done == self._stop_at:
+            raise KeyboardInterrupt
+
+
 def test_an_interrupted_calibration_goes_on(
     trained: TrainedModel,
     drive: Path,
@@ -273,27 +288,21 @@ def test_an_interrupted_calibration_goes_on(
     table = tmp_path / "table.json"
 
     def interrupted(inputs: Any, tensors: Any, *, resume: Any, progress: Any) -> Any:
-        def count(done: int, total: int) -> None:
-            if done == 9:
-                raise KeyboardInterrupt
-
-        return channel_maxima(inputs, tensors, resume=resume, progress=count)
+        return channel_maxima(inputs, tensors, resume=resume, progress=Counts(stop_at=9))
 
     with monkeypatch.context() as patched:
         patched.setattr(int8_module, "channel_maxima", interrupted)
         with pytest.raises(KeyboardInterrupt):
             _export(trained, tmp_path / "out.dedos", drive, table=table)
     assert not (tmp_path / "out.dedos").exists() and not table.exists()
-    counts: list[int] = []
+    counts = Counts()
 
     def counted(inputs: Any, tensors: Any, *, resume: Any, progress: Any) -> Any:
-        return channel_maxima(
-            inputs, tensors, resume=resume, progress=lambda done, total: counts.append(done)
-        )
+        return channel_maxima(inputs, tensors, resume=resume, progress=counts)
 
     monkeypatch.setattr(int8_module, "channel_maxima", counted)
     _export(trained, tmp_path / "out.dedos", drive, table=table, force=True)
-    assert counts[0] == 9 and counts[-1] == 14  # From the state saved at 8.
+    assert counts.done[0] == 9 and counts.done[-1] == 14  # From the state saved at 8.
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.dedos", "table.json"]
     alone = _export(trained, tmp_path / "alone.dedos", drive, force=True)
     with Bundle.open(alone.path) as one, Bundle.open(tmp_path / "out.dedos") as other:
@@ -437,9 +446,48 @@ def test_plans_that_the_parity_gate_would_refuse_cost_everything(
 ) -> None:
     """Labels may not mind what the gate minds: all layers go back, nothing is refused."""
     timing(FAST)
-    monkeypatch.setattr(int8_module._Int8, "_agreement", lambda *_: 0.9)
+    monkeypatch.setattr(judge_module.Judge, "_agreement", lambda *_: 0.9)
     report = _export(trained, tmp_path / "out", drive, labels=street, budget=0.5, force=True)
     assert report.int8 is not None and not report.int8.plan.sites
+
+
+@pytest.mark.parametrize("agreements", [(0.9, 1.0), (1.0, 0.9), (0.9, 0.9)])
+def test_every_candidate_has_one_engine_and_the_float_graph_one(
+    trained: TrainedModel,
+    drive: Path,
+    street: Path,
+    tmp_path: Path,
+    timing: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    agreements: tuple[float, float],
+) -> None:
+    """Whichever plan is chosen: the first, one in the middle of the search, the last, or none."""
+    timing(FAST)
+    opened: list[str] = []
+    still_open: list[OnnxEngine] = []
+
+    class Counted(OnnxEngine):
+        def __init__(self, model: Path, spec: GraphSpec) -> None:
+            super().__init__(model, spec, threads=1)
+            opened.append(model.name)
+            still_open.append(self)
+
+        def close(self) -> None:
+            super().close()
+            still_open.remove(self)
+
+    for module in (int8_module, judge_module):
+        monkeypatch.setattr(module, "OnnxEngine", Counted)
+    found = itertools.cycle(agreements)
+    monkeypatch.setattr(judge_module.Judge, "_agreement", lambda *_: next(found))
+    report = _export(trained, tmp_path / "out", drive, labels=street, budget=0.5, force=True)
+    assert report.int8 is not None
+    plan = report.int8.plan
+    sites = len(plan.sites) + len(plan.given_back)
+    measured = [sites - each.given_back for each in plan.rounds]
+    expected = dict.fromkeys([*measured, len(plan.sites)])  # none at all is never measured
+    assert opened == ["float.onnx", *(f"int8_{number}.onnx" for number in expected)]
+    assert not still_open
 
 
 def test_scores_of_a_picture(

@@ -126,7 +126,7 @@ def test_padding_that_leaks_is_seen(
     assert differences["few words, padded"] > 100 * exact.max_abs
 
 
-@pytest.mark.parametrize("precision, passes", [("fp32", False), ("fp16", True), ("int8", True)])
+@pytest.mark.parametrize(("precision", "passes"), [("fp32", False), ("fp16", True), ("int8", True)])
 def test_thresholds_follow_precision(
     model: Dedos, spec: GraphSpec, frames: Frames, base_text: Any, precision: str, passes: bool
 ) -> None:

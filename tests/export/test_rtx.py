@@ -13,6 +13,7 @@ from dedos_deploy.bundle import Bundle
 from dedos_deploy.errors import BadInputError, EngineError, MissingExtraError
 from dedos_deploy.export.graph import save_graph, weight_bytes
 from dedos_deploy.export.rtx import build_rtx_engine
+from dedos_deploy.progress import Progress
 from dedos_deploy.spec import SLOT_BUCKETS, GraphSpec
 
 trt = pytest.importorskip("tensorrt_rtx", reason="needs pip install 'dedos-deploy[rtx]'")
@@ -31,9 +32,22 @@ def _build(path: Path, spec: GraphSpec, **options: Any) -> Any:
     )
 
 
+class Notes(Progress):
+    """Keeps what is noted; stop_at: the note at which Ctrl-C is pressed."""
+
+    def __init__(self, stop_at: str | None = None) -> None:
+        self.texts: list[str] = []
+        self._stop_at = stop_at
+
+    def note(self, text: str) -> None:
+        self.texts.append(text)
+        if text == self._stop_at:
+            raise KeyboardInterrupt
+
+
 def test_engine_of_the_micro_model(half_file: Path, half_graph: Any, spec: GraphSpec) -> None:
-    notes: list[str] = []
-    engine = _build(half_file, spec, on_progress=notes.append)
+    notes = Notes()
+    engine = _build(half_file, spec, on_progress=notes)
     content = engine.path.read_bytes()
     assert engine.size == len(content) > weight_bytes(half_graph) / 2
     # A TensorRT plan: its mark, and its own length.
@@ -49,7 +63,7 @@ def test_engine_of_the_micro_model(half_file: Path, half_graph: Any, spec: Graph
         "compute_capabilities": ["8.6", "8.9", "12.0"],
         "platform": "any",
     }
-    profiles = [note for note in dict.fromkeys(notes) if note.startswith("profile")]
+    profiles = [note for note in dict.fromkeys(notes.texts) if note.startswith("profile")]
     assert profiles == ["profile K=16", "profile K=64", "profile K=256"]
 
 
@@ -61,13 +75,8 @@ def test_turing_has_no_float32_products(half_file: Path, spec: GraphSpec) -> Non
 
 def test_interrupt_reaches_the_build(half_file: Path, spec: GraphSpec) -> None:
     """An exception in TensorRT's callbacks must neither end the process nor be lost."""
-
-    def interrupt(text: str) -> None:
-        if text == "profile K=64":
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        _build(half_file, spec, on_progress=interrupt)
+        _build(half_file, spec, on_progress=Notes("profile K=64"))
     assert [path.name for path in half_file.parent.iterdir()] == ["model.onnx"]
 
 

@@ -108,7 +108,7 @@ class FakeRuntime:
             return None
         values = json.loads(content[12:])
         if values["sm"] != "{}.{}".format(*self.cuda.capability):
-            self.logger.log(Severity.ERROR, f"engine is for {values['sm']}")
+            self.logger.log(Severity.ERROR, f"engine is for {values['sm']}")  # noqa: G004
             return None
         return FakeEngine(self, values)
 

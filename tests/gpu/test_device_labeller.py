@@ -17,22 +17,10 @@ from pixel_host import PixelHost
 from dedos_deploy.errors import BadInputError, EngineError
 from dedos_deploy.runtime.gpu.cuda import Cuda, DeviceLostError
 from dedos_deploy.runtime.gpu.device_labeller import DeviceLabeller
-from dedos_deploy.runtime.labelling import HostLabeller, Labelled, open_labeller
+from dedos_deploy.runtime.labelling import HostLabeller, Labelled
 from dedos_deploy.runtime.segmenter import Segmenter
 from dedos_deploy.runtime.slots import SlotTable, Thresholds
 from dedos_deploy.spec import NONE_UINT16, GraphSpec
-
-
-class HostEngine:
-    """The same maths without a device."""
-
-    max_slots = 256
-
-    def __init__(self, spec: GraphSpec) -> None:
-        self.spec = spec
-
-    def infer(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        return {"scores": reference_scores(**inputs, dtype=np.dtype(self.spec.score_dtype))}
 
 
 def _table(slots: int, seed: int = 0, names: int = 5) -> SlotTable:
@@ -61,17 +49,12 @@ def _expected(
 ) -> Labelled:
     """What the host makes of the frame as the device resizes it, which may differ by one level."""
     small = host.resize(frame, (spec.height, spec.width))
-    labeller = HostLabeller(_Resized(HostEngine(spec), small), threads=1)  # type: ignore[arg-type]
-    return labeller.label(frame, table)
 
+    def infer(inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        dtype = np.dtype(spec.score_dtype)
+        return {"scores": reference_scores(**{**inputs, "image": small[None]}, dtype=dtype)}
 
-class _Resized:
-    def __init__(self, engine: HostEngine, image: NDArray[np.uint8]) -> None:
-        self.spec, self.max_slots = engine.spec, engine.max_slots
-        self._engine, self._image = engine, image
-
-    def infer(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        return self._engine.infer({**inputs, "image": self._image[None]})
+    return HostLabeller(spec, infer, threads=1).label(frame, table)
 
 
 @pytest.fixture
@@ -236,7 +219,7 @@ def test_without_kernels_the_host_labels_and_says_so(
     opened: Opened, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("dedos_deploy.runtime.gpu.tensorrt_engine.kernels_file", lambda: None)
-    labeller = open_labeller(opened(), threads=1)
+    labeller = opened().labeller(threads=1)
     assert isinstance(labeller, HostLabeller)
     assert "no CUDA kernels" in caplog.text
 

@@ -18,6 +18,7 @@ from tiny_bundle import BASE_WORDS, embeddings, tiny_spec, write_tiny_bundle
 
 from dedos_deploy.bundle import Bundle
 from dedos_deploy.errors import BadInputError, EngineError, ParityError
+from dedos_deploy.progress import Progress
 from dedos_deploy.runtime.gpu import engine_store
 from dedos_deploy.runtime.gpu.cuda import Cuda
 from dedos_deploy.runtime.gpu.engine_key import EngineKey, l4t_release
@@ -27,7 +28,7 @@ from dedos_deploy.runtime.gpu.memory import available_bytes, build_memory
 from dedos_deploy.spec import SLOT_BUCKETS
 
 
-class Shop:
+class Shop(Progress):
     """Stores of one bundle, cache folder and fake GPU; their engines are closed at the end."""
 
     def __init__(self, fake: FakeCuda, folder: Path, bundle: Path) -> None:
@@ -45,8 +46,11 @@ class Shop:
             trt=self.modules[target],
             folder=self.folder,
             cuda=Cuda(self.fake.runtime, self.fake.driver),
-            on_progress=self.notes.append,
+            on_progress=self,
         )
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
     def open(self, target: str = "trt", bundle: Path | None = None) -> Any:
         engine = self.store(target, bundle).open()
@@ -213,10 +217,9 @@ def test_an_interrupted_build_leaves_nothing(shop: Shop, error: type[BaseExcepti
         if text == "profile K=64":
             raise error
 
-    store = shop.store()
-    store._on_progress = stop
+    shop.note = stop  # type: ignore[method-assign]
     with pytest.raises(error):
-        store.open()
+        shop.open()
     assert shop.files() == []
 
 

@@ -47,8 +47,6 @@ def _need_kernels() -> Path:
 class ScoresEngine:
     """Not a network: it puts given scores where the engine would, on the device and on the host."""
 
-    max_slots = 256
-
     def __init__(self, cuda: Cuda, scores: NDArray[Any], image_hw: tuple[int, int]) -> None:
         from dedos_deploy.spec import GraphSpec
 
@@ -108,10 +106,10 @@ def test_label_maps_equal_those_of_the_cpu(
     planes = [cv2.resize(plane, (48, 36), interpolation=cv2.INTER_LINEAR) for plane in coarse]
     scores = np.stack(planes).astype(dtype)
     engine = ScoresEngine(cuda, scores, (144, 192))
-    labeller = DeviceLabeller.open(engine, _need_kernels())  # type: ignore[arg-type]
+    labeller = DeviceLabeller.open(engine, _need_kernels())
     frame, table = rng.integers(0, 256, (*size, 3), np.uint8), _table(slots, names)
     found = labeller.label(frame, table)
-    wanted = HostLabeller(engine, threads=2).label(frame, table)  # type: ignore[arg-type]
+    wanted = HostLabeller(engine.spec, engine.infer, threads=2).label(frame, table)
     np.testing.assert_array_equal(found.label_map, wanted.label_map)
     np.testing.assert_array_equal(found.confidence, wanted.confidence)
     np.testing.assert_array_equal(found.counts, wanted.counts)
@@ -122,7 +120,7 @@ def test_label_maps_equal_those_of_the_cpu(
 @pytest.mark.parametrize("size", [(720, 1280), (100, 90), (144, 192), (200, 150)])
 def test_resized_frames_equal_the_cpu_s(cuda: Cuda, host: PixelHost, size: tuple[int, int]) -> None:
     engine = ScoresEngine(cuda, np.zeros((2, 36, 48), np.float32), (144, 192))
-    labeller = DeviceLabeller.open(engine, _need_kernels())  # type: ignore[arg-type]
+    labeller = DeviceLabeller.open(engine, _need_kernels())
     frame = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     labeller.label(frame, _table(2, 3))
     back = cuda.pinned((144, 192, 3), np.uint8, "an image")
@@ -139,7 +137,7 @@ def test_a_score_that_is_no_number_is_found(cuda: Cuda) -> None:
     scores[2, 5, 7] = np.inf
     scores[1, 20, 3] = np.nan
     engine = ScoresEngine(cuda, scores, (144, 192))
-    labeller = DeviceLabeller.open(engine, _need_kernels())  # type: ignore[arg-type]
+    labeller = DeviceLabeller.open(engine, _need_kernels())
     with pytest.raises(EngineError, match="slot 1 is not finite at row 20, column 3"):
         labeller.label(np.zeros((60, 80, 3), np.uint8), _table(3, 3))
     labeller.close()
@@ -192,7 +190,7 @@ def engine_name(request: pytest.FixtureRequest) -> Iterator[str]:
         pytest.importorskip(flavour.module, reason=f"needs pip install 'dedos-deploy[{name}]'")
         if name == "rtx" and Cuda.open().device.capability[0] in (9, 10):
             pytest.skip("TensorRT for RTX does not build for data-centre GPUs")
-    yield name
+    return name
 
 
 @pytest.fixture

@@ -81,6 +81,8 @@ def test_without_capture_kernels_are_launched_one_by_one_and_it_is_said(
     assert engine.graphs == {16: "launched one by one: the library cannot capture this engine"}
     assert "no CUDA graph for K=16" in caplog.text
     assert engine.facts()["cuda_graphs"] == engine.graphs
+    free, total = engine.cuda.free_memory()
+    assert engine.device_memory() == total - free > 0
 
 
 @pytest.mark.parametrize("call", ["cudaGraphInstantiate", "cudaGraphLaunch"])

@@ -15,7 +15,15 @@ import pytest
 
 from dedos_deploy.errors import SourceError
 from dedos_deploy.runtime import Frame, open_source
-from dedos_deploy.runtime.flow import Camera, Feed, FeedOptions, Fleet, Reconnect, SourceState
+from dedos_deploy.runtime.flow import (
+    Camera,
+    Feed,
+    FeedOptions,
+    Reconnect,
+    Run,
+    RunOptions,
+    SourceState,
+)
 from dedos_deploy.runtime.sources.contract import Source
 from dedos_deploy.runtime.sources.live import connect_network
 
@@ -214,7 +222,7 @@ def test_a_fleet_goes_on_beside_a_server_that_is_not_there(serve: Callable[..., 
         Camera("alive", opener(alive), FakeLabeller(), feed=options),
         Camera("gone", opener(gone), FakeLabeller(), feed=options),
     ]
-    reports = {report.name: report for report in Fleet(cameras, max_results=40).run()}
+    reports = {report.name: report for report in Run(cameras, RunOptions(max_results=40)).run()}
     assert reports["alive"].results.frames == 40
     assert reports["gone"].source.state is SourceState.LOST
     assert "nothing listens" in reports["gone"].source.error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import doctest
 import importlib
@@ -31,6 +32,33 @@ MODULES = [
 def test_examples_in_docstrings(name: str) -> None:
     module = importlib.import_module(f"dedos_deploy.runtime.{name}")
     assert doctest.testmod(module).failed == 0
+
+
+def test_fields_are_described_where_they_stand() -> None:
+    package = Path(dedos_deploy.runtime.__file__).parents[1]
+    paths = [
+        path
+        for room in ("bench", "bundle", "runtime", "text")
+        for path in (package / room).rglob("*.py")
+    ]
+    assert len(paths) > 50
+    listed = []
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and node.decorator_list:
+                text = " ".join((ast.get_docstring(node) or "").split())
+                fields = [
+                    one.target.id
+                    for one in node.body
+                    if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name)
+                ]
+                # As in "height, width: in pixels; batch: ...".
+                listed += [
+                    f"{node.name}.{name}"
+                    for name in fields
+                    if re.search(rf"(^|[;.,] ){name}: ", text)
+                ]
+    assert listed == []
 
 
 def test_import_brings_numpy_at_most() -> None:

@@ -16,7 +16,7 @@ from runtime_fakes import FakeLabeller, RecordingSink, SyntheticSource
 
 from dedos_deploy.errors import BadInputError, SinkError
 from dedos_deploy.runtime import Frame, run
-from dedos_deploy.runtime.flow import Camera, Fleet
+from dedos_deploy.runtime.flow import Camera, Run
 from dedos_deploy.runtime.flow.stages import StageBoard, TraceFile, Watchdog, stack_of
 from dedos_deploy.runtime.segmentation import Segmentation
 
@@ -180,7 +180,7 @@ def test_every_stage_of_a_fleet_is_watched(caplog: pytest.LogCaptureFixture) -> 
         ),
     ]
     threading.Timer(1.0, stop.set).start()
-    fleet = Fleet(cameras, stop=stop, stages=board)
+    fleet = Run(cameras, stop=stop, stages=board)
     with Watchdog(board, limit_s=0.2):
         _, fine = fleet.run()
     let_go.set()

@@ -74,7 +74,7 @@ def test_a_thread_that_does_not_end_is_reported_and_left(
     release = threading.Event()
     worker: Worker[int] = Worker(
         "stuck",
-        lambda emit, stop: None if release.wait(30.0) else None,
+        lambda emit, stop: None if release.wait(30.0) else None,  # noqa: RUF034
         Handover(1, when_full="wait"),
     )
     worker.close(timeout_s=0.05)

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from dedos_deploy.bundle import BundleWriter, Manifest
 from dedos_deploy.presets import PRESETS
+from dedos_deploy.runtime import Segmentation
 from dedos_deploy.spec import GraphSpec
 from dedos_deploy.text.tokenizer import END, START
 
@@ -170,3 +171,9 @@ def stripes(height: int = 60, width: int = 90) -> NDArray[np.uint8]:
     for index, colour in enumerate(COLOURS_BGR.values()):
         frame[:, index * width // 3 : (index + 1) * width // 3] = colour
     return frame
+
+
+def at(result: Segmentation, name: str, frame: NDArray[np.uint8]) -> int:
+    """Return the id in the middle of the stripe of colour `name`."""
+    column = {"blue": 1, "green": 3, "red": 5}[name] * frame.shape[1] // 6
+    return int(result.label_map[frame.shape[0] // 2, column])

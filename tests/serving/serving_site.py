@@ -12,22 +12,22 @@ from typing import Any
 from tiny_bundle import BASE_WORDS
 
 from dedos_deploy.runtime import Segmenter
-from dedos_deploy.runtime.flow import Camera, Fleet
+from dedos_deploy.runtime.flow import Camera, Run
 from dedos_deploy.runtime.serving.app import Server
+from dedos_deploy.runtime.serving.controls import Controls
 from dedos_deploy.runtime.serving.guard import Access
-from dedos_deploy.runtime.serving.hub import Hub
 from dedos_deploy.runtime.sources.bars import open_test
 
 
 @dataclass
 class Site:
-    hub: Hub
+    controls: Controls
     url: str
     client: Any
 
     def wait_for(self, name: str) -> None:
         deadline = time.monotonic() + 10
-        while self.hub.jpeg(name) is None:
+        while self.controls.hub.jpeg(name) is None:
             assert time.monotonic() < deadline, "no frame came"
             time.sleep(0.02)
 
@@ -40,22 +40,22 @@ def served(
     stop = threading.Event()
     with Segmenter.load(bundle, classes="lamp", threads=1) as shared:
         views = {"gate": shared.share("red,green"), "back yard": shared.share("blue")}
-        hub = Hub(shared, views, record_to=record_to)
+        controls = Controls(shared, views, record_to=record_to)
         cameras = [
             Camera(name, lambda: open_test(f"test:bars?fps=50&size={size}"), view)
             for name, view in views.items()
         ]
-        fleet = Fleet(cameras, stop=stop, on_result=hub.on_result)
-        hub.watch(fleet)
+        fleet = Run(cameras, stop=stop)
+        controls.watch(fleet)
         runner = threading.Thread(target=fleet.run)
         runner.start()
         try:
-            with Server(hub, access, words=BASE_WORDS) as server:
+            with Server(controls, access, words=BASE_WORDS) as server:
                 url = server.url.rstrip("/")
                 with httpx.Client(base_url=url, timeout=10) as client:
-                    yield Site(hub, url, client)
+                    yield Site(controls, url, client)
         finally:
             stop.set()
             runner.join(10)
-            hub.close()
+            controls.close()
     assert not runner.is_alive()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import re
 import time
@@ -25,6 +26,7 @@ httpx = pytest.importorskip("httpx")
 from dedos_deploy.runtime.serving.app import Server, build_app  # noqa: E402
 from dedos_deploy.runtime.serving.bodies import MAX_BODY  # noqa: E402
 from dedos_deploy.runtime.serving.guard import Access, is_loopback  # noqa: E402
+from dedos_deploy.runtime.serving.streams import MOST_WATCHERS  # noqa: E402
 
 TOKEN = "a-token-that-is-long-enough"
 
@@ -61,7 +63,7 @@ def test_new_words_change_what_is_seen(site: Site) -> None:
     version = answer.json()["version"]
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
-        latest = site.hub._latest["back yard"][2]
+        latest = site.controls.hub._latest["back yard"][2]
         if latest.vocabulary_version == version:
             break
         time.sleep(0.02)
@@ -186,6 +188,17 @@ def test_a_class_gets_another_colour(site: Site) -> None:
     assert unknown.status_code == 422 and "has no class 999" in unknown.json()["detail"]
 
 
+def test_one_watcher_too_many_is_told_so(closed_site: Site) -> None:
+    stream, token = "/api/cameras/gate/stream", {"authorization": f"Bearer {TOKEN}"}
+    with contextlib.ExitStack() as watching:
+        for _ in range(MOST_WATCHERS):
+            opened = closed_site.client.stream("GET", stream, headers=token)
+            assert watching.enter_context(opened).status_code == 200
+        refused = closed_site.client.get(stream, headers=token)
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    assert refused.json() == {"detail": "16 pages are watching already; close one"}
+
+
 def test_the_stream_shows_frame_after_frame(site: Site) -> None:
     with site.client.stream("GET", "/api/cameras/gate/stream") as answer:
         assert answer.headers["content-type"].startswith("multipart/x-mixed-replace")
@@ -304,7 +317,7 @@ def test_unsafe_settings(options: dict[str, Any], message: str) -> None:
 
 def test_a_port_that_is_taken(site: Site, bundle_folder: Path) -> None:
     port = int(site.url.rsplit(":", 1)[1])
-    server = Server(site.hub, Access(port=port))
+    server = Server(site.controls, Access(port=port))
     with pytest.raises(BadInputError, match=f"cannot listen on 127.0.0.1:{port}"):
         server.start()
     server.close()
@@ -314,7 +327,7 @@ def test_fuzzed_from_its_own_description(site: Site) -> None:
     schemathesis = pytest.importorskip("schemathesis", reason="needs pip install schemathesis")
     from hypothesis import HealthCheck, given, settings
 
-    schema = schemathesis.openapi.from_dict(build_app(site.hub, words=BASE_WORDS).openapi())
+    schema = schemathesis.openapi.from_dict(build_app(site.controls, words=BASE_WORDS).openapi())
     schema.config.update(base_url=site.url)
     checked = 0
     for operation in schema.get_all_operations():

@@ -1,148 +1,77 @@
-"""Colours that stay with their words, and recordings that hold what they say."""
+"""The newest results: who is told, what is drawn anew, and what is kept of the past."""
 
 from __future__ import annotations
 
-import re
-import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from runtime_fakes import result_for
 
-from dedos_deploy.errors import BadInputError
-from dedos_deploy.runtime import Segmenter, open_source
-from dedos_deploy.runtime.flow.lanes import SinkLane
 from dedos_deploy.runtime.frame import Frame
-from dedos_deploy.runtime.segmentation import Segmentation
-from dedos_deploy.runtime.serving.hub import Hub
-from dedos_deploy.runtime.serving.recordings import Recordings, _Running
-from dedos_deploy.runtime.sinks.contract import SinkOptions
-from dedos_deploy.runtime.sinks.video import GrowingVideo
+from dedos_deploy.runtime.serving import hub as hub_module
+from dedos_deploy.runtime.serving.hub import Hub, WordColours
 
 
-def _result(*names: str) -> Segmentation:
-    """Return a result in which the first name has all pixels."""
-    counts = np.zeros(len(names), np.int64)
-    counts[0] = 32 * 32
-    return Segmentation(
-        label_map=np.zeros((32, 32), np.uint8),
-        confidence=np.full((32, 32), 255, np.uint8),
-        classes=names,
-        class_ids=tuple(range(len(names))),
-        counts=counts,
-        none_id=255,
-        vocabulary_version=1,
-        timestamp_s=0.0,
-        latency_ms={},
-    )
+def give(hub: Hub, name: str = "gate") -> None:
+    """Give the hub a black picture whose left half is road."""
+    picture_bgr = np.zeros((32, 32, 3), np.uint8)
+    result = result_for(picture_bgr, classes=("road",))
+    hub.on_result(name, Frame(picture_bgr, 0, 0.0, "test", "0"), result)
 
 
-def _frame(number: int = 0) -> Frame:
-    return Frame(np.zeros((32, 32, 3), np.uint8), number, number / 10, "test", str(number))
+def test_watchers_are_told_of_their_camera_for_as_long_as_they_watch() -> None:
+    hub = Hub(("gate", "yard"), {})
+    told: list[str] = []
+    with hub.telling("gate", lambda: told.append("first")):
+        give(hub)
+        with hub.telling("gate", lambda: told.append("second")):
+            give(hub)
+            give(hub, "yard")
+        give(hub)
+    give(hub)
+    assert told == ["first", "first", "second", "first"]
 
 
-def _wait_until(condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.01)
+def test_only_what_is_newer_is_shown() -> None:
+    hub = Hub(("gate",), {"gate": {}})
+    assert hub.jpeg("gate") is None
+    give(hub)
+    give(hub)
+    assert (newest := hub.jpeg("gate", newer_than=1)) is not None and newest[0] == 2
+    assert hub.jpeg("gate", newer_than=2) is None
 
 
-@pytest.fixture
-def hub(bundle_folder: Path, tmp_path: Path) -> Iterator[Hub]:
-    with Segmenter.load(bundle_folder, classes="lamp", threads=1) as shared:
-        with Hub(shared, {"gate": shared.share("red,green")}, record_to=tmp_path) as opened:
-            yield opened
+def test_a_picture_is_encoded_once_until_it_would_look_different(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn: list[int] = []
+
+    def encode(picture_bgr: NDArray[np.uint8]) -> bytes:
+        drawn.append(int(picture_bgr[16, 4, 0]))
+        return bytes(cv2.imencode(".png", picture_bgr)[1])
+
+    monkeypatch.setattr(hub_module, "encode_jpeg", encode)
+    colours: dict[str, WordColours] = {"gate": {"road": (200, 0, 0)}}
+    hub = Hub(colours, colours)
+    give(hub)
+    assert hub.jpeg("gate", opacity=1.0) == hub.jpeg("gate", opacity=1.0)
+    assert drawn == [200]
+    colours["gate"] = {"road": (100, 0, 0)}
+    hub.jpeg("gate", opacity=1.0)
+    hub.jpeg("gate", opacity=0.0)
+    assert drawn == [200, 100, 0]
 
 
-def _painted_bgr(hub: Hub, result: Segmentation) -> list[int]:
-    picture = hub._painted("gate", _frame(), result, 1.0)
-    return [int(part) for part in picture[16, 16]]
-
-
-def test_a_colour_belongs_to_a_word_and_not_to_its_number(hub: Hub) -> None:
-    palette = _painted_bgr(hub, _result("red", "green"))
-    hub.set_colour("gate", 0, "#102030")
-    assert _painted_bgr(hub, _result("red", "green")) == [0x30, 0x20, 0x10]
-    # A result in which the number stands for another word.
-    assert _painted_bgr(hub, _result("sky", "red")) == palette
-    assert _painted_bgr(hub, _result("sky")) == palette
-    hub.set_colour("gate", 1, "#405060")
-    assert _painted_bgr(hub, _result("green", "red")) == [0x60, 0x50, 0x40]
-
-
-def test_colours_of_words_that_went_are_forgotten(hub: Hub) -> None:
-    for number in range(20):
-        hub.set_classes("gate", f"word{number}")
-        (entry,) = hub.classes("gate")["classes"]
-        hub.set_colour("gate", entry["id"], "#102030")
-        assert hub.classes("gate")["classes"][0]["colour"] == "#102030"
-    assert len(hub._colours["gate"]) == 1
-
-
-def test_a_recording_without_a_frame_leaves_no_file(tmp_path: Path) -> None:
-    with Recordings(tmp_path) as recordings:
-        for _ in range(20):
-            assert recordings.begin("gate").frames == 0
-            ended = recordings.end("gate")
-            assert (ended.file, ended.frames) == (None, 0)
-        recordings.begin("yard")
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_a_recording_says_how_many_frames_it_holds(tmp_path: Path, count: int) -> None:
-    with Recordings(tmp_path) as recordings:
-        began = recordings.begin("back yard")
-        assert re.fullmatch(r"back_yard-\d{8}T\d{6}\.\d+Z\.mp4", Path(str(began.file)).name)
-        for number in range(count):
-            recordings.put("back yard", _frame(number), _result("red"))
-            _wait_until(lambda n=number: (recordings.state("back yard") or {})["frames"] > n)
-        ended = recordings.end("back yard")
-    assert ended.file == began.file and ended.frames == count
-    with open_source(str(ended.file)) as source:
-        assert len(list(source)) == count
-
-
-def test_without_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(BadInputError, match="no folder for recordings; start with --record-to"):
-        Recordings(None).begin("gate")
-    with pytest.raises(BadInputError, match="does not exist; create it"):
-        Recordings(tmp_path / "none")
-
-
-class _Stuck(GrowingVideo):
-    """A file on a disk that does not come back until it is told to."""
-
-    def __init__(self, path: Path, comes_back: threading.Event) -> None:
-        super().__init__(path, SinkOptions(live=True))
-        self.comes_back = comes_back
-        self.is_closed = False
-
-    def write(self, frame: Frame, result: Segmentation) -> None:
-        self.comes_back.wait(30)
-        assert not self.is_closed, "closed under a write"
-        super().write(frame, result)
-
-    def close(self) -> None:
-        self.is_closed = True
-        super().close()
-
-
-def test_a_file_is_not_closed_under_a_write(tmp_path: Path) -> None:
-    comes_back, path = threading.Event(), tmp_path / "stuck.mp4"
-    sink = _Stuck(path, comes_back)
-    recordings = Recordings(tmp_path)
-    lane = SinkLane(sink, when_full="drop_oldest")
-    recordings._running["gate"] = _Running(path, sink, lane)
-    recordings.put("gate", _frame(), _result("red"))
-    ended = recordings.end("gate")
-    assert not sink.is_closed and (ended.file, ended.frames) == (str(path), 0)
-    comes_back.set()
-    assert lane.finish(30)
-    recordings.close()
-    assert sink.is_closed and lane.error is None
-    with open_source(str(path)) as source:
-        assert len(list(source)) == 1
+def test_one_point_of_coverage_is_kept_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub, now_s = Hub(("gate",), {}), [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now_s[0])
+    for now_s[0] in (100.0, 100.9, 101.0, 101.5, 102.25):
+        give(hub)
+    assert [point["age_s"] for point in hub.history("gate")] == [2.25, 1.25, 0.0]
+    assert all(point["coverage"] == {"road": 0.5} for point in hub.history("gate"))
+    for now_s[0] in range(200, 500):
+        give(hub)
+    assert len(hub.history("gate")) == hub_module.HISTORY

@@ -1,4 +1,4 @@
-"""The parts that limit: rates per address, bodies, log lines, and accepting without descriptors."""
+"""The parts that limit: rates per address, bodies, places, log lines, and accepting without descriptors."""
 
 from __future__ import annotations
 
@@ -48,6 +48,19 @@ def test_bodies_share_a_budget() -> None:
     assert bodies.take(5)
 
 
+def test_places_are_free_again_whatever_ends_what_held_them() -> None:
+    fastapi = pytest.importorskip("fastapi", reason="needs pip install 'dedos-deploy[serve]'")
+    from dedos_deploy.runtime.serving.answers import Places
+
+    places = Places(2, "two are there; wait")
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError), places.place(), places.place():
+            with pytest.raises(fastapi.HTTPException, match="two are there; wait") as refused:
+                places.place().__enter__()
+            assert refused.value.status_code == 503
+            _ = 1 / 0
+
+
 def test_lines_that_repeat_are_counted(caplog: pytest.LogCaptureFixture) -> None:
     clock, log = Clock(), logging.getLogger("repeating")
     repeats = Repeats(clock=clock)
@@ -68,8 +81,8 @@ def test_lines_that_repeat_are_counted(caplog: pytest.LogCaptureFixture) -> None
         ]
         repeats.flush()
         assert len(caplog.records) == SHOWN + 3
-        for number in range(3 * MOST_KINDS):
-            log.warning(f"kind {number}")
+        for kind in [f"kind {number}" for number in range(3 * MOST_KINDS)]:
+            log.warning(kind)
         assert len(repeats._kinds) == MOST_KINDS
     finally:
         log.removeFilter(repeats)

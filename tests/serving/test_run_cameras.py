@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import http.server
 import json
 import re
@@ -9,6 +11,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -282,6 +285,61 @@ def nobody_listens() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+class Files(http.server.SimpleHTTPRequestHandler):
+    """A web server with recordings: it answers to ranges, as FFmpeg seeks in a file."""
+
+    def do_GET(self) -> None:
+        content = Path(self.translate_path(self.path)).read_bytes()
+        first = int(re.findall(r"bytes=(\d+)", self.headers.get("Range", "bytes=0"))[0])
+        self.send_response(206 if "Range" in self.headers else 200)
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
+        self.send_header("Content-Length", str(len(content) - first))
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            self.wfile.write(content[first:])
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@contextlib.contextmanager
+def served(handler: Any) -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def is_growing(path: Path) -> bool:
+    """Whether an MP4 was written as that of a live source, in fragments."""
+    return b"moof" in path.read_bytes()
+
+
+def test_outputs_of_a_recording_on_a_web_server_are_those_of_a_recording(
+    bundle_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where sources are waited for: beside a stream of the same kind of server, and with --serve."""
+    drive = tmp_path / "drive.mp4"
+    writer = cv2.VideoWriter(str(drive), cv2.VideoWriter.fourcc(*"mp4v"), 25.0, (64, 48))
+    for _ in range(6):
+        writer.write(np.zeros((48, 64, 3), np.uint8))
+    writer.release()
+    output = ["--output", str(tmp_path / "{camera}-seen.mp4"), "--json"]
+    with served(functools.partial(Files, directory=str(tmp_path))) as files, served(Mjpeg) as cam:
+        both = [*("--source", f"drive={files}/drive.mp4"), *("--source", f"gate={cam}/live.mjpg")]
+        # Turns are fair, so that six frames are long over when the stream has been cut off.
+        assert _run(bundle_folder, *both, "--max-frames", "40", *output) == 0
+        drive_report = json.loads(capsys.readouterr().out)["cameras"][0]
+        alone = ["--source", f"lot={files}/drive.mp4", "--reconnect", "forever"]
+        assert _run(bundle_folder, *alone, *output) == 0
+    assert (drive_report["frames"], drive_report["state"]) == (6, "ended")
+    assert is_growing(tmp_path / "gate-seen.mp4")
+    assert not any(is_growing(tmp_path / f"{name}-seen.mp4") for name in ("drive", "lot"))
+    assert json.loads(capsys.readouterr().out)["frames"] == 6
 
 
 def test_one_source_that_is_not_there_yet_is_waited_for(bundle_folder: Path) -> None:

@@ -8,10 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dedos_deploy.class_files import typed_vocabulary, vocabulary_from_file
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.spec import MAX_CLASSES
-from dedos_deploy.vocabulary import Entry, Vocabulary, parse_vocabulary
+from dedos_deploy.vocabulary import (
+    Entry,
+    Vocabulary,
+    parse_vocabulary,
+    typed_vocabulary,
+    vocabulary_from_file,
+)
 
 
 def test_string_with_synonyms_and_thresholds() -> None:

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from dedos_deploy import presets
+from dedos_deploy.evaluation.result import EvaluationResult
 from dedos_deploy.presets import ModelConfig, TextTowerConfig
-from dedos_deploy.training.evaluate import Evaluation
 from dedos_deploy.training.logs import StepReport
 
 Write = Callable[..., Path]
@@ -55,7 +55,7 @@ class Recorder:
 
     def __init__(self, stop_after: int | None = None) -> None:
         self.losses: list[float] = []
-        self.results: list[Evaluation] = []
+        self.results: list[EvaluationResult] = []
         self._stop_after = stop_after
 
     def on_step(self, report: StepReport) -> None:
@@ -63,5 +63,5 @@ class Recorder:
         if report.step == self._stop_after:
             os.kill(os.getpid(), signal.SIGINT)
 
-    def on_evaluation(self, result: Evaluation) -> None:
+    def on_evaluation(self, result: EvaluationResult) -> None:
         self.results.append(result)

@@ -26,8 +26,8 @@ class StandIn(TinyDenoiser):
     """TinyDenoiser with what a trainer asks for besides."""
 
     size_hw: tuple[int, int] = (32, 32)
-    settings: DiffusionSettings = DiffusionSettings("stand-in")
-    alphas: Tensor = torch.ones(1)
+    settings: DiffusionSettings = DiffusionSettings("stand-in")  # noqa: RUF009
+    alphas: Tensor = torch.ones(1)  # noqa: RUF009
 
     def denoise(self, latents: Tensor, *, seed: int = 0) -> Denoising:
         return Denoising(super().denoise(latents, seed=seed).features, 0.5 * latents)

@@ -86,7 +86,7 @@ def test_eq6_to_8_around_the_reader(model: Dedos, learning: DenoisingLearning) -
 def test_eq9_is_clip_without_refinement(model: Dedos) -> None:
     x_b, x_a = images(0), images(1)
     before, after, grid_hw = clip_pair(model, x_b, x_a, (1, 3))
-    plain = Dedos(replace(model.config, refine_blocks=()))
+    plain = build_model(replace(model.config, refine_blocks=()))
     plain.load_state_dict(model.state_dict())
     assert grid_hw == (4, 5)
     assert not any(tokens.requires_grad for tokens in before + after)

@@ -15,6 +15,7 @@ from tiny_diffusion import write_tiny_diffusion
 
 from dedos_deploy.cli.train import main
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.progress import Progress
 from dedos_deploy.training.data import Batch, BatchSettings, BatchStream
 from dedos_deploy.training.diffusion import cache_fill
 from dedos_deploy.training.diffusion.cache import DiffusionCache
@@ -215,18 +216,21 @@ def test_a_pass_that_was_stopped_goes_on(
 ) -> None:
     paths = paths_of(write_folder(items=6))
     cache = DiffusionCache(tmp_path / "cache", tiny)
-    done = []
 
-    def stop(count: int) -> None:
-        done.append(count)
-        if sum(done) >= 4:
-            raise KeyboardInterrupt
+    class Stop(Progress):
+        def count(self, done: int, total: int, unit: str = "image") -> None:
+            if done >= 4:
+                raise KeyboardInterrupt
+
+    class Seen(Progress):
+        def count(self, done: int, total: int, unit: str = "image") -> None:
+            self.last = done, total
 
     with pytest.raises(KeyboardInterrupt):
-        fill_cache(cache, paths, batch=2, on_images=stop)
-    seen: list[int] = []
-    report = fill_cache(DiffusionCache(tmp_path / "cache", tiny), paths, on_images=seen.append)
-    assert (report.there, report.counts.computed, sum(seen)) == (4, 2, 6)
+        fill_cache(cache, paths, batch=2, progress=Stop())
+    seen = Seen()
+    report = fill_cache(DiffusionCache(tmp_path / "cache", tiny), paths, progress=seen)
+    assert (report.there, report.counts.computed, seen.last) == (4, 2, (6, 6))
 
 
 def test_images_that_look_the_same_are_computed_once(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -230,7 +231,7 @@ def test_each_component_trains_and_exports_its_own_graph(
 
 def test_components_differ_by_one_part_each() -> None:
     rows = list(COMPONENTS.values())
-    for earlier, later in zip(rows, rows[1:], strict=False):
+    for earlier, later in itertools.pairwise(rows):
         changed = [name for name in vars(earlier) if getattr(earlier, name) != getattr(later, name)]
         assert len(changed) == 1 and getattr(later, changed[0])
     assert timesteps_for("II", (50, 100, 200)) == (100,)

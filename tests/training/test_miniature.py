@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,11 +20,12 @@ import torch
 
 from dedos_deploy.cli.train import main
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.evaluation.records import ImageRecord
+from dedos_deploy.evaluation.result import EvaluationResult, result_of
 from dedos_deploy.model import build_model
 from dedos_deploy.presets import get_preset
 from dedos_deploy.runtime.sinks.palette import class_colour_bgr
 from dedos_deploy.training.components import Component
-from dedos_deploy.training.evaluate import Evaluation
 from dedos_deploy.training.miniature.budget import (
     PRETRAINING_PART,
     RESERVE_PART,
@@ -32,7 +34,6 @@ from dedos_deploy.training.miniature.budget import (
     steps_for,
 )
 from dedos_deploy.training.miniature.curves import draw_curves, read_curve
-from dedos_deploy.training.miniature.data import BASE_WORDS, NOVEL_WORDS, WORDS
 from dedos_deploy.training.miniature.jobs import Job, JobFailedError, run_jobs
 from dedos_deploy.training.miniature.plan import QUICK, MiniaturePlan, plan_from_json
 from dedos_deploy.training.miniature.report import fillings, table
@@ -47,6 +48,7 @@ from dedos_deploy.training.miniature.table3 import (
     run_settings,
     score_of,
 )
+from dedos_deploy.training.pretraining.scenes import BASE_WORDS, NOVEL_WORDS, WORDS
 
 
 def test_spread_and_paired_difference_by_hand() -> None:
@@ -85,14 +87,24 @@ def test_rows_pair_the_same_seeds_whatever_the_order_of_the_runs() -> None:
     assert rows[2]["base"]["mean"] == pytest.approx(0.42)
 
 
+def evaluated(words: Sequence[str], percent: Sequence[int | None]) -> EvaluationResult:
+    """A result in which each word has that IoU: as many of 100 pixels, the others without a word."""
+    cells = []
+    for index, right in enumerate(percent):
+        if right is not None:
+            cells += [(index, index, right), (index, len(words), 100 - right)]
+    record = ImageRecord("0", (1, 100), tuple(cells), (), 0.0)
+    return result_of([record], tuple(words), predictor="p", data="all", seconds_total=0.0)
+
+
 def test_base_and_novel_are_means_over_their_own_words() -> None:
-    iou = [0.6 if word in BASE_WORDS else 0.2 for word in WORDS]
+    iou = [60 if word in BASE_WORDS else 20 for word in WORDS]
     absent = WORDS.index(NOVEL_WORDS[0])
-    values = tuple(None if index == absent else value for index, value in enumerate(iou))
-    alone = Evaluation("all", NOVEL_WORDS, (0.4,) * len(NOVEL_WORDS), 0.4, 5)
-    found = score_of(Evaluation("all", WORDS, values, float(np.mean(iou)), 5), alone)
+    values = [None if index == absent else value for index, value in enumerate(iou)]
+    alone = evaluated(NOVEL_WORDS, [40] * len(NOVEL_WORDS))
+    found = score_of(evaluated(WORDS, values), alone)
     assert found.base == pytest.approx(0.6) and found.novel == pytest.approx(0.2)
-    assert found.novel_alone == 0.4
+    assert found.novel_alone == pytest.approx(0.4)
 
 
 def test_refinement_that_adds_half_of_clip_moves_it_by_half() -> None:

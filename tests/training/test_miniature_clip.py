@@ -14,13 +14,6 @@ from safetensors.torch import load_file
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.model import build_model, load_checkpoint
 from dedos_deploy.presets import ModelConfig
-from dedos_deploy.training.miniature.data import (
-    BASE_WORDS,
-    NOVEL_WORDS,
-    WORDS,
-    SceneSet,
-    render_scenes,
-)
 from dedos_deploy.training.pretraining.clip import ClipSettings, pretrain_clip
 from dedos_deploy.training.pretraining.clip_batches import clip_batch, patch_cover
 from dedos_deploy.training.pretraining.clip_losses import PairLosses, look, read, region_embeddings
@@ -31,6 +24,13 @@ from dedos_deploy.training.pretraining.clip_report import (
     word_tokens,
 )
 from dedos_deploy.training.pretraining.clip_start import centre_text_tower
+from dedos_deploy.training.pretraining.scenes import (
+    BASE_WORDS,
+    NOVEL_WORDS,
+    WORDS,
+    SceneSet,
+    render_scenes,
+)
 
 _SIZE = (32, 32)
 _QUICK = ClipSettings(steps=4, batch=4, warmup=2, half=False, save_minutes=1e-9)

@@ -11,7 +11,7 @@ import pytest
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.scenes import KINDS, class_names
 from dedos_deploy.training.folders import open_folder, read_pair, union_words
-from dedos_deploy.training.miniature.data import (
+from dedos_deploy.training.pretraining.scenes import (
     BASE_WORDS,
     NAMED_SHARE,
     NOVEL_REASONS,

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from dedos_deploy.calib import sample_frames
 from dedos_deploy.errors import BadInputError, SourceError
+from dedos_deploy.runtime import open_source
 from dedos_deploy.training.folders import open_folder
 from dedos_deploy.training.pretraining import pseudo_labels as pseudo
 from dedos_deploy.training.pretraining import teachers
+from dedos_deploy.training.pretraining.images import read_pictures
 
 _RULES = pseudo.LabelRules(confidence=0.6, side_px=64)
 
@@ -118,12 +121,24 @@ def test_frames_come_from_videos_and_folders(tmp_path: Path) -> None:
     ]
 
 
+def test_pictures_are_found_and_ordered_as_the_runtime_does(tmp_path: Path) -> None:
+    for name in ("f10.tif", "f2.bmp", "f1.webp", "notes.txt"):
+        content = cv2.imencode(".png", np.zeros((4, 5, 3), np.uint8))[1].tobytes()
+        (tmp_path / name).write_bytes(content)
+    found = [name for name, _ in pseudo.read_frames(tmp_path, step=1)]
+    assert found == [f"{tmp_path.name}_{stem}" for stem in ("f1", "f2", "f10")]
+    with open_source(str(tmp_path)) as source:
+        assert [frame.name for frame in source] == ["f1", "f2", "f10"]
+    assert len(sample_frames(tmp_path, count=9)) == 3
+    assert len(read_pictures([str(tmp_path)], (4, 5))) == 3
+
+
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
-    with pytest.raises(SourceError, match="broken.mp4 cannot be read as a video"):
+    with pytest.raises(SourceError, match="broken.mp4' cannot be opened"):
         list(pseudo.read_frames(broken, step=1))
-    with pytest.raises(SourceError, match="holds no .jpg or .png"):
+    with pytest.raises(SourceError, match="holds no image; image files end in .bmp, .jpeg"):
         list(pseudo.read_frames(tmp_path, step=1))
     with pytest.raises(BadInputError, match="at least 1, received 0"):
         pseudo.read_frames(tmp_path, step=0)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from dedos_deploy.cli.train import main
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.training.pretraining import sentence_encoder as encoders
 
@@ -141,3 +142,19 @@ def test_widths_are_fitted_without_changing_cosines() -> None:
 
 def test_whole_words_are_those_of_the_tokenizer(folder: Path) -> None:
     assert encoders.whole_words(encoders.find_encoder(folder)) == ["car", "road", "tree"]
+
+
+def test_one_command_distils_a_tower_and_leaves_nothing_else(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "new" / "tower.safetensors"
+    options = ["text", "--encoder", str(folder), "--output", str(output)]
+    options += ["--steps", "2", "--batch", "4"]
+    assert main(options) == 0
+    assert "cosine scene words" in capsys.readouterr().out
+    assert [entry.name for entry in output.parent.iterdir()] == [output.name]
+    assert main([*options, "--resume"]) == 2
+    said = capsys.readouterr().err
+    assert f"{output.with_suffix('.state.safetensors')} does not exist" in said
+    assert main([*options, "--minutes", "0"]) == 2
+    assert "--minutes is 0.0, but must be more than 0" in capsys.readouterr().err

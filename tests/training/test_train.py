@@ -7,21 +7,25 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from micro import Recorder
+from numpy.typing import NDArray
 from safetensors import safe_open
 
 from dedos_deploy.cli.train import main
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.model import build_model, load_checkpoint, save_checkpoint
 from dedos_deploy.presets import ModelConfig
-from dedos_deploy.training.evaluate import count_pairs, iou_from_confusion
+from dedos_deploy.training.evaluate import evaluate_scores
 from dedos_deploy.training.failure import FAILED
+from dedos_deploy.training.folders import LabelFolder
 from dedos_deploy.training.loop import (
     CHECKPOINT,
     LOG,
@@ -32,6 +36,7 @@ from dedos_deploy.training.loop import (
 )
 from dedos_deploy.training.optimizer import build_optimizer, choose_trained, rate_factor
 from dedos_deploy.training.settings import TrainSettings, settings_for
+from dedos_deploy.training.targets import OTHER
 
 Write = Callable[..., Path]
 
@@ -87,7 +92,7 @@ def test_training_lowers_the_loss_and_writes_a_checkpoint_that_loads(
     chosen = settings(root, steps=30, lr=3e-3, tune_text=True)
     results = Trainer(chosen, tmp_path / "run").train(seen)
     assert sum(seen.losses[-5:]) < 0.7 * sum(seen.losses[:5])
-    assert results == seen.results and results[0].words == ("sky", "road", "car")
+    assert results == seen.results and results[0].classes == ("sky", "road", "car")
     model, record = load_checkpoint(tmp_path / "run" / CHECKPOINT, preset="micro")
     assert model.config == micro
     assert (record["step"], record["words"], record["sources"]) == (
@@ -188,12 +193,52 @@ def test_qv_tuning_leaves_key_rows_alone(micro: ModelConfig, write_folder: Write
     assert moved[0].any() and moved[2].any() and not moved[1].any()
 
 
-def test_iou_against_sets() -> None:
-    labels = torch.tensor([0, 0, 1, 1, 1, -1, -2, 2]).numpy()
-    predicted = torch.tensor([0, 1, 1, 1, 0, 0, 0, 2]).numpy()
-    iou, mean = iou_from_confusion(count_pairs(labels, predicted, 4))
-    assert iou == (1 / 3, 2 / 4, 1.0, None)
-    assert mean == pytest.approx((1 / 3 + 2 / 4 + 1) / 3)
+def write_maps(root: Path, maps: Sequence[NDArray[np.uint8]]) -> LabelFolder:
+    """A label folder of four words and `nothing`, which is known to be none of them."""
+    items = []
+    for index, labels in enumerate(maps):
+        image, path = root / f"{index}.png", root / f"{index}_labels.png"
+        cv2.imwrite(str(image), np.zeros((*labels.shape, 3), np.uint8))
+        cv2.imwrite(str(path), labels)
+        items.append((image, path))
+    return LabelFolder("maps", ("a", "b", "c", "d", None), tuple(items), background=OTHER)
+
+
+def winning(maps: Sequence[NDArray[np.uint8]]) -> Callable[..., torch.Tensor]:
+    """Scores whose best word is that of each picture's map."""
+
+    def scores(item: int, image: object) -> torch.Tensor:
+        chosen = torch.nn.functional.one_hot(torch.from_numpy(maps[item]).long(), 4)
+        return chosen.permute(2, 0, 1)[None]
+
+    return scores
+
+
+def test_iou_against_sets(tmp_path: Path) -> None:
+    labels = np.array([[0, 0, 1, 1, 1, 255, 4, 2]], np.uint8)
+    predicted = np.array([[0, 1, 1, 1, 0, 0, 0, 2]], np.uint8)
+    result = evaluate_scores(write_maps(tmp_path, [labels]), winning([predicted]))
+    assert result.iou == (1 / 3, 2 / 4, 1.0, None)
+    assert result.miou_present == pytest.approx((1 / 3 + 2 / 4 + 1) / 3)
+    assert result.classes == ("a", "b", "c", "d") and result.images == 1
+    empty = write_maps(tmp_path, [np.full((2, 2), 255, np.uint8)])
+    assert evaluate_scores(empty, winning([np.zeros((2, 2), np.uint8)])).miou_present == 0.0
+
+
+def test_training_counts_as_a_table_of_pairs_does(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    values = np.array([0, 1, 2, 4, 255], np.uint8)
+    maps = [values[rng.integers(0, 5, (7 + index, 9))] for index in range(5)]
+    predicted = [rng.integers(0, 4, each.shape).astype(np.uint8) for each in maps]
+    result = evaluate_scores(write_maps(tmp_path, maps), winning(predicted), images=3)
+    table = np.zeros((4, 4), np.int64)
+    for index in (0, 1, 3):
+        known = maps[index] < 4
+        np.add.at(table, (maps[index][known], predicted[index][known]), 1)
+    right, union = table.diagonal(), table.sum(0) + table.sum(1) - table.diagonal()
+    assert result.iou == tuple((right / union).tolist())
+    assert result.miou_present == float(np.mean((right / union)[:3]))  # d is in no label
+    assert result.labelled == tuple(table.sum(1).tolist()) and result.images == 3
 
 
 def test_resume_refuses_other_options_and_names_them(

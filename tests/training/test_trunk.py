@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -11,6 +14,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from safetensors.torch import load_file
 
 from dedos_deploy.cli.train import main
 from dedos_deploy.errors import BadInputError
@@ -24,6 +28,15 @@ from dedos_deploy.training.pretraining.trunk_distillation import TrunkDistillati
 from dedos_deploy.training.probe import linear_probe
 
 SIDE = 65
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other on a busy machine take minutes for what takes seconds."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def write_net(path: Path, pads: list[int], *, seed: int | None = None) -> Path:
@@ -201,23 +214,59 @@ def test_settings_without_an_end_or_sense_are_refused() -> None:
 
 
 def test_the_trunk_learns_and_nothing_else_changes(
-    store: features.FeatureStore, folder: LabelFolder
+    store: features.FeatureStore, folder: LabelFolder, tmp_path: Path
 ) -> None:
     store.fill(patches.readers([folder], ITEMS))
     settings = patches.TrunkSettings(
-        minutes=None, steps=12, batch=2, sizes=((32, 48),), warmup=1, held_out=0
+        minutes=None, steps=8, batch=2, sizes=((32, 48),), warmup=1, held_out=0
     )
     model = build_model(get_preset("nano"), seed=0)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     stream = patches.PatchStream([folder], ITEMS, store, settings, 16)
     distillation = TrunkDistillation(model, store, stream)
     assert distillation.blocks == (3, 5)
-    losses = [distillation._step(0)["loss"] for _ in range(8)]
+    losses: list[float] = []
+    loop = distillation._loop(tmp_path / "state.safetensors")
+    loop.run(
+        lambda step: (distillation.losses(stream.batch(0))[0], {}),
+        lambda report: losses.append(report.loss),
+    )
     assert losses[-1] < 0.8 * losses[0]
     changed = {
         n.split(".")[0] for n, v in model.state_dict().items() if not torch.equal(v, before[n])
     }
     assert changed == {"trunk"}
+
+
+def test_an_interrupted_trunk_ends_as_the_uninterrupted_one(
+    store: features.FeatureStore, folder: LabelFolder, tmp_path: Path
+) -> None:
+    store.fill(patches.readers([folder], ITEMS))
+    settings = patches.TrunkSettings(
+        minutes=None, steps=4, batch=2, sizes=((32, 48),), warmup=1, held_out=0
+    )
+
+    def distillation(seed: int = 0) -> TrunkDistillation:
+        stream = patches.PatchStream([folder], ITEMS, store, settings, 16)
+        return TrunkDistillation(build_model(get_preset("nano"), seed=seed), store, stream)
+
+    def stop(part: float, note: str) -> None:
+        if note.startswith("step 2,"):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    distillation().run(whole, {})
+    with pytest.raises(KeyboardInterrupt):
+        distillation().run(parts, {}, stop)
+    assert load_checkpoint(parts / "start.safetensors", preset="nano")[1]["step"] == 2
+    with pytest.raises(BadInputError, match="other settings or data"):
+        distillation(seed=1).run(parts, {}, resume=True)
+    notes: list[str] = []
+    distillation().run(parts, {}, lambda _, note: notes.append(note.split(",")[0]), resume=True)
+    assert notes == ["step 3", "step 4"]
+    for name in ("start.safetensors", "state.safetensors"):
+        one, two = load_file(whole / name), load_file(parts / name)
+        assert all(torch.equal(one[key], two[key]) for key in one)
 
 
 def test_the_probe_finds_what_a_trunk_can_tell(tmp_path: Path) -> None:
@@ -234,7 +283,9 @@ def test_the_probe_finds_what_a_trunk_can_tell(tmp_path: Path) -> None:
         linear_probe(model, train, other, (48, 64))
 
 
-def test_one_command_writes_a_start_for_training(tmp_path: Path) -> None:
+def test_one_command_writes_a_start_for_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = write_folder(tmp_path / "data", 4, splits=("train", "val"))
     (data / "credits.txt").write_text("Halves (CC0)\n")
     tower = build_model(get_preset("nano"), seed=3).text_tower
@@ -250,3 +301,7 @@ def test_one_command_writes_a_start_for_training(tmp_path: Path) -> None:
     assert torch.equal(model.text_tower.token_embedding.weight, tower.token_embedding.weight)
     assert record["sources"] == ["Text teacher: a fake", "Halves (CC0)", "Features of net.onnx"]
     assert (output / "report.json").is_file() and len(list((output / "features").iterdir())) == 5
+    # What is only there to go on with is gone when nothing is left to do.
+    assert not (output / "state.safetensors").exists()
+    assert main([*options, "--resume"]) == 2
+    assert "there is nothing to resume" in capsys.readouterr().err

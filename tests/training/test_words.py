@@ -12,12 +12,12 @@ from torch.nn import functional as F
 
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.model.text_tower import TextTower
+from dedos_deploy.model.word_embeddings import clip_tokenizer
 from dedos_deploy.presets import TextTowerConfig
 from dedos_deploy.text.tokenizer import Tokenizer
-from dedos_deploy.training.embeddings import clip_tokenizer
 from dedos_deploy.training.pretraining import sentence_encoder as encoders
 from dedos_deploy.training.pretraining import text as words
-from dedos_deploy.training.pretraining.scene_words import SYNONYMS, scene_words
+from dedos_deploy.training.pretraining.scene_words import SYNONYMS, WordList, scene_words
 
 _NAMES = ("car", "automobile", "road", "street", "tree", "bush", "red car", "dark tree")
 
@@ -48,7 +48,7 @@ def tokenizer() -> Tokenizer:
 
 def test_centring_takes_the_common_part_out() -> None:
     raw = _fake_teacher(_NAMES)
-    targets = words.teacher_targets(_fake_teacher, _NAMES, phrases=("{}",))
+    targets = encoders.teacher_targets(_fake_teacher, _NAMES, phrases=("{}",))
     assert targets.norm(dim=1) == pytest.approx(torch.ones(len(_NAMES)))
     car, automobile, road = 0, 1, 2
     assert raw[car] @ raw[road] > 0.8
@@ -57,8 +57,10 @@ def test_centring_takes_the_common_part_out() -> None:
 
 
 def test_several_phrases_are_averaged_for_the_first_words_only() -> None:
-    one = words.teacher_targets(_fake_teacher, _NAMES, phrases=("{}",))
-    two = words.teacher_targets(_fake_teacher, _NAMES, thorough=3, phrases=("{}", "the {} there"))
+    one = encoders.teacher_targets(_fake_teacher, _NAMES, phrases=("{}",))
+    two = encoders.teacher_targets(
+        _fake_teacher, _NAMES, thorough=3, phrases=("{}", "the {} there")
+    )
     assert torch.equal(one[3:], two[3:])
     assert two.norm(dim=1) == pytest.approx(torch.ones(len(_NAMES)))
 
@@ -66,8 +68,8 @@ def test_several_phrases_are_averaged_for_the_first_words_only() -> None:
 def test_a_short_training_teaches_which_words_are_alike(
     tower: TextTower, tokenizer: Tokenizer
 ) -> None:
-    listed = words.WordList(_NAMES, scene=6)
-    targets = words.teacher_targets(_fake_teacher, _NAMES, phrases=("{}",))
+    listed = WordList(_NAMES, scene=6)
+    targets = encoders.teacher_targets(_fake_teacher, _NAMES, phrases=("{}",))
     losses: list[float] = []
     settings = words.DistilSettings(steps=60, batch=24, learning_rate=5e-3)
     words.distil(tower, tokenizer, listed, targets, settings, report=lambda _, v: losses.append(v))
@@ -88,7 +90,7 @@ def test_cut_rows_give_what_the_whole_tower_gives(tower: TextTower, tokenizer: T
 def test_targets_of_another_width_or_number_are_refused(
     tower: TextTower, tokenizer: Tokenizer
 ) -> None:
-    listed = words.WordList(_NAMES, 2)
+    listed = WordList(_NAMES, 2)
     settings = words.DistilSettings(steps=1)
     with pytest.raises(BadInputError, match="9 wide, the text tower says 8"):
         words.distil(tower, tokenizer, listed, torch.zeros(len(_NAMES), 9), settings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.pictures import read_picture
+from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.training.data import image_key, resized
 from dedos_deploy.training.diffusion.cache import CacheCounts, DiffusionCache
 from dedos_deploy.training.folders import LabelFolder
@@ -23,17 +24,22 @@ _READ_BACK = 8
 
 @dataclass(frozen=True)
 class FillReport:
-    """What came of a pass.
-
-    images: asked for; there: of these, stored before; bytes: of all stored images of this
-    diffusion; stored: their number; counts: what was computed, and the seconds it took.
-    """
+    """What came of a pass."""
 
     images: int
+    """Asked for."""
+
     there: int
+    """Of these, stored before."""
+
     bytes: int
+    """Of all stored images of this diffusion."""
+
     stored: int
+    """Their number."""
+
     counts: CacheCounts
+    """What was computed, and the seconds it took."""
 
     @property
     def bytes_per_image(self) -> int:
@@ -45,12 +51,12 @@ def fill_cache(
     paths: Sequence[Path],
     *,
     batch: int = 4,
-    on_images: Callable[[int], object] = lambda count: None,
+    progress: Progress = QUIET,
 ) -> FillReport:
     """Compute what `cache` does not hold of the images at `paths`; return what that took.
 
     An image is known by its pixels, as in training, so every file is read. batch: images computed
-    at once; on_images: told how many are done, as they are. A pass that is stopped goes on where it
+    at once; progress: counts images. A pass that is stopped goes on where it
     was, as every finished image is kept; one that reaches the cache's limit ends there.
 
     Raises BadInputError naming a file that cannot be read, or when the disk has no room for all.
@@ -61,15 +67,15 @@ def fill_cache(
     for number, (key, image) in enumerate(_images(paths, cache.diffusion.size_hw), start=1):
         if cache.holds(key) or any(key == other for other, _ in waiting):
             there += 1
-            on_images(1)
+            progress.count(number - len(waiting), len(paths))
         else:
             waiting.append((key, image))
         last = [*last[1 - _READ_BACK :], key]
         if len(waiting) == batch or (waiting and number == len(paths)):
             first = cache.counts.computed == 0
             _compute(cache, waiting)
-            on_images(len(waiting))
             waiting = []
+            progress.count(number, len(paths))
             if cache.full:
                 break
             if first:

@@ -49,29 +49,33 @@ MOVED = {
 
 @dataclass(frozen=True)
 class Schedule:
-    """Noise schedule of the training.
-
-    alphas: alpha-bar by timestep, float64 [T]; final_alpha: alpha-bar that the last step ends on;
-    prediction: what the noise predictor's output is: epsilon, v_prediction or sample.
-    """
+    """Noise schedule of the training."""
 
     alphas: Tensor
+    """alpha-bar by timestep, float64 [T]."""
+
     final_alpha: float
+    """alpha-bar that the last step ends on."""
+
     prediction: str
+    """What the noise predictor's output is: epsilon, v_prediction or sample."""
 
 
 @dataclass(frozen=True)
 class DiffusionParts:
-    """A latent diffusion model in pieces.
-
-    vae, unet: diffusers' AutoencoderKL and UNet2DConditionModel; schedule: how it was trained;
-    empty_prompt: float32 [1, tokens, width].
-    """
+    """A latent diffusion model in pieces."""
 
     vae: nn.Module
+    """diffusers' AutoencoderKL."""
+
     unet: nn.Module
+    """diffusers' UNet2DConditionModel."""
+
     schedule: Schedule
+    """How it was trained."""
+
     empty_prompt: Tensor
+    """float32 [1, tokens, width]."""
 
 
 def read_parts(model: str, *, unet_dtype: torch.dtype = torch.float32) -> DiffusionParts:

@@ -26,21 +26,27 @@ Taps = Literal["blocks", "up"]
 
 @dataclass(frozen=True)
 class DiffusionSettings:
-    """Which diffusion model, and how an image walks through it.
-
-    model: hub name or diffusers folder; timesteps: the N of Eq. 7, in [1, T), kept in the order
-    walked, high to low; size_hw: image size it reads (None: what it was trained at); add_noise:
-    start the walk from the forward process at the highest timestep, not from the clean latent as
-    the paper does; half: noise predictor in float16 on CUDA and in bfloat16 on a CPU; taps: the L
-    layers that proxy queries read: all `blocks` (down, mid, up: 9 in SD 2.1) or `up` alone.
-    """
+    """Which diffusion model, and how an image walks through it."""
 
     model: str
+    """Hub name or diffusers folder."""
+
     timesteps: tuple[int, ...] = (200, 100, 50)
+    """The N of Eq. 7, in [1, T), kept in the order walked, high to low."""
+
     size_hw: tuple[int, int] | None = None
+    """Image size it reads (None: what it was trained at)."""
+
     add_noise: bool = False
+    """Start the walk from the forward process at the highest timestep, not from the clean latent
+    as the paper does."""
+
     half: bool = False
+    """Noise predictor in float16 on CUDA and in bfloat16 on a CPU."""
+
     taps: Taps = "blocks"
+    """The L layers that proxy queries read: all `blocks` (down, mid, up: 9 in SD 2.1) or `up`
+    alone."""
 
     def __post_init__(self) -> None:
         steps = tuple(self.timesteps)
@@ -57,14 +63,14 @@ class DiffusionSettings:
 
 @dataclass(frozen=True)
 class Denoising:
-    """One walk of a batch.
-
-    features: [N][L] maps [B, C_i, h_i, w_i], highest timestep first, in the dtype of the noise
-    predictor; latents: float32 [B, c, h, w], the denoised code after the last step.
-    """
+    """One walk of a batch."""
 
     features: tuple[tuple[Tensor, ...], ...]
+    """[N][L] maps [B, C_i, h_i, w_i], highest timestep first, in the dtype of the noise
+    predictor."""
+
     latents: Tensor
+    """float32 [B, c, h, w], the denoised code after the last step."""
 
 
 class LatentDiffusion(nn.Module):

@@ -14,15 +14,16 @@ from dedos_deploy.training.diffusion.walk import LatentDiffusion
 
 @dataclass(frozen=True)
 class Walked:
-    """One batch after the walk.
-
-    features: [N][L] maps [B, C_i, h_i, w_i]; before, after: x_b and x_a, uint8 BGR [B, H, W, 3],
-    both None when they are not needed.
-    """
+    """One batch after the walk."""
 
     features: tuple[tuple[Tensor, ...], ...]
+    """[N][L] maps [B, C_i, h_i, w_i]."""
+
     before: Tensor | None
+    """x_b, uint8 BGR [B, H, W, 3]; None when it is not needed."""
+
     after: Tensor | None
+    """x_a, the same."""
 
 
 class Walker:

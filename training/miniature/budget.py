@@ -1,4 +1,4 @@
-"""Dividing the minutes of a miniature among its stages: the runs' steps from what a step costs."""
+"""Dividing the minutes of a miniature among its parts: the runs' steps from what a step costs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from dedos_deploy.evaluation.result import EvaluationResult
 from dedos_deploy.files import write_atomically
 from dedos_deploy.training.components import COMPONENTS, Component
-from dedos_deploy.training.evaluate import Evaluation
 from dedos_deploy.training.logs import StepReport
 from dedos_deploy.training.loop import Trainer
 from dedos_deploy.training.miniature.plan import MiniaturePlan, plan_from_json
@@ -31,14 +31,16 @@ BY_CLOCK = 10**6
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds that a run of one component takes: per step and per scored image, and to start.
-
-    step: mean of steps that read the diffusion and steps that use the bank, as often as they come.
-    """
+    """Seconds that a run of one component takes."""
 
     step: float
+    """Mean of steps that read the diffusion and steps that use the bank, as often as they come."""
+
     image: float
+    """Per scored image."""
+
     start: float
+    """Before the first step."""
 
 
 def pretraining_plan(plan: MiniaturePlan) -> MiniaturePlan:
@@ -99,7 +101,7 @@ class _Clock:
     def on_step(self, report: StepReport) -> None:
         self.times.append(time.monotonic())
 
-    def on_evaluation(self, result: Evaluation) -> None:
+    def on_evaluation(self, result: EvaluationResult) -> None:
         now = time.monotonic()
         self.image = (now - self.times[-1]) / max(1, result.images)
         self.start = self.times[0] - self.begun

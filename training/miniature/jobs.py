@@ -26,17 +26,16 @@ class JobFailedError(DedosError):
 
 @dataclass(frozen=True)
 class Job:
-    """One subprocess: `python -m module arguments`.
-
-    done: file that it writes last, whose presence means that it need not run again; log: where its
-    output goes.
-    """
+    """One subprocess: `python -m module arguments`."""
 
     name: str
     module: str
     arguments: tuple[str, ...]
     done: Path
+    """File that it writes last, whose presence means that it need not run again."""
+
     log: Path
+    """Where its output goes."""
 
 
 def run_jobs(jobs: Sequence[Job], *, at_once: int, on_job: OnJob) -> None:

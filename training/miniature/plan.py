@@ -18,39 +18,57 @@ LEAST_MINUTES = 10.0
 
 @dataclass(frozen=True)
 class MiniaturePlan:
-    """One miniature.
-
-    minutes: wall clock of everything together, from which `budget.py` chooses the time of both
-    pretrainings and the steps of the runs (None: as clip_steps, diffusion_minutes and steps say);
-    train, val: scenes to learn from and to score on; clip_steps: of the nano CLIP's pretraining;
-    clip_minutes: it ends then, if that is earlier; diffusion_minutes: wall clock of the nano
-    diffusion on one core (None: by vae_steps and unet_steps); components, seeds: runs of Table 3
-    are all pairs; steps, batch, lr: of each run; backbone_lr: of CLIP's trunk, which stays as
-    pretrained, as in the paper; muon: rate of its orthogonal steps (0: AdamW alone); calibration:
-    images that calibrate the bank; jobs: runs at a time, one thread each.
-    """
+    """One miniature."""
 
     minutes: float | None = None
+    """Wall clock of everything together, from which `budget.py` chooses the time of both
+    pretrainings and the steps of the runs (None: as clip_steps, diffusion_minutes and steps
+    say)."""
 
     size_hw: tuple[int, int] = SIZE_HW
     train: int = 3000
+    """Scenes to learn from."""
+
     val: int = 240
+    """Scenes to score on."""
+
     clip_steps: int = 1200
+    """Of the nano CLIP's pretraining."""
+
     clip_minutes: float | None = None
+    """The nano CLIP's pretraining ends then, if that is earlier."""
+
     diffusion_minutes: float | None = 12.0
+    """Wall clock of the nano diffusion on one core (None: by vae_steps and unet_steps)."""
+
     vae_steps: int | None = None
     unet_steps: int | None = None
     components: tuple[Component, ...] = ("I", "II", "III", "IV", "V")
+    """Runs of Table 3 are all pairs of a component and a seed."""
+
     seeds: int = 3
     steps: int = 300
+    """Optimizer steps of each run."""
+
     batch: int = 8
+    """Pictures in a step."""
+
     lr: float = 1e-3
+    """Peak rate of what each run adds to CLIP."""
+
     backbone_lr: float = 0.0
+    """Rate of CLIP's trunk, which stays as pretrained, as in the paper."""
+
     muon: float = 0.003
+    """Rate of orthogonal steps (0: AdamW alone)."""
+
     gamma: float = 1.0
     bank_drop: float = 0.5
     calibration: int = 300
+    """Images that calibrate the bank."""
+
     jobs: int = 2
+    """Runs at a time, one thread each."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -68,7 +86,7 @@ class MiniaturePlan:
         if self.minutes is not None and self.minutes < LEAST_MINUTES:
             raise BadInputError(
                 f"minutes is {self.minutes}, but the miniature needs {LEAST_MINUTES:g} at least; "
-                "--quick shows every stage in three"
+                "--quick shows every part in three"
             )
         for component in self.components:
             if component not in COMPONENTS:
@@ -115,4 +133,4 @@ QUICK = MiniaturePlan(
     batch=2,
     calibration=4,
 )
-"""Every stage once, in about three minutes on two cores: shows that all works, and no figure."""
+"""Every part once, in about three minutes on two cores: shows that all works, and no figure."""

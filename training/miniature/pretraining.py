@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from dedos_deploy.presets import get_preset
-from dedos_deploy.training.miniature.data import SceneSet, render_scenes
 from dedos_deploy.training.miniature.plan import MiniaturePlan, plan_from_json
 from dedos_deploy.training.pretraining.clip import ClipSettings, pretrain_clip
+from dedos_deploy.training.pretraining.scenes import SceneSet, render_scenes
 from dedos_deploy.training.pretraining.small_diffusion import pretrain_diffusion
 
 TRAIN_SEED, VAL_SEED = 1, 2
@@ -24,9 +24,9 @@ def scenes(plan: MiniaturePlan) -> tuple[SceneSet, SceneSet]:
     return train, render_scenes(plan.val, size_hw=plan.size_hw, seed=VAL_SEED)
 
 
-def pretrain(plan: MiniaturePlan, stage: str, base: Path, output: Path) -> None:
+def pretrain(plan: MiniaturePlan, learner: str, base: Path, output: Path) -> None:
     """Run one pretraining, or go on with it where it was interrupted."""
-    if stage == "diffusion":
+    if learner == "diffusion":
         begun = any(output.glob("*_state.safetensors"))
         pretrain_diffusion((str(base / "images" / "train"),), plan.diffusion, output, resume=begun)
         return
@@ -45,14 +45,14 @@ def pretrain(plan: MiniaturePlan, stage: str, base: Path, output: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one pretraining; the miniature starts this once per stage."""
+    """Run one pretraining; the miniature starts this once for each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("plan")
-    parser.add_argument("stage", choices=("clip", "diffusion"))
+    parser.add_argument("learner", choices=("clip", "diffusion"))
     parser.add_argument("base", type=Path)
     parser.add_argument("output", type=Path)
     args = parser.parse_args(argv)
-    pretrain(plan_from_json(args.plan), args.stage, args.base, args.output)
+    pretrain(plan_from_json(args.plan), args.learner, args.base, args.output)
     return 0
 
 

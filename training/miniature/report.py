@@ -16,8 +16,8 @@ import torch
 
 from dedos_deploy.files import write_atomically
 from dedos_deploy.model import load_checkpoint
+from dedos_deploy.model.word_embeddings import WordEmbeddings
 from dedos_deploy.training.components import Component
-from dedos_deploy.training.embeddings import WordEmbeddings
 from dedos_deploy.training.folders import open_folder
 from dedos_deploy.training.miniature.curves import draw_curves, read_curve
 from dedos_deploy.training.miniature.plan import MiniaturePlan

@@ -9,14 +9,14 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from dedos_deploy.errors import BadInputError
+from dedos_deploy.errors import BadInputError, require
 from dedos_deploy.training.miniature.budget import pretraining_plan, read_cost, steps_for
-from dedos_deploy.training.miniature.data import write_folders
 from dedos_deploy.training.miniature.jobs import Job, OnJob, run_jobs
 from dedos_deploy.training.miniature.plan import MiniaturePlan
 from dedos_deploy.training.miniature.pretraining import scenes
 from dedos_deploy.training.miniature.report import Pretraining, write_report
 from dedos_deploy.training.miniature.table3 import RESULT, Places, read_result
+from dedos_deploy.training.pretraining.scenes import write_folders
 
 PLAN, SECONDS, STEPS = "plan.json", "seconds.json", "steps.json"
 
@@ -27,13 +27,13 @@ Say = Callable[[str], None]
 
 
 def run_miniature(plan: MiniaturePlan, output: Path, results: Path | None, *, say: Say) -> Path:
-    """Run every stage that is not done yet and return the report's markdown file.
+    """Run every part that is not done yet and return the report's markdown file.
 
     output: folder of the miniature; results: where miniature.json, miniature.md and its pictures
     go, too; say: told one line per event.
 
     Raises BadInputError when `output` holds a miniature of another plan or cannot be written,
-    JobFailedError when a stage fails. After an interrupt the same call goes on.
+    JobFailedError when a part fails. After an interrupt the same call goes on.
     """
     _open(plan, output)
     places = Places(
@@ -112,13 +112,13 @@ def _data(plan: MiniaturePlan, output: Path, say: Say) -> None:
 def _pretraining(plan: MiniaturePlan, places: Places, output: Path) -> list[Job]:
     return [
         Job(
-            stage,
+            learner,
             "dedos_deploy.training.miniature.pretraining",
-            (plan.to_json(), stage, str(places.base), str(output / stage)),
-            output / stage / "report.json",
-            output / f"{stage}.log",
+            (plan.to_json(), learner, str(places.base), str(output / learner)),
+            output / learner / "report.json",
+            output / f"{learner}.log",
         )
-        for stage in ("diffusion", "clip")
+        for learner in ("diffusion", "clip")
     ]
 
 
@@ -171,28 +171,20 @@ def _table(plan: MiniaturePlan, places: Places, output: Path) -> list[Job]:
 
 def _export(plan: MiniaturePlan, output: Path, say: Say) -> Path:
     """Write the bundle of the last component under seed 0."""
-    from dedos_deploy.cli import export
-
     bundle = output / "miniature.dedos"
     if bundle.exists():
         say("bundle: kept")
         return bundle
+    require("onnxscript", extra="export", purpose="exporting a model")
+    from dedos_deploy.export import ExportOptions, WeightsSource, export_bundle
+
     checkpoint = output / "runs" / f"{plan.components[-1]}_0" / "checkpoint.safetensors"
-    options = [
-        "--checkpoint",
-        str(checkpoint),
-        "--output",
-        str(bundle),
-        "--storage",
-        "half",
-        "--size",
-        f"{plan.size_hw[0]}x{plan.size_hw[1]}",
-    ]
     # Scores of a model that hardly learned are all but equal: rounding decides between them.
-    drift = ["--allow-drift"] if plan.steps < TAUGHT_STEPS else []
-    code = export.main([*options, *drift])
-    if code:
-        raise BadInputError(f"the bundle of {checkpoint} was not written; see the message above")
+    drift = plan.steps < TAUGHT_STEPS
+    options = ExportOptions(storage="half", size_hw=plan.size_hw, allow_drift=drift)
+    report = export_bundle(WeightsSource(checkpoint), bundle, options=options)
+    for warning in report.warnings:
+        say(f"bundle: {warning}")
     say(f"bundle: {bundle}")
     return bundle
 

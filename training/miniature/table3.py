@@ -15,10 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dedos_deploy.evaluation.result import EvaluationResult
 from dedos_deploy.files import write_atomically
 from dedos_deploy.model import Dedos
 from dedos_deploy.model.proxy_queries import BankFill
 from dedos_deploy.model.refinement import Refinement
+from dedos_deploy.model.word_embeddings import WordEmbeddings
 from dedos_deploy.training.bank import Denoiser
 from dedos_deploy.training.calibration import (
     Run,
@@ -28,12 +30,11 @@ from dedos_deploy.training.calibration import (
     run_diffusion,
 )
 from dedos_deploy.training.components import COMPONENTS, Component
-from dedos_deploy.training.embeddings import WordEmbeddings
-from dedos_deploy.training.evaluate import Evaluation, Queries, evaluate, network_input
+from dedos_deploy.training.evaluate import Queries, evaluate, network_input
 from dedos_deploy.training.folders import LabelFolder, open_folder, read_pair
 from dedos_deploy.training.loop import Trainer
-from dedos_deploy.training.miniature.data import BASE_WORDS, NOVEL_WORDS
 from dedos_deploy.training.miniature.plan import MiniaturePlan, plan_from_json
+from dedos_deploy.training.pretraining.scenes import BASE_WORDS, NOVEL_WORDS
 from dedos_deploy.training.settings import TrainSettings, settings_for
 from dedos_deploy.training.targets import IGNORE
 
@@ -46,47 +47,62 @@ FILLS = (*BANK_FILLS, "live")
 
 @dataclass(frozen=True)
 class Places:
-    """Where the stages before lie: label folders, CLIP checkpoint, diffusion folder, its cache.
-
-    The runs share the cache: the diffusion reads whole images, so latents and denoised images are
-    computed once in all, not once a run.
-    """
+    """Where what the runs read lies."""
 
     base: Path
+    """Label folder of base words."""
+
     everything: Path
+    """Label folder of all words."""
+
     clip: Path
+    """CLIP checkpoint."""
+
     diffusion: Path
+    """Diffusion folder."""
+
     cache: Path
+    """Of the diffusion. The runs share it: the diffusion reads whole images, so latents and
+    denoised images are computed once in all, not once a run."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """miou_present over all words, base words and novel words, and the IoU of each word.
-
-    all, base, novel, iou: every word was asked for; a novel word competes with the base words that
-    masks taught. novel_alone: only novel words were asked for, on their own pixels.
-    """
+    """miou_present when every word was asked for; a novel word competes with the base words that
+    masks taught."""
 
     all: float
+    """Over all words."""
+
     base: float
+    """Over base words."""
+
     novel: float
+    """Over novel words."""
+
     novel_alone: float
+    """Only novel words were asked for, on their own pixels."""
+
     iou: dict[str, float | None]
+    """Of each word."""
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """One run: its score with the bank it ships, and with every filling where it has several.
-
-    refined: how far the proxy queries move CLIP's last patch tokens, as a part of their length;
-    None for a row without them.
-    """
+    """The result of one run."""
 
     component: str
     seed: int
     score: Score
+    """With the bank it ships."""
+
     fillings: dict[str, Score]
+    """With every filling, where it has several."""
+
     refined: float | None
+    """How far the proxy queries move CLIP's last patch tokens, as a part of their length; None
+    for a row without them."""
+
     seconds: float
     final_loss: float
 
@@ -131,7 +147,7 @@ class _Last:
     def on_step(self, report: object) -> None:
         self.losses.append(report.loss)  # type: ignore[attr-defined]
 
-    def on_evaluation(self, result: Evaluation) -> None: ...
+    def on_evaluation(self, result: EvaluationResult) -> None: ...
 
     @property
     def mean(self) -> float:
@@ -179,7 +195,7 @@ def score_run(
     )
     embeddings = WordEmbeddings(run.model, words, template="single", tuned=False)
 
-    def asked(among: LabelFolder, queries: Queries | None = None) -> Evaluation:
+    def asked(among: LabelFolder, queries: Queries | None = None) -> EvaluationResult:
         return evaluate(
             run.model.eval(),
             among,
@@ -238,12 +254,12 @@ def refined_part(model: Dedos, images: Tensor) -> float | None:
     return float((moved - plain).norm() / plain.norm())
 
 
-def score_of(found: Evaluation, alone: Evaluation) -> Score:
+def score_of(found: EvaluationResult, alone: EvaluationResult) -> Score:
     """Return the means over word groups of an evaluation over all words and one of novel words.
 
     A word that no label shows is left out of the means, as in miou_present.
     """
-    iou = dict(zip(found.words, found.iou, strict=True))
+    iou = dict(zip(found.classes, found.iou, strict=True))
     return Score(
         found.miou_present,
         _mean([iou.get(word) for word in BASE_WORDS]),

@@ -16,14 +16,13 @@ _SIDES = {"left": "right", "right": "left"}
 
 @dataclass(frozen=True, eq=False)
 class Prompts:
-    """Captions as rows of a table.
-
-    table: float32 [U, 1, C], one token for each different caption; row 0 is the empty one;
-    rows: int64 [N], the row of each picture.
-    """
+    """Captions as rows of a table."""
 
     table: Tensor
+    """float32 [U, 1, C], one token for each different caption; row 0 is the empty one."""
+
     rows: Tensor
+    """int64 [N], the row of each picture."""
 
     @property
     def empty(self) -> Tensor:
@@ -42,7 +41,7 @@ def embed_captions(captions: Sequence[str], checkpoint: str | None, width: int) 
     if checkpoint is None:
         return Prompts(torch.zeros(1, 1, width), torch.zeros(len(captions), dtype=torch.int64))
     from dedos_deploy.model import load_checkpoint
-    from dedos_deploy.training.embeddings import clip_tokenizer, encode
+    from dedos_deploy.model.word_embeddings import clip_tokenizer, encode
 
     model, _ = load_checkpoint(checkpoint)
     tokenizer = clip_tokenizer(model.config.clip.text.context_length)

@@ -19,26 +19,17 @@ always right and 9 novel ones that never are, the novel ones were pushed away fr
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dedos_deploy.borders import foreign
 from dedos_deploy.errors import BadInputError
-from dedos_deploy.files import replacing
 from dedos_deploy.model import Dedos, build_model, save_checkpoint
-from dedos_deploy.model.tensor_files import read_tensors
 from dedos_deploy.presets import ModelConfig
-from dedos_deploy.training.loop import DivergedError
-from dedos_deploy.training.miniature.data import WORDS, SceneSet
 from dedos_deploy.training.muon import MuonAdamW
-from dedos_deploy.training.optimizer import rate_factor, set_rate
 from dedos_deploy.training.pretraining.clip_batches import ClipBatch, clip_batch
 from dedos_deploy.training.pretraining.clip_losses import PairLosses, look, read
 from dedos_deploy.training.pretraining.clip_report import (
@@ -49,28 +40,46 @@ from dedos_deploy.training.pretraining.clip_report import (
     write_report,
 )
 from dedos_deploy.training.pretraining.clip_start import centre_text_tower
+from dedos_deploy.training.pretraining.loop import (
+    LoopSettings,
+    PretrainingLoop,
+    StateFile,
+    cosine,
+)
+from dedos_deploy.training.pretraining.scenes import WORDS, SceneSet
 
 
 @dataclass(frozen=True)
 class ClipSettings:
     """How the nano CLIP is pretrained.
 
-    steps, minutes: the run ends with whichever is reached first, and the cosine schedule with it;
-    minutes None: by steps alone, and then the result is the same on every run of one machine;
-    matrix_rate: peak rate of Muon for the matrices; learning_rate: of AdamW for all else;
-    regions, places: weights of the second and third loss beside the first; half: bfloat16 autocast,
-    about twice as fast on CPUs that multiply it.
+    The run ends with `steps` or `minutes`, whichever is reached first, and the cosine schedule
+    with it.
+
+    Raises BadInputError for values out of range.
     """
 
     steps: int = 1000
     minutes: float | None = None
+    """None: by steps alone, and then the result is the same on every run of one machine."""
+
     batch: int = 16
     matrix_rate: float = 0.005
+    """Peak rate of Muon for the matrices."""
+
     learning_rate: float = 2.5e-4
+    """Peak rate of AdamW for all else."""
+
     warmup: int = 30
     regions: float = 1.0
+    """Weight of the second loss beside the first."""
+
     places: float = 1.0
+    """Weight of the third loss beside the first."""
+
     half: bool = True
+    """bfloat16 autocast, about twice as fast on CPUs that multiply it."""
+
     seed: int = 0
     save_minutes: float = 1.0
 
@@ -86,18 +95,6 @@ class ClipSettings:
 
 
 _MOMENTUM = 0.85
-
-
-@dataclass
-class _Run:
-    model: Dedos
-    losses: PairLosses
-    optimizer: MuonAdamW
-    step: int = 0
-    elapsed_s: float = 0.0
-
-    def parameters(self) -> list[tuple[str, nn.Parameter]]:
-        return _towers(self.model, self.losses)
 
 
 def pretrain_clip(
@@ -117,31 +114,45 @@ def pretrain_clip(
     seed, for the report; on_step: told (step, losses) after every step.
 
     Raises BadInputError when sizes do not fit, there is nothing to resume, what is resumed had
-    other settings, or a file cannot be written.
+    other settings, or a file cannot be written; KeyboardInterrupt after Ctrl-C or SIGTERM, with the
+    state saved; DivergedError when the loss is no finite number.
     """
     config.check_size(scenes.size_hw)
     config.check_size(held_out.size_hw)
     output.mkdir(parents=True, exist_ok=True)
-    run = _new_run(config, settings)
-    centre_text_tower(run.model, word_tokens(run.model, WORDS))
-    fingerprint = json.dumps(
+    model, losses = build_model(config, seed=settings.seed).train(), PairLosses()
+    centre_text_tower(model, word_tokens(model, WORDS))
+    recipe = json.dumps(
         [config.to_dict(), asdict(settings), scenes.seed, len(scenes), scenes.size_hw]
     )
-    state = output / "state.safetensors"
+    state = StateFile(output / "state.safetensors", recipe, data="scenes")
+    loop = _loop(model, losses, settings, state)
     if resume:
-        _load(state, run, fingerprint)
-    _train(run, scenes, settings, on_step, lambda: _save(state, run, fingerprint))
-    _save(state, run, fingerprint)
-    run.model.eval()
-    report = read_regions(run.model, held_out, steps=run.step, elapsed_s=run.elapsed_s)
+        loop.resume()
+
+    def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
+        batch = clip_batch(
+            scenes,
+            batch=settings.batch,
+            patch=config.clip.patch,
+            seed=settings.seed,
+            step=step,
+        )
+        found = _losses(model, losses, batch, settings)
+        terms = {name: float(loss.detach()) for name, loss in found.items()}
+        return torch.stack(list(found.values())).sum(), terms
+
+    loop.run(loss_of, lambda report: on_step(report.step, report.terms) if on_step else None)
+    model.eval()
+    report = read_regions(model, held_out, steps=loop.step, elapsed_s=loop.elapsed_s)
     extra = {
-        "step": run.step,
+        "step": loop.step,
         "words": list(WORDS),
         "template": "single",
         "size_hw": list(scenes.size_hw),
         "sources": [_SOURCE],
     }
-    save_checkpoint(output / "checkpoint.safetensors", run.model, extra=extra)
+    save_checkpoint(output / "checkpoint.safetensors", model, extra=extra)
     write_report(output / "report.json", report)
     return report
 
@@ -149,39 +160,43 @@ def pretrain_clip(
 _SOURCE = "procedural scenes of dedos-deploy"
 
 
-def _new_run(config: ModelConfig, settings: ClipSettings) -> _Run:
-    model, losses = build_model(config, seed=settings.seed), PairLosses()
-    towers = _towers(model, losses)
-    matrices = [parameter for name, parameter in towers if _is_map(name, parameter)]
-    plain = [parameter for name, parameter in towers if not _is_map(name, parameter)]
-    shared = {"weight_decay": 0.0}
+def _loop(
+    model: Dedos, losses: PairLosses, settings: ClipSettings, state: StateFile
+) -> PretrainingLoop[nn.ModuleDict]:
+    """Return the loop of what is trained: both towers of CLIP and the temperatures."""
+    parts = {"trunk": model.trunk, "text_tower": model.text_tower, "losses": losses}
+    learner = nn.ModuleDict(parts)
+    named = list(learner.named_parameters())
+    matrices = [parameter for name, parameter in named if _is_map(name, parameter)]
+    plain = [parameter for name, parameter in named if not _is_map(name, parameter)]
     optimizer = MuonAdamW(
         [
             {
                 "params": matrices,
-                "lr": settings.matrix_rate,
                 "peak_lr": settings.matrix_rate,
                 "muon": True,
                 "betas": (_MOMENTUM, 0.98),
-                **shared,
+                "weight_decay": 0.0,
             },
             {
                 "params": plain,
-                "lr": settings.learning_rate,
                 "peak_lr": settings.learning_rate,
                 "betas": (0.9, 0.98),
-                **shared,
+                "weight_decay": 0.0,
             },
         ],
         half=settings.half,
     )
-    return _Run(model.train(), losses, optimizer)
-
-
-def _towers(model: Dedos, losses: PairLosses) -> list[tuple[str, nn.Parameter]]:
-    """Return what is trained: both towers of CLIP and the temperatures."""
-    parts = (("trunk", model.trunk), ("text_tower", model.text_tower), ("losses", losses))
-    return [named for prefix, part in parts for named in part.named_parameters(prefix=prefix)]
+    length = LoopSettings(
+        "the nano CLIP",
+        settings.steps,
+        settings.minutes,
+        rate=cosine(settings.warmup),
+        advice=f"lower learning_rate ({settings.learning_rate}) or set half to false",
+        seed=settings.seed,
+        save_minutes=settings.save_minutes,
+    )
+    return PretrainingLoop(learner, optimizer, length, state)
 
 
 def _is_map(name: str, parameter: nn.Parameter) -> bool:
@@ -194,97 +209,18 @@ def _is_map(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim == 2 and name.endswith((".weight", "_weight")) and not table
 
 
-def _train(
-    run: _Run,
-    scenes: SceneSet,
-    settings: ClipSettings,
-    on_step: Callable[[int, dict[str, float]], None] | None,
-    save: Callable[[], None],
-) -> None:
-    before, saved = time.perf_counter() - run.elapsed_s, time.perf_counter()
-    trained = [parameter for _, parameter in run.parameters()]
-    while (progress := _progress(run, settings)) < 1:
-        factor = rate_factor(run.step, progress, warmup=settings.warmup, schedule="cosine")
-        set_rate(run.optimizer, factor)
-        batch = clip_batch(
-            scenes,
-            batch=settings.batch,
-            patch=run.model.config.clip.patch,
-            seed=settings.seed,
-            step=run.step,
-        )
-        losses = _losses(run, batch, settings)
-        total = torch.stack(list(losses.values())).sum()
-        if not torch.isfinite(total):
-            raise DivergedError(
-                f"the loss of step {run.step} is {float(total)}; lower learning_rate "
-                f"({settings.learning_rate}) or set half to false"
-            )
-        for parameter in trained:
-            parameter.grad = None
-        torch.autograd.backward(total)
-        nn.utils.clip_grad_norm_(trained, 1.0)
-        run.optimizer.step()
-        run.step += 1
-        run.elapsed_s = time.perf_counter() - before
-        if on_step is not None:
-            on_step(run.step, {name: float(loss.detach()) for name, loss in losses.items()})
-        if time.perf_counter() - saved > 60 * settings.save_minutes:
-            save()
-            saved = time.perf_counter()
-
-
-def _progress(run: _Run, settings: ClipSettings) -> float:
-    by_clock = run.elapsed_s / (60 * settings.minutes) if settings.minutes is not None else 0.0
-    return max(run.step / settings.steps, by_clock)
-
-
-def _losses(run: _Run, batch: ClipBatch, settings: ClipSettings) -> dict[str, Tensor]:
+def _losses(
+    model: Dedos, losses: PairLosses, batch: ClipBatch, settings: ClipSettings
+) -> dict[str, Tensor]:
     """Return the three losses, weighted, by name."""
     same = torch.tensor([[a == b for b in batch.captions] for a in batch.captions])
     with torch.autocast("cpu", torch.bfloat16, enabled=settings.half):
-        words = read(run.model, word_tokens(run.model, WORDS))
-        text = read(run.model, tokens_of(run.model, batch.captions))
-        seen = look(run.model, batch.images)
+        words = read(model, word_tokens(model, WORDS))
+        text = read(model, tokens_of(model, batch.captions))
+        seen = look(model, batch.images)
     base = batch.cover.shape[-1]
     return {
-        "captions": run.losses.captions(seen.cls, text, same),
-        "regions": settings.regions * run.losses.regions(seen.patches, words[:base], batch.cover),
-        "places": settings.places * run.losses.places(seen.patches, words, batch.named),
+        "captions": losses.captions(seen.cls, text, same),
+        "regions": settings.regions * losses.regions(seen.patches, words[:base], batch.cover),
+        "places": settings.places * losses.places(seen.patches, words, batch.named),
     }
-
-
-def _save(path: Path, run: _Run, fingerprint: str) -> None:
-    tensors: dict[str, Tensor] = {}
-    for name, parameter in run.parameters():
-        tensors[name] = parameter.detach()
-        for key, value in run.optimizer.state.get(parameter, {}).items():
-            tensors[f"{name}/{key}"] = value
-    record = {"step": str(run.step), "elapsed_s": repr(run.elapsed_s), "settings": fingerprint}
-    try:
-        with replacing(path) as temporary:
-            save_file(tensors, temporary, metadata=record)
-    except (OSError, SafetensorError) as error:
-        raise BadInputError(
-            f"cannot write training state {path}: {error}; free space or choose another output"
-        ) from error
-
-
-def _load(path: Path, run: _Run, fingerprint: str) -> None:
-    if not path.is_file():
-        raise BadInputError(f"there is nothing to resume: {path} does not exist; start without it")
-
-    def refusal(reason: str) -> BadInputError:
-        return BadInputError(f"training state {path} is damaged ({reason}); start anew")
-
-    record, tensors = read_tensors(path, refusal)
-    if record.get("settings") != fingerprint:
-        raise BadInputError(
-            f"{path} was written with other settings or scenes; resume with the same ones, or start "
-            "anew in another folder"
-        )
-    with foreign(refusal), torch.no_grad():
-        for name, parameter in run.parameters():
-            parameter.copy_(tensors[name])
-        run.optimizer.load_moments(run.parameters(), tensors, refusal)
-        run.step, run.elapsed_s = int(record["step"]), float(record["elapsed_s"])

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dedos_deploy.training.miniature.data import BASE_WORDS, WORDS, SceneSet, caption_of
+from dedos_deploy.training.pretraining.scenes import BASE_WORDS, WORDS, SceneSet, caption_of
 
 _WHOLE = 0.35  # share of items that show the whole picture
 _SMALLEST = 0.3  # side of the smallest crop, as a share of the picture's
@@ -18,17 +18,19 @@ _SMALLEST = 0.3  # side of the smallest crop, as a share of the picture's
 
 @dataclass(frozen=True)
 class ClipBatch:
-    """One item per picture or crop.
-
-    images: uint8 [B, H, W, 3] BGR; captions: one sentence each; named: bool [B, K], which words the
-    sentence names; cover: float32 [B, P, K_base], the share of each patch that each base word
-    covers. Novel words are in `captions` and `named` only.
-    """
+    """One item per picture or crop. Novel words are in `captions` and `named` only."""
 
     images: Tensor
+    """uint8 [B, H, W, 3] BGR."""
+
     captions: tuple[str, ...]
+    """One sentence each."""
+
     named: Tensor
+    """bool [B, K], which words the sentence names."""
+
     cover: Tensor
+    """float32 [B, P, K_base], the share of each patch that each base word covers."""
 
 
 def clip_batch(scenes: SceneSet, *, batch: int, patch: int, seed: int, step: int) -> ClipBatch:

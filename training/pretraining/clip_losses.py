@@ -18,10 +18,13 @@ _LEAST_COVER = 0.25  # of a patch; regions smaller than that have no patch to sp
 
 @dataclass(frozen=True)
 class Seen:
-    """What the trunk says about pictures: cls [B, D] and patches [B, P, D], unit vectors."""
+    """What the trunk says about pictures, as unit vectors."""
 
     cls: Tensor
+    """[B, D]."""
+
     patches: Tensor
+    """[B, P, D]."""
 
 
 def look(model: Dedos, images: Tensor) -> Seen:

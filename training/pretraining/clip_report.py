@@ -15,11 +15,11 @@ from torch import Tensor
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.files import write_atomically
 from dedos_deploy.model import Dedos
+from dedos_deploy.model.word_embeddings import clip_tokenizer
 from dedos_deploy.text.templates import TEMPLATES
-from dedos_deploy.training.embeddings import clip_tokenizer
-from dedos_deploy.training.miniature.data import BASE_WORDS, NAMED_SHARE, WORDS, SceneSet
 from dedos_deploy.training.pretraining.clip_batches import patch_cover
 from dedos_deploy.training.pretraining.clip_losses import look, read, region_embeddings
+from dedos_deploy.training.pretraining.scenes import BASE_WORDS, NAMED_SHARE, WORDS, SceneSet
 
 _BATCH = 32
 _CONTEXT = 0.15  # a crop shows this much around a region's box, as a share of its sides
@@ -27,33 +27,48 @@ _CONTEXT = 0.15  # a crop shows this much around a region's box, as a share of i
 
 @dataclass(frozen=True)
 class Scores:
-    """Means over classes: of all words, base words, novel words."""
+    """Means over classes."""
 
     all: float
+    """Of all words."""
+
     base: float
+    """Of base words."""
+
     novel: float
+    """Of novel words."""
 
 
 @dataclass(frozen=True)
 class ClipReport:
-    """Zero-shot results on held-out scenes; candidates are always all words.
-
-    regions: accuracy of mask-averaged patch tokens of the whole picture; crops: accuracy of the
-    CLS token of the region's box cut out; patches: IoU of the nearest word of every patch, at
-    patch resolution; novel_among_novel: accuracy of novel regions with the novel words alone as
-    candidates; chance: of guessing one of all words; per_class: region accuracy by word, None for
-    a word that has no region; counts: regions by word; steps, elapsed_s: of the pretraining.
-    """
+    """Zero-shot results on held-out scenes; candidates are always all words."""
 
     regions: Scores
+    """Accuracy of mask-averaged patch tokens of the whole picture."""
+
     crops: Scores
+    """Accuracy of the CLS token of the region's box cut out."""
+
     patches: Scores
+    """IoU of the nearest word of every patch, at patch resolution."""
+
     novel_among_novel: float
+    """Accuracy of novel regions with the novel words alone as candidates."""
+
     chance: float
+    """Of guessing one of all words."""
+
     per_class: dict[str, float | None]
+    """Region accuracy by word, None for a word that has no region."""
+
     counts: dict[str, int]
+    """Regions by word."""
+
     steps: int
+    """Of the pretraining."""
+
     elapsed_s: float
+    """Of the pretraining."""
 
 
 def tokens_of(model: Dedos, texts: Sequence[str]) -> Tensor:

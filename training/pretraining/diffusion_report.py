@@ -37,38 +37,46 @@ SHOWN = 8
 
 @dataclass(frozen=True)
 class Figures:
-    """Figures of held-out pictures.
-
-    psnr_db: reconstructions, mean and worst, and how like the picture its reconstruction is after
-    the walk; error_at: mean squared error of the prediction by timestep; ms_per_image: in batches of
-    4 on this machine, under the threads the run had; a walk is three steps.
-    """
+    """Figures of held-out pictures."""
 
     psnr_db: dict[str, float]
+    """Reconstructions, mean and worst, and how like the picture its reconstruction is after the
+    walk."""
+
     error_at: dict[str, float]
+    """Mean squared error of the prediction by timestep."""
+
     ms_per_image: dict[str, float]
+    """In batches of 4 on this machine, under the threads the run had; a walk is three steps."""
 
 
 @dataclass(frozen=True)
 class NanoReport:
-    """What came of a pretraining.
-
-    figures: of the pictures held out; loss: terms at the end of each stage, running means; seconds:
-    by part, those of a stage with the preparation of its data; parameters: by network; latent_std:
-    deviation of each latent channel before it was made 1; sources: what their licences ask to name.
-    """
+    """What came of a pretraining."""
 
     pictures: int
     held_out: int
     size_hw: tuple[int, int]
     latent_shape: tuple[int, int, int]
     figures: Figures
+    """Of the pictures held out."""
+
     loss: dict[str, dict[str, float]]
+    """Terms at the end, by network, running means."""
+
     steps: dict[str, int]
     seconds: dict[str, float]
+    """By part, those of a network with the preparation of its data."""
+
     parameters: dict[str, int]
+    """By network."""
+
     latent_std: list[float]
+    """Deviation of each latent channel before it was made 1."""
+
     sources: tuple[str, ...]
+    """What their licences ask to name."""
+
     settings: dict[str, object]
 
     def to_json(self) -> str:

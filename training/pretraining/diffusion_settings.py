@@ -15,31 +15,45 @@ from dedos_deploy.training.pretraining.vae import VaeSettings
 class NanoSettings:
     """One pretraining.
 
-    minutes: wall clock of reading, encoding and learning together, `vae_part` of it for the
-    autoencoder; vae_steps, unet_steps: end a stage by number, too, and alone make a run that
-    repeats exactly; text: Dedos checkpoint whose text tower embeds the captions; draw_steps: DDIM
-    steps of the pictures drawn at the end; limit: most pictures read; threads: 0 for torch's choice.
+    Raises BadInputError without an end, or for a size that does not fit the networks.
     """
 
     size_hw: tuple[int, int] = (128, 160)
     minutes: float | None = 12.0
+    """Wall clock of reading, encoding and learning together."""
+
     vae_steps: int | None = None
+    """Ends the autoencoder by number, too; with `unet_steps` and no minutes a run repeats
+    exactly."""
+
     unet_steps: int | None = None
+    """Ends the noise predictor by number, too."""
+
     vae_part: float = 0.42
+    """Part of `minutes` for the autoencoder, (0, 1)."""
+
     vae: VaeSettings = field(default_factory=VaeSettings)
     unet: UNetSettings = field(default_factory=UNetSettings)
     text: str | None = None
+    """Dedos checkpoint whose text tower embeds the captions."""
+
     draw_steps: int = 50
+    """DDIM steps of the pictures drawn at the end."""
+
     limit: int | None = None
+    """Most pictures read."""
+
     seed: int = 0
     threads: int = 0
+    """0 for torch's choice."""
+
     amp: bool = True
     device: Literal["auto", "cpu", "cuda"] = "auto"
     save_minutes: float = 2.0
 
     def __post_init__(self) -> None:
         if self.minutes is None and (self.vae_steps is None or self.unet_steps is None):
-            raise BadInputError("a run needs an end; give minutes, or steps of both stages")
+            raise BadInputError("a run needs an end; give minutes, or steps of both networks")
         multiple = self.vae.factor * self.unet.factor
         if any(side % multiple or side < self.vae.crop for side in self.size_hw):
             raise BadInputError(
@@ -52,14 +66,14 @@ class NanoSettings:
         """Height and width of the latents."""
         return self.size_hw[0] // self.vae.factor, self.size_hw[1] // self.vae.factor
 
-    def recipe(self, stage: Literal["vae", "unet"]) -> str:
-        """Return what a stage that goes on must have in common with its first part.
+    def recipe(self, network: Literal["vae", "unet"]) -> str:
+        """Return what a network that is gone on with must have in common with its first part.
 
         The autoencoder does not care what the noise predictor will be, so that one can be chosen
         anew between the two.
         """
         common = ("size_hw", "limit", "seed", "amp", "vae")
-        names = (*common, "unet", "text") if stage == "unet" else common
+        names = (*common, "unet", "text") if network == "unet" else common
         values = asdict(self)
         return json.dumps({name: values[name] for name in names}, sort_keys=True)
 

@@ -12,15 +12,10 @@ from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.label_files import read_text
-from dedos_deploy.pictures import read_picture
+from dedos_deploy.pictures import open_picture
+from dedos_deploy.runtime.sources.opening import IMAGE_SUFFIXES, VIDEO_SUFFIXES, frames_at
 from dedos_deploy.scenes import KINDS, class_names, render_image
-from dedos_deploy.training.folders import (
-    IMAGE_SUFFIXES,
-    LabelFolder,
-    find_folder,
-    open_folder,
-    read_pair,
-)
+from dedos_deploy.training.folders import LabelFolder, find_folder, open_folder, read_pair
 
 SCENES = "scenes"
 """`scenes:N` on the command line: N procedural pictures, every kind in turn."""
@@ -28,7 +23,6 @@ SCENES = "scenes"
 CAPTIONS = "captions.txt"
 """In a label folder: one caption a line for the pictures of the split `train`."""
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm")
 FRAMES_PER_VIDEO = 120
 SCENE_SEED = 5_000_000
 """First seed of `scenes:N`, far from the seeds that tests and label folders of scenes start at."""
@@ -43,16 +37,17 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """What was read.
-
-    images: uint8 [N, H, W, 3] BGR, each squashed to one size whatever its shape, as the diffusion
-    model sees images later; captions: one a picture, "" where nothing is known about it;
-    credits: what the licences of the sources ask to name.
-    """
+    """What was read."""
 
     images: NDArray[np.uint8]
+    """uint8 [N, H, W, 3] BGR, each squashed to one size whatever its shape, as the diffusion
+    model sees images later."""
+
     captions: tuple[str, ...]
+    """One a picture, "" where nothing is known about it."""
+
     credits: tuple[str, ...]
+    """What the licences of the sources ask to name."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -74,7 +69,7 @@ def read_pictures(
     a label folder's captions.txt, or names of what its label maps show; limit: most pictures, evenly spaced over all;
     on_progress: called with the part that is read, [0, 1], and how many that are.
 
-    Raises BadInputError for a source without a readable picture.
+    Raises BadInputError or SourceError for a source without a readable picture.
     """
     readers: list[Reader] = []
     credits: list[str] = []
@@ -192,32 +187,16 @@ def _any_files(root: Path, size_hw: Size) -> Iterator[Reader]:
 
 
 def _video(path: Path, size_hw: Size) -> Iterator[Reader]:
-    import cv2
+    def spaced(total: int) -> set[int]:
+        return set(np.linspace(0, total - 1, min(total, FRAMES_PER_VIDEO)).astype(int).tolist())
 
-    video = cv2.VideoCapture(str(path))
-    total = int(video.get(cv2.CAP_PROP_FRAME_COUNT)) if video.isOpened() else 0
-    if total <= 0:
-        raise BadInputError(f"{path} is not a video that OpenCV can read; name images or a video")
-    wanted = set(np.linspace(0, total - 1, min(total, FRAMES_PER_VIDEO)).astype(int).tolist())
-    for index in range(total):
-        # Decoded in order: seeking is slow, and inexact in some containers.
-        if not video.grab():
-            break
-        if index in wanted:
-            found, frame = video.retrieve()
-            if found:
-                small = _resized(np.asarray(frame, np.uint8), size_hw)
-                yield lambda small=small: (small, "")  # type: ignore[misc]
-    video.release()
+    for frame in frames_at(path, spaced):
+        small = _resized(frame.frame_bgr, size_hw)
+        yield lambda small=small: (small, "")  # type: ignore[misc]
 
 
 def _image(path: Path, size_hw: Size) -> Picture:
-    import cv2
-
-    image = read_picture(path, cv2.IMREAD_COLOR)
-    if image is None:
-        raise BadInputError(f"{path} cannot be read as an image; replace or remove it")
-    return _resized(np.asarray(image, np.uint8), size_hw)
+    return _resized(open_picture(path), size_hw)
 
 
 def _resized(image: Picture, size_hw: Size) -> Picture:

@@ -13,9 +13,6 @@ from dedos_deploy.errors import BadInputError, require
 from dedos_deploy.files import read_regular
 from dedos_deploy.model.mobile_branch import MobileBranch
 
-DETAIL_CREDIT = "Detail branch: "
-"""Begins the credit of a checkpoint's pretrained branch."""
-
 
 def load_mobile_weights(branch: MobileBranch, path: Path, images: Sequence[Tensor]) -> None:
     """Copy the convolutions of an ONNX net into `branch` and fit its constants on pictures.

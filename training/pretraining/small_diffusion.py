@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -39,8 +39,19 @@ from dedos_deploy.training.pretraining.diffusion_report import (
 )
 from dedos_deploy.training.pretraining.diffusion_settings import NanoSettings
 from dedos_deploy.training.pretraining.images import Pictures, read_pictures
-from dedos_deploy.training.pretraining.stage import LossOf, Stage, StageSettings
-from dedos_deploy.training.pretraining.unet import build_scheduler, build_unet, unet_loss
+from dedos_deploy.training.pretraining.loop import (
+    LoopSettings,
+    LossOf,
+    PretrainingLoop,
+    StateFile,
+    cosine,
+)
+from dedos_deploy.training.pretraining.unet import (
+    build_network_optimizer,
+    build_scheduler,
+    build_unet,
+    unet_loss,
+)
 from dedos_deploy.training.pretraining.vae import (
     build_vae,
     pixels_from_images,
@@ -55,8 +66,13 @@ REPORT = "report.json"
 VAE_STATE, UNET_STATE = "vae_state.safetensors", "unet_state.safetensors"
 HELD_OUT = 16
 ENCODED_AT_ONCE = 8
+WARMUP = 50
+EMA = 0.99
 WHOLE_BATCH = 2
 """Whole pictures in a step of the autoencoder; each costs as much as five crops of 64x64."""
+
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class Observer(Protocol):
@@ -115,12 +131,12 @@ class _Pretraining:
         learned = np.delete(np.arange(len(pictures)), held)
         images, shown = pictures.images[learned], pictures.images[held]
         digest = hashlib.sha256(images.tobytes()).hexdigest()
-        vae_stage = self._learn_vae(images, f"{self.settings.recipe('vae')} {digest}")
-        latents, latent_std = self._encode(vae_stage.average, images)
+        vae_loop = self._learn_vae(images, f"{self.settings.recipe('vae')} {digest}")
+        latents, latent_std = self._encode(vae_loop.best_model, images)
         prompts = self._prompts(pictures, learned, held)
         recipe = f"{self.settings.recipe('unet')} {digest}"
-        unet_stage = self._learn_unet(latents, prompts, recipe)
-        self._write_networks(vae_stage.average, unet_stage.average, prompts)
+        unet_loop = self._learn_unet(latents, prompts, recipe)
+        self._write_networks(vae_loop.best_model, unet_loop.best_model, prompts)
         with self._part("measure", "measuring and drawing"):
             diffusion = read_back(self.output, self.device)
             figures = measure(diffusion, self.output, shown, self.settings)
@@ -132,10 +148,10 @@ class _Pretraining:
             size_hw=self.settings.size_hw,
             latent_shape=(self.settings.vae.channels, *self.settings.latent_hw),
             figures=figures,
-            loss={"vae": vae_stage.terms, "unet": unet_stage.terms},
-            steps={"vae": vae_stage.step, "unet": unet_stage.step},
+            loss={"vae": vae_loop.mean_terms, "unet": unet_loop.mean_terms},
+            steps={"vae": vae_loop.step, "unet": unet_loop.step},
             seconds={name: round(value, 1) for name, value in self.seconds.items()},
-            parameters={"vae": _size(vae_stage.model), "unet": _size(unet_stage.model)},
+            parameters={"vae": _size(vae_loop.model), "unet": _size(unet_loop.model)},
             latent_std=latent_std,
             sources=pictures.credits,
             settings=json.loads(json.dumps({"data": list(self.data), **asdict(self.settings)})),
@@ -180,24 +196,29 @@ class _Pretraining:
         wanted = [*captions, *map(mirrored, captions), *(pictures.captions[i] for i in held)]
         return embed_captions(wanted, self.settings.text, self.settings.unet.text)
 
-    def _learn_vae(self, images: NDArray[np.uint8], recipe: str) -> Stage[AutoencoderKL]:
+    def _learn_vae(self, images: NDArray[np.uint8], recipe: str) -> PretrainingLoop[AutoencoderKL]:
         settings = self.settings
         torch.manual_seed(settings.seed)
         vae = build_vae(settings.vae, settings.size_hw).to(self.device)
         vae = vae.to(memory_format=torch.channels_last).train()
-        length = self._length("autoencoder", settings.vae_steps, settings.vae_part)
-        length = replace(length, lr=settings.vae.lr, seed=2 * settings.seed)
-        stage = Stage(vae, length, self.output / VAE_STATE, recipe)
+        loop = PretrainingLoop(
+            vae,
+            build_network_optimizer(vae, settings.vae.lr),
+            self._length("autoencoder", settings.vae_steps, settings.vae_part, 2 * settings.seed),
+            StateFile(self.output / VAE_STATE, recipe),
+        )
+        _go_on(loop)
 
         def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
-            whole = stage.progress >= 1 - settings.vae.whole
+            whole = loop.progress >= 1 - settings.vae.whole
             batch = vae_batch(images, settings, step, whole=whole)
-            return vae_loss(vae, pixels_from_images(batch.to(self.device)), settings.vae)
+            with self._half():
+                return vae_loss(vae, pixels_from_images(batch.to(self.device)), settings.vae)
 
         # Once the noise predictor has begun, the latents it learns must not change any more.
         if not (self.output / UNET_STATE).exists():
-            self._learn("vae", stage, loss_of, spent_s=self.seconds["read"])
-        return stage
+            self._learn("vae", loop, loss_of, spent_s=self.seconds["read"])
+        return loop
 
     def _encode(self, vae: AutoencoderKL, images: NDArray[np.uint8]) -> tuple[Tensor, list[float]]:
         """Return unit latents float16 [2N, C, h, w] of the pictures and of their mirror images,
@@ -217,7 +238,7 @@ class _Pretraining:
         for start in range(0, len(images), ENCODED_AT_ONCE):
             part = np.ascontiguousarray(images[start : start + ENCODED_AT_ONCE])
             pixels = pixels_from_images(torch.from_numpy(part).to(self.device))
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.amp):
+            with self._half():
                 mean = vae.encode(pixels).latent_dist.mean
             found.append(mean.float().cpu())
             self.observer.on_progress(done + start / len(images) / 2, "")
@@ -225,17 +246,21 @@ class _Pretraining:
 
     def _learn_unet(
         self, latents: Tensor, prompts: Prompts, recipe: str
-    ) -> Stage[UNet2DConditionModel]:
+    ) -> PretrainingLoop[UNet2DConditionModel]:
         settings = self.settings
         torch.manual_seed(settings.seed + 1)
         shape = replace(settings.unet, text=prompts.table.shape[-1])
         unet = build_unet(shape, settings.vae.channels, settings.latent_hw).to(self.device)
         unet = unet.to(memory_format=torch.channels_last).train()
         scheduler = build_scheduler(settings.unet.prediction)
-        length = self._length("noise predictor", settings.unet_steps, 1 - settings.vae_part)
-        rates = settings.unet.lr, settings.unet.hidden_lr
-        length = replace(length, lr=rates[0], hidden_lr=rates[1], seed=2 * settings.seed + 1)
-        stage = Stage(unet, length, self.output / UNET_STATE, recipe)
+        part, seed = 1 - settings.vae_part, 2 * settings.seed + 1
+        loop = PretrainingLoop(
+            unet,
+            build_network_optimizer(unet, settings.unet.lr, settings.unet.hidden_lr),
+            self._length("noise predictor", settings.unet_steps, part, seed),
+            StateFile(self.output / UNET_STATE, recipe),
+        )
+        _go_on(loop)
         table = prompts.table.to(self.device)
 
         def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
@@ -245,37 +270,47 @@ class _Pretraining:
             )
             batch = latents[items].float().to(self.device)
             batch = batch.contiguous(memory_format=torch.channels_last)
-            return unet_loss(unet, scheduler, batch, table[rows.to(self.device)], settings.unet)
+            with self._half():
+                return unet_loss(unet, scheduler, batch, table[rows.to(self.device)], settings.unet)
 
-        self._learn("unet", stage, loss_of, spent_s=self.seconds["encode"])
-        return stage
+        self._learn("unet", loop, loss_of, spent_s=self.seconds["encode"])
+        return loop
 
-    def _length(self, name: str, steps: int | None, part: float) -> StageSettings:
+    def _length(self, name: str, steps: int | None, part: float, seed: int) -> LoopSettings:
         settings = self.settings
-        minutes = settings.minutes * part if settings.minutes else None
-        return StageSettings(
-            name, steps, minutes, amp=settings.amp, save_minutes=settings.save_minutes
+        return LoopSettings(
+            name,
+            steps,
+            settings.minutes * part if settings.minutes else None,
+            rate=cosine(WARMUP),
+            advice="try --no-amp or another --seed",
+            ema=EMA,
+            seed=seed,
+            save_minutes=settings.save_minutes,
         )
+
+    def _half(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.amp)
 
     def _learn(
-        self, name: str, stage: Stage[nn.Module], loss_of: LossOf, *, spent_s: float
+        self, name: str, loop: PretrainingLoop[Network], loss_of: LossOf, *, spent_s: float
     ) -> None:
-        """Run `stage`; what was spent on its data counts as its time."""
-        if not stage.step:
-            stage.elapsed_s = spent_s
-        if stage.progress >= 1 and not stage.step:
+        """Run `loop`; what was spent on its data counts as its time."""
+        if not loop.step:
+            loop.elapsed_s = spent_s
+        if loop.progress >= 1 and not loop.step:
             raise BadInputError(
-                f"preparing the data of the {stage.settings.name} took {spent_s:.0f} s, all of its "
+                f"preparing the data of the {loop.settings.name} took {spent_s:.0f} s, all of its "
                 "time; give more --minutes or fewer pictures"
             )
-        self.observer.on_part(f"training the {stage.settings.name}")
-        stage.run(
+        self.observer.on_part(f"training the {loop.settings.name}")
+        loop.run(
             loss_of,
-            lambda step: self.observer.on_progress(
-                step.progress, f"step {step.step}, loss {step.loss:.4f}"
+            lambda report: self.observer.on_progress(
+                report.progress, f"step {report.step}, loss {report.mean_loss:.4f}"
             ),
         )
-        self.seconds[name] = stage.elapsed_s
+        self.seconds[name] = loop.elapsed_s
 
     def _write_networks(
         self, vae: AutoencoderKL, unet: UNet2DConditionModel, prompts: Prompts
@@ -292,6 +327,11 @@ class _Pretraining:
         before = time.monotonic()
         yield
         self.seconds[name] = time.monotonic() - before
+
+
+def _go_on(loop: PretrainingLoop[Network]) -> None:
+    if loop.state is not None and loop.state.path.exists():
+        loop.resume()
 
 
 def choose_device(name: str) -> torch.device:

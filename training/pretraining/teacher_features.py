@@ -46,15 +46,18 @@ _SAMPLED_CELLS = 200
 
 @dataclass(frozen=True)
 class FeatureLayer:
-    """One activation of a net.
-
-    name: `net.middle` or `net.late`; tensor: its name in the graph; late: whether it is the one the
-    classifier reads; cell i is centred on input pixel `stride` * i + `offset`, along both axes.
-    """
+    """One activation of a net; cell i is centred on input pixel `stride` * i + `offset`, along
+    both axes."""
 
     name: str
+    """`net.middle` or `net.late`."""
+
     tensor: str
+    """Its name in the graph."""
+
     late: bool
+    """Whether it is the one the classifier reads."""
+
     stride: int
     offset: float
 
@@ -157,14 +160,16 @@ def _geometry(graph: onnx.GraphProto, tensor: str) -> tuple[int, float]:
 
 @dataclass(frozen=True)
 class FeatureSpace:
-    """The main axes of a layer, whitened: coordinates = (map - mean) @ matrix.
-
-    mean: float32 [C]; matrix: float32 [C, D]; explained: part of the variance the D axes carry.
-    """
+    """The main axes of a layer, whitened: coordinates = (map - mean) @ matrix."""
 
     mean: NDArray[np.float32]
+    """float32 [C]."""
+
     matrix: NDArray[np.float32]
+    """float32 [C, D]."""
+
     explained: float
+    """Part of the variance the D axes carry."""
 
     @classmethod
     def of(cls, samples: NDArray[np.float32], channels: int) -> FeatureSpace:

@@ -10,12 +10,14 @@ normalising again spreads them (car against road 0.67 -> 0.43, car against autom
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import math
-import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -25,24 +27,32 @@ from torch.nn import functional as F
 from dedos_deploy.errors import BadInputError, listed
 from dedos_deploy.files import write_atomically
 from dedos_deploy.model.text_tower import TextTower
+from dedos_deploy.model.word_embeddings import clip_tokenizer
 from dedos_deploy.presets import get_preset
 from dedos_deploy.text.templates import TEMPLATES
 from dedos_deploy.text.tokenizer import Tokenizer
-from dedos_deploy.training.embeddings import clip_tokenizer
-from dedos_deploy.training.pretraining.scene_words import MODIFIERS, scene_words
+from dedos_deploy.training.muon import MuonAdamW
+from dedos_deploy.training.pretraining.loop import (
+    LoopReport,
+    LoopSettings,
+    PretrainingLoop,
+    Rate,
+    StateFile,
+)
+from dedos_deploy.training.pretraining.scene_words import (
+    WordList,
+    word_list,
+)
 from dedos_deploy.training.pretraining.sentence_encoder import (
-    Encode,
     find_encoder,
     fit_width,
     score_synonyms,
     sentence_encoder,
+    teacher_targets,
     whole_words,
 )
 
 _LOG = logging.getLogger(__name__)
-
-PHRASES = ("a photo of a {}", "a {}", "the {}, an object you can see")
-"""What the teacher is asked; tried against each other on synonyms, the mean is best."""
 
 PROMPTS = ("{}", *TEMPLATES["single"], *TEMPLATES["single"], *TEMPLATES["vild14"])
 """What the student reads; the default template twice as often as each other one."""
@@ -52,64 +62,31 @@ PROMPTS = ("{}", *TEMPLATES["single"], *TEMPLATES["single"], *TEMPLATES["vild14"
 class DistilSettings:
     """How the text tower learns.
 
-    steps, batch: optimiser steps and words in each; learning_rate: its peak, after a warm-up of
-    5 %, then a cosine to 0; scene_share: share of a batch drawn from the scene words;
-    relations: weight of the match between the batch's two cosine matrices.
+    Raises BadInputError for minutes that are none.
     """
 
     steps: int = 1500
+    """Optimizer steps; fewer when `minutes` are over before."""
+
     batch: int = 384
+    """Words in a step."""
+
     learning_rate: float = 2e-3
+    """Its peak, after a warm-up of 5 %, then a cosine to 0."""
+
     scene_share: float = 0.3
+    """Share of a batch drawn from the scene words."""
+
     relations: float = 4.0
+    """Weight of the match between the batch's two cosine matrices."""
+
     seed: int = 0
+    minutes: float | None = None
+    """Wall clock of the training; None: by steps alone."""
 
-
-@dataclass(frozen=True)
-class WordList:
-    """Words to learn from. scene: how many of the first ones name things cameras see."""
-
-    words: tuple[str, ...]
-    scene: int
-
-
-def word_list(
-    common: Sequence[str], *, extra: Sequence[str] = (), pairs: int = 5000, seed: int = 0
-) -> WordList:
-    """Return scene words, two-word combinations of them, and `common` words of all kinds.
-
-    extra: further names, put with the scene words; pairs: number of combinations.
-    """
-    scene = tuple(dict.fromkeys([*scene_words(), *extra]))
-    rng = random.Random(seed)
-    combined = []
-    for _ in range(pairs):
-        first = rng.choice(MODIFIERS) if rng.random() < 0.5 else rng.choice(scene)
-        combined.append(f"{first} {rng.choice(scene)}")
-    words = dict.fromkeys([*scene, *combined, *common])
-    return WordList(tuple(words), len(scene))
-
-
-def teacher_targets(
-    encode: Encode, words: Sequence[str], *, thorough: int = 0, phrases: Sequence[str] = PHRASES
-) -> Tensor:
-    """Return what the student should say for each word: unit rows, float32 [N, D].
-
-    Every phrase's embeddings are centred on their mean over all words. thorough: so many of the
-    first words are asked under every phrase, the others under the first only.
-    """
-    first = encode([phrases[0].format(word) for word in words])
-    centred = F.normalize(first - first.mean(0), dim=-1)
-    if not thorough:
-        return centred
-    # every phrase needs a mean over common words too, not over scene words alone
-    sample = list(words[thorough :: max(1, (len(words) - thorough) // 1500)])[:1500]
-    total = centred[:thorough].clone()
-    for phrase in phrases[1:]:
-        rows = encode([phrase.format(word) for word in [*words[:thorough], *sample]])
-        middle = rows[thorough:].mean(0) if sample else rows.mean(0)
-        total += F.normalize(rows[:thorough] - middle, dim=-1)
-    return torch.cat([F.normalize(total, dim=-1), centred[thorough:]])
+    def __post_init__(self) -> None:
+        if self.minutes is not None and not self.minutes > 0:
+            raise BadInputError(f"minutes must be positive or none, not {self.minutes}")
 
 
 def distil(
@@ -120,32 +97,55 @@ def distil(
     settings: DistilSettings,
     *,
     report: Callable[[int, float], None] | None = None,
+    state: StateFile | None = None,
+    resume: bool = False,
 ) -> None:
     """Train `tower` in place until its unit embeddings of `words` are the rows of `targets`.
 
-    report: called with step and loss every 50 steps.
+    report: called with step and loss every 50 steps; state: where the run is kept, from which
+    `resume` goes on.
 
-    Raises BadInputError when the targets do not fit the words or the tower.
+    Raises BadInputError when the targets do not fit the words or the tower, or there is nothing to
+    resume; KeyboardInterrupt after Ctrl-C or SIGTERM, with the state saved; DivergedError when the
+    loss is no finite number.
     """
     _check(tower, words, targets)
-    _start_from_targets(tower, tokenizer, words.words, targets)
-    bank = _PromptBank(tokenizer, words.words)
-    draw = torch.Generator().manual_seed(settings.seed)
-    optimizer = torch.optim.AdamW(tower.parameters(), lr=settings.learning_rate, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warm_cosine(settings.steps))
+    loop = PretrainingLoop(tower, _optimizer(tower, settings), _length(settings), state)
+    if resume:
+        loop.resume()
+    else:
+        _start_from_targets(tower, tokenizer, words.words, targets)
+    draws = islice(_draws(words, settings), loop.step, None)
+
+    def loss_of(_step: int) -> tuple[Tensor, dict[str, float]]:
+        chosen, prompts = next(draws)
+        tokens = _prompt_tokens(tokenizer, words.words, chosen, prompts)
+        said = F.normalize(tower_forward(tower, tokens), dim=-1)
+        return _loss(said, targets[chosen], settings.relations), {}
+
+    def observe(step: LoopReport) -> None:
+        if report is not None and (step.step % 50 == 1 or step.progress >= 1.0):
+            report(step.step - 1, step.loss)
+
     tower.train()
-    for step in range(settings.steps):
-        chosen = _draw_words(words, settings, draw)
-        said = F.normalize(tower_forward(tower, bank.tokens(chosen, draw)), dim=-1)
-        loss = _loss(said, targets[chosen], settings.relations)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if report is not None and (step % 50 == 0 or step == settings.steps - 1):
-            report(step, float(loss.detach()))
+    loop.run(loss_of, observe)
     tower.eval()
+
+
+def _optimizer(tower: TextTower, settings: DistilSettings) -> MuonAdamW:
+    group = {"params": tower.parameters(), "peak_lr": settings.learning_rate, "weight_decay": 0.0}
+    return MuonAdamW([group], fused=False)
+
+
+def _length(settings: DistilSettings) -> LoopSettings:
+    return LoopSettings(
+        "the text tower",
+        settings.steps,
+        settings.minutes,
+        rate=_warm_cosine(settings.steps),
+        advice="lower --lr",
+        seed=settings.seed,
+    )
 
 
 def _check(tower: TextTower, words: WordList, targets: Tensor) -> None:
@@ -184,22 +184,16 @@ def _start_from_targets(
         table.add_(total / seen.clamp_min(1e-6))
 
 
-class _PromptBank:
-    """Tokens of prompts, put together from the tokens of their parts."""
-
-    def __init__(self, tokenizer: Tokenizer, words: Sequence[str]) -> None:
-        self._tokenizer = tokenizer
-        self._words = words
-
-    def tokens(self, chosen: Tensor, draw: torch.Generator) -> Tensor:
-        """Return int64 [N, L] for the chosen words under random prompts, cut to the longest."""
-        which = torch.randint(len(PROMPTS), (len(chosen),), generator=draw).tolist()
-        texts = [
-            PROMPTS[k].format(self._words[index])
-            for k, index in zip(which, chosen.tolist(), strict=True)
-        ]
-        rows = torch.from_numpy(self._tokenizer.encode(texts, truncate=True))
-        return rows[:, : int((rows > 0).sum(1).max())]
+def _prompt_tokens(
+    tokenizer: Tokenizer, words: Sequence[str], chosen: Tensor, prompts: Tensor
+) -> Tensor:
+    """Return int64 [N, L] for the chosen words under their prompts, cut to the longest."""
+    texts = [
+        PROMPTS[prompt].format(words[index])
+        for prompt, index in zip(prompts.tolist(), chosen.tolist(), strict=True)
+    ]
+    rows = torch.from_numpy(tokenizer.encode(texts, truncate=True))
+    return rows[:, : int((rows > 0).sum(1).max())]
 
 
 def tower_forward(tower: TextTower, tokens: Tensor) -> Tensor:
@@ -217,11 +211,15 @@ def tower_forward(tower: TextTower, tokens: Tensor) -> Tensor:
     return result
 
 
-def _draw_words(words: WordList, settings: DistilSettings, draw: torch.Generator) -> Tensor:
+def _draws(words: WordList, settings: DistilSettings) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the words and prompts of every step, int64 [batch] each, without end."""
+    draw = torch.Generator().manual_seed(settings.seed)
     count = round(settings.batch * settings.scene_share) if words.scene else 0
-    scene = torch.randint(max(words.scene, 1), (count,), generator=draw)
-    rest = torch.randint(len(words.words), (settings.batch - count,), generator=draw)
-    return torch.cat([scene, rest])
+    while True:
+        scene = torch.randint(max(words.scene, 1), (count,), generator=draw)
+        rest = torch.randint(len(words.words), (settings.batch - count,), generator=draw)
+        prompts = torch.randint(len(PROMPTS), (settings.batch,), generator=draw)
+        yield torch.cat([scene, rest]), prompts
 
 
 def _loss(said: Tensor, wanted: Tensor, relations: float) -> Tensor:
@@ -230,13 +228,15 @@ def _loss(said: Tensor, wanted: Tensor, relations: float) -> Tensor:
     return alone + relations * together
 
 
-def _warm_cosine(steps: int) -> Callable[[int], float]:
+def _warm_cosine(steps: int) -> Rate:
+    """Return a ramp over a twentieth of the steps, then a cosine to 0, ahead with the clock."""
     warm = max(1, steps // 20)
 
-    def factor(step: int) -> float:
+    def factor(step: int, progress: float) -> float:
         if step < warm:
             return (step + 1) / warm
-        return 0.5 + 0.5 * math.cos(math.pi * (step - warm) / max(1, steps - warm))
+        reached = progress * steps if progress > step / steps else step
+        return 0.5 + 0.5 * math.cos(math.pi * (reached - warm) / max(1, steps - warm))
 
     return factor
 
@@ -300,10 +300,12 @@ def run_text(
     settings: DistilSettings,
     encoder: Path | None = None,
     extra_words: Sequence[str] = (),
+    resume: bool = False,
 ) -> dict[str, float]:
     """Distil a sentence encoder into a preset's text tower, write it, return its scores.
 
-    encoder: as `find_encoder` takes it. The scores: cosine to the teacher on trained scene words
+    encoder: as `find_encoder` takes it; resume: go on with what an interrupted run left beside
+    `output`, in a file that ends in .state.safetensors. The scores: cosine to the teacher on trained scene words
     and on unseen word pairs, and `SynonymScore` of student and teacher.
 
     Raises BadInputError for a preset with CLIP weights of its own or an encoder that cannot be
@@ -327,11 +329,28 @@ def run_text(
     everything = [*words.words, *unseen]
     targets = fit_width(teacher_targets(encode, everything, thorough=words.scene), clip.text_width)
     known, held_out = targets[: len(words.words)], targets[len(words.words) :]
-    distil(tower, tokenizer, words, known, settings, report=_log_step)
+    state = StateFile(
+        output.with_suffix(".state.safetensors"),
+        _recipe(settings, preset, source.credit, everything),
+        data="words",
+    )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    distil(tower, tokenizer, words, known, settings, report=_log_step, state=state, resume=resume)
     scores = _scores(tower, tokenizer, words, known, (unseen, held_out))
     written = {key: f"{value:.4f}" for key, value in scores.items()}
     write_text_tower(output, tower, teacher=source.credit, score=written)
+    state.path.unlink()
     return scores
+
+
+def _recipe(settings: DistilSettings, preset: str, credit: str, words: Sequence[str]) -> str:
+    """Return what parts of a run have in common; more time may be given to the last."""
+    values = {k: v for k, v in asdict(settings).items() if k != "minutes"}
+    return json.dumps([values, preset, credit, _digest(words)])
+
+
+def _digest(words: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()
 
 
 def _scores(

@@ -9,38 +9,48 @@ is what the open-vocabulary head reads later. Heads for the activations are thro
 
 from __future__ import annotations
 
+import hashlib
 import json
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TextIO
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dedos_deploy.errors import DedosError
 from dedos_deploy.model import Dedos, save_checkpoint
-from dedos_deploy.training.embeddings import WordEmbeddings
+from dedos_deploy.model.word_embeddings import WordEmbeddings
 from dedos_deploy.training.losses import count_labels, dense_loss
 from dedos_deploy.training.muon import MuonAdamW
-from dedos_deploy.training.optimizer import rate_factor, set_rate
+from dedos_deploy.training.pretraining.loop import (
+    LoopReport,
+    LoopSettings,
+    PretrainingLoop,
+    StateFile,
+    cosine,
+)
 from dedos_deploy.training.pretraining.teacher_features import FeatureStore
 from dedos_deploy.training.pretraining.trunk_patches import Patches, PatchStream, TrunkSettings
 from dedos_deploy.training.targets import mask_targets
 
 LOG = "log.jsonl"
 START_CHECKPOINT = "start.safetensors"
+STATE = "state.safetensors"
 MOMENTUM = 0.95
 _LOGGED_EVERY = 20
 
 
 class FeatureHeads(nn.Module):
-    """One linear map per layer, from the tokens after its block; used while learning only."""
+    """One linear map per layer, from the tokens after its block, and the scale of word logits.
+
+    Used while learning only.
+    """
 
     def __init__(self, width: int, channels: Sequence[int]) -> None:
         super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(10.0).log())
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in channels)
         self.heads = nn.ModuleList(nn.Linear(width, count) for count in channels)
 
@@ -51,10 +61,9 @@ class FeatureHeads(nn.Module):
         ]
 
 
-class Observer(Protocol):
-    """What a front end shows while it goes on."""
-
-    def on_progress(self, part: float, note: str) -> None: ...
+Record = dict[str, object]
+OnProgress = Callable[[float, str], None]
+"""Told (part of the run that is over, a note) after every step."""
 
 
 class TrunkDistillation:
@@ -73,10 +82,9 @@ class TrunkDistillation:
         self.text = WordEmbeddings(model, stream.words, template="single", tuned=False)(
             range(len(stream.words))
         )
-        self.log_scale = nn.Parameter(torch.tensor(10.0).log())
         model.requires_grad_(False)
         model.trunk.requires_grad_(True)
-        self.optimizer = self._optimizer(settings)
+        self._recipe = self._read_recipe()
 
     def _optimizer(self, settings: TrunkSettings) -> MuonAdamW:
         blocks: list[nn.Parameter] = []
@@ -86,7 +94,11 @@ class TrunkDistillation:
             plain = parameter.ndim < 2 or name.rpartition(".")[2] in ("cls", "table")
             inner = name.startswith("blocks.") and settings.muon > 0
             (vectors if plain else blocks if inner else matrices).append(parameter)
-        for parameter in (*self.heads.parameters(), self.log_scale):
+        for parameter in (
+            *self.heads.norms.parameters(),
+            *self.heads.heads.parameters(),
+            self.heads.log_scale,
+        ):
             (vectors if parameter.ndim < 2 else matrices).append(parameter)
         decay = settings.weight_decay
         groups: list[dict[str, Any]] = [
@@ -119,7 +131,7 @@ class TrunkDistillation:
             for layer, one, target in zip(self.store.layers, said, patches.targets, strict=True)
         }
         total = settings.features * torch.stack(list(parts.values())).mean()
-        logits = self.log_scale.exp() * F.normalize(seen.float(), dim=-1) @ self.text.T
+        logits = self.heads.log_scale.exp() * F.normalize(seen.float(), dim=-1) @ self.text.T
         grid = tuple(side // trunk.patch for side in patches.images.shape[1:3])
         maps = logits.transpose(1, 2).reshape(len(logits), -1, *grid)
         targets = mask_targets(patches.labels, patches.annotated, (grid[0], grid[1]))
@@ -127,56 +139,78 @@ class TrunkDistillation:
         found_parts = {name: part.detach() for name, part in {**parts, "words": words}.items()}
         return total + settings.words * words, found_parts
 
-    def run(self, output: Path, record: dict[str, object], observer: Observer | None) -> int:
-        """Train to the end, save on the way, and return the number of steps.
+    def run(
+        self,
+        output: Path,
+        record: Record,
+        on_progress: OnProgress | None = None,
+        *,
+        resume: bool = False,
+    ) -> PretrainingLoop[nn.ModuleDict]:
+        """Train to the end, save on the way, and return the finished loop.
 
-        Raises DedosError when the loss is no finite number, KeyboardInterrupt after Ctrl-C.
+        output: gets start.safetensors, log.jsonl and state.safetensors, from which `resume` goes on;
+        record: what the checkpoint says of itself beside its step.
+
+        Raises DivergedError when the loss is no finite number, KeyboardInterrupt after Ctrl-C or
+        SIGTERM, with the state saved, BadInputError when there is nothing to resume.
         """
-        settings = self.stream.settings
         output.mkdir(parents=True, exist_ok=True)
-        start = saved = time.monotonic()
-        step, progress = 0, 0.0
+        loop = self._loop(output / STATE)
+        if resume:
+            loop.resume()
+
+        def observe(report: LoopReport) -> None:
+            if report.step % _LOGGED_EVERY == 1:
+                _log(log, report)
+            if on_progress is not None:
+                on_progress(report.progress, f"step {report.step}, loss {report.loss:.3f}")
+
+        def save() -> None:
+            extra = {**record, "step": loop.step}
+            save_checkpoint(output / START_CHECKPOINT, self.model, extra=extra)
+
         with (output / LOG).open("a", encoding="utf-8") as log:
-            while progress < 1.0:
-                factor = rate_factor(step, progress, warmup=settings.warmup, schedule="cosine")
-                set_rate(self.optimizer, factor)
-                values = self._step(step)
-                step += 1
-                now = time.monotonic()
-                progress = self._progress(step, now - start)
-                if step % _LOGGED_EVERY == 1:
-                    line = {"step": step, "seconds": round(now - start, 1), **values}
-                    log.write(json.dumps(line) + "\n")
-                    log.flush()
-                if observer is not None:
-                    observer.on_progress(progress, f"step {step}, loss {values['loss']:.3f}")
-                if now - saved >= 60 * settings.save_minutes:
-                    self._save(output, {**record, "step": step})
-                    saved = now
-        self._save(output, {**record, "step": step})
-        return step
+            loop.run(self._loss_of, observe, on_save=save)
+        return loop
 
-    def _progress(self, step: int, seconds: float) -> float:
+    def _loop(self, state: Path) -> PretrainingLoop[nn.ModuleDict]:
         settings = self.stream.settings
-        done = step / settings.steps if settings.steps else 0.0
-        return max(done, seconds / (60 * settings.minutes) if settings.minutes else 0.0)
+        optimizer = self._optimizer(settings)
+        length = LoopSettings(
+            "the trunk",
+            settings.steps,
+            settings.minutes,
+            rate=cosine(settings.warmup),
+            advice="lower --lr",
+            seed=settings.seed,
+            save_minutes=settings.save_minutes,
+        )
+        return PretrainingLoop(
+            nn.ModuleDict({"trunk": self.model.trunk, "heads": self.heads}),
+            optimizer,
+            length,
+            StateFile(state, self._recipe),
+            clipped=[p for group in optimizer.param_groups for p in group["params"]],
+        )
 
-    def _step(self, step: int) -> dict[str, float]:
+    def _loss_of(self, step: int) -> tuple[Tensor, dict[str, float]]:
         loss, parts = self.losses(self.stream.batch(step))
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        if not (torch.isfinite(loss) and torch.isfinite(norm)):
-            raise DedosError(
-                f"trunk training broke off at step {step}: the loss is {float(loss.detach())}; lower --lr"
-            )
-        self.optimizer.step()
-        values = {name: round(float(part), 4) for name, part in parts.items()}
-        return {"loss": round(float(loss.detach()), 4), **values}
+        return loss, {name: float(part) for name, part in parts.items()}
 
-    def _save(self, output: Path, record: dict[str, object]) -> None:
-        save_checkpoint(output / START_CHECKPOINT, self.model, extra=record)
+    def _read_recipe(self) -> str:
+        """Return what parts of a run have in common; more time or steps may be given to the last."""
+        settings = settings_record(self.stream.settings)
+        for name in ("minutes", "steps", "save_minutes"):
+            del settings[name]
+        start = hashlib.sha256()
+        for part in (self.model.trunk, self.model.text_tower):
+            for value in part.state_dict().values():
+                start.update(value.contiguous().numpy().tobytes())
+        teachers = [teacher.fingerprint for teacher in self.store.teachers]
+        folders = [[f.name, f.words, f.share, len(f.items)] for f in self.stream.folders]
+        channels = self.store.channels
+        return json.dumps([settings, start.hexdigest(), teachers, channels, folders])
 
     @torch.no_grad()
     def measure(self, items: Sequence[tuple[int, int]]) -> dict[str, float]:
@@ -195,7 +229,15 @@ class TrunkDistillation:
         return {name: value / max(len(items), 1) for name, value in sums.items()}
 
 
-def settings_record(settings: TrunkSettings) -> dict[str, object]:
+def _log(log: TextIO, report: LoopReport) -> None:
+    values = {"loss": report.loss, **report.terms}
+    rounded = {name: round(value, 4) for name, value in values.items()}
+    line = {"step": report.step, "seconds": round(report.elapsed_s, 1), **rounded}
+    log.write(json.dumps(line) + "\n")
+    log.flush()
+
+
+def settings_record(settings: TrunkSettings) -> Record:
     """Return the settings as JSON values."""
-    record: dict[str, object] = json.loads(json.dumps(asdict(settings)))
+    record: Record = json.loads(json.dumps(asdict(settings)))
     return record

@@ -26,27 +26,43 @@ from dedos_deploy.training.pretraining.teacher_features import (
 class TrunkSettings:
     """How the trunk learns.
 
-    minutes: wall clock of the training, features made before it not counted; steps: None for as
-    many as fit; sizes: network sizes (height, width), one drawn per step; zoom: range of the crop
-    against the whole picture, 1 is all of it; aspect: largest ratio of stretching; lr: peak learning
-    rate, after `warmup` steps, then a cosine to 0; muon: the same of the blocks' matrices, whose steps
-    are orthogonal (see muon.py; 0: AdamW for them, too); features, words: weights of the two losses;
-    held_out: every so-many-th picture of a folder is kept for measuring (0: none).
+    Raises BadInputError without an end or for values out of range.
     """
 
     minutes: float | None = 30.0
+    """Wall clock of the training, features made before it not counted."""
+
     steps: int | None = None
+    """None for as many as fit."""
+
     batch: int = 8
     sizes: tuple[tuple[int, int], ...] = ((192, 256), (240, 320), (240, 320), (288, 384))
+    """Network sizes (height, width), one drawn per step."""
+
     zoom: tuple[float, float] = (1.0, 2.5)
+    """Range of the crop against the whole picture, 1 is all of it."""
+
     aspect: float = 1.2
+    """Largest ratio of stretching."""
+
     lr: float = 1e-3
+    """Peak learning rate, after `warmup` steps, then a cosine to 0."""
+
     muon: float = 0.003
+    """The same of the blocks' matrices, whose steps are orthogonal (see muon.py; 0: AdamW for
+    them, too)."""
+
     weight_decay: float = 0.05
     warmup: int = 60
     features: float = 1.0
+    """Weight of the loss of the activations."""
+
     words: float = 0.5
+    """Weight of the loss of the words."""
+
     held_out: int = 25
+    """Every so-many-th picture of a folder is kept for measuring (0: none)."""
+
     seed: int = 0
     amp: bool = True
     save_minutes: float = 5.0
@@ -67,16 +83,19 @@ class TrunkSettings:
 
 @dataclass(frozen=True)
 class Patches:
-    """One batch of crops.
-
-    images: uint8 [B, H, W, 3] BGR; labels: int64 [B, H, W], slot or IGNORE; annotated: bool [B, K];
-    targets: per layer, whitened activations at the patches, float32 [B, N, D].
-    """
+    """One batch of crops."""
 
     images: Tensor
+    """uint8 [B, H, W, 3] BGR."""
+
     labels: Tensor
+    """int64 [B, H, W], slot or IGNORE."""
+
     annotated: Tensor
+    """bool [B, K]."""
+
     targets: tuple[Tensor, ...]
+    """Per layer, whitened activations at the patches, float32 [B, N, D]."""
 
 
 @dataclass(frozen=True)

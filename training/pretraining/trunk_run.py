@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +16,13 @@ from dedos_deploy.model import Dedos, build_model
 from dedos_deploy.model.mobile_branch import MobileBranch
 from dedos_deploy.presets import get_preset
 from dedos_deploy.training.folders import LabelFolder
-from dedos_deploy.training.pretraining.mobile_weights import DETAIL_CREDIT, load_mobile_weights
+from dedos_deploy.training.pretraining.mobile_weights import load_mobile_weights
 from dedos_deploy.training.pretraining.teacher_features import FeatureStore, FeatureTeacher
 from dedos_deploy.training.pretraining.text import load_text_tower, text_tower_credit
 from dedos_deploy.training.pretraining.trunk_distillation import (
     START_CHECKPOINT,
+    STATE,
+    Record,
     TrunkDistillation,
     settings_record,
 )
@@ -32,7 +33,7 @@ from dedos_deploy.training.pretraining.trunk_patches import (
     split_items,
 )
 from dedos_deploy.training.probe import linear_probe
-from dedos_deploy.training.setup import inherited_credits, take_clip
+from dedos_deploy.training.setup import DETAIL_CREDIT, inherited_credits, take_clip
 from dedos_deploy.training.sources import open_data
 
 REPORT = "report.json"
@@ -41,24 +42,34 @@ _DETAIL_PICTURES = 64
 
 @dataclass(frozen=True)
 class TrunkRun:
-    """What a run reads and writes.
-
-    data: label folders as `open_data` takes them; teachers: ONNX nets; text_tower or init:
-    where the words come from, a file of `dedos-train text` or a checkpoint whose trunk is taken,
-    too; detail: ONNX net whose weights the pretrained detail branch takes; features: folder of the activations; channels: whitened ones of a middle and a late layer;
-    probes: label folders with splits train and val.
-    """
+    """What a run reads and writes."""
 
     data: tuple[str, ...]
+    """Label folders as `open_data` takes them."""
+
     teachers: tuple[Path, ...]
+    """ONNX nets."""
+
     output: Path
     features: Path
+    """Folder of the activations."""
+
     preset: str = "nano"
     text_tower: Path | None = None
+    """Where the words come from: a file of `dedos-train text`."""
+
     init: Path | None = None
+    """Where they come from otherwise: a checkpoint whose trunk is taken, too."""
+
     detail: Path | None = None
+    """ONNX net whose weights the pretrained detail branch takes."""
+
     channels: tuple[int, int] = (32, 64)
+    """Whitened ones of a middle and a late layer."""
+
     probes: tuple[str, ...] = ()
+    """Label folders with splits train and val."""
+
     threads: int = 1
 
 
@@ -70,10 +81,15 @@ class Observer(Protocol):
     def on_progress(self, part: float, note: str) -> None: ...
 
 
-def distil_trunk(run: TrunkRun, settings: TrunkSettings, *, observer: Observer) -> dict[str, Any]:
+def distil_trunk(
+    run: TrunkRun, settings: TrunkSettings, *, observer: Observer, resume: bool = False
+) -> dict[str, Any]:
     """Make the activations, train, write start.safetensors and report.json; return the report.
 
-    Raises BadInputError for data, teachers or weights that cannot be used.
+    resume: go on with what an interrupted run left in the output.
+
+    Raises BadInputError for data, teachers or weights that cannot be used; KeyboardInterrupt after
+    Ctrl-C or SIGTERM, with the state of training saved.
     """
     folders = open_data(run.data, "train")
     model, sources = _model(run, settings.seed)
@@ -95,16 +111,15 @@ def distil_trunk(run: TrunkRun, settings: TrunkSettings, *, observer: Observer) 
     stream = PatchStream(folders, train, store, settings, model.trunk.patch)
     distillation = TrunkDistillation(model, store, stream)
     observer.on_part("trunk")
-    started = time.monotonic()
     credits = [line for folder in folders for line in folder.credits]
     nets = [f"Features of {path.name}" for path in run.teachers]
-    record: dict[str, object] = {"sources": list(dict.fromkeys([*sources, *credits, *nets]))}
+    record: Record = {"sources": list(dict.fromkeys([*sources, *credits, *nets]))}
     model.train()
-    steps = distillation.run(run.output, record, observer)
+    loop = distillation.run(run.output, record, observer.on_progress, resume=resume)
     model.eval()
     report = {
-        "steps": steps,
-        "seconds": round(time.monotonic() - started, 1),
+        "steps": loop.step,
+        "seconds": round(loop.elapsed_s, 1),
         "pictures": len(train),
         "held_out": len(held_out),
         "explained": distillation.measure(held_out),
@@ -116,6 +131,7 @@ def distil_trunk(run: TrunkRun, settings: TrunkSettings, *, observer: Observer) 
         "settings": settings_record(settings),
     }
     write_atomically(run.output / REPORT, (json.dumps(report, indent=1) + "\n").encode())
+    (run.output / STATE).unlink()
     return report
 
 
@@ -158,7 +174,7 @@ def _probed(
     found = {}
     for train, val in probes:
         result = linear_probe(model, train, val, model.config.size_hw)
-        iou = dict(zip(result.words, result.iou, strict=True))
+        iou = dict(zip(result.classes, result.iou, strict=True))
         found[val.name] = {"miou_present": result.miou_present, "iou": iou}
     return found
 

@@ -7,15 +7,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.training.muon import MuonAdamW
 from dedos_deploy.training.pretraining.vae import check_widths
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler, UNet2DConditionModel
 
 GROUPS = 8
+OUTER = ("conv_in", "conv_out", "time_embedding")
+"""Layers at the border of a noise predictor, whose directions do not all matter alike."""
+
+WEIGHT_DECAY = 0.01
 Prediction = Literal["v_prediction", "epsilon"]
 
 
@@ -23,27 +28,40 @@ Prediction = Literal["v_prediction", "epsilon"]
 class UNetSettings:
     """Shape and recipe of the noise predictor.
 
-    widths: channels at each scale, halved in size between two; attention: scales with self- and
-    cross-attention, the middle block has it always; head: channels of an attention head; text:
-    width of the text token, that of the text tower if there is one; hidden_lr: see StageSettings;
-    prediction: what it predicts,
-    v as Stable Diffusion 2.1 or the noise as 1.x; snr: the weight of a timestep is that of its
-    signal-to-noise ratio limited to this (min-SNR), 0: equal weights, and at least `floor`: the
-    noisiest timesteps lay out what is drawn from noise, and min-SNR all but drops them; empty:
-    probability that a picture is shown without its caption.
+    Raises BadInputError for widths that do not fit its groups and heads.
     """
 
     widths: tuple[int, ...] = (32, 64, 96, 128)
+    """Channels at each scale, halved in size between two."""
+
     attention: tuple[int, ...] = (2,)
+    """Scales with self- and cross-attention; the middle block has it always."""
+
     head: int = 32
+    """Channels of an attention head."""
+
     text: int = 64
+    """Width of the text token, that of the text tower if there is one."""
+
     batch: int = 8
     lr: float = 2e-3
     hidden_lr: float | None = 5e-3
+    """Rate of orthogonal steps for the matrices and convolutions between the first and the last
+    one; None: AdamW for all."""
+
     prediction: Prediction = "v_prediction"
+    """What it predicts, v as Stable Diffusion 2.1 or the noise as 1.x."""
+
     snr: float = 5.0
+    """The weight of a timestep is that of its signal-to-noise ratio limited to this (min-SNR);
+    0: equal weights."""
+
     floor: float = 0.25
+    """Least weight of a timestep: the noisiest ones lay out what is drawn from noise, and
+    min-SNR all but drops them."""
+
     empty: float = 0.2
+    """Probability that a picture is shown without its caption."""
 
     def __post_init__(self) -> None:
         check_widths(self.widths, GROUPS)
@@ -83,6 +101,33 @@ def build_unet(
         cross_attention_dim=settings.text,
         attention_head_dim=heads,
         use_linear_projection=True,
+    )
+
+
+def build_network_optimizer(
+    network: nn.Module, lr: float, hidden_lr: float | None = None
+) -> MuonAdamW:
+    """Return AdamW, with orthogonal steps for the hidden weights where there is a rate for them.
+
+    network: noise predictor or autoencoder.
+    """
+    groups: dict[str, list[nn.Parameter]] = {"hidden": [], "weights": [], "plain": []}
+    for name, parameter in network.named_parameters():
+        hidden = hidden_lr is not None and not name.startswith(OUTER)
+        matrix = "hidden" if hidden else "weights"
+        groups[matrix if parameter.ndim > 1 else "plain"].append(parameter)
+    rates = {"hidden": hidden_lr or 0.0, "weights": lr, "plain": lr}
+    return MuonAdamW(
+        [
+            {
+                "params": members,
+                "peak_lr": rates[kind],
+                "muon": kind == "hidden",
+                "betas": (0.9, 0.99),
+                "weight_decay": WEIGHT_DECAY if kind == "weights" else 0.0,
+            }
+            for kind, members in groups.items()
+        ]
     )
 
 

@@ -26,22 +26,32 @@ LOGVAR_AT_START = -7.0
 class VaeSettings:
     """Shape and recipe of the autoencoder.
 
-    widths: channels at each scale, from the full one down, halved in size between two; crop: side
-    in pixels of the squares it trains on, whole: part of the run, its last, that trains on whole
-    pictures, whose statistics the group norms meet later; batch: crops a step; kl: weight of the
-    divergence from a unit Gaussian, mean over elements; edges: weight of the L1 distance between
-    Laplacian pyramids, which counts contours more than areas.
+    Raises BadInputError for widths that do not fit its groups, or a crop that does not fit its
+    scales.
     """
 
     widths: tuple[int, ...] = (16, 32, 32)
+    """Channels at each scale, from the full one down, halved in size between two."""
+
     channels: int = 4
     crop: int = 64
+    """Side in pixels of the squares it trains on."""
+
     whole: float = 0.2
+    """Part of the run, its last, that trains on whole pictures, whose statistics the group norms
+    meet later."""
+
     batch: int = 4
+    """Crops a step."""
+
     lr: float = 2e-3
     kl: float = 1e-5
+    """Weight of the divergence from a unit Gaussian, mean over elements."""
+
     squares: float = 5.0
     edges: float = 1.0
+    """Weight of the L1 distance between Laplacian pyramids, which counts contours more than
+    areas."""
 
     def __post_init__(self) -> None:
         check_widths(self.widths, 4 * GROUPS)

@@ -17,9 +17,10 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from dedos_deploy.cli import export as export_cli
+from dedos_deploy.export import ExportOptions, WeightsSource, export_bundle
 from dedos_deploy.model import load_checkpoint, save_checkpoint
-from dedos_deploy.training.recipes.nano_recipe import FINE, Recipe, add_arguments, credited
+from dedos_deploy.training.recipes.nano_recipe import Recipe, add_arguments, run_recipe
+from dedos_deploy.training.recipes.nano_sets import credited
 
 SHARES: dict[str, float] = {
     "scenes_street": 0.35,
@@ -67,6 +68,11 @@ def main() -> None:
         help="of larger pictures and balanced words after that (20)",
     )
     args = parser.parse_args()
+    raise SystemExit(run_recipe(lambda: make(args)))
+
+
+def make(args: argparse.Namespace) -> None:
+    """Make the two files from the material."""
     tag = "".join(f"_without_{name}" for name in sorted(args.without))
     recipe = Recipe(args.material, args.work, args.threads)
     args.assets.mkdir(parents=True, exist_ok=True)
@@ -77,23 +83,21 @@ def main() -> None:
     recipe.make_text_tower(args.word_steps)
     start = recipe.make_trunk(PRETRAINING, args.trunk_minutes)
     diffusion = recipe.make_diffusion(PRETRAINING, start, args.diffusion_minutes)
-    tagged = replace(recipe, tag=tag)
-    options = ["--clip-weights", start, "--minutes", args.minutes]
-    coarse = tagged.train("run", shares, options, diffusion=diffusion)
-    options = [*FINE, "--init", coarse / "checkpoint.safetensors", "--minutes", args.fine_minutes]
-    run = tagged.train("run_fine", shares, options, diffusion=diffusion)
-    raise SystemExit(export(run, args.assets))
+    minutes = (args.minutes, args.fine_minutes)
+    run = replace(recipe, tag=tag).train_twice("run", shares, start, diffusion, minutes=minutes)
+    export(run, args.assets)
 
 
-def export(run: Path, assets: Path) -> int:
+def export(run: Path, assets: Path) -> None:
     """Write the compact weights and the bundle of a finished run."""
     model, record = load_checkpoint(run / "checkpoint.safetensors")
     kept = {key: record[key] for key in ("step", "words", "template", "size_hw")}
     extra = {**kept, "sources": credited(record["sources"]), "licence": LICENCE}
     weights = assets / "nano.safetensors"
     save_checkpoint(weights, model, extra=extra, compact=True)
-    bundle = ["--storage", "half", "--output", str(assets / "demo.dedos"), "--overwrite"]
-    return export_cli.main(["--checkpoint", str(weights), *bundle])
+    options = ExportOptions(storage="half", overwrite=True)
+    report = export_bundle(WeightsSource(weights), assets / "demo.dedos", options=options)
+    print(f"{report.path}: {report.size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python -m dedos_deploy.training.recipes.experiment_nano --material DIR --work work --minutes 45 --fine-minutes 15
 
 CamVid is for non-commercial use, and so is what this makes: the weights are never shipped. DIR is
-that of embedded_nano.py with camvid/ beside the others; stages that recipe has made are used again.
+that of embedded_nano.py with camvid/ beside the others; what that recipe has made is used again.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import argparse
 import json
 from dataclasses import replace
 
-from dedos_deploy.cli import export as export_cli
 from dedos_deploy.evaluation import evaluate_bundle
+from dedos_deploy.export import ExportOptions, WeightsSource, export_bundle
 from dedos_deploy.training.recipes.embedded_nano import PRETRAINING
-from dedos_deploy.training.recipes.nano_recipe import FINE, Recipe, add_arguments
+from dedos_deploy.training.recipes.nano_recipe import Recipe, add_arguments, run_recipe
 
 SHARES: dict[str, float] = {
     "camvid": 4,
@@ -42,6 +42,11 @@ def main() -> None:
         help="of larger pictures and balanced words after that (15)",
     )
     args = parser.parse_args()
+    raise SystemExit(run_recipe(lambda: make(args)))
+
+
+def make(args: argparse.Namespace) -> None:
+    """Train, export and score the model."""
     recipe = Recipe(args.material, args.work, args.threads)
     recipe.make_nets()
     recipe.make_scenes()
@@ -52,25 +57,14 @@ def main() -> None:
     with_camvid = replace(recipe, tag="_camvid")
     pictures = {**PRETRAINING, "camvid": 1}
     diffusion = with_camvid.make_diffusion(pictures, start, args.diffusion_minutes)
-    options = ["--clip-weights", start, "--minutes", args.minutes]
-    coarse = with_camvid.train("experiment", SHARES, options, diffusion=diffusion)
-    options = [*FINE, "--init", coarse / "checkpoint.safetensors", "--minutes", args.fine_minutes]
-    run = with_camvid.train("experiment_fine", SHARES, options, diffusion=diffusion)
+    minutes = (args.minutes, args.fine_minutes)
+    run = with_camvid.train_twice("experiment", SHARES, start, diffusion, minutes=minutes)
     bundle = args.work / "experiment.dedos"
-    checkpoint = str(run / "checkpoint.safetensors")
+    camvid = args.material / "camvid"
     # Near the 480x360 of the pictures; thin and far things need it.
-    command = [
-        "--checkpoint",
-        checkpoint,
-        "--size",
-        "352x480",
-        "--output",
-        str(bundle),
-        "--overwrite",
-    ]
-    if code := export_cli.main([*command, "--frames", str(args.material / "camvid/images/val")]):
-        raise SystemExit(code)
-    found = evaluate_bundle(bundle, args.material / "camvid", "val", threads=args.threads)
+    options = ExportOptions(size_hw=(352, 480), overwrite=True, frames=camvid / "images" / "val")
+    export_bundle(WeightsSource(run / "checkpoint.safetensors"), bundle, options=options)
+    found = evaluate_bundle(bundle, camvid, "val", threads=args.threads)
     print(json.dumps(found.to_dict(), indent=1))
 
 

@@ -1,180 +1,101 @@
-"""What both nano recipes share: from raw material to a checkpoint, one finished stage after another.
+"""What both nano recipes share: from raw material to a checkpoint, one finished command after another.
 
-Every stage is a command of its own (`dedos-train text`, `pseudo-labels`, `trunk`, `diffusion`, and
+Every part does what a command does (`dedos-train text`, `pseudo-labels`, `trunk`, `diffusion`, and
 training itself) and is skipped when its result is there, so that a run that was stopped goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import logging
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
+import torch
 
-from dedos_deploy.cli.train import main as dedos_train
+from dedos_deploy.errors import DedosError
+from dedos_deploy.evaluation.result import EvaluationResult
+from dedos_deploy.interrupts import EXIT_INTERRUPTED
 from dedos_deploy.scenes import class_names, render_image
+from dedos_deploy.threads import usable_threads
+from dedos_deploy.training.loop import StepReport, Trainer
+from dedos_deploy.training.pretraining.diffusion_settings import NanoSettings
+from dedos_deploy.training.pretraining.pseudo_labels import (
+    LabelRules,
+    complete_folder,
+    read_frames,
+    write_credits,
+    write_overlays,
+    write_pseudo_labels,
+)
+from dedos_deploy.training.pretraining.small_diffusion import pretrain_diffusion
+from dedos_deploy.training.pretraining.teachers import WORD_LISTS, OnnxTeacher
+from dedos_deploy.training.pretraining.text import DistilSettings, run_text
+from dedos_deploy.training.pretraining.trunk_patches import TrunkSettings
+from dedos_deploy.training.pretraining.trunk_run import TrunkRun, distil_trunk
+from dedos_deploy.training.recipes.nano_sets import (
+    CITY_CREDIT,
+    NETS,
+    PSEUDO_SETS,
+    SCENES,
+    SCENES_CREDIT,
+    VOC_CREDIT,
+    PseudoSet,
+)
+from dedos_deploy.training.settings import settings_for
 
-NETS = {
-    "cityscapes": "deeplab_mobilenet_edgetpu_slim_cityscapes_quant",
-    "voc": "deeplabv3_mnv2_pascal_quant",
-    "imagenet": "mobilenet_v2_1.0_224_quant",
+CONFIDENCE, LOOKED_AT_PX, OVERLAYS = 0.8, 641, 12
+"""How sure a teacher must be, the longest side that it looks at, and pictures in overlays.png."""
+
+LOG_EVERY = 50
+"""Steps of training between two lines of the log."""
+
+_LOG = logging.getLogger(__name__)
+
+
+RATES: Mapping[str, Any] = {
+    "lr": 1e-3,
+    "backbone_lr": 3e-4,
+    "muon": 0.003,
+    "drop_words": 0.1,
+    "bank_drop": 0.75,
 }
-"""Teachers: the name they get here, and the file in weights/ they are converted from."""
-
-SCENES = {"scenes_street": ("street", 1300), "scenes_hall": ("hall", 900)}
-SCENES_CREDIT = (
-    "Procedural street and hall scenes, rendered by dedos_deploy.scenes (this project, Apache-2.0)"
-)
-
-_CORAL = "weights (Apache-2.0), github.com/google-coral/test_data"
-_CITY = f"Teacher: DeepLab EdgeTPU-slim Cityscapes {_CORAL}"
-_VOC = f"Teacher: DeepLabV3 MobileNetV2 PASCAL VOC {_CORAL}"
-_INTEL = "(CC BY 4.0), github.com/intel-iot-devkit/sample-videos; pseudo labels"
-_NOT_OUTDOORS = ("boat", "monitor", "plant", "table")
-"""VOC words that its net sees in trees, clouds and cars."""
-
-
-@dataclass(frozen=True)
-class PseudoSet:
-    """One set that the teachers label.
-
-    sources: below the material folder; teachers: first one heard first; options: of
-    `dedos-train pseudo-labels`; credits: where the pictures come from.
-    """
-
-    name: str
-    sources: tuple[str, ...]
-    teachers: tuple[str, ...]
-    options: tuple[str, ...]
-    credits: tuple[str, ...]
-
-
-_DAVIS = (
-    "blackswan",
-    "bmx-trees",
-    "car-roundabout",
-    "cows",
-    "dance-twirl",
-    "dog",
-    "drift-chicane",
-    "drift-straight",
-    "goat",
-    "motocross-jump",
-    "paragliding-launch",
-    "parkour",
-    "scooter-black",
-    "soapbox",
-)
-
-PSEUDO_SETS = (
-    PseudoSet(
-        "ccp_street",
-        ("ccp_people",),
-        ("voc", "cityscapes"),
-        ("--complete", "train", "--joined", "person", "--without", *_NOT_OUTDOORS),
-        (
-            "Clothing Co-Parsing photographs (repository Apache-2.0; Yang, Luo, Lin, CVPR 2014), "
-            "github.com/bearpaw/clothing-co-parsing; clothes joined to person, the rest pseudo labels",
-        ),
-    ),
-    PseudoSet(
-        "davis_street",
-        tuple(f"davis16/images/{name}" for name in _DAVIS),
-        ("voc", "cityscapes"),
-        ("--step", "4", "--without", *_NOT_OUTDOORS),
-        (
-            "DAVIS 2016 videos (BSD, Perazzi et al., CVPR 2016), github.com/davisvideochallenge/davis; "
-            "pseudo labels",
-        ),
-    ),
-    PseudoSet(
-        "udacity_highway",
-        ("videos/udacity_solidWhiteRight.mp4", "videos/udacity_highway_test_video.mp4"),
-        ("cityscapes",),
-        ("--step", "3"),
-        (
-            "Udacity CarND-LaneLines-P1 test video solidWhiteRight (MIT), "
-            "github.com/udacity/CarND-LaneLines-P1; pseudo labels",
-            "Udacity CarND-Vehicle-Detection test video (MIT), "
-            "github.com/udacity/CarND-Vehicle-Detection; pseudo labels",
-        ),
-    ),
-    PseudoSet(
-        "intel_car",
-        ("videos/intel_car-detection.mp4",),
-        ("cityscapes",),
-        ("--step", "12"),
-        (f"Intel IoT sample video car-detection {_INTEL}",),
-    ),
-    PseudoSet(
-        "intel_people",
-        ("videos/intel_one-by-one-person-detection.mp4",),
-        ("voc",),
-        ("--step", "24", "--words", "person"),
-        (f"Intel IoT sample video one-by-one-person-detection {_INTEL}",),
-    ),
-    PseudoSet(
-        "lums_road_completed",
-        ("lums_road",),
-        ("cityscapes",),
-        ("--complete", "train"),
-        (
-            "LUMS campus roads: Roboflow Universe senior-project-irtnh/lums-road-dataset (CC BY 4.0), "
-            "github.com/faizanali710/LUMS-Road-Dataset; files repaired, background completed with "
-            "pseudo labels",
-        ),
-    ),
-)
-
-CREDITS = {
-    "Features of cityscapes.onnx": _CITY,
-    "Features of voc.onnx": _VOC,
-    "Detail branch: cityscapes.onnx": f"Detail branch: weights of the DeepLab EdgeTPU-slim Cityscapes {_CORAL}",
-    "Features of imagenet.onnx": f"Teacher: MobileNetV2 ImageNet {_CORAL}",
-    "dhcn_hall": "DHCN hall: Roboflow Universe tqbdataset/dhcn_dataset v1 (CC BY 4.0), "
-    "github.com/buinghia3101/DHCN_dataset.v1i.png-mask-semantic; salt-and-pepper noise removed, "
-    "classes renamed",
-    "tqb_hall": "TQB hall: Roboflow Universe cttnhh-1-mnh-t/tqb-data-500 v3 (CC BY 4.0), "
-    "github.com/buinghia3101/TQBdataset.Taquangbuudata.v3i.png-mask-semantic; crops merged, "
-    "classes renamed",
-}
-
-
-RATES = (
-    "--lr",
-    1e-3,
-    "--backbone-lr",
-    3e-4,
-    "--muon",
-    0.003,
-    "--drop-words",
-    0.1,
-    "--bank-drop",
-    0.75,
-)
 """A distilled trunk goes on more slowly than a head that starts from nothing."""
 
-FINE = (
-    "--size",
-    "288x384",
-    "--balance",
-    0.4,
-    "--lr",
-    5e-4,
-    "--backbone-lr",
-    1.5e-4,
-    "--muon",
-    0.0015,
-    "--warmup",
-    20,
-    "--ema",
-    0.99,
-)
+FINE: Mapping[str, Any] = {
+    "size_hw": (288, 384),
+    "balance": 0.4,
+    "lr": 5e-4,
+    "backbone_lr": 1.5e-4,
+    "muon": 0.0015,
+    "warmup": 20,
+    "ema": 0.99,
+}
 """How a trained model goes on: larger pictures, rare words weighed more, smaller steps."""
+
+
+class Lines:
+    """Says on the log what runs and how far it is."""
+
+    def on_part(self, title: str) -> None:
+        _LOG.info("%s", title)
+
+    def on_progress(self, part: float, note: str) -> None: ...
+
+    def on_step(self, report: StepReport) -> None:
+        if report.step % LOG_EVERY == 0:
+            _LOG.info(
+                "%3.0f%%, step %d, loss %.3f", 100 * report.progress, report.step, report.loss
+            )
+
+    def on_evaluation(self, result: EvaluationResult) -> None:
+        _LOG.info("%s: miou_present %.3f", result.data, result.miou_present)
 
 
 @dataclass(frozen=True)
@@ -202,13 +123,6 @@ class Recipe:
     def net(self, name: str) -> Path:
         return self.work / "nets" / f"{name}.onnx"
 
-    def run(self, *options: object) -> None:
-        """Run one `dedos-train` command; ends the recipe when it fails."""
-        words = [str(option) for option in options]
-        print("dedos-train", *words, file=sys.stderr)
-        if code := dedos_train(words):
-            raise SystemExit(code)
-
     def make_nets(self) -> None:
         """Convert the published .tflite teachers to ONNX."""
         weights = self.material / "weights"
@@ -228,54 +142,59 @@ class Recipe:
     def make_pseudo_labels(self) -> None:
         """Let the teachers label what has no labels."""
         for job in PSEUDO_SETS:
-            folder = self.work / job.name
-            if (folder / "overlays.png").is_file():
-                continue
-            options: list[object] = [*(self.material / source for source in job.sources)]
-            for teacher in job.teachers:
-                options += ["--teacher", f"{teacher}={self.net(teacher)}"]
-            nets = [_VOC if teacher == "voc" else _CITY for teacher in job.teachers]
-            for line in (*job.credits, *nets):
-                options += ["--credit", line]
-            options += ["--output", folder, "--threads", self.threads]
-            self.run("pseudo-labels", *options, *job.options)
+            if not (self.work / job.name / "overlays.png").is_file():
+                _LOG.info("pseudo labels of %s", job.name)
+                self._label(job, self.work / job.name)
+
+    def _label(self, job: PseudoSet, folder: Path) -> None:
+        rules = LabelRules(CONFIDENCE, job.words, job.without)
+        sources = [self.material / source for source in job.sources]
+        teachers = [
+            OnnxTeacher(
+                self.net(name), WORD_LISTS[name], sizes=(LOOKED_AT_PX,), threads=self.threads
+            )
+            for name in job.teachers
+        ]
+        if job.complete is not None:
+            for source in sources:
+                complete_folder(
+                    teachers, source, folder, rules, split=job.complete, joined=job.joined
+                )
+        else:
+            opened = [read_frames(source, step=job.step) for source in sources]
+            write_pseudo_labels(teachers, itertools.chain(*opened), folder, rules)
+        nets = [VOC_CREDIT if teacher == "voc" else CITY_CREDIT for teacher in job.teachers]
+        write_credits(folder, [*job.credits, *nets])
+        write_overlays(folder, OVERLAYS)
 
     def make_text_tower(self, steps: int) -> None:
         """Distil the sentence encoder."""
-        if not (self.work / "text_tower.safetensors").is_file():
-            self.run(
-                "text",
-                "--output",
-                self.work / "text_tower.safetensors",
-                "--steps",
-                steps,
-                "--batch",
-                256,
-                "--threads",
-                self.threads,
+        output = self.work / "text_tower.safetensors"
+        if not output.is_file():
+            torch.set_num_threads(usable_threads(self.threads))
+            run_text(
+                preset="nano",
+                output=output,
+                settings=DistilSettings(steps, batch=256),
+                resume=(self.work / "text_tower.state.safetensors").is_file(),
             )
 
     def make_trunk(self, shares: dict[str, float], minutes: float) -> Path:
         """Distil the teachers' features; returns the checkpoint to start from."""
         folder = self.work / f"trunk{self.tag}"
         if not (folder / "report.json").is_file():
-            teachers = [part for name in NETS for part in ("--teacher", self.net(name))]
-            self.run(
-                "trunk",
-                "--data",
-                *self.data(shares),
-                *teachers,
-                "--output",
-                folder,
-                "--text",
-                self.work / "text_tower.safetensors",
-                "--minutes",
-                minutes,
-                "--detail",
-                self.net("cityscapes"),
-                "--threads",
-                self.threads,
+            torch.set_num_threads(usable_threads(self.threads))
+            asked = TrunkRun(
+                data=tuple(self.data(shares)),
+                teachers=tuple(self.net(name) for name in NETS),
+                output=folder,
+                features=folder / "features",
+                text_tower=self.work / "text_tower.safetensors",
+                detail=self.net("cityscapes"),
+                threads=self.threads,
             )
+            resume = (folder / "state.safetensors").is_file()
+            distil_trunk(asked, TrunkSettings(minutes=minutes), observer=Lines(), resume=resume)
         return folder / "start.safetensors"
 
     def make_diffusion(self, shares: dict[str, float], start: Path, minutes: float) -> Path:
@@ -283,52 +202,49 @@ class Recipe:
         folder = self.work / f"diffusion{self.tag}"
         if not (folder / "report.json").is_file():
             parts = {name: min(share, 1.0) for name, share in shares.items()}
-            resume = ["--resume"] if (folder / "vae_state.safetensors").is_file() else []
-            self.run(
-                "diffusion",
-                "--data",
-                *self.data(parts),
-                "--output",
-                folder,
-                "--text",
-                start,
-                "--minutes",
-                minutes,
-                "--threads",
-                self.threads,
-                *resume,
-            )
+            settings = NanoSettings(minutes=minutes, text=str(start), threads=self.threads)
+            resume = (folder / "vae_state.safetensors").is_file()
+            pretrain_diffusion(self.data(parts), settings, folder, resume=resume, observer=Lines())
         return folder
 
     def train(
-        self, name: str, shares: dict[str, float], options: Sequence[object], *, diffusion: Path
+        self, name: str, shares: dict[str, float], *, diffusion: Path, **options: Any
     ) -> Path:
-        """Train with the full method; returns the run's folder."""
+        """Train with the full method; returns the run's folder.
+
+        options: of TrainSettings, over RATES.
+        """
         folder = self.work / f"{name}{self.tag}"
         if not (folder / "evaluation.json").is_file():
-            resume = ["--resume"] if (folder / "state.safetensors").is_file() else []
-            self.run(
-                "--preset",
-                "nano",
-                "--data",
-                *self.data(shares),
-                "--output",
-                folder,
-                "--diffusion",
-                diffusion,
-                "--component",
-                "V",
-                "--diffusion-cache",
-                self.work / f"diffusion_cache{self.tag}",
-                "--threads",
-                self.threads,
-                "--eval-minutes",
-                0,
-                *RATES,
-                *options,
-                *resume,
-            )
+            given = {
+                "diffusion": str(diffusion),
+                "component": "V",
+                "diffusion_cache": str(self.work / f"diffusion_cache{self.tag}"),
+                "threads": self.threads,
+                "eval_minutes": 0.0,
+                **RATES,
+                **options,
+            }
+            settings = settings_for("nano", tuple(self.data(shares)), **given)
+            resume = (folder / "state.safetensors").is_file()
+            Trainer(settings, folder, resume=resume).train(Lines())
         return folder
+
+    def train_twice(
+        self,
+        name: str,
+        shares: dict[str, float],
+        start: Path,
+        diffusion: Path,
+        *,
+        minutes: tuple[float, float],
+    ) -> Path:
+        """Train from the trunk `start`, then on larger pictures; returns the second run's folder."""
+        coarse = self.train(
+            name, shares, diffusion=diffusion, clip_weights=str(start), minutes=minutes[0]
+        )
+        begin = {**FINE, "init": str(coarse / "checkpoint.safetensors"), "minutes": minutes[1]}
+        return self.train(f"{name}_fine", shares, diffusion=diffusion, **begin)
 
 
 def write_scenes(kind: str, folder: Path, count: int) -> None:
@@ -344,9 +260,18 @@ def write_scenes(kind: str, folder: Path, count: int) -> None:
     (folder / "credits.txt").write_text(SCENES_CREDIT + "\n", encoding="utf-8")
 
 
-def credited(lines: Sequence[str]) -> list[str]:
-    """Return credits with those of folders and nets that carry none of their own put in."""
-    return list(dict.fromkeys(CREDITS.get(line, line) for line in lines))
+def run_recipe(work: Callable[[], None]) -> int:
+    """Run a recipe and return its exit code: 2 after one sentence on stderr, 130 after Ctrl-C."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        work()
+    except DedosError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -68,23 +68,27 @@ _NO_ARTICLE = ("grass", "sky", "stairs")
 
 @dataclass(frozen=True)
 class Caption:
-    """What is said about a picture: the sentence, and the words (indices into WORDS) it names."""
+    """What is said about a picture."""
 
     text: str
+    """The sentence."""
+
     words: tuple[int, ...]
+    """Indices into WORDS of those it names."""
 
 
 @dataclass(frozen=True, eq=False)
 class SceneSet:
-    """Pictures of both kinds, alternating, with everything known about them.
-
-    images: uint8 [N, H, W, 3] BGR; labels: uint8 [N, H, W], index into WORDS, every pixel has one;
-    seed: of the set; the same seed and count give the same set everywhere.
-    """
+    """Pictures of both kinds, alternating, with everything known about them."""
 
     images: NDArray[np.uint8]
+    """uint8 [N, H, W, 3] BGR."""
+
     labels: NDArray[np.uint8]
+    """uint8 [N, H, W], index into WORDS, every pixel has one."""
+
     seed: int
+    """Of the set; the same seed and count give the same set everywhere."""
 
     def __len__(self) -> int:
         return len(self.images)

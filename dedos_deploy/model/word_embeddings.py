@@ -1,4 +1,4 @@
-"""Text embeddings of the training words, by the model's own text tower."""
+"""Text embeddings of words, by the model's own text tower."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dedos_deploy.model import Dedos
+from dedos_deploy.model.dedos import Dedos
 from dedos_deploy.text.templates import TEMPLATES
 from dedos_deploy.text.tokenizer import Tokenizer, write_tokenizer_json
 

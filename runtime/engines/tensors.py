@@ -1,0 +1,48 @@
+"""What goes into an engine and comes out of it: arrays by the names of the graph's tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+
+from dedos_deploy.errors import BadInputError
+from dedos_deploy.spec import GraphSpec, TensorSpec
+
+Tensors = dict[str, NDArray[Any]]
+
+Infer = Callable[[Mapping[str, NDArray[Any]]], Tensors]
+"""What runs a graph: its inputs in, its outputs out."""
+
+
+def check_inputs(spec: GraphSpec, inputs: Mapping[str, NDArray[Any]], max_slots: int | None) -> int:
+    """Return the number of slots K of `inputs` after checking names, dtypes and shapes.
+
+    Raises BadInputError naming the tensor, what it is and what it should be.
+    """
+    expected = {tensor.name: tensor for tensor in spec.inputs}
+    if inputs.keys() != expected.keys():
+        raise BadInputError(
+            f"the engine takes the inputs {', '.join(expected)}, not {', '.join(inputs) or 'none'}"
+        )
+    slots = len(inputs["valid"]) if inputs["valid"].ndim else 0
+    for name, tensor in expected.items():
+        _check_tensor(tensor, inputs[name], slots)
+    if slots < 1 or (max_slots is not None and slots > max_slots):
+        limit = "at least 1" if max_slots is None else f"1 to {max_slots}"
+        raise BadInputError(f"the engine takes {limit} text slots, not {slots}")
+    return slots
+
+
+def _check_tensor(tensor: TensorSpec, array: NDArray[Any], slots: int) -> None:
+    shape = tuple(slots if dim == "K" else dim for dim in tensor.shape)
+    if array.dtype != tensor.dtype or array.shape != shape:
+        raise BadInputError(
+            f"engine input {tensor.name!r} must be {tensor.dtype} {list(tensor.shape)} with "
+            f"K={slots}, not {array.dtype} {list(array.shape)}"
+        )
+    if not array.flags.c_contiguous:
+        raise BadInputError(
+            f"engine input {tensor.name!r} must be C-contiguous; pass np.ascontiguousarray of it"
+        )

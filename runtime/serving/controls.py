@@ -1,0 +1,171 @@
+"""What requests may change and ask of running cameras: words, colours, recordings, numbers."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dedos_deploy.closing import Closing
+from dedos_deploy.errors import BadInputError, nearest
+from dedos_deploy.runtime.flow import CameraReport, Run
+from dedos_deploy.runtime.flow.stages import STALL_S, Call
+from dedos_deploy.runtime.frame import Frame
+from dedos_deploy.runtime.segmentation import Segmentation
+from dedos_deploy.runtime.segmenter import Segmenter, SegmenterView
+from dedos_deploy.runtime.serving.decoder import MOST_SENT_PIXELS, PictureDecoder
+from dedos_deploy.runtime.serving.hub import Hub, WordColours
+from dedos_deploy.runtime.serving.recordings import Recordings
+from dedos_deploy.runtime.sinks.palette import class_colour_bgr, css_colour
+from dedos_deploy.vocabulary import WORDS_PER_REQUEST, Vocabulary, parse_vocabulary
+
+WORDS_S = 10.0
+"""Seconds that new words of one request may take to be encoded."""
+
+COLOUR = "^#[0-9a-fA-F]{6}$"
+"""A colour as it is sent."""
+
+
+class Controls(Closing):
+    """Of all cameras of a run; `hub` has what they show, `recordings` what is kept of it."""
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        views: Mapping[str, SegmenterView],
+        *,
+        record_to: Path | None = None,
+    ) -> None:
+        """record_to: an existing folder for recordings that are asked for, None to refuse them.
+        Raises BadInputError."""
+        self.recordings = Recordings(record_to)
+        self._colours: dict[str, WordColours] = {name: {} for name in views}
+        self.hub = Hub(views, self._colours)
+        self._decoder = PictureDecoder(most_pixels=MOST_SENT_PIXELS)
+        self._segmenter = segmenter
+        self._views = dict(views)
+        self._run: Run | None = None
+        self._imaging = threading.Lock()
+
+    def watch(self, run: Run) -> None:
+        """Show the results and the numbers of this run, which has not begun yet."""
+        self._run = run
+        run.on_result = self._on_result
+
+    def _on_result(self, name: str, frame: Frame, result: Segmentation) -> None:
+        self.hub.on_result(name, frame, result)
+        self.recordings.put(name, frame, result)
+
+    def close(self) -> None:
+        """End all recordings, and the processes that decode pictures."""
+        try:
+            self.recordings.close()
+        finally:
+            self._decoder.close()
+
+    def view(self, name: str) -> SegmenterView:
+        """Return the vocabulary of a camera. Raises BadInputError for an unknown name."""
+        if name not in self._views:
+            raise BadInputError(
+                f"there is no camera {name[:80]!r}{nearest(name, self._views)}; there are "
+                f"{', '.join(self._views)}"
+            )
+        return self._views[name]
+
+    def set_classes(self, name: str, classes: str) -> int:
+        """Replace a camera's words from its next frame on; return the vocabulary version.
+
+        classes: at most 256 words separated by commas, never a file. Raises BadInputError, and
+        UnfinishedError when new words take longer than `WORDS_S`: ask again then.
+        """
+        return self.view(name).set_classes(_words(classes), timeout_s=WORDS_S)
+
+    def set_colour(self, name: str, class_id: int, colour: str) -> None:
+        """Give a class another colour in the pictures of a camera, for as long as it is one of its
+        words. colour: as `#rrggbb`.
+
+        Raises BadInputError.
+        """
+        words = {number: word for word, number, _ in self.view(name).entries}
+        if class_id not in words:
+            raise BadInputError(f"camera {name!r} has no class {class_id}; it has {sorted(words)}")
+        if not re.fullmatch(COLOUR, colour):
+            raise BadInputError(f"{colour[:20]!r} is no colour; write #rrggbb, as #ff2626")
+        red, green, blue = bytes.fromhex(colour[1:])
+        kept = {word: bgr for word, bgr in self._colours[name].items() if word in words.values()}
+        self._colours[name] = {**kept, words[class_id]: (blue, green, red)}
+
+    def classes(self, name: str) -> dict[str, Any]:
+        """Return the words of a camera: version, and per class name, spelling, id and colour."""
+        view, colours = self.view(name), self._colours[name]
+        return {
+            "version": view.vocabulary_version,
+            "classes": [
+                {
+                    "name": word,
+                    "entry": entry,
+                    "id": class_id,
+                    "colour": css_colour(colours.get(word) or class_colour_bgr(class_id)),
+                }
+                for word, class_id, entry in view.entries
+            ],
+            "negatives": list(view.negatives),
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Return all that the page shows besides pictures."""
+        reports = {report.name: report for report in self.reports()}
+        return {
+            "can_record": self.recordings.are_possible,
+            "cameras": [
+                {
+                    "name": name,
+                    **(_numbers(reports[name]) if name in reports else {}),
+                    "vocabulary": self.classes(name),
+                    "recording": self.recordings.state(name),
+                    "history": self.hub.history(name),
+                }
+                for name in self._views
+            ],
+        }
+
+    def reports(self) -> list[CameraReport]:
+        """Return the numbers of all cameras."""
+        return [] if self._run is None else self._run.reports()
+
+    def stalled(self) -> list[Call]:
+        """Return what is stuck now."""
+        return [] if self._run is None else self._run.stages.busy_longer_than(STALL_S)
+
+    def segment_picture(self, content: bytes, classes: str) -> Segmentation:
+        """Label one JPEG or PNG with words of its own, between the cameras' frames.
+
+        classes and what is raised: as for `set_classes`.
+        """
+        # A view of its own per request: ids start from 0, and no camera's words are touched.
+        view = self._segmenter.share(_words(classes), timeout_s=WORDS_S)
+        picture = self._decoder.decode(content)
+        with self._imaging:
+            return view.segment(picture)
+
+
+def _words(classes: str) -> Vocabulary:
+    return parse_vocabulary(classes, most_words=WORDS_PER_REQUEST)
+
+
+def _numbers(report: CameraReport) -> dict[str, Any]:
+    results = report.results
+    return {
+        "state": report.source.state.value,
+        "since_s": report.source.since_s,
+        "reconnects": report.source.reconnects,
+        "error": report.source.error,
+        "frames": results.frames,
+        "fps": results.fps_now,
+        "latency_ms": {"p50": results.latency_p50_ms, "p99": results.latency_p99_ms},
+        "age_ms": {"p50": results.age_p50_ms, "p99": results.age_p99_ms},
+        "drops": results.drops,
+        "outputs": report.outputs,
+    }

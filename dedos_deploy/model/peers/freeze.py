@@ -6,7 +6,7 @@ import copy
 
 import torch
 
-from dedos_deploy.model.blocks import Precision
+from dedos_deploy.model.blocks import Arithmetic
 from dedos_deploy.model.clip_trunk import ClipTrunk, PatchEmbedding, PositionEmbedding
 from dedos_deploy.model.freeze import halve
 from dedos_deploy.model.peers.checkpoints import Peer
@@ -17,7 +17,7 @@ def freeze_peer(
     model: Peer,
     *,
     size_hw: tuple[int, int],
-    precision: Precision = "fp32",
+    precision: Arithmetic = "fp32",
     score_dtype: torch.dtype = torch.float32,
 ) -> Peer:
     """Return an independent copy of `model` ready for export at one input size, without text tower.

@@ -185,9 +185,11 @@ class MaskHead(nn.Module):
 
 
 class San(nn.Module):
-    """SAN in the graph contract (`dedos_deploy.spec`); scores are the sums over masks, clipped to 1.
+    """SAN in the graph contract (`dedos_deploy.spec`).
 
-    A word's part in a mask is its softmax over the valid words and one learned background.
+    A word's evidence is the sum over masks of its part in each, which is its softmax over the valid
+    words and one learned background. Where the largest is above 1, all words of the pixel are divided
+    by it: clipping would make words alike whose order is known.
     """
 
     apart: Tensor
@@ -211,10 +213,12 @@ class San(nn.Module):
         return self.text_tower(tokens)  # type: ignore[no-any-return]
 
     def forward(self, image: Tensor, text: Tensor, valid: Tensor) -> Tensor:
-        return self.evidence(image, text, valid).clamp(max=1.0).to(self.score_dtype)
+        evidence = self.evidence(image, text, valid)
+        largest = evidence.amax(1, keepdim=True)
+        return (evidence / largest.clamp(min=1.0)).to(self.score_dtype)
 
     def evidence(self, image: Tensor, text: Tensor, valid: Tensor) -> Tensor:
-        """Return the scores before they are clipped to 1, [B, K, H // 4, W // 4]."""
+        """Return the sums over masks, at least 0 and 0 for padding, [B, K, H // 4, W // 4]."""
         batch, height, width, _ = image.shape
         clip_hw = self.config.clip_hw((height, width))
         tap_hw = (clip_hw[0] // self.config.clip.patch, clip_hw[1] // self.config.clip.patch)

@@ -38,21 +38,42 @@ SPEC = GraphSpec(*SIZE, MICRO_CLIP.text_width)
 def micro_dense(kind: HeadKind = "sc-clip", windows: WindowConfig | None = None) -> DenseClip:
     config = DenseConfig("micro", MICRO_CLIP, SIZE, HEADS[kind](MICRO_CLIP.layers), windows=windows)
     model = build_dense(config, seed=4)
-    with torch.no_grad():  # At its first values a tower looks at little but the patch itself.
+    with torch.no_grad():  # At its first values a tower sees little of the picture.
+        model.trunk.patch_embedding.conv.weight.mul_(10)  # type: ignore[operator, union-attr]
         for block in model.trunk.blocks:
             block.qkv.weight.mul_(3)  # type: ignore[operator, union-attr]
+            block.out.weight.mul_(3)  # type: ignore[operator, union-attr]
     model.word_logits.set_nulls(unit_rows(9, MICRO_CLIP.text_width, seed=8))
     return model
 
 
-def scores(model: DenseClip, text: Tensor, valid: Tensor | None = None, seed: int = 0) -> Tensor:
+def picture() -> Tensor:
+    """Twelve squares of a colour each, with noise; uint8 [1, 48, 64, 3]."""
+    coarse = frames(1, (3, 4)).repeat_interleave(16, 1).repeat_interleave(16, 2)
+    return (coarse // 2 + frames(1, SIZE, seed=1) // 8).to(torch.uint8)
+
+
+def words(model: DenseClip, count: int) -> Tensor:
+    """Return at most 10 rows that tell the patches apart: their principal directions, both signs.
+
+    A little of what all patches share makes them about as near to the patches as the null rows are.
+    """
+    with torch.no_grad():
+        patches = torch.nn.functional.normalize(model.dense(picture())[0], dim=-1)
+    mean = patches.mean(0)
+    directions = torch.linalg.svd(patches - mean)[2][:5]
+    rows = torch.stack([directions, -directions], 1).flatten(0, 1)[:count]
+    return torch.nn.functional.normalize(rows + 0.2 * mean / mean.norm(), dim=-1)
+
+
+def scores(model: DenseClip, text: Tensor, valid: Tensor | None = None) -> Tensor:
     with torch.no_grad():
         valid = torch.ones(len(text)) if valid is None else valid
-        return model(frames(1, SIZE, seed), text, valid)  # type: ignore[no-any-return]
+        return model(picture(), text, valid)  # type: ignore[no-any-return]
 
 
-def words(count: int) -> Tensor:
-    return unit_rows(count, MICRO_CLIP.text_width, seed=2)
+def label_counts(scores: Tensor) -> list[int]:
+    return torch.bincount(scores[0].argmax(0).flatten()).tolist()
 
 
 def bilinear_np(grid: np.ndarray, size: int) -> np.ndarray:
@@ -65,9 +86,10 @@ def bilinear_np(grid: np.ndarray, size: int) -> np.ndarray:
 
 
 def test_scores_are_the_words_part_of_a_softmax_over_words_and_nulls() -> None:
-    model, text = micro_dense(), words(5)
+    model = micro_dense()
+    text = words(model, 5)
     with torch.no_grad():
-        patches = f64(model.dense(frames(1, SIZE)))[0]
+        patches = f64(model.dense(picture()))[0]
     patches /= np.linalg.norm(patches, axis=1, keepdims=True)
     rows = np.concatenate([f64(text), f64(model.word_logits.nulls)])
     grid = (rows @ patches.T).reshape(-1, 6, 8)
@@ -75,47 +97,54 @@ def test_scores_are_the_words_part_of_a_softmax_over_words_and_nulls() -> None:
     powers = np.exp(40 * bilinear_np(tall, 16))
     expected = powers[:5] / powers.sum(0)
     np.testing.assert_allclose(f64(scores(model, text))[0], expected, atol=2e-5)
-    assert expected.argmax(0).std() > 0 and 0.01 < expected.sum(0).mean() < 0.99
+    assert len(np.unique(expected.argmax(0))) >= 3 and 0.01 < expected.sum(0).mean() < 0.99
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_permuting_words_permutes_scores_and_nothing_else(kind: HeadKind) -> None:
-    model, text = micro_dense(kind), words(6)
+    model = micro_dense(kind)
+    text = words(model, 6)
     order = torch.tensor([3, 0, 5, 1, 4, 2])
     torch.testing.assert_close(scores(model, text[order]), scores(model, text)[:, order])
 
 
 def test_padding_slots_change_nothing_and_get_nothing() -> None:
-    model, text = micro_dense(), words(4)
-    # As strong as they can be: a used word, and a null row, which must not be masked for its sake.
-    padded = torch.cat([text, text[:1], model.word_logits.nulls[:2]])
+    model = micro_dense()
+    text = words(model, 4)
+    # As strong as they can be: a used word, and null rows that count, which must not be masked for it.
+    nulls = words(model, 6)[4:]
+    model.word_logits.set_nulls(torch.cat([model.word_logits.nulls, nulls]))
+    padded = torch.cat([text, text[:1], nulls])
     found = scores(model, padded, torch.tensor([1.0] * 4 + [0.0] * 3))
     torch.testing.assert_close(found[:, :4], scores(model, text), atol=1e-6, rtol=1e-5)
     assert not found[:, 4:].any()
 
 
-def test_a_null_row_lowers_all_words_by_the_same_factor() -> None:
-    model, text = micro_dense(), words(4)
+def test_more_null_rows_lower_all_words_by_the_same_factor() -> None:
+    model = micro_dense()
+    text = words(model, 4)
     before = scores(model, text)
-    rows = model.word_logits.nulls
-    model.word_logits.set_nulls(torch.cat([rows, unit_rows(1, rows.shape[1], seed=99)]))
+    nulls = words(model, 6)[4:]
+    model.word_logits.set_nulls(torch.cat([model.word_logits.nulls, nulls]))
     factors = scores(model, text) / before
-    assert (factors < 1).all()
+    assert (factors < 1).all() and factors.min() < 0.9
     torch.testing.assert_close(factors, factors[:, :1].expand_as(factors), atol=1e-5, rtol=1e-5)
 
 
 def test_a_null_row_that_is_a_users_word_is_masked() -> None:
-    model, text = micro_dense(), words(4)
+    model = micro_dense()
+    text = words(model, 4)
     before = scores(model, text)
     model.word_logits.set_nulls(torch.cat([model.word_logits.nulls, text[2:3]]))
     torch.testing.assert_close(scores(model, text), before, atol=1e-6, rtol=1e-5)
     others = text[[0, 1, 3]]
-    assert (scores(model, others) < before[:, [0, 1, 3]] * 2).all()
-    assert scores(model, others).sum() < scores(model, text).sum()
+    # Without the word itself, its null row counts as the word did.
+    torch.testing.assert_close(scores(model, others), before[:, [0, 1, 3]], atol=1e-6, rtol=1e-5)
 
 
 def test_one_word_is_not_certain_and_without_nulls_it_is() -> None:
-    model, text = micro_dense(), words(1)
+    model = micro_dense()
+    text = words(model, 1)
     assert scores(model, text).std() > 0.01
     model.word_logits.set_nulls(torch.zeros(0, MICRO_CLIP.text_width))
     assert (scores(model, text) == 1).all()
@@ -129,7 +158,7 @@ def test_a_picture_of_one_window_equals_no_windows() -> None:
     square = frames(1, (48, 48))
     for kind in KINDS:
         plain, windowed = micro_dense(kind), micro_dense(kind, WindowConfig(48, 16))
-        text, valid = words(4), torch.ones(4)
+        text, valid = words(plain, 4), torch.ones(4)
         with torch.no_grad():
             torch.testing.assert_close(windowed(square, text, valid), plain(square, text, valid))
 
@@ -137,7 +166,7 @@ def test_a_picture_of_one_window_equals_no_windows() -> None:
 def test_windows_are_averaged_where_they_overlap() -> None:
     windows = WindowConfig(48, 24)
     model, alone = micro_dense("sc-clip", windows), micro_dense()
-    image, text = frames(1, (56, 80), seed=3), words(4)
+    image, text = frames(1, (56, 80), seed=3), words(alone, 4)
     total, count = np.zeros((13, 14, 20)), np.zeros((14, 20))
     for top in (0, 8):
         for left in (0, 24, 32):
@@ -151,7 +180,7 @@ def test_windows_are_averaged_where_they_overlap() -> None:
     with torch.no_grad():
         found = model(image, text, torch.ones(4))
     np.testing.assert_allclose(f64(found)[0], powers[:4] / powers.sum(0), atol=2e-5)
-    assert set(count.flat) == {1, 2, 4} or set(count.flat) > {1, 2}
+    assert set(count.flat) == {1, 2, 3, 4, 6}
 
 
 def test_a_picture_smaller_than_a_window_is_refused() -> None:
@@ -159,21 +188,23 @@ def test_a_picture_smaller_than_a_window_is_refused() -> None:
     with pytest.raises(BadInputError, match="40 pixels does not take windows of 48"):
         freeze(model, size_hw=(40, 64))
     with pytest.raises(BadInputError, match="40 pixels does not take windows of 48"):
-        model(frames(1, (40, 64)), words(2), torch.ones(2))
+        model(frames(1, (40, 64)), words(micro_dense(), 2), torch.ones(2))
 
 
 @pytest.mark.parametrize("windows", [None, WindowConfig(48, 16)])
 def test_freezing_folds_exactly_and_half_stays_close(windows: WindowConfig | None) -> None:
-    model, text = micro_dense("sc-clip", windows), words(7)
+    model = micro_dense("sc-clip", windows)
+    text = words(model, 7)
     expected = scores(model, text)
-    image, valid = frames(1, SIZE), torch.ones(7)
+    image, valid = picture(), torch.ones(7)
+    assert sum(count > 8 for count in label_counts(expected)) >= 3
     with torch.no_grad():
         found = freeze(model, size_hw=SIZE)(image, text, valid)
         half = freeze(model, size_hw=SIZE, precision="fp16")(image, text, valid)
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
     assert half.dtype == torch.float32
     assert label_agreement(expected[0].numpy(), half[0].numpy(), SIZE) >= 0.99
-    assert (half - expected).abs().max() < 0.05
+    assert (half - expected).abs().max() < 0.2
 
 
 def graph_of(model: DenseClip, precision: Precision) -> onnx.ModelProto:
@@ -182,7 +213,7 @@ def graph_of(model: DenseClip, precision: Precision) -> onnx.ModelProto:
 
 def run(graph: onnx.ModelProto, folder: Path, text: Tensor, valid: Tensor) -> np.ndarray:
     (path,) = save_graph(graph, folder / "model.onnx")
-    feeds = {"image": frames(1, SIZE).numpy(), "text": text.numpy(), "valid": valid.numpy()}
+    feeds = {"image": picture().numpy(), "text": text.numpy(), "valid": valid.numpy()}
     with OnnxEngine(path, SPEC, threads=1) as engine:
         return engine.infer(feeds)["scores"].copy()
 
@@ -208,7 +239,7 @@ def test_graph_equals_torch_for_every_target(kind: HeadKind, tmp_path: Path) -> 
     assert not ops & {"GatherND", "Einsum", "NonZero", "ScatterND", "Loop", "If"}
     assert "TopK" not in ops or kind == "sc-clip"
     fuse_attention(graph, min_tokens=16)
-    padded, valid = words(9), torch.tensor([1.0] * 6 + [0.0] * 3)
+    padded, valid = words(model, 9), torch.tensor([1.0] * 6 + [0.0] * 3)
     found = run(graph, tmp_path, padded, valid)
     np.testing.assert_allclose(found, scores(model, padded, valid), atol=5e-5)
 
@@ -225,14 +256,15 @@ def test_half_graph_with_windows(
     cuts = ("TopK", "GreaterOrEqual", "Greater", "Less", "LessOrEqual", "AveragePool")
     for node in half_graph.graph.node:
         assert node.op_type not in cuts or not half & set(node.input), node.name
-    text = words(7)
+    text = words(windowed, 7)
     found = run(half_graph, tmp_path, text, torch.ones(7))
     expected = scores(windowed, text)
     assert label_agreement(expected[0].numpy(), found[0], SIZE) >= 0.99
 
 
 def test_weight_products_are_sites_of_int8(tmp_path: Path) -> None:
-    model, text = micro_dense(), words(7)
+    model = micro_dense()
+    text = words(model, 7)
     graph = graph_of(model, "fp32")
     names = [site.name for site in find_sites(graph)]
     whole = [f"trunk.blocks.{i}.{part}" for i in range(3) for part in ("qkv", "out", "fc", "proj")]
@@ -255,7 +287,7 @@ def _largest(graph: onnx.ModelProto, text: Tensor, folder: Path) -> dict[str, fl
     looked.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
     session = onnxruntime.InferenceSession(looked.SerializeToString())
     feeds: dict[str, Any] = {
-        "image": frames(1, SIZE).numpy(),
+        "image": picture().numpy(),
         "text": text.numpy(),
         "valid": np.ones(len(text), np.float32),
     }
@@ -282,5 +314,5 @@ def test_gelu_towers_differ_only_by_their_activation() -> None:
     gelu = build_dense(replace(config, clip=replace(config.clip, activation="gelu")), seed=4)
     gelu.load_state_dict(quick.state_dict())
     gelu.word_logits.set_nulls(quick.word_logits.nulls)
-    difference = (scores(quick, words(3)) - scores(gelu, words(3))).abs().max()
-    assert 1e-4 < difference < 0.5
+    text = words(quick, 3)
+    assert (scores(quick, text) - scores(gelu, text)).abs().max() > 1e-4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -33,6 +34,13 @@ class ScClipHead:
     sharpness: float = 3.0
     kind: Literal["sc-clip"] = "sc-clip"
 
+    def __post_init__(self) -> None:
+        if self.neighbours < 1 or not 0 < self.quantile < 1:
+            raise BadInputError(
+                f"sc-clip needs at least 1 neighbour and a quantile in (0, 1), not "
+                f"{self.neighbours} and {self.quantile}"
+            )
+
 
 @dataclass(frozen=True)
 class NaclipHead:
@@ -40,6 +48,10 @@ class NaclipHead:
 
     variance: float = 25.0
     kind: Literal["naclip"] = "naclip"
+
+    def __post_init__(self) -> None:
+        if self.variance <= 0:
+            raise BadInputError(f"the variance of naclip must be above 0, not {self.variance}")
 
 
 @dataclass(frozen=True)
@@ -88,6 +100,10 @@ HEADS: dict[HeadKind, Callable[[int], Head]] = {
 """The dense heads: from the depth of a trunk to the numbers for it."""
 
 
+MOST_WINDOWS = 100
+"""Windows of one picture: each is a pass of the trunk and a part of the graph."""
+
+
 @dataclass(frozen=True)
 class WindowConfig:
     """Square windows of `size` pixels, every `stride` pixels and at the far edge, in a picture."""
@@ -104,6 +120,16 @@ class WindowConfig:
             raise BadInputError(
                 f"windows {self.size}/{self.stride} must be SIZE/STRIDE in pixels, multiples of "
                 f"{SCORE_STRIDE} with a stride of at most the size, such as 224/112"
+            )
+
+    def check(self, size_hw: tuple[int, int]) -> None:
+        """Raise BadInputError unless a picture of this size takes the windows, and not too many."""
+        rows, columns = (len(self.offsets(side)) for side in size_hw)
+        if rows * columns > MOST_WINDOWS:
+            raise BadInputError(
+                f"windows {self.size}/{self.stride} are {rows * columns} in a picture of "
+                f"{size_hw[0]}x{size_hw[1]}, and at most {MOST_WINDOWS} are allowed; choose a larger "
+                f"stride"
             )
 
     def offsets(self, length: int) -> list[int]:
@@ -123,3 +149,15 @@ class WindowConfig:
                 f"or no windows"
             )
         return [min(i * self.stride, room) for i in range(-(-room // self.stride) + 1)]
+
+
+def windows(text: str) -> WindowConfig:
+    """Return the windows of `SIZE/STRIDE`. Raises BadInputError.
+
+    >>> windows("224/112")
+    WindowConfig(size=224, stride=112)
+    """
+    match = re.fullmatch(r"0*([1-9]\d{0,4})/0*([1-9]\d{0,4})", text.strip(), re.ASCII)
+    if match is None:
+        raise BadInputError(f"{text!r} are no windows; write SIZE/STRIDE in pixels, as 224/112")
+    return WindowConfig(int(match[1]), int(match[2]))

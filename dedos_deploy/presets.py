@@ -3,7 +3,7 @@ the dense heads that need no training."""
 
 from __future__ import annotations
 
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from dedos_deploy.errors import BadInputError, nearest
@@ -186,7 +186,7 @@ class ModelConfig:
         return _check_size(self.preset, self.clip.patch, size_hw)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values; `config_from_dict` is the inverse."""
+        """Return plain JSON values; `config_json.config_from_dict` is the inverse."""
         return asdict(self)
 
 
@@ -196,6 +196,9 @@ class DenseConfig:
 
     size_hw: default network size; head: which head, and its numbers; tau: factor of the cosines before
     the softmax over words; windows: None to look at the whole picture at once.
+
+    null_words: words of the null rows, set by the export; null_limit: cosine with a user's word from
+    which a null row is left out.
     """
 
     preset: str
@@ -204,6 +207,8 @@ class DenseConfig:
     head: Head
     tau: float = 40.0
     windows: WindowConfig | None = None
+    null_words: tuple[str, ...] = ()
+    null_limit: float = 1.0
 
     def __post_init__(self) -> None:
         if self.clip.layers < 2:
@@ -230,8 +235,7 @@ class DenseConfig:
         patch = self.clip.patch
         _check_size(self.preset, patch, size_hw)
         if self.windows is not None:
-            for side in size_hw:
-                self.windows.offsets(side)
+            self.windows.check(size_hw)
         seen = _check_size(self.preset, patch, self.seen_hw(size_hw))
         patches = (seen[0] // patch) * (seen[1] // patch)
         if isinstance(self.head, ScClipHead) and patches <= self.head.neighbours:
@@ -243,7 +247,7 @@ class DenseConfig:
         return size_hw
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
+        """Return plain JSON values; `config_json.any_config_from_dict` is the inverse."""
         return asdict(self)
 
 
@@ -362,38 +366,3 @@ def get_preset(name: str) -> ModelConfig:
         f"preset {name!r} is a CLIP with a head without training, and a DEDOS model is needed here; "
         f"presets: {', '.join(PRESETS)}"
     )
-
-
-def config_from_dict(values: dict[str, Any]) -> ModelConfig:
-    """Return the ModelConfig written by `ModelConfig.to_dict`.
-
-    A key that is missing has its default where there is one: files of earlier releases lack some.
-
-    Raises BadInputError for an unknown, missing or mistyped key, naming the nearest one, and for a
-    value out of range.
-    """
-    from dedos_deploy.fields import FieldError, checked
-
-    try:
-        config: ModelConfig = checked(
-            ModelConfig, _completed(ModelConfig, values, "config"), "config"
-        )
-    except FieldError as error:
-        raise BadInputError(f"model configuration is incomplete or mistyped: {error}") from error
-    return config
-
-
-def _completed(kind: type, values: object, where: str) -> object:
-    """Return the JSON value of a record with the defaults of the keys that it lacks."""
-    if not isinstance(values, dict):
-        return values
-    defaults = {one.name: one.default for one in fields(kind)}
-    for key in values:
-        if key not in defaults:
-            raise BadInputError(f"unknown key {key[:80]!r} in {where}{nearest(key, defaults)}")
-    complete = {name: one for name, one in defaults.items() if one is not MISSING} | values
-    parts = {"clip": ClipConfig, "text": TextTowerConfig}
-    return {
-        name: _completed(parts[name], item, name) if name in parts else item
-        for name, item in complete.items()
-    }

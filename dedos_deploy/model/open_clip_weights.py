@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from dataclasses import dataclass, replace
-from pathlib import Path
-from types import ModuleType
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -16,7 +13,7 @@ from dedos_deploy.errors import BadInputError, listed, require
 from dedos_deploy.model.clip_trunk import PatchEmbedding
 from dedos_deploy.model.dedos import Dedos
 from dedos_deploy.model.heads import DenseClip
-from dedos_deploy.presets import ClipConfig
+from dedos_deploy.model.open_clip_files import QUICK, ClipFacts, ClipFile, clip_facts, clip_file
 
 _LOG = logging.getLogger(__name__)
 
@@ -51,7 +48,6 @@ _TRANSPOSED = {
     "text_projection": "text_tower.projection.weight",
 }
 _UNUSED = frozenset({"logit_scale", "logit_bias", "attn_mask"})
-_QUICK = "-quickgelu"
 
 
 def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -87,17 +83,9 @@ def _block_name(key: str) -> str:
     )
 
 
-@dataclass(frozen=True)
-class _Facts:
-    """What a tag, or the configuration beside a file, says of its weights; None where nothing does."""
-
-    quick_gelu: bool | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-
-
-def load_open_clip(model: Dedos | DenseClip, pretrained: str) -> None:
-    """Load CLIP weights into `model` in place: an open_clip tag (`openai`) or a local file.
+def load_open_clip(model: Dedos | DenseClip, pretrained: str) -> ClipFile:
+    """Load CLIP weights into `model` in place and return their file: that of an open_clip tag
+    (`openai`), which is fetched unless it is cached, or a local one.
 
     The architecture is the preset's. Weights trained with another activation than it computes are
     refused where the tag, or an `open_clip_config.json` beside the file, tells, since nothing else
@@ -109,8 +97,8 @@ def load_open_clip(model: Dedos | DenseClip, pretrained: str) -> None:
     open_clip = require("open_clip", extra="train", purpose="loading CLIP weights")
     clip = model.config.clip
     quick = clip.activation == "quick_gelu"
-    facts = _facts(open_clip, clip, pretrained)
-    if quick != clip.architecture.endswith(_QUICK):
+    facts = clip_facts(open_clip, clip, pretrained)
+    if quick != clip.architecture.endswith(QUICK):
         raise BadInputError(
             f"{clip.architecture} and activation {clip.activation!r} disagree; quick_gelu belongs "
             "to the -quickgelu architectures"
@@ -118,66 +106,31 @@ def load_open_clip(model: Dedos | DenseClip, pretrained: str) -> None:
     if facts.quick_gelu not in (None, quick):
         names = ("GELU", "QuickGELU")
         tags = open_clip.list_pretrained_tags_by_model(clip.architecture)
-        fitting = [tag for tag in tags if _facts(open_clip, clip, tag).quick_gelu == quick]
+        fitting = [tag for tag in tags if clip_facts(open_clip, clip, tag).quick_gelu == quick]
         raise BadInputError(
             f"CLIP weights {pretrained!r} were trained with {names[not quick]}, and "
             f"{model.config.preset} computes {names[quick]}, which would only show in poor results; "
             f"take a preset of the other activation, or other weights: {listed(fitting) or 'a file'}"
         )
 
+    found = clip_file(open_clip, clip, pretrained)
+
     def refusal(reason: str) -> BadInputError:
         return BadInputError(
             f"CLIP weights {pretrained!r} for {clip.architecture} could not be loaded ({reason}); "
-            "check the connection or give a local file"
+            "fetch them again, or give a local file of this architecture"
         )
 
     with foreign(refusal, reason=_told):
         source = open_clip.create_model(
-            clip.architecture, pretrained=pretrained, force_quick_gelu=quick
+            clip.architecture, pretrained=str(found.path), force_quick_gelu=quick
         )
     copy_clip(model, source.state_dict())
     _set_preprocessing(model, facts)
+    return found
 
 
-def _facts(open_clip: ModuleType, clip: ClipConfig, pretrained: str) -> _Facts:
-    """Raises BadInputError for what is neither a file nor a tag of this size of CLIP."""
-    if Path(pretrained).is_file():
-        return _facts_beside(Path(pretrained))
-    # The tags of both activations stand under the plain name only.
-    told = open_clip.get_pretrained_cfg(clip.architecture.removesuffix(_QUICK), pretrained)
-    if not told:
-        tags = open_clip.list_pretrained_tags_by_model(clip.architecture)
-        raise BadInputError(
-            f"CLIP weights {pretrained!r} are neither a file nor a tag of {clip.architecture}; "
-            f"tags: {', '.join(tags) or 'none'}"
-        )
-    return _Facts(bool(told.get("quick_gelu", False)), told.get("mean"), told.get("std"))
-
-
-def _facts_beside(weights: Path) -> _Facts:
-    path = weights.with_name("open_clip_config.json")
-    if not path.is_file():
-        return _Facts()
-
-    def refusal(reason: str) -> BadInputError:
-        return BadInputError(
-            f"{str(path)!r} beside the CLIP weights is not a configuration of open_clip ({reason}); "
-            "fetch it again, or move the weights away from it"
-        )
-
-    with foreign(refusal):
-        told = json.loads(path.read_text(encoding="utf-8"))
-        seen = told.get("preprocess_cfg", {})
-        mean, std = (_three(seen[name]) if name in seen else None for name in ("mean", "std"))
-        return _Facts(bool(told["model_cfg"].get("quick_gelu", False)), mean, std)
-
-
-def _three(values: list[float]) -> tuple[float, float, float]:
-    red, green, blue = values
-    return float(red), float(green), float(blue)
-
-
-def _set_preprocessing(model: Dedos | DenseClip, facts: _Facts) -> None:
+def _set_preprocessing(model: Dedos | DenseClip, facts: ClipFacts) -> None:
     """Let the model normalise pictures as its weights were trained; ClipConfig checks the values."""
     clip, embedding = model.config.clip, model.trunk.patch_embedding
     clip = replace(clip, mean=facts.mean or clip.mean, std=facts.std or clip.std)

@@ -110,19 +110,21 @@ def test_scores_are_those_of_the_authors_code(peer: Peer) -> None:
 def test_words_above_one_keep_their_order(tmp_path: Path) -> None:
     peer = load_peer(saved(golden("san")[0], tmp_path / "san.pth"), "san")
     assert isinstance(peer, San)
-    image, text = frames(1, SIZES["san"]), unit_rows(2, TEXT_WIDTH)
+    image, words = frames(1, SIZES["san"]), unit_rows(2, TEXT_WIDTH)
     with torch.no_grad():
         peer.mask_head.query[-1].bias.add_(0.5)
         peer.mask_head.pixel[-1].bias.add_(0.5)
         peer.log_scale.fill_(0.5)  # every mask is of both words
-        evidence = peer.evidence(image, text, torch.ones(2))
-    above = (evidence > 1).all(1)
-    assert int(above.sum()) > 50, "no pixel where clipping would make two words alike"
-    found = run(peer, image, text)
-    assert float(found.max()) == 1
-    assert torch.equal(found.argmax(1), evidence.argmax(1))
-    below = (evidence <= 1).all(1, keepdim=True).expand_as(found)
-    assert torch.equal(found[below], evidence[below])
+    for text in (words, words.flip(0)):  # of words made alike the first would win
+        with torch.no_grad():
+            evidence = peer.evidence(image, text, torch.ones(2))
+        above = (evidence > 1).all(1)
+        assert int(above.sum()) > 50, "no pixel where clipping would make two words alike"
+        found = run(peer, image, text)
+        assert float(found.max()) == 1
+        assert torch.equal(found.argmax(1), evidence.argmax(1))
+        below = (evidence <= 1).all(1, keepdim=True).expand_as(found)
+        assert torch.equal(found[below], evidence[below])
 
 
 @pytest.mark.parametrize("size_hw", [(20, 20), (32, 32), (40, 28), (7, 3)])

@@ -7,16 +7,28 @@ from typing import Any, cast
 
 from dedos_deploy.errors import BadInputError, nearest
 from dedos_deploy.fields import FieldError, checked
+from dedos_deploy.peer_configs import CatSegConfig, PeerConfig, SanConfig
 from dedos_deploy.presets import ClipConfig, DenseConfig, ModelConfig, TextTowerConfig
 
+AnyConfig = ModelConfig | DenseConfig | PeerConfig
+"""What decides the shape of a model that can be deployed."""
 
-def config_kind(values: object) -> type[ModelConfig] | type[DenseConfig]:
-    """Return which record JSON values are meant to be: only a dense CLIP has a `head`."""
-    return DenseConfig if isinstance(values, dict) and "head" in values else ModelConfig
+_TELLING: dict[str, type[AnyConfig]] = {
+    "head": DenseConfig,
+    "split": SanConfig,
+    "lifted": CatSegConfig,
+}
+"""A key that no other record has."""
 
 
-def any_config_from_dict(values: dict[str, Any]) -> ModelConfig | DenseConfig:
-    """Return the configuration that `to_dict` of either kind wrote.
+def config_kind(values: object) -> type[AnyConfig]:
+    """Return which record JSON values are meant to be."""
+    kinds = (kind for key, kind in _TELLING.items() if isinstance(values, dict) and key in values)
+    return next(kinds, ModelConfig)
+
+
+def any_config_from_dict(values: dict[str, Any]) -> AnyConfig:
+    """Return the configuration that `to_dict` of any kind wrote.
 
     A key that is missing has its default where there is one: files of earlier releases lack some.
 
@@ -28,18 +40,18 @@ def any_config_from_dict(values: dict[str, Any]) -> ModelConfig | DenseConfig:
         config = checked(kind, _completed(kind, values, "config"), "config")
     except FieldError as error:
         raise BadInputError(f"model configuration is incomplete or mistyped: {error}") from error
-    return cast("ModelConfig | DenseConfig", config)
+    return cast(AnyConfig, config)
 
 
 def config_from_dict(values: dict[str, Any]) -> ModelConfig:
     """Return the ModelConfig that `ModelConfig.to_dict` wrote; see `any_config_from_dict`.
 
-    Raises BadInputError also for the configuration of a dense CLIP.
+    Raises BadInputError also for the configuration of another kind of model.
     """
     config = any_config_from_dict(values)
     if isinstance(config, ModelConfig):
         return config
-    raise BadInputError("it is of a CLIP with a head without training, not of a DEDOS model")
+    raise BadInputError(f"it is of {config.preset}, not of a DEDOS model")
 
 
 def _completed(kind: type, values: object, where: str) -> object:

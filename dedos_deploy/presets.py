@@ -50,7 +50,8 @@ _MODEL_LIMITS = {
 }
 
 
-def _check_limits(config: object, prefix: str, limits: dict[str, tuple[int, int]]) -> None:
+def check_limits(config: object, prefix: str, limits: dict[str, tuple[int, int]]) -> None:
+    """Raise BadInputError for the first attribute outside its limits, both of which are allowed."""
     for name, (low, high) in limits.items():
         value = getattr(config, name)
         if value < low:
@@ -86,7 +87,7 @@ class TextTowerConfig:
     tokens: int = 49408
 
     def __post_init__(self) -> None:
-        _check_limits(self, "clip.text.", _TEXT_LIMITS)
+        check_limits(self, "clip.text.", _TEXT_LIMITS)
         _check_heads("clip.text.width", self.width, "clip.text.heads", self.heads)
 
 
@@ -112,7 +113,7 @@ class ClipConfig:
     """In the units of `mean`."""
 
     def __post_init__(self) -> None:
-        _check_limits(self, "clip.", _CLIP_LIMITS)
+        check_limits(self, "clip.", _CLIP_LIMITS)
         _check_heads("clip.width", self.width, "clip.heads", self.heads)
         if not all(0 < value < 10 for value in self.std):
             raise BadInputError(f"clip.std must lie in (0, 10), not {self.std}")
@@ -159,7 +160,7 @@ class ModelConfig:
     """Which parts of the trunk training may change."""
 
     def __post_init__(self) -> None:
-        _check_limits(self, "", _MODEL_LIMITS)
+        check_limits(self, "", _MODEL_LIMITS)
         _check_heads("query_width", self.query_width, "decoder_heads", self.decoder_heads)
         (n1, c1), (n2, c2) = self.basic_kernel, self.diffusion_kernel
         if min(n1, c1, n2, c2) < 1:

@@ -15,7 +15,7 @@ from dedos_deploy.export.storage import Matrices
 from dedos_deploy.export.text_tower import TextParity, check_text_tower, save_text_tower
 from dedos_deploy.export.weights import TrainedModel
 from dedos_deploy.files import sha256_of_file
-from dedos_deploy.model import Dedos
+from dedos_deploy.model.freeze import AnyModel
 from dedos_deploy.model.heads import STUFF_WORDS, DenseClip
 from dedos_deploy.runtime.slots import Encode
 from dedos_deploy.spec import Precision
@@ -79,7 +79,7 @@ def bundle_text(
     return BundleText(tower, tokenizer, words, rows, parity, encoder.encode, precision)
 
 
-def set_null_words(model: Dedos | DenseClip, encode: Encode) -> None:
+def set_null_words(model: AnyModel, encode: Encode) -> None:
     """Give a dense CLIP the null rows of STUFF_WORDS, as the tower of its bundle embeds them.
 
     encode: under the templates that the words of users will have. Other models have none.

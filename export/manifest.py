@@ -7,9 +7,11 @@ import onnxruntime
 import torch
 
 from dedos_deploy.bundle import Manifest, created_now
+from dedos_deploy.config_json import AnyConfig
 from dedos_deploy.export.options import ExportOptions
 from dedos_deploy.export.rtx import require_rtx
 from dedos_deploy.export.weights import TrainedModel
+from dedos_deploy.peer_configs import CatSegConfig
 from dedos_deploy.presets import DenseConfig
 from dedos_deploy.spec import GraphSpec, Precision
 from dedos_deploy.text import TEMPLATES
@@ -21,6 +23,9 @@ DEFAULT_THRESHOLD = 0.3
 
 DENSE_THRESHOLD = 0.15
 """Share of a softmax over words and null rows, as published for VOC21 and PC-60; COCO-Object's is 0.35."""
+
+CAT_SEG_THRESHOLD = 0.5
+"""Of a sigmoid that learned whether a word is there; its authors publish none and label every pixel."""
 
 
 def manifest_of(
@@ -38,8 +43,7 @@ def manifest_of(
     config = trained.model.config
     threshold = options.threshold
     if threshold is None:
-        fitting = DENSE_THRESHOLD if isinstance(config, DenseConfig) else DEFAULT_THRESHOLD
-        threshold = trained.number("default_threshold", fitting)
+        threshold = trained.number("default_threshold", _fitting_threshold(config))
     templates = options.templates_for(config)
     entries = options.vocabulary.entries if options.vocabulary is not None else ()
     return Manifest(
@@ -62,6 +66,13 @@ def manifest_of(
         base_vocabulary=BASE_VOCABULARY,
         calibration_hash=calibration_hash,
     )
+
+
+def _fitting_threshold(config: AnyConfig) -> float:
+    """SAN has that of DEDOS, whose scores are sums over masks too."""
+    if isinstance(config, DenseConfig):
+        return DENSE_THRESHOLD
+    return CAT_SEG_THRESHOLD if isinstance(config, CatSegConfig) else DEFAULT_THRESHOLD
 
 
 def _tool_versions(*, rtx: bool) -> dict[str, str]:

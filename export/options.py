@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from dedos_deploy.calib.options import Int8Options
+from dedos_deploy.config_json import AnyConfig
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.head_numbers import HeadKind, windows
 from dedos_deploy.options import Option, size_hw
-from dedos_deploy.presets import DENSE_PRESETS, PRESETS, DenseConfig, ModelConfig
+from dedos_deploy.peer_configs import SanConfig, published_file
+from dedos_deploy.presets import DENSE_PRESETS, PRESETS, DenseConfig
 from dedos_deploy.spec import PRECISIONS, TARGETS, Precision, Target
 from dedos_deploy.text.templates import TEMPLATES
 from dedos_deploy.vocabulary import Vocabulary
@@ -72,9 +74,10 @@ class ExportOptions:
         if self.threshold is not None and not 0.0 <= self.threshold <= 1.0:
             raise BadInputError(f"threshold must lie in [0, 1], not {self.threshold}")
 
-    def templates_for(self, config: ModelConfig | DenseConfig) -> str:
-        """Return the name of the prompt templates of a model: published dense heads take all 80."""
-        return self.templates or ("imagenet80" if isinstance(config, DenseConfig) else "single")
+    def templates_for(self, config: AnyConfig) -> str:
+        """Return the name of the prompt templates of a model: those of its published figures."""
+        fitting = {DenseConfig: "imagenet80", SanConfig: "vild14"}.get(type(config), "single")
+        return self.templates or fitting
 
     def _check_int8(self) -> None:
         if self.precision == "int8" and self.int8 is None:
@@ -102,6 +105,14 @@ def _comma_separated(text: str) -> tuple[str, ...]:
 
 WEIGHT_OPTIONS = (
     Option("checkpoint", "a file written by dedos-train", metavar="FILE"),
+    Option(
+        "published",
+        "a checkpoint that others published: san:FILE or catseg:FILE, with -b or -l after the name for "
+        "the size that it must have",
+        published_file,
+        flag="--from",
+        metavar="KIND:FILE",
+    ),
     Option(
         "preset",
         f"one of {', '.join([*PRESETS, *DENSE_PRESETS])}; alone, only nano has embedded weights",
@@ -175,13 +186,13 @@ WORD_OPTIONS = (
     ),
     Option(
         "templates",
-        "prompt templates (default: single; of a dense preset: imagenet80)",
+        "prompt templates (default: single; of a dense preset: imagenet80; of SAN: vild14)",
         choices=tuple(TEMPLATES),
     ),
     Option(
         "threshold",
         "score in [0, 1] below which a pixel stays unlabelled (default: the checkpoint's; of a dense "
-        "preset: 0.15)",
+        "preset: 0.15; of CAT-Seg: 0.5)",
         float,
         metavar="T",
     ),

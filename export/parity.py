@@ -15,8 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError, ParityError
-from dedos_deploy.model import Dedos
-from dedos_deploy.model.heads import DenseClip
+from dedos_deploy.model.freeze import AnyModel
 from dedos_deploy.runtime.engines.agreement import label_agreement
 from dedos_deploy.spec import MIN_AGREEMENT, SLOT_BUCKETS, GraphSpec
 
@@ -85,7 +84,7 @@ def parity_cases(base: NDArray[np.float32]) -> tuple[ParityCase, ...]:
 
 def measure_parity(
     infer: Infer,
-    model: Dedos | DenseClip,
+    model: AnyModel,
     frames_bgr: Sequence[NDArray[np.uint8]],
     cases: Sequence[ParityCase],
     *,
@@ -183,7 +182,7 @@ def _deployed_scores(
 
 
 def _model_scores(
-    model: Dedos | DenseClip,
+    model: AnyModel,
     frame_bgr: NDArray[np.uint8],
     text: NDArray[np.float32],
     spec: GraphSpec,

@@ -40,8 +40,9 @@ WEIGHT_OPS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose"})
 SMALL_WEIGHT = 4096
 """Elements up to which a float32 weight in a half graph is of no consequence."""
 
-LOGIT_MODULES = ("text_aggregation", "word_logits")
-"""The modules whose own products are the cosine, the scale and the bias of class logits."""
+LOGIT_MODULES = ("text_aggregation", "word_logits", "word_cosines")
+"""The modules whose own products are the cosine, the scale and the bias of class logits; the last is
+of a cost volume, whose cosines are aggregated before they become logits."""
 
 LOGITS = "class logits"
 

@@ -11,8 +11,11 @@ from dedos_deploy.assets import EMBEDDED_WEIGHTS, assets_path
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.files import sha256_of_file
 from dedos_deploy.head_numbers import HEADS, HeadKind, ScClipHead, WindowConfig
-from dedos_deploy.model import Dedos, build_model, load_checkpoint, load_open_clip
-from dedos_deploy.model.heads import DenseClip, build_dense
+from dedos_deploy.model import build_model, load_checkpoint, load_open_clip
+from dedos_deploy.model.freeze import AnyModel
+from dedos_deploy.model.heads import build_dense
+from dedos_deploy.model.peers import load_peer
+from dedos_deploy.peer_configs import PeerKind, PublishedFile
 from dedos_deploy.presets import DENSE_PRESETS, DenseConfig, ModelConfig, any_preset
 
 EMBEDDED_PRESET = "nano"
@@ -22,13 +25,18 @@ OTHER_CLIP = (
     "compare --head naclip and --head maskclip on your pictures"
 )
 NO_LICENCE = "not stated by the checkpoint"
+_PEER_CREDITS: dict[PeerKind, str] = {
+    "san": "SAN (Xu et al., CVPR 2023), github.com/MendelXu/SAN (MIT)",
+    "catseg": "CAT-Seg (Cho et al., CVPR 2024), github.com/cvlab-kaist/CAT-Seg (MIT)",
+}
+_CLIP_CREDIT = "CLIP, which it began with: OpenAI, github.com/openai/CLIP (MIT)"
 
 
 @dataclass(frozen=True, eq=False)
 class TrainedModel:
     """A model and its provenance."""
 
-    model: Dedos | DenseClip
+    model: AnyModel
     """A dense CLIP gets the null rows of its bundle while it is exported."""
     record: dict[str, Any] = field(default_factory=dict)
     """JSON values that training saved beside the weights."""
@@ -75,7 +83,8 @@ class TrainedModel:
 
 @dataclass(frozen=True)
 class WeightsSource:
-    """A choice of weights: a checkpoint, the embedded nano, published CLIP weights, or random ones.
+    """A choice of weights: a checkpoint, the embedded nano, published CLIP weights, a checkpoint that
+    others published, or random ones.
 
     Raises BadInputError for a choice that names no weights, or two, or that does not fit the preset.
     """
@@ -92,8 +101,13 @@ class WeightsSource:
     """Of a dense preset: its head, None for sc-clip."""
     windows: WindowConfig | None = None
     """Of a dense preset: windows to look through, None to see the picture at once."""
+    published: PublishedFile | None = None
+    """A SAN or CAT-Seg of its authors, which decides everything else."""
 
     def __post_init__(self) -> None:
+        if self.published is not None:
+            self._check_published()
+            return
         config = any_preset(self.preset) if self.preset is not None else None
         if self.random and (self.checkpoint is not None or config is None):
             raise BadInputError(
@@ -104,6 +118,22 @@ class WeightsSource:
             self._dense_config(config)
         else:
             self._check_dedos()
+
+    def _check_published(self) -> None:
+        others = {
+            "checkpoint": self.checkpoint,
+            "preset": self.preset,
+            "random-weights": self.random or None,
+            "clip-weights": self.clip_weights,
+            "head": self.head,
+            "windows": self.windows,
+        }
+        odd = [f"--{name}" for name, value in others.items() if value is not None]
+        if odd:
+            raise BadInputError(
+                f"--from names a checkpoint that decides everything, and {', '.join(odd)} was given "
+                "too; give one or the other"
+            )
 
     def _check_dense(self) -> None:
         if self.checkpoint is not None:
@@ -139,7 +169,8 @@ class WeightsSource:
         if self.preset is None:
             raise BadInputError(
                 "no weights were named; give --checkpoint FILE, --preset nano for the embedded "
-                "weights, or --preset dense-b --clip-weights openai for a published CLIP"
+                "weights, --preset dense-b --clip-weights openai for a published CLIP, or --from "
+                "san:FILE for a published SAN or CAT-Seg"
             )
         raise BadInputError(
             f"preset {self.preset!r} has no embedded weights, only {EMBEDDED_PRESET!r} has; give "
@@ -149,12 +180,16 @@ class WeightsSource:
     @property
     def name(self) -> str:
         """A short name for files: the preset, or else the checkpoint's."""
+        if self.published is not None:
+            return self.published.path.stem
         if self.preset is not None or self.checkpoint is None:
             return str(self.preset)
         return Path(self.checkpoint).stem
 
     def load(self) -> TrainedModel:
         """Return the model; raises BadInputError when its file is missing, damaged or another's."""
+        if self.published is not None:
+            return _peer(self.published)
         config = any_preset(self.preset) if self.preset is not None else None
         if isinstance(config, DenseConfig):
             return self._dense(self._dense_config(config))
@@ -173,6 +208,12 @@ class WeightsSource:
         record = {"licence": found.licence, "sources": [found.credit]}
         warnings = () if _as_published(config, self.clip_weights) else (OTHER_CLIP,)
         return TrainedModel(model, record, sha256_of_file(found.path), warnings=warnings)
+
+
+def _peer(file: PublishedFile) -> TrainedModel:
+    model = load_peer(file.path, file.kind, preset=file.size)
+    record = {"licence": "MIT", "sources": [_PEER_CREDITS[file.kind], _CLIP_CREDIT]}
+    return TrainedModel(model, record, sha256_of_file(file.path))
 
 
 def _as_published(config: DenseConfig, clip_weights: str) -> bool:

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from dedos_deploy.export.fuse_attention import fuse_attention
 from dedos_deploy.export.graph import check_ops, image_graph, save_graph
-from dedos_deploy.model.peers import Peer, San, freeze_peer, load_peer
+from dedos_deploy.model import freeze
+from dedos_deploy.model.peers import Peer, San, load_peer
 from dedos_deploy.runtime.engines.agreement import label_agreement
 from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
 from dedos_deploy.runtime.slots import SlotTable
@@ -97,7 +98,7 @@ def _deployed(
 ) -> tuple[NDArray[np.float32], Timed]:
     """Return the graph's scores [K, h, w], and the times of a frame from resize to label map."""
     spec = GraphSpec(SIZE, SIZE, model.config.clip.text_width)
-    graph = image_graph(freeze_peer(model, size_hw=(SIZE, SIZE)), spec)
+    graph = image_graph(freeze(model, size_hw=(SIZE, SIZE)), spec)
     for target in ("cpu", "rtx", "trt"):
         check_ops(graph, target)
     fuse_attention(graph)

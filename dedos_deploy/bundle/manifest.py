@@ -18,10 +18,10 @@ from dedos_deploy.bundle._names import (
     is_vocabulary_name,
     vocabulary_file,
 )
-from dedos_deploy.config_json import any_config_from_dict, config_kind
+from dedos_deploy.config_json import AnyConfig, any_config_from_dict, config_kind
 from dedos_deploy.errors import BadBundleError, BadInputError, UnsupportedVersionError, shown
 from dedos_deploy.fields import FieldError, checked, load_json
-from dedos_deploy.presets import Activation, DenseConfig, ModelConfig
+from dedos_deploy.presets import Activation
 from dedos_deploy.spec import PRECISIONS, GraphSpec, Target
 from dedos_deploy.version import __version__
 
@@ -44,7 +44,7 @@ class Manifest:
     """Name of the model."""
 
     config: dict[str, Any]
-    """`to_dict()` of the model's ModelConfig or DenseConfig."""
+    """`to_dict()` of the model's configuration."""
 
     spec: GraphSpec
     """Tensors of the graph."""
@@ -103,7 +103,7 @@ class Manifest:
     format_version: int = FORMAT_VERSION
 
     @property
-    def model_config(self) -> ModelConfig | DenseConfig:
+    def model_config(self) -> AnyConfig:
         """The model's configuration as a record."""
         return any_config_from_dict(self.config)
 

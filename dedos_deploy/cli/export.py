@@ -40,6 +40,7 @@ examples:
   dedos-export --preset dense-b --clip-weights openai --precision fp16 --output any.dedos
                                                           any words, by a published CLIP
   dedos-export --preset dense-b-gelu --clip-weights laion2b_s34b_b88k --windows 224/112
+  dedos-export --from san:san_vit_b_16.pth                SAN as its authors published it
   dedos-export --preset edge-b --random-weights           to measure size and speed only
 
 Before anything is written, the exported graph labels --frames beside the FP32 model; a bundle

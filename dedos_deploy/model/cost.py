@@ -14,10 +14,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from dedos_deploy.config_json import AnyConfig
 from dedos_deploy.model.build import build_model
 from dedos_deploy.model.dedos import Dedos
-from dedos_deploy.model.freeze import FrozenDedos, freeze
-from dedos_deploy.model.heads import DenseClip, build_dense
+from dedos_deploy.model.freeze import AnyModel, FrozenDedos, freeze
+from dedos_deploy.model.heads import build_dense
+from dedos_deploy.model.peers import CatSeg, San
+from dedos_deploy.peer_configs import CatSegConfig, SanConfig
 from dedos_deploy.presets import DenseConfig, ModelConfig
 
 PARTS = (
@@ -56,12 +59,10 @@ class ModelCost:
     """Peak of live FP32 activations, weights excluded."""
 
 
-def model_cost(
-    config: ModelConfig | DenseConfig, *, size_hw: tuple[int, int], slots: int
-) -> ModelCost:
+def model_cost(config: AnyConfig, *, size_hw: tuple[int, int], slots: int) -> ModelCost:
     """Return the cost of `config` at one network size and number of slots K."""
     with torch.device("meta"):
-        model = build_model(config) if isinstance(config, ModelConfig) else build_dense(config)
+        model = _built(config)
         frozen = freeze(model, size_hw=size_hw)
         image = torch.zeros(1, *size_hw, 3, dtype=torch.uint8)
         text = torch.zeros(slots, config.clip.text_width)
@@ -73,13 +74,13 @@ def model_cost(
     counts = counter.get_flop_counts()
     macs = counter.get_total_flops() // 2
     prefix = "FrozenDedos.model."
-    parts = {part: _macs(counts.get(prefix + part, {})) for part in PARTS}
+    parts = {part: _macs(counts.get(prefix + part, {})) for part in _parts(frozen)}
     if isinstance(config, ModelConfig):
         # The trunk calls the refinement, and the cost aggregation calls CLIP's output projection.
         parts["trunk"] += _macs(counts.get(prefix + "trunk.proj", {})) - parts["refinement"]
     else:
-        # A dense CLIP calls the blocks of its trunk itself, and the head the last of them.
-        parts["trunk"] = macs - parts["head"] - parts["word_logits"]
+        # Others call the blocks of their trunk themselves, and heads the last of them.
+        parts["trunk"] = macs - sum(count for part, count in parts.items() if part != "trunk")
     clip = _parameters(frozen.model.trunk)
     trained, shipped = _learned(model, frozen)
     return ModelCost(
@@ -93,6 +94,27 @@ def model_cost(
     )
 
 
+def _built(config: AnyConfig) -> AnyModel:
+    if isinstance(config, SanConfig):
+        return San(config)
+    if isinstance(config, CatSegConfig):
+        return CatSeg(config)
+    return build_model(config) if isinstance(config, ModelConfig) else build_dense(config)
+
+
+def _parts(frozen: FrozenDedos) -> list[str]:
+    """Return the modules to count: PARTS, or those of a published model, in lists one by one."""
+    if not isinstance(frozen.model, San | CatSeg):
+        return list(PARTS)
+    parts = ["trunk"]
+    for name, module in frozen.model.named_children():
+        if isinstance(module, nn.ModuleList):
+            parts += [f"{name}.{index}" for index in range(len(module))]
+        elif name != "trunk":
+            parts.append(name)
+    return parts
+
+
 def _macs(counts: dict[Any, int]) -> int:
     return sum(counts.values()) // 2
 
@@ -101,10 +123,11 @@ def _parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _learned(model: Dedos | DenseClip, frozen: FrozenDedos) -> tuple[int, int]:
+def _learned(model: AnyModel, frozen: FrozenDedos) -> tuple[int, int]:
     """Return how many numbers training learns, and how many of them the frozen graph holds."""
-    if isinstance(model, DenseClip):
-        return 0, 0
+    if not isinstance(model, Dedos):
+        beside = _parameters(frozen.model) - _parameters(frozen.model.trunk)
+        return 0, beside  # Nothing of it is trained here.
     config = model.config
     trained = _parameters(model) - _parameters(model.text_tower)
     shipped = _parameters(frozen.model) + config.queries * config.query_width
@@ -115,18 +138,22 @@ def _learned(model: Dedos | DenseClip, frozen: FrozenDedos) -> tuple[int, int]:
     return trained - _parameters(model.trunk), shipped - _parameters(frozen.model.trunk)
 
 
-def _trunk_attention(config: ModelConfig | DenseConfig, size_hw: tuple[int, int]) -> int:
+def _trunk_attention(config: AnyConfig, size_hw: tuple[int, int]) -> int:
     """MACs of q kᵀ and of the weighted sum over v in every trunk block that has its own attention."""
     clip, views = config.clip, 1
-    layers = clip.layers
-    if isinstance(config, DenseConfig):
-        layers -= 1  # The last block's is the head's.
-        if config.windows is not None:
-            rows, columns = (len(config.windows.offsets(side)) for side in size_hw)
-            views = rows * columns
-        size_hw = config.seen_hw(size_hw)
-    tokens = 1 + (size_hw[0] // clip.patch) * (size_hw[1] // clip.patch)
-    return 2 * tokens * tokens * clip.width * layers * views
+    seen_hw = size_hw if isinstance(config, ModelConfig) else config.seen_hw(size_hw)
+    if isinstance(config, DenseConfig) and config.windows is not None:
+        rows, columns = (len(config.windows.offsets(side)) for side in size_hw)
+        views = rows * columns
+    tokens = 1 + (seen_hw[0] // clip.patch) * (seen_hw[1] // clip.patch)
+    pairs = tokens * tokens * clip.layers
+    if isinstance(config, SanConfig):
+        # Later blocks have the queries too, of which the last computes no others.
+        late, every = clip.layers - config.split, config.queries + tokens
+        pairs = tokens * tokens * config.split + every * (every * (late - 1) + config.queries)
+    elif not isinstance(config, ModelConfig):
+        pairs -= tokens * tokens  # The last block's is the head's, or not there.
+    return 2 * pairs * clip.width * views
 
 
 class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]

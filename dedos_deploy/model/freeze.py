@@ -9,12 +9,18 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from dedos_deploy.model.blocks import Arithmetic
-from dedos_deploy.model.clip_trunk import PatchEmbedding, PositionEmbedding
+from dedos_deploy.model.clip_trunk import ClipTrunk, PatchEmbedding, PositionEmbedding
 from dedos_deploy.model.dedos import Dedos
 from dedos_deploy.model.detail_branch import ConvUnit
 from dedos_deploy.model.heads import DenseClip
 from dedos_deploy.model.msdeform import DeformableAttention, Sampling
+from dedos_deploy.model.peers import Peer, San
+from dedos_deploy.model.peers.san import SideAdapter
 from dedos_deploy.model.refinement import Refinement
+from dedos_deploy.peer_configs import SIDE_PATCH
+
+AnyModel = Dedos | DenseClip | Peer
+"""What can be deployed: (image, text, valid) -> scores."""
 
 
 class FrozenProxy(nn.Module):
@@ -33,7 +39,7 @@ class FrozenProxy(nn.Module):
 class FrozenDedos(nn.Module):
     """(image uint8 [B, H, W, 3], text [K, D], valid [K]) -> scores [B, K, H // 4, W // 4]."""
 
-    def __init__(self, model: Dedos | DenseClip, score_dtype: torch.dtype) -> None:
+    def __init__(self, model: AnyModel, score_dtype: torch.dtype) -> None:
         super().__init__()
         self.model = model
         self.score_dtype = score_dtype
@@ -44,7 +50,7 @@ class FrozenDedos(nn.Module):
 
 
 def freeze(
-    model: Dedos | DenseClip,
+    model: AnyModel,
     *,
     size_hw: tuple[int, int],
     precision: Arithmetic = "fp32",
@@ -58,7 +64,7 @@ def freeze(
     position embedding at this grid. The text tower is dropped. `precision="fp16"` makes the
     weights of Linear and convolution layers half; see Note [Precision islands] in `blocks.py`.
 
-    Raises BadInputError when `size_hw` does not fit the patch, or the windows of a dense CLIP.
+    Raises BadInputError when `size_hw` does not fit the patches, or the windows of a dense CLIP.
     """
     size = model.config.check_size(size_hw)
     frozen = copy.deepcopy(model).eval().requires_grad_(False)
@@ -68,25 +74,31 @@ def freeze(
         if isinstance(module, DeformableAttention):
             module.sampling = deformable
     if precision == "fp16":
-        halve(frozen)
+        _halve(frozen)
     return FrozenDedos(frozen, score_dtype).eval()
 
 
-def _fold(model: Dedos | DenseClip, size_hw: tuple[int, int]) -> None:
-    trunk, patch = model.trunk, model.config.clip.patch
+def _fold(model: AnyModel, size_hw: tuple[int, int]) -> None:
+    seen_hw = size_hw
     if isinstance(model, Dedos):
         _fold_proxy(model)
     else:
-        size_hw = model.config.seen_hw(size_hw)
-    grid_hw = (size_hw[0] // patch, size_hw[1] // patch)
-    if isinstance(trunk.patch_embedding, PatchEmbedding):
-        trunk.patch_embedding = trunk.patch_embedding.folded()
-    if isinstance(trunk.position, PositionEmbedding):
-        trunk.position = trunk.position.frozen(grid_hw)
+        seen_hw = model.config.seen_hw(size_hw)
+    _fold_vit(model.trunk, seen_hw, model.config.clip.patch)
+    if isinstance(model, San):
+        _fold_vit(model.side, size_hw, SIDE_PATCH)
     for unit in [module for module in model.modules() if isinstance(module, ConvUnit)]:
         conv, norm = unit[0], unit[1]
         assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
         unit[0], unit[1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
+
+
+def _fold_vit(part: ClipTrunk | SideAdapter, seen_hw: tuple[int, int], patch: int) -> None:
+    """Fold preprocessing into the patch embedding of `part`, and its positions at one grid."""
+    if isinstance(part.patch_embedding, PatchEmbedding):
+        part.patch_embedding = part.patch_embedding.folded()
+    if isinstance(part.position, PositionEmbedding):
+        part.position = part.position.frozen((seen_hw[0] // patch, seen_hw[1] // patch))
 
 
 def _fold_proxy(model: Dedos) -> None:
@@ -97,7 +109,7 @@ def _fold_proxy(model: Dedos) -> None:
     model.proxy_queries = FrozenProxy(proxy)  # type: ignore[assignment]
 
 
-def halve(model: nn.Module) -> None:
+def _halve(model: nn.Module) -> None:
     """Turn the weights of Linear and convolution layers to half; see Note [Precision islands]."""
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.export.graph import check_ops, image_graph
-from dedos_deploy.model.peers import CatSeg, Peer, San, freeze_peer, load_peer
+from dedos_deploy.model import FrozenDedos, freeze
+from dedos_deploy.model.peers import CatSeg, Peer, San, load_peer
 from dedos_deploy.model.peers.cat_seg_weights import merged_corner
 from dedos_deploy.model.peers.san import pooled_maximum
 from dedos_deploy.spec import GraphSpec
@@ -86,7 +87,9 @@ def bounded(scores: Tensor) -> Tensor:
     return scores / scores.amax(0).clamp(min=1)
 
 
-def run(peer: Peer, image: Tensor, text: Tensor, valid: Tensor | None = None) -> Tensor:
+def run(
+    peer: Peer | FrozenDedos, image: Tensor, text: Tensor, valid: Tensor | None = None
+) -> Tensor:
     with torch.no_grad():
         scores: Tensor = peer(image, text, torch.ones(len(text)) if valid is None else valid)
     return scores
@@ -114,7 +117,7 @@ def test_words_above_one_keep_their_order(tmp_path: Path) -> None:
     with torch.no_grad():
         peer.mask_head.query[-1].bias.add_(0.5)
         peer.mask_head.pixel[-1].bias.add_(0.5)
-        peer.log_scale.fill_(0.5)  # every mask is of both words
+        peer.word_logits.log_scale.fill_(0.5)  # every mask is of both words
     for text in (words, words.flip(0)):  # of words made alike the first would win
         with torch.no_grad():
             evidence = peer.evidence(image, text, torch.ones(2))
@@ -184,7 +187,7 @@ def test_graph_of_every_target_computes_the_same(peer: Peer) -> None:
     import onnxruntime
 
     height, width = SIZES[name_of(peer)]
-    frozen = freeze_peer(shallow(peer), size_hw=(height, width))
+    frozen = freeze(shallow(peer), size_hw=(height, width))
     graph = image_graph(frozen, GraphSpec(height, width, TEXT_WIDTH))
     for target in ("cpu", "rtx", "trt"):
         check_ops(graph, target)  # type: ignore[arg-type]
@@ -201,7 +204,7 @@ def test_graph_of_every_target_computes_the_same(peer: Peer) -> None:
 
 def test_half_model_follows_the_float_model(peer: Peer) -> None:
     size_hw = SIZES[name_of(peer)]
-    frozen = freeze_peer(peer, size_hw=size_hw, precision="fp16")
+    frozen = freeze(peer, size_hw=size_hw, precision="fp16")
     halves = [one for one in frozen.parameters() if one.dtype == torch.float16]
     assert len(halves) > 20
     image, text = frames(1, size_hw), unit_rows(5, TEXT_WIDTH)
@@ -231,7 +234,7 @@ def test_size_that_does_not_fit(
 ) -> None:
     peer = load_peer(saved(golden(name)[0], tmp_path / "p.pth"), name)
     with pytest.raises(BadInputError, match=f"the nearest is {near}"):
-        freeze_peer(peer, size_hw=size_hw)
+        freeze(peer, size_hw=size_hw)
 
 
 # The files

@@ -7,10 +7,8 @@ published tensors; `benchmarks/peers.py` compares it with the authors' own modul
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import replace
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -22,48 +20,15 @@ from dedos_deploy.model.blocks import (
     resize_map,
 )
 from dedos_deploy.model.clip_trunk import ClipTrunk
-from dedos_deploy.model.peers.cost_volume import GRID, AggregationLayer, UpBlock
-from dedos_deploy.model.peers.pictures import checked_size, resized
+from dedos_deploy.model.peers.cost_volume import AggregationLayer, UpBlock
+from dedos_deploy.model.peers.pictures import resized
 from dedos_deploy.model.text_tower import TextTower
-from dedos_deploy.presets import Activation, ClipConfig
+from dedos_deploy.peer_configs import GRID, CatSegConfig
+from dedos_deploy.presets import Activation
 from dedos_deploy.spec import SCORE_STRIDE
 
 LIFTS = (2, 4)
 """How many times finer the decoder's two guidance maps are than CLIP's patches."""
-
-
-@dataclass(frozen=True)
-class CatSegConfig:
-    """Everything that decides the shape of a CAT-Seg.
-
-    clip: its CLIP, whose grid is that of the stored positions; size_hw: default network size;
-    layers, width: of the aggregation; guidance, text_guidance: channels of the projected picture and
-    words in it; lifted: channels of the two finer CLIP maps; decoder_guidance: the same, projected;
-    decoder: channels of the decoder's two steps.
-    """
-
-    preset: str
-    clip: ClipConfig
-    size_hw: tuple[int, int]
-    layers: int
-    width: int
-    guidance: int
-    text_guidance: int
-    lifted: tuple[int, int]
-    decoder_guidance: tuple[int, int]
-    decoder: tuple[int, int]
-
-    def check_size(self, size_hw: tuple[int, int]) -> tuple[int, int]:
-        """Return `size_hw` if the score map fits it; raises BadInputError naming the nearest."""
-        return checked_size(size_hw, SCORE_STRIDE, self.preset)
-
-    def clip_hw(self, size_hw: tuple[int, int]) -> tuple[int, int]:
-        """Return the size of CLIP's picture, the same for every network size."""
-        return GRID * self.clip.patch, GRID * self.clip.patch
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return asdict(self)
 
 
 class ValueBlock(nn.Module):
@@ -100,13 +65,19 @@ class Lift(nn.Module):
         return F.pixel_shuffle(map_from_tokens(self.linear(tokens), (GRID, GRID)), self.factor)
 
 
+class WordCosines(nn.Module):
+    """Projected patches [B, N, D] and text [K, D] -> cosines float32 [B, K, N]."""
+
+    def forward(self, tokens: Tensor, text: Tensor) -> Tensor:
+        return text.float() @ normalize(tokens).transpose(1, 2)
+
+
 class CatSeg(nn.Module):
     """CAT-Seg in the graph contract (`dedos_deploy.spec`); scores are independent sigmoids."""
 
     def __init__(self, config: CatSegConfig) -> None:
         super().__init__()
         self.config = config
-        self.score_dtype = torch.float32
         clip, width = config.clip, config.width
         self.taps = (clip.layers // 3 - 1, 2 * clip.layers // 3 - 1)
         self.trunk = ClipTrunk(replace(clip, layers=clip.layers - 1), ())
@@ -115,6 +86,7 @@ class CatSeg(nn.Module):
         self.lifts = nn.ModuleList(
             Lift(clip.width, out, factor) for out, factor in zip(config.lifted, LIFTS, strict=True)
         )
+        self.word_cosines = WordCosines()
         self.embed = nn.Conv2d(1, width, 7, padding=3)
         self.guide = nn.Conv2d(clip.text_width, config.guidance, 3, padding=1)
         self.guide_words = nn.Linear(clip.text_width, config.text_guidance)
@@ -143,7 +115,7 @@ class CatSeg(nn.Module):
         size_hw = (image.shape[1], image.shape[2])
         scores = self.logits(image, text, valid).float().sigmoid() * valid[:, None, None]
         score_hw = (size_hw[0] // SCORE_STRIDE, size_hw[1] // SCORE_STRIDE)
-        return resize_map(scores, score_hw).to(self.score_dtype)
+        return resize_map(scores, score_hw)
 
     def logits(self, image: Tensor, text: Tensor, valid: Tensor) -> Tensor:
         """Return the decoder's own maps, [B, K, 96, 96]."""
@@ -166,7 +138,7 @@ class CatSeg(nn.Module):
 
     def _clip(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return CLIP's projected patches [B, N, D], and its tokens [B, N, C] after two blocks."""
-        x = self.trunk.embed(resized(image, self.config.clip_hw((image.shape[1], image.shape[2]))))
+        x = self.trunk.embed(resized(image, self.config.seen_hw((image.shape[1], image.shape[2]))))
         taps: list[Tensor] = []
         for index, block in enumerate(self.trunk.blocks):
             x = block(x)
@@ -176,7 +148,7 @@ class CatSeg(nn.Module):
 
     def _volume(self, tokens: Tensor, text: Tensor) -> Tensor:
         """Return the lifted cosines [B, K, N, C]."""
-        cosine = text.float() @ normalize(tokens).transpose(1, 2)  # [B, K, N]
+        cosine = self.word_cosines(tokens, text)
         planes = cosine.to(tokens.dtype).reshape(-1, 1, GRID, GRID)
         lifted = self.embed(planes).flatten(2).transpose(1, 2)
         return lifted.reshape(len(tokens), -1, GRID * GRID, lifted.shape[-1])  # type: ignore[no-any-return]

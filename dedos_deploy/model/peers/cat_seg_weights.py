@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dedos_deploy.model.open_clip_weights import renamed
-from dedos_deploy.model.peers.cat_seg import LIFTS, CatSegConfig
+from dedos_deploy.model.peers.cat_seg import LIFTS
 from dedos_deploy.model.peers.clip_layout import (
     Shapes,
     block_shapes,
@@ -21,7 +21,8 @@ from dedos_deploy.model.peers.clip_layout import (
     under,
     visual_shapes,
 )
-from dedos_deploy.model.peers.cost_volume import GRID, WINDOW
+from dedos_deploy.model.peers.cost_volume import WINDOW
+from dedos_deploy.peer_configs import GRID, CatSegConfig
 
 _CLIP = "sem_seg_head.predictor.clip_model."
 _VISION = f"{_CLIP}visual.transformer.resblocks."

@@ -14,9 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dedos_deploy.model.blocks import MASKED, Gelu, LayerNorm, linear_attend, softmax
-
-GRID = 24
-"""Cells along each side of the cost volume, whatever the size of the picture."""
+from dedos_deploy.peer_configs import GRID
 
 WINDOW = 12
 HEADS = 4

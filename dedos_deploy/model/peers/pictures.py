@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from dedos_deploy.errors import BadInputError
 from dedos_deploy.model.blocks import resize_map
 
 
@@ -19,17 +18,3 @@ def resized(image: Tensor, size_hw: tuple[int, int]) -> Tensor:
     # The cast comes first: TensorRT refuses Transpose on uint8.
     planes = image.float().permute(0, 3, 1, 2)
     return resize_map(planes, size_hw).permute(0, 2, 3, 1)
-
-
-def checked_size(size_hw: tuple[int, int], step: int, name: str) -> tuple[int, int]:
-    """Return `size_hw` if both sides are positive multiples of `step`.
-
-    Raises BadInputError naming the nearest size that fits.
-    """
-    if all(side > 0 and side % step == 0 for side in size_hw):
-        return size_hw
-    near = tuple(max(step, round(side / step) * step) for side in size_hw)
-    raise BadInputError(
-        f"size {size_hw[0]}x{size_hw[1]} does not fit {name}, whose sides must be multiples of "
-        f"{step}; the nearest is {near[0]}x{near[1]}"
-    )

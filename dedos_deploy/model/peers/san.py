@@ -8,9 +8,7 @@ authors' own module.
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -28,56 +26,15 @@ from dedos_deploy.model.blocks import (
     tokens_from_map,
 )
 from dedos_deploy.model.clip_trunk import ClipTrunk, PatchEmbedding, PositionEmbedding
-from dedos_deploy.model.peers.pictures import checked_size, resized
+from dedos_deploy.model.peers.pictures import resized
 from dedos_deploy.model.text_tower import TextTower
-from dedos_deploy.presets import ClipConfig
+from dedos_deploy.peer_configs import SIDE_HEADS, SIDE_PATCH, SanConfig
 from dedos_deploy.spec import SCORE_STRIDE
 
-SIDE_PATCH = 16
-SIDE_HEADS = 6
 FUSIONS = 4
 """CLIP's tokens are added before the side adapter's first block and after its first three."""
 
 _TIMM_EPS = 1e-6
-
-
-@dataclass(frozen=True)
-class SanConfig:
-    """Everything that decides the shape of a SAN.
-
-    clip: its CLIP, whose grid is that of the stored positions; split: CLIP blocks before the attention
-    bias begins; clip_scale: CLIP's picture over the network size, as numerator and denominator;
-    size_hw: default network size; side_grid: side of the side adapter's stored positions;
-    embed_width: channels of the product between query and pixel; head_width: inside its MLPs.
-    """
-
-    preset: str
-    clip: ClipConfig
-    size_hw: tuple[int, int]
-    split: int
-    clip_scale: tuple[int, int]
-    queries: int
-    side_width: int
-    side_layers: int
-    side_grid: int
-    embed_width: int
-    head_width: int
-
-    def check_size(self, size_hw: tuple[int, int]) -> tuple[int, int]:
-        """Return `size_hw` if both patch grids fit it; raises BadInputError naming the nearest."""
-        numerator, denominator = self.clip_scale
-        step = math.lcm(SIDE_PATCH, self.clip.patch * denominator // numerator)
-        return checked_size(size_hw, step, self.preset)
-
-    def clip_hw(self, size_hw: tuple[int, int]) -> tuple[int, int]:
-        """Return the size of CLIP's picture."""
-        numerator, denominator = self.clip_scale
-        height, width = size_hw
-        return height * numerator // denominator, width * numerator // denominator
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return asdict(self)
 
 
 class Fusion(nn.Module):
@@ -184,6 +141,24 @@ class MaskHead(nn.Module):
         return masks, keys @ self.bias_pixel(pixels).transpose(1, 2) + offset
 
 
+class MaskLogits(nn.Module):
+    """Unit mask embeddings [B, Q, D] and text [K, D] -> logits float32 [B, Q, K + 1].
+
+    The last is of one learned background; padding gets MASKED.
+    """
+
+    def __init__(self, text_width: int) -> None:
+        super().__init__()
+        self.background = nn.Parameter(torch.randn(1, text_width) * text_width**-0.5)
+        self.log_scale = nn.Parameter(torch.tensor(100.0).log())
+
+    def forward(self, embedding: Tensor, text: Tensor, valid: Tensor) -> Tensor:
+        rows = torch.cat([text.float(), normalize(self.background)])
+        used = torch.cat([valid, valid.new_ones(1)])
+        cosine = embedding @ rows.t()
+        return cosine * self.log_scale.float().exp() + (1 - used) * MASKED
+
+
 class San(nn.Module):
     """SAN in the graph contract (`dedos_deploy.spec`).
 
@@ -197,14 +172,12 @@ class San(nn.Module):
     def __init__(self, config: SanConfig) -> None:
         super().__init__()
         self.config = config
-        self.score_dtype = torch.float32
         clip = config.clip
         self.trunk = ClipTrunk(clip, ())
         self.text_tower = TextTower(clip.text, clip.text_width, clip.activation)
         self.side = SideAdapter(config)
         self.mask_head = MaskHead(config)
-        self.background = nn.Parameter(torch.randn(1, clip.text_width) * clip.text_width**-0.5)
-        self.log_scale = nn.Parameter(torch.tensor(100.0).log())
+        self.word_logits = MaskLogits(clip.text_width)
         own = (1 - torch.eye(config.queries, config.queries + 1)) * MASKED
         self.register_buffer("apart", own, persistent=False)
 
@@ -215,12 +188,12 @@ class San(nn.Module):
     def forward(self, image: Tensor, text: Tensor, valid: Tensor) -> Tensor:
         evidence = self.evidence(image, text, valid)
         largest = evidence.amax(1, keepdim=True)
-        return (evidence / largest.clamp(min=1.0)).to(self.score_dtype)
+        return evidence / largest.clamp(min=1.0)
 
     def evidence(self, image: Tensor, text: Tensor, valid: Tensor) -> Tensor:
         """Return the sums over masks, at least 0 and 0 for padding, [B, K, H // 4, W // 4]."""
         batch, height, width, _ = image.shape
-        clip_hw = self.config.clip_hw((height, width))
+        clip_hw = self.config.seen_hw((height, width))
         tap_hw = (clip_hw[0] // self.config.clip.patch, clip_hw[1] // self.config.clip.patch)
         grid_hw = (height // SIDE_PATCH, width // SIDE_PATCH)
         tokens, taps = self._early(resized(image, clip_hw))
@@ -228,7 +201,9 @@ class San(nn.Module):
         mask_logits, bias = self.mask_head(query, pixels)
         pooled = pooled_maximum(bias.reshape(batch, -1, *grid_hw), tap_hw)
         pooled = pooled.reshape(batch, self.config.clip.heads, self.config.queries, -1)
-        classes = self._classes(self._recognised(tokens, pooled), text, valid)
+        recognised = self._recognised(tokens, pooled)
+        logits: Tensor = self.word_logits(recognised, text, valid)
+        classes = logits.softmax(-1)[..., :-1] * valid  # The background has no score.
         score_hw = (height // SCORE_STRIDE, width // SCORE_STRIDE)
         masks = resize_map(mask_logits.reshape(batch, -1, *grid_hw), score_hw)
         shares = masks.float().sigmoid().to(masks.dtype).flatten(2)
@@ -269,13 +244,6 @@ class San(nn.Module):
         seen = bias.new_zeros((1 + patches, 1 + patches))
         plain = torch.cat([hidden, seen], dim=-1).expand(batch, heads, -1, -1)
         return torch.cat([copies, plain], dim=2)
-
-    def _classes(self, embedding: Tensor, text: Tensor, valid: Tensor) -> Tensor:
-        """Return each valid word's share of each mask, [B, Q, K] in float32."""
-        rows = torch.cat([text.float(), normalize(self.background)])
-        used = torch.cat([valid, valid.new_ones(1)])
-        logits = embedding @ rows.t() * self.log_scale.float().exp() + (1 - used) * MASKED
-        return logits.softmax(-1)[..., :-1] * valid
 
 
 def _first_tokens(block: TransformerBlock, x: Tensor, bias: Tensor, count: int) -> Tensor:

@@ -19,7 +19,8 @@ from dedos_deploy.model.peers.clip_layout import (
     under,
     visual_shapes,
 )
-from dedos_deploy.model.peers.san import FUSIONS, SIDE_PATCH, SanConfig
+from dedos_deploy.model.peers.san import FUSIONS
+from dedos_deploy.peer_configs import SIDE_PATCH, SanConfig
 
 _EARLY = "clip_visual_extractor."
 _LATE = "clip_rec_head."
@@ -143,8 +144,8 @@ def converted(tensors: dict[str, Tensor], config: SanConfig) -> dict[str, Tensor
     background, scale = clip.pop("bg_embed"), clip.pop("logit_scale")
     return {
         **renamed(clip),
-        "background": background,
-        "log_scale": scale,
+        "word_logits.background": background,
+        "word_logits.log_scale": scale,
         **_side_adapter(side, config),
         **_mask_head(side, config),
     }

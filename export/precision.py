@@ -68,7 +68,7 @@ def check_precision(model: onnx.ModelProto, precision: Precision) -> PrecisionRe
     """Return the counts of a graph whose types are as `precision` promises.
 
     Raises EngineError naming the first node that is not: a half LayerNorm, softmax, normaliser or
-    logit scale, a large float32 weight in an fp16 graph, anything half in an fp32 one, or a graph
+    logit scale, a large float32 weight in an fp16 graph other than rows of words, anything half in an fp32 one, or a graph
     whose LayerNorm was taken apart.
     """
     types = tensor_types(model)
@@ -84,7 +84,7 @@ def check_precision(model: onnx.ModelProto, precision: Precision) -> PrecisionRe
             islands[LOGITS] += _check_island(node, types)
         if node.op_type in WEIGHT_OPS:
             for tensor in (weights[name] for name in node.input if name in weights):
-                if len(tensor.dims) >= 2:
+                if len(tensor.dims) >= 2 and not _makes_logits(node):
                     _check_weight(node, tensor, precision)
                     weight_types[tensor.data_type] += 1
     if not islands["LayerNormalization"]:

@@ -66,7 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     frame.add_argument(
         "--random-weights",
         action="store_true",
-        help="export --preset with random weights for the time of the measurement",
+        help="export --preset with random weights for the time of the measurement; the peak memory is "
+        "then that of the export",
     )
     frame.add_argument(
         "--size",

@@ -13,6 +13,8 @@ import dedos_deploy
 
 MODULES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 TORCH = {"load", "save"}
+PUBLISHED = Path("model", "peers", "checkpoints.py")
+"""Reads what others published as .pth, which only torch can, and lets it make tensors only."""
 
 
 def sources() -> list[Path]:
@@ -48,8 +50,22 @@ def test_the_package_never_pickles() -> None:
         f"{path}:{line}: {name}"
         for path in files
         for line, name in pickles(ast.parse(path.read_text(encoding="utf-8")))
+        if path.parts[-3:] != PUBLISHED.parts
     ]
     assert found == []
+
+
+def test_published_checkpoints_are_read_by_the_restricted_unpickler_only() -> None:
+    (path,) = (path for path in sources() if path.parts[-3:] == PUBLISHED.parts)
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert [name for _, name in pickles(tree)] == ["torch.load"]
+    (call,) = (
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load"
+    )
+    given = {word.arg: ast.unparse(word.value) for word in call.keywords}
+    assert given["weights_only"] == "True"
 
 
 @pytest.mark.parametrize(

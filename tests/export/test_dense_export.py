@@ -28,6 +28,8 @@ open_clip = pytest.importorskip("open_clip")
 
 SIDE = 48
 WORDS = "road,car,sky,tree,person"
+WIDTH = 160
+"""26 null rows of it are a large weight, which stays float32 in every graph."""
 TEXT = {"context_length": 24, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
 
 
@@ -39,14 +41,14 @@ def architecture(*, patch: int = 8, width: int = 24, layers: int = 4, quick: boo
         "layers": layers,
         "head_width": 8,
     }
-    return {"embed_dim": 20, "vision_cfg": vision, "text_cfg": TEXT, "quick_gelu": quick}
+    return {"embed_dim": WIDTH, "vision_cfg": vision, "text_cfg": TEXT, "quick_gelu": quick}
 
 
 def config(activation: presets.Activation = "quick_gelu") -> DenseConfig:
     quick = activation == "quick_gelu"
     name = "tiny-quickgelu" if quick else "tiny"
     text = TextTowerConfig(16, 1, 2, context_length=24)
-    clip = ClipConfig(name, 8, 24, 4, 3, grid=4, text_width=20, text=text, activation=activation)
+    clip = ClipConfig(name, 8, 24, 4, 3, grid=4, text_width=WIDTH, text=text, activation=activation)
     preset = "dense-tiny" if quick else "dense-tiny-gelu"
     return DenseConfig(preset, clip, (SIDE, 64), sc_clip_head(4))
 
@@ -126,7 +128,7 @@ def test_its_graph_holds_the_null_rows_of_its_own_text_tower(bundle: Path) -> No
     try:
         graph = onnx.load(parts.bundle.path("model.onnx")).graph
         nulls = parts.encode(STUFF_WORDS)
-        held = [onnx.numpy_helper.to_array(t) for t in graph.initializer if t.dims == [26, 20]]
+        held = [onnx.numpy_helper.to_array(t) for t in graph.initializer if t.dims == [26, WIDTH]]
         np.testing.assert_allclose(held[0], nulls, atol=1e-5)
         # A list of one word does not get every pixel: the null rows have their shares.
         image = np.zeros((1, SIDE, 64, 3), np.uint8)

@@ -32,6 +32,7 @@ from dedos_deploy.export.graph import save_graph
 from dedos_deploy.export.int8_judge import Judge
 from dedos_deploy.export.int8_labels import LabelMeasure
 from dedos_deploy.model import FrozenDedos
+from dedos_deploy.pictures import Picture
 from dedos_deploy.progress import Progress
 from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
 from dedos_deploy.spec import GraphSpec, Target
@@ -42,7 +43,6 @@ CHECKED_OF = 8
 SENSITIVITY_FRAMES = 8
 
 Rows = NDArray[np.float32]
-Picture = NDArray[np.uint8]
 Factors = dict[str, NDArray[np.float32]]
 Ranges = dict[str, list[tuple[float, float]]]
 """Per site, for each of its runs: range of the activation, and of the result where it has one."""
@@ -332,6 +332,3 @@ def _copied(model: onnx.ModelProto) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     return copy
-
-
-__all__ = ["FloatGraphs", "Int8Graph", "Int8Report", "int8_graph"]

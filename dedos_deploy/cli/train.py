@@ -17,7 +17,8 @@ from dedos_deploy.training.options import TRAIN_OPTIONS
 
 if TYPE_CHECKING:
     from dedos_deploy.evaluation.result import EvaluationResult
-    from dedos_deploy.training.loop import StepReport, Trainer
+    from dedos_deploy.training.logs import StepReport
+    from dedos_deploy.training.loop import Trainer
 
 VERBS = {
     "calibrate-bank": "train_bank",

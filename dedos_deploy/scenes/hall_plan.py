@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from dedos_deploy.scenes import hall_things, nature
+from dedos_deploy.scenes import hall_things, nature, street_things
 from dedos_deploy.scenes.actors import Actor
 from dedos_deploy.scenes.canvas import Canvas, Light
 from dedos_deploy.scenes.hall import ID, HallScene, Room
@@ -289,7 +289,7 @@ def _standing(
     elif what == "plant":
         nature.draw_plant(canvas, s, z, seed, ID["plant"])
     else:
-        hall_things.draw_bin(canvas, s, z, seed, ID["trash can"])
+        street_things.draw_bin(canvas, s, z, seed, ID["trash can"])
 
 
 def _structure(

@@ -8,22 +8,6 @@ from dataclasses import dataclass
 
 from dedos_deploy.scenes.canvas import Canvas, Colour, Point
 from dedos_deploy.scenes.solids import Frame, draw_box, draw_boxes
-from dedos_deploy.scenes.street_things import draw_bin
-
-__all__ = [
-    "Panel",
-    "draw_bin",
-    "draw_cabinet",
-    "draw_chair",
-    "draw_on_wall",
-    "draw_pillar",
-    "draw_railing",
-    "draw_rug",
-    "draw_sofa",
-    "draw_stairs",
-    "draw_table",
-    "draw_vending_machine",
-]
 
 WOODS: tuple[Colour, ...] = (
     (70, 105, 150),

@@ -20,6 +20,7 @@ from dedos_deploy.cli.train import main
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.model import build_model, load_checkpoint
 from dedos_deploy.presets import get_preset
+from dedos_deploy.progress import Progress
 from dedos_deploy.training.folders import LabelFolder, open_folder
 from dedos_deploy.training.pretraining import teacher_features as features
 from dedos_deploy.training.pretraining import trunk_patches as patches
@@ -238,6 +239,19 @@ def test_the_trunk_learns_and_nothing_else_changes(
     assert changed == {"trunk"}
 
 
+class Steps(Progress):
+    """Keeps the steps it is told of, and sends Ctrl-C to this process at one of them."""
+
+    def __init__(self, last: str = "") -> None:
+        self.told: list[str] = []
+        self._last = last
+
+    def reached(self, fraction: float, text: str) -> None:
+        self.told.append(text.split(", ")[1])
+        if self.told[-1] == self._last:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
 def test_an_interrupted_trunk_ends_as_the_uninterrupted_one(
     store: features.FeatureStore, folder: LabelFolder, tmp_path: Path
 ) -> None:
@@ -250,10 +264,7 @@ def test_an_interrupted_trunk_ends_as_the_uninterrupted_one(
         stream = patches.PatchStream([folder], ITEMS, store, settings, 16)
         return TrunkDistillation(build_model(get_preset("nano"), seed=seed), store, stream)
 
-    def stop(part: float, note: str) -> None:
-        if note.startswith("step 2,"):
-            os.kill(os.getpid(), signal.SIGINT)
-
+    steps, stop = Steps(), Steps("step 2")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     distillation().run(whole, {})
     with pytest.raises(KeyboardInterrupt):
@@ -261,9 +272,8 @@ def test_an_interrupted_trunk_ends_as_the_uninterrupted_one(
     assert load_checkpoint(parts / "start.safetensors", preset="nano")[1]["step"] == 2
     with pytest.raises(BadInputError, match="other settings or data"):
         distillation(seed=1).run(parts, {}, resume=True)
-    notes: list[str] = []
-    distillation().run(parts, {}, lambda _, note: notes.append(note.split(",")[0]), resume=True)
-    assert notes == ["step 3", "step 4"]
+    distillation().run(parts, {}, steps, resume=True)
+    assert steps.told == ["step 3", "step 4"]
     for name in ("start.safetensors", "state.safetensors"):
         one, two = load_file(whole / name), load_file(parts / name)
         assert all(torch.equal(one[key], two[key]) for key in one)

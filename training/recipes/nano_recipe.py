@@ -22,9 +22,11 @@ import torch
 from dedos_deploy.errors import DedosError
 from dedos_deploy.evaluation.result import EvaluationResult
 from dedos_deploy.interrupts import EXIT_INTERRUPTED
+from dedos_deploy.progress import Progress
 from dedos_deploy.scenes import class_names, render_image
 from dedos_deploy.threads import usable_threads
-from dedos_deploy.training.loop import StepReport, Trainer
+from dedos_deploy.training.logs import StepReport
+from dedos_deploy.training.loop import Trainer
 from dedos_deploy.training.pretraining.diffusion_settings import NanoSettings
 from dedos_deploy.training.pretraining.pseudo_labels import (
     LabelRules,
@@ -80,13 +82,12 @@ FINE: Mapping[str, Any] = {
 """How a trained model goes on: larger pictures, rare words weighed more, smaller steps."""
 
 
-class Lines:
-    """Says on the log what runs and how far it is."""
+class Lines(Progress):
+    """Says on the log what runs and how far training is."""
 
-    def on_part(self, title: str) -> None:
-        _LOG.info("%s", title)
-
-    def on_progress(self, part: float, note: str) -> None: ...
+    def begin(self, number: int, count: int, what: str) -> None:
+        """Say what starts."""
+        _LOG.info("[%d/%d] %s", number, count, what)
 
     def on_step(self, report: StepReport) -> None:
         if report.step % LOG_EVERY == 0:
@@ -194,7 +195,7 @@ class Recipe:
                 threads=self.threads,
             )
             resume = (folder / "state.safetensors").is_file()
-            distil_trunk(asked, TrunkSettings(minutes=minutes), observer=Lines(), resume=resume)
+            distil_trunk(asked, TrunkSettings(minutes=minutes), progress=Lines(), resume=resume)
         return folder / "start.safetensors"
 
     def make_diffusion(self, shares: dict[str, float], start: Path, minutes: float) -> Path:
@@ -204,7 +205,7 @@ class Recipe:
             parts = {name: min(share, 1.0) for name, share in shares.items()}
             settings = NanoSettings(minutes=minutes, text=str(start), threads=self.threads)
             resume = (folder / "vae_state.safetensors").is_file()
-            pretrain_diffusion(self.data(parts), settings, folder, resume=resume, observer=Lines())
+            pretrain_diffusion(self.data(parts), settings, folder, resume=resume, progress=Lines())
         return folder
 
     def train(

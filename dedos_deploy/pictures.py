@@ -16,7 +16,7 @@ from dedos_deploy.picture_sizes import MOST_PIXELS, stated_pixels
 Picture = NDArray[np.uint8]
 """uint8 [H, W, 3] BGR."""
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """Of the pictures that are looked for in a folder."""
 
 

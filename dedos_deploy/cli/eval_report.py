@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+from dedos_deploy.cli._eval_text import columns_text, result_text
 from dedos_deploy.cli._main import EXIT_OK
 
 _EPILOG = """\
@@ -40,7 +41,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Read, write the report, and return the exit code."""
-    from dedos_deploy.cli.eval import columns_text, result_text
     from dedos_deploy.errors import BadInputError
     from dedos_deploy.evaluation.batch import read_sections, report_of
     from dedos_deploy.evaluation.report import summary_rows, write_report

@@ -8,6 +8,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from dedos_deploy.cli._eval_text import columns_text
 from dedos_deploy.cli._main import EXIT_OK
 from dedos_deploy.cli._progress import ProgressLines
 
@@ -65,7 +66,6 @@ def build_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Calibrate, show, write, and return the exit code."""
     from dedos_deploy.bundle.edit import check_changeable, set_thresholds
-    from dedos_deploy.cli.eval import columns_text
     from dedos_deploy.evaluation.calibrate import calibrate_thresholds
     from dedos_deploy.evaluation.thresholds import mean_iou
     from dedos_deploy.vocabulary import typed_vocabulary

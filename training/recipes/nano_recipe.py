@@ -55,6 +55,9 @@ from dedos_deploy.training.settings import settings_for
 CONFIDENCE, LOOKED_AT_PX, OVERLAYS = 0.8, 641, 12
 """How sure a teacher must be, the longest side that it looks at, and pictures in overlays.png."""
 
+VAL_SCENES = 40
+"""Scenes of each kind that nothing learns from."""
+
 LOG_EVERY = 50
 """Steps of training between two lines of the log."""
 
@@ -249,8 +252,8 @@ class Recipe:
 
 
 def write_scenes(kind: str, folder: Path, count: int) -> None:
-    """Write `count` training and 40 validation pictures of procedural scenes as a label folder."""
-    for split, number, first_seed in (("train", count, 0), ("val", 40, 100_000)):
+    """Write `count` pictures of procedural scenes, and VAL_SCENES others, as a label folder."""
+    for split, number, first_seed in (("train", count, 0), ("val", VAL_SCENES, 100_000)):
         for part in ("images", "labels"):
             (folder / part / split).mkdir(parents=True, exist_ok=True)
         for index in range(number):

@@ -59,10 +59,10 @@ class CalibrationFrames:
     """uint8 [H0, W0, 3] BGR each, at the network size, in order of time."""
 
     data_sha256: str
-    """Hash of their pixels, whatever their order."""
+    """Hash of the frames' pixels, whatever their order."""
 
     source: str
-    """Where they came from, without credentials."""
+    """Where the frames came from, without credentials."""
 
     skipped: tuple[SkippedFrame, ...] = ()
     """What was looked at and not usable."""

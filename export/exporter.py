@@ -54,7 +54,7 @@ class _Graph:
     frozen: FrozenDedos
     model: onnx.ModelProto
     kind: Precision
-    """Its precision."""
+    """Precision of the graph."""
     precision: PrecisionReport
     fused: int
     """Number of attention blocks rewritten."""
@@ -67,7 +67,7 @@ class _Calibration:
     options: Int8Options
     frames: CalibrationFrames
     labels: EvaluationData | None
-    """What the verdict measures on, None for agreement of labels."""
+    """Labelled images that the verdict measures on, None for agreement of labels."""
 
 
 def export_bundle(

@@ -53,15 +53,15 @@ class Int8Report:
     """How INT8 came about."""
 
     frames: int
-    """Number that calibrated."""
+    """Number of frames that calibrated."""
     checked: int
-    """Number that checked what the others calibrated."""
+    """Number of frames that checked what the others calibrated."""
     skipped: str
-    """What was looked at and not usable, in words."""
+    """Frames that were looked at and not usable, in words."""
     source: str
     """Where the frames came from, without credentials."""
     table_sha256: str
-    """Of the calibration table's key."""
+    """Hash of the calibration table's key."""
     smoothed: int
     """Layers whose outliers were moved."""
     sensitivity: Sensitivity
@@ -89,9 +89,9 @@ class Int8Graph:
     model: onnx.ModelProto
     """The graph for the target."""
     table: CalibrationTable
-    """What its ranges come from."""
+    """Ranges of the activations."""
     report: Int8Report
-    """How it came about."""
+    """How the graph came about."""
     checking: list[Picture]
     """The frames that did not calibrate, uint8 [H0, W0, 3]."""
 

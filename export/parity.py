@@ -55,7 +55,7 @@ class ParityReport:
     precision: str
     min_agreement: float
     agreement: float
-    """Of all pixels of the worst case."""
+    """Part of all pixels of the worst case that have the same label."""
     max_abs: float
     """Largest difference of scores."""
     finite: bool

@@ -27,16 +27,16 @@ class FillReport:
     """What came of a pass."""
 
     images: int
-    """Asked for."""
+    """Images asked for."""
 
     there: int
-    """Of these, stored before."""
+    """Images asked for that were stored before the pass."""
 
     bytes: int
-    """Of all stored images of this diffusion."""
+    """Bytes of all stored images of this diffusion."""
 
     stored: int
-    """Their number."""
+    """Number of all stored images of this diffusion."""
 
     counts: CacheCounts
     """What was computed, and the seconds it took."""

@@ -44,7 +44,7 @@ class Pictures:
     model sees images later."""
 
     captions: tuple[str, ...]
-    """One a picture, "" where nothing is known about it."""
+    """Caption of each picture, "" where nothing is known about it."""
 
     credits: tuple[str, ...]
     """What the licences of the sources ask to name."""

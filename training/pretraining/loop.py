@@ -77,7 +77,7 @@ class StateFile:
     """What both parts of a run must have in common, as text: settings and data."""
 
     data: str = "data"
-    """What the data are called where another recipe is refused."""
+    """What the data is called where another recipe is refused."""
 
     def damaged(self, reason: str) -> BadInputError:
         """Return the refusal of a file that cannot be used."""
@@ -117,7 +117,7 @@ class LoopReport:
     """Part of the run that is over, [0, 1]."""
 
     elapsed_s: float
-    """Of all parts of the run together."""
+    """Seconds of all parts of the run together."""
 
 
 Model = TypeVar("Model", bound=nn.Module)

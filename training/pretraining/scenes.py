@@ -74,7 +74,7 @@ class Caption:
     """The sentence."""
 
     words: tuple[int, ...]
-    """Indices into WORDS of those it names."""
+    """Indices into WORDS of what the sentence names."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +88,7 @@ class SceneSet:
     """uint8 [N, H, W], index into WORDS, every pixel has one."""
 
     seed: int
-    """Of the set; the same seed and count give the same set everywhere."""
+    """The same seed and count give the same set everywhere."""
 
     def __len__(self) -> int:
         return len(self.images)

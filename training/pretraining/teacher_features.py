@@ -54,10 +54,10 @@ class FeatureLayer:
     """`net.middle` or `net.late`."""
 
     tensor: str
-    """Its name in the graph."""
+    """The activation's name in the graph."""
 
     late: bool
-    """Whether it is the one the classifier reads."""
+    """Whether the classifier reads this activation."""
 
     stride: int
     offset: float

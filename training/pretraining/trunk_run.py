@@ -48,7 +48,7 @@ class TrunkRun:
     """Label folders as `open_data` takes them."""
 
     teachers: tuple[Path, ...]
-    """ONNX nets."""
+    """ONNX nets whose activations are learned."""
 
     output: Path
     features: Path
@@ -56,19 +56,19 @@ class TrunkRun:
 
     preset: str = "nano"
     text_tower: Path | None = None
-    """Where the words come from: a file of `dedos-train text`."""
+    """File of `dedos-train text` that the words come from."""
 
     init: Path | None = None
-    """Where they come from otherwise: a checkpoint whose trunk is taken, too."""
+    """Checkpoint that the words and the trunk come from, without `text_tower`."""
 
     detail: Path | None = None
     """ONNX net whose weights the pretrained detail branch takes."""
 
     channels: tuple[int, int] = (32, 64)
-    """Whitened ones of a middle and a late layer."""
+    """Whitened channels of a middle and of a late layer."""
 
     probes: tuple[str, ...] = ()
-    """Label folders with splits train and val."""
+    """Label folders with splits train and val to probe on."""
 
     threads: int = 1
 

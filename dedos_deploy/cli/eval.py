@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dedos_deploy.cli._eval_text import columns_text, comparison_text, result_text
-from dedos_deploy.cli._main import EXIT_OK, run_verb
+from dedos_deploy.cli._main import EXIT_OK, command_parser, run_verb
 from dedos_deploy.cli._options import typed
 from dedos_deploy.cli._progress import ProgressLines
 from dedos_deploy.errors import BadInputError
@@ -68,12 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of dedos-eval."""
-    parser = argparse.ArgumentParser(
-        prog="dedos-eval",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("dedos-eval", _DESCRIPTION, _EPILOG)
     _add_subjects(parser.add_argument_group("what is measured"))
     _add_data(parser.add_argument_group("on what"))
     _add_text(parser.add_argument_group("what is asked for"))

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from dedos_deploy.cli._eval_text import columns_text, result_text
-from dedos_deploy.cli._main import EXIT_OK
+from dedos_deploy.cli._main import EXIT_OK, command_parser
 
 _EPILOG = """\
 examples:
@@ -20,11 +20,10 @@ examples:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `dedos-eval report`."""
-    parser = argparse.ArgumentParser(
-        prog="dedos-eval report",
-        description="Write one report of evaluations that dedos-eval --output kept.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        "dedos-eval report",
+        "Write one report of evaluations that dedos-eval --output kept.",
+        _EPILOG,
     )
     parser.add_argument("folder", type=Path, nargs="+", help="--output of an evaluation")
     parser.add_argument(

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from dedos_deploy.cli._eval_text import columns_text
-from dedos_deploy.cli._main import EXIT_OK
+from dedos_deploy.cli._main import EXIT_OK, command_parser
 from dedos_deploy.cli._progress import ProgressLines
 
 _DESCRIPTION = """\
@@ -30,12 +30,7 @@ examples:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `dedos-eval calibrate-thresholds`."""
-    parser = argparse.ArgumentParser(
-        prog="dedos-eval calibrate-thresholds",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("dedos-eval calibrate-thresholds", _DESCRIPTION, _EPILOG)
     parser.add_argument("--bundle", required=True, help="bundle folder, .dedos file, or demo")
     parser.add_argument("--data", required=True, metavar="FOLDER", help="labelled folder")
     parser.add_argument("--split", default="val", help="split of the data set (default: val)")

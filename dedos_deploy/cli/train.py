@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dedos_deploy.cli._main import EXIT_OK, run_verb
+from dedos_deploy.cli._main import EXIT_OK, command_parser, run_verb
 from dedos_deploy.cli._options import add_options, fields_of
 from dedos_deploy.errors import package_folder
 from dedos_deploy.training.options import TRAIN_OPTIONS
@@ -67,12 +67,7 @@ further commands, each with its own --help:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `dedos-train`."""
-    parser = argparse.ArgumentParser(
-        prog="dedos-train",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("dedos-train", _DESCRIPTION, _EPILOG)
     add_arguments(parser)
     return parser
 

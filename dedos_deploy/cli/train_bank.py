@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dedos_deploy.cli._main import EXIT_OK, run_command
+from dedos_deploy.cli._main import EXIT_OK, command_parser, run_command
 from dedos_deploy.cli._progress import ProgressLines
 from dedos_deploy.errors import BadInputError, require
 
@@ -38,12 +38,7 @@ examples:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `dedos-train calibrate-bank`."""
-    parser = argparse.ArgumentParser(
-        prog="dedos-train calibrate-bank",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("dedos-train calibrate-bank", _DESCRIPTION, _EPILOG)
     add_arguments(parser)
     return parser
 

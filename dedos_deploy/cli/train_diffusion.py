@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dedos_deploy.cli._main import EXIT_OK, run_command
+from dedos_deploy.cli._main import EXIT_OK, command_parser, run_command
 from dedos_deploy.cli._options import add_options, fields_of
 from dedos_deploy.cli._progress import ProgressLines
 from dedos_deploy.errors import require
@@ -43,12 +43,7 @@ samples.png: original, decoded, drawn from noise) and report.json. Ctrl-C saves 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `dedos-train diffusion`."""
-    parser = argparse.ArgumentParser(
-        prog="dedos-train diffusion",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("dedos-train diffusion", _DESCRIPTION, _EPILOG)
     add_arguments(parser)
     return parser
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dedos_deploy.cli._main import EXIT_OK, run_command
+from dedos_deploy.cli._main import EXIT_OK, command_parser, run_command
 from dedos_deploy.cli._options import add_options, fields_of
 from dedos_deploy.cli._progress import ProgressLines
 from dedos_deploy.errors import BadInputError, require
@@ -41,12 +41,7 @@ The output folder gets start.safetensors, features/, log.jsonl and report.json; 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `dedos-train trunk`."""
-    parser = argparse.ArgumentParser(
-        prog="dedos-train trunk",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("dedos-train trunk", _DESCRIPTION, _EPILOG)
     add_arguments(parser)
     return parser
 

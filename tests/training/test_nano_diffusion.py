@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from micro import Write, micro_config
+from numpy.typing import NDArray
 
 from dedos_deploy.cli.train_diffusion import main
 from dedos_deploy.errors import BadInputError
@@ -35,7 +36,6 @@ from dedos_deploy.training.pretraining.unet import (
 from dedos_deploy.training.pretraining.vae import (
     VaeSettings,
     build_vae,
-    images_from_pixels,
     pixels_from_images,
     psnr_db,
     pyramid_distance,
@@ -69,6 +69,12 @@ class Interrupting(Progress):
         if self._current == self._title and fraction > 0.4:
             self._current = ""
             os.kill(os.getpid(), signal.SIGINT)
+
+
+def images_from_pixels(pixels: torch.Tensor) -> NDArray[np.uint8]:
+    """Return uint8 BGR [B, H, W, 3] of float RGB [B, 3, H, W]; values outside [-1, 1] saturate."""
+    scaled = ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return np.ascontiguousarray(scaled.permute(0, 2, 3, 1).flip(-1).cpu().numpy())
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -128,7 +128,7 @@ LossOf = Callable[[int], tuple[Tensor, dict[str, float]]]
 Observe = Callable[[LoopReport], None]
 
 
-def shown(progress: Progress) -> Observe:
+def telling(progress: Progress) -> Observe:
     """Return what tells `progress` of every step."""
     return lambda report: progress.reached(
         report.progress,

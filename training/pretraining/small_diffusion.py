@@ -24,6 +24,7 @@ from dedos_deploy.errors import BadInputError, require
 from dedos_deploy.progress import QUIET, Progress, Stages
 from dedos_deploy.threads import usable_threads
 from dedos_deploy.training.diffusion.files import EMPTY_PROMPT
+from dedos_deploy.training.distributed import choose_device
 from dedos_deploy.training.pretraining.captions import EMPTY_ROW, Prompts, embed_captions, mirrored
 from dedos_deploy.training.pretraining.diffusion_folder import (
     INDEX,
@@ -46,7 +47,7 @@ from dedos_deploy.training.pretraining.loop import (
     PretrainingLoop,
     StateFile,
     cosine,
-    shown,
+    telling,
 )
 from dedos_deploy.training.pretraining.unet import (
     build_network_optimizer,
@@ -293,7 +294,7 @@ class _Pretraining:
                 "time; give more --minutes or fewer pictures"
             )
         with self.stages.stage(f"training the {loop.settings.name}") as progress:
-            loop.run(loss_of, shown(progress))
+            loop.run(loss_of, telling(progress))
         self.seconds[name] = loop.elapsed_s
 
     def _write_networks(
@@ -316,18 +317,6 @@ class _Pretraining:
 def _go_on(loop: PretrainingLoop[Network]) -> None:
     if loop.state is not None and loop.state.path.exists():
         loop.resume()
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device that `name`, auto, cpu or cuda, means here.
-
-    Raises BadInputError for cuda where torch finds none.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise BadInputError(
-            "torch finds no CUDA device; use --device cpu or install its CUDA build"
-        )
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def held_out(count: int) -> NDArray[np.int64]:

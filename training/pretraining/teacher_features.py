@@ -26,6 +26,7 @@ from dedos_deploy.files import read_regular, write_atomically
 from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.threads import usable_threads
 from dedos_deploy.training.data import image_key
+from dedos_deploy.training.evaluate import spread
 
 if TYPE_CHECKING:
     import onnx
@@ -221,7 +222,7 @@ class FeatureStore:
         counts pictures.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._open_spaces([images[i] for i in _spread(len(images), sampled)])
+        self._open_spaces([images[i] for i in spread(len(images), sampled)])
         for read in progress.counted(images, len(images), "picture"):
             image = read()
             path = self._path(image_key(image))
@@ -329,8 +330,3 @@ class FeatureStore:
 
 def _no_net(path: Path, reason: str) -> BadInputError:
     return BadInputError(f"{path} is no ONNX net ({reason}); give one that `image` enters")
-
-
-def _spread(items: int, wanted: int) -> list[int]:
-    count = min(wanted, items)
-    return [index * items // count for index in range(count)]

@@ -31,7 +31,7 @@ from dedos_deploy.training.pretraining.loop import (
     PretrainingLoop,
     StateFile,
     cosine,
-    shown,
+    telling,
 )
 from dedos_deploy.training.pretraining.teacher_features import FeatureStore
 from dedos_deploy.training.pretraining.trunk_patches import Patches, PatchStream, TrunkSettings
@@ -160,7 +160,7 @@ class TrunkDistillation:
         if resume:
             loop.resume()
 
-        tell = shown(progress)
+        tell = telling(progress)
 
         def observe(report: LoopReport) -> None:
             if report.step % _LOGGED_EVERY == 1:

@@ -278,11 +278,16 @@ def run_recipe(work: Callable[[], None]) -> int:
     return 0
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what both recipes take."""
+def add_arguments(parser: argparse.ArgumentParser, *, minutes: float, fine_minutes: float) -> None:
+    """Add what both recipes take; minutes, fine_minutes: defaults of the two trainings."""
     parser.add_argument("--material", type=Path, required=True, help="folder of the raw sets")
     parser.add_argument("--work", type=Path, required=True, help="folder for all that is made")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (2)")
     parser.add_argument("--word-steps", type=int, default=520, help="text tower steps (520)")
     parser.add_argument("--trunk-minutes", type=float, default=30, help="trunk distillation (30)")
     parser.add_argument("--diffusion-minutes", type=float, default=12, help="diffusion (12)")
+    for name, default, what in (
+        ("--minutes", minutes, "training time"),
+        ("--fine-minutes", fine_minutes, "of larger pictures and balanced words after that"),
+    ):
+        parser.add_argument(name, type=float, default=default, help=f"{what} ({default:g})")

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from dedos_deploy.cli._main import EXIT_OK, run_command
+from dedos_deploy.cli._main import EXIT_OK, command_parser, run_command
 from dedos_deploy.cli._options import typed
 from dedos_deploy.options import size_hw
 from dedos_deploy.presets import PRESETS, get_preset
@@ -33,11 +33,8 @@ joules per frame where the board tells, and how much of a large matrix product's
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="dedos-bench",
-        description="Costs of DEDOS models: counted for presets, measured for bundles.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        "dedos-bench", "Costs of DEDOS models: counted for presets, measured for bundles.", EPILOG
     )
     add_arguments(parser)
     return parser

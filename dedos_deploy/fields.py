@@ -48,8 +48,9 @@ def load_json(text: str) -> object:
 def checked(hint: Any, value: object, path: str) -> Any:
     """Return `value`, a JSON value, as the type that `hint` describes.
 
-    hint: dataclass (every field must be given, also one with a default), Literal, optional, list,
-    dict, tuple or scalar type; path: name of the field, "" for the whole.
+    hint: dataclass (every field must be given, also one with a default), one of several dataclasses
+    that differ in the Literal of their field `kind`, Literal, optional, list, dict, tuple or scalar
+    type; path: name of the field, "" for the whole.
 
     Raises FieldError naming the path, what was found and what is allowed.
     """
@@ -103,8 +104,15 @@ def _literal(allowed: tuple[object, ...], value: object, path: str) -> object:
 def _union(hints: tuple[Any, ...], value: object, path: str) -> object:
     if value is None and type(None) in hints:
         return None
-    (hint,) = (hint for hint in hints if hint is not type(None))
-    return checked(hint, value, path)
+    kinds = [hint for hint in hints if hint is not type(None)]
+    return checked(kinds[0] if len(kinds) == 1 else _tagged(kinds, value, path), value, path)
+
+
+def _tagged(kinds: list[Any], value: object, path: str) -> Any:
+    """Return which of several dataclasses an object is meant to be, by its key `kind`."""
+    by_tag = {get_args(get_type_hints(kind)["kind"])[0]: kind for kind in kinds}
+    tag = _of_kind(dict, value, path).get("kind")
+    return by_tag[_literal(tuple(by_tag), tag, f"{path}.kind")]
 
 
 def _tuple(items: tuple[Any, ...], value: object, path: str) -> tuple[Any, ...]:

@@ -1,11 +1,13 @@
-"""Model presets: one table of frozen configurations, from the paper's sizes to `nano`."""
+"""Model presets: one table of frozen configurations, from the paper's sizes to `nano`, and one of
+the dense heads that need no training."""
 
 from __future__ import annotations
 
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from dedos_deploy.errors import BadInputError, nearest
+from dedos_deploy.head_numbers import Head, ScClipHead, WindowConfig, sc_clip_head
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -60,6 +62,17 @@ def _check_limits(config: object, prefix: str, limits: dict[str, tuple[int, int]
 def _check_heads(name: str, width: int, heads_name: str, heads: int) -> None:
     if width % heads:
         raise BadInputError(f"{name} {width} must be a multiple of {heads_name}, {heads}")
+
+
+def _check_size(preset: str, patch: int, size_hw: tuple[int, int]) -> tuple[int, int]:
+    if all(side >= 2 * patch and side % patch == 0 for side in size_hw):
+        return size_hw
+    near = tuple(max(2 * patch, round(side / patch) * patch) for side in size_hw)
+    raise BadInputError(
+        f"size {size_hw[0]}x{size_hw[1]} does not fit {preset}, whose sides must be "
+        f"multiples of its patch {patch} and at least {2 * patch}; the nearest is "
+        f"{near[0]}x{near[1]}"
+    )
 
 
 @dataclass(frozen=True)
@@ -170,18 +183,71 @@ class ModelConfig:
 
         Raises BadInputError naming the nearest size that fits.
         """
-        patch = self.clip.patch
-        if all(side >= 2 * patch and side % patch == 0 for side in size_hw):
-            return size_hw
-        near = tuple(max(2 * patch, round(side / patch) * patch) for side in size_hw)
-        raise BadInputError(
-            f"size {size_hw[0]}x{size_hw[1]} does not fit {self.preset}, whose sides must be "
-            f"multiples of its patch {patch} and at least {2 * patch}; the nearest is "
-            f"{near[0]}x{near[1]}"
-        )
+        return _check_size(self.preset, self.clip.patch, size_hw)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values; `config_from_dict` is the inverse."""
+        """Return plain JSON values; `config_json.config_from_dict` is the inverse."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class DenseConfig:
+    """A CLIP that labels every pixel by a head without training.
+
+    size_hw: default network size; head: which head, and its numbers; tau: factor of the cosines before
+    the softmax over words; windows: None to look at the whole picture at once.
+
+    null_words: words of the null rows, set by the export; null_limit: cosine with a user's word from
+    which a null row is left out.
+    """
+
+    preset: str
+    clip: ClipConfig
+    size_hw: tuple[int, int]
+    head: Head
+    tau: float = 40.0
+    windows: WindowConfig | None = None
+    null_words: tuple[str, ...] = ()
+    null_limit: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.clip.layers < 2:
+            raise BadInputError(f"a dense head needs a trunk of 2 blocks, not {self.clip.layers}")
+        if isinstance(self.head, ScClipHead):
+            used = (self.head.similar, self.head.shallow, *self.head.summed)
+            if any(not 1 <= block < self.clip.layers for block in used):
+                raise BadInputError(
+                    f"sc-clip reads the blocks {used}, which must lie in [1, {self.clip.layers})"
+                )
+        if not 0 < self.tau <= 1000:
+            raise BadInputError(f"tau must lie in (0, 1000], not {self.tau}")
+        self.check_size(self.size_hw)
+
+    def seen_hw(self, size_hw: tuple[int, int]) -> tuple[int, int]:
+        """Return the pixels that the trunk sees at a time: a window, or all."""
+        return size_hw if self.windows is None else (self.windows.size, self.windows.size)
+
+    def check_size(self, size_hw: tuple[int, int]) -> tuple[int, int]:
+        """Return `size_hw` if the patch and the windows fit and the head finds patches enough.
+
+        Raises BadInputError that says what would fit.
+        """
+        patch = self.clip.patch
+        _check_size(self.preset, patch, size_hw)
+        if self.windows is not None:
+            self.windows.check(size_hw)
+        seen = _check_size(self.preset, patch, self.seen_hw(size_hw))
+        patches = (seen[0] // patch) * (seen[1] // patch)
+        if isinstance(self.head, ScClipHead) and patches <= self.head.neighbours:
+            raise BadInputError(
+                f"sc-clip compares each patch with {self.head.neighbours} others, and "
+                f"{seen[0]}x{seen[1]} has {patches} in all; choose a larger size or window, or "
+                f"another head"
+            )
+        return size_hw
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values; `config_json.any_config_from_dict` is the inverse."""
         return asdict(self)
 
 
@@ -258,49 +324,45 @@ PRESETS: dict[str, ModelConfig] = {
     config.preset: config for config in (_PAPER_L, _PAPER_B, _EDGE_L, _EDGE_B, _NANO, _MINIATURE)
 }
 
+_DENSE_B = DenseConfig("dense-b", _CLIP_B16, (448, 448), sc_clip_head(12))
+_DENSE_L = DenseConfig("dense-l", _CLIP_L14, (448, 448), sc_clip_head(24))
 
-def get_preset(name: str) -> ModelConfig:
-    """Return the preset called `name`.
+
+def _gelu(config: DenseConfig) -> DenseConfig:
+    architecture = config.clip.architecture.removesuffix("-quickgelu")
+    clip = replace(config.clip, architecture=architecture, activation="gelu")
+    return replace(config, preset=f"{config.preset}-gelu", clip=clip)
+
+
+DENSE_PRESETS: dict[str, DenseConfig] = {
+    config.preset: config for config in (_DENSE_L, _DENSE_B, _gelu(_DENSE_L), _gelu(_DENSE_B))
+}
+"""CLIPs that need no training: OpenAI's (QuickGELU), and the same sizes for LAION's and DataComp's."""
+
+
+def any_preset(name: str) -> ModelConfig | DenseConfig:
+    """Return the preset called `name`, of either table.
 
     Raises BadInputError that lists the presets and the nearest name.
     """
-    if name in PRESETS:
-        return PRESETS[name]
+    known: dict[str, ModelConfig | DenseConfig] = {**PRESETS, **DENSE_PRESETS}
+    if name in known:
+        return known[name]
     raise BadInputError(
-        f"unknown preset {name!r}{nearest(name, PRESETS) or ';'} presets: {', '.join(PRESETS)}"
+        f"unknown preset {name!r}{nearest(name, known) or ';'} presets: {', '.join(known)}"
     )
 
 
-def config_from_dict(values: dict[str, Any]) -> ModelConfig:
-    """Return the ModelConfig written by `ModelConfig.to_dict`.
+def get_preset(name: str) -> ModelConfig:
+    """Return the preset of a DEDOS model called `name`.
 
-    A key that is missing has its default where there is one: files of earlier releases lack some.
-
-    Raises BadInputError for an unknown, missing or mistyped key, naming the nearest one, and for a
-    value out of range.
+    Raises BadInputError that lists the presets and the nearest name, or says that the preset has no
+    such model.
     """
-    from dedos_deploy.fields import FieldError, checked
-
-    try:
-        config: ModelConfig = checked(
-            ModelConfig, _completed(ModelConfig, values, "config"), "config"
-        )
-    except FieldError as error:
-        raise BadInputError(f"model configuration is incomplete or mistyped: {error}") from error
-    return config
-
-
-def _completed(kind: type, values: object, where: str) -> object:
-    """Return the JSON value of a record with the defaults of the keys that it lacks."""
-    if not isinstance(values, dict):
-        return values
-    defaults = {one.name: one.default for one in fields(kind)}
-    for key in values:
-        if key not in defaults:
-            raise BadInputError(f"unknown key {key[:80]!r} in {where}{nearest(key, defaults)}")
-    complete = {name: one for name, one in defaults.items() if one is not MISSING} | values
-    parts = {"clip": ClipConfig, "text": TextTowerConfig}
-    return {
-        name: _completed(parts[name], item, name) if name in parts else item
-        for name, item in complete.items()
-    }
+    config = any_preset(name)
+    if isinstance(config, ModelConfig):
+        return config
+    raise BadInputError(
+        f"preset {name!r} is a CLIP with a head without training, and a DEDOS model is needed here; "
+        f"presets: {', '.join(PRESETS)}"
+    )

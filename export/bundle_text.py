@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from dedos_deploy.export.base_words import BASE_WORDS
@@ -14,6 +15,8 @@ from dedos_deploy.export.storage import Matrices
 from dedos_deploy.export.text_tower import TextParity, check_text_tower, save_text_tower
 from dedos_deploy.export.weights import TrainedModel
 from dedos_deploy.files import sha256_of_file
+from dedos_deploy.model import Dedos
+from dedos_deploy.model.heads import STUFF_WORDS, DenseClip
 from dedos_deploy.runtime.slots import Encode
 from dedos_deploy.spec import Precision
 from dedos_deploy.text import TEMPLATES, TextEncoder, Tokenizer, TowerFiles, write_tokenizer_json
@@ -42,7 +45,7 @@ def bundle_text(
 
     matrices: how the tower stores them. Raises ParityError when the stored tower embeds otherwise.
     """
-    clip = trained.model.config.clip
+    clip, name = trained.model.config.clip, options.templates_for(trained.model.config)
     length = clip.text.context_length
     tokenizer = write_tokenizer_json(folder / "tokenizer.json", length)
     tower = save_text_tower(
@@ -52,7 +55,7 @@ def bundle_text(
         matrices=matrices,
     )
     words = _base_words(trained, options)
-    templates = TEMPLATES[options.templates]
+    templates = TEMPLATES[name]
     prompts = [templates[0].replace("{}", word) for word in words[:TEXT_CHECKED]]
     tokens = Tokenizer(tokenizer, length).encode(prompts)
     parity = check_text_tower(trained.model.text_tower, tower, tokens)
@@ -67,13 +70,24 @@ def bundle_text(
     encoder = TextEncoder(
         files,
         templates=templates,
-        template_name=options.templates,
+        template_name=name,
         known={},
         cache=None,
     )
     rows = encoder.encode(words)
     precision: Precision = "fp16" if matrices == "half" else "int8"
     return BundleText(tower, tokenizer, words, rows, parity, encoder.encode, precision)
+
+
+def set_null_words(model: Dedos | DenseClip, encode: Encode) -> None:
+    """Give a dense CLIP the null rows of STUFF_WORDS, as the tower of its bundle embeds them.
+
+    encode: under the templates that the words of users will have. Other models have none.
+    """
+    if isinstance(model, DenseClip):
+        model.word_logits.set_nulls(torch.from_numpy(encode(STUFF_WORDS)))
+        limit = model.word_logits.limit
+        model.config = replace(model.config, null_words=STUFF_WORDS, null_limit=limit)
 
 
 def _base_words(trained: TrainedModel, options: ExportOptions) -> list[str]:

@@ -18,7 +18,7 @@ from dedos_deploy.calib.selection import CalibrationFrames
 from dedos_deploy.calib.sensitivity_plot import sensitivity_png, sensitivity_table
 from dedos_deploy.errors import SinkError
 from dedos_deploy.evaluation.data import EvaluationData
-from dedos_deploy.export.bundle_text import BundleText, bundle_text
+from dedos_deploy.export.bundle_text import BundleText, bundle_text, set_null_words
 from dedos_deploy.export.fuse_attention import fuse_attention
 from dedos_deploy.export.graph import check_ops, image_graph, save_graph
 from dedos_deploy.export.int8 import FloatGraphs, Int8Graph, calibration_of, int8_graph
@@ -121,10 +121,13 @@ class _Export:
             calibration = self._calibration(spec)
             if trained.random:
                 self._warn("the weights are random: the labels of this bundle mean nothing")
-        with self.stages.stage(f"exporting the image graph, {spec.height}x{spec.width}"):
-            graph = self._image_graph(trained, spec)
+            for warning in trained.warnings:
+                self._warn(warning)
         with self.stages.stage("exporting the text tower"):
             text = self._text(trained, "half" if options.int8 is None else "int8")
+            set_null_words(trained.model, text.encode)
+        with self.stages.stage(f"exporting the image graph, {spec.height}x{spec.width}"):
+            graph = self._image_graph(trained, spec)
         int8: Int8Graph | None = None
         if calibration is not None:
             with self.stages.stage("calibrating INT8") as progress:

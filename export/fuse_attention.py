@@ -86,7 +86,7 @@ class _Pattern:
         scaled = self._producer(logits.input[0], "Mul")
         turned = self._only_consumer(mixed, "Transpose")
         merged = None if turned is None else self._only_consumer(turned, "Reshape")
-        if scaled is None or turned is None or merged is None or _perm(turned) != _HEADS_OUT:
+        if scaled is None or merged is None or not self._merges_heads(turned, merged):
             return None
         scale = self._constant(scaled.input[1])
         query = self._per_head(scaled.input[0], _HEADS_OUT)
@@ -101,6 +101,17 @@ class _Pattern:
             return None
         output = merged.output[0]
         return _Attention(query[0], key[0], value[0], output, merged, heads, float(scale.item()))
+
+    def _merges_heads(self, turned: onnx.NodeProto | None, merged: onnx.NodeProto) -> bool:
+        """Return whether two nodes make [B, N, C] of heads, and nothing beyond: the exporter joins
+        the reshape that merges them with one that follows, such as to a map of 4 sides."""
+        shape = self._constant(merged.input[1])
+        return (
+            turned is not None
+            and _perm(turned) == _HEADS_OUT
+            and shape is not None
+            and shape.size == 3
+        )
 
     def _per_head(self, name: str, perm: list[int]) -> tuple[str, tuple[int, ...]] | None:
         """Return the [B, N, C] tensor behind a per-head one, and the shape [B, N, heads, d]."""

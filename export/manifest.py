@@ -10,6 +10,7 @@ from dedos_deploy.bundle import Manifest, created_now
 from dedos_deploy.export.options import ExportOptions
 from dedos_deploy.export.rtx import require_rtx
 from dedos_deploy.export.weights import TrainedModel
+from dedos_deploy.presets import DenseConfig
 from dedos_deploy.spec import GraphSpec, Precision
 from dedos_deploy.text import TEMPLATES
 from dedos_deploy.version import __version__
@@ -17,6 +18,9 @@ from dedos_deploy.version import __version__
 BASE_VOCABULARY = "base"
 DEFAULT_THRESHOLD = 0.3
 """Half of what a confident query alone gives a pixel of its mask in a trained model."""
+
+DENSE_THRESHOLD = 0.15
+"""Share of a softmax over words and null rows, as published for VOC21 and PC-60; COCO-Object's is 0.35."""
 
 
 def manifest_of(
@@ -34,7 +38,9 @@ def manifest_of(
     config = trained.model.config
     threshold = options.threshold
     if threshold is None:
-        threshold = trained.number("default_threshold", DEFAULT_THRESHOLD)
+        fitting = DENSE_THRESHOLD if isinstance(config, DenseConfig) else DEFAULT_THRESHOLD
+        threshold = trained.number("default_threshold", fitting)
+    templates = options.templates_for(config)
     entries = options.vocabulary.entries if options.vocabulary is not None else ()
     return Manifest(
         preset=config.preset,
@@ -43,8 +49,8 @@ def manifest_of(
         target=options.target,
         precision=dict(precision),
         activation=config.clip.activation,
-        template_name=options.templates,
-        templates=list(TEMPLATES[options.templates]),
+        template_name=templates,
+        templates=list(TEMPLATES[templates]),
         context_length=config.clip.text.context_length,
         thresholds={e.name: e.threshold for e in entries if e.threshold is not None},
         default_threshold=threshold,

@@ -8,7 +8,9 @@ from typing import Literal, get_args
 
 from dedos_deploy.calib.options import Int8Options
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.head_numbers import HeadKind, windows
 from dedos_deploy.options import Option, size_hw
+from dedos_deploy.presets import DENSE_PRESETS, PRESETS, DenseConfig, ModelConfig
 from dedos_deploy.spec import PRECISIONS, TARGETS, Precision, Target
 from dedos_deploy.text.templates import TEMPLATES
 from dedos_deploy.vocabulary import Vocabulary
@@ -44,10 +46,10 @@ class ExportOptions:
     """How many frames the parity gate compares."""
     vocabulary: Vocabulary | None = None
     """Base vocabulary shipped with embeddings, None for the checkpoint's own words."""
-    templates: str = "single"
-    """Name of the prompt templates."""
+    templates: str | None = None
+    """Name of the prompt templates, None for those that fit the model."""
     threshold: float | None = None
-    """Score in [0, 1] below which a pixel stays unlabelled, None for the checkpoint's own."""
+    """Score in [0, 1] below which a pixel stays unlabelled, None for what fits the model."""
     compute_capabilities: tuple[str, ...] = RTX_CAPABILITIES
     """GPUs of an rtx engine."""
     int8: Int8Options | None = None
@@ -61,13 +63,18 @@ class ExportOptions:
         _check_choice("precision", self.precision, PRECISIONS)
         _check_choice("storage", self.storage, STORAGES)
         _check_choice("target", self.target, TARGETS)
-        _check_choice("templates", self.templates, tuple(TEMPLATES))
+        if self.templates is not None:
+            _check_choice("templates", self.templates, tuple(TEMPLATES))
         for name, value in (("batch", self.batch), ("frame_count", self.frame_count)):
             if value < 1:
                 raise BadInputError(f"{name} must be at least 1, not {value}")
         self._check_int8()
         if self.threshold is not None and not 0.0 <= self.threshold <= 1.0:
             raise BadInputError(f"threshold must lie in [0, 1], not {self.threshold}")
+
+    def templates_for(self, config: ModelConfig | DenseConfig) -> str:
+        """Return the name of the prompt templates of a model: published dense heads take all 80."""
+        return self.templates or ("imagenet80" if isinstance(config, DenseConfig) else "single")
 
     def _check_int8(self) -> None:
         if self.precision == "int8" and self.int8 is None:
@@ -92,6 +99,40 @@ def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
 def _comma_separated(text: str) -> tuple[str, ...]:
     return tuple(text.split(","))
 
+
+WEIGHT_OPTIONS = (
+    Option("checkpoint", "a file written by dedos-train", metavar="FILE"),
+    Option(
+        "preset",
+        f"one of {', '.join([*PRESETS, *DENSE_PRESETS])}; alone, only nano has embedded weights",
+        metavar="NAME",
+    ),
+    Option(
+        "random",
+        "random weights of --preset, for sizing; their fp16 labels hang on tiny margins, so add "
+        "--allow-drift",
+        flag="--random-weights",
+        switch="on",
+    ),
+    Option(
+        "clip_weights",
+        "for a dense preset: a tag of open_clip, such as openai, or a file of its weights",
+        metavar="TAG|FILE",
+    ),
+    Option(
+        "head",
+        "for a dense preset: how patches become dense (default: sc-clip)",
+        choices=get_args(HeadKind),
+    ),
+    Option(
+        "windows",
+        "for a dense preset: look through overlapping windows, SIZE/STRIDE in pixels such as 224/112, "
+        "for large pictures (default: the whole at once)",
+        windows,
+        metavar="W/S",
+    ),
+)
+"""They fill a WeightsSource."""
 
 GRAPH_OPTIONS = (
     Option("target", "default: {default}", choices=TARGETS, default=ExportOptions.target),
@@ -134,13 +175,13 @@ WORD_OPTIONS = (
     ),
     Option(
         "templates",
-        "prompt templates (default: {default})",
+        "prompt templates (default: single; of a dense preset: imagenet80)",
         choices=tuple(TEMPLATES),
-        default=ExportOptions.templates,
     ),
     Option(
         "threshold",
-        "score in [0, 1] below which a pixel stays unlabelled (default: the checkpoint's)",
+        "score in [0, 1] below which a pixel stays unlabelled (default: the checkpoint's; of a dense "
+        "preset: 0.15)",
         float,
         metavar="T",
     ),

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError, ParityError
 from dedos_deploy.model import Dedos
+from dedos_deploy.model.heads import DenseClip
 from dedos_deploy.runtime.engines.agreement import label_agreement
 from dedos_deploy.runtime.engines.tensors import Infer
 from dedos_deploy.spec import MIN_AGREEMENT, SLOT_BUCKETS, GraphSpec
@@ -82,7 +83,7 @@ def parity_cases(base: NDArray[np.float32]) -> tuple[ParityCase, ...]:
 
 def measure_parity(
     infer: Infer,
-    model: Dedos,
+    model: Dedos | DenseClip,
     frames_bgr: Sequence[NDArray[np.uint8]],
     cases: Sequence[ParityCase],
     *,
@@ -180,7 +181,10 @@ def _deployed_scores(
 
 
 def _model_scores(
-    model: Dedos, frame_bgr: NDArray[np.uint8], text: NDArray[np.float32], spec: GraphSpec
+    model: Dedos | DenseClip,
+    frame_bgr: NDArray[np.uint8],
+    text: NDArray[np.float32],
+    spec: GraphSpec,
 ) -> NDArray[np.float32]:
     image = torch.from_numpy(_resized(frame_bgr, spec))[None]
     with torch.no_grad():

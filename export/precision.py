@@ -40,8 +40,8 @@ WEIGHT_OPS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose"})
 SMALL_WEIGHT = 4096
 """Elements up to which a float32 weight in a half graph is of no consequence."""
 
-LOGIT_MODULE = "text_aggregation"
-"""The module whose own products are the cosine, the learned scale and the bias of class logits."""
+LOGIT_MODULES = ("text_aggregation", "word_logits")
+"""The modules whose own products are the cosine, the scale and the bias of class logits."""
 
 LOGITS = "class logits"
 
@@ -67,7 +67,7 @@ def check_precision(model: onnx.ModelProto, precision: Precision) -> PrecisionRe
     """Return the counts of a graph whose types are as `precision` promises.
 
     Raises EngineError naming the first node that is not: a half LayerNorm, softmax, normaliser or
-    logit scale, a large float32 weight in an fp16 graph, anything half in an fp32 one, or a graph
+    logit scale, a large float32 weight in an fp16 graph other than rows of words, anything half in an fp32 one, or a graph
     whose LayerNorm was taken apart.
     """
     types = tensor_types(model)
@@ -83,7 +83,7 @@ def check_precision(model: onnx.ModelProto, precision: Precision) -> PrecisionRe
             islands[LOGITS] += _check_island(node, types)
         if node.op_type in WEIGHT_OPS:
             for tensor in (weights[name] for name in node.input if name in weights):
-                if len(tensor.dims) >= 2:
+                if len(tensor.dims) >= 2 and not _makes_logits(node):
                     _check_weight(node, tensor, precision)
                     weight_types[tensor.data_type] += 1
     if not islands["LayerNormalization"]:
@@ -93,8 +93,8 @@ def check_precision(model: onnx.ModelProto, precision: Precision) -> PrecisionRe
         )
     if not islands[LOGITS]:
         raise EngineError(
-            f"the graph has no float32 node of the module {LOGIT_MODULE!r}, so the type of its "
-            f"logit scale cannot be proved; export the frozen model itself"
+            f"the graph has no float32 node of the modules {' or '.join(LOGIT_MODULES)}, so the type "
+            f"of its logit scale cannot be proved; export the frozen model itself"
         )
     return PrecisionReport(dict(islands), weight_types[_HALF], weight_types[_FLOAT], casts)
 
@@ -123,7 +123,7 @@ def _check_island(node: onnx.NodeProto, types: dict[str, int]) -> int:
 
 def _makes_logits(node: onnx.NodeProto) -> bool:
     module = node.name.split("/")[0].split(".")[-1]
-    return module == LOGIT_MODULE and node.op_type in ("MatMul", "Mul", "Add", "Sigmoid")
+    return module in LOGIT_MODULES and node.op_type in ("MatMul", "Mul", "Add", "Sigmoid")
 
 
 def _check_weight(node: onnx.NodeProto, weight: onnx.TensorProto, precision: Precision) -> None:

@@ -12,7 +12,8 @@ import pytest
 
 from dedos_deploy.calib.options import INT8_OPTIONS, Int8Options
 from dedos_deploy.cli._options import add_options, fields_of
-from dedos_deploy.export.options import EXPORT_OPTIONS, ExportOptions
+from dedos_deploy.export.options import EXPORT_OPTIONS, WEIGHT_OPTIONS, ExportOptions
+from dedos_deploy.export.weights import WeightsSource
 from dedos_deploy.options import Option, size_hw
 from dedos_deploy.training.miniature.options import MINIATURE_OPTIONS
 from dedos_deploy.training.miniature.plan import MiniaturePlan
@@ -34,6 +35,7 @@ from dedos_deploy.training.settings import TrainSettings
 CACHED = {"timesteps", "component", "diffusion_hw", "diffusion_half", "device", "threads"}
 TABLES = {
     "export": (ExportOptions, EXPORT_OPTIONS, {"int8"}),
+    "weights": (WeightsSource, WEIGHT_OPTIONS, set()),
     "int8": (Int8Options, INT8_OPTIONS, set()),
     "train": (
         TrainSettings,

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dedos_deploy.borders import foreign
+from dedos_deploy.config_json import config_from_dict
 from dedos_deploy.errors import BadInputError, shown
 from dedos_deploy.fields import FieldError, checked, load_json
 from dedos_deploy.files import write_atomically
 from dedos_deploy.model import Dedos
 from dedos_deploy.model.dedos import decoder_taps
 from dedos_deploy.model.tensor_files import load_strictly, read_tensors
-from dedos_deploy.presets import ModelConfig, config_from_dict
+from dedos_deploy.presets import ModelConfig
 from dedos_deploy.training.proxy_reader import MaskMap, ProxyReader
 from dedos_deploy.training.texture import TextureSeparation
 

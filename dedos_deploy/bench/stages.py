@@ -243,9 +243,8 @@ class _Subject:
         """Multiply-accumulates of a run, None without torch to count them."""
         try:
             from dedos_deploy.model.cost import model_cost
-            from dedos_deploy.presets import config_from_dict
 
-            config = config_from_dict(self.bundle.manifest.config)
+            config = self.bundle.manifest.model_config
             size = (self.spec.height, self.spec.width)
             return model_cost(config, size_hw=size, slots=slots).macs * self.spec.batch
         except ImportError:

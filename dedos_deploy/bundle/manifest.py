@@ -18,9 +18,10 @@ from dedos_deploy.bundle._names import (
     is_vocabulary_name,
     vocabulary_file,
 )
+from dedos_deploy.config_json import any_config_from_dict, config_kind
 from dedos_deploy.errors import BadBundleError, BadInputError, UnsupportedVersionError, shown
 from dedos_deploy.fields import FieldError, checked, load_json
-from dedos_deploy.presets import Activation, ModelConfig, config_from_dict
+from dedos_deploy.presets import Activation, DenseConfig, ModelConfig
 from dedos_deploy.spec import PRECISIONS, GraphSpec, Target
 from dedos_deploy.version import __version__
 
@@ -43,7 +44,7 @@ class Manifest:
     """Name of the model."""
 
     config: dict[str, Any]
-    """`ModelConfig.to_dict()` of the model."""
+    """`to_dict()` of the model's ModelConfig or DenseConfig."""
 
     spec: GraphSpec
     """Tensors of the graph."""
@@ -102,9 +103,9 @@ class Manifest:
     format_version: int = FORMAT_VERSION
 
     @property
-    def model_config(self) -> ModelConfig:
+    def model_config(self) -> ModelConfig | DenseConfig:
         """The model's configuration as a record."""
-        return config_from_dict(self.config)
+        return any_config_from_dict(self.config)
 
     def to_json(self) -> str:
         """Return the manifest as JSON text that `from_json` accepts.
@@ -165,9 +166,9 @@ def _parse(values: dict[str, object]) -> Manifest:
     if raw_config is None:
         raise FieldError("key 'config' is missing")
     try:
-        # For its messages only: config_from_dict makes the record, here as for checkpoints.
-        checked(ModelConfig, raw_config, "config")
-        config = config_from_dict(cast(dict[str, Any], raw_config)).to_dict()
+        # For its messages only: any_config_from_dict makes the record, as for checkpoints.
+        checked(config_kind(raw_config), raw_config, "config")
+        config = any_config_from_dict(cast(dict[str, Any], raw_config)).to_dict()
     except BadInputError as error:
         raise FieldError(f"field 'config' is not usable: {error}") from error
     manifest: Manifest = checked(Manifest, {**values, "config": config}, "")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 
 from dedos_deploy.cli._main import EXIT_OK, command_parser, run_command
 from dedos_deploy.cli._options import typed
 from dedos_deploy.options import size_hw
-from dedos_deploy.presets import PRESETS, get_preset
+from dedos_deploy.presets import DENSE_PRESETS, PRESETS, any_preset
 
 EPILOG = """\
 examples:
@@ -18,6 +21,7 @@ examples:
   dedos-bench model                                the table of all presets
   dedos-bench frame --bundle demo                  seconds per frame, measured here
   dedos-bench frame --bundle edge-b.dedos --slots 171 --size 1080x1920
+  dedos-bench frame --preset dense-b --random-weights   the speed of a preset before it has weights
   dedos-bench stages --bundle fp32.dedos int8.dedos --slots 16 171 --size 720x1280 1080x1920
                                                    two bundles side by side: p50, p90, p99 per stage
   dedos-bench stages --bundle l.dedos --engine trt --slots 171 --frames 500 --json
@@ -32,6 +36,9 @@ joules per frame where the board tells, and how much of a large matrix product's
 """
 
 
+_PRESETS = PRESETS | DENSE_PRESETS
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "dedos-bench", "Costs of DEDOS models: counted for presets, measured for bundles.", EPILOG
@@ -43,12 +50,22 @@ def build_parser() -> argparse.ArgumentParser:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="model|frame|stages")
     model = verbs.add_parser("model", help="count parameters, MACs and activation memory")
-    model.add_argument("--preset", help=f"one of {', '.join(PRESETS)}; default: all")
+    model.add_argument("--preset", help=f"one of {', '.join(_PRESETS)}; default: all")
     model.add_argument(
         "--size", type=typed(size_hw), metavar="HxW", help="network size; default: the preset's"
     )
     frame = verbs.add_parser("frame", help="measure one frame end to end on this machine")
-    frame.add_argument("--bundle", default="demo", help="bundle, or `demo` (default)")
+    frame.add_argument("--bundle", help="bundle, or `demo` (default)")
+    frame.add_argument(
+        "--preset",
+        help=f"in place of a bundle, with --random-weights: one of {', '.join(_PRESETS)}",
+    )
+    frame.add_argument(
+        "--random-weights",
+        action="store_true",
+        help="export --preset with random weights for the time of the measurement; the peak memory is "
+        "then that of the export",
+    )
     frame.add_argument(
         "--size",
         type=typed(size_hw),
@@ -99,15 +116,15 @@ def _run_model(args: argparse.Namespace) -> int:
 
     if args.slots < 1:
         raise BadInputError(f"--slots is {args.slots}, but a model needs at least 1")
-    configs = [get_preset(args.preset)] if args.preset else list(PRESETS.values())
+    configs = [any_preset(args.preset)] if args.preset else list(_PRESETS.values())
     costs = {}
-    print("preset   size     K    trained M  shipped M  CLIP M  GMACs   Table-7 GMACs  peak MB")
+    print("preset       size     K    trained M  shipped M  CLIP M  GMACs   Table-7 GMACs  peak MB")
     for config in configs:
         size = args.size or config.size_hw
         config.check_size(size)
         cost = costs[config.preset] = model_cost(config, size_hw=size, slots=args.slots)
         print(
-            f"{config.preset:8} {size[0]}x{size[1]:<4} {args.slots:<4} "
+            f"{config.preset:12} {size[0]}x{size[1]:<4} {args.slots:<4} "
             f"{cost.parameters_trained / 1e6:9.2f} {cost.parameters_shipped / 1e6:10.2f} "
             f"{cost.parameters_clip / 1e6:7.1f} {cost.macs / 1e9:7.1f} "
             f"{cost.macs_table7 / 1e9:14.1f} {cost.activation_bytes / 1e6:8.0f}"
@@ -126,13 +143,14 @@ def _run_model(args: argparse.Namespace) -> int:
 def _run_frame(args: argparse.Namespace) -> int:
     from dedos_deploy.bench.timing import time_frames
 
-    times = time_frames(
-        args.bundle,
-        frame_hw=args.size,
-        slots=args.slots,
-        frames=args.frames,
-        threads=args.threads,
-    )
+    with _measured_bundle(args) as bundle:
+        times = time_frames(
+            bundle,
+            frame_hw=args.size,
+            slots=args.slots,
+            frames=args.frames,
+            threads=args.threads,
+        )
     print(
         f"{times.preset} {times.precision} at {times.network_hw[0]}x{times.network_hw[1]}, "
         f"K={times.slots}, {times.threads} threads, frames of {args.size[0]}x{args.size[1]}:\n"
@@ -144,6 +162,31 @@ def _run_frame(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(asdict(times)))
     return EXIT_OK
+
+
+@contextmanager
+def _measured_bundle(args: argparse.Namespace) -> Iterator[str | Path]:
+    """Give the bundle to measure, which is made here and removed again for a preset."""
+    from dedos_deploy.errors import BadInputError, require
+
+    if not args.random_weights and args.preset is None:
+        yield args.bundle or "demo"
+        return
+    if args.bundle is not None or not args.random_weights or args.preset is None:
+        raise BadInputError(
+            "--preset NAME and --random-weights go together, in place of --bundle; give both, or a "
+            "bundle alone"
+        )
+    require("onnxscript", extra="export", purpose="measuring a preset")
+    from dedos_deploy.cli._progress import ProgressLines
+    from dedos_deploy.export import ExportOptions, WeightsSource, export_bundle
+
+    # Labels of random weights mean nothing, and neither do templates.
+    options = ExportOptions(frame_count=1, templates="single", allow_drift=True)
+    weights = WeightsSource(preset=args.preset, random=True)
+    with tempfile.TemporaryDirectory(prefix="dedos-bench-") as folder:
+        dest = Path(folder) / "random.dedos"
+        yield export_bundle(weights, dest, options=options, progress=ProgressLines()).path
 
 
 def _run_stages(args: argparse.Namespace) -> int:

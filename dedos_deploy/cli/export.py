@@ -17,10 +17,10 @@ from dedos_deploy.export.options import (
     GATE_OPTIONS,
     GRAPH_OPTIONS,
     OVERWRITE,
+    WEIGHT_OPTIONS,
     WORD_OPTIONS,
     ExportOptions,
 )
-from dedos_deploy.presets import PRESETS
 
 if TYPE_CHECKING:
     from dedos_deploy.export import ExportReport, WeightsSource
@@ -37,6 +37,9 @@ examples:
   dedos-export --checkpoint run/last.safetensors --size 384x640 --frames drive.mp4
   dedos-export --checkpoint run/last.safetensors --target rtx --precision fp16
   dedos-export --checkpoint run/last.safetensors --precision int8 --calib drive.mp4
+  dedos-export --preset dense-b --clip-weights openai --precision fp16 --output any.dedos
+                                                          any words, by a published CLIP
+  dedos-export --preset dense-b-gelu --clip-weights laion2b_s34b_b88k --windows 224/112
   dedos-export --preset edge-b --random-weights           to measure size and speed only
 
 Before anything is written, the exported graph labels --frames beside the FP32 model; a bundle
@@ -46,19 +49,7 @@ whose labels differ on more than 0.1 % (fp32) or 1 % (fp16) of pixels is refused
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of dedos-export."""
-    weights = parser.add_argument_group("weights")
-    weights.add_argument("--checkpoint", metavar="FILE", help="a file written by dedos-train")
-    weights.add_argument(
-        "--preset",
-        metavar="NAME",
-        help=f"one of {', '.join(PRESETS)}; alone, only nano has embedded weights",
-    )
-    weights.add_argument(
-        "--random-weights",
-        action="store_true",
-        help="random weights of --preset, for sizing; their fp16 labels hang on tiny margins, so add "
-        "--allow-drift",
-    )
+    add_options(parser.add_argument_group("weights"), WEIGHT_OPTIONS)
     graph = parser.add_argument_group("graph")
     add_options(graph, GRAPH_OPTIONS)
     add_options(parser.add_argument_group("words"), WORD_OPTIONS)
@@ -95,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.device:
         _require_device(options.target)
-    weights = WeightsSource(args.checkpoint, args.preset, args.random_weights)
+    weights = WeightsSource(**fields_of(args, WEIGHT_OPTIONS))
     dest = args.output or _default_output(weights, options)
     report = export_bundle(weights, dest, options=options, progress=ProgressLines())
     values, summary = report.to_dict(), _summary(report)

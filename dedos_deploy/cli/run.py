@@ -103,8 +103,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=BACKGROUNDS,
         default="threshold",
         help="what stays unlabelled: pixels scoring below the threshold of their best class "
-        "(default), also pixels that look more like another word of the bundle's base vocabulary, "
-        "or none at all",
+        "(default), also pixels that look more like another word of the bundle's base vocabulary "
+        "(with a dense CLIP, whose null words do that job, rarely needed), or none at all",
     )
     parser.add_argument(
         "--threshold",

@@ -13,13 +13,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dedos_deploy.borders import foreign
+from dedos_deploy.config_json import config_from_dict
 from dedos_deploy.errors import BadInputError, listed, shown
 from dedos_deploy.fields import FieldError, checked, load_json
 from dedos_deploy.files import write_atomically
 from dedos_deploy.model.build import build_model
 from dedos_deploy.model.dedos import Dedos
 from dedos_deploy.model.tensor_files import load_strictly, read_tensors
-from dedos_deploy.presets import ModelConfig, config_from_dict
+from dedos_deploy.presets import ModelConfig
 
 FORMAT = "dedos-checkpoint-1"
 TOKEN_TABLE = "text_tower.token_embedding.weight"

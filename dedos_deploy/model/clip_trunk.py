@@ -85,9 +85,12 @@ class PositionEmbedding(nn.Module):
         if grid_hw == (self.grid, self.grid):
             return torch.cat([self.cls, self.table])[None]
         square = self.table.reshape(1, self.grid, self.grid, -1).permute(0, 3, 1, 2)
-        resized = F.interpolate(square, size=grid_hw, mode="bicubic", align_corners=False)
-        flat = resized.flatten(2).transpose(1, 2)[0]
+        flat = self.resized(square, grid_hw).flatten(2).transpose(1, 2)[0]
         return torch.cat([self.cls, flat])[None]
+
+    def resized(self, square: Tensor, grid_hw: tuple[int, int]) -> Tensor:
+        """Return the table [1, C, grid, grid] at another grid."""
+        return F.interpolate(square, size=grid_hw, mode="bicubic", align_corners=False)
 
     def frozen(self, grid_hw: tuple[int, int]) -> FixedPosition:
         with torch.no_grad():

@@ -16,8 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dedos_deploy.model.build import build_model
 from dedos_deploy.model.dedos import Dedos
-from dedos_deploy.model.freeze import freeze
-from dedos_deploy.presets import ModelConfig
+from dedos_deploy.model.freeze import FrozenDedos, freeze
+from dedos_deploy.model.heads import DenseClip, build_dense
+from dedos_deploy.presets import DenseConfig, ModelConfig
 
 PARTS = (
     "trunk",
@@ -28,6 +29,8 @@ PARTS = (
     "mask_features",
     "mask_decoder",
     "text_aggregation",
+    "head",
+    "word_logits",
 )
 
 
@@ -53,10 +56,12 @@ class ModelCost:
     """Peak of live FP32 activations, weights excluded."""
 
 
-def model_cost(config: ModelConfig, *, size_hw: tuple[int, int], slots: int) -> ModelCost:
+def model_cost(
+    config: ModelConfig | DenseConfig, *, size_hw: tuple[int, int], slots: int
+) -> ModelCost:
     """Return the cost of `config` at one network size and number of slots K."""
     with torch.device("meta"):
-        model = build_model(config)
+        model = build_model(config) if isinstance(config, ModelConfig) else build_dense(config)
         frozen = freeze(model, size_hw=size_hw)
         image = torch.zeros(1, *size_hw, 3, dtype=torch.uint8)
         text = torch.zeros(slots, config.clip.text_width)
@@ -69,17 +74,20 @@ def model_cost(config: ModelConfig, *, size_hw: tuple[int, int], slots: int) -> 
     macs = counter.get_total_flops() // 2
     prefix = "FrozenDedos.model."
     parts = {part: _macs(counts.get(prefix + part, {})) for part in PARTS}
-    # The trunk calls the refinement, and the cost aggregation calls CLIP's output projection.
-    parts["trunk"] += _macs(counts.get(prefix + "trunk.proj", {})) - parts["refinement"]
-    tuned = config.clip_tune == "all"
+    if isinstance(config, ModelConfig):
+        # The trunk calls the refinement, and the cost aggregation calls CLIP's output projection.
+        parts["trunk"] += _macs(counts.get(prefix + "trunk.proj", {})) - parts["refinement"]
+    else:
+        # A dense CLIP calls the blocks of its trunk itself, and the head the last of them.
+        parts["trunk"] = macs - parts["head"] - parts["word_logits"]
     clip = _parameters(frozen.model.trunk)
-    shipped = _parameters(frozen.model) + config.queries * config.query_width
+    trained, shipped = _learned(model, frozen)
     return ModelCost(
         macs=macs,
         macs_table7=macs - _trunk_attention(config, size_hw),
         macs_by_part={name: count for name, count in parts.items() if count},
-        parameters_trained=_trained(model, tuned),
-        parameters_shipped=shipped if tuned else shipped - clip,
+        parameters_trained=trained,
+        parameters_shipped=shipped,
         parameters_clip=clip,
         activation_bytes=live.peak,
     )
@@ -93,18 +101,32 @@ def _parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _trained(model: Dedos, tuned: bool) -> int:
-    parts = _parameters(model) - _parameters(model.text_tower)
-    if model.detail is not None and model.config.detail == "mobile":
-        parts -= _parameters(model.detail)
-    return parts if tuned else parts - _parameters(model.trunk)
+def _learned(model: Dedos | DenseClip, frozen: FrozenDedos) -> tuple[int, int]:
+    """Return how many numbers training learns, and how many of them the frozen graph holds."""
+    if isinstance(model, DenseClip):
+        return 0, 0
+    config = model.config
+    trained = _parameters(model) - _parameters(model.text_tower)
+    shipped = _parameters(frozen.model) + config.queries * config.query_width
+    if model.detail is not None and config.detail == "mobile":
+        trained -= _parameters(model.detail)
+    if config.clip_tune == "all":
+        return trained, shipped
+    return trained - _parameters(model.trunk), shipped - _parameters(frozen.model.trunk)
 
 
-def _trunk_attention(config: ModelConfig, size_hw: tuple[int, int]) -> int:
-    """MACs of q kᵀ and of the weighted sum over v in every trunk block."""
-    patch = config.clip.patch
-    tokens = 1 + (size_hw[0] // patch) * (size_hw[1] // patch)
-    return 2 * tokens * tokens * config.clip.width * config.clip.layers
+def _trunk_attention(config: ModelConfig | DenseConfig, size_hw: tuple[int, int]) -> int:
+    """MACs of q kᵀ and of the weighted sum over v in every trunk block that has its own attention."""
+    clip, views = config.clip, 1
+    layers = clip.layers
+    if isinstance(config, DenseConfig):
+        layers -= 1  # The last block's is the head's.
+        if config.windows is not None:
+            rows, columns = (len(config.windows.offsets(side)) for side in size_hw)
+            views = rows * columns
+        size_hw = config.seen_hw(size_hw)
+    tokens = 1 + (size_hw[0] // clip.patch) * (size_hw[1] // clip.patch)
+    return 2 * tokens * tokens * clip.width * layers * views
 
 
 class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]

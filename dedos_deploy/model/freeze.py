@@ -12,6 +12,7 @@ from dedos_deploy.model.blocks import Arithmetic
 from dedos_deploy.model.clip_trunk import PatchEmbedding, PositionEmbedding
 from dedos_deploy.model.dedos import Dedos
 from dedos_deploy.model.detail_branch import ConvUnit
+from dedos_deploy.model.heads import DenseClip
 from dedos_deploy.model.msdeform import DeformableAttention, Sampling
 from dedos_deploy.model.refinement import Refinement
 
@@ -32,7 +33,7 @@ class FrozenProxy(nn.Module):
 class FrozenDedos(nn.Module):
     """(image uint8 [B, H, W, 3], text [K, D], valid [K]) -> scores [B, K, H // 4, W // 4]."""
 
-    def __init__(self, model: Dedos, score_dtype: torch.dtype) -> None:
+    def __init__(self, model: Dedos | DenseClip, score_dtype: torch.dtype) -> None:
         super().__init__()
         self.model = model
         self.score_dtype = score_dtype
@@ -43,7 +44,7 @@ class FrozenDedos(nn.Module):
 
 
 def freeze(
-    model: Dedos,
+    model: Dedos | DenseClip,
     *,
     size_hw: tuple[int, int],
     precision: Arithmetic = "fp32",
@@ -57,7 +58,7 @@ def freeze(
     position embedding at this grid. The text tower is dropped. `precision="fp16"` makes the
     weights of Linear and convolution layers half; see Note [Precision islands] in `blocks.py`.
 
-    Raises BadInputError when `size_hw` does not fit the patch.
+    Raises BadInputError when `size_hw` does not fit the patch, or the windows of a dense CLIP.
     """
     size = model.config.check_size(size_hw)
     frozen = copy.deepcopy(model).eval().requires_grad_(False)
@@ -71,14 +72,13 @@ def freeze(
     return FrozenDedos(frozen, score_dtype).eval()
 
 
-def _fold(model: Dedos, size_hw: tuple[int, int]) -> None:
+def _fold(model: Dedos | DenseClip, size_hw: tuple[int, int]) -> None:
     trunk, patch = model.trunk, model.config.clip.patch
+    if isinstance(model, Dedos):
+        _fold_proxy(model)
+    else:
+        size_hw = model.config.seen_hw(size_hw)
     grid_hw = (size_hw[0] // patch, size_hw[1] // patch)
-    with torch.no_grad():
-        proxy = model.proxy_queries()
-        if isinstance(model.refinement, Refinement):
-            model.refinement = model.refinement.folded(model.refinement.q_hat(proxy))
-    model.proxy_queries = FrozenProxy(proxy)  # type: ignore[assignment]
     if isinstance(trunk.patch_embedding, PatchEmbedding):
         trunk.patch_embedding = trunk.patch_embedding.folded()
     if isinstance(trunk.position, PositionEmbedding):
@@ -89,7 +89,15 @@ def _fold(model: Dedos, size_hw: tuple[int, int]) -> None:
         unit[0], unit[1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
 
 
-def _halve(model: Dedos) -> None:
+def _fold_proxy(model: Dedos) -> None:
+    with torch.no_grad():
+        proxy = model.proxy_queries()
+        if isinstance(model.refinement, Refinement):
+            model.refinement = model.refinement.folded(model.refinement.q_hat(proxy))
+    model.proxy_queries = FrozenProxy(proxy)  # type: ignore[assignment]
+
+
+def _halve(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             module.half()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from dedos_deploy.borders import first_line, foreign
-from dedos_deploy.errors import BadInputError, require
+from dedos_deploy.errors import BadInputError, listed, require
+from dedos_deploy.model.clip_trunk import PatchEmbedding
 from dedos_deploy.model.dedos import Dedos
+from dedos_deploy.model.heads import DenseClip
+from dedos_deploy.model.open_clip_files import QUICK, ClipFacts, ClipFile, clip_facts, clip_file
 
 _LOG = logging.getLogger(__name__)
 
@@ -80,11 +83,13 @@ def _block_name(key: str) -> str:
     )
 
 
-def load_open_clip(model: Dedos, pretrained: str) -> None:
-    """Load CLIP weights into `model` in place: an open_clip tag (`openai`) or a local file.
+def load_open_clip(model: Dedos | DenseClip, pretrained: str) -> ClipFile:
+    """Load CLIP weights into `model` in place and return their file: that of an open_clip tag
+    (`openai`), which is fetched unless it is cached, or a local one.
 
-    The architecture is the preset's; OpenAI's weights need the `-quickgelu` ones, and a mismatch
-    of the activation is refused, since nothing else would show it but poor results.
+    The architecture is the preset's. Weights trained with another activation than it computes are
+    refused where the tag, or an `open_clip_config.json` beside the file, tells, since nothing else
+    would show it but poor results. The mean and std that they tell become those of the model.
 
     Raises BadInputError when the weights cannot be had or do not fit, MissingExtraError without
     open_clip.
@@ -92,32 +97,57 @@ def load_open_clip(model: Dedos, pretrained: str) -> None:
     open_clip = require("open_clip", extra="train", purpose="loading CLIP weights")
     clip = model.config.clip
     quick = clip.activation == "quick_gelu"
-    tags = open_clip.list_pretrained_tags_by_model(clip.architecture)
-    if not Path(pretrained).is_file() and pretrained not in tags:
-        raise BadInputError(
-            f"CLIP weights {pretrained!r} are neither a file nor a tag of {clip.architecture}; "
-            f"tags: {', '.join(tags) or 'none'}"
-        )
-    if quick != clip.architecture.endswith("-quickgelu"):
+    facts = clip_facts(open_clip, clip, pretrained)
+    if quick != clip.architecture.endswith(QUICK):
         raise BadInputError(
             f"{clip.architecture} and activation {clip.activation!r} disagree; quick_gelu belongs "
             "to the -quickgelu architectures"
         )
+    if facts.quick_gelu not in (None, quick):
+        names = ("GELU", "QuickGELU")
+        tags = open_clip.list_pretrained_tags_by_model(clip.architecture)
+        fitting = [tag for tag in tags if clip_facts(open_clip, clip, tag).quick_gelu == quick]
+        raise BadInputError(
+            f"CLIP weights {pretrained!r} were trained with {names[not quick]}, and "
+            f"{model.config.preset} computes {names[quick]}, which would only show in poor results; "
+            f"take a preset of the other activation, or other weights: {listed(fitting) or 'a file'}"
+        )
+
+    found = clip_file(open_clip, clip, pretrained)
 
     def refusal(reason: str) -> BadInputError:
         return BadInputError(
             f"CLIP weights {pretrained!r} for {clip.architecture} could not be loaded ({reason}); "
-            "check the connection or give a local file"
+            "fetch them again, or give a local file of this architecture"
         )
 
-    with foreign(refusal, reason=first_line):
+    with foreign(refusal, reason=_told):
         source = open_clip.create_model(
-            clip.architecture, pretrained=pretrained, force_quick_gelu=quick
+            clip.architecture, pretrained=str(found.path), force_quick_gelu=quick
         )
     copy_clip(model, source.state_dict())
+    _set_preprocessing(model, facts)
+    return found
 
 
-def copy_clip(model: Dedos, state: dict[str, Tensor]) -> None:
+def _set_preprocessing(model: Dedos | DenseClip, facts: ClipFacts) -> None:
+    """Let the model normalise pictures as its weights were trained; ClipConfig checks the values."""
+    clip, embedding = model.config.clip, model.trunk.patch_embedding
+    clip = replace(clip, mean=facts.mean or clip.mean, std=facts.std or clip.std)
+    model.config = replace(model.config, clip=clip)
+    assert isinstance(embedding, PatchEmbedding)
+    embedding.mean.copy_(torch.tensor(clip.mean))
+    embedding.std.copy_(torch.tensor(clip.std))
+
+
+def _told(error: BaseException) -> str:
+    """Return the first line that says something: torch begins with a heading."""
+    lines = str(error).strip().splitlines()
+    heading = len(lines) > 1 and lines[0].startswith("Error(s) in loading")
+    return first_line(ValueError(lines[1])) if heading else first_line(error)
+
+
+def copy_clip(model: Dedos | DenseClip, state: dict[str, Tensor]) -> None:
     """Copy an open_clip state dict into the trunk and the text tower of `model`, strictly."""
     own = dict(model.named_parameters())
     expected = {name for name in own if name.startswith(("trunk.", "text_tower."))}

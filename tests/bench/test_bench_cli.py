@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from pathlib import Path
 
 import pytest
 
+from dedos_deploy import presets
 from dedos_deploy.cli.bench import main
+from dedos_deploy.head_numbers import HEADS
+from dedos_deploy.presets import ClipConfig, DenseConfig, TextTowerConfig
 
 
 def last_json(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
@@ -22,6 +27,30 @@ def test_model_json(capsys: pytest.CaptureFixture[str]) -> None:
     large = last_json(capsys)
     assert large["macs"] > small["macs"]  # type: ignore[operator]
     assert large["parameters_shipped"] == small["parameters_shipped"]
+
+
+def test_model_json_of_a_dense_clip(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["model", "--preset", "nano", "--json"]) == 0
+    keys = last_json(capsys).keys()
+    assert main(["model", "--preset", "dense-b", "--json"]) == 0
+    values = last_json(capsys)
+    assert values.keys() == keys and values["parameters_trained"] == 0
+    assert 80e9 < values["macs"] < 83e9  # type: ignore[operator]
+
+
+def test_frame_of_a_preset_with_random_weights(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    text = TextTowerConfig(16, 1, 2, context_length=24)
+    clip = ClipConfig("tiny", 8, 24, 3, 3, grid=4, text_width=20, text=text)
+    config = DenseConfig("dense-tiny", clip, (48, 64), HEADS["maskclip"](3))
+    monkeypatch.setitem(presets.DENSE_PRESETS, "dense-tiny", config)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    line = ["frame", "--preset", "dense-tiny", "--random-weights", "--frames", "1", "--json"]
+    assert main([*line, "--size", "48x64", "--slots", "3"]) == 0
+    values = last_json(capsys)
+    assert (values["preset"], values["slots"]) == ("dense-tiny", 3)
+    assert values["network_hw"] == [48, 64] and not list(tmp_path.iterdir())
 
 
 def test_frame_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,6 +69,10 @@ def test_frame_json(capsys: pytest.CaptureFixture[str]) -> None:
         (["model", "--preset", "nano", "--size", "33x64"], "nearest is 32x64"),
         (["frame", "--frames", "0"], "frames is 0, but must be at least 1"),
         (["frame", "--bundle", "nowhere"], "'nowhere' does not exist"),
+        (["frame", "--preset", "dense-b"], "--preset NAME and --random-weights go together"),
+        (["frame", "--random-weights"], "--preset NAME and --random-weights go together"),
+        (["frame", "--preset", "nano", "--random-weights", "--bundle", "demo"], "go together"),
+        (["frame", "--preset", "dense-c", "--random-weights"], "did you mean 'dense-"),
     ],
 )
 def test_refusals(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

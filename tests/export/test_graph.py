@@ -237,3 +237,46 @@ def test_fused_attention_keeps_its_scale(
     with open_graph(scaled, spec) as plain, open_graph(fused, spec) as engine:
         expected = plain.infer(inputs)["scores"].copy()
         np.testing.assert_allclose(engine.infer(inputs)["scores"], expected, atol=1e-5)
+
+
+def test_attention_whose_merge_was_joined_with_another_reshape_is_left_alone(
+    spec: GraphSpec, float_graph: onnx.ModelProto, open_graph: Any
+) -> None:
+    """The fused kernel gives [B, N, C], and what follows here needs four sides."""
+    joined = copied(float_graph)
+    graph = joined.graph
+    merge = next(
+        node
+        for node in graph.node
+        if node.op_type == "Reshape" and "blocks.0" in node.name and _makes(graph, node, 3)
+    )
+    batch, tokens, width = (int(side) for side in _shape(graph, merge))
+    sides = {"four": (batch, tokens, 2, width // 2), "three": (batch, tokens, width)}
+    for name, shape in sides.items():
+        graph.initializer.append(numpy_helper.from_array(np.array(shape, np.int64), name))
+    end = merge.output[0]
+    merge.input[1], merge.output[0] = "four", "merged"
+    index = list(graph.node).index(merge) + 1
+    graph.node.insert(
+        index, onnx.helper.make_node("Transpose", ["merged"], ["turned"], perm=[0, 1, 2, 3])
+    )
+    graph.node.insert(index + 1, onnx.helper.make_node("Reshape", ["turned", "three"], [end]))
+    fused = copied(joined)
+    assert (
+        fuse_attention(fused, min_tokens=1) == fuse_attention(copied(float_graph), min_tokens=1) - 1
+    )
+    inputs = _inputs(spec, 4)
+    with open_graph(joined, spec) as plain, open_graph(fused, spec) as engine:
+        expected = plain.infer(inputs)["scores"].copy()
+        np.testing.assert_allclose(engine.infer(inputs)["scores"], expected, atol=1e-5)
+
+
+def _shape(graph: onnx.GraphProto, reshape: onnx.NodeProto) -> np.ndarray:
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    return numpy_helper.to_array(tensors[reshape.input[1]])
+
+
+def _makes(graph: onnx.GraphProto, reshape: onnx.NodeProto, sides: int) -> bool:
+    """Whether a Reshape merges heads, behind their Transpose, to so many sides."""
+    before = next(node for node in graph.node if reshape.input[0] in node.output)
+    return before.op_type == "Transpose" and _shape(graph, reshape).size == sides

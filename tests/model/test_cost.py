@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from dedos_deploy.head_numbers import HEADS, WindowConfig
 from dedos_deploy.model.cost import model_cost
-from dedos_deploy.presets import PRESETS
+from dedos_deploy.presets import PRESETS, DenseConfig
 
 from .conftest import MICRO_CLIP, micro_config
 
@@ -22,6 +23,24 @@ def test_trunk_macs_by_hand() -> None:
     assert cost.macs_by_part["refinement"] == refinement
     assert sum(cost.macs_by_part.values()) <= cost.macs
     assert sum(cost.macs_by_part.values()) >= 0.95 * cost.macs
+
+
+def test_a_dense_clip_by_hand_and_by_windows() -> None:
+    """maskclip takes keys, values and the output product of its last block, for patches alone."""
+    config = DenseConfig("micro", MICRO_CLIP, (32, 32), HEADS["maskclip"](MICRO_CLIP.layers))
+    cost = model_cost(config, size_hw=(32, 32), slots=5)
+    patches, width, layers = 16, MICRO_CLIP.width, MICRO_CLIP.layers - 1
+    tokens = patches + 1
+    attention = layers * 2 * tokens * tokens * width
+    blocks = layers * 12 * width * width * tokens + attention
+    ends = patches * (8 * 8 * 3 + MICRO_CLIP.text_width) * width
+    head, words = 4 * width * width * patches, 5 * MICRO_CLIP.text_width * patches
+    assert cost.macs_by_part == {"trunk": blocks + ends, "head": head, "word_logits": words}
+    assert cost.macs == blocks + ends + head + words and cost.macs_table7 == cost.macs - attention
+    assert (cost.parameters_trained, cost.parameters_shipped) == (0, 0)
+    windowed = DenseConfig("micro", MICRO_CLIP, (32, 48), config.head, windows=WindowConfig(32, 16))
+    two = model_cost(windowed, size_hw=(32, 48), slots=5)
+    assert (two.macs, two.macs_table7) == (2 * cost.macs, 2 * cost.macs_table7)
 
 
 def test_clip_trunk_at_644_is_the_known_number() -> None:

@@ -25,6 +25,7 @@ from dedos_deploy.calib.partial import PartialState
 from dedos_deploy.calib.selection import frame_sha256
 from dedos_deploy.errors import BadInputError, nearest
 from dedos_deploy.files import read_regular
+from dedos_deploy.pictures import Picture
 from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.runtime.engines.onnx_runtime import session_options
 from dedos_deploy.spec import GraphSpec
@@ -35,7 +36,6 @@ SAVE_EVERY = 4
 """Frames between two saved states."""
 
 Statistic = TypeVar("Statistic")
-Picture = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False, repr=False)

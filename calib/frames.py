@@ -7,18 +7,13 @@ import os
 import random
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from dedos_deploy.errors import BadInputError, SourceError
-from dedos_deploy.pictures import open_picture
+from dedos_deploy.pictures import IMAGE_SUFFIXES, Picture, open_picture
 from dedos_deploy.runtime.sources.images import find_images
-from dedos_deploy.runtime.sources.opening import IMAGE_SUFFIXES, count_frames, frames_at
-
-Frame = NDArray[np.uint8]
+from dedos_deploy.runtime.sources.opening import count_frames, frames_at
 
 
-def sample_frames(source: str | os.PathLike[str], *, count: int, seed: int = 0) -> list[Frame]:
+def sample_frames(source: str | os.PathLike[str], *, count: int, seed: int = 0) -> list[Picture]:
     """Return up to `count` frames of `source`, uint8 [H, W, 3] BGR, the same ones every time.
 
     source: a picture; a folder, searched with its sub-folders; or a video file. A folder gives a
@@ -42,7 +37,7 @@ def sample_frames(source: str | os.PathLike[str], *, count: int, seed: int = 0) 
     return _from_video(path, count)
 
 
-def _from_folder(folder: Path, count: int, seed: int) -> list[Frame]:
+def _from_folder(folder: Path, count: int, seed: int) -> list[Picture]:
     try:
         paths = find_images(Path(glob.escape(str(folder))) / "**" / "*", IMAGE_SUFFIXES)
     except SourceError as error:
@@ -54,7 +49,7 @@ def _from_folder(folder: Path, count: int, seed: int) -> list[Frame]:
     return [open_picture(paths[index]) for index in chosen]
 
 
-def _from_video(path: Path, count: int) -> list[Frame]:
+def _from_video(path: Path, count: int) -> list[Picture]:
     announced = 0
 
     def middles(total: int) -> set[int]:

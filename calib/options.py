@@ -30,13 +30,13 @@ class Int8Options:
     """Picture folder, glob, video, camera or stream."""
 
     frames: int = 64
-    """How many of its frames, at least 16, an eighth of which checks instead of calibrating."""
+    """Frames taken of `source`, at least 16, an eighth of which checks instead of calibrating."""
 
     seed: int = 0
     """Other seeds take other frames."""
 
     estimator: Estimator = "mse"
-    """Of ranges."""
+    """How ranges are made of what was seen."""
 
     table: str | os.PathLike[str] | None = None
     """Calibration table to reuse, or to write where there is none."""
@@ -45,7 +45,7 @@ class Int8Options:
     """Label folder on which the verdict compares mean IoU; None: agreement of labels."""
 
     labels_split: str = "val"
-    """Its split."""
+    """Split of `labels`."""
 
     budget: float = 0.01
     """Part of mean IoU, or of the pixels' labels without `labels`, that may be lost before layers go

@@ -42,7 +42,7 @@ class Scheme:
     """uint8 around zero point 128, or from 0 where the tensor is never negative."""
 
     output: bool = False
-    """Quantize what it makes, too."""
+    """Quantize what the product makes, too."""
 
 
 _SYMMETRIC = Scheme()

@@ -37,7 +37,7 @@ class PlannedSite:
     """As in `Sensitivity`, part of the scores' energy."""
 
     macs: float
-    """Its cost, in any one unit."""
+    """Cost of the site, in any one unit."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class QuantizationPlan:
     """The next to be given back first."""
 
     given_back: tuple[GivenBack, ...]
-    """In the order in which they were."""
+    """Sites that stay in float, in the order in which they were given back."""
 
     budget: float | None
     """Largest predicted damage allowed, None when only measurements decide."""

@@ -13,16 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError, SourceError
-from dedos_deploy.pictures import open_picture
+from dedos_deploy.pictures import IMAGE_SUFFIXES, Picture, open_picture
 from dedos_deploy.runtime.flow.feed import Feed
 from dedos_deploy.runtime.flow.feed_options import LENT
 from dedos_deploy.runtime.frame import Frame, resize_frame
 from dedos_deploy.runtime.sources.contract import POLL_S, Outcome, Source
 from dedos_deploy.runtime.sources.images import find_images
-from dedos_deploy.runtime.sources.opening import IMAGE_SUFFIXES, open_source
+from dedos_deploy.runtime.sources.opening import open_source
 from dedos_deploy.runtime.uri import redact
 
 MIN_FRAMES = 16
@@ -39,8 +38,6 @@ CONSTANT, DUPLICATE, UNREADABLE = "constant", "duplicate", "unreadable"
 
 _SCHEME = re.compile(r"[a-zA-Z]{2,}:")
 """`rtsp:`, `scene:` and the like, where a question mark is no glob; one letter is a Windows drive."""
-
-Picture = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -62,10 +59,10 @@ class CalibrationFrames:
     """uint8 [H0, W0, 3] BGR each, at the network size, in order of time."""
 
     data_sha256: str
-    """Hash of their pixels, whatever their order."""
+    """Hash of the frames' pixels, whatever their order."""
 
     source: str
-    """Where they came from, without credentials."""
+    """Where the frames came from, without credentials."""
 
     skipped: tuple[SkippedFrame, ...] = ()
     """What was looked at and not usable."""

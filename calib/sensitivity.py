@@ -59,14 +59,14 @@ class SiteSensitivity:
 
     site: str
     damage: float
-    """Part of the scores' energy."""
+    """Damage of quantizing weights and activations, as a part of the scores' energy."""
 
     weight: float
-    """The same if only the weights were quantized."""
+    """Damage if only the weights were quantized."""
 
     activation: float
-    """The same if only the activations were. The two parts may help or hinder each other, so they
-    need not add up to the damage."""
+    """Damage if only the activations were quantized. `weight` and this may help or hinder each
+    other, so they need not add up to `damage`."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ class Sensitivity:
 
     sites: tuple[SiteSensitivity, ...]
     together: float
-    """Damage of quantizing all of them at once, to first order; the sum of the sites' damage
-    assumes that their errors do not add up, and this tells how far that holds."""
+    """Damage of quantizing all sites at once, to first order; the sum of the sites' damage assumes
+    that their errors do not add up, and this tells how far that holds."""
 
     signal: float
     """Mean square of the scores, so that sqrt(damage * signal) is the root mean square change of a
@@ -88,7 +88,7 @@ class Sensitivity:
     frames: int
     probes: int
     seed: int
-    """What was measured with."""
+    """What the probes were drawn from."""
 
     def __post_init__(self) -> None:
         if len({item.site for item in self.sites}) != len(self.sites):

@@ -6,12 +6,11 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dedos_deploy.calib.plan import QuantizationPlan
 from dedos_deploy.calib.sensitivity import Sensitivity, SiteSensitivity
+from dedos_deploy.pictures import Picture
 
-Image = NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 1000, 290, 90, 94, 44
@@ -43,7 +42,7 @@ def sensitivity_table(sensitivity: Sensitivity, plan: QuantizationPlan) -> str:
     return "\n".join(rows) + "\n"
 
 
-def draw_sensitivity(sensitivity: Sensitivity, plan: QuantizationPlan) -> Image:
+def draw_sensitivity(sensitivity: Sensitivity, plan: QuantizationPlan) -> Picture:
     """Return the picture, uint8 BGR [H, 1000, 3]: a row per site, grouped by part of the model.
 
     A bar is the damage of quantizing that site alone, on a log axis; its colour says where the plan
@@ -112,7 +111,7 @@ class _Axis:
 class _Canvas:
     """The few strokes that the picture is made of."""
 
-    def __init__(self, picture: Image) -> None:
+    def __init__(self, picture: Picture) -> None:
         self.picture = picture
 
     def write(

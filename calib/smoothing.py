@@ -38,16 +38,16 @@ class Smoothable:
     """A LayerNorm that only sites read."""
 
     norm: str
-    """Its module, the same in every precision."""
+    """The LayerNorm's module, the same in every precision."""
 
     node: str
-    """Its node."""
+    """The LayerNorm's node."""
 
     tensor: str
-    """Its output in float32, before any cast."""
+    """The LayerNorm's output in float32, before any cast."""
 
     sites: tuple[Site, ...]
-    """The products that read it."""
+    """The products that read `tensor`."""
 
 
 def find_smoothable(model: onnx.ModelProto) -> list[Smoothable]:

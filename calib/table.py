@@ -40,19 +40,19 @@ class CalibrationKey:
     """What ranges depend on: a table is valid for this and nothing else."""
 
     model_sha256: str
-    """Of the FP32 graph, see model_sha256."""
+    """Hash of the FP32 graph, see model_sha256."""
 
     preprocessing: str
     """See preprocessing_of."""
 
     data_sha256: str
-    """Of the frames, in any order."""
+    """Hash of the frames, in any order."""
 
     frames: int
-    """How many there were."""
+    """Number of frames."""
 
     text_sha256: str
-    """Of the text embeddings."""
+    """Hash of the text embeddings."""
 
     estimator: str
     """Name of the estimator of ranges."""
@@ -99,7 +99,7 @@ class CalibrationTable:
     """
 
     key: CalibrationKey
-    """What they are valid for."""
+    """What the ranges are valid for."""
 
     ranges: Mapping[str, float]
     """`amax` per tensor, the |x| that INT8 level 127 stands for, in the units of the tensor, 0 for a

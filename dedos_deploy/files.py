@@ -45,10 +45,10 @@ class Temporary:
     """
 
     path: Path
-    """Of the temporary itself."""
+    """Where the temporary file or folder is."""
 
     descriptor: int
-    """Open on it, for writing if it is a file."""
+    """Open on the file or folder, for writing if it is a file."""
 
     def __init__(
         self, dest: Path, *, folder: bool = False, keep_suffix: bool = False, private: bool = False

@@ -48,7 +48,7 @@ class Interrupts:
     """Names what is still at work, for the last words."""
 
     say: Callable[[str], None]
-    """Says them."""
+    """Says the last words."""
 
     def __init__(self, prog: str = "dedos") -> None:
         self.seen = False

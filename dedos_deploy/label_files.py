@@ -18,12 +18,11 @@ from numpy.typing import NDArray
 from dedos_deploy.borders import foreign
 from dedos_deploy.errors import BadInputError, require
 from dedos_deploy.files import read_regular
-from dedos_deploy.pictures import decode_picture, read_picture
+from dedos_deploy.pictures import IMAGE_SUFFIXES, decode_picture, open_picture
 from dedos_deploy.vocabulary import canonical_word
 
 UNLABELLED = 255
 UNLABELLED_16 = 65535
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 Items = tuple[tuple[Path, Path], ...]
 
@@ -140,7 +139,7 @@ def read_values(item: tuple[Path, Path]) -> tuple[NDArray[np.uint8], NDArray[np.
 
     Raises BadInputError naming the file that cannot be read or is of another size than its image.
     """
-    image = read_image(item[0])
+    image = open_picture(item[0])
     labels = read_label_values(item[1])
     if labels.shape != image.shape[:2]:
         raise BadInputError(
@@ -153,16 +152,6 @@ def read_values(item: tuple[Path, Path]) -> tuple[NDArray[np.uint8], NDArray[np.
 def unlabelled(count: int) -> int:
     """Return what `read_item` gives for a pixel of which nothing is known."""
     return UNLABELLED if count <= UNLABELLED else UNLABELLED_16
-
-
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """Return an image, uint8 BGR [H, W, 3]; raises BadInputError when it cannot be read."""
-    import cv2
-
-    image = read_picture(path, cv2.IMREAD_COLOR)
-    if image is None:
-        raise BadInputError(f"image {str(path)!r} cannot be read; replace or remove it")
-    return np.asarray(image, dtype=np.uint8)
 
 
 def read_label_values(path: Path) -> NDArray[np.uint16]:

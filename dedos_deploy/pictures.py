@@ -13,42 +13,52 @@ from dedos_deploy.errors import BadInputError
 from dedos_deploy.files import read_regular
 from dedos_deploy.picture_sizes import MOST_PIXELS, stated_pixels
 
+Picture = NDArray[np.uint8]
+"""uint8 [H, W, 3] BGR."""
 
-def read_picture(path: Path, flags: int) -> NDArray[Any] | None:
-    """Return a picture file, BGR or as `flags` (a cv2.IMREAD_*) say; None if it cannot be had.
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""Of the pictures that are looked for in a folder."""
 
-    That is a file that cannot be read, is no regular file, or cannot be decoded. Raises
-    BadInputError as `decode_picture`.
+
+def read_picture(path: Path) -> Picture | None:
+    """Return a picture file as `open_picture`; None if it cannot be read or decoded.
+
+    Raises BadInputError as `decode_picture`.
     """
     try:
         content = read_regular(path)
     except OSError:
         return None
-    # From memory: OpenCV's own reader fails on some paths (Windows, UTF-8), and writes to stderr.
-    return decode_picture(np.frombuffer(content, np.uint8), flags, name=f"picture {str(path)!r}")
+    return _coloured(content, f"picture {str(path)!r}")
 
 
-def open_picture(path: Path, *, whole: bool = False) -> NDArray[np.uint8]:
+def open_picture(path: Path, *, whole: bool = False) -> Picture:
     """Return a picture file as uint8 [H, W, 3] BGR, whatever its depth and channels.
 
     whole: refuse a JPEG that breaks off, of which the decoder draws the rest in grey.
     Raises BadInputError when it cannot be read.
     """
-    import cv2
-
+    name = f"picture {str(path)!r}"
     try:
         content = read_regular(path)
     except OSError as error:
-        raise BadInputError(f"picture {str(path)!r} cannot be read: {error.strerror}") from error
+        raise BadInputError(f"{name} cannot be read: {error.strerror}") from error
     if whole and _breaks_off(content):
-        raise BadInputError(f"picture {str(path)!r} breaks off; copy it again or remove it")
-    encoded = np.frombuffer(content, np.uint8)
-    picture = decode_picture(encoded, cv2.IMREAD_COLOR, name=f"picture {str(path)!r}")
+        raise BadInputError(f"{name} breaks off; copy it again or remove it")
+    picture = _coloured(content, name)
     if picture is None:
         raise BadInputError(
-            f"picture {str(path)!r} is damaged or of an unknown format; remove or convert it"
+            f"{name} cannot be read: damaged or of an unknown format; remove or convert it"
         )
-    return np.asarray(picture, np.uint8)
+    return picture
+
+
+def _coloured(content: bytes, name: str) -> Picture | None:
+    import cv2
+
+    # From memory: OpenCV's own reader fails on some paths (Windows, UTF-8), and writes to stderr.
+    picture = decode_picture(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR, name=name)
+    return None if picture is None else np.asarray(picture, np.uint8)
 
 
 def _breaks_off(content: bytes) -> bool:

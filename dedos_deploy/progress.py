@@ -20,6 +20,10 @@ class Progress:
 
     def count(self, done: int, total: int, unit: str = "image") -> None:
         """The part, or what it is at, has `done` of `total` of what one is called a `unit`."""
+        self.reached(done / max(1, total), f"{unit} {done} of {total}")
+
+    def reached(self, fraction: float, text: str) -> None:
+        """The part, or what it is at, is over by `fraction`, [0, 1]; text: where that is."""
 
     def warn(self, text: str) -> None:
         """Something does not stop the work and should be known."""

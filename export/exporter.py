@@ -9,9 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from dedos_deploy.bundle import BundleWriter, Manifest
 from dedos_deploy.calib.frames import sample_frames
@@ -36,6 +34,7 @@ from dedos_deploy.export.weights import TrainedModel, WeightsSource
 from dedos_deploy.files import sha256_of_file
 from dedos_deploy.model import FrozenDedos, freeze
 from dedos_deploy.model.blocks import Arithmetic
+from dedos_deploy.pictures import Picture
 from dedos_deploy.progress import QUIET, Progress, Stages
 from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
 from dedos_deploy.scenes import KINDS, render_image
@@ -47,8 +46,6 @@ CALIBRATION = "calibration.json"
 SCENE_FRAMES = "embedded scenes"
 SCENE_HW = (480, 640)
 
-Frame = NDArray[np.uint8]
-
 
 @dataclass(frozen=True, eq=False)
 class _Graph:
@@ -57,7 +54,7 @@ class _Graph:
     frozen: FrozenDedos
     model: onnx.ModelProto
     kind: Precision
-    """Its precision."""
+    """Precision of the graph."""
     precision: PrecisionReport
     fused: int
     """Number of attention blocks rewritten."""
@@ -70,7 +67,7 @@ class _Calibration:
     options: Int8Options
     frames: CalibrationFrames
     labels: EvaluationData | None
-    """What the verdict measures on, None for agreement of labels."""
+    """Labelled images that the verdict measures on, None for agreement of labels."""
 
 
 def export_bundle(
@@ -166,7 +163,7 @@ class _Export:
         spec: GraphSpec,
         graph: _Graph,
         text: BundleText,
-        frames: tuple[list[Frame], str],
+        frames: tuple[list[Picture], str],
     ) -> tuple[tuple[Path, ...], ParityReport]:
         """Return the files of the graph and what the parity gate saw; frames: and where from."""
         with self.stages.stage("comparing with the FP32 model") as progress:
@@ -198,7 +195,7 @@ class _Export:
         height, width = config.check_size(self.options.size_hw or trained_hw)
         return GraphSpec(height, width, config.clip.text_width, self.options.batch)
 
-    def _frames(self) -> tuple[list[Frame], str]:
+    def _frames(self) -> tuple[list[Picture], str]:
         count, source = self.options.frame_count, self.options.frames
         if source is not None:
             return sample_frames(source, count=count), "frames given by the user"

@@ -32,6 +32,7 @@ from dedos_deploy.export.graph import save_graph
 from dedos_deploy.export.int8_judge import Judge
 from dedos_deploy.export.int8_labels import LabelMeasure
 from dedos_deploy.model import FrozenDedos
+from dedos_deploy.pictures import Picture
 from dedos_deploy.progress import Progress
 from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
 from dedos_deploy.spec import GraphSpec, Target
@@ -42,7 +43,6 @@ CHECKED_OF = 8
 SENSITIVITY_FRAMES = 8
 
 Rows = NDArray[np.float32]
-Picture = NDArray[np.uint8]
 Factors = dict[str, NDArray[np.float32]]
 Ranges = dict[str, list[tuple[float, float]]]
 """Per site, for each of its runs: range of the activation, and of the result where it has one."""
@@ -53,15 +53,15 @@ class Int8Report:
     """How INT8 came about."""
 
     frames: int
-    """Number that calibrated."""
+    """Number of frames that calibrated."""
     checked: int
-    """Number that checked what the others calibrated."""
+    """Number of frames that checked what the others calibrated."""
     skipped: str
-    """What was looked at and not usable, in words."""
+    """Frames that were looked at and not usable, in words."""
     source: str
     """Where the frames came from, without credentials."""
     table_sha256: str
-    """Of the calibration table's key."""
+    """Hash of the calibration table's key."""
     smoothed: int
     """Layers whose outliers were moved."""
     sensitivity: Sensitivity
@@ -89,9 +89,9 @@ class Int8Graph:
     model: onnx.ModelProto
     """The graph for the target."""
     table: CalibrationTable
-    """What its ranges come from."""
+    """Ranges of the activations."""
     report: Int8Report
-    """How it came about."""
+    """How the graph came about."""
     checking: list[Picture]
     """The frames that did not calibrate, uint8 [H0, W0, 3]."""
 
@@ -332,6 +332,3 @@ def _copied(model: onnx.ModelProto) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     return copy
-
-
-__all__ = ["FloatGraphs", "Int8Graph", "Int8Report", "int8_graph"]

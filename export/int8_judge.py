@@ -16,6 +16,7 @@ from dedos_deploy.calib.verdict import Accuracy, SideBySide, Verdict, judge, sid
 from dedos_deploy.closing import Closing
 from dedos_deploy.export.graph import save_graph
 from dedos_deploy.export.int8_labels import PLAN_IMAGES, LabelMeasure
+from dedos_deploy.pictures import Picture
 from dedos_deploy.runtime.engines.agreement import label_agreement
 from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
 from dedos_deploy.spec import MIN_AGREEMENT
@@ -24,7 +25,6 @@ GATE_MARGIN = 0.005
 """What the checked frames must agree beyond the parity gate, which tries other words, too."""
 
 Scores = NDArray[np.float32]
-Picture = NDArray[np.uint8]
 Note = Callable[[str], None]
 
 

@@ -6,9 +6,8 @@ when an engine for another target is built from it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,13 +16,12 @@ from numpy.typing import NDArray
 from dedos_deploy.errors import BadInputError, ParityError
 from dedos_deploy.model.freeze import AnyModel
 from dedos_deploy.runtime.engines.agreement import label_agreement
+from dedos_deploy.runtime.engines.tensors import Infer
 from dedos_deploy.spec import MIN_AGREEMENT, SLOT_BUCKETS, GraphSpec
 
 PADDED_SLOTS = SLOT_BUCKETS[0]
 SMALL_WORDS = 3
 SHORT_CASE_FRAMES = 2
-
-Infer = Callable[[Mapping[str, NDArray[Any]]], dict[str, NDArray[Any]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +55,7 @@ class ParityReport:
     precision: str
     min_agreement: float
     agreement: float
-    """Of all pixels of the worst case."""
+    """Part of all pixels of the worst case that have the same label."""
     max_abs: float
     """Largest difference of scores."""
     finite: bool

@@ -59,7 +59,7 @@ class PrecisionReport:
     half_weights: int
     """Number of matrix and convolution weights in float16."""
     float_weights: int
-    """Number of those in float32."""
+    """Number of matrix and convolution weights in float32."""
     casts: int
     """Number of Cast nodes."""
 

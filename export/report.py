@@ -20,7 +20,7 @@ class ExportReport:
     path: Path
     """The bundle."""
     size: int
-    """Its bytes."""
+    """Bytes of the bundle."""
     parity: ParityReport
     precision: PrecisionReport
     text: TextParity
@@ -31,7 +31,8 @@ class ExportReport:
     int8: Int8Report | None
     """How INT8 was made and judged, None where it was not asked for."""
     image_precision: str
-    """Of the image graph, another than was asked for where the verdict is against INT8."""
+    """Precision of the image graph, another than was asked for where the verdict is against
+    INT8."""
     warnings: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:

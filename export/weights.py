@@ -92,7 +92,7 @@ class WeightsSource:
     checkpoint: str | os.PathLike[str] | None = None
     """A file written by dedos-train."""
     preset: str | None = None
-    """Its preset, or the one to take without it."""
+    """Preset of the checkpoint, or the one to take without a checkpoint."""
     random: bool = False
     """Weights drawn from a fixed seed, for builds that measure size and time."""
     clip_weights: str | None = None

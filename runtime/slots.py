@@ -89,10 +89,10 @@ class SlotTable:
     """1 for the first vocabulary of the session, one more per change."""
 
     names: tuple[str, ...]
-    """Of the session by class id."""
+    """Names of all classes of the session, by class id."""
 
     class_ids: tuple[int, ...]
-    """Ids of this vocabulary's entries, in its order."""
+    """Ids of the vocabulary's entries, in the order of these."""
 
     text: Rows
     """float32 [K, D]."""
@@ -110,7 +110,7 @@ class SlotTable:
     """The words of the last slots, whose pixels stay unlabelled."""
 
     entries: tuple[str, ...] = ()
-    """The vocabulary's, spelled as `parse_vocabulary` takes them."""
+    """The vocabulary's entries, spelled as `parse_vocabulary` takes them."""
 
     used: tuple[int, ...] = ()
     """Version that asked for each of `names` last."""

@@ -39,6 +39,17 @@ def test_what_is_gone_through_is_counted_once_it_is_done() -> None:
     assert told.lines == ["a", "letter 1 of 2", "b", "letter 2 of 2"]
 
 
+def test_a_count_is_how_far_a_part_is() -> None:
+    class Reached(Progress):
+        def reached(self, fraction: float, text: str) -> None:
+            told.append((fraction, text))
+
+    told: list[tuple[float, str]] = []
+    Reached().count(0, 0)
+    Reached().count(3, 4, "frame")
+    assert told == [(0.0, "image 0 of 0"), (0.75, "frame 3 of 4")]
+
+
 def test_nobody_need_listen() -> None:
     with QUIET.part(1, 1, "anything"):
         QUIET.note("something")

@@ -64,3 +64,36 @@ def test_every_file_that_contributors_are_pointed_to_is_there() -> None:
     named = set(re.findall(r"`([\w./-]+/[\w.-]+\.(?:py|pyi|cpp|txt))`", text))
     assert len(named) > 20
     assert not {name for name in named if not (ROOT / name).exists()}
+
+
+ROOMS = "runtime|training|export|calib|dedos_deploy|tests|benchmarks|examples|docs"
+
+
+def resolves(name: str) -> bool:
+    """Tell whether a dotted name is a module, or something in one."""
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        try:
+            found: object = importlib.import_module(".".join(parts[:count]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[count:]:
+            if not hasattr(found, part):
+                return False
+            found = getattr(found, part)
+        return True
+    return False
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_names_is_there(page: Path) -> None:
+    """Files and modules move; pages that name them have to follow."""
+    text = page.read_text(encoding="utf-8")
+    files = re.findall(rf"`((?:{ROOMS})/[\w./-]+\.\w+)", text)
+    names = re.findall(r"`(dedos_deploy(?:\.\w+)+)", text)
+    for module, imported in re.findall(
+        r"^from (dedos_deploy[\w.]*) import ([\w, ]+)", text, re.MULTILINE
+    ):
+        names += [f"{module}.{name.strip()}" for name in imported.split(",")]
+    assert not [file for file in files if not (ROOT / file).exists()]
+    assert not [name for name in names if not resolves(name)]

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError, nearest
+from dedos_deploy.pictures import Picture
 
-Image = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 AugmentRecipe = Literal["deployed", "mask2former"]
 
@@ -60,14 +60,14 @@ class AugmentSettings:
 
 
 def augment(
-    image_bgr: Image,
+    image_bgr: Picture,
     labels: Labels,
     size_hw: tuple[int, int],
     settings: AugmentSettings,
     random: np.random.Generator,
     *,
     outside: int,
-) -> tuple[Image, Labels]:
+) -> tuple[Picture, Labels]:
     """Return a varied crop: uint8 BGR [H, W, 3] and int64 [H, W].
 
     Where the crop reaches outside the image, labels are `outside` and pixels a plain colour.
@@ -107,12 +107,12 @@ def _window(side: int, target: int, zoom: float, random: np.random.Generator) ->
 
 
 def crop_resize(
-    image: Image,
+    image: Picture,
     labels: Labels,
     size_hw: tuple[int, int],
     windows: tuple[Window, Window],
     outside: int,
-) -> tuple[Image, Labels]:
+) -> tuple[Picture, Labels]:
     """Return the crop that `windows` (rows, columns) describe, at `size_hw`."""
     import cv2
 
@@ -140,8 +140,8 @@ def crop_resize(
 
 
 def jitter_colour(
-    image_bgr: Image, settings: AugmentSettings, random: np.random.Generator
-) -> Image:
+    image_bgr: Picture, settings: AugmentSettings, random: np.random.Generator
+) -> Picture:
     """Return the image with another brightness, contrast, saturation and hue, uint8 BGR."""
     import cv2
 
@@ -174,14 +174,14 @@ _PADDING = 128
 
 
 def resize_crop(
-    image_bgr: Image,
+    image_bgr: Picture,
     labels: Labels,
     size_hw: tuple[int, int],
     settings: AugmentSettings,
     random: np.random.Generator,
     *,
     outside: int,
-) -> tuple[Image, Labels]:
+) -> tuple[Picture, Labels]:
     """Return a crop by Mask2Former's recipe: uint8 BGR [H, W, 3] and int64 [H, W].
 
     The shorter side is resized to one of the steps of `scale`, the longer one accordingly; a
@@ -253,7 +253,7 @@ def _crop(
     return window
 
 
-def ssd_colour(image_bgr: Image, random: np.random.Generator) -> Image:
+def ssd_colour(image_bgr: Picture, random: np.random.Generator) -> Picture:
     """Return the image with the colours of SSD's augmentation (Liu et al., ECCV 2016).
 
     Each with probability 1/2: brightness by at most 32 levels, contrast and saturation times
@@ -279,7 +279,7 @@ def ssd_colour(image_bgr: Image, random: np.random.Generator) -> Image:
     return _map_levels(image, after)
 
 
-def _map_levels(image: Image, levels: NDArray[np.float64]) -> Image:
+def _map_levels(image: Picture, levels: NDArray[np.float64]) -> Picture:
     import cv2
 
     table = np.clip(levels, 0, 255).astype(np.uint8)
@@ -288,7 +288,7 @@ def _map_levels(image: Image, levels: NDArray[np.float64]) -> Image:
     return np.asarray(cv2.LUT(image, table), dtype=np.uint8)
 
 
-def _turn_and_saturate(image_bgr: Image, turn: int, saturation: float) -> Image:
+def _turn_and_saturate(image_bgr: Picture, turn: int, saturation: float) -> Picture:
     import cv2
 
     if not turn and saturation == 1.0:

@@ -7,13 +7,12 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.model import Dedos
-from dedos_deploy.pictures import read_picture
+from dedos_deploy.pictures import open_picture
 from dedos_deploy.training.denoising import DenoisingLearning, LiveFill
 
 if TYPE_CHECKING:
@@ -120,16 +119,12 @@ class CalibrationImages:
 
         Raises BadInputError naming a file that cannot be read.
         """
-        import cv2
-
         self._hash = hashlib.sha256()
         for path in self.paths:
-            image = read_picture(path, cv2.IMREAD_COLOR)
-            if image is None:
-                raise BadInputError(f"{path} cannot be read as an image; replace or remove it")
+            image = open_picture(path)
             self._hash.update(json.dumps(image.shape).encode())
             self._hash.update(image.tobytes())
-            yield torch.from_numpy(np.asarray(image, dtype=np.uint8))[None]
+            yield torch.from_numpy(image)[None]
 
     @property
     def sha256(self) -> str:

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 CHECKPOINT, LEARNING = "checkpoint.safetensors", "learning.safetensors"
 
-"""Wraps the images and is told how many there are: `tqdm` and the like."""
-
 
 @dataclass(frozen=True)
 class Run:

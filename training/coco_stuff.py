@@ -17,8 +17,8 @@ from dedos_deploy.errors import BadInputError
 from dedos_deploy.label_files import paired
 from dedos_deploy.training.folders import LabelFolder
 
-SOURCE = "https://github.com/nightrome/cocostuff/blob/master/labels.txt"
-"""Where ids and names are from: H. Caesar, J. Uijlings, V. Ferrari, CVPR 2018; CC BY 4.0."""
+# Ids and names are from https://github.com/nightrome/cocostuff/blob/master/labels.txt,
+# H. Caesar, J. Uijlings, V. Ferrari, CVPR 2018; CC BY 4.0.
 
 CREDIT = (
     "COCO-Stuff 164k, H. Caesar, J. Uijlings, V. Ferrari, CVPR 2018: annotations CC BY 4.0, COCO "

@@ -157,9 +157,9 @@ class LearningSource:
     """The diffusion that a learning belongs to."""
 
     diffusion: dict[str, Any]
-    """Its settings as plain JSON values, `asdict(DiffusionSettings)`."""
+    """The diffusion's settings as plain JSON values, `asdict(DiffusionSettings)`."""
     fingerprint: str
-    """Its `LatentDiffusion.fingerprint`, since other weights give features the reader never saw."""
+    """`LatentDiffusion.fingerprint`, since other weights give features the reader never saw."""
 
 
 def save_learning(path: Path | str, learning: DenoisingLearning, source: LearningSource) -> None:

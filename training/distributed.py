@@ -109,16 +109,24 @@ class Launched:
         self._accelerator.end_training()
 
 
+def choose_device(name: str) -> torch.device:
+    """Return the device that `name`, auto, cpu or cuda, means here.
+
+    Raises BadInputError for cuda where torch finds none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise BadInputError(
+            "torch finds no CUDA device; use --device cpu or install its CUDA build"
+        )
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
 def open_processes(device: str) -> Processes:
     """Return the processes of this run, as torchrun's environment says.
 
     device: auto, cpu or cuda. Raises BadInputError for cuda without a CUDA device.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise BadInputError(
-            "torch finds no CUDA device; use --device cpu or install its CUDA build"
-        )
-    cpu = device == "cpu" or not torch.cuda.is_available()
+    cpu = choose_device(device).type == "cpu"
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return Launched(cpu=cpu)
     return OneProcess(torch.device("cpu" if cpu else "cuda"))

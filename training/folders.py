@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.label_files import (
-    IMAGE_SUFFIXES,
-    UNLABELLED,
     read_classes,
     read_item,
     read_text,
@@ -27,19 +25,6 @@ from dedos_deploy.label_files import (
 )
 from dedos_deploy.training.targets import IGNORE, OTHER
 from dedos_deploy.vocabulary import BACKGROUND_WORDS
-
-__all__ = [
-    "DATA_ENVIRONMENT",
-    "FILE_IGNORE",
-    "IMAGE_SUFFIXES",
-    "LabelFolder",
-    "find_folder",
-    "open_folder",
-    "read_pair",
-    "union_words",
-]
-
-FILE_IGNORE = UNLABELLED
 
 DATA_ENVIRONMENT = "DEDOS_DATA"
 

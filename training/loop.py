@@ -28,7 +28,7 @@ from dedos_deploy.training.distributed import Processes, open_processes
 from dedos_deploy.training.evaluate import evaluate, summary
 from dedos_deploy.training.failure import DivergedError, failed_path, save_failed_step
 from dedos_deploy.training.interrupts import interruptible
-from dedos_deploy.training.logs import LOG, RunLog, StepReport
+from dedos_deploy.training.logs import RunLog, StepReport
 from dedos_deploy.training.losses import Totals
 from dedos_deploy.training.objective import Loss, Objective
 from dedos_deploy.training.optimizer import (
@@ -53,8 +53,6 @@ from dedos_deploy.training.setup import (
 from dedos_deploy.training.state import Training, load_state, save_state, saved_settings
 
 _LOG = logging.getLogger(__name__)
-
-__all__ = ["LOG", "DivergedError", "Observer", "StepReport", "Trainer"]
 
 CHECKPOINT, STATE, LEARNING = (
     "checkpoint.safetensors",

@@ -24,7 +24,7 @@ class Loss:
     total: Tensor
     """Scalar with gradient."""
     terms: dict[str, Tensor]
-    """Its detached parts by name."""
+    """The loss's detached parts by name."""
     stages: Tensor | None
     """Q_{L,t} summed over the micro-batch's images, [N, n, c], None when the step used the bank."""
 

@@ -16,6 +16,7 @@ from dedos_deploy.errors import BadInputError
 from dedos_deploy.files import write_atomically
 from dedos_deploy.model import Dedos
 from dedos_deploy.model.word_embeddings import WordEmbeddings
+from dedos_deploy.pictures import Picture
 from dedos_deploy.runtime.sinks.palette import class_colour_bgr, palette_bgr
 from dedos_deploy.training.data import Batch
 from dedos_deploy.training.evaluate import network_input
@@ -24,7 +25,6 @@ from dedos_deploy.training.settings import TrainSettings
 
 SAMPLES, FIRST_BATCH = "samples", "first_batch.png"
 
-Image = NDArray[np.uint8]
 
 _LINE = 16
 """Height of a legend line in pixels."""
@@ -51,10 +51,10 @@ class Sample:
     labels, the model's answer, and the words that occur in either.
     """
 
-    image: Image
-    labels: Image
-    answer: Image
-    legend: Image
+    image: Picture
+    labels: Picture
+    answer: Picture
+    legend: Picture
 
 
 def write_samples(
@@ -64,7 +64,7 @@ def write_samples(
     embeddings: WordEmbeddings,
     words: Sequence[str],
     settings: TrainSettings,
-) -> Image:
+) -> Picture:
     """Write and return a sheet of validation images: image, labels, the model's answer, words.
 
     words: the union vocabulary that `embeddings` index.
@@ -117,7 +117,7 @@ def _nearest(labels: NDArray[np.int64], size_hw: tuple[int, int]) -> NDArray[np.
     return picked
 
 
-def _painted(image_bgr: Image, labels: NDArray[np.int64]) -> Image:
+def _painted(image_bgr: Picture, labels: NDArray[np.int64]) -> Picture:
     """Return the image mixed with class colours; negative labels stay grey or black."""
     colours = palette_bgr(int(labels.max(initial=0)) + 1)[np.maximum(labels, 0)].astype(np.int64)
     grey = image_bgr.mean(-1, keepdims=True).astype(np.int64) // 2
@@ -126,7 +126,7 @@ def _painted(image_bgr: Image, labels: NDArray[np.int64]) -> Image:
     return mixed.astype(np.uint8)
 
 
-def _legend(entries: Sequence[tuple[str, int]], height: int, width: int) -> Image:
+def _legend(entries: Sequence[tuple[str, int]], height: int, width: int) -> Picture:
     import cv2
 
     panel = np.full((height, max(120, width // 2), 3), 24, np.uint8)
@@ -147,7 +147,7 @@ def _legend(entries: Sequence[tuple[str, int]], height: int, width: int) -> Imag
     return panel
 
 
-def write_picture(path: Path, image_bgr: Image) -> None:
+def write_picture(path: Path, image_bgr: Picture) -> None:
     """Write uint8 BGR [H, W, 3] to `path` whole or not at all.
 
     Raises BadInputError when it cannot be written.

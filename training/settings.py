@@ -113,7 +113,7 @@ class TrainSettings:
     workers: int = 1
     """Processes that load images."""
     threads: int = 0
-    """Of the training process (0: torch's choice)."""
+    """CPU threads of the training process (0: torch's choice)."""
     device: Device = "auto"
 
     def __post_init__(self) -> None:

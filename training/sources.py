@@ -26,7 +26,7 @@ class DataEntry:
     path: str
     """A folder, or a name that `find_folder` knows."""
     kind: Kind | None = None
-    """Layout of the folder, None to see it from what lies in there."""
+    """Layout of the folder, None to see it from what lies in the folder."""
     share: float = 1.0
     """How often an epoch shows each image."""
 
@@ -36,7 +36,7 @@ class _Reader:
     """How one layout of data is read."""
 
     splits: Callable[[Path], Sequence[str]]
-    """Those of train and val that are there."""
+    """Returns those of the splits train and val that are there."""
     open: Callable[[Path, str, int], Sequence[LabelFolder]]
     """Returns one split of a folder."""
 

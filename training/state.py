@@ -34,7 +34,7 @@ class Training:
     learning: DenoisingLearning | None = None
     """What reads the diffusion, None for a run without one."""
     diffusion: str | None = None
-    """Fingerprint of the diffusion it reads."""
+    """Fingerprint of the diffusion that `learning` reads."""
     step: int = 0
     """Optimizer steps done."""
     elapsed_s: float = 0.0

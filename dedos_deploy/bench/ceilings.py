@@ -25,7 +25,7 @@ class Ceilings:
     """Bytes per second, reading and writing counted once."""
 
     source: str
-    """What measured them."""
+    """What measured `matmul` and `copy`."""
 
 
 def cpu_ceilings(threads: int) -> Ceilings:

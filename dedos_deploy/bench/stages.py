@@ -40,14 +40,14 @@ class BenchOptions:
     """Paths or "demo"."""
 
     engine: str = "cpu"
-    """One of `spec.ENGINES`, for all of them."""
+    """One of `spec.ENGINES`, for all bundles."""
 
     slots: Sequence[int] = (171,)
     sizes: Sequence[tuple[int, int]] = ((720, 1280),)
-    """What is varied."""
+    """Frame sizes (height, width); each is measured with each number of `slots`."""
 
     frames: int = 50
-    """Timed ones per combination."""
+    """Timed frames per combination."""
 
     threads: int | None = None
     gpu: int = 0

@@ -221,7 +221,7 @@ class _Source:
     """All but the manifest."""
 
     manifest: bytes
-    """Read already."""
+    """Content of manifest.json."""
 
     label: str
     """What the bundle is called in messages."""

@@ -56,7 +56,7 @@ class Manifest:
     """One of PRECISIONS per part (`image`, `text`, ...)."""
 
     activation: Activation
-    """Of the CLIP towers."""
+    """Activation of the CLIP towers."""
 
     template_name: str
     """Name of the prompt templates."""
@@ -71,19 +71,19 @@ class Manifest:
     """Score in [0, 1] below which a pixel stays unlabelled, by class name."""
 
     default_threshold: float
-    """The same for all other classes."""
+    """Threshold of all classes that `thresholds` does not name."""
 
     checkpoint_sha256: str | None
-    """Of the file it was exported from (None: random weights)."""
+    """Hash of the file the model was exported from (None: random weights)."""
 
     tools: dict[str, str]
-    """Versions by name."""
+    """Versions of the tools, by name."""
 
     sources: list[str]
     """What the weights learned from, with credits."""
 
     licence: str
-    """Of the weights."""
+    """Licence of the weights."""
 
     created: str
     """ISO 8601 time with its offset."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from typing import Any, TextIO
+from typing import TextIO
 
 from dedos_deploy.progress import Progress
 
@@ -29,8 +29,8 @@ class ProgressLines(Progress):
         self._live = self._stream.isatty()
         self._lock = threading.Lock()
         self._title = self._note = ""
-        self._counted: tuple[int, int, str] | None = None
-        self._first: tuple[int, float] | None = None
+        self._reached: tuple[float, str] | None = None
+        self._first: tuple[float, float] | None = None
         self._start_s = self._next_log_s = 0.0
         self._stop = threading.Event()
         self._ticker: threading.Thread | None = None
@@ -39,7 +39,7 @@ class ProgressLines(Progress):
     def begin(self, number: int, count: int, what: str) -> None:
         with self._lock:
             self._title, self._note = f"[{number}/{count}] {what}", ""
-            self._counted = self._first = None
+            self._reached = self._first = None
             self._start_s = time.monotonic()
             self._next_log_s = SILENT_S
         self._stop.clear()
@@ -50,13 +50,13 @@ class ProgressLines(Progress):
     def note(self, text: str) -> None:
         with self._lock:
             if text != self._note:
-                self._note, self._counted, self._first = text, None, None
+                self._note, self._reached, self._first = text, None, None
 
-    def count(self, done: int, total: int, unit: str = "image") -> None:
+    def reached(self, fraction: float, text: str) -> None:
         with self._lock:
-            self._counted = done, total, unit
+            self._reached = fraction, text
             # What a resumed run had before took no time of this one.
-            self._first = self._first or (done, time.monotonic())
+            self._first = self._first or (fraction, time.monotonic())
 
     def warn(self, text: str) -> None:
         with self._lock:
@@ -92,11 +92,13 @@ class ProgressLines(Progress):
             self._next_log_s = elapsed + LOG_EVERY_S
 
     def _how_far(self) -> list[str]:
-        if self._counted is None or self._first is None:
+        if self._reached is None or self._first is None:
             return []
-        (done, total, unit), (first, since_s) = self._counted, self._first
-        left_s = (time.monotonic() - since_s) / max(1, done - first) * (total - done)
-        return [f"{unit} {done} of {total}", *([f"{left_s:.0f} s left"] if done > first else [])]
+        (fraction, text), (first, since_s) = self._reached, self._first
+        if fraction <= first:
+            return [text]
+        left_s = (time.monotonic() - since_s) / (fraction - first) * (1 - fraction)
+        return [text, f"{left_s:.0f} s left"]
 
     def _elapsed(self) -> float:
         return time.monotonic() - self._start_s
@@ -109,30 +111,3 @@ class ProgressLines(Progress):
     def _write(self, text: str) -> None:
         self._stream.write(text)
         self._stream.flush()
-
-
-class PartBars:
-    """A bar for each part of a training, which knows no number of steps: told of parts in [0, 1]."""
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-
-    def __enter__(self) -> PartBars:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def on_part(self, title: str) -> None:
-        from tqdm import tqdm
-
-        self.__exit__()
-        layout = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
-        # Into a file a bar writes a line every so often, not ten a second.
-        pause = 0.1 if sys.stderr.isatty() else 15.0
-        self._bar = tqdm(total=100.0, desc=title, bar_format=layout, mininterval=pause)
-
-    def on_progress(self, part: float, note: str) -> None:
-        self._bar.set_postfix_str(note, refresh=False)
-        self._bar.update(min(100.0, round(100 * part, 2)) - self._bar.n)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from dedos_deploy.cli._main import EXIT_OK, run_command
+from dedos_deploy.cli._main import EXIT_OK, command_parser, run_command
 from dedos_deploy.cli._options import typed
 from dedos_deploy.options import size_hw
 from dedos_deploy.presets import DENSE_PRESETS, PRESETS, any_preset
@@ -40,11 +40,8 @@ _PRESETS = PRESETS | DENSE_PRESETS
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="dedos-bench",
-        description="Costs of DEDOS models: counted for presets, measured for bundles.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        "dedos-bench", "Costs of DEDOS models: counted for presets, measured for bundles.", EPILOG
     )
     add_arguments(parser)
     return parser

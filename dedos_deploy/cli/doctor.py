@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from dedos_deploy.cli._main import EXIT_OK, EXIT_USER_ERROR, run_command
+from dedos_deploy.cli._main import EXIT_OK, EXIT_USER_ERROR, command_parser, run_command
 from dedos_deploy.spec import ENGINES
 
 EPILOG = """\
@@ -24,12 +24,11 @@ MARKS = {"ok": "ok  ", "note": "note", "bad": "BAD "}
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="dedos-doctor",
-        description="Look at GPU, driver, TensorRT, ONNX Runtime, OpenCV, cameras and memory, label "
+    parser = command_parser(
+        "dedos-doctor",
+        "Look at GPU, driver, TensorRT, ONNX Runtime, OpenCV, cameras and memory, label "
         "one frame, and say what to do.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        EPILOG,
     )
     parser.add_argument(
         "--engine",

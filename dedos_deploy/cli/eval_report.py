@@ -7,7 +7,8 @@ import json
 import sys
 from pathlib import Path
 
-from dedos_deploy.cli._main import EXIT_OK
+from dedos_deploy.cli._eval_text import columns_text, result_text
+from dedos_deploy.cli._main import EXIT_OK, command_parser
 
 _EPILOG = """\
 examples:
@@ -19,11 +20,10 @@ examples:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `dedos-eval report`."""
-    parser = argparse.ArgumentParser(
-        prog="dedos-eval report",
-        description="Write one report of evaluations that dedos-eval --output kept.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        "dedos-eval report",
+        "Write one report of evaluations that dedos-eval --output kept.",
+        _EPILOG,
     )
     parser.add_argument("folder", type=Path, nargs="+", help="--output of an evaluation")
     parser.add_argument(
@@ -40,7 +40,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Read, write the report, and return the exit code."""
-    from dedos_deploy.cli.eval import columns_text, result_text
     from dedos_deploy.errors import BadInputError
     from dedos_deploy.evaluation.batch import read_sections, report_of
     from dedos_deploy.evaluation.report import summary_rows, write_report

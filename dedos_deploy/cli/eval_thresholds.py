@@ -8,7 +8,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from dedos_deploy.cli._main import EXIT_OK
+from dedos_deploy.cli._eval_text import columns_text
+from dedos_deploy.cli._main import EXIT_OK, command_parser
 from dedos_deploy.cli._progress import ProgressLines
 
 _DESCRIPTION = """\
@@ -29,12 +30,7 @@ examples:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `dedos-eval calibrate-thresholds`."""
-    parser = argparse.ArgumentParser(
-        prog="dedos-eval calibrate-thresholds",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("dedos-eval calibrate-thresholds", _DESCRIPTION, _EPILOG)
     parser.add_argument("--bundle", required=True, help="bundle folder, .dedos file, or demo")
     parser.add_argument("--data", required=True, metavar="FOLDER", help="labelled folder")
     parser.add_argument("--split", default="val", help="split of the data set (default: val)")
@@ -65,7 +61,6 @@ def build_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Calibrate, show, write, and return the exit code."""
     from dedos_deploy.bundle.edit import check_changeable, set_thresholds
-    from dedos_deploy.cli.eval import columns_text
     from dedos_deploy.evaluation.calibrate import calibrate_thresholds
     from dedos_deploy.evaluation.thresholds import mean_iou
     from dedos_deploy.vocabulary import typed_vocabulary

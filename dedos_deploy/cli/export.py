@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dedos_deploy.calib.options import INT8_OPTIONS, Int8Options
-from dedos_deploy.cli._main import run_command
+from dedos_deploy.cli._main import command_parser, run_command
 from dedos_deploy.cli._options import add_options, fields_of
 from dedos_deploy.errors import BadInputError, require
 from dedos_deploy.export.options import (
@@ -142,11 +142,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="dedos-export",
-        description="Write a bundle: the image graph, the text tower and their proof of parity.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        "dedos-export",
+        "Write a bundle: the image graph, the text tower and their proof of parity.",
+        _EPILOG,
     )
     add_arguments(parser)
     return parser

@@ -10,11 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from dedos_deploy.cli._main import (
-    EXIT_USER_ERROR,
-    one_line,
-    run_command,
-)
+from dedos_deploy.cli._main import EXIT_USER_ERROR, command_parser, one_line, run_command
 from dedos_deploy.errors import BadInputError, DedosError
 from dedos_deploy.spec import BACKGROUNDS, TYPED_TARGETS
 
@@ -70,12 +66,7 @@ exit code: 0 done, 2 something to correct (one line on stderr), also when a came
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="dedos-run",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("dedos-run", DESCRIPTION, EPILOG)
     add_arguments(parser)
     return parser
 

@@ -70,25 +70,25 @@ class Ends:
     """Where the frames of a camera come from and its results go to."""
 
     name: str
-    """Of the camera, in reports and in names of outputs."""
+    """The camera's name, in reports and in names of outputs."""
 
     uri: str
-    """Address of its source."""
+    """Address of the camera's source."""
 
     first: list[Source]
-    """Its source where that is open already, taken by the first who opens it."""
+    """The camera's source where that is open already, taken by the first who opens it."""
 
     sinks: list[Sink]
-    """Open."""
+    """Where the results go, open."""
 
     live: bool = True
     """Whether frames come in their own time; a source that cannot be reached yet is taken for live."""
 
     fps: float | None = None
-    """Frames a second, as far as that is known before it is read."""
+    """Frames a second, as far as that is known before the source is read."""
 
     frames: int | None = None
-    """How many there will be, as far as that is known."""
+    """Number of frames in all, as far as that is known."""
 
     def open_it(self) -> Source:
         from dedos_deploy.runtime.sources.opening import connect

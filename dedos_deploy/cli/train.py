@@ -10,14 +10,15 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dedos_deploy.cli._main import EXIT_OK, run_verb
+from dedos_deploy.cli._main import EXIT_OK, command_parser, run_verb
 from dedos_deploy.cli._options import add_options, fields_of
 from dedos_deploy.errors import package_folder
 from dedos_deploy.training.options import TRAIN_OPTIONS
 
 if TYPE_CHECKING:
     from dedos_deploy.evaluation.result import EvaluationResult
-    from dedos_deploy.training.loop import StepReport, Trainer
+    from dedos_deploy.training.logs import StepReport
+    from dedos_deploy.training.loop import Trainer
 
 VERBS = {
     "calibrate-bank": "train_bank",
@@ -66,12 +67,7 @@ further commands, each with its own --help:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `dedos-train`."""
-    parser = argparse.ArgumentParser(
-        prog="dedos-train",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("dedos-train", _DESCRIPTION, _EPILOG)
     add_arguments(parser)
     return parser
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dedos_deploy.cli._main import EXIT_OK, run_command
+from dedos_deploy.cli._main import EXIT_OK, command_parser, run_command
 from dedos_deploy.cli._progress import ProgressLines
 from dedos_deploy.errors import BadInputError, require
 
@@ -38,12 +38,7 @@ examples:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `dedos-train calibrate-bank`."""
-    parser = argparse.ArgumentParser(
-        prog="dedos-train calibrate-bank",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("dedos-train calibrate-bank", _DESCRIPTION, _EPILOG)
     add_arguments(parser)
     return parser
 
@@ -97,12 +92,13 @@ def run(args: argparse.Namespace) -> int:
 
     from dedos_deploy.threads import usable_threads
     from dedos_deploy.training.calibration import calibrate_run, fill_run, open_run, run_diffusion
+    from dedos_deploy.training.distributed import choose_device
 
     if args.images < 1:
         raise BadInputError(f"--images is {args.images}; calibrate on at least 1 image")
     if args.threads:
         torch.set_num_threads(usable_threads(args.threads))
-    opened = open_run(args.run, _device(args.device))
+    opened = open_run(args.run, str(choose_device(args.device)))
     calibrated = None
     if denoises:
         folders = opened.folders("train", args.data)
@@ -126,17 +122,6 @@ def _compare(run: Run, folders: Sequence[LabelFolder], calibrated: Calibrated) -
     for fill, result in compare_fillings(run, folders, calibrated):
         line = f"{fill:<12}{result.miou_present:>12.4f}  {result.images:>6}  {result.data}"
         print(line, flush=True)
-
-
-def _device(name: str) -> str:
-    import torch
-
-    found = torch.cuda.is_available()
-    if name == "cuda" and not found:
-        raise BadInputError(
-            "torch finds no CUDA device; use --device cpu or install its CUDA build"
-        )
-    return ("cuda" if found else "cpu") if name == "auto" else name
 
 
 def main(argv: Sequence[str] | None = None) -> int:

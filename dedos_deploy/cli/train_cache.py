@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dedos_deploy.cli._main import EXIT_OK, run_command
+from dedos_deploy.cli._main import EXIT_OK, command_parser, run_command
 from dedos_deploy.cli._options import add_options, fields_of
 from dedos_deploy.cli._progress import ProgressLines
 from dedos_deploy.errors import BadInputError, require
@@ -37,12 +37,7 @@ Images that are there are left alone: stopped with Ctrl-C, the same command goes
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `dedos-train cache-diffusion`."""
-    parser = argparse.ArgumentParser(
-        prog="dedos-train cache-diffusion",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("dedos-train cache-diffusion", _DESCRIPTION, _EPILOG)
     add_arguments(parser)
     return parser
 

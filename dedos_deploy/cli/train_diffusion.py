@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dedos_deploy.cli._main import EXIT_OK, run_command
+from dedos_deploy.cli._main import EXIT_OK, command_parser, run_command
 from dedos_deploy.cli._options import add_options, fields_of
-from dedos_deploy.cli._progress import PartBars
+from dedos_deploy.cli._progress import ProgressLines
 from dedos_deploy.errors import require
 from dedos_deploy.training.pretraining.options import DIFFUSION_OPTIONS
 
@@ -43,12 +43,7 @@ samples.png: original, decoded, drawn from noise) and report.json. Ctrl-C saves 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `dedos-train diffusion`."""
-    parser = argparse.ArgumentParser(
-        prog="dedos-train diffusion",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("dedos-train diffusion", _DESCRIPTION, _EPILOG)
     add_arguments(parser)
     return parser
 
@@ -77,15 +72,14 @@ def run(args: argparse.Namespace) -> int:
     """Pretrain as the parsed options say."""
     # Threads of OpenMP that spin while they wait take the cores from whatever runs beside.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    for module in ("torch", "diffusers", "tqdm"):
+    for module in ("torch", "diffusers"):
         require(module, extra="train", purpose="training a diffusion model")
     from dedos_deploy.training.pretraining.small_diffusion import pretrain_diffusion
 
     settings = settings_of(args)
-    with PartBars() as progress:
-        report = pretrain_diffusion(
-            args.data, settings, args.output, resume=args.resume, observer=progress
-        )
+    report = pretrain_diffusion(
+        args.data, settings, args.output, resume=args.resume, progress=ProgressLines()
+    )
     print(summary(report))
     print(
         f"look at {args.output / 'reconstructions.png'} and {args.output / 'samples.png'}; use it "

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dedos_deploy.cli._main import EXIT_OK, run_command
+from dedos_deploy.cli._main import EXIT_OK, command_parser, run_command
 from dedos_deploy.cli._options import add_options, fields_of
 from dedos_deploy.errors import BadInputError, require
 from dedos_deploy.training.miniature.options import MINIATURE_OPTIONS
@@ -36,12 +36,7 @@ component) and the folders of all parts."""
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `dedos-train miniature`."""
-    parser = argparse.ArgumentParser(
-        prog="dedos-train miniature",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("dedos-train miniature", _DESCRIPTION, _EPILOG)
     add_arguments(parser)
     return parser
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dedos_deploy.cli._main import EXIT_OK, run_command
+from dedos_deploy.cli._main import EXIT_OK, command_parser, run_command
 from dedos_deploy.errors import BadInputError, nearest, require
 
 if TYPE_CHECKING:
@@ -38,12 +38,7 @@ the folder. A teacher is an ONNX net from `image` float32 [N, 3, H, W] RGB 0..25
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `dedos-train pseudo-labels`."""
-    parser = argparse.ArgumentParser(
-        prog="dedos-train pseudo-labels",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("dedos-train pseudo-labels", _DESCRIPTION, _EPILOG)
     add_arguments(parser)
     return parser
 

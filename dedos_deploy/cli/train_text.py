@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dedos_deploy.cli._main import EXIT_OK, run_command
+from dedos_deploy.cli._main import EXIT_OK, command_parser, run_command
 from dedos_deploy.cli._options import add_options, fields_of
 from dedos_deploy.errors import BadInputError, require
 from dedos_deploy.training.pretraining.options import TEXT_OPTIONS
@@ -32,12 +32,7 @@ next: dedos-train trunk --text runs/text_tower.safetensors ..."""
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `dedos-train text`."""
-    parser = argparse.ArgumentParser(
-        prog="dedos-train text",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("dedos-train text", _DESCRIPTION, _EPILOG)
     add_arguments(parser)
     return parser
 

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dedos_deploy.cli._main import EXIT_OK, run_command
+from dedos_deploy.cli._main import EXIT_OK, command_parser, run_command
 from dedos_deploy.cli._options import add_options, fields_of
-from dedos_deploy.cli._progress import PartBars
+from dedos_deploy.cli._progress import ProgressLines
 from dedos_deploy.errors import BadInputError, require
 from dedos_deploy.training.pretraining.options import TRUNK_OPTIONS
 
@@ -41,12 +41,7 @@ The output folder gets start.safetensors, features/, log.jsonl and report.json; 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `dedos-train trunk`."""
-    parser = argparse.ArgumentParser(
-        prog="dedos-train trunk",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("dedos-train trunk", _DESCRIPTION, _EPILOG)
     add_arguments(parser)
     return parser
 
@@ -120,7 +115,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Distil as the parsed options say."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    for module in ("torch", "open_clip", "tqdm"):
+    for module in ("torch", "open_clip"):
         require(module, extra="train", purpose="training a trunk")
     require("onnx", extra="export", purpose="reading what is inside the teachers")
     import torch
@@ -145,8 +140,8 @@ def run(args: argparse.Namespace) -> int:
         probes=tuple(args.probe),
         threads=args.threads,
     )
-    with PartBars() as progress:
-        report = distil_trunk(asked, settings_of(args), observer=progress, resume=args.resume)
+    settings, progress = settings_of(args), ProgressLines()
+    report = distil_trunk(asked, settings, progress=progress, resume=args.resume)
     print(json.dumps(report, indent=1))
     print(
         f"next: dedos-train --preset {args.preset} --clip-weights "

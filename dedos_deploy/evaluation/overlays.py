@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dedos_deploy.evaluation.confusion import Ids
 from dedos_deploy.evaluation.data import EvaluationData
 from dedos_deploy.evaluation.predictors import Predictor
 from dedos_deploy.evaluation.records import ImageRecord, confusion_of
+from dedos_deploy.pictures import Picture
 from dedos_deploy.runtime.sinks.palette import class_colour_bgr, css_colour, palette_bgr
-
-Picture = NDArray[np.uint8]
 
 KINDS = ("best", "median", "worst")
 EACH = 2

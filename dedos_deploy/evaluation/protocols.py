@@ -30,9 +30,9 @@ class ClassList:
     name: str
     classes: tuple[str, ...]
     source: str
-    """Where they come from."""
+    """Where the names come from."""
     sha256: str
-    """Of the names joined by newlines."""
+    """Hash of the names joined by newlines."""
     notes: str = ""
 
     @property
@@ -46,9 +46,9 @@ class Layout:
     """Where the files of a protocol lie, below a root, and what label values mean."""
 
     images: str
-    """Folder, searched with those inside it."""
+    """Folder of the images, searched with those inside it."""
     labels: str
-    """Folder, searched with those inside it."""
+    """Folder of the label files, searched with those inside it."""
     image_suffix: str
     """End of the names of images, before which those of their labels agree."""
     label_suffix: str
@@ -56,7 +56,7 @@ class Layout:
     first: int = 0
     """Label value of class 0, the others following."""
     map: dict[str, int] | None = None
-    """Label value -> class instead."""
+    """Class of each label value where that is not `value - first`."""
     ignored: tuple[int, ...] = (255,)
     """Label values that are not counted."""
     listed: str | None = None
@@ -71,13 +71,13 @@ class Protocol:
     classes: ClassList
     """The list that is asked for."""
     obtain: str
-    """Where its data comes from."""
+    """Where the data comes from."""
     layouts: tuple[Layout, ...]
-    """The first one whose folders are there is read."""
+    """The first layout whose folders are there is read."""
     folded: tuple[str, int] | None = None
     """(name, n) when predictions of class n and later all count as one class of that name."""
     domain: str | None = None
-    """That of MESS, where it is one of its data sets."""
+    """Domain of MESS, where the benchmark is one of its data sets."""
 
     @property
     def scored(self) -> tuple[str, ...]:

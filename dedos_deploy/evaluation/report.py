@@ -31,11 +31,11 @@ class Section:
 
     result: EvaluationResult
     identity: dict[str, Any]
-    """What decided its answers."""
+    """What decided the model's answers."""
     shown: Sequence[Shown] = ()
     """Pictures of images."""
     standing: Standing | None = None
-    """Its place among published rows, None for data that no paper scores on."""
+    """Place of the result among published rows, None for data that no paper scores on."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class ConfusionPair:
     """None: no class."""
     pixels: int
     part: float
-    """Of that class's labelled pixels."""
+    """`pixels` as a part of the labelled pixels of `label`."""
 
 
 @dataclass(frozen=True)

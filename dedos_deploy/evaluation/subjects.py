@@ -52,15 +52,15 @@ class Subject:
     """One thing to evaluate."""
 
     kind: Kind
-    """What it is."""
+    """What is evaluated."""
     path: str
-    """Where it is."""
+    """Where the bundle, checkpoint or net is."""
     template: str | None = None
-    """Prompt templates, None for its own."""
+    """Prompt templates, None for the model's own."""
     synonyms: bool | None = None
-    """Whether to ask for them, None as the data has it."""
+    """Whether to ask for synonyms, None as the data has it."""
     net: NetWords | None = None
-    """For kind `net`."""
+    """Words of a net; given for that kind alone."""
 
     @property
     def name(self) -> str:

@@ -17,7 +17,6 @@ from dedos_deploy.errors import BadInputError
 _FILE = Path(__file__).parent / "paper_tables.json"
 
 HERE = "this result"
-MEAN = "Mean"
 
 
 @dataclass(frozen=True)

@@ -24,15 +24,15 @@ class BottleneckPlan:
     """One inverted bottleneck."""
 
     wide: int
-    """Channels inside it."""
+    """Channels inside the bottleneck."""
     out: int
-    """Channels after it."""
+    """Channels after the bottleneck."""
     kernel: int = 3
-    """Side of its spatial convolution."""
+    """Side of the spatial convolution."""
     stride: int = 1
-    """Of that convolution."""
+    """Stride of the spatial convolution."""
     dilation: int = 1
-    """Of that convolution."""
+    """Dilation of the spatial convolution."""
     fused: bool = False
     """The spatial convolution also widens (full 3x3), where otherwise a 1x1 widens and a depthwise
     one looks around."""

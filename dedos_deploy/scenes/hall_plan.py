@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from dedos_deploy.scenes import hall_things, nature
+from dedos_deploy.scenes import hall_things, hall_walls, nature, street_things
 from dedos_deploy.scenes.actors import Actor
 from dedos_deploy.scenes.canvas import Canvas, Light
 from dedos_deploy.scenes.hall import ID, HallScene, Room
@@ -247,13 +247,13 @@ def _on_wall(
     canvas: Canvas, z: float, _: float, *, s: float, seed: int, what: str, long: float
 ) -> None:
     side = 1 if s > 0 else -1
-    panel = hall_things.Panel(s - side * 0.02, z, 0.0, 1.0, long, inward=-side)
-    hall_things.draw_on_wall(canvas, panel, what, seed, ID[_WALL_NAMES[what]])
+    panel = hall_walls.Panel(s - side * 0.02, z, 0.0, 1.0, long, inward=-side)
+    hall_walls.draw_on_wall(canvas, panel, what, seed, ID[_WALL_NAMES[what]])
 
 
 def _on_end_wall(canvas: Canvas, z: float, _: float, *, s: float, seed: int, what: str) -> None:
-    panel = hall_things.Panel(s, z - 0.03, 1.0, 0.0, 1.7, inward=0)
-    hall_things.draw_on_wall(canvas, panel, what, seed, ID[_WALL_NAMES[what]])
+    panel = hall_walls.Panel(s, z - 0.03, 1.0, 0.0, 1.7, inward=0)
+    hall_walls.draw_on_wall(canvas, panel, what, seed, ID[_WALL_NAMES[what]])
 
 
 _WALL_NAMES = {
@@ -289,7 +289,7 @@ def _standing(
     elif what == "plant":
         nature.draw_plant(canvas, s, z, seed, ID["plant"])
     else:
-        hall_things.draw_bin(canvas, s, z, seed, ID["trash can"])
+        street_things.draw_bin(canvas, s, z, seed, ID["trash can"])
 
 
 def _structure(

@@ -60,7 +60,7 @@ class CacheKey:
 
     tower_sha256: str
     tokenizer_sha256: str
-    """Of the files."""
+    """Hash of the tokenizer's file."""
 
     context_length: int
     """L, tokens in a row."""
@@ -69,10 +69,10 @@ class CacheKey:
     """D, width of an embedding."""
 
     templates: tuple[str, ...]
-    """Prompts in their order."""
+    """Prompt templates in their order."""
 
     word: str
-    """In its canonical form."""
+    """The word in its canonical form."""
 
     def digest(self) -> bytes:
         """Return 32 bytes that differ whenever any part differs."""

@@ -45,7 +45,7 @@ class TowerFiles:
 
     model_sha256: str
     tokenizer_sha256: str
-    """What they must be, for they stand for the files in caches."""
+    """What the hashes of both files must be, for they stand for the files in caches."""
 
     context_length: int
     """L, tokens in a row."""

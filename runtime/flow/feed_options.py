@@ -42,13 +42,13 @@ class FeedOptions:
     """How a source that failed, also at its first opening, is opened again."""
 
     stall_s: float = 2.0
-    """Silence after which it counts as stalled."""
+    """Silence after which a source counts as stalled."""
 
     ahead: int = 2
     """Frames read ahead from a recording."""
 
     told: bool = True
-    """Log its states and what it is lost to, False where the reader raises that."""
+    """Log the source's states and what it is lost to, False where the reader raises that."""
 
     lent: bool = False
     """The source is open already and somebody else's, who closes it: a live one is read when a

@@ -15,13 +15,13 @@ class CameraReport:
 
     name: str
     source: FeedReport
-    """Of its feed."""
+    """How its source is."""
 
     results: Statistics
     """Numbers of what was labelled, `drops` of all causes included."""
 
     outputs: dict[str, str | None]
-    """By address, the error that ended one, or None."""
+    """The error that ended an output, or None, by the address of the output."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""

@@ -42,14 +42,15 @@ class RunOptions:
     """When a run ends."""
 
     max_results: int | None = None
-    """After so many, None for no such end."""
+    """The run ends after so many results, None for no such end."""
 
     errors: Errors = "count"
-    """`raise` ends it with the first error of a source, the segmenter or the callback, `count`
-    counts them and goes on with the others."""
+    """`raise` ends the run with the first error of a source, the segmenter or the callback, `count`
+    counts errors and goes on with the other frames."""
 
     sink_errors: SinkErrors = "continue"
-    """`stop` ends it with the first error of a sink, `continue` gives that sink no more results."""
+    """`stop` ends the run with the first error of a sink, `continue` gives that sink no more
+    results."""
 
     errors_in_a_row: int = 10
     """Frames that the engine may fail on, one after the other, before its error ends the run all

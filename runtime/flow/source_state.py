@@ -28,22 +28,22 @@ class FeedReport:
 
     state: SourceState
     since_s: float
-    """How many seconds it has been in that state."""
+    """Seconds that `state` has lasted."""
 
     frames: int
-    """Read so far."""
+    """Frames read so far."""
 
     drops: dict[str, int]
-    """By cause."""
+    """Frames dropped, by cause."""
 
     reconnects: int
-    """How often it was opened again."""
+    """How often the source was opened again."""
 
     error: str
     """The last failure, without credentials, "" for none."""
 
     source_id: str = ""
-    """Its address without credentials, "" before it was opened."""
+    """Address of the source without credentials, "" before it was opened."""
 
     warnings: tuple[str, ...] = ()
     """What was wrong although reading went on."""

@@ -43,16 +43,16 @@ class Call:
     """The camera or sink."""
 
     thread: int
-    """Its identity."""
+    """Identity of the thread that calls."""
 
     begun_s: float
     """By `time.monotonic()`."""
 
     frame_id: int | None = None
-    """Set once known."""
+    """Number of the frame, set once it is known."""
 
     parts_ms: Mapping[str, float] = field(default_factory=dict)
-    """Durations of what it consisted of, in order."""
+    """Durations of what the call consisted of, in order."""
 
     counts: bool = True
     """False for a call that gave nothing."""

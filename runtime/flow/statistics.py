@@ -29,7 +29,7 @@ class Statistics:
     """Results delivered."""
 
     duration_s: float
-    """From the start of the run to the last of them."""
+    """Seconds from the start of the run to the last result."""
 
     fps: float
     """frames / duration_s."""

@@ -17,12 +17,11 @@ from dedos_deploy.runtime.engines.agreement import label_agreement
 from dedos_deploy.runtime.engines.contract import Engine
 from dedos_deploy.runtime.engines.tensors import Infer, Tensors
 from dedos_deploy.runtime.frame import resize_frame
+from dedos_deploy.runtime.slots import Rows
 from dedos_deploy.spec import MIN_AGREEMENT, SLOT_BUCKETS, GraphSpec
 
 FEW_WORDS = 3
 FRAME_HW = (480, 640)
-
-Rows = NDArray[np.float32]
 
 
 @dataclass(frozen=True)

@@ -27,16 +27,16 @@ class Flavour:
     """One of the two libraries."""
 
     name: str
-    """As it stands in an engine's key."""
+    """The library's name in an engine's key."""
 
     target: str
-    """Of a bundle that it runs."""
+    """Target of the bundles that the library runs."""
 
     module: str
-    """What to import."""
+    """Python module to import."""
 
     extra: str
-    """What of this package installs it."""
+    """Extra of this package that installs the library."""
 
     oldest: Version
     """First version that is supported."""

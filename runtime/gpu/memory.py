@@ -30,10 +30,10 @@ class BuildMemory:
     """Bytes that can be had, None where nothing tells."""
 
     wanted: int
-    """What a build is predicted to take."""
+    """Bytes that a build is predicted to take."""
 
     least: int
-    """The same by the low-memory recipe."""
+    """Bytes that a build by the low-memory recipe is predicted to take."""
 
     @property
     def low(self) -> bool:

@@ -24,10 +24,10 @@ class Recorded:
     """A recording, as far as it has got."""
 
     file: str | None
-    """Where it lies, None when there is none."""
+    """Where the recording lies, None when there is none."""
 
     frames: int
-    """How many it holds, still growing while it is recorded."""
+    """Frames in the file, more and more while it is recorded."""
 
 
 @dataclass(frozen=True)

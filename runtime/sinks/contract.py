@@ -28,7 +28,7 @@ class SinkOptions:
     """Rate of the source, None if unknown."""
 
     live: bool = False
-    """Its frames come in their own time."""
+    """Frames of the source come in their own time."""
 
     overwrite: bool = False
     """Replace files that exist."""

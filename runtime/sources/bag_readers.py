@@ -37,7 +37,7 @@ class BagMessage:
     """One message of an image topic."""
 
     clock_ns: int
-    """Of the message's header, its logging time where that is zero, in 0 to 2**63."""
+    """Stamp of the message's header, its logging time where that is zero, in 0 to 2**63."""
 
     image: ImageMessage | SourceError
     """The picture, or why the message cannot be decoded."""

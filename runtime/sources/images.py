@@ -9,9 +9,6 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from dedos_deploy.errors import BadInputError, SourceError
 from dedos_deploy.pictures import read_picture
 from dedos_deploy.runtime.frame import Frame
@@ -79,7 +76,7 @@ class ImageSource(Source):
             index = self._next
             self._next += 1
             try:
-                frame_bgr = read_image(self._images[index])
+                frame_bgr = read_picture(self._images[index])
             except BadInputError as error:
                 frame_bgr = None
                 self._too_large = str(error)
@@ -100,14 +97,3 @@ class ImageSource(Source):
 
     def close(self) -> None:
         self._next = len(self._images)
-
-
-def read_image(path: Path) -> NDArray[np.uint8] | None:
-    """Return an image file as BGR uint8 [H, W, 3], None if it cannot be read or decoded.
-
-    Raises BadInputError when it has too many pixels.
-    """
-    import cv2
-
-    picture = read_picture(path, cv2.IMREAD_COLOR)
-    return None if picture is None else np.asarray(picture, dtype=np.uint8)

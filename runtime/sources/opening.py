@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from dedos_deploy.errors import SourceError
 from dedos_deploy.files import check_regular
+from dedos_deploy.pictures import IMAGE_SUFFIXES
 from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.sources.contract import Source
 from dedos_deploy.runtime.uri import network_scheme, redact
@@ -18,7 +19,6 @@ from dedos_deploy.runtime.uri import network_scheme, redact
 if TYPE_CHECKING:
     from dedos_deploy.runtime.flow.feed_options import Reconnect
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 VIDEO_SUFFIXES = (".avi", ".mkv", ".mov", ".mp4", ".webm")
 """Of the videos that are looked for in a folder; named alone, a file may end as it likes."""
 

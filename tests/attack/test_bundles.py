@@ -345,7 +345,7 @@ def test_more_than_the_limit_is_not_read(tmp_path: Path) -> None:
     "read",
     [
         pytest.param(lambda p: _label_files().read_classes(p), id="classes"),
-        pytest.param(lambda p: _label_files().read_image(p), id="image"),
+        pytest.param(lambda p: _pictures().open_picture(p), id="image"),
         pytest.param(lambda p: _label_files().read_label_values(p), id="labels"),
         pytest.param(lambda p: _calibration_table().load(p), id="calibration table"),
     ],
@@ -360,6 +360,12 @@ def _label_files() -> Any:
     from dedos_deploy import label_files
 
     return label_files
+
+
+def _pictures() -> Any:
+    from dedos_deploy import pictures
+
+    return pictures
 
 
 def _calibration_table() -> Any:

@@ -24,12 +24,12 @@ sys.path += [str(Path(__file__).parents[1] / "runtime")]
 
 from tiny_bundle import image_graph, stripes, text_graph, tiny_spec, write_tiny_bundle  # noqa: E402
 
+from dedos_deploy.config_json import config_from_dict
 from dedos_deploy.errors import BadInputError, DedosError, EngineError  # noqa: E402
 from dedos_deploy.model import build_model, load_checkpoint, save_checkpoint  # noqa: E402
 from dedos_deploy.model.checkpoint import least_numbers  # noqa: E402
 from dedos_deploy.presets import (  # noqa: E402
     PRESETS,
-    config_from_dict,
 )
 from dedos_deploy.runtime import Segmenter  # noqa: E402
 from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine

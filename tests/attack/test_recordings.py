@@ -21,7 +21,8 @@ sys.path += [str(Path(__file__).parents[1] / "runtime")]
 from test_bags import write_foxglove_mcap, write_json_mcap, write_ros  # noqa: E402
 
 from dedos_deploy.errors import BadInputError, SourceError  # noqa: E402
-from dedos_deploy.label_files import read_image, read_label_values  # noqa: E402
+from dedos_deploy.label_files import read_label_values  # noqa: E402
+from dedos_deploy.pictures import open_picture  # noqa: E402
 from dedos_deploy.runtime import open_source  # noqa: E402
 from dedos_deploy.runtime.sources.bag_images import ImageMessage, decode_image
 
@@ -259,7 +260,7 @@ def test_damaged_pictures(suffix: str, tmp_path: Path) -> None:
         path.write_bytes(mutant(data, rng))
         found = frames_of(path)
         assert found == 1 or REFUSED.search(str(found))
-        for read in (read_image, read_label_values):
+        for read in (open_picture, read_label_values):
             try:
                 read(path)
             except BadInputError as error:
@@ -274,7 +275,7 @@ def test_a_picture_that_claims_more_than_there_can_be(tmp_path: Path) -> None:
         cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
     assert f"has {1 << 40} pixels, at most" in str(frames_of(path))
     with pytest.raises(BadInputError, match=r"a\.png"):
-        read_image(path)
+        open_picture(path)
     with pytest.raises(SourceError, match="compressed picture has"):
         decode_image(ImageMessage(path.read_bytes()))
 

@@ -15,6 +15,7 @@ from colours import EXPECTED, colour_graph, write_bundle, write_item
 from onnx import TensorProto, helper, numpy_helper
 
 from dedos_deploy.bundle import Bundle
+from dedos_deploy.cli import _progress
 from dedos_deploy.cli import eval as eval_cli
 from dedos_deploy.evaluation.evaluate import read_evaluation
 
@@ -34,8 +35,12 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 
 @pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+def refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., str]:
     """Return a function that runs dedos-eval, which must refuse, and returns its one line."""
+    # On a busy machine a refusal may come after seconds, which show as lines of progress.
+    monkeypatch.setattr(_progress, "SILENT_S", float("inf"))
 
     def call(*words: object) -> str:
         assert eval_cli.main([str(word) for word in words]) == 2

@@ -129,7 +129,7 @@ def spoil(data: Path, what: str) -> None:
     [
         ("no split", "images/val' does not exist; splits there: train"),
         ("no label", "b.png' has no labels '.*labels/val/b.png'"),
-        ("no images", "images/val' has no .jpg or .* file"),
+        ("no images", "images/val' has no .bmp or .* file"),
         ("no classes", "classes.txt' cannot be read .*one class per line"),
         ("class twice", "names 'blue' on lines 1 and 3"),
         ("empty line", "line 2 is empty"),

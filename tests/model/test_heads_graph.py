@@ -20,7 +20,7 @@ from dedos_deploy.export.graph import check_ops, image_graph, save_graph
 from dedos_deploy.export.precision import LOGITS, check_precision
 from dedos_deploy.head_numbers import HEADS, HeadKind, WindowConfig
 from dedos_deploy.model import freeze
-from dedos_deploy.model.blocks import Precision
+from dedos_deploy.model.blocks import Arithmetic
 from dedos_deploy.model.heads import STUFF_WORDS, DenseClip, build_dense
 from dedos_deploy.presets import DenseConfig
 from dedos_deploy.runtime.engines.agreement import label_agreement
@@ -207,7 +207,7 @@ def test_freezing_folds_exactly_and_half_stays_close(windows: WindowConfig | Non
     assert (half - expected).abs().max() < 0.2
 
 
-def graph_of(model: DenseClip, precision: Precision) -> onnx.ModelProto:
+def graph_of(model: DenseClip, precision: Arithmetic) -> onnx.ModelProto:
     return image_graph(freeze(model, size_hw=SIZE, precision=precision), SPEC)
 
 

@@ -195,7 +195,7 @@ def test_calibration_images_are_spread_and_hashed(write_folder: Write) -> None:
     assert chosen.sha256 != first
     assert CalibrationImages(folders, 100).count == 12
     chosen.paths[1].write_bytes(b"no image")
-    with pytest.raises(BadInputError, match="003.png cannot be read as an image"):
+    with pytest.raises(BadInputError, match="003.png' cannot be read"):
         list(chosen)
 
 

@@ -93,7 +93,7 @@ def test_an_unreadable_file_reaches_the_caller_through_a_worker(write_folder: Wr
     root = write_folder(items=2)
     stream = BatchStream([open_folder(str(root))], SETTINGS)
     (root / "images/train/001.png").write_bytes(b"")
-    with pytest.raises(BadInputError, match=r"^image '\S*001\.png' cannot be read"):
+    with pytest.raises(BadInputError, match=r"^picture '\S*001\.png' cannot be read"):
         list(batches(stream, Share(0, 3), workers=1))
 
 

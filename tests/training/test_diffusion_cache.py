@@ -277,7 +277,7 @@ def test_an_unreadable_image_is_named(
 ) -> None:
     root = write_folder(items=2)
     (root / "images/train/001.png").write_bytes(b"no image")
-    with pytest.raises(BadInputError, match=r"001.png cannot be read as an image"):
+    with pytest.raises(BadInputError, match=r"001.png' cannot be read"):
         fill_cache(DiffusionCache(tmp_path / "cache", tiny), paths_of(root))
 
 

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import torch
 from micro import Write, micro_config
+from numpy.typing import NDArray
 
 from dedos_deploy.cli.train_diffusion import main
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.model import build_model, save_checkpoint
+from dedos_deploy.progress import Progress
 from dedos_deploy.scenes import render_image
 from dedos_deploy.training.diffusion.walk import DiffusionSettings, load_diffusion
 from dedos_deploy.training.pretraining.captions import embed_captions, mirrored
@@ -34,7 +36,6 @@ from dedos_deploy.training.pretraining.unet import (
 from dedos_deploy.training.pretraining.vae import (
     VaeSettings,
     build_vae,
-    images_from_pixels,
     pixels_from_images,
     psnr_db,
     pyramid_distance,
@@ -55,19 +56,25 @@ TINY = NanoSettings(
 )
 
 
-class Interrupting:
+class Interrupting(Progress):
     """Sends Ctrl-C to this process when a part of the work has begun and moved on."""
 
     def __init__(self, title: str) -> None:
         self._title, self._current = title, ""
 
-    def on_part(self, title: str) -> None:
-        self._current = title
+    def begin(self, number: int, count: int, what: str) -> None:
+        self._current = what
 
-    def on_progress(self, part: float, note: str) -> None:
-        if self._current == self._title and part > 0.4:
+    def reached(self, fraction: float, text: str) -> None:
+        if self._current == self._title and fraction > 0.4:
             self._current = ""
             os.kill(os.getpid(), signal.SIGINT)
+
+
+def images_from_pixels(pixels: torch.Tensor) -> NDArray[np.uint8]:
+    """Return uint8 BGR [B, H, W, 3] of float RGB [B, 3, H, W]; values outside [-1, 1] saturate."""
+    scaled = ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return np.ascontiguousarray(scaled.permute(0, 2, 3, 1).flip(-1).cpu().numpy())
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -85,7 +92,7 @@ def test_an_interrupted_run_ends_as_the_uninterrupted_one(
     data = [str(write_folder(items=20))]
     pretrain_diffusion(data, TINY, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        pretrain_diffusion(data, TINY, tmp_path / "parts", observer=Interrupting(part))
+        pretrain_diffusion(data, TINY, tmp_path / "parts", progress=Interrupting(part))
     torch.manual_seed(99)
     pretrain_diffusion(data, TINY, tmp_path / "parts", resume=True)
     assert files(tmp_path / "parts") == files(tmp_path / "whole")
@@ -102,7 +109,7 @@ def test_a_finished_run_is_kept_and_another_recipe_is_refused(
         pretrain_diffusion(data, TINY, output)
     with pytest.raises(KeyboardInterrupt):
         pretrain_diffusion(
-            data, TINY, tmp_path / "cut", observer=Interrupting("training the autoencoder")
+            data, TINY, tmp_path / "cut", progress=Interrupting("training the autoencoder")
         )
     with pytest.raises(BadInputError, match="other settings or data"):
         pretrain_diffusion(data, replace(TINY, seed=1), tmp_path / "cut", resume=True)
@@ -323,7 +330,7 @@ def test_heads_and_blocks_are_those_of_the_settings() -> None:
         (["--data", "scenes:9=2"], "share '2' in 'scenes:9=2' is not in"),
         (["--data", "nowhere"], "no data set folder 'nowhere'"),
         (["--data", "{empty}"], "holds no picture and no video"),
-        (["--data", "{broken}"], "not a video that OpenCV can read"),
+        (["--data", "{broken}"], "of a kind that OpenCV does not read"),
         (
             [
                 "--data",

@@ -24,14 +24,12 @@ from dedos_deploy.errors import BadInputError
 from dedos_deploy.model import build_model, load_checkpoint, save_checkpoint
 from dedos_deploy.presets import ModelConfig
 from dedos_deploy.training.evaluate import evaluate_scores
-from dedos_deploy.training.failure import FAILED
+from dedos_deploy.training.failure import FAILED, DivergedError
 from dedos_deploy.training.folders import LabelFolder
+from dedos_deploy.training.logs import LOG, StepReport
 from dedos_deploy.training.loop import (
     CHECKPOINT,
-    LOG,
     STATE,
-    DivergedError,
-    StepReport,
     Trainer,
 )
 from dedos_deploy.training.optimizer import build_optimizer, choose_trained, rate_factor

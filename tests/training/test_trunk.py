@@ -12,14 +12,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from micro import write_net
 from safetensors.torch import load_file
 
 from dedos_deploy.cli.train import main
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.model import build_model, load_checkpoint
 from dedos_deploy.presets import get_preset
+from dedos_deploy.progress import Progress
 from dedos_deploy.training.folders import LabelFolder, open_folder
 from dedos_deploy.training.pretraining import teacher_features as features
 from dedos_deploy.training.pretraining import trunk_patches as patches
@@ -37,40 +37,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def write_net(path: Path, pads: list[int], *, seed: int | None = None) -> Path:
-    """A net with two halving convolutions and a residual sum; averaging unless seeded."""
-    random = np.random.default_rng(seed)
-
-    def weights(out: int, channels: int, size: int) -> NDArray[np.float32]:
-        if seed is None:
-            return np.full((out, channels, size, size), 1 / (channels * size**2), np.float32)
-        return random.normal(0, 0.02, (out, channels, size, size)).astype(np.float32)
-
-    arrays = {"a": weights(4, 3, 3), "b": weights(4, 4, 3), "c": weights(6, 4, 1)}
-    down = {"kernel_shape": [3, 3], "strides": [2, 2], "dilations": [1, 1], "pads": pads}
-    flat = {"kernel_shape": [1, 1], "strides": [1, 1], "dilations": [1, 1], "pads": [0] * 4}
-    nodes = [
-        helper.make_node("Conv", ["image", "a"], ["x"], **down),
-        helper.make_node("Conv", ["x", "b"], ["y"], **down),
-        helper.make_node("Identity", ["y"], ["z"]),
-        helper.make_node("Add", ["y", "z"], ["sum"]),
-        helper.make_node("Conv", ["sum", "c"], ["features"], **flat),
-        helper.make_node("Conv", ["features", "d"], ["logits"], **flat),
-    ]
-    arrays["d"] = weights(2, 6, 1)
-    graph = helper.make_graph(
-        nodes,
-        "net",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, "H", "W"])],
-        [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in ("features", "logits")],
-        [numpy_helper.from_array(value, name) for name, value in arrays.items()],
-    )
-    onnx.save(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path
-    )
-    return path
 
 
 def write_folder(root: Path, count: int = 4, *, splits: tuple[str, ...] = ("train",)) -> Path:
@@ -238,6 +204,19 @@ def test_the_trunk_learns_and_nothing_else_changes(
     assert changed == {"trunk"}
 
 
+class Steps(Progress):
+    """Keeps the steps it is told of, and sends Ctrl-C to this process at one of them."""
+
+    def __init__(self, last: str = "") -> None:
+        self.told: list[str] = []
+        self._last = last
+
+    def reached(self, fraction: float, text: str) -> None:
+        self.told.append(text.split(", ")[1])
+        if self.told[-1] == self._last:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
 def test_an_interrupted_trunk_ends_as_the_uninterrupted_one(
     store: features.FeatureStore, folder: LabelFolder, tmp_path: Path
 ) -> None:
@@ -250,10 +229,7 @@ def test_an_interrupted_trunk_ends_as_the_uninterrupted_one(
         stream = patches.PatchStream([folder], ITEMS, store, settings, 16)
         return TrunkDistillation(build_model(get_preset("nano"), seed=seed), store, stream)
 
-    def stop(part: float, note: str) -> None:
-        if note.startswith("step 2,"):
-            os.kill(os.getpid(), signal.SIGINT)
-
+    steps, stop = Steps(), Steps("step 2")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     distillation().run(whole, {})
     with pytest.raises(KeyboardInterrupt):
@@ -261,9 +237,8 @@ def test_an_interrupted_trunk_ends_as_the_uninterrupted_one(
     assert load_checkpoint(parts / "start.safetensors", preset="nano")[1]["step"] == 2
     with pytest.raises(BadInputError, match="other settings or data"):
         distillation(seed=1).run(parts, {}, resume=True)
-    notes: list[str] = []
-    distillation().run(parts, {}, lambda _, note: notes.append(note.split(",")[0]), resume=True)
-    assert notes == ["step 3", "step 4"]
+    distillation().run(parts, {}, steps, resume=True)
+    assert steps.told == ["step 3", "step 4"]
     for name in ("start.safetensors", "state.safetensors"):
         one, two = load_file(whole / name), load_file(parts / name)
         assert all(torch.equal(one[key], two[key]) for key in one)

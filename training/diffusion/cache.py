@@ -38,7 +38,6 @@ class CacheCounts:
     encode_s: float = 0.0
     walk_s: float = 0.0
     decode_s: float = 0.0
-    write_s: float = 0.0
 
 
 class DiffusionCache:
@@ -168,7 +167,6 @@ class DiffusionCache:
         return pair
 
     def _write(self, path: Path, pair: tuple[Tensor, Tensor]) -> None:
-        start = time.perf_counter()
         latents, after = pair[0].contiguous(), _to_png(pair[1])
         crc32 = torch.tensor(_crc32(latents, after))
         data = save({"latents": latents, "after": after, "crc32": crc32})
@@ -182,7 +180,6 @@ class DiffusionCache:
                 f"cannot write diffusion cache {path} ({os.strerror(error.errno or 0)}); make room "
                 "or train without --diffusion-cache"
             ) from error
-        self.counts.write_s += time.perf_counter() - start
 
     def _fits(self, size: int) -> bool:
         if self._room is None:

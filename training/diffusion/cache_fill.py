@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError
-from dedos_deploy.pictures import read_picture
+from dedos_deploy.pictures import open_picture
 from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.training.data import image_key, resized
 from dedos_deploy.training.diffusion.cache import CacheCounts, DiffusionCache
@@ -27,16 +27,16 @@ class FillReport:
     """What came of a pass."""
 
     images: int
-    """Asked for."""
+    """Images asked for."""
 
     there: int
-    """Of these, stored before."""
+    """Images asked for that were stored before the pass."""
 
     bytes: int
-    """Of all stored images of this diffusion."""
+    """Bytes of all stored images of this diffusion."""
 
     stored: int
-    """Their number."""
+    """Number of all stored images of this diffusion."""
 
     counts: CacheCounts
     """What was computed, and the seconds it took."""
@@ -95,14 +95,9 @@ def _images(
     paths: Sequence[Path], size_hw: tuple[int, int]
 ) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     """Yield each image's key and itself at `size_hw`, made as the stream of batches makes them."""
-    import cv2
-
     for path in paths:
-        image = read_picture(path, cv2.IMREAD_COLOR)
-        if image is None:
-            raise BadInputError(f"{path} cannot be read as an image; replace or remove it")
-        pixels = np.asarray(image, dtype=np.uint8)
-        yield image_key(pixels), resized(pixels, size_hw)
+        image = open_picture(path)
+        yield image_key(image), resized(image, size_hw)
 
 
 def _compute(cache: DiffusionCache, waiting: Sequence[tuple[str, NDArray[np.uint8]]]) -> None:

@@ -72,7 +72,7 @@ class DiffusionParts:
     """diffusers' UNet2DConditionModel."""
 
     schedule: Schedule
-    """How it was trained."""
+    """Noise schedule that the unet was trained with."""
 
     empty_prompt: Tensor
     """float32 [1, tokens, width]."""

@@ -23,7 +23,7 @@ class Walked:
     """x_b, uint8 BGR [B, H, W, 3]; None when it is not needed."""
 
     after: Tensor | None
-    """x_a, the same."""
+    """x_a, uint8 BGR [B, H, W, 3]; None when it is not needed."""
 
 
 class Walker:

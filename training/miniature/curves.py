@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dedos_deploy.pictures import Picture
 from dedos_deploy.runtime.sinks.palette import class_colour_bgr
 from dedos_deploy.training.logs import LOG
 
@@ -18,7 +19,6 @@ LINE = 16
 SMOOTHED = 0.1
 """Part of a run that one point of a curve averages over."""
 
-Image = NDArray[np.uint8]
 Curve = tuple[NDArray[np.int64], NDArray[np.float64]]
 
 
@@ -45,7 +45,7 @@ def read_curve(folders: Sequence[Path], gamma: float) -> Curve:
     return steps, smooth
 
 
-def draw_curves(curves: dict[str, Curve]) -> Image:
+def draw_curves(curves: dict[str, Curve]) -> Picture:
     """Return the picture, uint8 BGR [360, 640, 3]; names of the curves beside their ends."""
     import cv2
 

@@ -33,7 +33,7 @@ class MiniaturePlan:
     """Scenes to score on."""
 
     clip_steps: int = 1200
-    """Of the nano CLIP's pretraining."""
+    """Steps of the nano CLIP's pretraining."""
 
     clip_minutes: float | None = None
     """The nano CLIP's pretraining ends then, if that is earlier."""

@@ -62,7 +62,7 @@ class Places:
     """Diffusion folder."""
 
     cache: Path
-    """Of the diffusion. The runs share it: the diffusion reads whole images, so latents and
+    """Cache of the diffusion. The runs share it: the diffusion reads whole images, so latents and
     denoised images are computed once in all, not once a run."""
 
 
@@ -81,10 +81,10 @@ class Score:
     """Over novel words."""
 
     novel_alone: float
-    """Only novel words were asked for, on their own pixels."""
+    """miou_present when only novel words were asked for, on their own pixels."""
 
     iou: dict[str, float | None]
-    """Of each word."""
+    """IoU of each word."""
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,10 @@ class RunResult:
     component: str
     seed: int
     score: Score
-    """With the bank it ships."""
+    """Score with the bank that the run ships."""
 
     fillings: dict[str, Score]
-    """With every filling, where it has several."""
+    """Score with every filling, where the run has several."""
 
     refined: float | None
     """How far the proxy queries move CLIP's last patch tokens, as a part of their length; None

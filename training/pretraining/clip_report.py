@@ -30,13 +30,13 @@ class Scores:
     """Means over classes."""
 
     all: float
-    """Of all words."""
+    """Mean over all words."""
 
     base: float
-    """Of base words."""
+    """Mean over base words."""
 
     novel: float
-    """Of novel words."""
+    """Mean over novel words."""
 
 
 @dataclass(frozen=True)
@@ -56,19 +56,19 @@ class ClipReport:
     """Accuracy of novel regions with the novel words alone as candidates."""
 
     chance: float
-    """Of guessing one of all words."""
+    """Accuracy of guessing one of all words."""
 
     per_class: dict[str, float | None]
     """Region accuracy by word, None for a word that has no region."""
 
     counts: dict[str, int]
-    """Regions by word."""
+    """Number of regions by word."""
 
     steps: int
-    """Of the pretraining."""
+    """Steps of the pretraining."""
 
     elapsed_s: float
-    """Of the pretraining."""
+    """Seconds of the pretraining."""
 
 
 def tokens_of(model: Dedos, texts: Sequence[str]) -> Tensor:

@@ -59,23 +59,23 @@ class NanoReport:
     size_hw: tuple[int, int]
     latent_shape: tuple[int, int, int]
     figures: Figures
-    """Of the pictures held out."""
+    """Figures of the pictures held out."""
 
     loss: dict[str, dict[str, float]]
-    """Terms at the end, by network, running means."""
+    """Running means of the terms of the loss at the end, by network."""
 
     steps: dict[str, int]
     seconds: dict[str, float]
-    """By part, those of a network with the preparation of its data."""
+    """Seconds by part, those of a network with the preparation of its data."""
 
     parameters: dict[str, int]
-    """By network."""
+    """Number of parameters by network."""
 
     latent_std: list[float]
     """Deviation of each latent channel before it was made 1."""
 
     sources: tuple[str, ...]
-    """What their licences ask to name."""
+    """What the licences of the pictures ask to name."""
 
     settings: dict[str, object]
 

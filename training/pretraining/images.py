@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.label_files import read_text
-from dedos_deploy.pictures import open_picture
-from dedos_deploy.runtime.sources.opening import IMAGE_SUFFIXES, VIDEO_SUFFIXES, frames_at
+from dedos_deploy.pictures import IMAGE_SUFFIXES, Picture, open_picture
+from dedos_deploy.progress import QUIET, Progress
+from dedos_deploy.runtime.sources.opening import VIDEO_SUFFIXES, frames_at
 from dedos_deploy.scenes import KINDS, class_names, render_image
 from dedos_deploy.training.folders import LabelFolder, find_folder, open_folder, read_pair
 
@@ -31,7 +32,6 @@ NAMED_FROM = 0.01
 """Part of the picture from which a class is worth naming in its caption."""
 NAMED_MOST = 6
 
-Picture = NDArray[np.uint8]
 Size = tuple[int, int]
 
 
@@ -44,7 +44,7 @@ class Pictures:
     model sees images later."""
 
     captions: tuple[str, ...]
-    """One a picture, "" where nothing is known about it."""
+    """Caption of each picture, "" where nothing is known about it."""
 
     credits: tuple[str, ...]
     """What the licences of the sources ask to name."""
@@ -59,15 +59,15 @@ def read_pictures(
     *,
     captions: bool = False,
     limit: int | None = None,
-    on_progress: Callable[[float, str], None] = lambda part, note: None,
+    progress: Progress = QUIET,
 ) -> Pictures:
     """Return the pictures of several sources, in a fixed order.
 
     entries: label folders (their split `train` if they have splits), folders of images and videos
     at any depth, videos (120 frames of each, evenly spaced), or `scenes:N`, each with an optional
     `=SHARE`, the part of its pictures to take, evenly spaced, in (0, 1]; captions: the lines of
-    a label folder's captions.txt, or names of what its label maps show; limit: most pictures, evenly spaced over all;
-    on_progress: called with the part that is read, [0, 1], and how many that are.
+    a label folder's captions.txt, or names of what its label maps show; limit: most pictures, evenly
+    spaced over all; progress: counts pictures.
 
     Raises BadInputError or SourceError for a source without a readable picture.
     """
@@ -82,10 +82,9 @@ def read_pictures(
         readers = _spread(readers, min(limit, len(readers)))
     images = np.empty((len(readers), *size_hw, 3), np.uint8)
     words = []
-    for index, reader in enumerate(readers):
+    for index, reader in enumerate(progress.counted(readers, len(readers), "picture")):
         images[index], caption = reader()
         words.append(caption)
-        on_progress((index + 1) / len(readers), f"{index + 1} pictures")
     return Pictures(images, tuple(words), tuple(dict.fromkeys(credits)))
 
 

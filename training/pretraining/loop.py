@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dedos_deploy.borders import foreign
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.model.tensor_files import load_strictly, read_tensors
+from dedos_deploy.progress import Progress
 from dedos_deploy.training.failure import DivergedError
 from dedos_deploy.training.interrupts import interruptible
 from dedos_deploy.training.muon import MuonAdamW
@@ -76,7 +77,7 @@ class StateFile:
     """What both parts of a run must have in common, as text: settings and data."""
 
     data: str = "data"
-    """What the data are called where another recipe is refused."""
+    """What the data is called where another recipe is refused."""
 
     def damaged(self, reason: str) -> BadInputError:
         """Return the refusal of a file that cannot be used."""
@@ -116,7 +117,7 @@ class LoopReport:
     """Part of the run that is over, [0, 1]."""
 
     elapsed_s: float
-    """Of all parts of the run together."""
+    """Seconds of all parts of the run together."""
 
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -125,6 +126,14 @@ LossOf = Callable[[int], tuple[Tensor, dict[str, float]]]
 """Loss and named terms of the step of a number; draws from torch's seeded generator."""
 
 Observe = Callable[[LoopReport], None]
+
+
+def telling(progress: Progress) -> Observe:
+    """Return what tells `progress` of every step."""
+    return lambda report: progress.reached(
+        report.progress,
+        f"{report.progress:.0%}, step {report.step}, loss {report.mean_loss:.4f}",
+    )
 
 
 class PretrainingLoop(Generic[Model]):

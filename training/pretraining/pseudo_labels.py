@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.files import write_atomically
+from dedos_deploy.pictures import IMAGE_SUFFIXES
 from dedos_deploy.runtime.sinks.palette import palette_bgr
 from dedos_deploy.runtime.sources.images import ImageSource, find_images
-from dedos_deploy.runtime.sources.opening import IMAGE_SUFFIXES, open_source
+from dedos_deploy.runtime.sources.opening import open_source
 from dedos_deploy.training.folders import LabelFolder, open_folder, read_pair
 from dedos_deploy.training.pretraining.teachers import SegmentationTeacher
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.files import write_atomically
+from dedos_deploy.label_files import UNLABELLED
 from dedos_deploy.scenes import KINDS, class_names, render_image
-from dedos_deploy.training.folders import FILE_IGNORE
 
 NOVEL_REASONS: dict[str, str] = {
     "bus": "street, large thing; truck and car are base, so it must be told from its neighbours",
@@ -74,7 +74,7 @@ class Caption:
     """The sentence."""
 
     words: tuple[int, ...]
-    """Indices into WORDS of those it names."""
+    """Indices into WORDS of what the sentence names."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +88,7 @@ class SceneSet:
     """uint8 [N, H, W], index into WORDS, every pixel has one."""
 
     seed: int
-    """Of the set; the same seed and count give the same set everywhere."""
+    """The same seed and count give the same set everywhere."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -209,7 +209,7 @@ def _write_split(folder: Path, split: str, scenes: SceneSet, *, known: int) -> N
         place.mkdir(parents=True, exist_ok=True)
     for index in range(len(scenes)):
         found = scenes.labels[index]
-        visible = np.where(found < known, found, np.uint8(FILE_IGNORE))
+        visible = np.where(found < known, found, np.uint8(UNLABELLED))
         quality = (cv2.IMWRITE_JPEG_QUALITY, 95)
         _, photo = cv2.imencode(".jpg", scenes.images[index], quality)
         _, ids = cv2.imencode(".png", visible)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -21,8 +21,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dedos_deploy.errors import BadInputError, require
+from dedos_deploy.progress import QUIET, Progress, Stages
 from dedos_deploy.threads import usable_threads
 from dedos_deploy.training.diffusion.files import EMPTY_PROMPT
+from dedos_deploy.training.distributed import choose_device
 from dedos_deploy.training.pretraining.captions import EMPTY_ROW, Prompts, embed_captions, mirrored
 from dedos_deploy.training.pretraining.diffusion_folder import (
     INDEX,
@@ -45,6 +47,7 @@ from dedos_deploy.training.pretraining.loop import (
     PretrainingLoop,
     StateFile,
     cosine,
+    telling,
 )
 from dedos_deploy.training.pretraining.unet import (
     build_network_optimizer,
@@ -75,47 +78,36 @@ WHOLE_BATCH = 2
 Network = TypeVar("Network", bound=nn.Module)
 
 
-class Observer(Protocol):
-    """What a front end shows: parts of the work, and how far each is, in [0, 1]."""
-
-    def on_part(self, title: str) -> None: ...
-
-    def on_progress(self, part: float, note: str) -> None: ...
-
-
-class _Silent:
-    def on_part(self, title: str) -> None: ...
-
-    def on_progress(self, part: float, note: str) -> None: ...
-
-
 def pretrain_diffusion(
     data: Sequence[str],
     settings: NanoSettings,
     output: Path,
     *,
     resume: bool = False,
-    observer: Observer | None = None,
+    progress: Progress = QUIET,
 ) -> NanoReport:
     """Teach a small latent diffusion model the pictures of `data` and write it to `output`.
 
     data: sources as `read_pictures` takes them; output: gets vae/, unet/, scheduler/,
     empty_prompt.safetensors, reconstructions.png, samples.png and report.json; resume: go on with
-    what an interrupted run left there, and do nothing to a finished one.
+    what an interrupted run left there, and do nothing to a finished one; progress: its parts.
 
     Raises BadInputError for unusable settings, data or output; KeyboardInterrupt after Ctrl-C, with
     the state saved.
     """
-    return _Pretraining(data, settings, output, observer or _Silent()).run(resume)
+    return _Pretraining(data, settings, output, progress).run(resume)
 
 
 class _Pretraining:
     """The parts of one run, in order; `run` calls each once."""
 
     def __init__(
-        self, data: Sequence[str], settings: NanoSettings, output: Path, observer: Observer
+        self, data: Sequence[str], settings: NanoSettings, output: Path, progress: Progress
     ) -> None:
-        self.data, self.settings, self.output, self.observer = data, settings, output, observer
+        self.data, self.settings, self.output = data, settings, output
+        # Once the noise predictor has begun, the latents it learns must not change any more.
+        self.has_latents = (output / UNET_STATE).exists()
+        self.stages = Stages(progress, total=5 - self.has_latents)
         self.seconds: dict[str, float] = {}
         require("diffusers", extra="train", purpose="pretraining a diffusion model")
         self.device = choose_device(settings.device)
@@ -174,13 +166,13 @@ class _Pretraining:
             )
 
     def _read(self) -> Pictures:
-        with self._part("read", "reading pictures"):
+        with self._part("read", "reading pictures") as progress:
             pictures = read_pictures(
                 self.data,
                 self.settings.size_hw,
                 captions=self.settings.text is not None,
                 limit=self.settings.limit,
-                on_progress=self.observer.on_progress,
+                progress=progress,
             )
         if len(pictures) < 2:
             raise BadInputError(
@@ -215,33 +207,31 @@ class _Pretraining:
             with self._half():
                 return vae_loss(vae, pixels_from_images(batch.to(self.device)), settings.vae)
 
-        # Once the noise predictor has begun, the latents it learns must not change any more.
-        if not (self.output / UNET_STATE).exists():
+        if not self.has_latents:
             self._learn("vae", loop, loss_of, spent_s=self.seconds["read"])
         return loop
 
     def _encode(self, vae: AutoencoderKL, images: NDArray[np.uint8]) -> tuple[Tensor, list[float]]:
         """Return unit latents float16 [2N, C, h, w] of the pictures and of their mirror images,
         and the deviation they had; `vae` gives unit latents from now on."""
-        with self._part("encode", "encoding latents"):
-            both = (images, images[:, :, ::-1])
-            found = [self._latents(vae, side, index / 2) for index, side in enumerate(both)]
-            latents = torch.cat(found)
+        with self._part("encode", "encoding latents") as progress:
+            latents = self._latents(vae, images, progress)
             mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
             standardize(vae, mean.to(self.device), std.to(self.device))
             latents = (latents - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
         return latents.half(), [round(float(value), 4) for value in std]
 
     @torch.no_grad()
-    def _latents(self, vae: AutoencoderKL, images: NDArray[np.uint8], done: float) -> Tensor:
+    def _latents(self, vae: AutoencoderKL, images: NDArray[np.uint8], progress: Progress) -> Tensor:
         found = []
-        for start in range(0, len(images), ENCODED_AT_ONCE):
-            part = np.ascontiguousarray(images[start : start + ENCODED_AT_ONCE])
+        starts = range(0, len(images), ENCODED_AT_ONCE)
+        batches = [(side, start) for side in (images, images[:, :, ::-1]) for start in starts]
+        for side, start in progress.counted(batches, len(batches), "batch"):
+            part = np.ascontiguousarray(side[start : start + ENCODED_AT_ONCE])
             pixels = pixels_from_images(torch.from_numpy(part).to(self.device))
             with self._half():
                 mean = vae.encode(pixels).latent_dist.mean
             found.append(mean.float().cpu())
-            self.observer.on_progress(done + start / len(images) / 2, "")
         return torch.cat(found)
 
     def _learn_unet(
@@ -303,13 +293,8 @@ class _Pretraining:
                 f"preparing the data of the {loop.settings.name} took {spent_s:.0f} s, all of its "
                 "time; give more --minutes or fewer pictures"
             )
-        self.observer.on_part(f"training the {loop.settings.name}")
-        loop.run(
-            loss_of,
-            lambda report: self.observer.on_progress(
-                report.progress, f"step {report.step}, loss {report.mean_loss:.4f}"
-            ),
-        )
+        with self.stages.stage(f"training the {loop.settings.name}") as progress:
+            loop.run(loss_of, telling(progress))
         self.seconds[name] = loop.elapsed_s
 
     def _write_networks(
@@ -322,28 +307,16 @@ class _Pretraining:
         write_index(self.output / INDEX)
 
     @contextmanager
-    def _part(self, name: str, title: str) -> Iterator[None]:
-        self.observer.on_part(title)
+    def _part(self, name: str, title: str) -> Iterator[Progress]:
         before = time.monotonic()
-        yield
+        with self.stages.stage(title) as progress:
+            yield progress
         self.seconds[name] = time.monotonic() - before
 
 
 def _go_on(loop: PretrainingLoop[Network]) -> None:
     if loop.state is not None and loop.state.path.exists():
         loop.resume()
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device that `name`, auto, cpu or cuda, means here.
-
-    Raises BadInputError for cuda where torch finds none.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise BadInputError(
-            "torch finds no CUDA device; use --device cpu or install its CUDA build"
-        )
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def held_out(count: int) -> NDArray[np.int64]:

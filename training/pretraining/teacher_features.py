@@ -23,8 +23,10 @@ from numpy.typing import NDArray
 from dedos_deploy.borders import NO_RETRY, foreign, spoken_reason
 from dedos_deploy.errors import BadInputError, require
 from dedos_deploy.files import read_regular, write_atomically
+from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.threads import usable_threads
 from dedos_deploy.training.data import image_key
+from dedos_deploy.training.evaluate import spread
 
 if TYPE_CHECKING:
     import onnx
@@ -53,10 +55,10 @@ class FeatureLayer:
     """`net.middle` or `net.late`."""
 
     tensor: str
-    """Its name in the graph."""
+    """The activation's name in the graph."""
 
     late: bool
-    """Whether it is the one the classifier reads."""
+    """Whether the classifier reads this activation."""
 
     stride: int
     offset: float
@@ -212,21 +214,20 @@ class FeatureStore:
         images: Sequence[Callable[[], NDArray[np.uint8]]],
         *,
         sampled: int = 150,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress = QUIET,
     ) -> None:
         """Make and keep the codes of every picture that is not there yet.
 
-        images: functions that read one; sampled: how many the spaces are found on.
+        images: functions that read one; sampled: how many the spaces are found on; progress:
+        counts pictures.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._open_spaces([images[i] for i in _spread(len(images), sampled)])
-        for done, read in enumerate(images):
+        self._open_spaces([images[i] for i in spread(len(images), sampled)])
+        for read in progress.counted(images, len(images), "picture"):
             image = read()
             path = self._path(image_key(image))
             if not path.is_file():
                 self._write(path, self._maps(image))
-            if progress is not None:
-                progress(done + 1, len(images))
 
     def read(self, image_bgr: NDArray[np.uint8]) -> Codes:
         """Return int8 [D, h, w] per layer of a picture that `fill` has seen.
@@ -329,8 +330,3 @@ class FeatureStore:
 
 def _no_net(path: Path, reason: str) -> BadInputError:
     return BadInputError(f"{path} is no ONNX net ({reason}); give one that `image` enters")
-
-
-def _spread(items: int, wanted: int) -> list[int]:
-    count = min(wanted, items)
-    return [index * items // count for index in range(count)]

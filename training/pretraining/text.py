@@ -72,7 +72,7 @@ class DistilSettings:
     """Words in a step."""
 
     learning_rate: float = 2e-3
-    """Its peak, after a warm-up of 5 %, then a cosine to 0."""
+    """Peak learning rate, after a warm-up of 5 %, then a cosine to 0."""
 
     scene_share: float = 0.3
     """Share of a batch drawn from the scene words."""

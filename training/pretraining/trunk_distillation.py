@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from dedos_deploy.model import Dedos, save_checkpoint
 from dedos_deploy.model.word_embeddings import WordEmbeddings
+from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.training.losses import count_labels, dense_loss
 from dedos_deploy.training.muon import MuonAdamW
 from dedos_deploy.training.pretraining.loop import (
@@ -30,6 +31,7 @@ from dedos_deploy.training.pretraining.loop import (
     PretrainingLoop,
     StateFile,
     cosine,
+    telling,
 )
 from dedos_deploy.training.pretraining.teacher_features import FeatureStore
 from dedos_deploy.training.pretraining.trunk_patches import Patches, PatchStream, TrunkSettings
@@ -62,8 +64,6 @@ class FeatureHeads(nn.Module):
 
 
 Record = dict[str, object]
-OnProgress = Callable[[float, str], None]
-"""Told (part of the run that is over, a note) after every step."""
 
 
 class TrunkDistillation:
@@ -143,14 +143,14 @@ class TrunkDistillation:
         self,
         output: Path,
         record: Record,
-        on_progress: OnProgress | None = None,
+        progress: Progress = QUIET,
         *,
         resume: bool = False,
     ) -> PretrainingLoop[nn.ModuleDict]:
         """Train to the end, save on the way, and return the finished loop.
 
         output: gets start.safetensors, log.jsonl and state.safetensors, from which `resume` goes on;
-        record: what the checkpoint says of itself beside its step.
+        record: what the checkpoint says of itself beside its step; progress: told of every step.
 
         Raises DivergedError when the loss is no finite number, KeyboardInterrupt after Ctrl-C or
         SIGTERM, with the state saved, BadInputError when there is nothing to resume.
@@ -160,11 +160,12 @@ class TrunkDistillation:
         if resume:
             loop.resume()
 
+        tell = telling(progress)
+
         def observe(report: LoopReport) -> None:
             if report.step % _LOGGED_EVERY == 1:
                 _log(log, report)
-            if on_progress is not None:
-                on_progress(report.progress, f"step {report.step}, loss {report.loss:.3f}")
+            tell(report)
 
         def save() -> None:
             extra = {**record, "step": loop.step}

@@ -33,7 +33,7 @@ class TrunkSettings:
     """Wall clock of the training, features made before it not counted."""
 
     steps: int | None = None
-    """None for as many as fit."""
+    """Number of steps, None for as many as fit into `minutes`."""
 
     batch: int = 8
     sizes: tuple[tuple[int, int], ...] = ((192, 256), (240, 320), (240, 320), (288, 384))
@@ -49,8 +49,8 @@ class TrunkSettings:
     """Peak learning rate, after `warmup` steps, then a cosine to 0."""
 
     muon: float = 0.003
-    """The same of the blocks' matrices, whose steps are orthogonal (see muon.py; 0: AdamW for
-    them, too)."""
+    """Peak learning rate of the blocks' matrices, whose steps are orthogonal (see muon.py; 0: AdamW
+    with `lr` for them, too)."""
 
     weight_decay: float = 0.05
     warmup: int = 60

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -15,12 +15,12 @@ from dedos_deploy.files import write_atomically
 from dedos_deploy.model import Dedos, build_model
 from dedos_deploy.model.mobile_branch import MobileBranch
 from dedos_deploy.presets import get_preset
+from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.training.folders import LabelFolder
 from dedos_deploy.training.pretraining.mobile_weights import load_mobile_weights
 from dedos_deploy.training.pretraining.teacher_features import FeatureStore, FeatureTeacher
 from dedos_deploy.training.pretraining.text import load_text_tower, text_tower_credit
 from dedos_deploy.training.pretraining.trunk_distillation import (
-    START_CHECKPOINT,
     STATE,
     Record,
     TrunkDistillation,
@@ -48,7 +48,7 @@ class TrunkRun:
     """Label folders as `open_data` takes them."""
 
     teachers: tuple[Path, ...]
-    """ONNX nets."""
+    """ONNX nets whose activations are learned."""
 
     output: Path
     features: Path
@@ -56,37 +56,29 @@ class TrunkRun:
 
     preset: str = "nano"
     text_tower: Path | None = None
-    """Where the words come from: a file of `dedos-train text`."""
+    """File of `dedos-train text` that the words come from."""
 
     init: Path | None = None
-    """Where they come from otherwise: a checkpoint whose trunk is taken, too."""
+    """Checkpoint that the words and the trunk come from, without `text_tower`."""
 
     detail: Path | None = None
     """ONNX net whose weights the pretrained detail branch takes."""
 
     channels: tuple[int, int] = (32, 64)
-    """Whitened ones of a middle and a late layer."""
+    """Whitened channels of a middle and of a late layer."""
 
     probes: tuple[str, ...] = ()
-    """Label folders with splits train and val."""
+    """Label folders with splits train and val to probe on."""
 
     threads: int = 1
 
 
-class Observer(Protocol):
-    """What a front end shows: parts of the work, and how far each is, in [0, 1]."""
-
-    def on_part(self, title: str) -> None: ...
-
-    def on_progress(self, part: float, note: str) -> None: ...
-
-
 def distil_trunk(
-    run: TrunkRun, settings: TrunkSettings, *, observer: Observer, resume: bool = False
+    run: TrunkRun, settings: TrunkSettings, *, progress: Progress = QUIET, resume: bool = False
 ) -> dict[str, Any]:
     """Make the activations, train, write start.safetensors and report.json; return the report.
 
-    resume: go on with what an interrupted run left in the output.
+    progress: two parts; resume: go on with what an interrupted run left in the output.
 
     Raises BadInputError for data, teachers or weights that cannot be used; KeyboardInterrupt after
     Ctrl-C or SIGTERM, with the state of training saved.
@@ -102,20 +94,17 @@ def distil_trunk(
     train, held_out = split_items(folders, settings.held_out)
     if run.detail is not None:
         sources += _take_detail(model, run.detail, folders, train)
-    observer.on_part("activations")
-    store.fill(
-        readers(folders, [*train, *held_out]),
-        progress=lambda done, count: observer.on_progress(done / count, f"{done} pictures"),
-    )
+    with progress.part(1, 2, "activations"):
+        store.fill(readers(folders, [*train, *held_out]), progress=progress)
     before = _probed(model, probes)
     stream = PatchStream(folders, train, store, settings, model.trunk.patch)
     distillation = TrunkDistillation(model, store, stream)
-    observer.on_part("trunk")
     credits = [line for folder in folders for line in folder.credits]
     nets = [f"Features of {path.name}" for path in run.teachers]
     record: Record = {"sources": list(dict.fromkeys([*sources, *credits, *nets]))}
     model.train()
-    loop = distillation.run(run.output, record, observer.on_progress, resume=resume)
+    with progress.part(2, 2, "trunk"):
+        loop = distillation.run(run.output, record, progress, resume=resume)
     model.eval()
     report = {
         "steps": loop.step,
@@ -177,6 +166,3 @@ def _probed(
         iou = dict(zip(result.classes, result.iou, strict=True))
         found[val.name] = {"miou_present": result.miou_present, "iou": iou}
     return found
-
-
-__all__ = ["REPORT", "START_CHECKPOINT", "Observer", "TrunkRun", "distil_trunk"]

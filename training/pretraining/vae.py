@@ -157,12 +157,6 @@ def pixels_from_images(images: Tensor) -> Tensor:
     return (rgb / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 
-def images_from_pixels(pixels: Tensor) -> NDArray[np.uint8]:
-    """Return uint8 BGR [B, H, W, 3] of float RGB [B, 3, H, W]; values outside [-1, 1] saturate."""
-    scaled = ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return np.ascontiguousarray(scaled.permute(0, 2, 3, 1).flip(-1).cpu().numpy())
-
-
 def psnr_db(images: NDArray[np.uint8], found: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Return the peak signal-to-noise ratio in dB of each picture [B, H, W, 3]; at most 99."""
     error = (images.astype(np.float64) - found) ** 2

@@ -50,9 +50,8 @@ LICENCE = "Apache-2.0; trained on the sources named here, the CC BY 4.0 ones wit
 def main() -> None:
     """Run the recipe as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_arguments(parser)
+    add_arguments(parser, minutes=60, fine_minutes=20)
     parser.add_argument("--assets", type=Path, required=True, help="where the two files go")
-    parser.add_argument("--minutes", type=float, default=60, help="training time (60)")
     parser.add_argument(
         "--without",
         nargs="+",
@@ -60,12 +59,6 @@ def main() -> None:
         choices=sorted(SHARES),
         metavar="SET",
         help="leave these sets out, to be scored on them",
-    )
-    parser.add_argument(
-        "--fine-minutes",
-        type=float,
-        default=20,
-        help="of larger pictures and balanced words after that (20)",
     )
     args = parser.parse_args()
     raise SystemExit(run_recipe(lambda: make(args)))

@@ -33,14 +33,7 @@ SHARES: dict[str, float] = {
 def main() -> None:
     """Run the recipe as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_arguments(parser)
-    parser.add_argument("--minutes", type=float, default=45, help="training time (45)")
-    parser.add_argument(
-        "--fine-minutes",
-        type=float,
-        default=15,
-        help="of larger pictures and balanced words after that (15)",
-    )
+    add_arguments(parser, minutes=45, fine_minutes=15)
     args = parser.parse_args()
     raise SystemExit(run_recipe(lambda: make(args)))
 

@@ -22,9 +22,11 @@ import torch
 from dedos_deploy.errors import DedosError
 from dedos_deploy.evaluation.result import EvaluationResult
 from dedos_deploy.interrupts import EXIT_INTERRUPTED
+from dedos_deploy.progress import Progress
 from dedos_deploy.scenes import class_names, render_image
 from dedos_deploy.threads import usable_threads
-from dedos_deploy.training.loop import StepReport, Trainer
+from dedos_deploy.training.logs import StepReport
+from dedos_deploy.training.loop import Trainer
 from dedos_deploy.training.pretraining.diffusion_settings import NanoSettings
 from dedos_deploy.training.pretraining.pseudo_labels import (
     LabelRules,
@@ -53,6 +55,9 @@ from dedos_deploy.training.settings import settings_for
 CONFIDENCE, LOOKED_AT_PX, OVERLAYS = 0.8, 641, 12
 """How sure a teacher must be, the longest side that it looks at, and pictures in overlays.png."""
 
+VAL_SCENES = 40
+"""Scenes of each kind that nothing learns from."""
+
 LOG_EVERY = 50
 """Steps of training between two lines of the log."""
 
@@ -80,13 +85,12 @@ FINE: Mapping[str, Any] = {
 """How a trained model goes on: larger pictures, rare words weighed more, smaller steps."""
 
 
-class Lines:
-    """Says on the log what runs and how far it is."""
+class Lines(Progress):
+    """Says on the log what runs and how far training is."""
 
-    def on_part(self, title: str) -> None:
-        _LOG.info("%s", title)
-
-    def on_progress(self, part: float, note: str) -> None: ...
+    def begin(self, number: int, count: int, what: str) -> None:
+        """Say what starts."""
+        _LOG.info("[%d/%d] %s", number, count, what)
 
     def on_step(self, report: StepReport) -> None:
         if report.step % LOG_EVERY == 0:
@@ -194,7 +198,7 @@ class Recipe:
                 threads=self.threads,
             )
             resume = (folder / "state.safetensors").is_file()
-            distil_trunk(asked, TrunkSettings(minutes=minutes), observer=Lines(), resume=resume)
+            distil_trunk(asked, TrunkSettings(minutes=minutes), progress=Lines(), resume=resume)
         return folder / "start.safetensors"
 
     def make_diffusion(self, shares: dict[str, float], start: Path, minutes: float) -> Path:
@@ -204,7 +208,7 @@ class Recipe:
             parts = {name: min(share, 1.0) for name, share in shares.items()}
             settings = NanoSettings(minutes=minutes, text=str(start), threads=self.threads)
             resume = (folder / "vae_state.safetensors").is_file()
-            pretrain_diffusion(self.data(parts), settings, folder, resume=resume, observer=Lines())
+            pretrain_diffusion(self.data(parts), settings, folder, resume=resume, progress=Lines())
         return folder
 
     def train(
@@ -248,8 +252,8 @@ class Recipe:
 
 
 def write_scenes(kind: str, folder: Path, count: int) -> None:
-    """Write `count` training and 40 validation pictures of procedural scenes as a label folder."""
-    for split, number, first_seed in (("train", count, 0), ("val", 40, 100_000)):
+    """Write `count` pictures of procedural scenes, and VAL_SCENES others, as a label folder."""
+    for split, number, first_seed in (("train", count, 0), ("val", VAL_SCENES, 100_000)):
         for part in ("images", "labels"):
             (folder / part / split).mkdir(parents=True, exist_ok=True)
         for index in range(number):
@@ -274,11 +278,16 @@ def run_recipe(work: Callable[[], None]) -> int:
     return 0
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what both recipes take."""
+def add_arguments(parser: argparse.ArgumentParser, *, minutes: float, fine_minutes: float) -> None:
+    """Add what both recipes take; minutes, fine_minutes: defaults of the two trainings."""
     parser.add_argument("--material", type=Path, required=True, help="folder of the raw sets")
     parser.add_argument("--work", type=Path, required=True, help="folder for all that is made")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (2)")
     parser.add_argument("--word-steps", type=int, default=520, help="text tower steps (520)")
     parser.add_argument("--trunk-minutes", type=float, default=30, help="trunk distillation (30)")
     parser.add_argument("--diffusion-minutes", type=float, default=12, help="diffusion (12)")
+    for name, default, what in (
+        ("--minutes", minutes, "training time"),
+        ("--fine-minutes", fine_minutes, "of larger pictures and balanced words after that"),
+    ):
+        parser.add_argument(name, type=float, default=default, help=f"{what} ({default:g})")

@@ -15,23 +15,24 @@ HeadKind = Literal["sc-clip", "naclip", "maskclip"]
 
 @dataclass(frozen=True)
 class ScClipHead:
-    """Numbers of the head `sc-clip`. Blocks are counted from 1; the last one is the head's own.
-
-    similar: block whose patches tell what belongs together; shallow: block whose patches spread the
-    result; summed: first and last block of the sum that runs through the last block once more;
-    cls_weight: share of the CLS token that is added; cut: cosines below it count as 0;
-    neighbours: nearest patches of the local density; quantile: densities above it are outliers;
-    sharpness: factor before the softmax over cosines.
-    """
+    """Numbers of the head `sc-clip`. Blocks are counted from 1; the last one is the head's own."""
 
     similar: int
+    """Block whose patches tell what belongs together."""
     shallow: int
+    """Block whose patches spread the result."""
     summed: tuple[int, int]
+    """First and last block of the sum that runs through the last block once more."""
     cls_weight: float
+    """Share of the CLS token that is added."""
     cut: float = 0.4
+    """Cosines below it count as 0."""
     neighbours: int = 30
+    """Nearest patches of the local density."""
     quantile: float = 0.95
+    """Densities above it are outliers."""
     sharpness: float = 3.0
+    """Factor before the softmax over cosines."""
     kind: Literal["sc-clip"] = "sc-clip"
 
     def __post_init__(self) -> None:
@@ -44,9 +45,10 @@ class ScClipHead:
 
 @dataclass(frozen=True)
 class NaclipHead:
-    """Numbers of the head `naclip`. variance: σ² of the Gaussian of its neighbours, in patches²."""
+    """Numbers of the head `naclip`."""
 
     variance: float = 25.0
+    """σ² of the Gaussian of its neighbours, in patches²."""
     kind: Literal["naclip"] = "naclip"
 
     def __post_init__(self) -> None:

@@ -43,25 +43,26 @@ _CHANNELS = (1, 8192)
 
 @dataclass(frozen=True)
 class SanConfig:
-    """Everything that decides the shape of a SAN.
-
-    clip: its CLIP, whose grid is that of the stored positions; split: CLIP blocks before the attention
-    bias begins; clip_scale: CLIP's picture over the network size, as numerator and denominator;
-    size_hw: default network size; side_grid: side of the side adapter's stored positions;
-    embed_width: channels of the product between query and pixel; head_width: inside its MLPs.
-    """
+    """Everything that decides the shape of a SAN."""
 
     preset: str
     clip: ClipConfig
+    """CLIP, whose grid is that of the stored positions."""
     size_hw: tuple[int, int]
+    """Default network size."""
     split: int
+    """CLIP blocks before the attention bias begins."""
     clip_scale: tuple[int, int]
+    """CLIP's picture over the network size, as numerator and denominator."""
     queries: int
     side_width: int
     side_layers: int
     side_grid: int
+    """Side of the side adapter's stored positions."""
     embed_width: int
+    """Channels of the product between query and pixel."""
     head_width: int
+    """Channels inside the MLPs of the heads."""
 
     def __post_init__(self) -> None:
         check_limits(self, "", _SAN_LIMITS)
@@ -94,24 +95,27 @@ class SanConfig:
 
 @dataclass(frozen=True)
 class CatSegConfig:
-    """Everything that decides the shape of a CAT-Seg.
-
-    clip: its CLIP, whose grid is that of the stored positions; size_hw: default network size;
-    layers, width: of the aggregation; guidance, text_guidance: channels of the projected picture and
-    words in it; lifted: channels of the two finer CLIP maps; decoder_guidance: the same, projected;
-    decoder: channels of the decoder's two steps.
-    """
+    """Everything that decides the shape of a CAT-Seg."""
 
     preset: str
     clip: ClipConfig
+    """CLIP, whose grid is that of the stored positions."""
     size_hw: tuple[int, int]
+    """Default network size."""
     layers: int
+    """Layers of the aggregation."""
     width: int
+    """Channels of the aggregation."""
     guidance: int
+    """Channels of the projected picture in the aggregation."""
     text_guidance: int
+    """Channels of the projected words in the aggregation."""
     lifted: tuple[int, int]
+    """Channels of the two finer CLIP maps."""
     decoder_guidance: tuple[int, int]
+    """Channels of the two finer CLIP maps, projected."""
     decoder: tuple[int, int]
+    """Channels of the decoder's two steps."""
 
     def __post_init__(self) -> None:
         check_limits(self, "", _CAT_SEG_LIMITS)

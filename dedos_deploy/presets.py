@@ -193,23 +193,22 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DenseConfig:
-    """A CLIP that labels every pixel by a head without training.
-
-    size_hw: default network size; head: which head, and its numbers; tau: factor of the cosines before
-    the softmax over words; windows: None to look at the whole picture at once.
-
-    null_words: words of the null rows, set by the export; null_limit: cosine with a user's word from
-    which a null row is left out.
-    """
+    """A CLIP that labels every pixel by a head without training."""
 
     preset: str
     clip: ClipConfig
     size_hw: tuple[int, int]
+    """Default network size."""
     head: Head
+    """Which head, and its numbers."""
     tau: float = 40.0
+    """Factor of the cosines before the softmax over words."""
     windows: WindowConfig | None = None
+    """How a large picture is looked through; None: the whole at once."""
     null_words: tuple[str, ...] = ()
+    """Words of the null rows, set by the export."""
     null_limit: float = 1.0
+    """Cosine with a user's word from which a null row is left out."""
 
     def __post_init__(self) -> None:
         if self.clip.layers < 2:

@@ -14,25 +14,28 @@ Paint = Callable[[Canvas, float, float], None]
 
 @dataclass(frozen=True)
 class Actor:
-    """One thing of a scene.
-
-    paint: draws it on a canvas at position z and time t (seconds); s, z: where it stands at t=0;
-    length: its extent along z, in metres; layer: lower layers are painted first (0 backdrop,
-    1 buildings, 2 barriers, 3 the rest); speed: metres per second along z;
-    half_width, height: of its ground shadow, 0 for none; far_m: beyond this distance it is too
-    small to be painted; reach: how far it sticks out to both sides, in metres.
-    """
+    """One thing of a scene."""
 
     paint: Paint
+    """Draws it on a canvas at position z and time t (seconds)."""
     s: float
+    """Where it stands across the line at t=0."""
     z: float
+    """Where it stands along the line at t=0."""
     length: float = 0.0
+    """Extent along z, in metres."""
     layer: int = 3
+    """Lower layers are painted first: 0 backdrop, 1 buildings, 2 barriers, 3 the rest."""
     speed: float = 0.0
+    """Metres per second along z."""
     half_width: float = 0.0
+    """Half width of its ground shadow, 0 for none."""
     height: float = 0.0
+    """Height for its ground shadow, 0 for none."""
     far_m: float = 130.0
+    """Beyond this distance it is too small to be painted."""
     reach: float = 3.0
+    """How far it sticks out to both sides, in metres."""
 
     def at(self, time_s: float) -> float:
         """Return z at a time."""

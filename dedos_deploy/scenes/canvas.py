@@ -29,22 +29,25 @@ FAR_AWAY_PX = 20000.0  # clip of projected coordinates, far outside any picture
 
 @dataclass(frozen=True)
 class Camera:
-    """Where the picture is taken from.
-
-    size_hw: picture size in pixels; focal_px; horizon_px: row of the horizon;
-    s, height, z: position in metres; yaw: radians to the right of the line's direction;
-    bend_m, bend_length_m: amplitude and length scale of the line's sideways swing.
-    """
+    """Where the picture is taken from."""
 
     size_hw: tuple[int, int]
+    """Picture size in pixels."""
     focal_px: float
     horizon_px: float
+    """Row of the horizon."""
     s: float
+    """Position across the line in metres."""
     height: float
+    """Position above the ground in metres."""
     z: float
+    """Position along the line in metres."""
     yaw: float = 0.0
+    """Radians to the right of the line's direction."""
     bend_m: float = 0.0
+    """Amplitude of the line's sideways swing in metres."""
     bend_length_m: float = 60.0
+    """Length scale of the line's sideways swing."""
 
     def bend(self, z: float) -> float:
         """Return the sideways offset of the centre line at `z`, in metres."""
@@ -59,22 +62,26 @@ class Camera:
 
 @dataclass(frozen=True)
 class Light:
-    """Brightness of surfaces by the side they face, and the air between them and the camera.
-
-    left, right, front, top: factors for surfaces facing -s, +s, the camera, the sky;
-    haze, haze_m: colour of the air and the distance that mixes in 63 % of it;
-    shadow: factor of shadowed ground; sun_s, sun_z: metres of shadow per metre of height.
-    """
+    """Brightness of surfaces by the side they face, and the air between them and the camera."""
 
     left: float
+    """Factor for surfaces facing -s."""
     right: float
+    """Factor for surfaces facing +s."""
     front: float
+    """Factor for surfaces facing the camera."""
     top: float
+    """Factor for surfaces facing the sky."""
     haze: Colour
+    """Colour of the air."""
     haze_m: float
+    """Distance at which the air mixes in 63 %."""
     shadow: float
+    """Factor of shadowed ground."""
     sun_s: float
+    """Metres of shadow across the line per metre of height."""
     sun_z: float
+    """Metres of shadow along the line per metre of height."""
 
 
 class Canvas:

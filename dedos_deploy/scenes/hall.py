@@ -44,13 +44,7 @@ _Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Room:
-    """A straight hall along z and its surfaces.
-
-    half_width, height, length in metres; floor, joint, wall, low_wall, ceiling, skirting: colours;
-    low_top: height of the lower wall's paint (0: none); tile: (across, along) size of floor tiles;
-    panel: side of ceiling panels (0: plain); lamps: half size (across, along) and spacing of
-    ceiling lights; gloss: share of mirrored light on the floor; wear: strength of stains.
-    """
+    """A straight hall along z, sizes in metres, and the colours of its surfaces."""
 
     half_width: float
     height: float
@@ -60,13 +54,19 @@ class Room:
     wall: Colour
     low_wall: Colour
     low_top: float
+    """Height of the lower wall's paint; 0: none."""
     ceiling: Colour
     skirting: Colour
     tile: tuple[float, float]
+    """Size of floor tiles, (across, along)."""
     panel: float
+    """Side of ceiling panels; 0: plain."""
     lamps: tuple[float, float, float]
+    """Half size (across, along) and spacing of ceiling lights."""
     gloss: float
+    """Share of mirrored light on the floor."""
     wear: float
+    """Strength of stains."""
     checker: float
 
 

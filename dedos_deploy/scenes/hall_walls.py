@@ -12,10 +12,7 @@ from dedos_deploy.scenes.hall_things import STEEL, WOODS
 
 @dataclass(frozen=True)
 class Panel:
-    """A strip of wall that starts at (s, z) and runs `long` metres along (ds, dz).
-
-    inward: sign of the direction into the room for side walls, 0 for an end wall.
-    """
+    """A strip of wall that starts at (s, z) and runs `long` metres along (ds, dz)."""
 
     s: float
     z: float
@@ -23,6 +20,7 @@ class Panel:
     dz: float
     long: float
     inward: int
+    """Sign of the direction into the room for side walls, 0 for an end wall."""
 
     def point(self, a: float, y: float) -> Point:
         """Return the point `a` metres along the strip, `y` above the floor."""

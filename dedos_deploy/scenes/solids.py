@@ -16,15 +16,14 @@ Outline = Sequence[tuple[float, float, float]]
 
 @dataclass(frozen=True)
 class Frame:
-    """Puts local coordinates (across, up, along) on the street.
-
-    s, z: where the local origin lies; turn: quarter turns, 0 along +z, 1 along +s, 2 along -z,
-    3 along -s.
-    """
+    """Puts local coordinates (across, up, along) on the street."""
 
     s: float
+    """Where the local origin lies, across the street."""
     z: float
+    """Where the local origin lies, along the street."""
     turn: int = 0
+    """Quarter turns: 0 along +z, 1 along +s, 2 along -z, 3 along -s."""
 
     def place(self, across: float, up: float, along: float) -> tuple[float, float, float]:
         """Return street coordinates of a local point."""
@@ -44,19 +43,18 @@ class Frame:
 
 @dataclass(frozen=True, eq=False)
 class Mesh:
-    """Faces of a solid in local coordinates.
-
-    corners: float64 [F, P, 3], (across, up, along), shorter outlines repeat their last corner;
-    normals: float64 [F, 3], outward unit vectors; offsets: float64 [F], of the faces' planes along
-    them; kinds: index of the colour of each face; layers: float64 [F], steps of 1000 metres, faces
-    of a lower layer are drawn first, whatever their depth.
-    """
+    """Faces of a solid in local coordinates."""
 
     corners: NDArray[np.float64]
+    """float64 [F, P, 3], (across, up, along); shorter outlines repeat their last corner."""
     normals: NDArray[np.float64]
+    """float64 [F, 3], outward unit vectors."""
     offsets: NDArray[np.float64]
+    """float64 [F], of the faces' planes along their normals."""
     kinds: NDArray[np.int64]
+    """Index of the colour of each face."""
     layers: NDArray[np.float64]
+    """float64 [F], steps of 1000 metres: faces of a lower layer are drawn first, whatever their depth."""
 
 
 def mesh_from_faces(

@@ -55,27 +55,30 @@ _ROUGHNESS = {
 
 @dataclass(frozen=True)
 class Street:
-    """Cross-section and looks of a street.
-
-    road: half width; verge, walk: widths of the grass strip and the pavement on each side
-    (left, right); lanes: s of the dashed lines; crossings: z of zebra crossings; junctions: z of
-    side streets; colours are BGR; wear: strength of stains; outer: class beyond the pavement.
-    """
+    """Cross-section and looks of a street; colours are BGR."""
 
     road: float
+    """Half width."""
     verge: tuple[float, float]
+    """Width of the grass strip on each side (left, right)."""
     walk: tuple[float, float]
+    """Width of the pavement on each side (left, right)."""
     lanes: tuple[float, ...]
+    """s of the dashed lines."""
     solid: tuple[float, ...]
     crossings: tuple[float, ...]
+    """z of zebra crossings."""
     junctions: tuple[float, ...]
+    """z of side streets."""
     asphalt: Colour
     paving: Colour
     lawn: Colour
     paint: Colour
     wear: float
+    """Strength of stains."""
     tiles: float
     outer: str
+    """Class beyond the pavement."""
 
 
 @dataclass(frozen=True)

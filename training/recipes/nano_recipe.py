@@ -104,16 +104,16 @@ class Lines(Progress):
 
 @dataclass(frozen=True)
 class Recipe:
-    """Where things are.
-
-    material: raw sets, as published; work: what is made of them; tag: ends the names of all that
-    learned from a choice of sets, so that another choice does not take it for its own.
-    """
+    """Where things are."""
 
     material: Path
+    """Raw sets, as published."""
     work: Path
+    """What is made of the raw sets."""
     threads: int
     tag: str = ""
+    """Ends the names of all that learned from a choice of sets, so that another choice does not take it
+    for its own."""
 
     def place(self, name: str) -> Path:
         """Return the folder of a set, made here or given."""

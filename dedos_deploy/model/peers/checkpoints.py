@@ -29,20 +29,22 @@ _NAMED = 3
 
 @dataclass(frozen=True)
 class _Format:
-    """How one peer stores its weights.
-
-    title: its name in messages; marker: a tensor that only it has; unused: tensors that a checkpoint
-    may have and inference needs not; config_from_shapes, layout, converted, build: shapes -> sizes ->
-    names with shapes -> our tensors -> our module.
-    """
+    """How one peer stores its weights."""
 
     title: str
+    """Name in messages."""
     marker: str
+    """A tensor that only this peer has."""
     unused: frozenset[str]
+    """Tensors that a checkpoint may have and inference needs not."""
     config_from_shapes: Callable[[Shapes], Any]
+    """From shapes of tensors to sizes."""
     layout: Callable[[Any], dict[str, tuple[int, ...]]]
+    """From sizes to the names that there must be, with their shapes."""
     converted: Callable[[dict[str, Tensor], Any], dict[str, Tensor]]
+    """From the authors' tensors to ours."""
     build: Callable[[Any], Peer]
+    """From sizes to our module."""
 
 
 PEERS: dict[str, _Format] = {

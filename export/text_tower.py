@@ -20,6 +20,8 @@ from dedos_deploy.export.storage import Matrices, store_small
 MIN_COSINE = 0.999
 TRACED_TEXTS = 3
 MAX_TEXTS = 65536
+LEAST_TOKENS = 2
+"""Of a row: its start and its end."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,11 @@ def text_graph(
     """
     tokens = torch.zeros(TRACED_TEXTS, context_length, dtype=torch.int64)
     tokens[:, 1] = 2
-    texts = torch.export.Dim("N", min=1, max=MAX_TEXTS)
-    model = to_onnx(tower, (tokens,), inputs={"tokens": {0: texts}}, output="embedding")
+    dims = {
+        0: torch.export.Dim("N", min=1, max=MAX_TEXTS),
+        1: torch.export.Dim("L", min=LEAST_TOKENS, max=context_length),
+    }
+    model = to_onnx(tower, (tokens,), inputs={"tokens": dims}, output="embedding")
     _quantize_table(model)
     store_small(model, matrices=matrices)
     return model

@@ -12,7 +12,8 @@ from dedos_deploy.presets import Activation, TextTowerConfig
 class TextTower(nn.Module):
     """tokens int64 [N, L] -> text embedding [N, D], not normalised.
 
-    The end-of-text token has the largest id, so argmax finds it.
+    The end-of-text token has the largest id, so argmax finds it. Nothing looks at what follows it:
+    rows may be cut after the longest one's end, L is at most the context length.
     """
 
     causal: Tensor
@@ -31,9 +32,11 @@ class TextTower(nn.Module):
         self.register_buffer("causal", mask, persistent=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        x = self.token_embedding(tokens) + self.position
+        length = tokens.shape[1]
+        x = self.token_embedding(tokens) + self.position[:length]
+        causal = self.causal[:length, :length]
         for block in self.blocks:
-            x = block(x, self.causal)
+            x = block(x, causal)
         end = tokens.argmax(-1, keepdim=True)[..., None].expand(-1, 1, x.shape[-1])
         pooled = self.ln_final(x).gather(1, end)[:, 0]
         return self.projection(pooled)  # type: ignore[no-any-return]

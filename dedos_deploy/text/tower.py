@@ -37,8 +37,8 @@ class TowerFiles:
     """What turns prompts into embeddings, as a bundle has it."""
 
     model: Source = field(repr=False)
-    """text_encoder.onnx, or its bytes, with the input `tokens`, int64 [N, L], and the output
-    `embedding`, float32 [N, D]."""
+    """text_encoder.onnx, or its bytes, with the input `tokens`, int64 [N, L] or, where it says
+    so, of fewer, and the output `embedding`, float32 [N, D]."""
 
     tokenizer: Source = field(repr=False)
     """tokenizer.json, or its bytes."""
@@ -73,13 +73,23 @@ class TextTower:
     def __init__(self, session: InferenceSession, text_width: int) -> None:
         self._session = session
         self._width = text_width
+        # A tower of an earlier export has one length of rows.
+        shape = session.get_inputs()[0].shape
+        self._takes_shorter = len(shape) == 2 and not isinstance(shape[1], int)
 
     def run(self, tokens: npt.NDArray[np.int64]) -> Rows:
-        """Return the embeddings of N prompts, float32 [N, D]. Raises EngineError."""
+        """Return the embeddings of N prompts, tokens int64 [N, L] -> float32 [N, D].
+
+        Raises EngineError.
+        """
         parts = [self._run(tokens[i : i + BATCH]) for i in range(0, len(tokens), BATCH)]
         return np.concatenate(parts)
 
     def _run(self, tokens: npt.NDArray[np.int64]) -> Rows:
+        if self._takes_shorter:
+            # The end of a prompt has the largest id, and nothing looks at what follows it. Prompts
+            # fill an eighth of CLIP's 77 places.
+            tokens = tokens[:, : tokens.argmax(1).max() + 1]
         with foreign(
             lambda why: EngineError(f"the text tower failed: {why}"), reason=spoken_reason
         ):

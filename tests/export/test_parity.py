@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from export_micro import CONTEXT, copied
@@ -26,6 +27,7 @@ from dedos_deploy.export.text_tower import check_text_tower
 from dedos_deploy.model import Dedos
 from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
 from dedos_deploy.spec import GraphSpec
+from dedos_deploy.text.tower import TextTower
 
 Frames = list[NDArray[np.uint8]]
 
@@ -197,6 +199,48 @@ def test_stored_text_tower_follows_the_model(model: Dedos, text_file: Path) -> N
     table = stored["token_embedding.weight.int8"]
     assert table.data_type == onnx.TensorProto.INT8 and list(table.dims) == [49408, 32]
     assert text_file.stat().st_size < 49408 * (32 + 4) + 100_000
+
+
+def test_a_prompt_costs_as_many_tokens_as_it_has(text_file: Path) -> None:
+    """Rows are cut after the longest prompt's end, and embeddings are those of whole rows."""
+    tokens = np.zeros((3, CONTEXT), np.int64)
+    tokens[0, :2] = [49406, 49407]
+    tokens[1, :6] = [49406, 320, 1125, 539, 320, 49407]
+    tokens[2, :4] = [49406, 1125, 320, 49407]
+    session = onnxruntime.InferenceSession(text_file, providers=["CPUExecutionProvider"])
+    recorded = Recorded(session)
+    found = TextTower(recorded, 16).run(tokens)  # type: ignore[arg-type]
+    assert [rows.shape for rows in recorded.fed] == [(3, 6)]
+    (expected,) = session.run(["embedding"], {"tokens": tokens})
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_tower_of_an_earlier_export_gets_whole_rows(text_file: Path) -> None:
+    model = onnx.load(text_file)
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = CONTEXT
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    recorded = Recorded(session)
+    tokens = np.zeros((2, CONTEXT), np.int64)
+    tokens[:, :2] = [49406, 49407]
+    TextTower(recorded, 16).run(tokens)  # type: ignore[arg-type]
+    assert [rows.shape for rows in recorded.fed] == [(2, CONTEXT)]
+
+
+class Recorded:
+    """A session that notes the rows it is fed."""
+
+    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+        self.session = session
+        self.fed: list[NDArray[np.int64]] = []
+
+    def get_inputs(self) -> Any:
+        return self.session.get_inputs()
+
+    def run(self, outputs: list[str], inputs: dict[str, NDArray[np.int64]]) -> Any:
+        self.fed.append(inputs["tokens"])
+        return self.session.run(outputs, inputs)
 
 
 def test_another_text_tower_is_refused(model: Dedos, text_file: Path) -> None:

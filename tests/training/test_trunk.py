@@ -177,6 +177,9 @@ def test_settings_without_an_end_or_sense_are_refused() -> None:
         patches.TrunkSettings(batch=0)
     with pytest.raises(BadInputError, match="must rise from at least 1"):
         patches.TrunkSettings(zoom=(0.5, 2.0))
+    for held_out in (1, -3):
+        with pytest.raises(BadInputError, match=f"held_out is {held_out}, .*2 or more"):
+            patches.TrunkSettings(held_out=held_out)
 
 
 def test_the_trunk_learns_and_nothing_else_changes(

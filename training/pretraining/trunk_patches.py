@@ -74,6 +74,11 @@ class TrunkSettings:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise BadInputError(f"{name} is {value}, but must be more than 0")
+        if self.held_out < 0 or self.held_out == 1:
+            raise BadInputError(
+                f"held_out is {self.held_out}, but must be 0 for none, or 2 or more: of 1 nothing is left "
+                "to learn from"
+            )
         if not (1 <= self.zoom[0] <= self.zoom[1] and self.aspect >= 1 and self.sizes):
             raise BadInputError(
                 f"zoom {self.zoom} must rise from at least 1, aspect {self.aspect} be at least 1, "

@@ -83,7 +83,7 @@ def test_unusable_sources_are_named(tmp_path: Path, pictures: Path) -> None:
     with pytest.raises(BadInputError, match="empty' has no picture"):
         sample_frames(tmp_path / "empty", count=1)
     (pictures / "03.jpg").write_bytes(b"\xff\xd8 not a picture")
-    with pytest.raises(BadInputError, match="03.jpg' is damaged"):
+    with pytest.raises(BadInputError, match="03.jpg' cannot be read: damaged"):
         sample_frames(pictures, count=99)
     text = tmp_path / "video.mp4"
     text.write_text("not a video")

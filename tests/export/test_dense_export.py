@@ -6,23 +6,20 @@ import json
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import onnx
 import pytest
+from bundle_use import check_use, int8_line
 
 from dedos_deploy import presets
 from dedos_deploy.bundle import Bundle
-from dedos_deploy.cli.eval import main as evaluate
 from dedos_deploy.cli.export import main
-from dedos_deploy.cli.run import main as run
 from dedos_deploy.export import WeightsSource
 from dedos_deploy.export.weights import OTHER_CLIP
 from dedos_deploy.files import sha256_of_file
 from dedos_deploy.head_numbers import WindowConfig, sc_clip_head
 from dedos_deploy.model.heads import STUFF_WORDS
 from dedos_deploy.presets import ClipConfig, DenseConfig, TextTowerConfig
-from dedos_deploy.scenes import KINDS, class_names, render_image
 
 open_clip = pytest.importorskip("open_clip")
 
@@ -142,29 +139,11 @@ def test_its_graph_holds_the_null_rows_of_its_own_text_tower(bundle: Path) -> No
 def test_it_runs_and_is_evaluated(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = f"scene:street?frames=2&size={SIDE}x64"
-    line = ["--bundle", str(bundle), "--source", source, "--classes", "road,zebra", "--output"]
-    assert run([*line, str(tmp_path / "frames.jsonl")]) == 0
-    assert len((tmp_path / "frames.jsonl").read_text().splitlines()) == 2
-    for kind in ("images", "labels"):
-        (tmp_path / "street" / kind / "val").mkdir(parents=True)
-    image, labels = render_image("street", seed=1, size_hw=(48, 64))
-    cv2.imwrite(str(tmp_path / "street" / "images" / "val" / "0.png"), image)
-    cv2.imwrite(str(tmp_path / "street" / "labels" / "val" / "0.png"), labels)
-    (tmp_path / "street" / "classes.txt").write_text("\n".join(class_names("street")) + "\n")
-    capsys.readouterr()
-    line = ["--bundle", str(bundle), "--data", str(tmp_path / "street"), "--split", "val"]
-    assert evaluate([*line, "--json"]) == 0
-    assert 0 <= json.loads(capsys.readouterr().out.splitlines()[-1])["miou_present"] <= 1
+    check_use(bundle, tmp_path, capsys)
 
 
 def test_int8_passes_its_gate(weights: Path, tmp_path: Path) -> None:
-    drive = tmp_path / "drive"
-    drive.mkdir()
-    for index in range(24):
-        image, _ = render_image(KINDS[index % len(KINDS)], seed=index, size_hw=(48, 64))
-        cv2.imwrite(str(drive / f"{index:02d}.png"), image)
-    line = ["--precision", "int8", "--calib", str(drive), "--calib-frames", "16", "--force-int8"]
+    line = int8_line(tmp_path / "drive")
     dest = tmp_path / "int8.dedos"
     assert exported(weights, dest, *line, "--templates", "single", "--head", "naclip") == 0
     with Bundle.open(dest) as opened:

@@ -7,27 +7,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import onnx
 import pytest
 import torch
+from bundle_use import check_use, int8_line
 from torch import Tensor
 
 from dedos_deploy.bundle import Bundle
-from dedos_deploy.cli.eval import main as evaluate
 from dedos_deploy.cli.export import main
-from dedos_deploy.cli.run import main as run
 from dedos_deploy.config_json import any_config_from_dict
 from dedos_deploy.export import WeightsSource
 from dedos_deploy.export.options import ExportOptions
 from dedos_deploy.files import sha256_of_file
 from dedos_deploy.peer_configs import CatSegConfig, SanConfig, published_file
-from dedos_deploy.scenes import KINDS, class_names, render_image
 from dedos_deploy.text import TEMPLATES, Tokenizer, write_tokenizer_json
 
 MODELS = Path(__file__).parents[1] / "model"
@@ -39,15 +35,6 @@ WORDS = {"san": "road,car,sky,tree,person", "catseg": "road,tree"}
 
 
 State = dict[str, Tensor]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Models of a few channels spend a second thread's time on waiting for it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)
@@ -160,29 +147,11 @@ def test_float_graph_passes_its_gate(kind: str, files: dict[str, str], tmp_path:
 def test_it_runs_and_is_evaluated(
     bundle: tuple[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = str(bundle[1])
-    line = ["--bundle", path, "--source", "scene:street?frames=2&size=48x64", "--classes"]
-    assert run([*line, "road,zebra", "--output", str(tmp_path / "frames.jsonl")]) == 0
-    assert len((tmp_path / "frames.jsonl").read_text().splitlines()) == 2
-    for part in ("images", "labels"):
-        (tmp_path / "street" / part / "val").mkdir(parents=True)
-    image, labels = render_image("street", seed=1, size_hw=(48, 64))
-    cv2.imwrite(str(tmp_path / "street" / "images" / "val" / "0.png"), image)
-    cv2.imwrite(str(tmp_path / "street" / "labels" / "val" / "0.png"), labels)
-    (tmp_path / "street" / "classes.txt").write_text("\n".join(class_names("street")) + "\n")
-    capsys.readouterr()
-    line = ["--bundle", path, "--data", str(tmp_path / "street"), "--split", "val"]
-    assert evaluate([*line, "--json"]) == 0
-    assert 0 <= json.loads(capsys.readouterr().out.splitlines()[-1])["miou_present"] <= 1
+    check_use(bundle[1], tmp_path, capsys)
 
 
 def test_int8_passes_its_gate(files: dict[str, str], tmp_path: Path) -> None:
-    drive = tmp_path / "drive"
-    drive.mkdir()
-    for index in range(24):
-        image, _ = render_image(KINDS[index % len(KINDS)], seed=index, size_hw=(48, 64))
-        cv2.imwrite(str(drive / f"{index:02d}.png"), image)
-    line = ["--precision", "int8", "--calib", str(drive), "--calib-frames", "16", "--force-int8"]
+    line = int8_line(tmp_path / "drive")
     dest = tmp_path / "int8.dedos"
     assert exported(files, "san", dest, *line) == 0
     with Bundle.open(dest) as opened:

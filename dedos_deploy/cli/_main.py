@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from dedos_deploy.errors import DedosError, nearest
 from dedos_deploy.interrupts import EXIT_INTERRUPTED, SIGNALS, WATCHER, Interrupts, interrupts_taken
+from dedos_deploy.version import __version__
 
 EXIT_OK = 0
 EXIT_USER_ERROR = 2
@@ -21,13 +22,15 @@ OUR_THREADS = "dedos-"
 
 
 def command_parser(prog: str, description: str, epilog: str) -> argparse.ArgumentParser:
-    """Return a parser without arguments, whose texts keep their line breaks in --help."""
-    return argparse.ArgumentParser(
+    """Return a parser with --version alone, whose texts keep their line breaks in --help."""
+    parser = argparse.ArgumentParser(
         prog=prog,
         description=description,
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"{prog} {__version__}")
+    return parser
 
 
 def run_command(

@@ -126,7 +126,8 @@ class MaskFolder(Sink):
 class JsonLines(Sink):
     """One JSON object per frame, flushed line by line so that it can be followed.
 
-    Keys: source, frame_id, captured_at (UTC), timestamp_s (`time.monotonic()` of the capture), media_s
+    Keys: source, frame_id, name (stem of the files that other outputs make from the frame), picture
+    (path of the picture file it was read from, or null), captured_at (UTC), timestamp_s (`time.monotonic()` of the capture), media_s
     (position in a recording or null), vocabulary_version, coverage (fraction per class), unlabelled
     (fraction), latency_ms (pre, engine, post, total).
     """
@@ -160,6 +161,8 @@ def result_numbers(frame: Frame, result: Segmentation) -> dict[str, Any]:
     return {
         "source": frame.source_id,
         "frame_id": frame.frame_id,
+        "name": frame.name,
+        "picture": frame.picture,
         "captured_at": captured_at.isoformat(timespec="microseconds"),
         "timestamp_s": round(frame.timestamp_s, 6),
         "media_s": None if frame.media_s is None else round(frame.media_s, 6),

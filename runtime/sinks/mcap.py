@@ -173,6 +173,8 @@ RESULT_SCHEMA = {
     "properties": {
         "source": {"type": "string"},
         "frame_id": {"type": "integer"},
+        "name": {"type": "string"},
+        "picture": {"type": ["string", "null"]},
         "captured_at": {"type": "string", "format": "date-time"},
         "timestamp_s": {"type": "number"},
         "media_s": {"type": ["number", "null"]},

@@ -82,7 +82,9 @@ class ImageSource(Source):
                 self._too_large = str(error)
             if frame_bgr is not None:
                 name = self._names[index]
-                return Frame(frame_bgr, index, time.monotonic(), self.source_id, name)
+                picture = str(self._images[index])
+                now_s = time.monotonic()
+                return Frame(frame_bgr, index, now_s, self.source_id, name, picture=picture)
             self._unreadable.append(self._images[index])
             log.warning("image %s cannot be read and is skipped", self._images[index])
         if self._images and len(self._unreadable) == len(self._images):

@@ -13,29 +13,12 @@ from dedos_deploy.scenes import texture
 from dedos_deploy.scenes.actors import Actor, paint_actors
 from dedos_deploy.scenes.canvas import Canvas, Colour, Light
 
-CLASSES = (
-    "floor",
-    "wall",
-    "ceiling",
-    "door",
-    "window",
-    "table",
-    "chair",
-    "sofa",
-    "plant",
-    "cabinet",
-    "picture",
-    "lamp",
-    "person",
-    "trash can",
-    "fire extinguisher",
-    "clock",
-    "rug",
-    "pillar",
-    "stairs",
-    "railing",
-    "elevator",
-    "vending machine",
+CLASSES = tuple(
+    (
+        "floor, wall, ceiling, door, window, table, chair, sofa, plant, cabinet, picture, lamp, "
+        "person, trash can, fire extinguisher, clock, rug, pillar, stairs, railing, elevator, "
+        "vending machine"
+    ).split(", ")
 )
 ID = {name: index for index, name in enumerate(CLASSES)}
 _BACK_M = -4.0  # the wall behind the camera

@@ -14,29 +14,12 @@ from dedos_deploy.scenes import texture
 from dedos_deploy.scenes.actors import Actor, paint_actors
 from dedos_deploy.scenes.canvas import Canvas, Colour, Light
 
-CLASSES = (
-    "sky",
-    "road",
-    "lane marking",
-    "sidewalk",
-    "grass",
-    "mountain",
-    "building",
-    "wall",
-    "fence",
-    "pole",
-    "traffic light",
-    "traffic sign",
-    "tree",
-    "bush",
-    "person",
-    "bicycle",
-    "motorcycle",
-    "car",
-    "truck",
-    "bus",
-    "bench",
-    "trash can",
+CLASSES = tuple(
+    (
+        "sky, road, lane marking, sidewalk, grass, mountain, building, wall, fence, pole, "
+        "traffic light, traffic sign, tree, bush, person, bicycle, motorcycle, car, truck, bus, "
+        "bench, trash can"
+    ).split(", ")
 )
 ID = {name: index for index, name in enumerate(CLASSES)}
 

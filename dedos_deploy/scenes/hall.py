@@ -67,10 +67,10 @@ class HallScene:
         table[ID["plant"]], table[ID["rug"]] = 0.2, 0.1
         return table
 
-    def paint(self, canvas: Canvas, time_s: float) -> None:
+    def paint(self, canvas: Canvas) -> None:
         """Paint the empty room, then what stands in it."""
         _paint_room(canvas, self.room)
-        paint_actors(canvas, self.actors, time_s, soft_px=9)
+        paint_actors(canvas, self.actors, soft_px=9)
 
 
 def _paint_room(canvas: Canvas, room: Room) -> None:

@@ -16,13 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError
-from dedos_deploy.label_files import (
-    read_classes,
-    read_item,
-    read_text,
-    split_items,
-    unlabelled,
-)
+from dedos_deploy.label_files import read_classes, read_item, read_text, split_items, unlabelled
 from dedos_deploy.training.targets import IGNORE, OTHER
 from dedos_deploy.vocabulary import BACKGROUND_WORDS
 

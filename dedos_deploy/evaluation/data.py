@@ -8,12 +8,7 @@ from typing import Protocol
 
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.evaluation.confusion import Ids
-from dedos_deploy.evaluation.folder import (
-    LabelledFolder,
-    LabelledImage,
-    ignore_id,
-    match_classes,
-)
+from dedos_deploy.evaluation.folder import LabelledFolder, LabelledImage, ignore_id, match_classes
 from dedos_deploy.vocabulary import Vocabulary
 
 

@@ -14,7 +14,7 @@ from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.sinks.contract import Sink, SinkOptions
 from dedos_deploy.runtime.sinks.files import encode_picture, result_numbers
-from dedos_deploy.runtime.sinks.outputs import open_growing, writing
+from dedos_deploy.runtime.sinks.outputs import GrowingFile, writing
 from dedos_deploy.runtime.sinks.palette import class_colour_bgr
 
 CHUNK_BYTES = 256 * 2**10
@@ -46,7 +46,7 @@ class McapSink(Sink):
         self._path = path
         self._options = options
         self._count = 0
-        self._file = open_growing(path, overwrite=options.overwrite, protected=options.protected)
+        self._file = GrowingFile(path, overwrite=options.overwrite, protected=options.protected)
         with writing(path):
             self._writer = writer.Writer(self._file, chunk_size=CHUNK_BYTES)
             self._writer.start(library="dedos-deploy")
@@ -55,7 +55,7 @@ class McapSink(Sink):
 
     @property
     def written(self) -> str | None:
-        return f"{self.uri} ({self._count} frames)"
+        return f"{self.uri} ({self._count} frames)" if self._count else None
 
     def write(self, frame: Frame, result: Segmentation) -> None:
         clock_ns = frame.captured_ns
@@ -69,6 +69,7 @@ class McapSink(Sink):
             "/annotations": self._annotations(result, clock_ns),
             "/result": json.dumps(numbers, ensure_ascii=False).encode(),
         }
+        self._file.appear()
         with writing(self._path):
             for topic, content in contents.items():
                 self._writer.add_message(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from dedos_deploy.errors import DedosError, nearest
 from dedos_deploy.interrupts import EXIT_INTERRUPTED, SIGNALS, WATCHER, Interrupts, interrupts_taken
+from dedos_deploy.threads import limit_libraries
 
 EXIT_OK = 0
 EXIT_USER_ERROR = 2
@@ -52,6 +53,7 @@ def run_command(
         _open_missing_streams()
     parser = build_parser()
     args = parser.parse_args(argv)
+    limit_libraries()
     with interrupts_taken(parser.prog) as interrupts:
         try:
             code = _code_of(parser.prog, lambda: run(args), interrupts)

@@ -328,13 +328,15 @@ def _comparisons(
 
 
 def _print_sections(sections: Sequence[Section]) -> None:
-    from dedos_deploy.evaluation.report import summary_rows
+    from dedos_deploy.evaluation.report import summary_rows, tables_beside
 
     if len(sections) > 1:
         print(columns_text(summary_rows(sections)) + "\n")
     for section in sections:
-        if section.standing is not None:
-            print(columns_text(section.standing.rows()) + "\n")
+        for table in tables_beside(section):
+            print(columns_text(table) + "\n")
+        if section.published is not None:
+            print(f"{section.result.predictor}: {section.published.sentence()}\n")
 
 
 if __name__ == "__main__":

@@ -35,8 +35,8 @@ label map is compared with the labels. Several models may be named; each is meas
 images.
 
 A data folder holds images/<split>/*.jpg, labels/<split>/*.png (a pixel is a line number of
-classes.txt from 0, 255 is not counted) and classes.txt. With --protocol it has the layout and the
-class list of a published benchmark (see docs/protocols.md).
+classes.txt from 0, 255 is not counted; 16 bits and 65535 for more than 255 classes) and classes.txt.
+With --protocol it has the layout and the class list of a published benchmark (see docs/protocols.md).
 """
 
 _EPILOG = """\

@@ -97,8 +97,8 @@ def open_data(
 
     split: None for `val`, or what the protocol scores; protocol: its name (see `protocols.py`);
     vocabulary: which classes to ask for,
-    for a label folder only; synonyms: whether to ask for them (None: those of `vocabulary`, but not
-    those of a protocol, as published numbers have it).
+    for a label folder only; synonyms: whether to ask for them (None: those of `vocabulary`, and of a
+    protocol what published figures ask for: the first word of a class, or all).
 
     Raises BadInputError for data that is missing or cannot be used.
     """
@@ -111,4 +111,4 @@ def open_data(
         )
     from dedos_deploy.evaluation.readers import open_protocol
 
-    return open_protocol(protocol, data, split, synonyms=bool(synonyms))
+    return open_protocol(protocol, data, split, synonyms=synonyms)

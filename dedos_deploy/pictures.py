@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dedos_deploy.borders import foreign
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.files import read_regular
-from dedos_deploy.picture_sizes import MOST_PIXELS, stated_pixels
+from dedos_deploy.picture_sizes import MOST_PIXELS, stated_orientation, stated_pixels
 
 Picture = NDArray[np.uint8]
 """uint8 [H, W, 3] BGR."""
@@ -46,9 +46,14 @@ def read_picture(path: Path, *, on_stretch: Callable[[], None] = lambda: None) -
 def open_picture(path: Path, *, whole: bool = False) -> Picture:
     """Return a picture file as uint8 [H, W, 3] BGR, whatever its depth (see `eight_bits`) and channels.
 
-    whole: refuse a JPEG that breaks off, of which the decoder draws the rest in grey.
-    Raises BadInputError when it cannot be read.
+    whole: refuse a JPEG that breaks off, of which the decoder draws the rest in grey. It is turned as
+    its EXIF orientation says. Raises BadInputError when it cannot be read.
     """
+    return open_turned(path, whole=whole)[0]
+
+
+def open_turned(path: Path, *, whole: bool = False) -> tuple[Picture, int]:
+    """Return a picture file as `open_picture`, and how it was turned (`stated_orientation`)."""
     name = f"picture {str(path)!r}"
     try:
         content = read_regular(path)
@@ -61,7 +66,7 @@ def open_picture(path: Path, *, whole: bool = False) -> Picture:
         raise BadInputError(
             f"{name} cannot be read: damaged or of an unknown format; remove or convert it"
         )
-    return picture
+    return picture, stated_orientation(content)
 
 
 def coloured(

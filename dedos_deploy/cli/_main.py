@@ -127,8 +127,8 @@ def _code_of(prog: str, work: Callable[[], int], interrupts: Interrupts) -> int:
     except DedosError as error:
         print(f"{prog}: error: {one_line(str(error))}", file=sys.stderr)
         return EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        print(f"\n{prog}: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"\n{prog}: {str(interrupt) or 'interrupted'}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         _drop_stdout()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from dedos_deploy.cli._main import EXIT_OK, command_parser, run_verb
 from dedos_deploy.cli._options import add_options, fields_of
-from dedos_deploy.errors import package_folder
+from dedos_deploy.errors import BadInputError, package_folder
 from dedos_deploy.training.options import TRAIN_OPTIONS
 
 if TYPE_CHECKING:
@@ -85,6 +85,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", type=Path, required=True, help="folder of this run")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
+    parser.add_argument(
+        "--allow-changed-data",
+        action="store_true",
+        help="with --resume: go on although words, names or contents of the data have changed",
+    )
     for title, options in TRAIN_OPTIONS.items():
         group = parser.add_argument_group(title)
         add_options(group, options)
@@ -104,12 +109,21 @@ def run(args: argparse.Namespace) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for module in ("torch", "scipy", "tqdm", "open_clip"):
         package_folder(module, extra="train", purpose="training")
+    from dedos_deploy.cli._progress import ProgressLines
     from dedos_deploy.training.loop import Trainer
     from dedos_deploy.training.settings import settings_for
 
     given = fields_of(args, chain(*TRAIN_OPTIONS.values()))
     settings = settings_for(args.preset, tuple(args.data), **given)
-    trainer = Trainer(settings, args.output, resume=args.resume)
+    if args.allow_changed_data and not args.resume:
+        raise BadInputError("--allow-changed-data does nothing without --resume; leave it out")
+    trainer = Trainer(
+        settings,
+        args.output,
+        resume=args.resume,
+        allow_changed_data=args.allow_changed_data,
+        progress=ProgressLines(),
+    )
     if trainer.processes.rank:
         if not args.dry_run:
             trainer.train(_Silent())

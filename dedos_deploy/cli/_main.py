@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import IO, Any, TextIO, cast
+from typing import Any, TextIO, cast
 
 from dedos_deploy.errors import DedosError, nearest
 from dedos_deploy.interrupts import EXIT_INTERRUPTED, SIGNALS, WATCHER, Interrupts, interrupts_taken
@@ -38,7 +38,7 @@ def command_parser(prog: str, description: str, epilog: str) -> argparse.Argumen
 class _Parser(argparse.ArgumentParser):
     """A parser that says when its help cannot be printed, which argparse passes over."""
 
-    def print_help(self, file: IO[str] | None = None) -> None:
+    def print_help(self, file: Any = None) -> None:
         print(self.format_help(), end="", file=file, flush=True)
 
 

@@ -9,7 +9,7 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dedos_deploy.bundle._names import ENGINES_FOLDER, MANIFEST, vocabulary_file
+from dedos_deploy.bundle._names import MANIFEST, vocabulary_file
 from dedos_deploy.bundle._unpack import unpack
 from dedos_deploy.bundle._verify import read_file, verify_folder
 from dedos_deploy.bundle.manifest import Manifest
@@ -84,11 +84,6 @@ class Bundle(Closing):
     def spec(self) -> GraphSpec:
         """The tensors of `model.onnx`."""
         return self.manifest.spec
-
-    @property
-    def engines_folder(self) -> Path:
-        """Where engines built for a device are cached; it need not exist."""
-        return self.folder / ENGINES_FOLDER
 
     def path(self, name: str) -> Path:
         """Return the path of a file that the manifest lists, for example `model.onnx`.

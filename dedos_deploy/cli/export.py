@@ -50,8 +50,12 @@ whose labels differ on more than 0.1 % (fp32) or 1 % (fp16) of pixels is refused
 """
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of dedos-export."""
+def build_parser() -> argparse.ArgumentParser:
+    parser = command_parser(
+        "dedos-export",
+        "Write a bundle: the image graph, the text tower and their proof of parity.",
+        _EPILOG,
+    )
     add_options(parser.add_argument_group("weights"), WEIGHT_OPTIONS)
     graph = parser.add_argument_group("graph")
     add_options(graph, GRAPH_OPTIONS)
@@ -72,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_options(output, [OVERWRITE])
     output.add_argument("--json", action="store_true", help="print the report as JSON")
+    return parser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -141,16 +146,6 @@ def _int8(args: argparse.Namespace) -> Int8Options | None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run dedos-export and return its exit code."""
     return run_command(build_parser, run, argv)
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = command_parser(
-        "dedos-export",
-        "Write a bundle: the image graph, the text tower and their proof of parity.",
-        _EPILOG,
-    )
-    add_arguments(parser)
-    return parser
 
 
 def _default_output(weights: WeightsSource, options: ExportOptions) -> str:

@@ -66,14 +66,8 @@ further commands, each with its own --help:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of `dedos-train`."""
+    """Return the parser of `dedos-train`; None means the preset's default."""
     parser = command_parser("dedos-train", _DESCRIPTION, _EPILOG)
-    add_arguments(parser)
-    return parser
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `dedos-train`; None means the preset's default."""
     parser.add_argument("--preset", default="nano", help="model size (default: %(default)s)")
     parser.add_argument(
         "--data",
@@ -100,6 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="print parameters, a memory estimate, and write the first batch as a "
         "picture; train nothing",
     )
+    return parser
 
 
 def run(args: argparse.Namespace) -> int:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dedos_deploy.cli._main import EXIT_OK, command_parser, run_command
+from dedos_deploy.cli._main import EXIT_OK, command_parser
 from dedos_deploy.cli._options import add_options, fields_of
 from dedos_deploy.cli._progress import ProgressLines
 from dedos_deploy.errors import require
@@ -42,14 +41,8 @@ samples.png: original, decoded, drawn from noise) and report.json. Ctrl-C saves 
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of `dedos-train diffusion`."""
+    """Return the parser of `dedos-train diffusion`; None means the default of NanoSettings."""
     parser = command_parser("dedos-train diffusion", _DESCRIPTION, _EPILOG)
-    add_arguments(parser)
-    return parser
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `dedos-train diffusion`; None means the default of NanoSettings."""
     parser.add_argument(
         "--data",
         nargs="+",
@@ -66,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="half a minute on 64 pictures: shows that all works, draws noise",
     )
     add_options(parser, DIFFUSION_OPTIONS)
+    return parser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -135,12 +129,3 @@ def summary(report: NanoReport) -> str:
         ("time", ", ".join(f"{name} {value:.0f} s" for name, value in report.seconds.items())),
     )
     return "\n".join(f"{label:9} {text}" for label, text in rows)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run `dedos-train diffusion` and return its exit code."""
-    return run_command(build_parser, run, argv)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dedos_deploy.cli._main import EXIT_OK, command_parser, run_command
+from dedos_deploy.cli._main import EXIT_OK, command_parser
 from dedos_deploy.errors import BadInputError, nearest, require
 
 if TYPE_CHECKING:
@@ -39,12 +39,6 @@ the folder. A teacher is an ONNX net from `image` float32 [N, 3, H, W] RGB 0..25
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `dedos-train pseudo-labels`."""
     parser = command_parser("dedos-train pseudo-labels", _DESCRIPTION, _EPILOG)
-    add_arguments(parser)
-    return parser
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `dedos-train pseudo-labels`."""
     parser.add_argument(
         "sources",
         type=Path,
@@ -115,6 +109,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=int, default=0, help="CPU threads, at most one per core (default: all)"
     )
+    return parser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -174,12 +169,3 @@ def frames(sources: Sequence[Path], step: int) -> Iterator[tuple[str, NDArray[np
     opened: list[Any] = [read_frames(source, step=step) for source in sources]
     for one in opened:
         yield from one
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run `dedos-train pseudo-labels` and return its exit code."""
-    return run_command(build_parser, run, argv)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

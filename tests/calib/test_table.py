@@ -276,3 +276,12 @@ def test_zero_ranges_are_kept(table: CalibrationTable, tmp_path: Path) -> None:
     dead.save(tmp_path / "table.json")
     assert CalibrationTable.load(tmp_path / "table.json").ranges == {"x": 0.0}
     assert table_module.FORMAT == 1 and np.isfinite(list(dead.ranges.values())).all()
+
+
+def test_a_source_of_odd_characters_is_read_back(
+    inputs: CalibrationInputs, key: CalibrationKey, tmp_path: Path
+) -> None:
+    histograms = collect_histograms(inputs, ["features"], threads=1)
+    odd = CalibrationTable.of(key, histograms, OPTIONS, source="dri\nve.mp4")
+    odd.save(tmp_path / "table.json")
+    assert CalibrationTable.load(tmp_path / "table.json").source == r"'dri\nve.mp4'"

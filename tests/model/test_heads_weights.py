@@ -76,7 +76,7 @@ def test_each_activation_loads_and_computes_what_open_clip_does(
     load_open_clip(model, str(path))
     expected = embedded(twin, image, MICRO_CLIP.mean, MICRO_CLIP.std)
     with torch.no_grad():
-        found = model.trunk.image_embedding(image)
+        found = model.trunk.embeddings(image)[:, 0]
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     assert model.config.clip.mean == MICRO_CLIP.mean
 
@@ -89,7 +89,7 @@ def test_mean_and_std_beside_the_weights_become_the_models(tmp_path: Path) -> No
     load_open_clip(model, str(path))
     assert (model.config.clip.mean, model.config.clip.std) == (HALF, HALF)
     with torch.no_grad():
-        found = model.trunk.image_embedding(image)
+        found = model.trunk.embeddings(image)[:, 0]
     torch.testing.assert_close(found, embedded(twin, image, HALF, HALF), atol=1e-5, rtol=1e-4)
 
 

@@ -226,7 +226,7 @@ def open_page(
 
     access = access_of(args.serve, args.token)
     record_to = None if args.record_to is None else Path(args.record_to)
-    controls = Controls(shared, views, record_to=record_to)
+    controls = Controls(shared, views, record_to=record_to, background=args.background)
     # One after the other, since requests may begin recordings.
     page = opened.enter("page", ExitStack())
     page.callback(controls.close)

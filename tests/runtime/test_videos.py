@@ -333,4 +333,5 @@ def test_a_stream_in_bursts_gives_its_pictures_one_after_the_other(
             for frame in source:
                 numbers.append(read_number(frame.frame_bgr))
                 time.sleep(0.01)  # as a net would take
-    assert numbers == sorted(numbers) and len(numbers) >= 80
+    # Of a burst nobody could have taken more than the last few.
+    assert numbers == sorted(numbers) and len(numbers) >= 40

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -22,10 +23,12 @@ from dedos_deploy.runtime.opencv import (
     quiet_opencv,
 )
 from dedos_deploy.runtime.sources.contract import SUPERSEDED, Outcome, Source
-from dedos_deploy.runtime.sources.interlaced import read_right
+from dedos_deploy.runtime.sources.interlaced import read_right, warning_of
 from dedos_deploy.runtime.sources.stream_probe import why_not
 from dedos_deploy.runtime.sources.video import VideoSource
 from dedos_deploy.runtime.uri import RTSP_UDP, redact
+
+log = logging.getLogger(__name__)
 
 OPEN_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 5.0
@@ -329,6 +332,8 @@ def connect_network(
         )
     if property_of(capture, cv2.CAP_PROP_FRAME_COUNT) is not None:
         return VideoSource(uri, source_id=uri, capture=capture)
+    if (may_be_black := warning_of(redact(uri))) is not None:
+        log.warning("%s", may_be_black)
     return CaptureSource(
         redact(uri),
         connect,

@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from dedos_deploy.errors import SourceError
 from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.opencv import Capture, open_capture, property_of, quiet_opencv
-from dedos_deploy.runtime.sources.contract import Outcome, Source
+from dedos_deploy.runtime.sources.contract import UNREADABLE, Outcome, Source
 from dedos_deploy.runtime.sources.interlaced import read_right, warning_of
 from dedos_deploy.runtime.sources.video_files import ffmpeg_words, is_cut_short, is_fragmented
 from dedos_deploy.runtime.uri import redact
 
-UNREADABLE = "unreadable"
 FAILURES = 64
 """Reads that fail in a row where a file ends that does not say how many pictures it has."""
 MOST_FAILURES = 10_000

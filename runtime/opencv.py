@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 SILENT = 0
 FFMPEG_QUIET = "-8"
+LOG_LEVEL = "OPENCV_FFMPEG_LOGLEVEL"
 FFMPEG_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 
 
@@ -72,7 +73,7 @@ def silence_ffmpeg() -> None:
 
     Works only before the first video is opened; a user's own setting stays.
     """
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", FFMPEG_QUIET)
+    os.environ.setdefault(LOG_LEVEL, FFMPEG_QUIET)
 
 
 def open_capture(address: str | int, *, backend: int = 0, settings: Sequence[int] = ()) -> Capture:

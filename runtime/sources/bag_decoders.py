@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from dedos_deploy.errors import SourceError
+from dedos_deploy.errors import SourceError, require
 
 Decode = Callable[[bytes], Any]
 
@@ -35,7 +36,7 @@ def _decoder(schema: Any, encoding: str) -> Decode:
     if schema is not None and encoding == "protobuf":
         from mcap_protobuf.decoder import DecoderFactory
 
-        found = DecoderFactory().decoder_for(encoding, schema)
+        found = DecoderFactory().decoder_for(encoding, _described(schema))
         if found is not None:
             decode: Decode = found
             return decode
@@ -43,6 +44,15 @@ def _decoder(schema: Any, encoding: str) -> Decode:
         f"its messages are encoded as {encoding[:40]!r}, which is not read; known are json, "
         f"protobuf, {' and '.join(_ROS)}"
     )
+
+
+def _described(schema: Any) -> Any:
+    """Return a schema of Protobuf with its definition: some recorders leave out Foxglove's, too."""
+    package, _, name = schema.name.partition(".")
+    if schema.data or package != "foxglove":
+        return schema
+    known = getattr(require("foxglove.messages", extra="bags", purpose=schema.name), name, None)
+    return schema if known is None else replace(schema, data=known.get_schema().data)
 
 
 def _ros(schema: Any, encoding: str) -> Decode:

@@ -22,12 +22,11 @@ from dedos_deploy.runtime.sources.bag_readers import (
     BagReader,
     open_bag_reader,
 )
-from dedos_deploy.runtime.sources.contract import POLL_S, SUPERSEDED, Outcome, Source
+from dedos_deploy.runtime.sources.contract import POLL_S, SUPERSEDED, UNREADABLE, Outcome, Source
 
 BAG_SUFFIXES = (".mcap", ".bag", ".db3", ACTIVE)
 ROS2_MARKER = "metadata.yaml"
 SETTINGS = ("topic", "rate")
-UNREADABLE = "unreadable"
 LOOKED_AT = 11
 """Messages whose times tell the rate."""
 

@@ -15,6 +15,9 @@ POLL_S = 0.1
 SUPERSEDED = "superseded"
 """Cause of a drop: a newer frame came before this one was asked for."""
 
+UNREADABLE = "unreadable"
+"""Cause of a drop: the picture cannot be decoded."""
+
 
 class Outcome(enum.Enum):
     """What a read gives when it gives no frame; a failure is an exception."""

@@ -12,11 +12,10 @@ from pathlib import Path
 from dedos_deploy.errors import BadInputError, SourceError
 from dedos_deploy.pictures import STRETCHED, read_picture
 from dedos_deploy.runtime.frame import Frame
-from dedos_deploy.runtime.sources.contract import Outcome, Source
+from dedos_deploy.runtime.sources.contract import UNREADABLE, Outcome, Source
 
 log = logging.getLogger(__name__)
 
-UNREADABLE = "unreadable"
 _NUMBER = re.compile(r"(\d+)")
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 from dedos_deploy.errors import SourceError, nearest
 from dedos_deploy.runtime.flow.feed import Feed
@@ -22,12 +23,47 @@ from dedos_deploy.runtime.opencv import (
     quiet_opencv,
 )
 from dedos_deploy.runtime.sources.contract import SUPERSEDED, Outcome, Source
+from dedos_deploy.runtime.sources.interlaced import read_right, warning_of
 from dedos_deploy.runtime.sources.stream_probe import why_not
 from dedos_deploy.runtime.sources.video import VideoSource
 from dedos_deploy.runtime.uri import RTSP_UDP, redact
 
+log = logging.getLogger(__name__)
+
 OPEN_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 5.0
+IN_BURSTS = (".m3u8", ".m3u", ".mpd")
+"""Ends of the paths of HLS and DASH streams, which come in files of some seconds each."""
+LONGEST_STEP_S = 5.0
+"""Between two pictures of a stream in bursts; its clock has jumped if it is longer."""
+
+
+class Pace:
+    """When pictures are due that come before their time, by their own clock.
+
+    due_s: of the latest, on the clock of `time.monotonic()`. One that comes late, or after a jump of
+    their clock, is due at once, and those after it follow from there.
+    """
+
+    due_s = 0.0
+
+    def __init__(self) -> None:
+        self._last_s = 0.0
+
+    def take(self, position_s: float, now_s: float) -> None:
+        """Note a picture that comes now. position_s: by its own clock.
+
+        >>> pace = Pace()
+        >>> for position_s in (0.0, 0.5, 1.0, 99.0, 99.5):
+        ...     pace.take(position_s, 7.0)
+        ...     print(pace.due_s, end=" ")
+        7.0 7.5 8.0 8.0 8.5
+        """
+        step_s = position_s - self._last_s
+        if not 0 <= step_s <= LONGEST_STEP_S:
+            step_s = 0.0
+        self._last_s = position_s
+        self.due_s = max(now_s, self.due_s + step_s)
 
 
 class CaptureSource(Source):
@@ -46,22 +82,42 @@ class CaptureSource(Source):
         *,
         capture: Capture,
         read_timeout_s: float = READ_TIMEOUT_S,
+        in_bursts: bool = False,
     ) -> None:
         """source_id: address without credentials; connect: opens the same again; capture: open;
-        read_timeout_s: how long one of its reads may block."""
+        read_timeout_s: how long one of its reads may block; in_bursts: seconds of pictures come at
+        once, and each is given when it is due by their own clock."""
         import cv2
 
         self.source_id = source_id
         self.fps = property_of(capture, cv2.CAP_PROP_FPS)
         self.connect, self.capture, self.read_timeout_s = connect, capture, read_timeout_s
+        self.in_bursts = in_bursts
         self._count = 0
+        self._pace = Pace()
+        self._early: Frame | None = None
 
     def read(self, timeout_s: float) -> Frame | Outcome:
+        frame, self._early = self._early or self._delivered(), None
+        if not self.in_bursts:
+            return frame
+        wait_s = self._pace.due_s - time.monotonic()
+        time.sleep(max(0.0, min(wait_s, timeout_s)))
+        if wait_s > timeout_s:
+            self._early = frame
+            return Outcome.TIMEOUT
+        return replace(frame, timestamp_s=time.monotonic())
+
+    def _delivered(self) -> Frame:
+        import cv2
+
         with quiet_opencv():
             delivered, frame_bgr = self.capture.read()
         now_s = time.monotonic()
         if not delivered or frame_bgr is None:
             raise SourceError(f"source {self.source_id!r} stopped delivering frames")
+        if self.in_bursts:
+            self._pace.take(self.capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3, now_s)
         frame_id = self.first_id + self._count
         self._count += 1
         return Frame(frame_bgr, frame_id, now_s, self.source_id, f"{frame_id:06d}")
@@ -87,15 +143,17 @@ class LiveSource(Source):
         capture: Capture,
         reconnect: Reconnect,
         read_timeout_s: float = READ_TIMEOUT_S,
+        in_bursts: bool = False,
     ) -> None:
         """Read `capture`, which is open, and replace it by `open_again()` when it fails.
 
         source_id: address without credentials; read_timeout_s: how long a read of the capture may
-        block, which bounds `close`.
+        block, which bounds `close`; in_bursts: as of CaptureSource.
         """
         self.source_id = source_id
         self._open_again = open_again
         self._read_timeout_s = read_timeout_s
+        self._in_bursts = in_bursts
         first = [self._source_of(capture)]
         self.fps = first[0].fps
         self._feed = Feed(
@@ -123,7 +181,9 @@ class LiveSource(Source):
         self._feed.close(self._read_timeout_s + 1.0)
 
     def _source_of(self, capture: Capture) -> CaptureSource:
-        return CaptureSource(self.source_id, self._open_again, capture=capture)
+        return CaptureSource(
+            self.source_id, self._open_again, capture=capture, in_bursts=self._in_bursts
+        )
 
     def _reopened(self) -> Source:
         """Return a source that has delivered a frame. Raises SourceError."""
@@ -145,6 +205,7 @@ def kept_newest(source: Source, reconnect: Reconnect) -> Source:
         capture=source.capture,
         reconnect=reconnect,
         read_timeout_s=source.read_timeout_s,
+        in_bursts=source.in_bursts,
     )
 
 
@@ -255,12 +316,15 @@ def connect_network(
     over_udp = scheme.lower() == RTSP_UDP
     address = f"rtsp://{rest}" if over_udp else uri
 
-    def connect() -> Capture:
+    def connect_plain() -> Capture:
         transport = ffmpeg_options(rtsp_transport="udp") if over_udp else contextlib.nullcontext()
         with transport:
             return open_capture(address, backend=cv2.CAP_FFMPEG, settings=settings)
 
-    capture = connect()
+    def connect() -> Capture:
+        return read_right(uri, connect_plain())
+
+    capture = connect_plain()
     if not capture.isOpened():
         raise SourceError(
             f"stream {redact(uri)!r} cannot be opened within {open_timeout_s:g} s, because "
@@ -268,4 +332,12 @@ def connect_network(
         )
     if property_of(capture, cv2.CAP_PROP_FRAME_COUNT) is not None:
         return VideoSource(uri, source_id=uri, capture=capture)
-    return CaptureSource(redact(uri), connect, capture=capture, read_timeout_s=read_timeout_s)
+    if (may_be_black := warning_of(redact(uri))) is not None:
+        log.warning("%s", may_be_black)
+    return CaptureSource(
+        redact(uri),
+        connect,
+        capture=read_right(uri, capture),
+        read_timeout_s=read_timeout_s,
+        in_bursts=urlsplit(uri).path.lower().endswith(IN_BURSTS),
+    )

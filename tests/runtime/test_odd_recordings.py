@@ -17,6 +17,7 @@ from test_bags import write_ros
 from dedos_deploy.cli.run import main
 from dedos_deploy.errors import SourceError
 from dedos_deploy.runtime import Frame, SinkOptions, open_sink, open_source
+from dedos_deploy.runtime.sources import bags
 from dedos_deploy.runtime.sources.bag_images import ImageMessage, decode_image
 
 WALL_NS = 1_700_000_000_000_000_000
@@ -94,11 +95,28 @@ TWO_CLOCKS = {
 }
 
 
+class Clock:
+    """Stands for the module `time` where a recording waits: a machine that is busy has no say."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize("kind", TWO_CLOCKS)
-def test_all_pictures_come_in_their_order_and_about_their_time(kind: str, tmp_path: Path) -> None:
+def test_all_pictures_come_in_their_order_and_about_their_time(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(bags, "time", clock)
     bag = write_stamped(tmp_path / "d.mcap", TWO_CLOCKS[kind], LOGGED)
-    for address in (str(bag), f"{bag}?rate=4"):
+    for address in (str(bag), f"{bag}?rate=2"):
         frames, warnings = frames_of(address)
         assert [int(frame.frame_bgr[0, 0, 0]) for frame in frames] == [
             10 * number for number in range(COUNT)
@@ -107,6 +125,7 @@ def test_all_pictures_come_in_their_order_and_about_their_time(kind: str, tmp_pa
         assert times_s == pytest.approx([number / 10 for number in range(COUNT)], abs=0.05)
         (warning,) = warnings
         assert "header stamp that is missing, stands still, goes back or jumps" in warning
+    assert clock.now_s == pytest.approx((COUNT - 1) / 10 / 2, abs=0.05)
 
 
 @pytest.mark.parametrize("kind", ["late log", "no log", "since boot", "a pause"])
@@ -264,6 +283,30 @@ def test_a_recording_without_pictures_says_what_it_holds(tmp_path: Path) -> None
         r"/cam/image_raw \(sensor_msgs/Other\)",
     ):
         open_source(str(bag))
+
+
+def test_foxglove_schemas_without_a_definition_are_known_by_their_name(tmp_path: Path) -> None:
+    from foxglove.messages import CompressedImage, Timestamp
+    from mcap.writer import Writer
+
+    png = cv2.imencode(".png", np.full((4, 6, 3), 77, np.uint8))[1].tobytes()
+    message = CompressedImage(timestamp=Timestamp(5, 6), frame_id="lens", data=png, format="png")
+    for name, count in (("foxglove.CompressedImage", 3), ("foxglove.Other", 0)):
+        with (tmp_path / "d.mcap").open("wb") as file:
+            writer = Writer(file)
+            writer.start()
+            schema = writer.register_schema(name, "protobuf", b"")
+            channel = writer.register_channel("/img", "protobuf", schema)
+            for number in range(3):
+                writer.add_message(channel, number, bytes(message.encode()), number)
+            writer.finish()
+        if not count:
+            with pytest.raises(SourceError, match=r"it has /img \(foxglove.Other\)"):
+                open_source(str(tmp_path / "d.mcap"))
+            continue
+        frames, _ = frames_of(str(tmp_path / "d.mcap"))
+        assert [frame.coordinate_frame for frame in frames] == ["lens"] * count
+        assert (frames[0].frame_bgr == 77).all()
 
 
 # Killed recorders

@@ -21,15 +21,11 @@ IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 def read_picture(path: Path) -> Picture | None:
-    """Return a picture file as `open_picture`; None if it cannot be read or decoded.
+    """Return a picture file as `open_picture`; None if it cannot be decoded.
 
-    Raises BadInputError as `decode_picture`.
+    Raises BadInputError when it cannot be read, and as `decode_picture`.
     """
-    try:
-        content = read_regular(path)
-    except OSError:
-        return None
-    return _coloured(content, f"picture {str(path)!r}")
+    return _coloured(_content(path), _named(path))
 
 
 def open_picture(path: Path, *, whole: bool = False) -> Picture:
@@ -38,11 +34,7 @@ def open_picture(path: Path, *, whole: bool = False) -> Picture:
     whole: refuse a JPEG that breaks off, of which the decoder draws the rest in grey.
     Raises BadInputError when it cannot be read.
     """
-    name = f"picture {str(path)!r}"
-    try:
-        content = read_regular(path)
-    except OSError as error:
-        raise BadInputError(f"{name} cannot be read: {error.strerror}") from error
+    name, content = _named(path), _content(path)
     if whole and _breaks_off(content):
         raise BadInputError(f"{name} breaks off; copy it again or remove it")
     picture = _coloured(content, name)
@@ -51,6 +43,17 @@ def open_picture(path: Path, *, whole: bool = False) -> Picture:
             f"{name} cannot be read: damaged or of an unknown format; remove or convert it"
         )
     return picture
+
+
+def _named(path: Path) -> str:
+    return f"picture {str(path)!r}"
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return read_regular(path)
+    except OSError as error:
+        raise BadInputError(f"{_named(path)} cannot be read: {error.strerror}") from error
 
 
 def _coloured(content: bytes, name: str) -> Picture | None:

@@ -31,16 +31,12 @@ STRETCHED = (
 
 
 def read_picture(path: Path, *, on_stretch: Callable[[], None] = lambda: None) -> Picture | None:
-    """Return a picture file as `open_picture`; None if it cannot be read or decoded.
+    """Return a picture file as `open_picture`; None if it cannot be decoded.
 
-    on_stretch: called when it is brightened, see `eight_bits`. Raises BadInputError as
-    `decode_picture`.
+    on_stretch: called when it is brightened, see `eight_bits`. Raises BadInputError when it cannot be
+    read, and as `decode_picture`.
     """
-    try:
-        content = read_regular(path)
-    except OSError:
-        return None
-    return coloured(content, name=f"picture {str(path)!r}", on_stretch=on_stretch)
+    return coloured(_content(path), name=_named(path), on_stretch=on_stretch)
 
 
 def open_picture(path: Path, *, whole: bool = False) -> Picture:
@@ -54,11 +50,7 @@ def open_picture(path: Path, *, whole: bool = False) -> Picture:
 
 def open_turned(path: Path, *, whole: bool = False) -> tuple[Picture, int]:
     """Return a picture file as `open_picture`, and how it was turned (`stated_orientation`)."""
-    name = f"picture {str(path)!r}"
-    try:
-        content = read_regular(path)
-    except OSError as error:
-        raise BadInputError(f"{name} cannot be read: {error.strerror}") from error
+    name, content = _named(path), _content(path)
     if whole and _breaks_off(content):
         raise BadInputError(f"{name} breaks off; copy it again or remove it")
     picture = coloured(content, name=name)
@@ -67,6 +59,17 @@ def open_turned(path: Path, *, whole: bool = False) -> tuple[Picture, int]:
             f"{name} cannot be read: damaged or of an unknown format; remove or convert it"
         )
     return picture, stated_orientation(content)
+
+
+def _named(path: Path) -> str:
+    return f"picture {str(path)!r}"
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return read_regular(path)
+    except OSError as error:
+        raise BadInputError(f"{_named(path)} cannot be read: {error.strerror}") from error
 
 
 def coloured(

@@ -148,10 +148,10 @@ def _disk(machine: Machine) -> Iterator[Finding]:
     from dedos_deploy.user_cache import cache_root
 
     folder = cache_root()
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    there = next(parent for parent in (folder, *folder.parents) if os.path.exists(parent))
     free = shutil.disk_usage(there).free
     found = f"{folder}, {free / GIB:.1f} GiB free"
-    if not os.access(there, os.W_OK):
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
         yield Finding(
             "cache",
             "note",

@@ -104,10 +104,10 @@ def find_folder(path_or_name: str) -> Path:
 
     Raises BadInputError that lists where it was looked for.
     """
-    places = [Path(path_or_name).expanduser()]
+    places = [Path(os.path.expanduser(path_or_name))]
     shelf = os.environ.get(DATA_ENVIRONMENT)
     if shelf and not places[0].is_absolute():
-        places.append(Path(shelf).expanduser() / path_or_name)
+        places.append(Path(os.path.expanduser(shelf)) / path_or_name)
     for place in places:
         if place.is_dir():
             return place.resolve()

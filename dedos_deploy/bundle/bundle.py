@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import stat
 import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,9 +72,15 @@ class Bundle(Closing):
         name = os.fspath(path_or_name)
         path = _DEMO_FILE if name == DEMO_NAME else Path(name)
         label = _label(name)
-        if not os.path.exists(path):
-            raise _nothing_there(name)
-        if path.is_dir():
+        try:
+            is_folder = stat.S_ISDIR(os.stat(path).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            raise _nothing_there(name) from None
+        except OSError as error:
+            raise BadInputError(
+                f"{label} cannot be read ({error.strerror}); check the path and its permissions"
+            ) from error
+        if is_folder:
             manifest = verify_folder(path, label=label, hashes=verify)
             _warn_if_open(path, manifest, label)
             return cls(manifest, path, name=name, temporary=False)

@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import importlib
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from dedos_deploy.errors import DedosError, nearest
 from dedos_deploy.interrupts import EXIT_INTERRUPTED, SIGNALS, WATCHER, Interrupts, interrupts_taken
 from dedos_deploy.threads import limit_libraries
 from dedos_deploy.version import __version__
 
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
+
 EXIT_OK = 0
 EXIT_USER_ERROR = 2
 EXIT_BROKEN_PIPE = 141
+OF_THE_MACHINE = frozenset(
+    getattr(errno, name)
+    for name in ("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EIO", "ELOOP", "ENAMETOOLONG")
+    if hasattr(errno, name)
+)
+"""What is wrong with a named file is no bug then, wherever in the program it is met."""
+
 OUR_THREADS = "dedos-"
 
 
@@ -38,8 +49,9 @@ def command_parser(prog: str, description: str, epilog: str) -> argparse.Argumen
 class _Parser(argparse.ArgumentParser):
     """A parser that says when its help cannot be printed, which argparse passes over."""
 
-    def print_help(self, file: Any = None) -> None:
-        print(self.format_help(), end="", file=file, flush=True)
+    def print_help(self, file: SupportsWrite[str] | None = None) -> None:
+        (file or sys.stdout).write(self.format_help())
+        sys.stdout.flush()
 
 
 class _Unheard:
@@ -134,16 +146,23 @@ def _code_of(prog: str, work: Callable[[], int], interrupts: Interrupts) -> int:
         _drop_stdout()
         return EXIT_BROKEN_PIPE
     except OSError as error:
-        if error.filename is not None or not _is_stdout_broken():
+        sentence = _machine_fault(error)
+        if sentence is None:
             raise
-        print(
-            f"{prog}: error: what was to be printed cannot be written ({error.strerror}); check where "
-            "stdout goes",
-            file=sys.stderr,
-        )
-        _drop_stdout()
+        print(f"{prog}: error: {sentence}", file=sys.stderr)
         return EXIT_USER_ERROR
     return code
+
+
+def _machine_fault(error: OSError) -> str | None:
+    """Return what is wrong with a named file or with stdout, None for what may well be a bug."""
+    if error.filename is not None:
+        said = f"{str(error.filename)!r} cannot be used ({error.strerror}); check its permissions and disk"
+        return said if error.errno in OF_THE_MACHINE else None
+    if not _is_stdout_broken():
+        return None
+    _drop_stdout()
+    return f"what was to be printed cannot be written ({error.strerror}); check where stdout goes"
 
 
 def _is_stdout_broken() -> bool:

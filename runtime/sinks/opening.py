@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from dedos_deploy.errors import SinkError
@@ -72,7 +73,7 @@ def _folder_sink(uri: str, options: SinkOptions) -> Sink:
     kind, _, name = uri.partition(":")
     if not name:
         raise SinkError(f"output {uri!r} names no folder; write {kind}:FOLDER")
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
     return MaskFolder(folder, options) if kind == "masks" else OverlayFolder(folder, options)
 
 
@@ -80,7 +81,7 @@ def _file_sink(uri: str, options: SinkOptions) -> Sink:
     from dedos_deploy.runtime.sinks.files import JsonLines, LastPicture
     from dedos_deploy.runtime.sinks.video import GrowingVideo, VideoSink
 
-    path = Path(uri).expanduser()
+    path = Path(os.path.expanduser(uri))
     suffix = path.suffix.lower()
     if suffix in VIDEO_SUFFIXES:
         if suffix == ".mp4" and options.live:

@@ -92,7 +92,12 @@ def connect(uri: str) -> Source:
         from dedos_deploy.runtime.sources.bars import open_test
 
         return open_test(uri)
-    return _open_path(uri)
+    try:
+        return _open_path(uri)
+    except OSError as error:
+        raise SourceError(
+            f"source {redact(uri)!r} cannot be read ({error.strerror}); it can be {KINDS}"
+        ) from error
 
 
 def frames_at(path: Path, choose: Callable[[int], Collection[int]]) -> Iterator[Frame]:
@@ -137,13 +142,13 @@ def paths_of(uri: str) -> tuple[Path, ...]:
     """Return the files and folders that exist and that the source at `uri` is read from."""
     if may_come_later(uri):
         return ()
-    path = Path(uri).expanduser()
-    if path.exists():
+    path = Path(os.path.expanduser(uri))
+    if os.path.exists(path):
         return (path,)
     # A recording's address may end in settings, whose mark is one of a glob, too.
-    bare = Path(uri.partition("?")[0]).expanduser()
+    bare = Path(os.path.expanduser(uri.partition("?")[0]))
     found = tuple(map(Path, glob.glob(str(path), recursive=True)))
-    return found or ((bare,) if bare.exists() else ())
+    return found or ((bare,) if os.path.exists(bare) else ())
 
 
 def _open_path(uri: str) -> Source:
@@ -151,26 +156,16 @@ def _open_path(uri: str) -> Source:
     from dedos_deploy.runtime.sources.images import ImageSource, find_images
     from dedos_deploy.runtime.sources.video import VideoSource
 
-    path = Path(uri).expanduser()
+    path = Path(os.path.expanduser(uri))
     if is_bag(uri):
         return open_bag(uri)
     if path.is_dir() or (_GLOB_LETTERS.search(uri) and not path.exists()):
         return ImageSource(find_images(path, IMAGE_SUFFIXES), source_id=uri)
     if not path.exists():
         raise SourceError(f"source {redact(uri)!r} does not exist; it can be {KINDS}")
-    _check_file(path, uri)
+    # Names such as /dev/v4l/by-id/... of cameras are links to devices.
+    if not _CAMERA.fullmatch(os.path.realpath(path)):
+        check_regular(path)
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return ImageSource([path], source_id=uri)
     return VideoSource(str(path), source_id=uri)
-
-
-def _check_file(path: Path, uri: str) -> None:
-    """Refuse what is no file; names such as /dev/v4l/by-id/... of cameras are links to devices."""
-    if _CAMERA.fullmatch(os.path.realpath(path)):
-        return
-    try:
-        check_regular(path)
-    except OSError as error:
-        raise SourceError(
-            f"source {redact(uri)!r} cannot be read ({error.strerror}); it can be {KINDS}"
-        ) from error

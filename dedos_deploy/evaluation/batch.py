@@ -25,7 +25,7 @@ from dedos_deploy.evaluation.overlays import Chosen, Shown, choose, show
 from dedos_deploy.evaluation.published import beside
 from dedos_deploy.evaluation.records import MADE, confusion_of
 from dedos_deploy.evaluation.report import Report, Section
-from dedos_deploy.evaluation.subjects import Running, Subject, base_names
+from dedos_deploy.evaluation.subjects import Running, Subject, base_classes
 from dedos_deploy.evaluation.tables import placed
 from dedos_deploy.files import write_atomically
 from dedos_deploy.label_files import class_word
@@ -72,7 +72,7 @@ def _evaluate(
     progress: Progress,
 ) -> tuple[Evaluated, Section]:
     with closing(subject.open(data.vocabulary, running, name)) as predictor:
-        base = base_names(data.vocabulary, predictor.taught)
+        base = base_classes(data, predictor.taught)
         evaluated = evaluate_predictor(
             predictor, data, replace(keeping, output=folder), base=base, progress=progress
         )

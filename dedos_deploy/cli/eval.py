@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +20,9 @@ from dedos_deploy.options import size_hw
 from dedos_deploy.spec import BACKGROUNDS
 
 if TYPE_CHECKING:
-    from dedos_deploy.evaluation.batch import Keeping
     from dedos_deploy.evaluation.compare import Comparison
     from dedos_deploy.evaluation.data import EvaluationData
-    from dedos_deploy.evaluation.evaluate import Part
+    from dedos_deploy.evaluation.evaluate import Keeping, Part
     from dedos_deploy.evaluation.report import Section
     from dedos_deploy.evaluation.subjects import Running, Subject
 
@@ -65,7 +65,9 @@ have it; miou_union also counts, with 0, those that were only ever predicted.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run dedos-eval, or the command that its first argument names, and return its exit code."""
-    return run_verb("dedos-eval", VERBS, build_parser, run, argv)
+    words = sys.argv[1:] if argv is None else argv
+    named = partial(run, command=shlex.join(["dedos-eval", *words]))
+    return run_verb("dedos-eval", VERBS, build_parser, named, argv)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -194,10 +196,13 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
-    """Evaluate, print tables, write the report, and return the exit code."""
+def run(args: argparse.Namespace, command: str | None = None) -> int:
+    """Evaluate, print tables, write the report, and return the exit code.
+
+    command: the whole command line, for the report.
+    """
     from dedos_deploy.evaluation.batch import evaluate_subjects, read_sections, report_of
-    from dedos_deploy.evaluation.report import write_report
+    from dedos_deploy.evaluation.report_page import write_report
 
     kept = [Path(one) for one in args.compare if _is_output(one)]
     subjects = _subjects(args, [one for one in args.compare if not _is_output(one)])
@@ -207,7 +212,7 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.resume and args.output is None:
         raise BadInputError("--resume goes on with what is in --output; give that folder")
-    keeping = _keeping(args)
+    keeping = _keeping(args, command)
     found = []
     if subjects:
         data, running = _data(args), _running(args)
@@ -295,13 +300,13 @@ def _running(args: argparse.Namespace) -> Running:
     return Running(args.engine, args.device, args.size, background, threshold, args.threads)
 
 
-def _keeping(args: argparse.Namespace) -> Keeping:
-    from dedos_deploy.evaluation.batch import Keeping
+def _keeping(args: argparse.Namespace, command: str | None) -> Keeping:
+    from dedos_deploy.evaluation.evaluate import Keeping
 
     part = parse_part(args.part)
     if part.count > 1 and args.output is None:
         raise BadInputError("--part needs --output: the parts are put together from there")
-    return Keeping(args.output, args.resume, part, args.boundary, not args.no_pictures)
+    return Keeping(args.output, args.resume, part, args.boundary, not args.no_pictures, command)
 
 
 def parse_part(text: str) -> Part:

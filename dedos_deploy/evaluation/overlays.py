@@ -78,7 +78,7 @@ def show(chosen: Sequence[Chosen], predictor: Predictor, data: EvaluationData) -
     found = []
     for one in chosen:
         image = data.image(position[one.name])
-        answer = data.fold(predictor.predict(image.image_bgr))
+        answer = data.fold(predictor.predict(image.image_bgr).ids)
         found.append(_shown(one, image.image_bgr, image.labels, answer, data))
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,6 +25,16 @@ if TYPE_CHECKING:
     from dedos_deploy.spec import Background
 
 
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a predictor says of one image."""
+
+    ids: Ids
+    """uint8 or uint16 [H, W], class ids of the vocabulary, its length where there is no class."""
+    confidence: NDArray[np.uint8] | None = None
+    """uint8 [H, W], 255 times the score of the best class; None where scores are not known."""
+
+
 class Predictor(Protocol):
     """Labels images with the classes of one vocabulary.
 
@@ -40,8 +51,8 @@ class Predictor(Protocol):
     @property
     def taught(self) -> frozenset[str] | None: ...
 
-    def predict(self, image_bgr: NDArray[np.uint8]) -> Ids:
-        """Return class ids [H, W] of the vocabulary, its length where there is no class."""
+    def predict(self, image_bgr: NDArray[np.uint8]) -> Prediction:
+        """Return what is seen in an image, uint8 [H, W, 3]."""
         ...
 
     def close(self) -> None: ...
@@ -78,8 +89,9 @@ class SegmenterPredictor(Closing):
         self.taught = frozenset(map(canonical_word, taught)) or None
         self._closing = closing
 
-    def predict(self, image_bgr: NDArray[np.uint8]) -> Ids:
-        return own_ids(self.segmenter.segment(image_bgr), self.vocabulary)
+    def predict(self, image_bgr: NDArray[np.uint8]) -> Prediction:
+        result = self.segmenter.segment(image_bgr)
+        return Prediction(own_ids(result, self.vocabulary), result.confidence)
 
     def close(self) -> None:
         self.segmenter.close()
@@ -236,9 +248,9 @@ class NetPredictor:
             "channels": self._table.tolist(),
         }
 
-    def predict(self, image_bgr: NDArray[np.uint8]) -> Ids:
-        found: Ids = self._table[self._net.logits(image_bgr, self._side).argmax(axis=2)]
-        return found
+    def predict(self, image_bgr: NDArray[np.uint8]) -> Prediction:
+        # No confidence: not every net ends in a softmax over its channels.
+        return Prediction(self._table[self._net.logits(image_bgr, self._side).argmax(axis=2)])
 
     def close(self) -> None:
         del self._net

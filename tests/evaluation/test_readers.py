@@ -12,6 +12,7 @@ from PIL import Image
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.evaluation.protocols import find_protocol
 from dedos_deploy.evaluation.readers import open_protocol
+from dedos_deploy.evaluation.subjects import base_classes
 
 
 def put(root: Path, image: str, labels: str, values: np.ndarray, *, palette: bool = False) -> None:
@@ -245,6 +246,15 @@ def test_a_pixel_without_an_answer_is_background_where_there_is_one(tmp_path: Pa
     assert data.fold(np.array([[0, 1, 59, 60, 79, 80]], np.uint8)).tolist() == [
         [0, 1, 59, 61, 80, 0]
     ]
+
+
+def test_taught_words_are_classes_by_the_names_that_labels_have(tmp_path: Path) -> None:
+    put(tmp_path, *CASES["converted COCO-Object"][1:4])
+    put(tmp_path, *CASES["A-847 in 16 bits"][1:4])
+    coco, ade = open_protocol("COCO-Object", tmp_path), open_protocol("A-847", tmp_path)
+    assert base_classes(coco, frozenset({"sky", "toothbrush"})) == {"background", "toothbrush"}
+    assert base_classes(ade, frozenset({"building"})) == {"building, edifice"}
+    assert base_classes(ade, frozenset({"nothing of it"})) is None
 
 
 @pytest.mark.parametrize(

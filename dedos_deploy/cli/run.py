@@ -285,6 +285,7 @@ def _label(args: argparse.Namespace, vocabulary: Vocabulary | None, interrupts: 
     )
     from dedos_deploy.cli.run_cameras import is_alone, open_cameras, open_page, options_of
     from dedos_deploy.runtime.flow import Run
+    from dedos_deploy.vocabulary import Entry
 
     with Opened(interrupts.stop) as opened:
         bundle, vocabulary = _open_bundle(args, vocabulary, opened)
@@ -296,7 +297,8 @@ def _label(args: argparse.Namespace, vocabulary: Vocabulary | None, interrupts: 
         views = {camera.name: shared.share(vocabulary) for camera in cameras}
         seats = [camera.labelled_by(views[camera.name], args) for camera in cameras]
         run = Run(seats, options_of(args), stop=stop, stages=stages)
-        open_page(args, run, shared, views, bundle.base_words, opened)
+        suggested = tuple(Entry(word).spelled for word in bundle.base_words)
+        open_page(args, run, shared, views, suggested, opened)
         frames = cameras[0].frames if is_alone(args) else None
         with _status(args, run, frames):
             try:
@@ -353,8 +355,10 @@ def _open_bundle(
             f"bundle {args.bundle!r} ships no base vocabulary to fall back on; name your classes, "
             "as in --classes 'road,car|automobile'"
         )
-    log.info("no --classes given: using the bundle's own %d, %s", len(words), ", ".join(words))
-    return bundle, Vocabulary(tuple(Entry(word) for word in words))
+    own = Vocabulary(tuple(Entry(word) for word in words))
+    spelled = ", ".join(entry.spelled for entry in own.entries)
+    log.info("no --classes given: using the bundle's own %d, %s", len(words), spelled)
+    return bundle, own
 
 
 def _load(args: argparse.Namespace, bundle: Bundle, vocabulary: Vocabulary) -> Segmenter:

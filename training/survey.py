@@ -111,10 +111,10 @@ def _read(
     folder: LabelFolder, slots: dict[str, int], pool: ThreadPoolExecutor
 ) -> Iterator[tuple[str, bool]]:
     """Yield names and checksums, and whether a pixel teaches, of every item in order."""
-    table = folder.lookup(slots)
+    table = folder.lookup(slots) != IGNORE
 
     def read(item: int) -> tuple[str, bool]:
-        teaches = bool((table[read_pair(folder, item)[1]] != IGNORE).any())
+        teaches = bool(table[read_pair(folder, item)[1]].any())
         sums = [f"{path.name} {zlib.crc32(read_regular(path))}\n" for path in folder.items[item]]
         return "".join(sums), teaches
 

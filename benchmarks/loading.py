@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import statistics
 import sys
@@ -31,6 +30,7 @@ import numpy as np
 import torch
 
 from dedos_deploy.errors import DedosError
+from dedos_deploy.threads import usable_cores
 from dedos_deploy.training.augment import AugmentRecipe, AugmentSettings, augment
 from dedos_deploy.training.data import Batch, BatchSettings, BatchStream, Share, batches
 from dedos_deploy.training.folders import LabelFolder, read_pair
@@ -142,7 +142,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             / sum(len(folder.items) for folder in folders),
             "size_hw": [args.size, args.size],
             "batch": args.batch,
-            "cores": len(os.sched_getaffinity(0)),
+            "cores": usable_cores(),
             "machine": platform.machine(),
             "recipes": {},
         }

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from dedos_deploy.errors import DedosError
+from dedos_deploy.installation import pip_install
 
 Verdict = Literal["ok", "note", "bad"]
 
@@ -193,8 +194,8 @@ def _onnxruntime(machine: Machine) -> Iterator[Finding]:
         "this ONNX Runtime has no CUDA",
         "on Jetson use --engine trt"
         if aarch64
-        else "for --engine cuda: pip install "
-        "'dedos-deploy[cuda]' in an environment of its own, and pip uninstall onnxruntime",
+        else f"for --engine cuda: {pip_install('cuda')} in an environment of its own, and pip "
+        "uninstall onnxruntime",
     )
 
 

@@ -41,6 +41,15 @@ class Frame:
     clock_ns: int | None = None
     """Nanoseconds since 1970 by the clock of whoever recorded it, None where none is known."""
 
+    picture: str | None = None
+    """Path of the picture file it was read from, None for what is no file of its own."""
+
+    topic: str = ""
+    """Of the recording that it is from, "" elsewhere."""
+
+    coordinate_frame: str = ""
+    """Of the camera, as its recording calls it (`frame_id` of the header); "" elsewhere."""
+
     @property
     def captured_ns(self) -> int:
         """Nanoseconds since 1970 of the capture: `clock_ns`, or this machine's clock as it is now."""

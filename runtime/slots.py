@@ -12,13 +12,7 @@ from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.runtime.segmentation import LabelMap
-from dedos_deploy.spec import (
-    MAX_UINT8_CLASSES,
-    NONE_UINT16,
-    SLOT_BUCKETS,
-    bucket_for,
-    none_id,
-)
+from dedos_deploy.spec import MAX_UINT8_CLASSES, NONE_UINT16, SLOT_BUCKETS, bucket_for, none_id
 from dedos_deploy.vocabulary import Vocabulary
 
 Rows = NDArray[np.float32]

@@ -125,17 +125,10 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise BadInputError(f"{name} is {value}, but must be more than 0")
-        for name in (
-            "backbone_lr",
-            "muon",
-            "weight_decay",
-            "warmup",
-            "workers",
-            "threads",
-            "gamma",
-            "save_steps",
-            "samples",
-        ):
+        not_negative = (
+            "backbone_lr muon weight_decay warmup workers threads gamma save_steps samples"
+        )
+        for name in not_negative.split():
             if getattr(self, name) < 0:
                 raise BadInputError(f"{name} is {getattr(self, name)}, but must not be negative")
         if not 0 <= self.balance <= 1:
@@ -212,21 +205,10 @@ def _recorded(settings: str) -> dict[str, Any]:
 
 
 FREE_FIELDS = frozenset(
-    {
-        "steps",
-        "minutes",
-        "save_minutes",
-        "save_steps",
-        "eval_minutes",
-        "eval_images",
-        "samples",
-        "tensorboard",
-        "workers",
-        "threads",
-        "device",
-        "diffusion",
-        "diffusion_cache",
-    }
+    (
+        "steps minutes save_minutes save_steps eval_minutes eval_images samples tensorboard "
+        "workers threads device diffusion diffusion_cache"
+    ).split()
 )
 
 # From scratch a trunk needs the full rate, and the auxiliary terms teach it pixels from step one.

@@ -10,9 +10,12 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TextIO, cast
 
 from dedos_deploy.errors import DedosError, nearest
 from dedos_deploy.interrupts import EXIT_INTERRUPTED, SIGNALS, WATCHER, Interrupts, interrupts_taken
+from dedos_deploy.threads import limit_libraries
+from dedos_deploy.version import __version__
 
 EXIT_OK = 0
 EXIT_USER_ERROR = 2
@@ -21,13 +24,41 @@ OUR_THREADS = "dedos-"
 
 
 def command_parser(prog: str, description: str, epilog: str) -> argparse.ArgumentParser:
-    """Return a parser without arguments, whose texts keep their line breaks in --help."""
-    return argparse.ArgumentParser(
+    """Return a parser with --version alone, whose texts keep their line breaks in --help."""
+    parser = _Parser(
         prog=prog,
         description=description,
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"{prog} {__version__}")
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that says when its help cannot be printed, which argparse passes over."""
+
+    def print_help(self, file: Any = None) -> None:
+        print(self.format_help(), end="", file=file, flush=True)
+
+
+class _Unheard:
+    """stderr whose reader may be gone or whose disk may be full: what cannot be said ends no work."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def run_command(
@@ -49,12 +80,17 @@ def run_command(
     """
     ends_here = argv is None if owns_process is None else owns_process
     if ends_here:
-        _open_missing_streams()
+        _settle_streams()
     parser = build_parser()
-    args = parser.parse_args(argv)
+
+    def work() -> int:
+        args = parser.parse_args(argv)
+        limit_libraries()
+        return run(args)
+
     with interrupts_taken(parser.prog) as interrupts:
         try:
-            code = _code_of(parser.prog, lambda: run(args), interrupts)
+            code = _code_of(parser.prog, work, interrupts)
         except KeyboardInterrupt:
             code = EXIT_INTERRUPTED  # it came while the end was being said
         if ends_here:
@@ -64,8 +100,9 @@ def run_command(
     return code
 
 
-def _open_missing_streams() -> None:
-    """Let a process that was started without standard streams (`>&-`) have them, leading nowhere.
+def _settle_streams() -> None:
+    """Let a process that was started without standard streams (`>&-`) have them, leading nowhere,
+    and let nothing depend on what can be said on stderr.
 
     The next file that is opened would get their numbers, and with them whatever is printed.
     """
@@ -76,7 +113,7 @@ def _open_missing_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
     sys.stdin = sys.stdin or open(0, closefd=False)
     sys.stdout = sys.stdout or open(1, "w", closefd=False)
-    sys.stderr = sys.stderr or open(2, "w", closefd=False)
+    sys.stderr = cast(TextIO, _Unheard(sys.stderr or open(2, "w", closefd=False)))
 
 
 def _code_of(prog: str, work: Callable[[], int], interrupts: Interrupts) -> int:
@@ -157,6 +194,8 @@ def run_verb(
     build_parser, run: of the command line that starts with an option, or is empty.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        _settle_streams()
     if not words or words[0].startswith("-"):
         return run_command(build_parser, run, words, owns_process=argv is None)
     if words[0] not in verbs:

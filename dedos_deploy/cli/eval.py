@@ -35,8 +35,8 @@ label map is compared with the labels. Several models may be named; each is meas
 images.
 
 A data folder holds images/<split>/*.jpg, labels/<split>/*.png (a pixel is a line number of
-classes.txt from 0, 255 is not counted) and classes.txt. With --protocol it has the layout and the
-class list of a published benchmark (see docs/protocols.md).
+classes.txt from 0, 255 is not counted; 16 bits and 65535 for more than 255 classes) and classes.txt.
+With --protocol it has the layout and the class list of a published benchmark (see docs/protocols.md).
 """
 
 _EPILOG = """\
@@ -49,6 +49,8 @@ examples:
       is the new one better, how sure is that, and which classes moved
   dedos-eval --bundle street.dedos --data camvid --templates single vild14 --synonyms both
       the same model under other prompts
+  dedos-eval --bundle any.dedos --protocol VOC21 --data datasets
+      a published benchmark, the result beside published ones with what differs
   dedos-eval --bundle paper.dedos --protocol A-150 --data datasets --part 1/4 --output runs/a150
       a quarter of the images; four such processes, then: dedos-eval report runs/a150
 
@@ -119,7 +121,7 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--data", metavar="FOLDER", help="folder of the data set")
     group.add_argument("--split", help="split of the data set (default: val, or the protocol's)")
     group.add_argument(
-        "--protocol", metavar="NAME", help="published benchmark, such as A-150, PC-59 or PAS-20b"
+        "--protocol", metavar="NAME", help="published benchmark, such as A-150, PC-59 or VOC21"
     )
     group.add_argument(
         "--part",
@@ -139,10 +141,14 @@ def _add_text(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--background",
         choices=BACKGROUNDS,
-        default="none",
-        help="what may leave a pixel unlabelled, which counts as wrong (default: none)",
+        help="what may leave a pixel unlabelled, which counts as wrong, or as background where the "
+        "protocol has that class (default: none, or as the protocol's published figures have it)",
     )
-    group.add_argument("--threshold", type=float, help="score that labels a pixel, in [0, 1]")
+    group.add_argument(
+        "--threshold",
+        type=float,
+        help="score that labels a pixel, in [0, 1] (default: the protocol's, or the bundle's)",
+    )
     group.add_argument(
         "--templates",
         nargs="+",
@@ -152,8 +158,8 @@ def _add_text(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--synonyms",
         choices=("on", "off", "both"),
-        help="ask for the synonyms of classes, too (default: those of --classes, "
-        "but not those of a protocol)",
+        help="ask for the synonyms of classes, too (default: those of --classes, and of a protocol "
+        "as its published figures have it)",
     )
 
 
@@ -277,11 +283,16 @@ def _data(args: argparse.Namespace) -> Callable[[bool | None], EvaluationData]:
 
 
 def _running(args: argparse.Namespace) -> Running:
+    from dedos_deploy.evaluation.protocols import find_protocol
     from dedos_deploy.evaluation.subjects import Running
 
-    return Running(
-        args.engine, args.device, args.size, args.background, args.threshold, args.threads
-    )
+    background, threshold = args.background, args.threshold
+    published = find_protocol(args.protocol).threshold if args.protocol else None
+    if background is None:
+        background = "none" if published is None else "threshold"
+    if threshold is None and background == "threshold":
+        threshold = published
+    return Running(args.engine, args.device, args.size, background, threshold, args.threads)
 
 
 def _keeping(args: argparse.Namespace) -> Keeping:
@@ -317,13 +328,15 @@ def _comparisons(
 
 
 def _print_sections(sections: Sequence[Section]) -> None:
-    from dedos_deploy.evaluation.report import summary_rows
+    from dedos_deploy.evaluation.report import summary_rows, tables_beside
 
     if len(sections) > 1:
         print(columns_text(summary_rows(sections)) + "\n")
     for section in sections:
-        if section.standing is not None:
-            print(columns_text(section.standing.rows()) + "\n")
+        for table in tables_beside(section):
+            print(columns_text(table) + "\n")
+        if section.published is not None:
+            print(f"{section.result.predictor}: {section.published.sentence()}\n")
 
 
 if __name__ == "__main__":

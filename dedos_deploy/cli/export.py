@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -177,8 +179,18 @@ def _summary(report: ExportReport) -> str:
             f"  engine     {key.flavour} {key.version}, K = {'/'.join(map(str, key.profiles))}, "
             f"SM {', '.join(key.compute_capabilities)}, {report.engine.size / 1e6:.1f} MB"
         )
-    lines.append(f"run it: dedos-run --bundle {report.path} --source VIDEO --classes 'car,road'")
+    path, words = shlex.quote(str(report.path)), shlex.quote(",".join(_words_to_try(report.path)))
+    lines.append(f"run it: dedos-run --bundle {path} --source VIDEO --classes {words}")
     return "\n".join(lines)
+
+
+def _words_to_try(path: Path) -> Sequence[str]:
+    """Return a few words that the bundle knows by heart, or some of a street."""
+    from dedos_deploy.bundle import Bundle
+
+    with Bundle.open(path, verify=False) as bundle:
+        plain = [word for word in bundle.base_words if re.fullmatch(r"[\w -]+", word)]
+    return plain[:3] or ("car", "road")
 
 
 if __name__ == "__main__":

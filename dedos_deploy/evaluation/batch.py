@@ -22,6 +22,7 @@ from dedos_deploy.evaluation.evaluate import (
     read_evaluation,
 )
 from dedos_deploy.evaluation.overlays import Chosen, Shown, choose, show
+from dedos_deploy.evaluation.published import beside
 from dedos_deploy.evaluation.report import Report, Section
 from dedos_deploy.evaluation.subjects import Running, Subject, base_names
 from dedos_deploy.evaluation.tables import placed
@@ -100,8 +101,13 @@ def _evaluate(
             chosen = choose(evaluated.records, len(data.classes))
             shown = show(chosen, predictor, data)
             save_shown(folder, shown)
-    standing = placed(data.name, evaluated.result.miou_present)
-    return evaluated, Section(evaluated.result, evaluated.header["identity"], shown, standing)
+    return evaluated, _section(evaluated, shown)
+
+
+def _section(evaluated: Evaluated, shown: Sequence[Shown]) -> Section:
+    result, header = evaluated.result, evaluated.header
+    standing = placed(result.data, result.miou_present)
+    return Section(result, header["identity"], shown, standing, beside(result, header))
 
 
 def compare_evaluated(first: Evaluated, second: Evaluated) -> Comparison:
@@ -123,10 +129,7 @@ def read_sections(folders: Sequence[Path]) -> list[tuple[Evaluated, Section]]:
             )
         for place in places:
             evaluated = read_evaluation(place)
-            result = evaluated.result
-            standing = placed(result.data, result.miou_present)
-            section = Section(result, evaluated.header["identity"], load_shown(place), standing)
-            found.append((evaluated, section))
+            found.append((evaluated, _section(evaluated, load_shown(place))))
     return found
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.evaluation.confusion import Ids
+from dedos_deploy.evaluation.model_facts import model_facts
 from dedos_deploy.evaluation.segmentation_net import SegmentationNet
 from dedos_deploy.files import sha256_of_file
 from dedos_deploy.vocabulary import Vocabulary, canonical_word
@@ -138,6 +139,8 @@ def open_bundle_predictor(
             opened.close()
         raise
     manifest = opened.manifest
+    spec = manifest.spec
+    lowest = manifest.default_threshold if threshold is None else threshold
     identity = {
         "bundle": manifest.files["model.onnx"],
         "text": manifest.files["text_encoder.onnx"],
@@ -145,8 +148,9 @@ def open_bundle_predictor(
         "precision": manifest.precision,
         "template": template or manifest.template_name,
         "background": background,
-        "threshold": threshold,
-        "thresholds": manifest.thresholds if background != "none" else {},
+        "threshold": lowest if background != "none" else None,
+        "thresholds": manifest.thresholds if background != "none" and threshold is None else {},
+        "model": model_facts(manifest.model_config, manifest.sources, (spec.height, spec.width)),
     }
     closing = opened.close if opened is not bundle else None
     return SegmenterPredictor(

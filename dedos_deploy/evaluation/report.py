@@ -17,6 +17,7 @@ from dedos_deploy.errors import SinkError
 from dedos_deploy.evaluation.compare import Comparison, Interval
 from dedos_deploy.evaluation.overlays import Shown
 from dedos_deploy.evaluation.protocols import MESS, mess_means
+from dedos_deploy.evaluation.published import Beside
 from dedos_deploy.evaluation.result import EvaluationResult
 from dedos_deploy.evaluation.tables import Standing, paper_tables
 from dedos_deploy.files import write_atomically
@@ -35,7 +36,9 @@ class Section:
     shown: Sequence[Shown] = ()
     """Pictures of images."""
     standing: Standing | None = None
-    """Place of the result among published rows, None for data that no paper scores on."""
+    """Place of the result among the rows of the paper's tables, None for data that they do not have."""
+    published: Beside | None = None
+    """The result beside published ones, None for data that nobody publishes on."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Report:
                 **section.result.to_dict(),
                 "identity": section.identity,
                 "standing": None if section.standing is None else section.standing.to_dict(),
+                "published": None if section.published is None else section.published.to_dict(),
             }
             for section in self.sections
         ]
@@ -164,17 +168,17 @@ def mess_rows(sections: Sequence[Section]) -> list[tuple[str, ...]]:
 
 def markdown(report: Report) -> str:
     """Return the report as markdown."""
-    lines = ["# Evaluation", "", *_table_md(summary_rows(report.sections)), "", _DENOMINATORS, ""]
+    lines = ["# Evaluation", "", *table_md(summary_rows(report.sections)), "", _DENOMINATORS, ""]
     if mess := mess_rows(report.sections):
-        lines += [*_table_md(mess), ""]
+        lines += [*table_md(mess), ""]
     for group in _by_data(report.sections):
-        lines += [f"## {group[0].result.data}", "", *_table_md(class_rows(group)), ""]
+        lines += [f"## {group[0].result.data}", "", *table_md(class_rows(group)), ""]
         for section in group:
             lines += _notes(section)
     for one in report.comparisons:
         lines += [f"## {one.second} against {one.first} on {one.data}", "", _verdict(one), ""]
         if one.moved:
-            lines += [*_table_md(_moved_rows(one)), ""]
+            lines += [*table_md(_moved_rows(one)), ""]
     return "\n".join(lines)
 
 
@@ -202,9 +206,19 @@ def _notes(section: Section) -> list[str]:
             for pair in result.pairs[:5]
         )
         lines.append(f"- {result.predictor}, most frequent mistakes: {pairs}.")
-    if section.standing is not None:
-        lines += ["", *_table_md(section.standing.rows())]
+    if section.published is not None:
+        lines.append(f"- {result.predictor}: {section.published.sentence()}")
+    for table in tables_beside(section):
+        lines += ["", *table_md(table)]
     return [*lines, ""] if lines else []
+
+
+def tables_beside(section: Section) -> list[list[tuple[str, ...]]]:
+    """Return the tables that other people's results stand in, with or beside this one."""
+    tables = [] if section.standing is None else [section.standing.rows()]
+    if section.published is not None and section.published.rows:
+        tables.append(section.published.table())
+    return tables
 
 
 def _verdict(one: Comparison) -> str:
@@ -236,7 +250,8 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
-def _table_md(rows: Sequence[Sequence[str]]) -> list[str]:
+def table_md(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a markdown table; the first row is its header."""
     cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     lines = [f"| {' | '.join(row)} |" for row in cells]
     return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
@@ -268,8 +283,7 @@ def page(report: Report) -> str:
 def _section_html(section: Section) -> str:
     notes = [line.removeprefix("- ") for line in _notes(section) if line.startswith("- ")]
     parts = [f"<p>{html.escape(note)}</p>" for note in notes]
-    if section.standing is not None:
-        parts.append(_table_html(section.standing.rows()))
+    parts += [_table_html(table) for table in tables_beside(section)]
     if section.shown:
         parts.append(f"<h3>{html.escape(section.result.predictor)}</h3>")
     for shown in section.shown:

@@ -15,8 +15,8 @@ from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.sinks.contract import Sink, SinkOptions
 from dedos_deploy.runtime.sinks.outputs import (
+    GrowingFile,
     PictureFolder,
-    open_growing,
     reserve_file,
     write_whole,
     writing,
@@ -66,14 +66,15 @@ class OverlayFolder(Sink):
 
     @property
     def written(self) -> str | None:
-        return f"{self._pictures.path} ({self._pictures.left()} pictures)"
+        left = self._pictures.left()
+        return f"{self._pictures.path} ({left} pictures)" if self._pictures.count else None
 
     def write(self, frame: Frame, result: Segmentation) -> None:
         overlay = self._options.painter.paint(frame.frame_bgr, result)
         self._pictures.write(frame.name, encode_picture(".jpg", overlay))
 
     def close(self) -> None:
-        """Every picture is complete already."""
+        self._pictures.close()
 
 
 class MaskFolder(Sink):
@@ -94,8 +95,8 @@ class MaskFolder(Sink):
 
     @property
     def written(self) -> str | None:
-        count = sum(folder.left() for folder in self._folders)
-        return f"{self._folders[0].path} ({count} label maps)"
+        left = sum(folder.left() for folder in self._folders)
+        return f"{self._folders[0].path} ({left} label maps)" if self._folders[0].count else None
 
     def write(self, frame: Frame, result: Segmentation) -> None:
         if result.vocabulary_version != self._version:
@@ -125,13 +126,16 @@ class MaskFolder(Sink):
         write_whole(self._folders[-1].path / WORDS_FILE, words.encode())
 
     def close(self) -> None:
-        """Every label map is complete already."""
+        for folder in reversed(self._folders):
+            folder.close()
 
 
 class JsonLines(Sink):
-    """One JSON object per frame, flushed line by line so that it can be followed.
+    """One JSON object per frame, flushed line by line so that it can be followed; the file has its
+    name from the first one on.
 
-    Keys: source, frame_id, captured_at (UTC), timestamp_s (`time.monotonic()` of the capture), media_s
+    Keys: source, frame_id, name (stem of the files that other outputs make from the frame), picture
+    (path of the picture file it was read from, or null), captured_at (UTC), timestamp_s (`time.monotonic()` of the capture), media_s
     (position in a recording or null), vocabulary_version, coverage (fraction per class), unlabelled
     (fraction), latency_ms (pre, engine, post, total).
     """
@@ -140,14 +144,15 @@ class JsonLines(Sink):
         self.uri = str(path)
         self._path = path
         self._count = 0
-        self._file = open_growing(path, overwrite=options.overwrite, protected=options.protected)
+        self._file = GrowingFile(path, overwrite=options.overwrite, protected=options.protected)
 
     @property
     def written(self) -> str | None:
-        return f"{self.uri} ({self._count} lines)"
+        return f"{self.uri} ({self._count} lines)" if self._count else None
 
     def write(self, frame: Frame, result: Segmentation) -> None:
         line = result_numbers(frame, result)
+        self._file.appear()
         with writing(self._path):
             self._file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
             self._file.flush()
@@ -165,6 +170,8 @@ def result_numbers(frame: Frame, result: Segmentation) -> dict[str, Any]:
     return {
         "source": frame.source_id,
         "frame_id": frame.frame_id,
+        "name": frame.name,
+        "picture": frame.picture,
         "captured_at": captured_at.isoformat(timespec="microseconds"),
         "timestamp_s": round(frame.timestamp_s, 6),
         "media_s": None if frame.media_s is None else round(frame.media_s, 6),

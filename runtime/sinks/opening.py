@@ -43,6 +43,7 @@ def open_sink(uri: str, options: SinkOptions | None = None) -> Sink:
     | `masks:FOLDER` | one label map PNG per frame (uint8 or uint16 ids) and `classes.json` |
     | `out.jsonl` | one JSON line per frame, readable while it grows |
     | `out.mcap` | pictures, label maps, labels and numbers in Foxglove's schemas (extra `bags`) |
+    | `out.mcap?profile=ros2` | the same as messages of ROS 2 |
     | `out.rrd`, `rerun+http://host:9876/proxy` | the same for Rerun, as a file or to a viewer (extra `rerun`) |
     | `window` | a window; q or Esc ends the run |
     | `null` | nothing |
@@ -85,10 +86,10 @@ def _file_sink(uri: str, options: SinkOptions) -> Sink:
         if suffix == ".mp4" and options.live:
             return GrowingVideo(path, options)
         return VideoSink(path, options)
-    if suffix == ".mcap":
-        from dedos_deploy.runtime.sinks.mcap import McapSink
+    if Path(uri.partition("?")[0]).suffix.lower() == ".mcap":
+        from dedos_deploy.runtime.sinks.mcap import open_mcap
 
-        return McapSink(path, options)
+        return open_mcap(uri, options)
     if suffix == ".rrd":
         from dedos_deploy.runtime.sinks.rerun import RerunSink
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 from dedos_deploy.errors import SinkError
@@ -16,7 +16,7 @@ PICTURES = (".jpg", ".png")
 """What is written into folders."""
 
 
-@contextmanager
+@contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn an OSError into a SinkError that names `path` and the reason."""
     try:
@@ -175,6 +175,7 @@ class PictureFolder:
         self.count = 0
         self._suffix = suffix
         self._round = 1
+        self._is_unused = not path.exists()
         _reserve_folder(path, overwrite=overwrite, protected=protected)
         # What was there before may be replaced, what this run has written may not.
         self._before = self._names()
@@ -184,6 +185,7 @@ class PictureFolder:
         again. Raises SinkError.
 
         stem: of a frame's name, which may come from a recording."""
+        self._is_unused = False
         if not stem or not {"/", "\\", "\0"}.isdisjoint(stem):
             raise SinkError(
                 f"a frame is called {stem[:80]!r}, which cannot be the name of a file; give frames "
@@ -205,7 +207,14 @@ class PictureFolder:
 
     def left(self) -> int:
         """Return how many of the files that were written are there. Raises SinkError."""
-        return min(self.count, len(self._names() - self._before))
+        return min(self.count, len(self._names() - self._before)) if self.count else 0
+
+    def close(self) -> None:
+        """Remove the folder if it was made for pictures that never came."""
+        if self._is_unused:
+            # Somebody else may have put something there, or taken it away.
+            with contextlib.suppress(OSError):
+                self.path.rmdir()
 
     def _names(self) -> set[str]:
         with writing(self.path):

@@ -15,7 +15,7 @@ from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.sinks.contract import Sink, SinkOptions
 from dedos_deploy.runtime.sinks.files import encode_picture
-from dedos_deploy.runtime.sinks.outputs import GrowingFile, open_growing, writing
+from dedos_deploy.runtime.sinks.outputs import GrowingFile, writing
 from dedos_deploy.runtime.sinks.palette import class_colour_bgr
 from dedos_deploy.runtime.uri import redact
 
@@ -53,11 +53,11 @@ class RerunSink(Sink):
 
     @property
     def written(self) -> str | None:
-        return f"{self.uri} ({self._count} frames)"
+        return f"{self.uri} ({self._count} frames)" if self._count else None
 
     def write(self, frame: Frame, result: Segmentation) -> None:
         if self._pump is not None:
-            self._pump.raise_error()
+            self._pump.appear()
         rerun, stream = self._rerun, self._stream
         stream.set_time(TIMELINE, timestamp=np.datetime64(frame.captured_ns, "ns"))
         if result.vocabulary_version != self._version:
@@ -103,9 +103,7 @@ class _Pump:
                 ".mcap, or to a viewer"
             )
         self._path = path
-        self._file: GrowingFile = open_growing(
-            path, overwrite=options.overwrite, protected=options.protected
-        )
+        self._file = GrowingFile(path, overwrite=options.overwrite, protected=options.protected)
         self._error: OSError | None = None
         self._reading, self._writing = os.pipe()
         # A daemon: it may be stuck in a disk that does not answer.
@@ -117,6 +115,11 @@ class _Pump:
         # The SDK opens the pipe anew, which then ends when the SDK closes it.
         stream.save(f"/dev/fd/{self._writing}")
         os.close(self._writing)
+
+    def appear(self) -> None:
+        """Let the file have its name. Raises SinkError, also that of what could not be written so far."""
+        self._file.appear()
+        self.raise_error()
 
     def raise_error(self) -> None:
         """Raise the SinkError of what could not be written so far."""

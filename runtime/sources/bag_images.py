@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from dedos_deploy.borders import foreign
 from dedos_deploy.errors import BadInputError, SourceError
-from dedos_deploy.pictures import decode_picture
+from dedos_deploy.pictures import coloured, eight_bits
 
 IMAGE_TYPES = {
     "sensor_msgs/Image": "raw",
@@ -45,6 +46,10 @@ _PIXELS: dict[str, tuple[type[np.generic], int, str | None]] = {
     "bayer_grbg8": (np.uint8, 1, "COLOR_BayerGB2BGR"),
 }
 
+COMPRESSED = "JPEG, PNG, WebP, TIFF and BMP"
+DEPTH_HEADER = 12
+"""Bytes before the PNG of image_transport's compressedDepth."""
+
 
 @dataclass(frozen=True, eq=False)
 class ImageMessage:
@@ -61,27 +66,30 @@ class ImageMessage:
     big_endian: bool = False
     """Order of 16-bit values."""
 
+    format: str = ""
+    """What a compressed picture says that it is, as "bgr8; jpeg compressed bgr8"."""
 
-def decode_image(message: ImageMessage) -> NDArray[np.uint8]:
-    """Return the picture, uint8 BGR [H, W, 3]. Raises SourceError."""
-    import cv2
+    coordinate_frame: str = ""
+    """Of the camera, as the header has it."""
 
-    content = np.frombuffer(message.data, np.uint8)
+
+def decode_image(
+    message: ImageMessage, *, on_stretch: Callable[[], None] = lambda: None
+) -> NDArray[np.uint8]:
+    """Return the picture, uint8 BGR [H, W, 3]. Raises SourceError.
+
+    on_stretch: called for one of 16 bits that is shown brighter than it is, see `eight_bits`.
+    """
     if not message.encoding:
-        try:
-            picture = decode_picture(content, cv2.IMREAD_COLOR, name="its compressed picture")
-        except BadInputError as error:
-            raise SourceError(str(error)) from error
-        if picture is None:
-            raise SourceError("its compressed picture is damaged or of an unknown kind")
-        return np.asarray(picture, np.uint8)
+        return _decompressed(message, on_stretch)
+    content = np.frombuffer(message.data, np.uint8)
     if message.encoding.lower() == "nv12":
         rows = _rows(content, message, height=message.height * 3 // 2, row_bytes=message.width)
         return _converted(rows, "COLOR_YUV2BGR_NV12")
     if message.encoding.lower() not in _PIXELS:
         raise SourceError(
             f"its encoding {message.encoding[:40]!r} is not a picture's; known are "
-            f"{', '.join(_PIXELS)}, nv12"
+            f"{', '.join(_PIXELS)}, nv12, and compressed {COMPRESSED}"
         )
     dtype, channels, conversion = _PIXELS[message.encoding.lower()]
     width = np.dtype(dtype).itemsize
@@ -89,11 +97,28 @@ def decode_image(message: ImageMessage) -> NDArray[np.uint8]:
     pixels = rows.view(np.dtype(dtype).newbyteorder(">" if message.big_endian else "<"))
     pixels = pixels.reshape(message.height, message.width, channels)
     if width == 2:
-        # The whole range, as pictures of 16 bits are shown.
-        pixels = (pixels >> 8).astype(np.uint8)
+        # By ROS's conventions (REP 118) 16UC1 is depth in millimetres.
+        is_depth = message.encoding.lower() == "16uc1"
+        pixels = eight_bits(pixels, is_depth=is_depth, on_stretch=on_stretch)
     if conversion is None:
         return np.ascontiguousarray(pixels, np.uint8)
     return _converted(np.ascontiguousarray(pixels), conversion)
+
+
+def _decompressed(message: ImageMessage, on_stretch: Callable[[], None]) -> NDArray[np.uint8]:
+    data = bytes(message.data)
+    if "compressedDepth" in message.format and message.format.startswith("16UC1"):
+        data = data[DEPTH_HEADER:]
+    try:
+        picture = coloured(data, name="its compressed picture", on_stretch=on_stretch)
+    except BadInputError as error:
+        raise SourceError(str(error)) from error
+    if picture is None:
+        called = f" ({message.format[:40]!r})" if message.format else ""
+        raise SourceError(
+            f"its compressed picture{called} is damaged or of an unknown kind; known are {COMPRESSED}"
+        )
+    return picture
 
 
 def _converted(pixels: NDArray[Any], conversion: str) -> NDArray[np.uint8]:

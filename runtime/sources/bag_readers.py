@@ -6,11 +6,11 @@ import base64
 import contextlib
 import operator
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -28,16 +28,19 @@ from dedos_deploy.runtime.sources.mcap_messages import (
     read_contents,
 )
 
-if TYPE_CHECKING:
-    from rosbags.interfaces import Connection
+ACTIVE = ".active"
+"""At the end of a ROS 1 bag's name until its recorder closes it."""
 
 
 @dataclass(frozen=True, eq=False)
 class BagMessage:
     """One message of an image topic."""
 
-    clock_ns: int
-    """Stamp of the message's header, its logging time where that is zero, in 0 to 2**63."""
+    logged_ns: int
+    """When it was recorded, by the recorder's clock; at most 2**63 where there is a picture."""
+
+    stamp_ns: int
+    """Of the message's header, in 0 to 2**63; 0 if it has none."""
 
     image: ImageMessage | SourceError
     """The picture, or why the message cannot be decoded."""
@@ -63,15 +66,20 @@ def open_bag_reader(path: Path, *, topic: str | None) -> BagReader:
     return _RosReader(path, topic)
 
 
-def choose_topic(path: Path, images: Mapping[str, object], topic: str | None) -> str:
-    """Return the image topic to read. Raises SourceError naming those there are."""
+def choose_topic(path: Path, topics: Iterable[tuple[str, str]], topic: str | None) -> str:
+    """Return the image topic to read. topics: all there are, each with the plain name of its type.
+    Raises SourceError naming them."""
+    topics = sorted(set(topics))
+    images = sorted({name for name, kind in topics if kind in IMAGE_TYPES})
     if topic is not None and topic in images:
         return topic
     if not images:
+        others = listed(f"{name[:40]} ({kind[:36]})" for name, kind in topics)
         raise SourceError(
-            f"recording {str(path)!r} has no image topic; images are {', '.join(IMAGE_TYPES)}"
+            f"recording {str(path)!r} has no image topic; images are {', '.join(IMAGE_TYPES)}, and it "
+            f"has {others or 'nothing'}"
         )
-    names = listed(sorted(images))
+    names = listed(images)
     if topic is not None:
         raise SourceError(
             f"recording {str(path)!r} has no image topic {topic!r}{nearest(topic, images)}; it has "
@@ -80,9 +88,9 @@ def choose_topic(path: Path, images: Mapping[str, object], topic: str | None) ->
     if len(images) > 1:
         raise SourceError(
             f"recording {str(path)!r} has {len(images)} image topics, {names}; choose one with "
-            f"{path.name}?topic={next(iter(sorted(images)))}"
+            f"{path.name}?topic={images[0]}"
         )
-    return next(iter(images))
+    return images[0]
 
 
 def plain_type(name: str) -> str:
@@ -104,9 +112,11 @@ class _RosReader(BagReader):
 
         self._refused = partial(_damaged, path)
         self._opened = contextlib.ExitStack()
+        if path.suffix == ACTIVE:
+            raise _unopened(path, "it was not closed")
         # Recordings without definitions of their own are of ROS 2 before Iron.
         store = get_typestore(Stores.ROS2_HUMBLE)
-        with foreign(self._refused):
+        with foreign(partial(_unopened, path)):
             self._reader = self._opened.enter_context(AnyReader([path], default_typestore=store))
         (reader,) = self._reader.readers
         self._is_packed = False
@@ -115,13 +125,14 @@ class _RosReader(BagReader):
         else:
             self._is_packed = take_over_messages(reader)
         # A topic has a connection for each of its publishers.
-        images: dict[str, list[Connection]] = {}
-        for one in self._reader.connections:
-            if plain_type(one.msgtype) in IMAGE_TYPES:
-                images.setdefault(one.topic, []).append(one)
+        kinds = [(one.topic, plain_type(one.msgtype)) for one in self._reader.connections]
         try:
-            self.topic = choose_topic(path, images, topic)
-            self._connections = images[self.topic]
+            self.topic = choose_topic(path, kinds, topic)
+            self._connections = [
+                one
+                for one, (name, kind) in zip(self._reader.connections, kinds, strict=True)
+                if name == self.topic and kind in IMAGE_TYPES
+            ]
             # In a ROS 2 bag it stands in a text file, and may be anything.
             with foreign(self._refused):
                 self.count = sum(operator.index(one.msgcount) for one in self._connections)
@@ -177,13 +188,12 @@ class _McapReader(BagReader):
             return None
 
     def _choose(self, contents: Contents, topic: str | None) -> None:
-        images = {
-            channel.topic: channel
+        kinds = [
+            (channel.topic, plain_type(contents.schemas[channel.schema_id].name))
             for channel in contents.channels.values()
             if channel.schema_id in contents.schemas
-            and plain_type(contents.schemas[channel.schema_id].name) in IMAGE_TYPES
-        }
-        self.topic = choose_topic(self._path, images, topic)
+        ]
+        self.topic = choose_topic(self._path, kinds, topic)
         if contents.counts is not None:
             publishers = [one.id for one in contents.channels.values() if one.topic == self.topic]
             self.count = sum(contents.counts.get(number, 0) for number in publishers)
@@ -236,7 +246,7 @@ def decoded_message(kind: str, decode: Callable[[], Any], logged_ns: int) -> Bag
             message = decode()
         return bag_message(kind, message, logged_ns)
     except SourceError as error:
-        return BagMessage(logged_ns, error)
+        return BagMessage(logged_ns, 0, error)
 
 
 def bag_message(kind: str, message: Any, logged_ns: int) -> BagMessage:
@@ -247,22 +257,25 @@ def bag_message(kind: str, message: Any, logged_ns: int) -> BagMessage:
         if isinstance(data, str):
             data = base64.b64decode(data)
         content = np.frombuffer(data, np.uint8)
-        stamp_ns = _stamp_ns(fields) or logged_ns
-        if not 0 <= stamp_ns < 2**63:
+        # Foxglove's messages have the fields of a header themselves.
+        header = fields("header", None)
+        about = fields if header is None else _Fields(header)
+        stamp_ns = _stamp_ns(about("timestamp" if header is None else "stamp", None))
+        if not (0 <= stamp_ns < 2**63 and 0 <= logged_ns < 2**63):
             raise ValueError("a time outside 64 bits")
+        image = ImageMessage(content, coordinate_frame=str(about("frame_id", "")))
         if IMAGE_TYPES[plain_type(kind)] == "compressed":
-            return BagMessage(stamp_ns, ImageMessage(content))
-        return BagMessage(
-            stamp_ns,
-            ImageMessage(
-                content,
-                str(fields("encoding")),
-                int(fields("height")),
-                int(fields("width")),
-                int(fields("step")),
-                bool(fields("is_bigendian", False)),
-            ),
-        )
+            image = replace(image, format=str(fields("format", "")))
+        else:
+            image = replace(
+                image,
+                encoding=str(fields("encoding")),
+                height=int(fields("height")),
+                width=int(fields("width")),
+                step=int(fields("step")),
+                big_endian=bool(fields("is_bigendian", False)),
+            )
+        return BagMessage(logged_ns, stamp_ns, image)
     # What a message holds may be of any type: JSON has a text where a number belongs.
     except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
         raise SourceError(
@@ -282,9 +295,7 @@ class _Fields:
         return getattr(self._message, name, *default)
 
 
-def _stamp_ns(fields: _Fields) -> int:
-    header = fields("header", None)
-    stamp = fields("timestamp", None) if header is None else _Fields(header)("stamp")
+def _stamp_ns(stamp: Any) -> int:
     if stamp is None:
         return 0
     parts = _Fields(stamp)
@@ -303,3 +314,18 @@ def _damaged(path: Path, reason: str) -> SourceError:
         f"recording {str(path)!r} cannot be read ({reason}); it may be damaged or still being "
         "written"
     )
+
+
+def _unopened(path: Path, reason: str) -> SourceError:
+    """Return the error for a recording that gave nothing, with the way to mend what a kill leaves."""
+    if path.is_dir():
+        return SourceError(
+            f"recording {str(path)!r} cannot be read ({reason}); if its recorder was killed, run: "
+            f"ros2 bag reindex {path}, or name the file in it"
+        )
+    if path.suffix in (".bag", ACTIVE):
+        return SourceError(
+            f"recording {str(path)!r} cannot be read ({reason}); if its recorder was killed, it has no "
+            f"index yet, run: rosbag reindex {path}"
+        )
+    return _damaged(path, reason)

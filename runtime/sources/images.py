@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dedos_deploy.errors import BadInputError, SourceError
-from dedos_deploy.pictures import read_picture
+from dedos_deploy.pictures import STRETCHED, read_picture
 from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.sources.contract import Outcome, Source
 
@@ -40,7 +40,8 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 class ImageSource(Source):
     """Every image of a list; those that cannot be read are skipped, counted and warned about.
 
-    EXIF orientation is applied, alpha is dropped, grey becomes BGR, 16 bits become 8.
+    EXIF orientation is applied, alpha is dropped, grey becomes BGR, 16 bits become 8 (see
+    `pictures.eight_bits`).
     """
 
     def __init__(self, images: Sequence[Path], *, source_id: str) -> None:
@@ -56,6 +57,7 @@ class ImageSource(Source):
         self._next = 0
         self._unreadable: list[Path] = []
         self._too_large: str | None = None
+        self._stretched = False
 
     @property
     def drops(self) -> Mapping[str, int]:
@@ -63,26 +65,28 @@ class ImageSource(Source):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        if not self._unreadable:
-            return ()
-        skipped = (
-            f"{len(self._unreadable)} of {len(self._images)} images could not be read and were "
-            f"skipped, the first is {str(self._unreadable[0])!r}"
-        )
-        return (skipped,) if self._too_large is None else (skipped, self._too_large)
+        said = [f"{STRETCHED}, as of {self.source_id!r}"] if self._stretched else []
+        if self._unreadable:
+            said.append(
+                f"{len(self._unreadable)} of {len(self._images)} images could not be read and were "
+                f"skipped, the first is {str(self._unreadable[0])!r}"
+            )
+        return (*said, *([] if self._too_large is None else [self._too_large]))
 
     def read(self, timeout_s: float) -> Frame | Outcome:
         while self._next < len(self._images):
             index = self._next
             self._next += 1
             try:
-                frame_bgr = read_picture(self._images[index])
+                frame_bgr = read_picture(self._images[index], on_stretch=self._note_stretch)
             except BadInputError as error:
                 frame_bgr = None
                 self._too_large = str(error)
             if frame_bgr is not None:
                 name = self._names[index]
-                return Frame(frame_bgr, index, time.monotonic(), self.source_id, name)
+                picture = str(self._images[index])
+                now_s = time.monotonic()
+                return Frame(frame_bgr, index, now_s, self.source_id, name, picture=picture)
             self._unreadable.append(self._images[index])
             log.warning("image %s cannot be read and is skipped", self._images[index])
         if self._images and len(self._unreadable) == len(self._images):
@@ -94,6 +98,9 @@ class ImageSource(Source):
                 + "; convert it to JPEG or PNG"
             )
         return Outcome.END
+
+    def _note_stretch(self) -> None:
+        self._stretched = True
 
     def close(self) -> None:
         self._next = len(self._images)

@@ -178,7 +178,7 @@ def test_honest_recordings_are_read_in_the_order_of_their_logging(
                 writer.add_message(channel, time_ns, content, time_ns)
         writer.finish()
     with open_bag_reader(path, topic="/b") as reader:
-        found = [message.clock_ns // 10**9 for message in reader]
+        found = [message.stamp_ns // 10**9 for message in reader]
     assert found == [1, 2, 3, 3, 5, 7, 8, 9] and reader.count == 8
 
 

@@ -198,7 +198,10 @@ def test_neither_source_nor_camera_is_an_argument_error(
     with pytest.raises(SystemExit) as caught:
         main(["--classes", "red"])
     assert caught.value.code == 2
-    assert "one of the arguments --source --camera --credits is required" in capsys.readouterr().err
+    assert (
+        "one of the arguments --source --camera --licenses/--credits is required"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_bundle_of_a_newer_format(

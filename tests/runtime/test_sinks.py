@@ -187,6 +187,8 @@ def test_json_lines_are_complete_while_the_file_grows(tmp_path: Path) -> None:
     assert lines[2] == {
         "source": "test",
         "frame_id": 2,
+        "name": "000002",
+        "picture": None,
         "timestamp_s": 0.1,
         "media_s": 0.1,
         "vocabulary_version": 1,

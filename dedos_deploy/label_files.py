@@ -1,7 +1,7 @@
 """Files of labelled data: class lists, splits, and an image with its label image.
 
-A plain label folder has `images/<split>/*.jpg`, `labels/<split>/*.png` and `classes.txt`. A label
-image has 8 or 16 bits per pixel, the line number in `classes.txt` from 0, and 255 (in 16 bits also
+A plain label folder has `images/<split>/*.jpg`, `labels/<split>/*.png` and `classes.txt`, which may
+also lie beside the labels of a split, where `dedos-run --output masks:FOLDER` puts it. A label image has 8 or 16 bits per pixel, the line number in `classes.txt` from 0, and 255 (in 16 bits also
 65535) where nothing is known. Training and evaluation read the same folders through this module.
 """
 
@@ -80,6 +80,12 @@ def read_classes(path: Path) -> tuple[str, ...]:
         if first != number:
             raise BadInputError(f"{str(path)!r} names {word!r} on lines {first} and {number}")
     return tuple(lines_of)
+
+
+def class_file(root: Path, split: str) -> Path:
+    """Return the `classes.txt` of a label folder: its own, or else that beside the labels of `split`."""
+    own, beside = root / "classes.txt", root / "labels" / split / "classes.txt"
+    return beside if beside.is_file() and not own.exists() else own
 
 
 def read_text(path: Path, *, advice: str) -> str:

@@ -30,6 +30,14 @@ _PATH_START = re.compile(r"[/~\\]|\.{1,2}[/\\]|[A-Za-z]:[/\\]")
 
 _CACHED_LETTERS = 64
 
+# Marks of a list of words, which after a backslash are letters of a word. While a list is read such
+# letters are code points that are no characters and never will be.
+_MARKS = ",|@#\\"
+_MARK_OF = {0xFDD0 + index: mark for index, mark in enumerate(_MARKS)}
+_LETTER_OF = {mark: chr(code) for code, mark in _MARK_OF.items()}
+_ESCAPED = re.compile(r"\\([,|@#\\])")
+_MARK = re.compile(r"[,|@#\\]")
+
 
 def canonical_word(word: str) -> str:
     """Return `word` as the text tower sees it: one space between parts, lower case.
@@ -87,10 +95,10 @@ class Entry:
     def spelled(self) -> str:
         """The entry as `parse_vocabulary` takes it.
 
-        >>> Entry("car", ("automobile",), 0.25).spelled
-        'car|automobile@0.25'
+        >>> Entry("car", ("automobile",), 0.25).spelled, Entry("sky, blue").spelled
+        ('car|automobile@0.25', 'sky\\\\, blue')
         """
-        words = "|".join(self.words)
+        words = "|".join(_MARK.sub(r"\\\g<0>", word) for word in self.words)
         return words if self.threshold is None else f"{words}@{self.threshold:g}"
 
 
@@ -133,7 +141,8 @@ def parse_vocabulary(
 ) -> Vocabulary:
     """Return the vocabulary described by a string or a sequence of entries, or in a file.
 
-    An entry is `name`, `name|synonym|…`, either with a threshold at its end: `name@0.4`.
+    An entry is `name`, `name|synonym|…`, either with a threshold at its end: `name@0.4`. A backslash
+    before , | @ # or a backslash makes it a letter of the word: `sky\\, blue`.
     A string is a list of entries with commas between them, whatever it looks like; only a
     `pathlib.Path` names a file, see `vocabulary_from_file`.
     most_words: with synonyms, None for as many as have class ids; requests from outside get
@@ -153,11 +162,12 @@ Entry(name='road', synonyms=(), threshold=0.4))
         return vocabulary
     if isinstance(classes, str):
         # Counted before anything is split: the list may come from outside.
+        classes = _masked(classes)
         _check_words(1 + classes.count(",") + classes.count("|"), most_words)
         items, source = _split(classes), "the class list"
     else:
         items, source = list(classes), "the list of classes"
-        _check_words(sum(1 + str(item).count("|") for item in items), most_words)
+        _check_words(sum(1 + _masked(str(item)).count("|") for item in items), most_words)
     places = [(f"position {number} of {source}", item) for number, item in enumerate(items, 1)]
     return _vocabulary_of(places, source)
 
@@ -184,6 +194,14 @@ def typed_vocabulary(text: str) -> Vocabulary:
     Raises BadInputError, as `parse_vocabulary` and `vocabulary_from_file` do.
     """
     return vocabulary_from_file(text) if _names_a_file(text) else parse_vocabulary(text)
+
+
+def _masked(text: str) -> str:
+    return _ESCAPED.sub(lambda found: _LETTER_OF[found[1]], text) if "\\" in text else text
+
+
+def _unmasked(text: str) -> str:
+    return text.translate(_MARK_OF)
 
 
 def _names_a_file(text: str) -> bool:
@@ -226,13 +244,15 @@ def _looks_like_a_file(text: str) -> bool:
 def _parse_entry(text: str, place: str, quoting: bool) -> Entry:
     if not isinstance(text, str):
         raise BadInputError(f"{place} is {text!r}; every class must be a string")
-    subject = f"{place} is {shortened(text.strip())!r}, which" if quoting else place
+    text = _masked(text)
+    subject = f"{place} is {shortened(_unmasked(text).strip())!r}, which" if quoting else place
     if "," in text:
         raise BadInputError(
-            f"{subject} has a comma; write one entry there, and synonyms as 'car|automobile'"
+            f"{subject} has a comma; write one entry there, synonyms as 'car|automobile', and a comma "
+            "of a word as '\\,'"
         )
     body, at, suffix = text.partition("@")
-    words = [" ".join(word.split()) for word in body.split("|")]
+    words = [" ".join(_unmasked(word).split()) for word in body.split("|")]
     if not all(words):
         raise BadInputError(f"{subject} has an empty word; remove it or give it a name")
     for word in words:

@@ -16,7 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError
-from dedos_deploy.label_files import read_classes, read_item, read_text, split_items, unlabelled
+from dedos_deploy.label_files import (
+    class_file,
+    read_classes,
+    read_item,
+    read_text,
+    split_items,
+    unlabelled,
+)
 from dedos_deploy.training.targets import IGNORE, OTHER
 from dedos_deploy.vocabulary import BACKGROUND_WORDS
 
@@ -77,12 +84,12 @@ def open_folder(
     $DEDOS_DATA. Raises BadInputError naming the first thing that is missing.
     """
     root = find_folder(path_or_name)
-    classes = read_classes(root / "classes.txt")
+    path = class_file(root, split)
+    classes = read_classes(path)
     words = tuple(None if word in background_words else word for word in classes)
     if not any(words):
         raise BadInputError(
-            f"{str(root / 'classes.txt')!r} names no class but background words; nothing can be "
-            "learned"
+            f"{str(path)!r} names no class but background words; nothing can be learned"
         )
     items = split_items(root, split)
     return LabelFolder(root.name, words, items, background, share, read_credits(root))

@@ -85,6 +85,18 @@ def file_digest(folders: Sequence[LabelFolder]) -> str:
     return digest.hexdigest()
 
 
+def content_digest(folders: Sequence[LabelFolder]) -> str:
+    """Return the digest of `DataMark.content`, of files that may be faulty.
+
+    Raises OSError for a file that cannot be read.
+    """
+    digest = _begun(folders)
+    for folder in folders:
+        for item in folder.items:
+            digest.update(_checksums(item))
+    return digest.hexdigest()
+
+
 def survey(folders: Sequence[LabelFolder], *, progress: Progress = QUIET) -> str:
     """Read every picture and label of `folders`; return the digest of `DataMark.content`.
 
@@ -98,8 +110,8 @@ def survey(folders: Sequence[LabelFolder], *, progress: Progress = QUIET) -> str
     with ThreadPoolExecutor(min(usable_cores(), _MOST_THREADS)) as pool:
         for folder in folders:
             silent = 0
-            for line, teaches in _read(folder, slots, pool):
-                digest.update(line.encode())
+            for checksums, teaches in _read(folder, slots, pool):
+                digest.update(checksums)
                 silent += not teaches
                 done += 1
                 progress.count(done, total)
@@ -109,18 +121,22 @@ def survey(folders: Sequence[LabelFolder], *, progress: Progress = QUIET) -> str
 
 def _read(
     folder: LabelFolder, slots: dict[str, int], pool: ThreadPoolExecutor
-) -> Iterator[tuple[str, bool]]:
+) -> Iterator[tuple[bytes, bool]]:
     """Yield names and checksums, and whether a pixel teaches, of every item in order."""
-    table = folder.lookup(slots)
+    table = folder.lookup(slots) != IGNORE
 
-    def read(item: int) -> tuple[str, bool]:
-        teaches = bool((table[read_pair(folder, item)[1]] != IGNORE).any())
-        sums = [f"{path.name} {zlib.crc32(read_regular(path))}\n" for path in folder.items[item]]
-        return "".join(sums), teaches
+    def read(item: int) -> tuple[bytes, bool]:
+        teaches = bool(table[read_pair(folder, item)[1]].any())
+        return _checksums(folder.items[item]), teaches
 
     step = _AT_ONCE * _MOST_THREADS
     for first in range(0, len(folder.items), step):
         yield from pool.map(read, range(first, min(first + step, len(folder.items))))
+
+
+def _checksums(item: tuple[Path, Path]) -> bytes:
+    sums = (f"{path.name} {zlib.crc32(read_regular(path))}\n" for path in item)
+    return "".join(sums).encode()
 
 
 def _tell_silent(folder: LabelFolder, silent: int, progress: Progress) -> None:

@@ -329,6 +329,7 @@ def _label(
     )
     from dedos_deploy.cli.run_cameras import is_alone, open_cameras, open_page, options_of
     from dedos_deploy.runtime.flow import Run
+    from dedos_deploy.vocabulary import Entry
 
     with Opened(interrupts.stop) as opened:
         bundle = opened.enter("bundle", Bundle.open(args.bundle))
@@ -342,7 +343,8 @@ def _label(
         views = {name: shared.share(vocabulary) for name, vocabulary in vocabularies.items()}
         seats = [camera.labelled_by(views[camera.name], args) for camera in cameras]
         run = Run(seats, options_of(args), stop=stop, stages=stages)
-        open_page(args, run, shared, views, bundle.base_words, opened)
+        suggested = tuple(Entry(word).spelled for word in bundle.base_words)
+        open_page(args, run, shared, views, suggested, opened)
         frames = cameras[0].frames if is_alone(args) else None
         with _status(args, run, frames):
             try:
@@ -395,13 +397,13 @@ def _vocabularies(
             f"bundle {args.bundle!r} ships no base vocabulary to fall back on; name your classes, "
             "as in --classes 'road,car|automobile'"
         )
+    own = Vocabulary(tuple(Entry(word) for word in base))
     log.info(
         "no --classes given%s: using the bundle's own %d, %s",
         f" for {', '.join(without)}" if words else "",
         len(base),
-        ", ".join(base),
+        ", ".join(entry.spelled for entry in own.entries),
     )
-    own = Vocabulary(tuple(Entry(word) for word in base))
     return {name: words.get(name, own) for name in names}
 
 

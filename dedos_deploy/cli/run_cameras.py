@@ -218,7 +218,7 @@ def open_page(
     words: tuple[str, ...],
     opened: Opened,
 ) -> None:
-    """Serve the page, if it is asked for. words: to suggest."""
+    """Serve the page, if it is asked for. words: to suggest, spelled as entries."""
     if args.serve is None:
         return
     from dedos_deploy.runtime.serving.app import Server

@@ -23,6 +23,8 @@ from dedos_deploy.runtime.sinks.outputs import (
 )
 
 CLASSES_FILE = "classes.json"
+WORDS_FILE = "classes.txt"
+"""Of label folders that are trained on: the name of every id, a line each."""
 
 
 class LastPicture(Sink):
@@ -76,7 +78,8 @@ class OverlayFolder(Sink):
 
 
 class MaskFolder(Sink):
-    """One label map PNG per frame, and the classes of the ids in the `classes.json` beside it.
+    """One label map PNG per frame, and the classes of the ids in the `classes.json` beside it, and in
+    `classes.txt`, with which it is a folder of labels to train on.
 
     A session that was asked for very many names gives ids again (`Segmenter.set_classes`). From the
     first mask in which an id means something else, masks go to the folder `ids-2` within the folder,
@@ -119,6 +122,8 @@ class MaskFolder(Sink):
         classes = {"classes": list(self._classes), "none_id": result.none_id}
         content = json.dumps(classes, indent=2, ensure_ascii=False)
         write_whole(self._folders[-1].path / CLASSES_FILE, content.encode() + b"\n")
+        words = "".join(f"{name}\n" for name in self._classes)
+        write_whole(self._folders[-1].path / WORDS_FILE, words.encode())
 
     def close(self) -> None:
         for folder in reversed(self._folders):

@@ -5,7 +5,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from dedos_deploy.errors import BadInputError
@@ -40,6 +40,29 @@ def test_string_list_and_file_agree(tmp_path: Path) -> None:
     assert vocabulary_from_file(str(path)) == vocabulary_from_file(path) == expected
     assert parse_vocabulary(path) == expected
     assert parse_vocabulary("car|auto@0.2,Straße,c#") == expected
+
+
+def test_marks_after_a_backslash_are_letters(tmp_path: Path) -> None:
+    text = r"sky\, blue|sky\|air@0.3,road\@night,c\#,back\\slash,a\b"
+    expected = (
+        Entry("sky, blue", ("sky|air",), 0.3),
+        *map(Entry, ("road@night", "c#", "back\\slash", "a\\b")),
+    )
+    assert parse_vocabulary(text).entries == typed_vocabulary(text).entries == expected
+    path = tmp_path / "classes.txt"
+    path.write_text("\n".join(entry.spelled for entry in expected))
+    assert vocabulary_from_file(path).entries == expected
+    with pytest.raises(BadInputError, match=r"position 1 .* has a comma.* of a word as '\\,'"):
+        parse_vocabulary(["sky, blue"])
+
+
+@given(st.lists(st.text("ab,|@#\\ ", min_size=1), min_size=1, max_size=5))
+def test_a_spelled_list_is_read_as_the_words_it_was_made_of(texts: list[str]) -> None:
+    words = list(dict.fromkeys(word for text in texts if (word := " ".join(text.split()))))
+    assume(words)
+    own = Vocabulary(tuple(Entry(word, threshold=0.5) for word in words))
+    assert parse_vocabulary(",".join(entry.spelled for entry in own.entries)) == own
+    assert parse_vocabulary([entry.spelled for entry in own.entries]) == own
 
 
 def test_a_separator_inside_a_list_or_among_commas_is_a_name() -> None:

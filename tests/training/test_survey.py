@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +16,18 @@ from micro import Write
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from dedos_deploy.cli.train import main
-from dedos_deploy.errors import BadInputError
-from dedos_deploy.presets import ModelConfig
-from dedos_deploy.progress import QUIET
-from dedos_deploy.training.distributed import OneProcess
-from dedos_deploy.training.folders import open_folder
-from dedos_deploy.training.survey import DataCheck, checked_by_first, file_digest, survey
+sys.path += [str(Path(__file__).parents[1] / "runtime")]
+
+from tiny_bundle import write_tiny_bundle  # noqa: E402
+
+from dedos_deploy.cli import run  # noqa: E402
+from dedos_deploy.cli.train import main  # noqa: E402
+from dedos_deploy.errors import BadInputError  # noqa: E402
+from dedos_deploy.presets import ModelConfig  # noqa: E402
+from dedos_deploy.progress import QUIET  # noqa: E402
+from dedos_deploy.training.distributed import OneProcess  # noqa: E402
+from dedos_deploy.training.folders import open_folder  # noqa: E402
+from dedos_deploy.training.survey import DataCheck, checked_by_first, file_digest, survey  # noqa: E402
 
 
 def train(root: Path, output: Path, *more: str) -> int:
@@ -172,6 +178,27 @@ def test_a_state_of_an_earlier_version_goes_on(
     metadata["record"] = '{"step": 2, "elapsed_s": 1.0}'
     save_file(load_file(state), state, metadata=metadata)
     assert train(root, output, "--resume", "--steps", "3") == 0
+
+
+def test_masks_of_a_run_are_labels_to_train_on(
+    micro: ModelConfig,
+    write_folder: Write,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("DEDOS_CACHE_DIR", str(tmp_path / "cache"))
+    root = write_folder()
+    (root / "classes.txt").unlink()
+    for path in (root / "labels/train").iterdir():
+        path.unlink()
+    given = ["--bundle", str(write_tiny_bundle(tmp_path / "tiny")), "--threads", "1"]
+    given += ["--source", str(root / "images/train"), "--classes", "red,green|lime"]
+    assert run.main([*given, "--output", f"masks:{root / 'labels/train'}"]) == 0
+    capfd.readouterr()
+    assert train(root, tmp_path / "run", "--dry-run") == 0
+    assert "micro at 32x32, 2 words, 6 training images" in capfd.readouterr().err
+    assert open_folder(str(root)).annotated == ("red", "green")
 
 
 def test_changed_data_is_allowed_for_a_run_that_goes_on_alone(

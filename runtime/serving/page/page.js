@@ -128,7 +128,7 @@ class Card {
     const item = make("tr", "");
     const colour = make("input", "", { type: "color", value: entry.colour, "aria-label": `Colour of ${entry.name}` });
     colour.addEventListener("change", () => this.send(`classes/${entry.id}/colour`, { colour: colour.value }));
-    const [word, own] = entry.entry.split(/@(?=[^@]*$)/);
+    const [word, own] = entry.entry.split(/(?<!\\)@(?=[^@]*$)/);
     const threshold = make("input", "", {
       type: "number", min: "0", max: "1", step: "0.05", value: own ?? "", placeholder: "auto",
       title: "least score of this word, empty for the default", "aria-label": `Threshold of ${entry.name}`,

@@ -51,8 +51,10 @@ def read_weights(path: Path, refusal: Refusal, *, entry: str) -> dict[str, Tenso
     with foreign(refusal):
         check_regular(path)
         with zipfile.ZipFile(path) as archive:
-            packed = any(one.compress_type != zipfile.ZIP_STORED for one in archive.infolist())
-    if packed:
+            parts = archive.infolist()
+    if any("/code/" in one.filename for one in parts):
+        raise refusal("it is a program of TorchScript, which would be run, and no table of tensors")
+    if any(one.compress_type != zipfile.ZIP_STORED for one in parts):
         # torch never compresses; what is packed could be a thousand times its size.
         raise refusal("its parts are compressed, which torch does not do")
     with foreign(refusal):

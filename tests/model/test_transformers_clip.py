@@ -15,9 +15,9 @@ from torch import Tensor
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.head_numbers import HEADS
 from dedos_deploy.model import load_open_clip
-from dedos_deploy.model.clip_layout import clip_shapes
+from dedos_deploy.model.clip_layout import clip_misfit, clip_shapes
 from dedos_deploy.model.heads import DenseClip, build_dense
-from dedos_deploy.presets import Activation, DenseConfig
+from dedos_deploy.presets import DENSE_PRESETS, Activation, DenseConfig
 
 from .conftest import MICRO_CLIP, frames
 
@@ -245,6 +245,16 @@ def test_every_name_and_shape_is_checked(
     with pytest.raises(BadInputError, match=message):
         load_open_clip(model, str(path))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(("ours", "other"), [("dense-b", "dense-l"), ("dense-l", "dense-b")])
+def test_a_checkpoint_of_the_other_size_is_told_by_its_tensors(ours: str, other: str) -> None:
+    wanted, found = (clip_shapes(DENSE_PRESETS[name].clip) for name in (ours, other))
+    positions = "visual.positional_embedding"
+    problem = clip_misfit(DENSE_PRESETS[ours].clip, wanted, found, set(), positions=positions)
+    blocks = "144 surplus" if ours == "dense-b" else "144 missing"
+    assert problem is not None and problem.startswith(f"{blocks}: ") and len(problem) < 600
+    assert "of another shape: ln_final.bias " in problem
 
 
 @pytest.mark.parametrize("side", [48, 64])

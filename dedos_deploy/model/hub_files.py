@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from dedos_deploy.borders import first_line
 from dedos_deploy.errors import BadInputError, require
 from dedos_deploy.files import sha256_of_file
 
@@ -39,12 +39,20 @@ class HubFile:
 
         Raises what huggingface_hub does, MissingExtraError without it.
         """
-        hub = _hub()
-        *first, last = self.names
-        for name in first:
-            with suppress(_hub(".utils").EntryNotFoundError):
+        hub, errors = _hub(), _hub(".utils")
+        for name in self.names:
+            try:
                 return Path(hub.hf_hub_download(self.repository, name))
-        return Path(hub.hf_hub_download(self.repository, last))
+            except errors.LocalEntryNotFoundError:
+                # Nobody answered: then the cache is all there is, whatever the name.
+                found = self.cached()
+                if found is None:
+                    raise
+                return found
+            except errors.EntryNotFoundError:
+                if name == self.names[-1]:
+                    raise
+        raise AssertionError("a file has a name")
 
     def cached(self) -> Path | None:
         """Return the file's place in the cache, None unless it is there."""
@@ -78,6 +86,13 @@ def cache_folder() -> Path:
 def is_offline() -> bool:
     """Return whether HF_HUB_OFFLINE forbids to ask huggingface.co."""
     return bool(_hub(".constants").HF_HUB_OFFLINE)
+
+
+def fetch_problem(error: BaseException) -> str:
+    """Return in a few words why a file could not be fetched."""
+    if isinstance(error, _hub(".utils").LocalEntryNotFoundError):
+        return "HF_HUB_OFFLINE is set" if is_offline() else "huggingface.co could not be reached"
+    return first_line(error)
 
 
 def published_sha256(path: Path) -> str | None:

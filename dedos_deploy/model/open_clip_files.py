@@ -9,10 +9,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from dedos_deploy.borders import first_line, foreign
+from dedos_deploy.borders import foreign
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.files import sha256_of_file
-from dedos_deploy.model.hub_files import HubFile
+from dedos_deploy.model.hub_files import HubFile, fetch_problem
 from dedos_deploy.presets import ClipConfig
 
 QUICK = "-quickgelu"
@@ -90,7 +90,7 @@ def clip_file(open_clip: ModuleType, clip: ClipConfig, pretrained: str) -> ClipF
             f"bring {file.names[0]} of {file.home} to this machine and give it as --clip-weights FILE"
         )
 
-    with foreign(refusal, reason=first_line):
+    with foreign(refusal, reason=fetch_problem):
         path = file.fetch()
     licence, publisher = terms(pretrained, file)
     credit = f"CLIP {clip.architecture} {pretrained!r}: {publisher}"

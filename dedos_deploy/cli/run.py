@@ -38,7 +38,7 @@ examples:
   dedos-run --source drive.mp4 --bundle street.dedos --classes "road@0.3,car|automobile,person" \\
             --output overlay.mp4 --output frames.jsonl --output masks:masks
       labels every frame of a video into three outputs at once; "car" also answers to
-      "automobile", and "road" needs a score of 0.3
+      "automobile", and "road" needs a score of 0.3 ("road#808080" gives it a colour)
   dedos-run --source rtsp://user:password@10.0.0.5/live --classes classes.txt --background negatives
       labels a network camera with the class list of a file, one class a line
   dedos-run --source gate=rtsp://10.0.0.5/live --source yard=1 --classes "person,car" --serve \\
@@ -95,8 +95,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--classes",
         metavar="LIST",
-        help='"car|automobile,road@0.3" or a text file with one class a line (default: the '
-        "bundle's base vocabulary)",
+        help='"car|automobile,road@0.3#808080" or a text file with one class a line: synonyms, least score '
+        "and colour are optional (default: the bundle's base vocabulary)",
     )
     parser.add_argument(
         "--background",
@@ -131,6 +131,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--opacity", type=float, metavar="X", help="of the overlay, in [0, 1] (default: 0.5)"
+    )
+    parser.add_argument(
+        "--legend",
+        choices=("on", "beside", "off"),
+        default="on",
+        help="of overlays: in a corner where it hides little (default), beside the picture, which "
+        "makes it wider, or none",
+    )
+    parser.add_argument(
+        "--contours",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="draw the borders of the classes into overlays",
     )
     parser.add_argument(
         "--serve",

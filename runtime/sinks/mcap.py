@@ -15,7 +15,6 @@ from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.sinks.contract import Sink, SinkOptions
 from dedos_deploy.runtime.sinks.files import encode_picture, result_numbers
 from dedos_deploy.runtime.sinks.outputs import open_growing, writing
-from dedos_deploy.runtime.sinks.palette import class_colour_bgr
 
 CHUNK_BYTES = 256 * 2**10
 """What a kill may cost: messages are put together, compressed and written in chunks of this size."""
@@ -139,7 +138,7 @@ class McapSink(Sink):
         make = self._messages
         texts = []
         for class_id, (x, y) in label_places(result).items():
-            blue, green, red = (value / 255 for value in class_colour_bgr(class_id))
+            blue, green, red = (value / 255 for value in result.colours_bgr[class_id])
             texts.append(
                 make.TextAnnotation(
                     timestamp=self._stamp(clock_ns),

@@ -106,13 +106,13 @@ class Card {
     const item = make("li", "");
     const colour = make("input", "", { type: "color", value: entry.colour, "aria-label": `Colour of ${entry.name}` });
     colour.addEventListener("change", () => this.send(`classes/${entry.id}/colour`, { colour: colour.value }));
-    const [word, own] = entry.entry.split(/@(?=[^@]*$)/);
+    const [, word, own, fixed] = entry.entry.match(/^(.*?)(?:@([^@#]*))?(#[0-9a-f]{6})?$/);
     const threshold = make("input", "", {
       type: "number", min: "0", max: "1", step: "0.05", value: own ?? "", placeholder: "score",
       title: "least score of this word, empty for the default", "aria-label": `Threshold of ${entry.name}`,
     });
     threshold.addEventListener("change", () => {
-      const spelled = threshold.value === "" ? word : `${word}@${threshold.value}`;
+      const spelled = word + (threshold.value === "" ? "" : `@${threshold.value}`) + (fixed ?? "");
       this.put(this.words.map((other) => (other === entry.entry ? spelled : other)));
     });
     const remove = make("button", "×", { type: "button", "aria-label": `Remove ${entry.name}` });

@@ -13,7 +13,8 @@ from dedos_deploy.errors import BadInputError
 MOST_BYTES = 4 << 20
 """Largest class file; as many classes as have ids fit several times."""
 
-_COMMENT = re.compile(r"(^|\s)#.*$")
+# Six hexadecimal digits are no comment but a colour, wherever it stands.
+_COMMENT = re.compile(r"(^|\s)#(?![0-9a-fA-F]{6}\s*(@|\s#|$)).*$")
 
 _STRUCTURES = (re.compile(r"\s*(?:[\[{<]|---)"), re.compile(r".*:\s*$"))
 """How a file of JSON, YAML or XML begins, and a line of YAML that only says what comes."""
@@ -35,7 +36,8 @@ def class_lines(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
     """Return place, such as "line 3 of FILE", and text of every line of a UTF-8 file that says
     something.
 
-    Blank lines and comments (# at the start of a line or after a space) are left out. A pipe is
+    Blank lines and comments (# at the start of a line or after a space, but not a colour such as
+    `#808080` at the end) are left out. A pipe is
     read to its end.
 
     Raises BadInputError for a file that cannot be read, is no file, has more than MOST_BYTES, or looks

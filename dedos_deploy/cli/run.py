@@ -37,7 +37,7 @@ examples:
   dedos-run --source drive.mp4 --bundle street.dedos --classes "road@0.3,car|automobile,person" \\
             --output overlay.mp4 --output frames.jsonl --output masks:masks
       labels every frame of a video into three outputs at once; "car" also answers to
-      "automobile", and "road" needs a score of 0.3
+      "automobile", and "road" needs a score of 0.3 ("road#808080" gives it a colour)
   dedos-run --source rtsp://user:password@10.0.0.5/live --classes classes.txt --background negatives
       labels a network camera with the class list of a file, one class a line
   dedos-run --source gate=rtsp://10.0.0.5/live --source yard=1 --classes "person,car" --serve \\
@@ -97,9 +97,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--classes",
         action="append",
         metavar="LIST",
-        help='"car|automobile,road@0.3" or a text file with one class a line (default: the '
-        "bundle's base vocabulary); of several sources, NAME:LIST is for that one alone, and may "
-        "be repeated",
+        help='"car|automobile,road@0.3#808080" or a text file with one class a line: synonyms, least score '
+        "and colour are optional (default: the bundle's base vocabulary); of several sources, NAME:LIST "
+        "is for that one alone, and may be repeated",
     )
     parser.add_argument(
         "--background",
@@ -134,6 +134,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--opacity", type=float, metavar="X", help="of the overlay, in [0, 1] (default: 0.5)"
+    )
+    parser.add_argument(
+        "--legend",
+        choices=("on", "beside", "off"),
+        default="on",
+        help="of overlays: in a corner where it hides little (default), beside the picture, which "
+        "makes it wider, or none",
+    )
+    parser.add_argument(
+        "--contours",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="draw the borders of the classes into overlays",
     )
     parser.add_argument(
         "--serve",

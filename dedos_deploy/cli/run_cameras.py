@@ -298,12 +298,14 @@ def _recording_at(uri: str) -> Source | None:
 
 def _sink_options(ends: Ends, args: argparse.Namespace) -> SinkOptions:
     from dedos_deploy.runtime import OverlayPainter, SinkOptions
+    from dedos_deploy.runtime.sinks.overlay import OPACITY
     from dedos_deploy.runtime.sources.opening import paths_of
 
+    opacity = OPACITY if args.opacity is None else args.opacity
     return SinkOptions(
         fps=ends.fps,
         live=ends.live,
         overwrite=args.overwrite,
-        painter=OverlayPainter() if args.opacity is None else OverlayPainter(args.opacity),
+        painter=OverlayPainter(opacity, legend=args.legend, contours=args.contours),
         protected=tuple(path for uri in sources_of(args).values() for path in paths_of(uri)),
     )

@@ -111,6 +111,11 @@ class Confusion:
         return ratio(self.right, self.labelled)
 
     @property
+    def class_precision(self) -> NDArray[np.float64]:
+        """Part of the pixels given a class that carry its label, float64 [N], or NaN."""
+        return ratio(self.right, self.predicted)
+
+    @property
     def miou_present(self) -> float:
         """Mean IoU over the classes that the labels contain; NaN without labelled pixels.
 

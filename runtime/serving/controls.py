@@ -18,7 +18,7 @@ from dedos_deploy.runtime.segmenter import Segmenter, SegmenterView
 from dedos_deploy.runtime.serving.decoder import MOST_SENT_PIXELS, PictureDecoder
 from dedos_deploy.runtime.serving.hub import Hub, WordColours
 from dedos_deploy.runtime.serving.recordings import Recordings
-from dedos_deploy.runtime.sinks.palette import class_colour_bgr, css_colour
+from dedos_deploy.runtime.sinks.palette import colour_bgr, css_colour
 from dedos_deploy.spec import Background
 from dedos_deploy.vocabulary import WORDS_PER_REQUEST, Vocabulary, parse_vocabulary
 
@@ -96,13 +96,13 @@ class Controls(Closing):
             raise BadInputError(f"camera {name!r} has no class {class_id}; it has {sorted(words)}")
         if not re.fullmatch(COLOUR, colour):
             raise BadInputError(f"{colour[:20]!r} is no colour; write #rrggbb, as #ff2626")
-        red, green, blue = bytes.fromhex(colour[1:])
         kept = {word: bgr for word, bgr in self._colours[name].items() if word in words.values()}
-        self._colours[name] = {**kept, words[class_id]: (blue, green, red)}
+        self._colours[name] = {**kept, words[class_id]: colour_bgr(colour)}
 
     def classes(self, name: str) -> dict[str, Any]:
         """Return the words of a camera: version, and per class name, spelling, id and colour."""
         view, colours = self.view(name), self._colours[name]
+        own = view.colours_bgr
         return {
             "version": view.vocabulary_version,
             "classes": [
@@ -110,7 +110,7 @@ class Controls(Closing):
                     "name": word,
                     "entry": entry,
                     "id": class_id,
-                    "colour": css_colour(colours.get(word) or class_colour_bgr(class_id)),
+                    "colour": css_colour(colours.get(word) or own[word]),
                 }
                 for word, class_id, entry in view.entries
             ],

@@ -128,13 +128,13 @@ class Card {
     const item = make("tr", "");
     const colour = make("input", "", { type: "color", value: entry.colour, "aria-label": `Colour of ${entry.name}` });
     colour.addEventListener("change", () => this.send(`classes/${entry.id}/colour`, { colour: colour.value }));
-    const [word, own] = entry.entry.split(/(?<!\\)@(?=[^@]*$)/);
+    const [, word, own, fixed] = entry.entry.match(/^(.*?)(?:(?<!\\)@([^@#\\]*))?((?<!\\)#[0-9a-f]{6})?$/);
     const threshold = make("input", "", {
       type: "number", min: "0", max: "1", step: "0.05", value: own ?? "", placeholder: "auto",
       title: "least score of this word, empty for the default", "aria-label": `Threshold of ${entry.name}`,
     });
     threshold.addEventListener("change", () => {
-      const spelled = threshold.value === "" ? word : `${word}@${threshold.value}`;
+      const spelled = word + (threshold.value === "" ? "" : `@${threshold.value}`) + (fixed ?? "");
       this.put(this.words.map((other) => (other === entry.entry ? spelled : other)));
     });
     const remove = make("button", "×", { type: "button", "aria-label": `Remove ${entry.name}` });
@@ -142,7 +142,7 @@ class Card {
     remove.addEventListener("click", () => this.put(this.words.filter((word) => word !== entry.entry)));
     const share = make("td", "", { class: "share" });
     share.style.setProperty("--tint", entry.colour);
-    item.append(cell(colour), make("th", word, { scope: "row" }), cell(threshold), share, cell(remove));
+    item.append(cell(colour), make("th", word.replace(/\\([,|@#\\])/g, "$1"), { scope: "row" }), cell(threshold), share, cell(remove));
     return item;
   }
 

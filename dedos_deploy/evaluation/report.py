@@ -185,8 +185,9 @@ def markdown(report: Report) -> str:
 MEASURES = (
     "mIoU present: mean over the classes that labels contain, as published tables have it. mIoU "
     "union: classes that were only ever predicted count with 0, too. Pixels without a class count "
-    "as wrong. Precision: of the pixels given a class, those that carry its label. Recall: of those that "
-    "carry it, those that got it. ECE: mean distance between confidence and accuracy. All in percent."
+    "as wrong, or as background where a benchmark has that class. Precision: of the pixels given a "
+    "class, those that carry its label. Recall: of those that carry it, those that got it. ECE: mean "
+    "distance between confidence and accuracy. All in percent."
 )
 
 

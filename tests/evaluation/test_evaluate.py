@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 from colours import EXPECTED, write_bundle, write_item
+from PIL import Image
 
 from dedos_deploy.cli import eval as eval_cli
 from dedos_deploy.errors import BadInputError
@@ -243,3 +244,26 @@ def test_more_classes_than_labels_hold_are_refused(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("\n".join(f"thing {i}" for i in range(65535)))
     with pytest.raises(BadInputError, match="names 65535 classes, .* 16 bits hold 65534; leave"):
         LabelledFolder.open(tmp_path, "val")
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_pictures_turned_by_exif(tmp_path: Path, orientation: int) -> None:
+    """Sides tell what labels were drawn on; where they cannot, the picture is refused by the tag."""
+    labels = np.repeat(np.repeat([[0, 1, 2]], 32, axis=0), 16, axis=1)
+    write_item(tmp_path, "a", labels, labels)
+    (tmp_path / "classes.txt").write_text("blue\ngreen\nred\n")
+    stored = Image.open(tmp_path / "images/val/a.png")
+    tag = Image.Exif()
+    tag[0x0112] = orientation
+    stored.save(tmp_path / "images/val/a.jpg", exif=tag, quality=95)
+    (tmp_path / "images/val/a.png").unlink()
+    folder = LabelledFolder.open(tmp_path, "val")
+    if orientation == 3:
+        with pytest.raises(BadInputError, match=r"a\.jpg' has EXIF orientation 3"):
+            folder.image(0)
+        return
+    item = folder.image(0)
+    # A quarter turn clockwise: what was left is on top.
+    assert item.image_bgr.shape == (48, 32, 3) and item.labels.shape == (48, 32)
+    assert item.labels[:, 0].tolist() == [0] * 16 + [1] * 16 + [2] * 16
+    assert (item.image_bgr.argmax(axis=2) == item.labels).mean() > 0.9

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dedos_deploy.cli._main import EXIT_OK, command_parser, run_command
-from dedos_deploy.cli._options import add_options, fields_of
+from dedos_deploy.cli._options import add_options, check_run_folder, fields_of
 from dedos_deploy.errors import BadInputError, require
+from dedos_deploy.places import named
 from dedos_deploy.training.pretraining.options import TEXT_OPTIONS
 
 _DESCRIPTION = """\
@@ -82,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
             raise BadInputError(f"--{name} is {value}, but must be more than 0")
     if args.threads:
         torch.set_num_threads(usable_threads(args.threads))
+    check_run_folder(args.output, (), named("word list", args.words))
     scores = run_text(
         preset=args.preset,
         output=args.output,

@@ -29,6 +29,10 @@ from dedos_deploy.files import write_atomically
 from dedos_deploy.progress import QUIET, Progress
 
 SHOWN = "shown.json"
+_FILES = ("report.*", "images*.jsonl", "shown*")
+WRITTEN = (*_FILES, *(f"*/{name}" for name in _FILES))
+"""Patterns of what an evaluation keeps in its folder, that of several models in folders of it."""
+
 _PANELS = ("image", "labels", "answer", "mistakes")
 
 

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from dedos_deploy.cli._eval_text import columns_text, comparison_text, result_text
 from dedos_deploy.cli._main import EXIT_OK, command_parser, run_verb
-from dedos_deploy.cli._options import typed
+from dedos_deploy.cli._options import bundles_read, check_run_folder, data_read, typed
 from dedos_deploy.cli._progress import ProgressLines
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.options import size_hw
+from dedos_deploy.places import named
 from dedos_deploy.spec import BACKGROUNDS
 
 if TYPE_CHECKING:
@@ -213,6 +214,7 @@ def run(args: argparse.Namespace, command: str | None = None) -> int:
     if args.resume and args.output is None:
         raise BadInputError("--resume goes on with what is in --output; give that folder")
     keeping = _keeping(args, command)
+    _check_places(args)
     found = []
     if subjects:
         data, running = _data(args), _running(args)
@@ -231,6 +233,21 @@ def run(args: argparse.Namespace, command: str | None = None) -> int:
     if args.json:
         print(json.dumps(report.to_dict(), allow_nan=False))
     return EXIT_OK
+
+
+def _check_places(args: argparse.Namespace) -> None:
+    """Raise BadInputError where the report would lie over what is evaluated."""
+    from dedos_deploy.evaluation.batch import WRITTEN
+
+    if args.output is None:
+        return
+    read = [
+        *data_read(args.data),
+        *bundles_read(*args.bundle, *(one for one in args.compare if not _is_output(one))),
+        *named("checkpoint", *args.checkpoint),
+        *named("net", args.net, args.net_words),
+    ]
+    check_run_folder(args.output, WRITTEN, read)
 
 
 def _is_output(name: str) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dedos_deploy.calib.options import INT8_OPTIONS, Int8Options
 from dedos_deploy.cli._main import command_parser, run_command
-from dedos_deploy.cli._options import add_options, fields_of
+from dedos_deploy.cli._options import add_options, bundle_holds, data_read, fields_of
 from dedos_deploy.errors import BadInputError, require
 from dedos_deploy.export.options import (
     EXPORT_OPTIONS,
@@ -23,6 +23,7 @@ from dedos_deploy.export.options import (
     WORD_OPTIONS,
     ExportOptions,
 )
+from dedos_deploy.places import Written, check_apart, named
 
 if TYPE_CHECKING:
     from dedos_deploy.export import ExportReport, WeightsSource
@@ -96,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
         _require_device(options.target)
     weights = WeightsSource(**fields_of(args, WEIGHT_OPTIONS))
     dest = args.output or _default_output(weights, options)
+    _check_places(args, dest)
     report = export_bundle(weights, dest, options=options, progress=ProgressLines())
     values, summary = report.to_dict(), _summary(report)
     if args.device:
@@ -106,6 +108,21 @@ def run(args: argparse.Namespace) -> int:
         )
     print(json.dumps(values) if args.json else summary)
     return 0
+
+
+def _check_places(args: argparse.Namespace, dest: str) -> None:
+    """Raise BadInputError where the bundle or the table would lie over what is read."""
+    from dedos_deploy.runtime.sources.opening import read_from
+
+    written = [Written(f"output {dest!r}", Path(dest), bundle_holds(dest))]
+    if args.calib_table is not None:
+        written.append(Written(f"calibration table {args.calib_table!r}", Path(args.calib_table)))
+    published = fields_of(args, WEIGHT_OPTIONS).get("published")
+    files = (args.checkpoint, args.clip_weights, published.path if published else None)
+    weights = named("checkpoint", *files)
+    frames = [read_from(uri) for uri in (args.frames, args.calib) if uri is not None]
+    words = named("vocabulary", args.vocabulary)
+    check_apart(written, [*weights, *frames, *words, *data_read(args.labels)])
 
 
 def _require_device(target: str) -> None:

@@ -307,7 +307,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from dedos_deploy.cli.run_cameras import classes_of, part_of, sources_of
+    from dedos_deploy.cli.run_cameras import check_places, classes_of, part_of, sources_of
     from dedos_deploy.interrupts import interrupts_taken
     from dedos_deploy.runtime.opencv import silence_ffmpeg
 
@@ -322,6 +322,7 @@ def _run(args: argparse.Namespace) -> int:
         raise BadInputError(f"--max-frames must be at least 1, not {args.max_frames}")
     if not 0 <= args.watchdog <= 3600:
         raise BadInputError(f"--watchdog must lie in 0 to 3600 seconds, not {args.watchdog:g}")
+    check_places(args)
     with interrupts_taken("dedos-run") as interrupts:
         interrupts.say = lambda text: log.error("%s", text)
         return _label(args, words, interrupts)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dedos_deploy.cli._options import bundles_read
 from dedos_deploy.errors import BadInputError, SourceError, nearest, shown
 
 if TYPE_CHECKING:
@@ -186,6 +187,23 @@ def options_of(args: argparse.Namespace) -> RunOptions:
     )
 
 
+def check_places(args: argparse.Namespace) -> None:
+    """Raise BadInputError where an output would destroy what is read, or another output."""
+    from dedos_deploy.places import Written, check_apart, named
+    from dedos_deploy.runtime.sinks.opening import written_by
+    from dedos_deploy.runtime.sources.opening import read_from
+
+    sources = sources_of(args)
+    outputs = _outputs_of(args, len(sources))
+    addresses = (uri.replace(PLACE, name) for name in sources for uri in outputs)
+    written = [one for one in map(written_by, addresses) if one is not None]
+    if args.trace is not None:
+        written.append(Written(f"trace {args.trace!r}", Path(args.trace)))
+    read = [read_from(uri) for uri in sources.values()]
+    words = args.classes if os.path.isfile(args.classes or "") else None
+    check_apart(written, [*read, *bundles_read(args.bundle), *named("class file", words)])
+
+
 def open_cameras(args: argparse.Namespace, interrupts: Interrupts, opened: Opened) -> list[Ends]:
     """Open sinks, and the sources that cannot be waited for. Raises DedosError."""
     from dedos_deploy.runtime import open_sink
@@ -299,7 +317,7 @@ def _recording_at(uri: str) -> Source | None:
 def _sink_options(ends: Ends, args: argparse.Namespace) -> SinkOptions:
     from dedos_deploy.runtime import OverlayPainter, SinkOptions
     from dedos_deploy.runtime.sinks.overlay import OPACITY
-    from dedos_deploy.runtime.sources.opening import paths_of
+    from dedos_deploy.runtime.sources.opening import read_from
 
     opacity = OPACITY if args.opacity is None else args.opacity
     return SinkOptions(
@@ -307,5 +325,5 @@ def _sink_options(ends: Ends, args: argparse.Namespace) -> SinkOptions:
         live=ends.live,
         overwrite=args.overwrite,
         painter=OverlayPainter(opacity, legend=args.legend, contours=args.contours),
-        protected=tuple(path for uri in sources_of(args).values() for path in paths_of(uri)),
+        protected=tuple(path for uri in sources_of(args).values() for path in read_from(uri).paths),
     )

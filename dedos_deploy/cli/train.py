@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dedos_deploy.cli._main import EXIT_OK, command_parser, run_verb
-from dedos_deploy.cli._options import add_options, fields_of
+from dedos_deploy.cli._options import add_options, check_run_folder, data_read, fields_of
 from dedos_deploy.errors import BadInputError, package_folder
+from dedos_deploy.places import named
 from dedos_deploy.training.options import TRAIN_OPTIONS
 
 if TYPE_CHECKING:
@@ -67,6 +68,13 @@ further commands, each with its own --help:
   dedos-train trunk            a small trunk that repeats what trained nets see"""
 
 
+RUN_HOLDS = (
+    *("checkpoint.safetensors", "learning.safetensors", "state.safetensors", "failed_step*"),
+    *("log.jsonl", "evaluation.json", "first_batch.png", "samples/*", "tensorboard/*"),
+)
+"""Patterns of what a run writes into its folder."""
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `dedos-train`; None means the preset's default."""
     parser = command_parser("dedos-train", _DESCRIPTION, _EPILOG)
@@ -111,6 +119,9 @@ def run(args: argparse.Namespace) -> int:
     from dedos_deploy.training.settings import settings_for
 
     given = fields_of(args, chain(*TRAIN_OPTIONS.values()))
+    weights = named("checkpoint", given.get("init"), given.get("clip_weights"))
+    diffusion = named("diffusion model", given.get("diffusion"), closed=True)
+    check_run_folder(args.output, RUN_HOLDS, [*data_read(*args.data), *weights, *diffusion])
     settings = settings_for(args.preset, tuple(args.data), **given)
     if args.allow_changed_data and not args.resume:
         raise BadInputError("--allow-changed-data does nothing without --resume; leave it out")

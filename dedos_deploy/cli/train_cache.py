@@ -8,9 +8,10 @@ import sys
 from typing import TYPE_CHECKING
 
 from dedos_deploy.cli._main import EXIT_OK, command_parser
-from dedos_deploy.cli._options import add_options, fields_of
+from dedos_deploy.cli._options import add_options, check_run_folder, data_read, fields_of
 from dedos_deploy.cli._progress import ProgressLines
 from dedos_deploy.errors import BadInputError, require
+from dedos_deploy.places import named
 from dedos_deploy.progress import QUIET
 from dedos_deploy.training.options import CACHE_MACHINE_OPTIONS, CACHE_OPTIONS
 
@@ -102,6 +103,8 @@ def _fill(args: argparse.Namespace) -> FillReport | None:
     # The settings of a run, so that data and diffusion mean here what they mean in training; of
     # the preset nothing is used.
     settings = settings_for("nano", tuple(args.data), diffusion=args.diffusion, **given)
+    model = named("diffusion model", args.diffusion, closed=True)
+    check_run_folder(Path(args.cache), ["*/*/*"], [*data_read(*args.data), *model])
     processes = open_processes(settings.device)
     if settings.threads:
         torch.set_num_threads(usable_threads(settings.threads))

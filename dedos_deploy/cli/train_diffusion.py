@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dedos_deploy.cli._main import EXIT_OK, command_parser
-from dedos_deploy.cli._options import add_options, fields_of
+from dedos_deploy.cli._options import add_options, check_run_folder, data_read, fields_of
 from dedos_deploy.cli._progress import ProgressLines
 from dedos_deploy.errors import require
 from dedos_deploy.training.pretraining.options import DIFFUSION_OPTIONS
@@ -38,6 +38,10 @@ examples:
 The output folder gets vae/, unet/, scheduler/, empty_prompt.safetensors, model_index.json, two
 sheets to look at (reconstructions.png: original, decoded, decoded after the walk t=200, 100, 50;
 samples.png: original, decoded, drawn from noise) and report.json. Ctrl-C saves and exits with 130."""
+
+
+MODEL_HOLDS = ("*.json", "*.safetensors", "*.png", "vae/*", "unet/*", "scheduler/*")
+"""Patterns of what the model and its report consist of."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -71,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
     from dedos_deploy.training.pretraining.small_diffusion import pretrain_diffusion
 
     settings = settings_of(args)
+    check_run_folder(args.output, MODEL_HOLDS, data_read(*args.data))
     report = pretrain_diffusion(
         args.data, settings, args.output, resume=args.resume, progress=ProgressLines()
     )

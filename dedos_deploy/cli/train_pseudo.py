@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dedos_deploy.cli._main import EXIT_OK, command_parser
+from dedos_deploy.cli._options import check_run_folder
 from dedos_deploy.errors import BadInputError, nearest, require
+from dedos_deploy.places import named
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,6 +36,10 @@ examples:
 
 Look at DIR/overlays.png before training on it. Repeating the command with another source adds to
 the folder. A teacher is an ONNX net from `image` float32 [N, 3, H, W] RGB 0..255 to `logits`."""
+
+
+FOLDER_HOLDS = ("images/*/*", "labels/*/*", "classes.txt", "credits.txt", "overlays.png")
+"""Patterns of what a label folder consists of."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -126,6 +132,7 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     if args.joined and not args.complete:
         raise BadInputError("--joined renames the classes of a label folder; give --complete, too")
+    check_run_folder(args.output, FOLDER_HOLDS, named("source", *args.sources))
     teachers = [open_teacher(text, args.sizes, args.threads) for text in args.teacher]
     rules = LabelRules(args.confidence, tuple(args.words), tuple(args.without), args.side)
     if args.complete:

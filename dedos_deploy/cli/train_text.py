@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 from dedos_deploy.cli._main import EXIT_OK, command_parser
-from dedos_deploy.cli._options import add_options, fields_of
+from dedos_deploy.cli._options import add_options, check_run_folder, fields_of
 from dedos_deploy.errors import BadInputError, require
+from dedos_deploy.places import named
 from dedos_deploy.training.pretraining.options import TEXT_OPTIONS
 
 _DESCRIPTION = """\
@@ -76,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
             raise BadInputError(f"--{name} is {value}, but must be more than 0")
     if args.threads:
         torch.set_num_threads(usable_threads(args.threads))
+    check_run_folder(args.output, (), named("word list", args.words))
     scores = run_text(
         preset=args.preset,
         output=args.output,

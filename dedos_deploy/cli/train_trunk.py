@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dedos_deploy.cli._main import EXIT_OK, command_parser
-from dedos_deploy.cli._options import add_options, fields_of
+from dedos_deploy.cli._options import add_options, check_run_folder, data_read, fields_of
 from dedos_deploy.cli._progress import ProgressLines
 from dedos_deploy.errors import BadInputError, require
+from dedos_deploy.places import named
 from dedos_deploy.training.pretraining.options import TRUNK_OPTIONS
 
 if TYPE_CHECKING:
@@ -36,6 +37,10 @@ Ctrl-C keeps what was learned in the output folder; the same command with --resu
 A teacher is an ONNX net from `image` float32 [N, 3, H, W] RGB 0..255 with an output `features`.
 The output folder gets start.safetensors, features/, log.jsonl and report.json; go on with
   dedos-train --preset nano --clip-weights runs/trunk/start.safetensors ..."""
+
+
+TRUNK_HOLDS = ("start.safetensors", "state.safetensors", "report.json", "log.jsonl", "features/*")
+"""Patterns of what a distillation writes into its folder."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -121,6 +126,8 @@ def run(args: argparse.Namespace) -> int:
     if args.threads < 1:
         raise BadInputError(f"--threads is {args.threads}, but must be at least 1")
     torch.set_num_threads(usable_threads(args.threads))
+    files = named("weights", args.text, args.init, args.detail, *args.teacher)
+    check_run_folder(args.output, TRUNK_HOLDS, [*data_read(*args.data), *files])
     asked = TrunkRun(
         data=tuple(args.data),
         teachers=tuple(args.teacher),

@@ -32,6 +32,10 @@ from dedos_deploy.label_files import class_word
 from dedos_deploy.progress import QUIET, Progress
 
 SHOWN = "shown.json"
+_FILES = ("report.*", "images*.jsonl", "shown*")
+WRITTEN = (*_FILES, *(f"*/{name}" for name in _FILES))
+"""Patterns of what an evaluation keeps in its folder, that of several models in folders of it."""
+
 _PANELS = ("image", "labels", "answer", "mistakes")
 _OWN_FILES = re.compile(r"images.*\.jsonl|report\.(html|md|json)|shown.*\.(jpg|json)")
 

@@ -6,9 +6,11 @@ import os
 from pathlib import Path
 
 from dedos_deploy.errors import SinkError
+from dedos_deploy.places import Written
 from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.sinks.contract import Sink, SinkOptions
+from dedos_deploy.runtime.sinks.outputs import FOLDER_HOLDS
 from dedos_deploy.runtime.uri import redact
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv")
@@ -65,6 +67,16 @@ def open_sink(uri: str, options: SinkOptions | None = None) -> Sink:
     if uri.startswith(("masks:", "overlays:")):
         return _folder_sink(uri, options)
     return _file_sink(uri, options)
+
+
+def written_by(uri: str) -> Written | None:
+    """Return the file or folder that the sink at `uri` writes, None for one that writes none."""
+    if uri.startswith(VIEWER_SCHEMES) or uri in ("null", "window"):
+        return None
+    kind, colon, name = uri.partition(":")
+    is_folder = bool(colon) and kind in ("masks", "overlays")
+    path = Path(os.path.expanduser(name if is_folder else uri))
+    return Written(f"output {uri!r}", path, FOLDER_HOLDS if is_folder else ())
 
 
 def _folder_sink(uri: str, options: SinkOptions) -> Sink:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from dedos_deploy.errors import SourceError
 from dedos_deploy.files import check_regular
 from dedos_deploy.pictures import IMAGE_SUFFIXES
+from dedos_deploy.places import Read
 from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.sources.contract import Source
 from dedos_deploy.runtime.uri import network_scheme, redact
@@ -26,6 +27,7 @@ _CAMERA = re.compile(r"(?:camera:)?(\d+)(?:\?(.*))?|(/dev/video\d+)(?:\?(.*))?")
 _SCENE = "scene:"
 _TEST = "test:"
 _GST = ("gst:", "csi:")
+_FILE_IN_PIPELINE = re.compile(r"""(?:location=|file://)("[^"]+"|'[^']+'|[^\s"']+)""")
 _GLOB_LETTERS = re.compile(r"[*?\[]")
 
 KINDS = (
@@ -138,17 +140,25 @@ def may_come_later(uri: str) -> bool:
     return network_scheme(uri) is not None
 
 
-def paths_of(uri: str) -> tuple[Path, ...]:
-    """Return the files and folders that exist and that the source at `uri` is read from."""
+def read_from(uri: str) -> Read:
+    """Return the files and folders that the source at `uri` is read from, as far as they exist."""
+    what = f"source {redact(uri)!r}"
     if may_come_later(uri):
-        return ()
+        named = (match[1].strip("\"'") for match in _FILE_IN_PIPELINE.finditer(uri))
+        return Read(what, tuple(Path(name) for name in named if os.path.isfile(name)))
     path = Path(os.path.expanduser(uri))
     if os.path.exists(path):
-        return (path,)
+        return Read(what, (path,))
     # A recording's address may end in settings, whose mark is one of a glob, too.
     bare = Path(os.path.expanduser(uri.partition("?")[0]))
-    found = tuple(map(Path, glob.glob(str(path), recursive=True)))
-    return found or ((bare,) if os.path.exists(bare) else ())
+    if found := tuple(map(Path, glob.glob(str(path), recursive=True))):
+        return Read(what, found, pattern=str(path))
+    return Read(what, (bare,) if os.path.exists(bare) else ())
+
+
+def paths_of(uri: str) -> tuple[Path, ...]:
+    """Return what `read_from` has of a source that is a file or folder itself."""
+    return () if may_come_later(uri) else read_from(uri).paths
 
 
 def _open_path(uri: str) -> Source:

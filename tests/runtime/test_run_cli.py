@@ -153,8 +153,12 @@ def test_a_thousand_classes_run(
             "cannot be written",
         ),
         (
-            ["--source", "{}/stripes.png", "--classes", "a", "--output", "{}/stripes.png"],
+            ["--source", "{}/stripes.png", "--classes", "a", "--output", "{}/broken.avi"],
             "--overwrite",
+        ),
+        (
+            ["--source", "{}/stripes.png", "--classes", "a", "--output", "{}/stripes.png"],
+            "is part of the source",
         ),
         (
             [

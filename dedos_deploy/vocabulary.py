@@ -252,7 +252,7 @@ def _parse_entry(text: str, place: str, quoting: bool) -> Entry:
             "of a word as '\\,'"
         )
     body, at, suffix = text.partition("@")
-    words = [" ".join(_unmasked(word).split()) for word in body.split("|")]
+    words = [" ".join(word.split()) for word in body.split("|")]
     if not all(words):
         raise BadInputError(f"{subject} has an empty word; remove it or give it a name")
     for word in words:
@@ -264,7 +264,8 @@ def _parse_entry(text: str, place: str, quoting: bool) -> Entry:
         if _NOT_TEXT.search(word):
             raise BadInputError(f"{subject} has characters that are not text; remove them")
     threshold = _parse_threshold(suffix, place, quoting) if at else None
-    return Entry(words[0], tuple(words[1:]), threshold)
+    name, *synonyms = map(_unmasked, words)
+    return Entry(name, tuple(synonyms), threshold)
 
 
 def _parse_threshold(text: str, place: str, quoting: bool) -> float:

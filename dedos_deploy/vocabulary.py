@@ -273,7 +273,7 @@ def _parse_entry(text: str, place: str, quoting: bool) -> Entry:
             f"{subject} has a # that begins no colour; one is # and six hexadecimal digits at the end, as "
             "in 'road#808080', and a # of a word is '\\#'"
         )
-    words = [" ".join(_unmasked(word).split()) for word in body.split("|")]
+    words = [" ".join(word.split()) for word in body.split("|")]
     if not all(words):
         raise BadInputError(f"{subject} has an empty word; remove it or give it a name")
     for word in words:
@@ -285,7 +285,8 @@ def _parse_entry(text: str, place: str, quoting: bool) -> Entry:
         if _NOT_TEXT.search(word):
             raise BadInputError(f"{subject} has characters that are not text; remove them")
     threshold = _parse_threshold(suffix, place, quoting) if at else None
-    return Entry(words[0], tuple(words[1:]), threshold, colour)
+    name, *synonyms = map(_unmasked, words)
+    return Entry(name, tuple(synonyms), threshold, colour)
 
 
 def _without_colour(text: str, place: str, quoting: bool) -> tuple[str, str | None]:

@@ -11,6 +11,9 @@ JUMP_NS = 10**9
 STILL_NS = 10**7
 """A header's clock may stand still for so long: two cameras share a topic and a trigger."""
 
+LATEST_NS = 2**31 * 10**9
+"""No clock of ROS 2 goes further; what does was never set."""
+
 
 class RecordingClock:
     """Times of messages, never going back: each header's stamp as long as it goes on from the time
@@ -30,6 +33,10 @@ class RecordingClock:
         >>> [clock.time_ns(*both) for both in ((100, 107), (200, 207), (0, 307), (400, 407))]
         [100, 200, 300, 400]
         """
+        if stamp_ns >= LATEST_NS:
+            stamp_ns = 0
+        if logged_ns >= LATEST_NS:
+            logged_ns = self._last[1] if self._last else 0
         if self._last is None:
             time_ns = stamp_ns or logged_ns
             self.used_log += not stamp_ns

@@ -41,7 +41,7 @@ def ffmpeg_words(address: str, *, near: int = 0) -> str | None:
     the picture at which a read failed.
     """
     path = Path(address)
-    if not path.is_file():
+    if not (path.is_file() and sys.executable):
         return None  # addresses may hold passwords, which others could see in its command line
     start = max(0, near - SEEK_BACK)
     command = [sys.executable, "-c", _LISTEN, os.path.abspath(path), str(start), str(LISTENED)]

@@ -18,6 +18,7 @@ from dedos_deploy.cli.run import main
 from dedos_deploy.errors import SourceError
 from dedos_deploy.runtime import Frame, SinkOptions, open_sink, open_source
 from dedos_deploy.runtime.sources import bags
+from dedos_deploy.runtime.sources.bag_clock import RecordingClock
 from dedos_deploy.runtime.sources.bag_images import ImageMessage, decode_image
 
 WALL_NS = 1_700_000_000_000_000_000
@@ -143,6 +144,15 @@ def test_stamps_that_make_sense_are_kept_whatever_the_log_says(kind: str, tmp_pa
     frames, warnings = frames_of(str(write_stamped(tmp_path / "d.mcap", stamps, logged)))
     assert [frame.clock_ns for frame in frames] == stamps
     assert warnings == ()
+
+
+def test_times_that_no_clock_of_ros_can_have_are_none() -> None:
+    never = (2**32 - 1) * 10**9
+    clock = RecordingClock()
+    times = [clock.time_ns(*both) for both in ((never, 7), (8, 9), (never, 12), (14, never))]
+    assert times == [7, 8, 11, 14]
+    assert clock.used_log == 2
+    assert RecordingClock().time_ns(0, 2**63) == 0
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".avi"])

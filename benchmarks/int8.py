@@ -32,6 +32,7 @@ from dedos_deploy.bundle import Bundle
 from dedos_deploy.calib.verdict import side_by_side
 from dedos_deploy.errors import DedosError
 from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
+from dedos_deploy.threads import usable_threads
 
 SCENES = 96
 SCENE_HW = (480, 640)
@@ -162,7 +163,7 @@ def compare(paths: Sequence[Path], source: Path, args: argparse.Namespace) -> di
         "peak_mb": peaks,
         "size_mb": [size / 1e6 for size in sizes],
         "slots": args.slots,
-        "threads": args.threads or os.cpu_count(),
+        "threads": usable_threads(args.threads),
         "rounds": args.rounds,
         "machine": platform.machine(),
         **facts,

@@ -3,7 +3,7 @@
 First a batch is made twice and must be the same. Then, for each augmentation recipe, one process
 makes batches from JPEGs and label PNGs of 640x480 (generated: procedural scenes with camera noise,
 about as large as COCO's files), and its own CPU time counts, so that other programs disturb it
-little. Then workers make batches ahead of a training process that sleeps for the seconds of a step,
+little; so it does for the check of all files before the first step. Then workers make batches ahead of a training process that sleeps for the seconds of a step,
 as one that waits for its GPU; what it waits for batches is a share of the whole.
 
     python benchmarks/loading.py --json
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import statistics
 import sys
@@ -31,10 +30,12 @@ import numpy as np
 import torch
 
 from dedos_deploy.errors import DedosError
+from dedos_deploy.threads import usable_cores
 from dedos_deploy.training.augment import AugmentRecipe, AugmentSettings, augment
 from dedos_deploy.training.data import Batch, BatchSettings, BatchStream, Share, batches
 from dedos_deploy.training.folders import LabelFolder, read_pair
 from dedos_deploy.training.sources import open_data
+from dedos_deploy.training.survey import survey
 
 FILE_HW = (480, 640)
 RECIPES: tuple[AugmentRecipe, ...] = get_args(AugmentRecipe)
@@ -137,9 +138,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         report: dict[str, Any] = {
             "identical": True,
             "image_kb": statistics.mean(files) / 1e3,
+            "check_ms": cpu_ms([lambda: survey(folders)])
+            / sum(len(folder.items) for folder in folders),
             "size_hw": [args.size, args.size],
             "batch": args.batch,
-            "cores": len(os.sched_getaffinity(0)),
+            "cores": usable_cores(),
             "machine": platform.machine(),
             "recipes": {},
         }
@@ -190,7 +193,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     print(
         f"crops of {args.size}, batches of {args.batch}, files of {report['image_kb']:.0f} kB, "
-        f"{report['cores']} cores; batches {'repeat' if report['identical'] else 'DIFFER'}"
+        f"{report['cores']} cores; batches {'repeat' if report['identical'] else 'DIFFER'}; checked "
+        f"before the first step in {report['check_ms']:.1f} ms of CPU an image"
     )
     for recipe, result in report["recipes"].items():
         print(

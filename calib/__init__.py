@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from dedos_deploy.lazy import lazy_names
 
 if TYPE_CHECKING:
     from dedos_deploy.calib.frames import sample_frames
@@ -16,16 +17,12 @@ if __name__ == "calib":
 
 __all__ = ["CalibrationFrames", "Int8Options", "calibration_frames", "sample_frames"]
 
-_HOMES = {
-    "CalibrationFrames": "selection",
-    "Int8Options": "options",
-    "calibration_frames": "selection",
-    "sample_frames": "frames",
-}
-
-
-def __getattr__(name: str) -> object:
-    # Imported on first use: the options are needed by --help, which must not import numpy.
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# The options are needed by --help, which must not import numpy.
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "frames": "sample_frames",
+        "options": "Int8Options",
+        "selection": "CalibrationFrames calibration_frames",
+    },
+)

@@ -18,7 +18,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dedos_deploy.calib import strict_json as read
 from dedos_deploy.calib.int8_error import site_modules
 from dedos_deploy.calib.sensitivity import Sensitivity
 from dedos_deploy.errors import BadInputError
@@ -93,12 +92,6 @@ class QuantizationPlan:
         """Sum of the damage of the sites in int8, as if their errors were independent."""
         return math.fsum(item.damage for item in self.quantized)
 
-    @property
-    def int8_share(self) -> float:
-        """Part of the cost of all sites that runs in int8, in [0, 1]."""
-        kept = math.fsum(item.macs for item in self.quantized)
-        return kept / math.fsum([kept, *(item.macs for item in self.given_back)])
-
     def with_given_back(self, number: int, reason: Reason) -> QuantizationPlan:
         """Return the plan with the first `number` sites of the order in float, no fewer than now."""
         more = number - len(self.given_back)
@@ -108,46 +101,8 @@ class QuantizationPlan:
         return replace(self, quantized=self.quantized[more:], given_back=(*self.given_back, *moved))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values, with the predicted damage for readers; `from_dict` inverts it."""
-        return {
-            "quantized": [asdict(item) for item in self.quantized],
-            "given_back": [asdict(item) for item in self.given_back],
-            "predicted_damage": self.predicted_damage,
-            "budget": self.budget,
-            "rounds": [asdict(item) for item in self.rounds],
-            "loss_budget": self.loss_budget,
-        }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> QuantizationPlan:
-        """Return the plan written by `to_dict`; raises BadInputError for anything else."""
-        found = read.read_record(values, _PLAN, where="the quantization plan")
-        predicted = found.pop("predicted_damage")
-        plan_ = cls(
-            quantized=tuple(PlannedSite(**item) for item in found.pop("quantized")),
-            given_back=tuple(GivenBack(**item) for item in found.pop("given_back")),
-            rounds=tuple(Round(**item) for item in found.pop("rounds")),
-            **found,
-        )
-        if plan_.predicted_damage != predicted:
-            raise BadInputError(
-                f"the quantization plan predicts damage {predicted!r}, its sites add up to "
-                f"{plan_.predicted_damage!r}; it was changed by hand, make it again"
-            )
-        return plan_
-
-
-_SITE: dict[str, read.Reader] = {"site": read.text, "damage": read.number, "macs": read.number}
-_GIVEN_BACK = {**_SITE, "reason": read.choice("predicted damage", "measured loss")}
-_ROUND: dict[str, read.Reader] = {"given_back": read.count, "loss": read.number}
-_PLAN: dict[str, read.Reader] = {
-    "quantized": read.records(_SITE, where="a quantized site of the plan"),
-    "given_back": read.records(_GIVEN_BACK, where="a site that the plan gives back"),
-    "predicted_damage": read.number,
-    "budget": read.optional(read.number),
-    "rounds": read.records(_ROUND, where="a round of the plan"),
-    "loss_budget": read.optional(read.number),
-}
+        """Return plain JSON values, with the predicted damage for readers."""
+        return {**asdict(self), "predicted_damage": self.predicted_damage}
 
 
 def plan(

@@ -148,7 +148,7 @@ def describe_skipped(skipped: Sequence[SkippedFrame]) -> str:
 
 def _pictures(address: str) -> list[Path]:
     """Return the files of a folder or glob in natural order, none for any other source."""
-    path = Path(address).expanduser()
+    path = Path(os.path.expanduser(address))
     if path.is_dir():
         folder = path / "images" if (path / "images").is_dir() else path
         return find_images(Path(glob.escape(str(folder))) / "**" / "*", IMAGE_SUFFIXES)

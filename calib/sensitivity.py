@@ -31,9 +31,8 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -41,7 +40,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from dedos_deploy.calib import strict_json as read
 from dedos_deploy.calib.int8_error import Factors, QuantizedLayer, quantized_layers
 from dedos_deploy.errors import BadInputError, nearest
 from dedos_deploy.progress import QUIET, Progress
@@ -105,30 +103,6 @@ class Sensitivity:
                 return item.damage
         names = [item.site for item in self.sites]
         raise BadInputError(f"no sensitivity was measured for {site!r}{nearest(site, names)}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values; `from_dict` is the inverse."""
-        return {**asdict(self), "sites": [asdict(item) for item in self.sites]}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Sensitivity:
-        """Return the Sensitivity written by `to_dict`; raises BadInputError for anything else."""
-        site = {
-            "site": read.text,
-            "damage": read.number,
-            "weight": read.number,
-            "activation": read.number,
-        }
-        readers: dict[str, read.Reader] = {
-            "sites": read.records(site, where="a site of the sensitivity"),
-            "together": read.number,
-            "signal": read.number,
-            "frames": read.count,
-            "probes": read.count,
-            "seed": read.count,
-        }
-        found = read.read_record(values, readers, where="the sensitivity")
-        return cls(**{**found, "sites": tuple(SiteSensitivity(**s) for s in found["sites"])})
 
 
 def measure_sensitivity(

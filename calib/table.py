@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from math import isfinite
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.calib.histogram import MagnitudeHistogram
-from dedos_deploy.calib.options import ESTIMATORS
+from dedos_deploy.calib.options import Estimator
 from dedos_deploy.calib.partial import remove_partial_states
 from dedos_deploy.calib.ranges import RangeOptions, tensor_ranges
 from dedos_deploy.calib.selection import data_sha256
-from dedos_deploy.calib.strict_json import count, number, read_record, text
 from dedos_deploy.errors import BadInputError, SinkError, UnsupportedVersionError, shown
+from dedos_deploy.fields import FieldError, checked, load_json
 from dedos_deploy.files import read_regular, sha256_of_file, write_atomically
 
 FORMAT = 1
@@ -54,10 +55,10 @@ class CalibrationKey:
     text_sha256: str
     """Hash of the text embeddings."""
 
-    estimator: str
+    estimator: Estimator
     """Name of the estimator of ranges."""
 
-    parameters: Mapping[str, float]
+    parameters: dict[str, float]
     """Numbers of the estimator, and those of smoothing."""
 
     @property
@@ -150,7 +151,7 @@ class CalibrationTable:
             key,
             tensor_ranges(histograms, options),
             {name: histogram.max for name, histogram in histograms.items()},
-            source,
+            source if source.isprintable() else ascii(source),
             str(onnxruntime.__version__),
             {name: tuple(map(float, row)) for name, row in (channel_maxima or {}).items()},
         )
@@ -177,21 +178,22 @@ class CalibrationTable:
         UnsupportedVersionError for a newer format.
         """
         where = f"calibration table {str(path)!r}"
-        record = _parsed(path, where)
-        if isinstance(record, dict) and isinstance(record.get("format"), int):
-            _check_format(record["format"], where)
-        values = read_record(record, _readers(where), where=where)
         try:
+            content = read_regular(path, limit=_MAX_TABLE)
+        except OSError as error:
+            raise BadInputError(f"{where} cannot be read: {error.strerror or error}") from error
+        try:
+            record = _parsed(content.decode(), where)
             return cls(
-                CalibrationKey(**values["key"]),
-                values["ranges"],
-                values["max"],
-                values["source"],
-                values["onnxruntime"],
-                values["channel_max"],
+                record.key,
+                record.ranges,
+                record.max,
+                record.source,
+                record.onnxruntime,
+                record.channel_max,
             )
-        except BadInputError as error:
-            raise BadInputError(f"{where}: {error}") from error
+        except (FieldError, BadInputError, UnicodeDecodeError) as error:
+            raise BadInputError(f"{where}: {error}; remove it to calibrate again") from error
 
     def check_key(self, key: CalibrationKey, path: Path) -> None:
         """Raise BadInputError naming the first field in which the table at `path` differs."""
@@ -224,6 +226,19 @@ class CalibrationTable:
         return head.removesuffix("\n}") + f',\n  "channel_max": {channels}\n}}\n'
 
 
+@dataclass(frozen=True)
+class _Record:
+    """What the file holds."""
+
+    format: Literal[1]
+    key: CalibrationKey
+    source: str
+    onnxruntime: str
+    ranges: dict[str, float]
+    max: dict[str, float]
+    channel_max: dict[str, tuple[float, ...]]
+
+
 def reuse_or_none(path: Path, key: CalibrationKey) -> CalibrationTable | None:
     """Return the table at `path` if it is for `key`, None if there is no file.
 
@@ -238,6 +253,7 @@ def reuse_or_none(path: Path, key: CalibrationKey) -> CalibrationTable | None:
 
 
 _MAX_TABLE = 256 << 20
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def model_sha256(path: Path) -> str:
@@ -256,101 +272,22 @@ def preprocessing_of(size_hw: tuple[int, ...]) -> str:
     return "BGR uint8, stretched to {}x{} (area down, bilinear up)".format(*size_hw)
 
 
-def _parsed(path: Path, where: str) -> Any:
-    try:
-        content = read_regular(path, limit=_MAX_TABLE)
-    except OSError as error:
-        raise BadInputError(f"{where} cannot be read: {error.strerror or error}") from error
-    try:
-        return json.loads(content, object_pairs_hook=_object, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise BadInputError(f"{where} is damaged: {error}; remove it to calibrate again") from error
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in values:
-            raise ValueError(f"{shown(name)} comes twice")
-        values[name] = value
-    return values
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a number that a range can have")
-
-
-def _check_format(found: int, where: str) -> None:
-    if found > FORMAT:
+def _parsed(text: str, where: str) -> _Record:
+    values = load_json(text)
+    if not isinstance(values, dict):
+        raise FieldError("must hold one JSON object")
+    found = values.get("format")
+    if isinstance(found, int) and found > FORMAT:
         raise UnsupportedVersionError(
             f"{where} has format {found}, this version reads up to {FORMAT}; update dedos-deploy "
             f"or remove it to calibrate again"
         )
-
-
-def _format(value: Any) -> int:
-    if count(value) != FORMAT:
-        raise ValueError(f"{value} is unknown, {FORMAT} is the only one there is")
-    return FORMAT
-
-
-def _by_name(read: Callable[[Any], Any]) -> Callable[[Any], dict[str, Any]]:
-    """Return a reader of an object whose values are read by `read`."""
-
-    def read_all(values: Any) -> dict[str, Any]:
-        if not isinstance(values, dict):
-            raise TypeError(f"an object is needed, not {type(values).__name__}")
-        found: dict[str, Any] = {}
-        for name, value in values.items():
-            try:
-                found[name] = read(value)
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"{shown(name)}: {error}") from error
-        return found
-
-    return read_all
-
-
-def _row(values: Any) -> tuple[float, ...]:
-    if not isinstance(values, list):
-        raise TypeError(f"a list is needed, not {type(values).__name__}")
-    return tuple(number(value) for value in values)
-
-
-def _sha256(value: Any) -> str:
-    for part in text(value).split("+"):
-        if len(part) != 64 or not set(part) <= set("0123456789abcdef"):
-            raise ValueError(f"{shown(value)} is not a SHA-256")
-    return str(value)
-
-
-def _estimator(value: Any) -> str:
-    if value not in ESTIMATORS:
-        raise ValueError(f"{shown(value)} is none of {', '.join(ESTIMATORS)}")
-    return str(value)
-
-
-_KEY_READERS: dict[str, Callable[[Any], Any]] = {
-    "model_sha256": _sha256,
-    "preprocessing": text,
-    "data_sha256": _sha256,
-    "frames": count,
-    "text_sha256": _sha256,
-    "estimator": _estimator,
-    "parameters": _by_name(number),
-}
-
-
-def _readers(where: str) -> dict[str, Callable[[Any], Any]]:
-    return {
-        "format": _format,
-        "key": lambda value: read_record(value, _KEY_READERS, where=f"'key' of {where}"),
-        "source": text,
-        "onnxruntime": text,
-        "ranges": _by_name(number),
-        "max": _by_name(number),
-        "channel_max": _by_name(_row),
-    }
+    record: _Record = checked(_Record, values, "")
+    for name in ("model_sha256", "data_sha256", "text_sha256"):
+        value: str = getattr(record.key, name)
+        if not all(map(_SHA256.fullmatch, value.split("+"))):
+            raise FieldError(f"field 'key.{name}' must be a SHA-256, not {shown(value)}")
+    return record
 
 
 def _short(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 from dedos_deploy.errors import BadInputError
@@ -12,17 +13,35 @@ from dedos_deploy.errors import BadInputError
 MOST_BYTES = 4 << 20
 """Largest class file; as many classes as have ids fit several times."""
 
-_COMMENT = re.compile(r"(^|\s)#.*$")
+# Six hexadecimal digits are no comment but a colour, wherever it stands.
+_COMMENT = re.compile(r"(^|\s)#(?![0-9a-fA-F]{6}\s*(@|\s#|$)).*$")
+
+_STRUCTURES = (re.compile(r"\s*(?:[\[{<]|---)"), re.compile(r".*:\s*$"))
+"""How a file of JSON, YAML or XML begins, and a line of YAML that only says what comes."""
+
+_ROWS = {
+    "a list of YAML": re.compile(r"\s*[-*]\s+\S.*"),
+    "a numbered list": re.compile(r"\s*\d+\s*(?:[:;=,)\t]|\.\s)\s*\S.*"),
+    "a table of words and numbers": re.compile(r".*\S\s*[:;=,\t]\s*\d+\s*,?\s*"),
+}
+"""What every line of other files is, such as `- road`, `0: road` and `road,0`."""
+
+_COUNTED = (
+    re.compile(r"\s*(?P<number>\d+)\s+(?P<word>\S.*)"),
+    re.compile(r"(?P<word>.*\S)\s+(?P<number>\d+)\s*"),
+)
 
 
 def class_lines(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
     """Return place, such as "line 3 of FILE", and text of every line of a UTF-8 file that says
     something.
 
-    Blank lines and comments (# at the start of a line or after a space) are left out. A pipe is
+    Blank lines and comments (# at the start of a line or after a space, but not a colour such as
+    `#808080` at the end) are left out. A pipe is
     read to its end.
 
-    Raises BadInputError for a file that cannot be read, is no file, or has more than MOST_BYTES.
+    Raises BadInputError for a file that cannot be read, is no file, has more than MOST_BYTES, or looks
+    like another format.
     """
     name = f"class file {os.fspath(path)!r}"
     try:
@@ -43,7 +62,40 @@ def class_lines(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
         reason = getattr(error, "strerror", None) or error
         raise BadInputError(f"{name} cannot be read: {reason}; check the path") from error
     lines = ((number, _COMMENT.sub("", line)) for number, line in enumerate(text.split("\n"), 1))
-    return [(f"line {number} of {path}", line) for number, line in lines if line.strip()]
+    found = [(f"line {number} of {path}", line) for number, line in lines if line.strip()]
+    other = other_format([line for _, line in found]) if found else None
+    if other is not None:
+        raise BadInputError(f"{name} looks like {other}; write one class a line, and nothing else")
+    return found
+
+
+def other_format(lines: Sequence[str]) -> str | None:
+    """Return what the lines of a file, at least one, look like; None for one class a line.
+
+    >>> other_format(["0: road", "1: sky"]), other_format(["road 1", "sky 2"])
+    ('a numbered list', 'a numbered list')
+    >>> other_format(["thing 1", "thing 2"]), other_format(["sky, blue", "2 wheeler"])
+    (None, None)
+    """
+    if _STRUCTURES[0].match(lines[0]) or any(map(_STRUCTURES[1].fullmatch, lines)):
+        return "JSON, YAML or XML"
+    # The first line may be a heading.
+    for rows in (lines, lines[1:]) if len(lines) > 2 else (lines,):
+        for name, pattern in _ROWS.items():
+            if all(map(pattern.fullmatch, rows)):
+                return name
+        if any(_is_counted([pattern.fullmatch(row) for row in rows]) for pattern in _COUNTED):
+            return "a numbered list"
+    return None
+
+
+def _is_counted(rows: Sequence[re.Match[str] | None]) -> bool:
+    """Tell whether rows have words and rising numbers of their own; few have to begin with 0 or 1."""
+    found = [row for row in rows if row is not None]
+    words, numbers = {row["word"] for row in found}, [int(row["number"]) for row in found]
+    if not len(rows) == len(words) == len(set(numbers)) or numbers != sorted(numbers):
+        return False
+    return len(rows) > 2 or numbers in ([0], [0, 1], [1, 2])
 
 
 def _read(path: Path, name: str) -> bytes:

@@ -84,9 +84,11 @@ def package_folder(module: str, *, extra: str, purpose: str) -> Path:
 
 
 def _missing(module: str, extra: str, purpose: str) -> MissingExtraError:
+    from dedos_deploy.installation import pip_install
+
     return MissingExtraError(
         f"{purpose} needs the package {module.split('.', maxsplit=1)[0]!r}, which is not installed; "
-        f"run: pip install 'dedos-deploy[{extra}]'"
+        f"run: {pip_install(extra)}"
     )
 
 

@@ -178,11 +178,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def check_regular(path: str | os.PathLike[str]) -> None:
-    """Raise OSError unless `path`, links followed, is a regular file; for what a library opens itself.
+    """Raise OSError unless `path`, links followed, is a regular file that may be read; for what a
+    library opens itself, and would call damaged.
 
     Reading a named pipe or a device waits forever or never ends, and opening one may act on it.
     """
-    _refuse_irregular(os.stat(path), path)
+    open_regular(path).close()
 
 
 def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
@@ -190,7 +191,7 @@ def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
 
     Raises OSError, whose `strerror` says in words what else `path` is.
     """
-    check_regular(path)
+    _refuse_irregular(os.stat(path), path)
     stream = open(path, "rb", opener=lambda name, _: os.open(name, _OPEN_FLAGS))
     try:
         # Once more: the name may have come to mean something else.

@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from types import FrameType, TracebackType
 
 from dedos_deploy.files import discard_unfinished
@@ -58,6 +58,7 @@ class Interrupts:
         self._deferred = False
         self._limited = True
         self._held = False
+        self._repeated: Collection[int] = ()
         self._raised = False
         self._before: dict[signal.Signals, object] = {}
         self._closing = contextlib.ExitStack()
@@ -79,14 +80,17 @@ class Interrupts:
             raise KeyboardInterrupt
 
     @contextlib.contextmanager
-    def unlimited(self) -> Iterator[threading.Event]:
-        """Only ask inside this block, and wait for its end however long it takes."""
-        before = self._deferred, self._limited
-        self._deferred, self._limited = True, False
+    def unlimited(self, repeated: Collection[int] = ()) -> Iterator[threading.Event]:
+        """Only ask inside this block, and wait for its end however long it takes.
+
+        repeated: signals that do not end the process at once when they are the second one.
+        """
+        before = self._deferred, self._limited, self._repeated
+        self._deferred, self._limited, self._repeated = True, False, repeated
         try:
             yield self.stop
         finally:
-            self._deferred, self._limited = before
+            self._deferred, self._limited, self._repeated = before
 
     @contextlib.contextmanager
     def translated(self) -> Iterator[None]:
@@ -132,7 +136,8 @@ class Interrupts:
         self.seen = True
         # The second one is the system's, which needs nobody's help.
         for handled in self._before:
-            signal.signal(handled, signal.SIG_DFL)
+            again = signal.SIG_IGN if handled in self._repeated else signal.SIG_DFL
+            signal.signal(handled, again)
         if self._deferred or self._held:
             self.stop.set()
             return
@@ -166,7 +171,8 @@ class Interrupts:
                 content = reading.recv(64)
                 if _ENOUGH in content:
                     return
-                signals += sum(number in SIGNALS for number in content)
+                for number in content:
+                    signals += number in SIGNALS and not (signals and number in self._repeated)
             if signals and self._limited:
                 deadline_s = min(deadline_s, time.monotonic() + LIMIT_S)
             if signals > 1 or time.monotonic() > deadline_s:

@@ -1,13 +1,15 @@
 """Files of labelled data: class lists, splits, and an image with its label image.
 
-A plain label folder has `images/<split>/*.jpg`, `labels/<split>/*.png` and `classes.txt`. A label
-image has 8 or 16 bits per pixel, the line number in `classes.txt` from 0, and 255 (in 16 bits also
+A plain label folder has `images/<split>/*.jpg`, `labels/<split>/*.png` and `classes.txt`, which may
+also lie beside the labels of a split, where `dedos-run --output masks:FOLDER` puts it. A label image has 8 or 16 bits per pixel, the line number in `classes.txt` from 0, and 255 (in 16 bits also
 65535) where nothing is known. Training and evaluation read the same folders through this module.
 """
 
 from __future__ import annotations
 
 import io
+import unicodedata
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.borders import foreign
-from dedos_deploy.errors import BadInputError, require
+from dedos_deploy.class_files import other_format
+from dedos_deploy.errors import BadInputError, require, shown
 from dedos_deploy.files import read_regular
-from dedos_deploy.pictures import IMAGE_SUFFIXES, decode_picture, open_picture
+from dedos_deploy.pictures import IMAGE_SUFFIXES, decode_picture, open_turned
 from dedos_deploy.vocabulary import canonical_word
 
 UNLABELLED = 255
@@ -27,6 +30,15 @@ UNLABELLED_16 = 65535
 Items = tuple[tuple[Path, Path], ...]
 
 _NO_CLASS = 65534
+_SIDES_EXCHANGED = 5
+_TURNS: dict[int, Callable[[NDArray[np.uint16]], NDArray[np.uint16]]] = {
+    5: np.transpose,
+    6: lambda labels: np.rot90(labels, -1),
+    7: lambda labels: np.rot90(labels, 2).T,
+    8: np.rot90,
+}
+"""From stored to shown, by those EXIF orientations that exchange the sides."""
+
 _MAX_TEXT = 16 << 20
 _PNG_PALETTE = 3
 
@@ -43,17 +55,37 @@ def class_word(name: str) -> str:
 def read_classes(path: Path) -> tuple[str, ...]:
     """Return the class words of a `classes.txt`, indexed by label value.
 
-    Raises BadInputError for a file that is missing or not UTF-8, and for empty or repeated lines.
+    Raises BadInputError for a file that is missing, not UTF-8, or looks like another format than a
+    word a line, and for lines that are empty, repeated or no text.
     """
     text = read_text(path, advice="it names one class per line, the first for label value 0")
+    lines = text.rstrip().split("\n")
+    other = other_format(lines)
+    if other is not None:
+        raise BadInputError(
+            f"{str(path)!r} looks like {other}, its first line is {shown(lines[0])}; a line holds one "
+            "word alone and stands for the label value of its place, the first for 0: write the words "
+            "in that order, 'background' or 'void' where a value has no class"
+        )
     lines_of: dict[str, int] = {}
-    for number, word in enumerate(map(class_word, text.rstrip().split("\n")), 1):
+    for number, word in enumerate(map(class_word, lines), 1):
         if not word:
             raise BadInputError(f"{str(path)!r} line {number} is empty; every line names a class")
+        if word.startswith("#") or any(unicodedata.category(letter) == "Cc" for letter in word):
+            raise BadInputError(
+                f"{str(path)!r} line {number} is {shown(word)}, which is a comment or no text; every "
+                "line names a class"
+            )
         first = lines_of.setdefault(word, number)
         if first != number:
             raise BadInputError(f"{str(path)!r} names {word!r} on lines {first} and {number}")
     return tuple(lines_of)
+
+
+def class_file(root: Path, split: str) -> Path:
+    """Return the `classes.txt` of a label folder: its own, or else that beside the labels of `split`."""
+    own, beside = root / "classes.txt", root / "labels" / split / "classes.txt"
+    return beside if beside.is_file() and not own.exists() else own
 
 
 def read_text(path: Path, *, advice: str) -> str:
@@ -137,11 +169,25 @@ def read_item(
 def read_values(item: tuple[Path, Path]) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
     """Return an image, uint8 BGR [H, W, 3], and what its label file holds, uint16 [H, W].
 
-    Raises BadInputError naming the file that cannot be read or is of another size than its image.
+    An image that is turned by its EXIF orientation is turned here, and so are labels that have its
+    size as it is stored.
+
+    Raises BadInputError naming the file that cannot be read or is of another size than its image,
+    and an image whose orientation leaves open what its labels were drawn on.
     """
-    image = open_picture(item[0])
+    image, orientation = open_turned(item[0])
     labels = read_label_values(item[1])
-    if labels.shape != image.shape[:2]:
+    shown = image.shape[:2]
+    stored = shown[::-1] if orientation >= _SIDES_EXCHANGED else shown
+    if orientation != 1 and labels.shape == shown == stored:
+        raise BadInputError(
+            f"picture {str(item[0])!r} has EXIF orientation {orientation}, and its labels may have "
+            "been drawn on it as it is stored or as it is shown; store it upright (mogrify "
+            "-auto-orient FILE), or, if they fit it as stored, drop the tag (exiftool -Orientation= FILE)"
+        )
+    if labels.shape == stored != shown:
+        return image, _TURNS[orientation](labels)
+    if labels.shape != shown:
         raise BadInputError(
             f"labels {str(item[1])!r} are {labels.shape[1]}x{labels.shape[0]}, but their image is "
             f"{image.shape[1]}x{image.shape[0]}; both must have one size"

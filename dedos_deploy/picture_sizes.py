@@ -1,4 +1,4 @@
-"""How many pixels a picture file states, read before anything is decoded.
+"""How many pixels a picture file states, and how it is turned, read before anything is decoded.
 
 OpenCV takes memory for whatever a file states up to 2^30 pixels, so that 1.6 kB can cost gigabytes. Read
 here as its decoders read it: the first frame header of a JPEG, the first chunk of a PNG, the first
@@ -27,7 +27,10 @@ _MOST_MISSING = 1 << 26
 
 _TIFFS = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}
 _MOST_TAGS = 4096
-_WIDTH, _HEIGHT = 256, 257
+_WIDTH, _HEIGHT, _ORIENTATION = 256, 257, 274
+_EXIF = re.compile(rb"(?:Exif\0\0|eXIf|EXIF.{4})(?=II\*\0|MM\0\*)", re.DOTALL)
+"""Before the directory of JPEG, of PNG, and of WebP."""
+
 _WHOLE = {1: "B", 3: "H", 4: "I", 6: "B", 8: "H", 9: "I", 16: "Q", 17: "Q"}
 """Types of whole numbers in a TIFF, signed ones as if they were not: libtiff takes all of them."""
 
@@ -54,6 +57,24 @@ def stated_pixels(content: bytes) -> int | None:
     except struct.error:
         return 0  # it ends before its size
     return None
+
+
+def stated_orientation(content: bytes) -> int:
+    """Return how a picture is turned or mirrored to be shown, as EXIF numbers it, 1 (not at all) to 8.
+
+    From 5 on its sides are exchanged. 1 for what states nothing.
+    """
+    found = _EXIF.search(content)
+    start = found.end() if found is not None else 0
+    order = content[start : start + 4]
+    if order not in _TIFFS:
+        return 1
+    try:
+        tags = _tiff_numbers(content[start:], _TIFFS[order], big=b"+" in order)
+    except struct.error:
+        return 1
+    value = tags.get(_ORIENTATION, 1)
+    return value if 1 <= value <= 8 else 1
 
 
 def _jpeg(content: bytes) -> int | None:
@@ -95,6 +116,12 @@ def _bmp(content: bytes) -> int:
 
 
 def _tiff(content: bytes, order: str, *, big: bool) -> int:
+    found = _tiff_numbers(content, order, big=big)
+    return found.get(_WIDTH, 0) * found.get(_HEIGHT, 0)
+
+
+def _tiff_numbers(content: bytes, order: str, *, big: bool) -> dict[int, int]:
+    """Return the numbers that the first directory of a TIFF has for the tags that count here."""
     offset, slot = ("Q", 8) if big else ("I", 4)
     (place,) = struct.unpack_from(order + offset, content, slot)
     (count,) = struct.unpack_from(order + ("Q" if big else "H"), content, place)
@@ -103,11 +130,11 @@ def _tiff(content: bytes, order: str, *, big: bool) -> int:
     found: dict[int, int] = {}
     for entry in range(place, place + size * min(count, _MOST_TAGS), size):
         tag, kind = struct.unpack_from(order + "HH", content, entry)
-        if tag in (_WIDTH, _HEIGHT) and kind in _WHOLE:
+        if tag in (_WIDTH, _HEIGHT, _ORIENTATION) and kind in _WHOLE:
             number = struct.Struct(order + _WHOLE[kind])
             at = entry + 4 + slot
             if number.size > slot:
                 (at,) = struct.unpack_from(order + offset, content, at)
             # Of a tag given twice readers take one or the other.
             found[tag] = max(*number.unpack_from(content, at), found.get(tag, 0))
-    return found.get(_WIDTH, 0) * found.get(_HEIGHT, 0)
+    return found

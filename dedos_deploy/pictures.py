@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dedos_deploy.borders import foreign
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.files import read_regular
-from dedos_deploy.picture_sizes import MOST_PIXELS, stated_pixels
+from dedos_deploy.picture_sizes import MOST_PIXELS, stated_orientation, stated_pixels
 
 Picture = NDArray[np.uint8]
 """uint8 [H, W, 3] BGR."""
@@ -31,29 +31,26 @@ STRETCHED = (
 
 
 def read_picture(path: Path, *, on_stretch: Callable[[], None] = lambda: None) -> Picture | None:
-    """Return a picture file as `open_picture`; None if it cannot be read or decoded.
+    """Return a picture file as `open_picture`; None if it cannot be decoded.
 
-    on_stretch: called when it is brightened, see `eight_bits`. Raises BadInputError as
-    `decode_picture`.
+    on_stretch: called when it is brightened, see `eight_bits`. Raises BadInputError when it cannot be
+    read, and as `decode_picture`.
     """
-    try:
-        content = read_regular(path)
-    except OSError:
-        return None
-    return coloured(content, name=f"picture {str(path)!r}", on_stretch=on_stretch)
+    return coloured(_content(path), name=_named(path), on_stretch=on_stretch)
 
 
 def open_picture(path: Path, *, whole: bool = False) -> Picture:
     """Return a picture file as uint8 [H, W, 3] BGR, whatever its depth (see `eight_bits`) and channels.
 
-    whole: refuse a JPEG that breaks off, of which the decoder draws the rest in grey.
-    Raises BadInputError when it cannot be read.
+    whole: refuse a JPEG that breaks off, of which the decoder draws the rest in grey. It is turned as
+    its EXIF orientation says. Raises BadInputError when it cannot be read.
     """
-    name = f"picture {str(path)!r}"
-    try:
-        content = read_regular(path)
-    except OSError as error:
-        raise BadInputError(f"{name} cannot be read: {error.strerror}") from error
+    return open_turned(path, whole=whole)[0]
+
+
+def open_turned(path: Path, *, whole: bool = False) -> tuple[Picture, int]:
+    """Return a picture file as `open_picture`, and how it was turned (`stated_orientation`)."""
+    name, content = _named(path), _content(path)
     if whole and _breaks_off(content):
         raise BadInputError(f"{name} breaks off; copy it again or remove it")
     picture = coloured(content, name=name)
@@ -61,7 +58,18 @@ def open_picture(path: Path, *, whole: bool = False) -> Picture:
         raise BadInputError(
             f"{name} cannot be read: damaged or of an unknown format; remove or convert it"
         )
-    return picture
+    return picture, stated_orientation(content)
+
+
+def _named(path: Path) -> str:
+    return f"picture {str(path)!r}"
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return read_regular(path)
+    except OSError as error:
+        raise BadInputError(f"{_named(path)} cannot be read: {error.strerror}") from error
 
 
 def coloured(

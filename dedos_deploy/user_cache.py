@@ -10,6 +10,8 @@ from pathlib import Path
 
 CACHE_VARIABLE = "DEDOS_CACHE_DIR"
 
+_NOWHERE = Path(os.devnull, "dedos-deploy")
+# Not the folder of temporary files: what is kept there under a known name anybody may make first.
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _FOLDER = 0o700
 _FILE = 0o600
@@ -18,13 +20,20 @@ _OWNERS = hasattr(os, "geteuid")
 
 
 def cache_root() -> Path:
-    """Return the folder that caches live in: $DEDOS_CACHE_DIR, else the platform's own."""
+    """Return the folder that caches live in: $DEDOS_CACHE_DIR, else the platform's own.
+
+    Where no home is known it is one that cannot be made, so that nothing is kept.
+    """
     configured = os.environ.get(CACHE_VARIABLE)
     if configured:
         return Path(configured)
     import platformdirs
 
-    return Path(platformdirs.user_cache_dir("dedos-deploy", appauthor=False))
+    try:
+        found = Path(platformdirs.user_cache_dir("dedos-deploy", appauthor=False))
+    except RuntimeError:
+        found = Path("~")  # as its older versions say that no home is known
+    return found if found.is_absolute() else _NOWHERE
 
 
 def private_folder(path: Path) -> None:

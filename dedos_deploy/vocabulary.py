@@ -1,4 +1,4 @@
-"""Vocabularies: the ordered class list of a user, with synonyms and per-class thresholds."""
+"""Vocabularies: the ordered class list of a user, with synonyms, thresholds and colours per class."""
 
 from __future__ import annotations
 
@@ -28,7 +28,21 @@ _NOT_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 # How a file may be named from its root, from here or from home; no class is called so.
 _PATH_START = re.compile(r"[/~\\]|\.{1,2}[/\\]|[A-Za-z]:[/\\]")
 
+_COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
+
+# A word may end in one, as `c#`, or have one after a space; but what stands right after one in a word
+# was meant as a colour.
+_NEARLY_COLOUR = re.compile(r"\S#\S")
+
 _CACHED_LETTERS = 64
+
+# Marks of a list of words, which after a backslash are letters of a word. While a list is read such
+# letters are code points that are no characters and never will be.
+_MARKS = ",|@#\\"
+_MARK_OF = {0xFDD0 + index: mark for index, mark in enumerate(_MARKS)}
+_LETTER_OF = {mark: chr(code) for code, mark in _MARK_OF.items()}
+_ESCAPED = re.compile(r"\\([,|@#\\])")
+_MARK = re.compile(r"[,|@#\\]")
 
 
 def canonical_word(word: str) -> str:
@@ -60,7 +74,7 @@ def shortened(text: str, limit: int = 60) -> str:
 
 @dataclass(frozen=True)
 class Entry:
-    """One class: its name, other words for it, and its own score threshold."""
+    """One class: its name, other words for it, its own score threshold and colour."""
 
     name: str
     synonyms: tuple[str, ...] = ()
@@ -69,6 +83,9 @@ class Entry:
     threshold: float | None = None
     """Lowest score in [0, 1] that labels a pixel, None for the bundle's own."""
 
+    colour: str | None = None
+    """Its colour in pictures as `#rrggbb`, None for the word's own."""
+
     def __post_init__(self) -> None:
         for word in self.words:
             if not word.strip():
@@ -76,6 +93,10 @@ class Entry:
         if self.threshold is not None and not 0.0 <= self.threshold <= 1.0:
             raise BadInputError(
                 f"threshold {self.threshold} of {self.name!r} must lie in [0, 1]; change or drop it"
+            )
+        if self.colour is not None and not _COLOUR.fullmatch(self.colour):
+            raise BadInputError(
+                f"{shortened(self.colour)!r} of {self.name!r} is no colour; write #rrggbb, as #808080"
             )
 
     @property
@@ -87,11 +108,12 @@ class Entry:
     def spelled(self) -> str:
         """The entry as `parse_vocabulary` takes it.
 
-        >>> Entry("car", ("automobile",), 0.25).spelled
-        'car|automobile@0.25'
+        >>> Entry("car", ("automobile",), 0.25, "#3f63ff").spelled, Entry("sky, blue").spelled
+        ('car|automobile@0.25#3f63ff', 'sky\\\\, blue')
         """
-        words = "|".join(self.words)
-        return words if self.threshold is None else f"{words}@{self.threshold:g}"
+        threshold = "" if self.threshold is None else f"@{self.threshold:g}"
+        words = "|".join(_MARK.sub(r"\\\g<0>", word) for word in self.words)
+        return words + threshold + (self.colour or "")
 
 
 @dataclass(frozen=True)
@@ -133,19 +155,21 @@ def parse_vocabulary(
 ) -> Vocabulary:
     """Return the vocabulary described by a string or a sequence of entries, or in a file.
 
-    An entry is `name`, `name|synonym|…`, either with a threshold at its end: `name@0.4`.
+    An entry is `name`, `name|synonym|…`, either with a threshold or a colour for pictures at its end, or
+    both: `name@0.4`, `name#808080`, `name@0.4#808080`. A backslash before , | @ # or a backslash makes it
+    a letter of the word: `sky\\, blue`.
     A string is a list of entries with commas between them, whatever it looks like; only a
     `pathlib.Path` names a file, see `vocabulary_from_file`.
     most_words: with synonyms, None for as many as have class ids; requests from outside get
     WORDS_PER_REQUEST.
 
     Raises BadInputError for no class, too many, an empty, overlong or repeated word (naming both
-    places), a bad threshold, one word that looks like the name of a file, or a file that cannot be
+    places), a bad threshold or colour, one word that looks like the name of a file, or a file that cannot be
     read.
 
-    >>> parse_vocabulary("car|automobile, road@0.4").entries
-    (Entry(name='car', synonyms=('automobile',), threshold=None), \
-Entry(name='road', synonyms=(), threshold=0.4))
+    >>> parse_vocabulary("car|automobile, road@0.4#808080").entries
+    (Entry(name='car', synonyms=('automobile',), threshold=None, colour=None), \
+Entry(name='road', synonyms=(), threshold=0.4, colour='#808080'))
     """
     if isinstance(classes, os.PathLike):
         vocabulary = vocabulary_from_file(classes)
@@ -153,11 +177,12 @@ Entry(name='road', synonyms=(), threshold=0.4))
         return vocabulary
     if isinstance(classes, str):
         # Counted before anything is split: the list may come from outside.
+        classes = _masked(classes)
         _check_words(1 + classes.count(",") + classes.count("|"), most_words)
         items, source = _split(classes), "the class list"
     else:
         items, source = list(classes), "the list of classes"
-        _check_words(sum(1 + str(item).count("|") for item in items), most_words)
+        _check_words(sum(1 + _masked(str(item)).count("|") for item in items), most_words)
     places = [(f"position {number} of {source}", item) for number, item in enumerate(items, 1)]
     return _vocabulary_of(places, source)
 
@@ -165,7 +190,7 @@ Entry(name='road', synonyms=(), threshold=0.4))
 def vocabulary_from_file(path: str | os.PathLike[str]) -> Vocabulary:
     """Return the vocabulary in a UTF-8 file with one entry a line, as `parse_vocabulary` takes them.
 
-    Blank lines and comments (# at the start of a line or after a space) are skipped. The path must
+    Blank lines and comments (# at the start of a line or after a space, but not a colour) are skipped. The path must
     come from a person or a program, never from a request. A pipe is read to its end.
 
     Raises BadInputError for a file that cannot be read, is no file, or has more than
@@ -184,6 +209,14 @@ def typed_vocabulary(text: str) -> Vocabulary:
     Raises BadInputError, as `parse_vocabulary` and `vocabulary_from_file` do.
     """
     return vocabulary_from_file(text) if _names_a_file(text) else parse_vocabulary(text)
+
+
+def _masked(text: str) -> str:
+    return _ESCAPED.sub(lambda found: _LETTER_OF[found[1]], text) if "\\" in text else text
+
+
+def _unmasked(text: str) -> str:
+    return text.translate(_MARK_OF)
 
 
 def _names_a_file(text: str) -> bool:
@@ -226,12 +259,20 @@ def _looks_like_a_file(text: str) -> bool:
 def _parse_entry(text: str, place: str, quoting: bool) -> Entry:
     if not isinstance(text, str):
         raise BadInputError(f"{place} is {text!r}; every class must be a string")
-    subject = f"{place} is {shortened(text.strip())!r}, which" if quoting else place
+    text = _masked(text)
+    subject = f"{place} is {shortened(_unmasked(text).strip())!r}, which" if quoting else place
     if "," in text:
         raise BadInputError(
-            f"{subject} has a comma; write one entry there, and synonyms as 'car|automobile'"
+            f"{subject} has a comma; write one entry there, synonyms as 'car|automobile', and a comma "
+            "of a word as '\\,'"
         )
+    text, colour = _without_colour(text, place, quoting)
     body, at, suffix = text.partition("@")
+    if _NEARLY_COLOUR.search(body):
+        raise BadInputError(
+            f"{subject} has a # that begins no colour; one is # and six hexadecimal digits at the end, as "
+            "in 'road#808080', and a # of a word is '\\#'"
+        )
     words = [" ".join(word.split()) for word in body.split("|")]
     if not all(words):
         raise BadInputError(f"{subject} has an empty word; remove it or give it a name")
@@ -244,7 +285,19 @@ def _parse_entry(text: str, place: str, quoting: bool) -> Entry:
         if _NOT_TEXT.search(word):
             raise BadInputError(f"{subject} has characters that are not text; remove them")
     threshold = _parse_threshold(suffix, place, quoting) if at else None
-    return Entry(words[0], tuple(words[1:]), threshold)
+    name, *synonyms = map(_unmasked, words)
+    return Entry(name, tuple(synonyms), threshold, colour)
+
+
+def _without_colour(text: str, place: str, quoting: bool) -> tuple[str, str | None]:
+    """Split an entry's colour off, which stands at its end or before its threshold."""
+    found = list(re.finditer(rf"({_COLOUR.pattern})\s*(?=[@#]|$)", text))
+    if len(found) > 1:
+        given = f" in {shortened(_unmasked(text).strip())!r}" if quoting else ""
+        raise BadInputError(f"{place} has two colours{given}; an entry may have one")
+    if not found:
+        return text, None
+    return text[: found[0].start()] + text[found[0].end() :], found[0][1].lower()
 
 
 def _parse_threshold(text: str, place: str, quoting: bool) -> float:

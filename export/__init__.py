@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from dedos_deploy.lazy import lazy_names
 
 if TYPE_CHECKING:
     from dedos_deploy.export.exporter import export_bundle
@@ -17,17 +18,13 @@ if __name__ == "export":
 
 __all__ = ["ExportOptions", "ExportReport", "TrainedModel", "WeightsSource", "export_bundle"]
 
-_HOMES = {
-    "ExportOptions": "options",
-    "ExportReport": "report",
-    "TrainedModel": "weights",
-    "WeightsSource": "weights",
-    "export_bundle": "exporter",
-}
-
-
-def __getattr__(name: str) -> object:
-    # Imported on first use: the options are needed by --help, which must not import torch.
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# The options are needed by --help, which must not import torch.
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "exporter": "export_bundle",
+        "options": "ExportOptions",
+        "report": "ExportReport",
+        "weights": "TrainedModel WeightsSource",
+    },
+)

@@ -67,13 +67,7 @@ def bundle_text(
         context_length=length,
         text_width=clip.text_width,
     )
-    encoder = TextEncoder(
-        files,
-        templates=templates,
-        template_name=name,
-        known={},
-        cache=None,
-    )
+    encoder = TextEncoder(files, templates=templates, template_name=name, known={}, cache=None)
     rows = encoder.encode(words)
     precision: Precision = "fp16" if matrices == "half" else "int8"
     return BundleText(tower, tokenizer, words, rows, parity, encoder.encode, precision)

@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
-from dedos_deploy.calib.wiring import remove_unused
+from dedos_deploy.calib.wiring import Wiring, remove_unused
 
 MIN_TOKENS = 512
 """Below it the ordinary kernels are as fast."""
@@ -66,26 +65,17 @@ def fuse_attention(model: onnx.ModelProto, *, min_tokens: int = MIN_TOKENS) -> i
     return len(found)
 
 
-class _Pattern:
+class _Pattern(Wiring):
     """Looks for attention around a Softmax."""
 
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        self._producers = {name: node for node in graph.node for name in node.output}
-        self._consumers: dict[str, list[onnx.NodeProto]] = {}
-        for node in graph.node:
-            for name in node.input:
-                self._consumers.setdefault(name, []).append(node)
-        self._constants = {tensor.name: tensor for tensor in graph.initializer}
-        self._outputs = {value.name for value in graph.output}
-
     def match(self, softmax: onnx.NodeProto, min_tokens: int) -> _Attention | None:
-        logits = self._producer(softmax.input[0], "MatMul")
-        mixed = self._only_consumer(softmax, "MatMul")
+        logits = self.producer(softmax.input[0], "MatMul")
+        mixed = self.only_consumer(softmax.output[0], "MatMul")
         if logits is None or mixed is None or mixed.input[0] != softmax.output[0]:
             return None
-        scaled = self._producer(logits.input[0], "Mul")
-        turned = self._only_consumer(mixed, "Transpose")
-        merged = None if turned is None else self._only_consumer(turned, "Reshape")
+        scaled = self.producer(logits.input[0], "Mul")
+        turned = self.only_consumer(mixed.output[0], "Transpose")
+        merged = None if turned is None else self.only_consumer(turned.output[0], "Reshape")
         if scaled is None or merged is None or not self._merges_heads(turned, merged):
             return None
         scale = self._constant(scaled.input[1])
@@ -115,29 +105,17 @@ class _Pattern:
 
     def _per_head(self, name: str, perm: list[int]) -> tuple[str, tuple[int, ...]] | None:
         """Return the [B, N, C] tensor behind a per-head one, and the shape [B, N, heads, d]."""
-        turned = self._producer(name, "Transpose")
+        turned = self.producer(name, "Transpose")
         if turned is None or _perm(turned) != perm:
             return None
-        split = self._producer(turned.input[0], "Reshape")
+        split = self.producer(turned.input[0], "Reshape")
         shape = None if split is None else self._constant(split.input[1])
         if split is None or shape is None or shape.size != 4 or (shape <= 0).any():
             return None
         return split.input[0], tuple(int(side) for side in shape)
 
-    def _producer(self, name: str, op_type: str) -> onnx.NodeProto | None:
-        node = self._producers.get(name)
-        return node if node is not None and node.op_type == op_type else None
-
-    def _only_consumer(self, node: onnx.NodeProto, op_type: str) -> onnx.NodeProto | None:
-        name = node.output[0]
-        consumers = self._consumers.get(name, [])
-        if len(consumers) != 1 or name in self._outputs or consumers[0].op_type != op_type:
-            return None
-        return consumers[0]
-
     def _constant(self, name: str) -> NDArray[Any] | None:
-        tensor = self._constants.get(name)
-        return None if tensor is None else numpy_helper.to_array(tensor)
+        return self.value(name) if name in self.constants else None
 
 
 def _perm(node: onnx.NodeProto) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -70,16 +70,7 @@ class Int8Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        facts = {
-            name: getattr(self, name)
-            for name in ("frames", "checked", "skipped", "source", "table_sha256", "smoothed")
-        }
-        return {
-            **facts,
-            "sensitivity": self.sensitivity.to_dict(),
-            "plan": self.plan.to_dict(),
-            "verdict": self.verdict.to_dict(),
-        }
+        return {**asdict(self), "plan": self.plan.to_dict(), "verdict": self.verdict.to_dict()}
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from dedos_deploy.calib.options import Int8Options
 from dedos_deploy.evaluation.data import EvaluationData, open_data
-from dedos_deploy.evaluation.evaluate import Part, evaluate_predictor
+from dedos_deploy.evaluation.evaluate import Keeping, Part, evaluate_predictor
 from dedos_deploy.evaluation.predictors import SegmenterPredictor
 from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
 from dedos_deploy.runtime.segmenter import Segmenter
@@ -47,6 +47,6 @@ def label_measure(data: EvaluationData, encode: Encode) -> LabelMeasure:
         # Never closed, since that closes its engine: it holds nothing else of this one's.
         segmenter = Segmenter(engine, encode, classes=data.vocabulary, thresholds=thresholds)
         predictor = SegmenterPredictor(segmenter, data.vocabulary, name="int8", identity={})
-        return evaluate_predictor(predictor, data, part=Part(0, step)).result.miou_present
+        return evaluate_predictor(predictor, data, Keeping(part=Part(0, step))).result.miou_present
 
     return miou

@@ -127,7 +127,8 @@ WEIGHT_OPTIONS = (
     ),
     Option(
         "clip_weights",
-        "for a dense preset: a tag of open_clip, such as openai, or a file of its weights",
+        "for a dense preset: a tag of open_clip, such as openai, or a file of weights as open_clip or "
+        "transformers saves it",
         metavar="TAG|FILE",
     ),
     Option(

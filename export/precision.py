@@ -16,23 +16,10 @@ from dedos_deploy.export.graph import all_nodes
 from dedos_deploy.spec import Precision
 
 ISLAND_OPS = frozenset(
-    {
-        "LayerNormalization",
-        "InstanceNormalization",
-        "GroupNormalization",
-        "Softmax",
-        "LogSoftmax",
-        "ReduceL2",
-        "ReduceMean",
-        "ReduceSum",
-        "ReduceSumSquare",
-        "ReduceProd",
-        "Exp",
-        "Log",
-        "Sqrt",
-        "Reciprocal",
-        "Pow",
-    }
+    (
+        "LayerNormalization InstanceNormalization GroupNormalization Softmax LogSoftmax "
+        "ReduceL2 ReduceMean ReduceSum ReduceSumSquare ReduceProd Exp Log Sqrt Reciprocal Pow"
+    ).split()
 )
 """Sums over many elements and steep functions: in float16 they overflow or lose the small terms."""
 

@@ -41,17 +41,13 @@ class ExportReport:
 
     def facts(self) -> dict[str, Any]:
         """Return what report.json holds."""
-        engine = self.engine
-        return {
-            "parity": asdict(self.parity),
-            "precision": asdict(self.precision),
-            "text": asdict(self.text),
-            "fused_attention": self.fused_attention,
-            "engine": None if engine is None else {**asdict(engine.key), "size": engine.size},
-            "int8": None if self.int8 is None else self.int8.to_dict(),
-            "image_precision": self.image_precision,
-            "warnings": list(self.warnings),
-        }
+        facts, engine = asdict(self), self.engine
+        del facts["path"], facts["size"]
+        if engine is not None:
+            facts["engine"] = {**asdict(engine.key), "size": engine.size}
+        if self.int8 is not None:
+            facts["int8"] = self.int8.to_dict()
+        return facts
 
     def with_size(self) -> ExportReport:
         """Return the report of the bundle that is there now."""

@@ -16,6 +16,7 @@ from torch import nn
 from dedos_deploy.errors import ParityError
 from dedos_deploy.export.graph import save_graph, to_onnx
 from dedos_deploy.export.storage import Matrices, store_small
+from dedos_deploy.runtime.engines.onnx_runtime import session_options
 
 MIN_COSINE = 0.999
 TRACED_TEXTS = 3
@@ -73,7 +74,8 @@ def check_text_tower(tower: nn.Module, path: Path, tokens: NDArray[np.int64]) ->
     """
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    providers = ["CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(str(path), session_options(), providers=providers)
     (stored,) = session.run(["embedding"], {"tokens": tokens})
     with torch.no_grad():
         expected = tower(torch.from_numpy(tokens)).numpy()

@@ -205,9 +205,8 @@ class WeightsSource:
         if self.clip_weights is None:
             return TrainedModel(model, random=True)
         found = load_open_clip(model, self.clip_weights)
-        record = {"licence": found.licence, "sources": [found.credit]}
         warnings = () if _as_published(config, self.clip_weights) else (OTHER_CLIP,)
-        return TrainedModel(model, record, sha256_of_file(found.path), warnings=warnings)
+        return TrainedModel(model, found.record, found.sha256, warnings=warnings)
 
 
 def _peer(file: PublishedFile) -> TrainedModel:

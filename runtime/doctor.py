@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from dedos_deploy.errors import DedosError
+from dedos_deploy.installation import pip_install
 
 Verdict = Literal["ok", "note", "bad"]
 
@@ -147,10 +148,10 @@ def _disk(machine: Machine) -> Iterator[Finding]:
     from dedos_deploy.user_cache import cache_root
 
     folder = cache_root()
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    there = next(parent for parent in (folder, *folder.parents) if os.path.exists(parent))
     free = shutil.disk_usage(there).free
     found = f"{folder}, {free / GIB:.1f} GiB free"
-    if not os.access(there, os.W_OK):
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
         yield Finding(
             "cache",
             "note",
@@ -193,8 +194,8 @@ def _onnxruntime(machine: Machine) -> Iterator[Finding]:
         "this ONNX Runtime has no CUDA",
         "on Jetson use --engine trt"
         if aarch64
-        else "for --engine cuda: pip install "
-        "'dedos-deploy[cuda]' in an environment of its own, and pip uninstall onnxruntime",
+        else f"for --engine cuda: {pip_install('cuda')} in an environment of its own, and pip "
+        "uninstall onnxruntime",
     )
 
 

@@ -41,6 +41,9 @@ class Frame:
     clock_ns: int | None = None
     """Nanoseconds since 1970 by the clock of whoever recorded it, None where none is known."""
 
+    picture: str | None = None
+    """Path of the picture file it was read from, None for what is no file of its own."""
+
     topic: str = ""
     """Of the recording that it is from, "" elsewhere."""
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dedos_deploy.runtime.sinks.palette import Colour, colours_of
+
 LabelMap = NDArray[np.uint8] | NDArray[np.uint16]
 
 
@@ -46,6 +48,13 @@ class Segmentation:
 
     latency_ms: Mapping[str, float]
     """Milliseconds of `pre` (resize), `engine` and `post` (label map)."""
+
+    colours_bgr: tuple[Colour, ...] = ()
+    """Colour of every class id, each part in [0, 255]; left out, those of the words themselves."""
+
+    def __post_init__(self) -> None:
+        if not self.colours_bgr:
+            object.__setattr__(self, "colours_bgr", tuple(colours_of(self.classes)))
 
     @property
     def total_ms(self) -> float:

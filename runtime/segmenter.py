@@ -20,6 +20,7 @@ from dedos_deploy.runtime.engines.opening import open_engine
 from dedos_deploy.runtime.frame import check_frame
 from dedos_deploy.runtime.processes import OneProcess
 from dedos_deploy.runtime.segmentation import Segmentation
+from dedos_deploy.runtime.sinks.palette import Colour
 from dedos_deploy.runtime.slots import (
     Encode,
     Rows,
@@ -126,10 +127,16 @@ class SegmenterView:
 
     @property
     def entries(self) -> tuple[tuple[str, int, str], ...]:
-        """Name, class id and full spelling, such as `car|automobile@0.3`, of every entry."""
+        """Name, class id and full spelling, such as `car|automobile@0.3#3f63ff`, of every entry."""
         table = self._table
         names = (table.names[class_id] for class_id in table.class_ids)
         return tuple(zip(names, table.class_ids, table.entries, strict=True))
+
+    @property
+    def colours_bgr(self) -> dict[str, Colour]:
+        """Colour of every entry in pictures, by its name."""
+        table = self._table
+        return {table.names[class_id]: table.colours_bgr[class_id] for class_id in table.class_ids}
 
     @property
     def negatives(self) -> tuple[str, ...]:
@@ -194,6 +201,7 @@ class SegmenterView:
             vocabulary_version=table.version,
             timestamp_s=captured_s,
             latency_ms=labelled.latency_ms,
+            colours_bgr=table.colours_bgr,
         )
 
 

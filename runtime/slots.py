@@ -12,13 +12,8 @@ from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.runtime.segmentation import LabelMap
-from dedos_deploy.spec import (
-    MAX_UINT8_CLASSES,
-    NONE_UINT16,
-    SLOT_BUCKETS,
-    bucket_for,
-    none_id,
-)
+from dedos_deploy.runtime.sinks.palette import Colour, colour_bgr, colours_of, word_colour_bgr
+from dedos_deploy.spec import MAX_UINT8_CLASSES, NONE_UINT16, SLOT_BUCKETS, bucket_for, none_id
 from dedos_deploy.vocabulary import Vocabulary
 
 Rows = NDArray[np.float32]
@@ -115,6 +110,9 @@ class SlotTable:
     used: tuple[int, ...] = ()
     """Version that asked for each of `names` last."""
 
+    colours_bgr: tuple[Colour, ...] = ()
+    """Of all `names`; those of the vocabulary's are told apart from each other."""
+
     @property
     def none_id(self) -> int:
         """Id of an unlabelled pixel in this vocabulary's label maps."""
@@ -175,7 +173,19 @@ def build_table(
         negatives=tuple(words),
         entries=tuple(entry.spelled for entry in vocabulary.entries),
         used=session.used,
+        colours_bgr=_colours(vocabulary, session.names),
     )
+
+
+def _colours(vocabulary: Vocabulary, names: Sequence[str]) -> tuple[Colour, ...]:
+    chosen = {
+        entry.name: colour_bgr(entry.colour)
+        for entry in vocabulary.entries
+        if entry.colour is not None
+    }
+    # Names of earlier vocabularies do not occur in the pictures: they take no colour from the others.
+    found = dict(zip(vocabulary.names, colours_of(vocabulary.names, chosen), strict=True))
+    return tuple(found.get(name) or word_colour_bgr(name) for name in names)
 
 
 def check_slots(used: int, max_slots: int | None) -> None:

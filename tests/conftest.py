@@ -13,6 +13,8 @@ from collections.abc import Generator
 
 import pytest
 
+import dedos_deploy  # noqa: F401  (before any test imports a library that would report home)
+
 
 @functools.cache
 def why_no_gpu() -> str | None:

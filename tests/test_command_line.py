@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+from importlib.metadata import EntryPoint, distribution
 
 import pytest
 
 from dedos_deploy.cli._main import run_command
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.version import __version__
 
 
 def command(run: object) -> int:
@@ -48,3 +50,15 @@ def test_stopping_unwinds_and_gives_130(number: signal.Signals) -> None:
     assert command(run) == 130
     assert cleaned == [True]
     assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize(
+    "entry", distribution("dedos-deploy").entry_points.select(group="console_scripts")
+)
+def test_every_command_says_its_version(
+    entry: EntryPoint, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        entry.load()(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"{entry.name} {__version__}\n"

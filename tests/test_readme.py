@@ -41,7 +41,7 @@ def test_there_are_commands_to_check() -> None:
 def test_command_parses(line: str) -> None:
     verb, *arguments = shlex.split(line, comments=True)
     module = importlib.import_module(f"dedos_deploy.cli.{verb.removeprefix('dedos-')}")
-    if arguments[0] in getattr(module, "VERBS", {}):
+    if arguments and arguments[0] in getattr(module, "VERBS", {}):
         module = importlib.import_module(f"dedos_deploy.cli.{module.VERBS[arguments.pop(0)]}")
     module.build_parser().parse_args(arguments)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dedos_deploy.errors import DedosError
+from dedos_deploy.interrupts import SIGNALS
 from dedos_deploy.training.augment import AugmentSettings, augment
 from dedos_deploy.training.folders import LabelFolder, read_pair, union_words
 from dedos_deploy.training.targets import IGNORE, OTHER
@@ -35,6 +37,19 @@ class Batch:
     the stream is asked for them."""
     keys: tuple[str, ...] = ()
     """One name per image of `whole`, made of its pixels."""
+
+    # Between processes a batch goes through a pipe: torch would put its tensors into /dev/shm, which
+    # has 64 MB in a container, and a worker that finds it full waits for ever.
+    def __getstate__(self) -> dict[str, Any]:
+        narrow = torch.int16 if len(self.slots) < 2**15 else torch.int32
+        tensors = {**self.__dict__, "labels": self.labels.to(narrow)}
+        return {n: v.numpy() if isinstance(v, Tensor) else v for n, v in tensors.items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        found = {
+            n: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for n, v in state.items()
+        }
+        self.__dict__.update({**found, "labels": found["labels"].long()})
 
 
 @dataclass(frozen=True)
@@ -222,8 +237,10 @@ def _quiet_worker(_worker: int) -> None:
 
     import cv2
 
-    # Ctrl-C reaches the whole process group: the training process alone decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C reaches the whole process group, and so does a batch system's SIGTERM: the training
+    # process alone decides what they mean. It ends this one through a queue, and so does its death.
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 

@@ -65,11 +65,7 @@ def _memory(trainer: Trainer, batch: Batch) -> Iterator[str]:
     trained = [p for group in training.optimizer.param_groups for p in group["params"]]
     optimizer = 3 * _bytes(trained)
     activations = _kept_by_autograd(trainer, batch) * (settings.micro_batch or settings.batch)
-    parts = {
-        "weights": weights,
-        "gradients and Adam": optimizer,
-        "activations": activations,
-    }
+    parts = {"weights": weights, "gradients and Adam": optimizer, "activations": activations}
     for name, size in (*parts.items(), ("sum, for one process", sum(parts.values()))):
         yield f"{name + ':':<37}{size / _MIB:>9.0f} MiB"
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from dedos_deploy.evaluation.confusion import Ids
 from dedos_deploy.evaluation.evaluate import evaluate_image
 from dedos_deploy.evaluation.folder import LabelledImage, ignore_id
+from dedos_deploy.evaluation.predictors import Prediction
 from dedos_deploy.evaluation.result import EvaluationResult, result_of
 from dedos_deploy.model import Dedos
 from dedos_deploy.training.folders import LabelFolder, read_pair
@@ -135,12 +136,11 @@ class _Labels:
     def __init__(self, scores: Scores, item: int) -> None:
         self._scores, self._item = scores, item
 
-    def predict(self, image_bgr: NDArray[np.uint8]) -> Ids:
+    def predict(self, image_bgr: NDArray[np.uint8]) -> Prediction:
         scores = self._scores(self._item, image_bgr).float()
         size = image_bgr.shape[:2]
         full = F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
-        best: Ids = full[0].argmax(0).cpu().numpy().astype(np.uint16)
-        return best
+        return Prediction(full[0].argmax(0).cpu().numpy().astype(np.uint16))
 
     def close(self) -> None:
         """Nothing is held."""

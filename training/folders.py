@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.label_files import (
+    class_file,
     read_classes,
     read_item,
     read_text,
@@ -83,12 +84,12 @@ def open_folder(
     $DEDOS_DATA. Raises BadInputError naming the first thing that is missing.
     """
     root = find_folder(path_or_name)
-    classes = read_classes(root / "classes.txt")
+    path = class_file(root, split)
+    classes = read_classes(path)
     words = tuple(None if word in background_words else word for word in classes)
     if not any(words):
         raise BadInputError(
-            f"{str(root / 'classes.txt')!r} names no class but background words; nothing can be "
-            "learned"
+            f"{str(path)!r} names no class but background words; nothing can be learned"
         )
     items = split_items(root, split)
     return LabelFolder(root.name, words, items, background, share, read_credits(root))
@@ -110,10 +111,10 @@ def find_folder(path_or_name: str) -> Path:
 
     Raises BadInputError that lists where it was looked for.
     """
-    places = [Path(path_or_name).expanduser()]
+    places = [Path(os.path.expanduser(path_or_name))]
     shelf = os.environ.get(DATA_ENVIRONMENT)
     if shelf and not places[0].is_absolute():
-        places.append(Path(shelf).expanduser() / path_or_name)
+        places.append(Path(os.path.expanduser(shelf)) / path_or_name)
     for place in places:
         if place.is_dir():
             return place.resolve()

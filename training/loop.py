@@ -18,6 +18,7 @@ from dedos_deploy.evaluation.result import EvaluationResult
 from dedos_deploy.files import write_atomically
 from dedos_deploy.model import save_checkpoint
 from dedos_deploy.model.word_embeddings import WordEmbeddings
+from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.threads import usable_threads
 from dedos_deploy.training.balance import word_weights
 from dedos_deploy.training.bank import fill_bank
@@ -27,7 +28,7 @@ from dedos_deploy.training.diffusion.walker import Walker
 from dedos_deploy.training.distributed import Processes, open_processes
 from dedos_deploy.training.evaluate import evaluate, summary
 from dedos_deploy.training.failure import DivergedError, failed_path, save_failed_step
-from dedos_deploy.training.interrupts import interruptible
+from dedos_deploy.training.interrupts import interruptible, stopped
 from dedos_deploy.training.logs import RunLog, StepReport
 from dedos_deploy.training.losses import Totals
 from dedos_deploy.training.objective import Loss, Objective
@@ -50,7 +51,14 @@ from dedos_deploy.training.setup import (
     open_folders,
     open_learning,
 )
-from dedos_deploy.training.state import Training, load_state, save_state, saved_settings
+from dedos_deploy.training.state import (
+    Training,
+    load_state,
+    save_state,
+    saved_data,
+    saved_settings,
+)
+from dedos_deploy.training.survey import DataCheck, checked_by_first
 
 _LOG = logging.getLogger(__name__)
 
@@ -77,14 +85,23 @@ class Trainer:
 
     output: folder for checkpoint.safetensors (for export), learning.safetensors (what read the
     diffusion, for `calibrate-bank`), state.safetensors (to resume), log.jsonl, samples/ and
-    evaluation.json; resume: go on from its state.
+    evaluation.json; resume: go on from its state; allow_changed_data: also with other data under
+    the same names; progress: counts the images of the data while they are checked.
 
     Under torchrun every process makes one Trainer with the same settings; the first one writes.
 
     Raises BadInputError for unusable settings, data or output.
     """
 
-    def __init__(self, settings: TrainSettings, output: Path, *, resume: bool = False) -> None:
+    def __init__(
+        self,
+        settings: TrainSettings,
+        output: Path,
+        *,
+        resume: bool = False,
+        allow_changed_data: bool = False,
+        progress: Progress = QUIET,
+    ) -> None:
         if output.exists() and not output.is_dir():
             raise BadInputError(f"--output {output} is a file; give a folder for the run")
         self.processes: Processes = open_processes(settings.device)
@@ -99,6 +116,9 @@ class Trainer:
         folders = open_folders(settings, "train")
         self.validation = open_folders(settings, "val", optional=True)
         model, record = initial_model(settings)
+        before = saved_data(output / STATE) if resume else None
+        check = DataCheck([*folders, *self.validation], before, allow_changed_data)
+        mark = checked_by_first(check, self.processes, progress)
         model = model.to(self.device).train()
         self._inherited: list[str] = inherited_credits(record)
         choose_trained(model, tune_text=settings.tune_text)
@@ -122,7 +142,7 @@ class Trainer:
         average = WeightAverage(model, settings.ema) if settings.ema else None
         optimizer = build_optimizer(model, settings, learning)
         fingerprint = diffusion.fingerprint if diffusion is not None else None
-        self.training = Training(model, optimizer, average, learning, fingerprint)
+        self.training = Training(model, optimizer, average, learning, fingerprint, mark)
         _make_output(output, resume)
         if resume:
             load_state(output / STATE, self.training)
@@ -147,7 +167,7 @@ class Trainer:
                 observer.on_step(report)
                 if self._anywhere(interrupted.is_set()):
                     self.save()
-                    raise KeyboardInterrupt
+                    raise KeyboardInterrupt(stopped(self.training.step))
                 self._periodic(observer)
         self.save()
         results: list[EvaluationResult] = []

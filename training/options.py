@@ -8,14 +8,16 @@ TRAIN_OPTIONS = {
     "where to start": (
         Option(
             "init",
-            "start from these weights; `embedded`: the nano weights that ship with the package",
-            metavar="CHECKPOINT",
+            "start from these weights: a checkpoint; `embedded`, the nano weights that ship with the "
+            "package; or dense-b or dense-l, the CLIP that dedos-export makes a bundle of, which is "
+            "OpenAI's unless --clip-weights names other weights of it, with a new head",
+            metavar="CHECKPOINT|PRESET",
         ),
         Option(
             "clip_weights",
-            "CLIP weights through open_clip, such as openai, or a DEDOS checkpoint "
-            "(.safetensors, or `embedded`) whose CLIP alone is taken; needed by every preset but "
-            "nano unless --init is given",
+            "CLIP weights: a tag of open_clip such as openai, a file of them as open_clip or "
+            "transformers saves it, or a DEDOS checkpoint (or `embedded`) whose CLIP alone is taken; "
+            "needed by every preset but nano unless --init is given",
             metavar="TAG|FILE",
         ),
     ),

@@ -17,7 +17,7 @@ from dedos_deploy.files import write_atomically
 from dedos_deploy.model import Dedos
 from dedos_deploy.model.word_embeddings import WordEmbeddings
 from dedos_deploy.pictures import Picture
-from dedos_deploy.runtime.sinks.palette import class_colour_bgr, palette_bgr
+from dedos_deploy.runtime.sinks.palette import Colour, colours_of
 from dedos_deploy.training.data import Batch
 from dedos_deploy.training.evaluate import network_input
 from dedos_deploy.training.folders import LabelFolder, read_pair
@@ -38,9 +38,10 @@ def write_first_batch(path: Path, batch: Batch, words: Sequence[str]) -> None:
     """
     rows = []
     slots = [words[slot] for slot in batch.slots]
+    colours = colours_of(slots)
     for image, labels in zip(batch.images.numpy(), batch.labels.numpy(), strict=True):
-        painted = _painted(image, labels)
-        seen = [(slots[slot], slot) for slot in np.unique(labels[labels >= 0])]
+        painted = _painted(image, labels, colours)
+        seen = [(slots[slot], colours[slot]) for slot in np.unique(labels[labels >= 0])]
         rows.append(np.concatenate([image, painted, _legend(seen, *image.shape[:2])], axis=1))
     write_picture(path, np.concatenate(rows))
 
@@ -89,6 +90,7 @@ def sample_rows(
     text: embeddings float32 [K, D] of the folder's annotated words.
     """
     words = folder.annotated
+    colours = colours_of(words)
     valid = torch.ones(len(words), device=text.device)
     table = folder.lookup({word: slot for slot, word in enumerate(words)})
     training = model.training
@@ -103,9 +105,10 @@ def sample_rows(
         found = scores[0].argmax(0).cpu().numpy()
         shown = small[0].numpy()
         labels = _nearest(table[raw], size_hw)
-        seen = [(words[slot], slot) for slot in np.union1d(np.unique(found), labels[labels >= 0])]
-        legend = _legend(seen, *size_hw)
-        rows.append(Sample(shown, _painted(shown, labels), _painted(shown, found), legend))
+        occur = np.union1d(np.unique(found), labels[labels >= 0])
+        legend = _legend([(words[slot], colours[slot]) for slot in occur], *size_hw)
+        painted = _painted(shown, labels, colours), _painted(shown, found, colours)
+        rows.append(Sample(shown, *painted, legend))
     model.train(training)
     return rows
 
@@ -117,22 +120,22 @@ def _nearest(labels: NDArray[np.int64], size_hw: tuple[int, int]) -> NDArray[np.
     return picked
 
 
-def _painted(image_bgr: Picture, labels: NDArray[np.int64]) -> Picture:
+def _painted(image_bgr: Picture, labels: NDArray[np.int64], palette: Sequence[Colour]) -> Picture:
     """Return the image mixed with class colours; negative labels stay grey or black."""
-    colours = palette_bgr(int(labels.max(initial=0)) + 1)[np.maximum(labels, 0)].astype(np.int64)
+    colours = np.array(palette, np.int64)[np.maximum(labels, 0)]
     grey = image_bgr.mean(-1, keepdims=True).astype(np.int64) // 2
     dark = np.where((labels == -1)[..., None], grey + 64, grey // 3)
     mixed = np.where((labels >= 0)[..., None], (image_bgr + 2 * colours) // 3, dark)
     return mixed.astype(np.uint8)
 
 
-def _legend(entries: Sequence[tuple[str, int]], height: int, width: int) -> Picture:
+def _legend(entries: Sequence[tuple[str, Colour]], height: int, width: int) -> Picture:
     import cv2
 
     panel = np.full((height, max(120, width // 2), 3), 24, np.uint8)
-    for row, (word, slot) in enumerate(entries[: height // _LINE]):
+    for row, (word, colour) in enumerate(entries[: height // _LINE]):
         top = row * _LINE
-        panel[top + 3 : top + 13, 4:14] = class_colour_bgr(int(slot))
+        panel[top + 3 : top + 13, 4:14] = colour
         text = word.encode("ascii", "replace").decode()
         cv2.putText(
             panel,

@@ -6,9 +6,9 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from dedos_deploy.errors import BadInputError, shown
+from dedos_deploy.errors import BadInputError, listed, shown
 from dedos_deploy.fields import FieldError, load_json
-from dedos_deploy.presets import get_preset
+from dedos_deploy.presets import DENSE_PRESETS, PRESETS, get_preset
 from dedos_deploy.text.templates import prompt_templates
 from dedos_deploy.training.augment import AugmentRecipe, AugmentSettings
 from dedos_deploy.training.components import COMPONENTS, Component, timesteps_for
@@ -56,9 +56,9 @@ class TrainSettings:
     """Decay of the averaged weights that are evaluated and written (0: none)."""
     seed: int = 0
     init: str | None = None
-    """Checkpoint to start from."""
+    """Checkpoint to start from, or the dense preset whose CLIP to start from."""
     clip_weights: str | None = None
-    """open_clip tag or file."""
+    """open_clip tag, or a file of a CLIP's weights."""
     template: str = "single"
     tune_text: bool = False
     """Train the text tower, too."""
@@ -125,17 +125,10 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise BadInputError(f"{name} is {value}, but must be more than 0")
-        for name in (
-            "backbone_lr",
-            "muon",
-            "weight_decay",
-            "warmup",
-            "workers",
-            "threads",
-            "gamma",
-            "save_steps",
-            "samples",
-        ):
+        not_negative = (
+            "backbone_lr muon weight_decay warmup workers threads gamma save_steps samples"
+        )
+        for name in not_negative.split():
             if getattr(self, name) < 0:
                 raise BadInputError(f"{name} is {getattr(self, name)}, but must not be negative")
         if not 0 <= self.balance <= 1:
@@ -144,12 +137,26 @@ class TrainSettings:
             raise BadInputError(f"ema is {self.ema}, but a decay lies in [0, 1); 0.999 is usual")
         self._check_method()
         prompt_templates(self.template)
-        if self.init and self.clip_weights:
+        if self.init in DENSE_PRESETS:
+            self._check_clip(self.init)
+        elif self.init and self.clip_weights:
             raise BadInputError(
                 "init and clip_weights exclude each other: a checkpoint holds its CLIP already"
             )
         if self.size_hw is not None:
             get_preset(self.preset).check_size(self.size_hw)
+
+    def _check_clip(self, init: str) -> None:
+        needed, given = get_preset(self.preset).clip, DENSE_PRESETS[init].clip
+        if needed == given:
+            return
+        inits = [name for name, dense in DENSE_PRESETS.items() if dense.clip == needed]
+        presets = [name for name, config in PRESETS.items() if config.clip == given]
+        raise BadInputError(
+            f"init {init} is the CLIP {given.architecture}, and preset {self.preset} has "
+            f"{needed.architecture}; inits for {self.preset}: {listed(inits) or 'none'}; presets with "
+            f"the CLIP of {init}: {listed(presets) or 'none'}"
+        )
 
     def _check_method(self) -> None:
         if self.micro_batch is not None and (self.micro_batch < 1 or self.batch % self.micro_batch):
@@ -212,21 +219,10 @@ def _recorded(settings: str) -> dict[str, Any]:
 
 
 FREE_FIELDS = frozenset(
-    {
-        "steps",
-        "minutes",
-        "save_minutes",
-        "save_steps",
-        "eval_minutes",
-        "eval_images",
-        "samples",
-        "tensorboard",
-        "workers",
-        "threads",
-        "device",
-        "diffusion",
-        "diffusion_cache",
-    }
+    (
+        "steps minutes save_minutes save_steps eval_minutes eval_images samples tensorboard "
+        "workers threads device diffusion diffusion_cache"
+    ).split()
 )
 
 # From scratch a trunk needs the full rate, and the auxiliary terms teach it pixels from step one.

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from dedos_deploy.assets import EMBEDDED_WEIGHTS, assets_path
-from dedos_deploy.errors import BadInputError
+from dedos_deploy.errors import BadInputError, nearest
 from dedos_deploy.model import Dedos, build_model, load_checkpoint, load_open_clip
-from dedos_deploy.presets import get_preset
+from dedos_deploy.model.checkpoint import is_checkpoint
+from dedos_deploy.presets import DENSE_PRESETS, ModelConfig, get_preset
 from dedos_deploy.training.components import COMPONENTS, config_for
 from dedos_deploy.training.data import BatchSettings
 from dedos_deploy.training.denoising import DenoisingLearning, LearningSource
@@ -33,6 +34,9 @@ _LOG = logging.getLogger(__name__)
 EMBEDDED = "embedded"
 """What `init` calls the nano weights that ship with the package."""
 
+OPENAI = "openai"
+"""The tag whose weights the CLIP of a dense preset has unless others are named."""
+
 DETAIL_CREDIT = "Detail branch: "
 """Begins the credit of a checkpoint's pretrained branch."""
 
@@ -48,29 +52,46 @@ def initial_model(settings: TrainSettings) -> tuple[Dedos, dict[str, Any]]:
     """
     preset = get_preset(settings.preset)
     config = config_for(preset, settings.component, len(settings.walked))
-    if settings.init:
-        model, record = load_checkpoint(checkpoint_path(settings.init), preset=settings.preset)
-        if model.config != config:
-            raise BadInputError(
-                f"checkpoint {settings.init} has other parts than component {settings.component} "
-                f"with {len(settings.walked)} timesteps; take only its CLIP with --clip-weights"
-            )
-        return model, record
+    if settings.init and settings.init not in DENSE_PRESETS:
+        return _initial_checkpoint(settings, settings.init, config)
     model = build_model(config, seed=settings.seed)
-    if not settings.clip_weights:
-        if model.config.clip_tune != "all":
-            raise BadInputError(
-                f"preset {settings.preset} keeps CLIP frozen and needs its weights; give "
-                "--clip-weights openai, a local file, or --init CHECKPOINT"
-            )
-        if model.config.detail == _HAS_DETAIL:
-            _LOG.info("the detail branch is that of the embedded weights, the rest starts anew")
-            return model, {"sources": take_detail(model)}
-        return model, {}
-    if settings.clip_weights == EMBEDDED or settings.clip_weights.endswith(".safetensors"):
-        return model, take_clip(model, settings.clip_weights)
-    load_open_clip(model, settings.clip_weights)
+    clip_weights = settings.clip_weights or (OPENAI if settings.init else None)
+    if clip_weights is not None:
+        return model, _take_clip_weights(model, clip_weights)
+    if model.config.clip_tune != "all":
+        raise BadInputError(
+            f"preset {settings.preset} keeps CLIP frozen and needs its weights; give "
+            f"--clip-weights openai, a local file, or --init CHECKPOINT"
+        )
+    if model.config.detail == _HAS_DETAIL:
+        _LOG.info("the detail branch is that of the embedded weights, the rest starts anew")
+        return model, {"sources": take_detail(model)}
     return model, {}
+
+
+def _initial_checkpoint(
+    settings: TrainSettings, init: str, config: ModelConfig
+) -> tuple[Dedos, dict[str, Any]]:
+    path = checkpoint_path(init)
+    if not path.is_file():
+        raise BadInputError(
+            f"checkpoint {init} does not exist{nearest(init, DENSE_PRESETS)}; give a file written by "
+            f"dedos-train, {EMBEDDED!r}, or a preset whose CLIP to start from: "
+            f"{', '.join(DENSE_PRESETS)}"
+        )
+    model, record = load_checkpoint(path, preset=settings.preset)
+    if model.config != config:
+        raise BadInputError(
+            f"checkpoint {init} has other parts than component {settings.component} with "
+            f"{len(settings.walked)} timesteps; take only its CLIP with --clip-weights"
+        )
+    return model, record
+
+
+def _take_clip_weights(model: Dedos, name: str) -> dict[str, Any]:
+    if name == EMBEDDED or is_checkpoint(Path(name)):
+        return take_clip(model, name)
+    return load_open_clip(model, name).record
 
 
 def inherited_credits(record: Mapping[str, Any]) -> list[str]:

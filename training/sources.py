@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -71,7 +72,7 @@ def parse_entry(text: str) -> DataEntry:
     for kind in _READERS:
         if match[1] == kind:
             return DataEntry(match[2], kind, share)
-    if Path(body).expanduser().is_dir():
+    if Path(os.path.expanduser(body)).is_dir():
         return DataEntry(body, None, share)
     raise BadInputError(
         f"unknown kind of data set {match[1]!r} in {text!r}{nearest(match[1], _READERS)}; kinds: "

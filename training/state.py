@@ -20,6 +20,7 @@ from dedos_deploy.model.tensor_files import load_strictly, read_metadata, read_t
 from dedos_deploy.training.denoising import DenoisingLearning
 from dedos_deploy.training.muon import MuonAdamW
 from dedos_deploy.training.optimizer import WeightAverage, named_parameters
+from dedos_deploy.training.survey import DataMark
 
 FORMAT = "dedos-training-state-1"
 
@@ -35,6 +36,8 @@ class Training:
     """What reads the diffusion, None for a run without one."""
     diffusion: str | None = None
     """Fingerprint of the diffusion that `learning` reads."""
+    data: DataMark | None = None
+    """What the data was; None in processes that write no state."""
     step: int = 0
     """Optimizer steps done."""
     elapsed_s: float = 0.0
@@ -64,6 +67,8 @@ def save_state(path: Path, training: Training, settings_json: str) -> None:
         "step": training.step,
         "elapsed_s": training.elapsed_s,
         "diffusion": training.diffusion,
+        "data_files": training.data.files if training.data is not None else None,
+        "data_content": training.data.content if training.data is not None else None,
     }
     metadata = {"format": FORMAT, "record": json.dumps(record), "settings": settings_json}
     write_state(path, tensors, metadata)
@@ -93,6 +98,17 @@ def saved_settings(path: Path) -> str:
     if "settings" not in metadata:
         raise _damaged(path, "it has no settings")
     return metadata["settings"]
+
+
+def saved_data(path: Path) -> DataMark | None:
+    """Return what the data of the run that wrote `path` was; None for a state of earlier versions.
+
+    Raises BadInputError when there is no readable training state.
+    """
+    record = _record(path)
+    if record.data_files is None or record.data_content is None:
+        return None
+    return DataMark(record.data_files, record.data_content)
 
 
 def load_state(path: Path, training: Training) -> None:
@@ -125,18 +141,20 @@ def load_state(path: Path, training: Training) -> None:
 
 @dataclass(frozen=True)
 class _Record:
-    """See Training; `diffusion` is missing in states of the first release."""
+    """See Training; what may be None is missing in states of earlier releases."""
 
     step: int
     elapsed_s: float
     diffusion: str | None
+    data_files: str | None
+    data_content: str | None
 
 
 def _record(path: Path) -> _Record:
     try:
         values = load_json(_metadata(path).get("record", ""))
         if isinstance(values, dict):
-            values = {"diffusion": None, **values}
+            values = {"diffusion": None, "data_files": None, "data_content": None, **values}
         record: _Record = checked(_Record, values, "")
     except FieldError as error:
         raise _damaged(path, f"its record: {error}") from error

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import stat
 import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dedos_deploy.bundle._names import ENGINES_FOLDER, MANIFEST, vocabulary_file
+from dedos_deploy.bundle._names import MANIFEST, vocabulary_file
 from dedos_deploy.bundle._unpack import unpack
 from dedos_deploy.bundle._verify import read_file, verify_folder
 from dedos_deploy.bundle.manifest import Manifest
@@ -71,9 +72,15 @@ class Bundle(Closing):
         name = os.fspath(path_or_name)
         path = _DEMO_FILE if name == DEMO_NAME else Path(name)
         label = _label(name)
-        if not os.path.exists(path):
-            raise _nothing_there(name)
-        if path.is_dir():
+        try:
+            is_folder = stat.S_ISDIR(os.stat(path).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            raise _nothing_there(name) from None
+        except OSError as error:
+            raise BadInputError(
+                f"{label} cannot be read ({error.strerror}); check the path and its permissions"
+            ) from error
+        if is_folder:
             manifest = verify_folder(path, label=label, hashes=verify)
             _warn_if_open(path, manifest, label)
             return cls(manifest, path, name=name, temporary=False)
@@ -84,11 +91,6 @@ class Bundle(Closing):
     def spec(self) -> GraphSpec:
         """The tensors of `model.onnx`."""
         return self.manifest.spec
-
-    @property
-    def engines_folder(self) -> Path:
-        """Where engines built for a device are cached; it need not exist."""
-        return self.folder / ENGINES_FOLDER
 
     def path(self, name: str) -> Path:
         """Return the path of a file that the manifest lists, for example `model.onnx`.

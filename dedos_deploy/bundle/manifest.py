@@ -154,8 +154,8 @@ def _check_version(values: dict[str, object], where: str) -> None:
     if type(version) is int and version > FORMAT_VERSION:
         raise UnsupportedVersionError(
             f"{where}: field 'format_version' is {shown(version)}, but dedos-deploy {__version__} "
-            f"reads formats up to {FORMAT_VERSION}; upgrade this machine with: "
-            f"pip install --upgrade dedos-deploy"
+            f"reads formats up to {FORMAT_VERSION}; install a newer "
+            "dedos-deploy here, the way this one was"
         )
     # Checked before all else: in another format, every other key may mean something else.
     checked(Literal[1], version, "format_version")

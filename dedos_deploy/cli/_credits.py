@@ -1,4 +1,4 @@
-"""What `dedos-run --credits` prints."""
+"""What `dedos-run --licenses` prints."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _HEEDED = ("bundle", "credits", "json")
 def print_credits(args: argparse.Namespace, defaults: argparse.Namespace) -> int:
     """Print licence and sources of the bundle, and return the exit code.
 
-    defaults: what the arguments are when nothing but --credits is given.
+    defaults: what the arguments are when nothing but --licenses is given.
 
     Raises BadInputError for options that would do nothing, and what opening a bundle raises.
     """
@@ -23,7 +23,7 @@ def print_credits(args: argparse.Namespace, defaults: argparse.Namespace) -> int
     for name, value in vars(args).items():
         if name not in _HEEDED and value != getattr(defaults, name):
             option = "--" + name.replace("_", "-")
-            raise BadInputError(f"--credits labels nothing; leave {option} out")
+            raise BadInputError(f"--licenses labels nothing; leave {option} out")
     with Bundle.open(args.bundle) as bundle:
         if args.json:
             facts = {"licence": bundle.manifest.licence, "sources": bundle.manifest.sources}

@@ -4,30 +4,73 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import importlib
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from dedos_deploy.errors import DedosError, nearest
 from dedos_deploy.interrupts import EXIT_INTERRUPTED, SIGNALS, WATCHER, Interrupts, interrupts_taken
+from dedos_deploy.threads import limit_libraries
+from dedos_deploy.version import __version__
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 EXIT_OK = 0
 EXIT_USER_ERROR = 2
 EXIT_BROKEN_PIPE = 141
+OF_THE_MACHINE = frozenset(
+    getattr(errno, name)
+    for name in ("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EIO", "ELOOP", "ENAMETOOLONG")
+    if hasattr(errno, name)
+)
+"""What is wrong with a named file is no bug then, wherever in the program it is met."""
+
 OUR_THREADS = "dedos-"
 
 
 def command_parser(prog: str, description: str, epilog: str) -> argparse.ArgumentParser:
-    """Return a parser without arguments, whose texts keep their line breaks in --help."""
-    return argparse.ArgumentParser(
+    """Return a parser with --version alone, whose texts keep their line breaks in --help."""
+    parser = _Parser(
         prog=prog,
         description=description,
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"{prog} {__version__}")
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that says when its help cannot be printed, which argparse passes over."""
+
+    def print_help(self, file: SupportsWrite[str] | None = None) -> None:
+        (file or sys.stdout).write(self.format_help())
+        sys.stdout.flush()
+
+
+class _Unheard:
+    """stderr whose reader may be gone or whose disk may be full: what cannot be said ends no work."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def run_command(
@@ -49,12 +92,17 @@ def run_command(
     """
     ends_here = argv is None if owns_process is None else owns_process
     if ends_here:
-        _open_missing_streams()
+        _settle_streams()
     parser = build_parser()
-    args = parser.parse_args(argv)
+
+    def work() -> int:
+        args = parser.parse_args(argv)
+        limit_libraries()
+        return run(args)
+
     with interrupts_taken(parser.prog) as interrupts:
         try:
-            code = _code_of(parser.prog, lambda: run(args), interrupts)
+            code = _code_of(parser.prog, work, interrupts)
         except KeyboardInterrupt:
             code = EXIT_INTERRUPTED  # it came while the end was being said
         if ends_here:
@@ -64,8 +112,9 @@ def run_command(
     return code
 
 
-def _open_missing_streams() -> None:
-    """Let a process that was started without standard streams (`>&-`) have them, leading nowhere.
+def _settle_streams() -> None:
+    """Let a process that was started without standard streams (`>&-`) have them, leading nowhere,
+    and let nothing depend on what can be said on stderr.
 
     The next file that is opened would get their numbers, and with them whatever is printed.
     """
@@ -76,7 +125,7 @@ def _open_missing_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
     sys.stdin = sys.stdin or open(0, closefd=False)
     sys.stdout = sys.stdout or open(1, "w", closefd=False)
-    sys.stderr = sys.stderr or open(2, "w", closefd=False)
+    sys.stderr = cast(TextIO, _Unheard(sys.stderr or open(2, "w", closefd=False)))
 
 
 def _code_of(prog: str, work: Callable[[], int], interrupts: Interrupts) -> int:
@@ -90,23 +139,30 @@ def _code_of(prog: str, work: Callable[[], int], interrupts: Interrupts) -> int:
     except DedosError as error:
         print(f"{prog}: error: {one_line(str(error))}", file=sys.stderr)
         return EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        print(f"\n{prog}: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"\n{prog}: {str(interrupt) or 'interrupted'}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         _drop_stdout()
         return EXIT_BROKEN_PIPE
     except OSError as error:
-        if error.filename is not None or not _is_stdout_broken():
+        sentence = _machine_fault(error)
+        if sentence is None:
             raise
-        print(
-            f"{prog}: error: what was to be printed cannot be written ({error.strerror}); check where "
-            "stdout goes",
-            file=sys.stderr,
-        )
-        _drop_stdout()
+        print(f"{prog}: error: {sentence}", file=sys.stderr)
         return EXIT_USER_ERROR
     return code
+
+
+def _machine_fault(error: OSError) -> str | None:
+    """Return what is wrong with a named file or with stdout, None for what may well be a bug."""
+    if error.filename is not None:
+        said = f"{str(error.filename)!r} cannot be used ({error.strerror}); check its permissions and disk"
+        return said if error.errno in OF_THE_MACHINE else None
+    if not _is_stdout_broken():
+        return None
+    _drop_stdout()
+    return f"what was to be printed cannot be written ({error.strerror}); check where stdout goes"
 
 
 def _is_stdout_broken() -> bool:
@@ -157,6 +213,8 @@ def run_verb(
     build_parser, run: of the command line that starts with an option, or is empty.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        _settle_streams()
     if not words or words[0].startswith("-"):
         return run_command(build_parser, run, words, owns_process=argv is None)
     if words[0] not in verbs:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.options import Option, size_hw
+from dedos_deploy.places import ALL, Read, Written, check_apart, named
 
 Value = TypeVar("Value")
 _SWITCHES = {"on": "store_true", "off": "store_false", "both": argparse.BooleanOptionalAction}
@@ -34,6 +37,44 @@ def fields_of(args: argparse.Namespace, options: Iterable[Option]) -> dict[str, 
         if value is not None:
             found[option.field] = tuple(value) if option.several else value
     return found
+
+
+def bundles_read(*names: str | None) -> list[Read]:
+    """Return the bundles of a command line as what it reads; the embedded one is out of reach."""
+    from dedos_deploy.bundle import DEMO_NAME
+
+    return named("bundle", *(name for name in names if name != DEMO_NAME), closed=True)
+
+
+def bundle_holds(path: str | Path) -> tuple[str, ...]:
+    """Return the patterns of a bundle that is written: a folder is replaced as a whole."""
+    return () if Path(path).suffix == ".dedos" else (ALL,)
+
+
+def data_read(*entries: str | None) -> list[Read]:
+    """Return labelled data of a command line, such as `davis:clips=0.5`, as what it reads.
+
+    Nothing may be put into the folders where its pictures are looked for.
+    """
+    places = [_data_place(entry) for entry in entries if entry is not None]
+    parts = (os.path.join(place, part) for place in places for part in ("images", "labels"))
+    return [*named("data", *places), *named("data", *parts, closed=True)]
+
+
+def _data_place(entry: str) -> str:
+    """Return the path within [KIND:]FOLDER[=SHARE], as it stands where there is such a file."""
+    if os.path.exists(entry):
+        return entry
+    bare, share, _ = entry.rpartition("=")
+    return (bare if share else entry).rpartition(":")[2]
+
+
+def check_run_folder(output: Path, holds: Iterable[str], read: Iterable[Read]) -> None:
+    """Raise BadInputError where a run would write over what it reads.
+
+    holds: patterns of what the run writes into its folder.
+    """
+    check_apart([Written(f"output {str(output)!r}", output, tuple(holds))], list(read))
 
 
 def typed(parse: Callable[[str], Value]) -> Callable[[str], Value]:

@@ -43,11 +43,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "dedos-bench", "Costs of DEDOS models: counted for presets, measured for bundles.", EPILOG
     )
-    add_arguments(parser)
-    return parser
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="model|frame|stages")
     model = verbs.add_parser("model", help="count parameters, MACs and activation memory")
     model.add_argument("--preset", help=f"one of {', '.join(_PRESETS)}; default: all")
@@ -102,6 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for verb in (model, frame):
         verb.add_argument("--slots", type=int, default=171, help="class slots K (171)")
         verb.add_argument("--json", action="store_true", help="one JSON object as the last line")
+    return parser
 
 
 def run(args: argparse.Namespace) -> int:

@@ -16,10 +16,12 @@ examples:
   dedos-doctor                  look at everything
   dedos-doctor --engine trt     exit code 2 unless TensorRT can run here
   dedos-doctor --json           the same as one JSON object, to attach to a report
+  dedos-doctor --weights        published weights: what could be fetched, what is here and whole
 
 verdicts: ok, note (missing, and only some uses need it), bad (broken)"""
 
 WIDTH = 100
+INDENT = " " * 5
 MARKS = {"ok": "ok  ", "note": "note", "bad": "BAD "}
 
 
@@ -30,11 +32,18 @@ def build_parser() -> argparse.ArgumentParser:
         "one frame, and say what to do.",
         EPILOG,
     )
-    parser.add_argument(
+    looked_at = parser.add_mutually_exclusive_group()
+    looked_at.add_argument(
         "--engine",
         choices=ENGINES,
         default="cpu",
         help="which engine must be able to run for exit code 0 (default: cpu)",
+    )
+    looked_at.add_argument(
+        "--weights",
+        action="store_true",
+        help="look at published weights instead: presets, tags, size, licence, address, and whether "
+        "they are cached and whole; exit code 2 if one is damaged",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
@@ -45,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
     from dedos_deploy.runtime.doctor import examine, usable
     from dedos_deploy.runtime.opencv import silence_ffmpeg
 
+    if args.weights:
+        return _weights(as_json=args.json)
     silence_ffmpeg()
     findings = examine()
     fit = usable(findings, args.engine)
@@ -65,6 +76,24 @@ def run(args: argparse.Namespace) -> int:
     verdict = "can" if fit else "cannot"
     print(f"\nthe {args.engine} engine {verdict} run on this machine")
     return EXIT_OK if fit else EXIT_USER_ERROR
+
+
+def _weights(*, as_json: bool) -> int:
+    """Print what is known of published weights, return 2 if a cached file is damaged, else 0."""
+    from dedos_deploy.cli._doctor_weights import weight_findings
+
+    findings, report = weight_findings()
+    if as_json:
+        print(json.dumps(report, ensure_ascii=False))
+    else:
+        for finding in findings:
+            # What they are called is too long for a column.
+            print(f"{MARKS[finding.verdict]} {finding.topic}")
+            print(_wrapped(finding.found, INDENT))
+            if finding.advice:
+                print(_wrapped(f"→ {finding.advice}", INDENT))
+    whole = all(finding.verdict != "bad" for finding in findings)
+    return EXIT_OK if whole else EXIT_USER_ERROR
 
 
 def _wrapped(text: str, lead: str) -> str:

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dedos_deploy.cli._eval_text import columns_text, comparison_text, result_text
 from dedos_deploy.cli._main import EXIT_OK, command_parser, run_verb
-from dedos_deploy.cli._options import typed
+from dedos_deploy.cli._options import bundles_read, check_run_folder, data_read, typed
 from dedos_deploy.cli._progress import ProgressLines
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.options import size_hw
+from dedos_deploy.places import named
 from dedos_deploy.spec import BACKGROUNDS
 
 if TYPE_CHECKING:
-    from dedos_deploy.evaluation.batch import Keeping
     from dedos_deploy.evaluation.compare import Comparison
     from dedos_deploy.evaluation.data import EvaluationData
-    from dedos_deploy.evaluation.evaluate import Part
+    from dedos_deploy.evaluation.evaluate import Keeping, Part
     from dedos_deploy.evaluation.report import Section
     from dedos_deploy.evaluation.subjects import Running, Subject
 
@@ -35,8 +36,8 @@ label map is compared with the labels. Several models may be named; each is meas
 images.
 
 A data folder holds images/<split>/*.jpg, labels/<split>/*.png (a pixel is a line number of
-classes.txt from 0, 255 is not counted) and classes.txt. With --protocol it has the layout and the
-class list of a published benchmark (see docs/protocols.md).
+classes.txt from 0, 255 is not counted; 16 bits and 65535 for more than 255 classes) and classes.txt.
+With --protocol it has the layout and the class list of a published benchmark (see docs/protocols.md).
 """
 
 _EPILOG = """\
@@ -49,6 +50,8 @@ examples:
       is the new one better, how sure is that, and which classes moved
   dedos-eval --bundle street.dedos --data camvid --templates single vild14 --synonyms both
       the same model under other prompts
+  dedos-eval --bundle any.dedos --protocol VOC21 --data datasets
+      a published benchmark, the result beside published ones with what differs
   dedos-eval --bundle paper.dedos --protocol A-150 --data datasets --part 1/4 --output runs/a150
       a quarter of the images; four such processes, then: dedos-eval report runs/a150
 
@@ -63,7 +66,9 @@ have it; miou_union also counts, with 0, those that were only ever predicted.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run dedos-eval, or the command that its first argument names, and return its exit code."""
-    return run_verb("dedos-eval", VERBS, build_parser, run, argv)
+    words = sys.argv[1:] if argv is None else argv
+    named = partial(run, command=shlex.join(["dedos-eval", *words]))
+    return run_verb("dedos-eval", VERBS, build_parser, named, argv)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -119,7 +124,7 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--data", metavar="FOLDER", help="folder of the data set")
     group.add_argument("--split", help="split of the data set (default: val, or the protocol's)")
     group.add_argument(
-        "--protocol", metavar="NAME", help="published benchmark, such as A-150, PC-59 or PAS-20b"
+        "--protocol", metavar="NAME", help="published benchmark, such as A-150, PC-59 or VOC21"
     )
     group.add_argument(
         "--part",
@@ -139,10 +144,14 @@ def _add_text(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--background",
         choices=BACKGROUNDS,
-        default="none",
-        help="what may leave a pixel unlabelled, which counts as wrong (default: none)",
+        help="what may leave a pixel unlabelled, which counts as wrong, or as background where the "
+        "protocol has that class (default: none, or as the protocol's published figures have it)",
     )
-    group.add_argument("--threshold", type=float, help="score that labels a pixel, in [0, 1]")
+    group.add_argument(
+        "--threshold",
+        type=float,
+        help="score that labels a pixel, in [0, 1] (default: the protocol's, or the bundle's)",
+    )
     group.add_argument(
         "--templates",
         nargs="+",
@@ -152,8 +161,8 @@ def _add_text(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--synonyms",
         choices=("on", "off", "both"),
-        help="ask for the synonyms of classes, too (default: those of --classes, "
-        "but not those of a protocol)",
+        help="ask for the synonyms of classes, too (default: those of --classes, and of a protocol "
+        "as its published figures have it)",
     )
 
 
@@ -188,10 +197,13 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
-    """Evaluate, print tables, write the report, and return the exit code."""
+def run(args: argparse.Namespace, command: str | None = None) -> int:
+    """Evaluate, print tables, write the report, and return the exit code.
+
+    command: the whole command line, for the report.
+    """
     from dedos_deploy.evaluation.batch import evaluate_subjects, read_sections, report_of
-    from dedos_deploy.evaluation.report import write_report
+    from dedos_deploy.evaluation.report_page import write_report
 
     kept = [Path(one) for one in args.compare if _is_output(one)]
     subjects = _subjects(args, [one for one in args.compare if not _is_output(one)])
@@ -201,7 +213,8 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.resume and args.output is None:
         raise BadInputError("--resume goes on with what is in --output; give that folder")
-    keeping = _keeping(args)
+    keeping = _keeping(args, command)
+    _check_places(args)
     found = []
     if subjects:
         data, running = _data(args), _running(args)
@@ -220,6 +233,21 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(report.to_dict(), allow_nan=False))
     return EXIT_OK
+
+
+def _check_places(args: argparse.Namespace) -> None:
+    """Raise BadInputError where the report would lie over what is evaluated."""
+    from dedos_deploy.evaluation.batch import WRITTEN
+
+    if args.output is None:
+        return
+    read = [
+        *data_read(args.data),
+        *bundles_read(*args.bundle, *(one for one in args.compare if not _is_output(one))),
+        *named("checkpoint", *args.checkpoint),
+        *named("net", args.net, args.net_words),
+    ]
+    check_run_folder(args.output, WRITTEN, read)
 
 
 def _is_output(name: str) -> bool:
@@ -277,20 +305,25 @@ def _data(args: argparse.Namespace) -> Callable[[bool | None], EvaluationData]:
 
 
 def _running(args: argparse.Namespace) -> Running:
+    from dedos_deploy.evaluation.protocols import find_protocol
     from dedos_deploy.evaluation.subjects import Running
 
-    return Running(
-        args.engine, args.device, args.size, args.background, args.threshold, args.threads
-    )
+    background, threshold = args.background, args.threshold
+    published = find_protocol(args.protocol).threshold if args.protocol else None
+    if background is None:
+        background = "none" if published is None else "threshold"
+    if threshold is None and background == "threshold":
+        threshold = published
+    return Running(args.engine, args.device, args.size, background, threshold, args.threads)
 
 
-def _keeping(args: argparse.Namespace) -> Keeping:
-    from dedos_deploy.evaluation.batch import Keeping
+def _keeping(args: argparse.Namespace, command: str | None) -> Keeping:
+    from dedos_deploy.evaluation.evaluate import Keeping
 
     part = parse_part(args.part)
     if part.count > 1 and args.output is None:
         raise BadInputError("--part needs --output: the parts are put together from there")
-    return Keeping(args.output, args.resume, part, args.boundary, not args.no_pictures)
+    return Keeping(args.output, args.resume, part, args.boundary, not args.no_pictures, command)
 
 
 def parse_part(text: str) -> Part:
@@ -317,13 +350,15 @@ def _comparisons(
 
 
 def _print_sections(sections: Sequence[Section]) -> None:
-    from dedos_deploy.evaluation.report import summary_rows
+    from dedos_deploy.evaluation.report import summary_rows, tables_beside
 
     if len(sections) > 1:
         print(columns_text(summary_rows(sections)) + "\n")
     for section in sections:
-        if section.standing is not None:
-            print(columns_text(section.standing.rows()) + "\n")
+        for table in tables_beside(section):
+            print(columns_text(table) + "\n")
+        if section.published is not None:
+            print(f"{section.result.predictor}: {section.published.sentence()}\n")
 
 
 if __name__ == "__main__":

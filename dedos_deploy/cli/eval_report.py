@@ -42,7 +42,8 @@ def run(args: argparse.Namespace) -> int:
     """Read, write the report, and return the exit code."""
     from dedos_deploy.errors import BadInputError
     from dedos_deploy.evaluation.batch import read_sections, report_of
-    from dedos_deploy.evaluation.report import summary_rows, write_report
+    from dedos_deploy.evaluation.report import summary_rows
+    from dedos_deploy.evaluation.report_page import write_report
 
     if args.output is None and len(args.folder) > 1:
         raise BadInputError("a report of several folders needs a place of its own; give --output")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dedos_deploy.cli._eval_text import columns_text
 from dedos_deploy.cli._main import EXIT_OK, command_parser
+from dedos_deploy.cli._options import bundle_holds, bundles_read, check_run_folder, data_read
 from dedos_deploy.cli._progress import ProgressLines
 
 _DESCRIPTION = """\
@@ -65,6 +66,9 @@ def run(args: argparse.Namespace) -> int:
     from dedos_deploy.evaluation.thresholds import mean_iou
     from dedos_deploy.vocabulary import typed_vocabulary
 
+    if args.output is not None:
+        read = [*bundles_read(args.bundle), *data_read(args.data)]
+        check_run_folder(args.output, bundle_holds(args.output), read)
     if not args.dry_run:
         check_changeable(args.bundle, args.output, overwrite=args.overwrite)
     lines = ProgressLines()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dedos_deploy.calib.options import INT8_OPTIONS, Int8Options
 from dedos_deploy.cli._main import command_parser, run_command
-from dedos_deploy.cli._options import add_options, fields_of
+from dedos_deploy.cli._options import add_options, bundle_holds, data_read, fields_of
 from dedos_deploy.errors import BadInputError, require
 from dedos_deploy.export.options import (
     EXPORT_OPTIONS,
@@ -21,6 +23,7 @@ from dedos_deploy.export.options import (
     WORD_OPTIONS,
     ExportOptions,
 )
+from dedos_deploy.places import Written, check_apart, named
 
 if TYPE_CHECKING:
     from dedos_deploy.export import ExportReport, WeightsSource
@@ -48,8 +51,12 @@ whose labels differ on more than 0.1 % (fp32) or 1 % (fp16) of pixels is refused
 """
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of dedos-export."""
+def build_parser() -> argparse.ArgumentParser:
+    parser = command_parser(
+        "dedos-export",
+        "Write a bundle: the image graph, the text tower and their proof of parity.",
+        _EPILOG,
+    )
     add_options(parser.add_argument_group("weights"), WEIGHT_OPTIONS)
     graph = parser.add_argument_group("graph")
     add_options(graph, GRAPH_OPTIONS)
@@ -70,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_options(output, [OVERWRITE])
     output.add_argument("--json", action="store_true", help="print the report as JSON")
+    return parser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -89,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
         _require_device(options.target)
     weights = WeightsSource(**fields_of(args, WEIGHT_OPTIONS))
     dest = args.output or _default_output(weights, options)
+    _check_places(args, dest)
     report = export_bundle(weights, dest, options=options, progress=ProgressLines())
     values, summary = report.to_dict(), _summary(report)
     if args.device:
@@ -99,6 +108,21 @@ def run(args: argparse.Namespace) -> int:
         )
     print(json.dumps(values) if args.json else summary)
     return 0
+
+
+def _check_places(args: argparse.Namespace, dest: str) -> None:
+    """Raise BadInputError where the bundle or the table would lie over what is read."""
+    from dedos_deploy.runtime.sources.opening import read_from
+
+    written = [Written(f"output {dest!r}", Path(dest), bundle_holds(dest))]
+    if args.calib_table is not None:
+        written.append(Written(f"calibration table {args.calib_table!r}", Path(args.calib_table)))
+    published = fields_of(args, WEIGHT_OPTIONS).get("published")
+    files = (args.checkpoint, args.clip_weights, published.path if published else None)
+    weights = named("checkpoint", *files)
+    frames = [read_from(uri) for uri in (args.frames, args.calib) if uri is not None]
+    words = named("vocabulary", args.vocabulary)
+    check_apart(written, [*weights, *frames, *words, *data_read(args.labels)])
 
 
 def _require_device(target: str) -> None:
@@ -141,16 +165,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(build_parser, run, argv)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = command_parser(
-        "dedos-export",
-        "Write a bundle: the image graph, the text tower and their proof of parity.",
-        _EPILOG,
-    )
-    add_arguments(parser)
-    return parser
-
-
 def _default_output(weights: WeightsSource, options: ExportOptions) -> str:
     return f"{weights.name}-{options.precision}-{options.target}.dedos"
 
@@ -177,8 +191,18 @@ def _summary(report: ExportReport) -> str:
             f"  engine     {key.flavour} {key.version}, K = {'/'.join(map(str, key.profiles))}, "
             f"SM {', '.join(key.compute_capabilities)}, {report.engine.size / 1e6:.1f} MB"
         )
-    lines.append(f"run it: dedos-run --bundle {report.path} --source VIDEO --classes 'car,road'")
+    path, words = shlex.quote(str(report.path)), shlex.quote(",".join(_words_to_try(report.path)))
+    lines.append(f"run it: dedos-run --bundle {path} --source VIDEO --classes {words}")
     return "\n".join(lines)
+
+
+def _words_to_try(path: Path) -> Sequence[str]:
+    """Return a few words that the bundle knows by heart, or some of a street."""
+    from dedos_deploy.bundle import Bundle
+
+    with Bundle.open(path, verify=False) as bundle:
+        plain = [word for word in bundle.base_words if re.fullmatch(r"[\w -]+", word)]
+    return plain[:3] or ("car", "road")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from dedos_deploy.cli._main import EXIT_USER_ERROR, command_parser, one_line, run_command
@@ -16,7 +16,6 @@ from dedos_deploy.spec import BACKGROUNDS, TYPED_TARGETS
 
 if TYPE_CHECKING:
     from dedos_deploy.bundle import Bundle
-    from dedos_deploy.cli._opened import Opened
     from dedos_deploy.interrupts import Interrupts
     from dedos_deploy.runtime import Segmenter
     from dedos_deploy.runtime.flow import Reconnect, Run
@@ -38,7 +37,7 @@ examples:
   dedos-run --source drive.mp4 --bundle street.dedos --classes "road@0.3,car|automobile,person" \\
             --output overlay.mp4 --output frames.jsonl --output masks:masks
       labels every frame of a video into three outputs at once; "car" also answers to
-      "automobile", and "road" needs a score of 0.3
+      "automobile", and "road" needs a score of 0.3 ("road#808080" gives it a colour)
   dedos-run --source rtsp://user:password@10.0.0.5/live --classes classes.txt --background negatives
       labels a network camera with the class list of a file, one class a line
   dedos-run --source gate=rtsp://10.0.0.5/live --source yard=1 --classes "person,car" --serve \\
@@ -82,7 +81,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     source.add_argument("--camera", type=int, metavar="N", help="the same as --source camera:N")
     source.add_argument(
+        "--licenses",
         "--credits",
+        dest="credits",
         action="store_true",
         help="print the licence of the bundle's weights and whom they owe credit, and end",
     )
@@ -94,9 +95,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--classes",
+        action="append",
         metavar="LIST",
-        help='"car|automobile,road@0.3" or a text file with one class a line (default: the '
-        "bundle's base vocabulary)",
+        help='"car|automobile,road@0.3#808080" or a text file with one class a line: synonyms, least score '
+        "and colour are optional (default: the bundle's base vocabulary); of several sources, NAME:LIST "
+        "is for that one alone, and may be repeated",
     )
     parser.add_argument(
         "--background",
@@ -131,6 +134,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--opacity", type=float, metavar="X", help="of the overlay, in [0, 1] (default: 0.5)"
+    )
+    parser.add_argument(
+        "--legend",
+        choices=("on", "beside", "off"),
+        default="on",
+        help="of overlays: in a corner where it hides little (default), beside the picture, which "
+        "makes it wider, or none",
+    )
+    parser.add_argument(
+        "--contours",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="draw the borders of the classes into overlays",
     )
     parser.add_argument(
         "--serve",
@@ -191,6 +207,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames")
     parser.add_argument(
+        "--every",
+        type=int,
+        default=1,
+        metavar="N",
+        help="of a recording, label one frame in N (default: 1)",
+    )
+    parser.add_argument(
+        "--start",
+        type=_seconds,
+        default=0.0,
+        metavar="TIME",
+        help="of a recording, begin at this position: seconds, or M:SS, H:MM:SS",
+    )
+    parser.add_argument(
+        "--end",
+        type=_seconds,
+        metavar="TIME",
+        help="of a recording, end before this position",
+    )
+    parser.add_argument(
         "--engine",
         default="cpu",
         metavar="NAME",
@@ -218,6 +254,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=False,
         help="no status line and no notes on stderr; warnings and errors stay",
     )
+
+
+def _seconds(text: str) -> float:
+    """Return the seconds of `90`, `1:30` or `0:01:30`, any with a fraction.
+
+    >>> _seconds("1:02:03.5")
+    3723.5
+    """
+    if not re.fullmatch(r"(\d{1,4}:)?(\d{1,2}:)?\d{1,6}(\.\d{1,9})?", text, re.ASCII):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no position; write seconds, as 12.5, or M:SS or H:MM:SS"
+        )
+    seconds = 0.0
+    for part in text.split(":"):
+        seconds = 60 * seconds + float(part)
+    return seconds
 
 
 def _attempts(text: str) -> Reconnect:
@@ -255,12 +307,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    from dedos_deploy.cli.run_cameras import check_places, classes_of, part_of, sources_of
     from dedos_deploy.interrupts import interrupts_taken
     from dedos_deploy.runtime.opencv import silence_ffmpeg
 
     silence_ffmpeg()
     # What is cheap to check comes first: a typing mistake should not cost a model's loading time.
-    vocabulary = _vocabulary_of(args.classes)
+    words = classes_of(args.classes, sources_of(args))
+    part_of(args)
     if args.max_latency_ms is not None and not args.max_latency_ms > 0:
         raise BadInputError(f"--max-latency-ms must be positive, not {args.max_latency_ms}")
     _check_serving(args)
@@ -268,13 +322,17 @@ def _run(args: argparse.Namespace) -> int:
         raise BadInputError(f"--max-frames must be at least 1, not {args.max_frames}")
     if not 0 <= args.watchdog <= 3600:
         raise BadInputError(f"--watchdog must lie in 0 to 3600 seconds, not {args.watchdog:g}")
+    check_places(args)
     with interrupts_taken("dedos-run") as interrupts:
         interrupts.say = lambda text: log.error("%s", text)
-        return _label(args, vocabulary, interrupts)
+        return _label(args, words, interrupts)
 
 
-def _label(args: argparse.Namespace, vocabulary: Vocabulary | None, interrupts: Interrupts) -> int:
+def _label(
+    args: argparse.Namespace, words: Mapping[str, Vocabulary], interrupts: Interrupts
+) -> int:
     """Open everything, label until the end, close everything and say what became of it."""
+    from dedos_deploy.bundle import Bundle
     from dedos_deploy.cli._opened import Opened
     from dedos_deploy.cli._run_ends import (
         exit_code,
@@ -285,18 +343,22 @@ def _label(args: argparse.Namespace, vocabulary: Vocabulary | None, interrupts: 
     )
     from dedos_deploy.cli.run_cameras import is_alone, open_cameras, open_page, options_of
     from dedos_deploy.runtime.flow import Run
+    from dedos_deploy.vocabulary import Entry
 
     with Opened(interrupts.stop) as opened:
-        bundle, vocabulary = _open_bundle(args, vocabulary, opened)
+        bundle = opened.enter("bundle", Bundle.open(args.bundle))
+        vocabularies = _vocabularies(args, bundle, words)
         cameras = open_cameras(args, interrupts, opened)
         stages = watch(args, opened)
         tell_what_is_left(interrupts, stages, opened)
-        shared = opened.enter("engine", _load(args, bundle, vocabulary))
+        first = next(iter(vocabularies.values()))
+        shared = opened.enter("engine", _load(args, bundle, first))
         stop = interrupts.defer()
-        views = {camera.name: shared.share(vocabulary) for camera in cameras}
+        views = {name: shared.share(vocabulary) for name, vocabulary in vocabularies.items()}
         seats = [camera.labelled_by(views[camera.name], args) for camera in cameras]
         run = Run(seats, options_of(args), stop=stop, stages=stages)
-        open_page(args, run, shared, views, bundle.base_words, opened)
+        suggested = tuple(Entry(word).spelled for word in bundle.base_words)
+        open_page(args, run, shared, views, suggested, opened)
         frames = cameras[0].frames if is_alone(args) else None
         with _status(args, run, frames):
             try:
@@ -332,29 +394,31 @@ def _check_serving(args: argparse.Namespace) -> None:
             raise BadInputError(f"{name} does nothing without --serve; add it, or leave {name} out")
 
 
-def _vocabulary_of(classes: str | None) -> Vocabulary | None:
-    from dedos_deploy.vocabulary import typed_vocabulary
-
-    return None if classes is None else typed_vocabulary(classes)
-
-
-def _open_bundle(
-    args: argparse.Namespace, vocabulary: Vocabulary | None, opened: Opened
-) -> tuple[Bundle, Vocabulary]:
-    from dedos_deploy.bundle import Bundle
+def _vocabularies(
+    args: argparse.Namespace, bundle: Bundle, words: Mapping[str, Vocabulary]
+) -> dict[str, Vocabulary]:
+    """Return the vocabulary of every source; the bundle's own words where none were given."""
+    from dedos_deploy.cli.run_cameras import sources_of
     from dedos_deploy.vocabulary import Entry, Vocabulary
 
-    bundle = opened.enter("bundle", Bundle.open(args.bundle))
-    if vocabulary is not None:
-        return bundle, vocabulary
-    words = bundle.base_words
-    if not words:
+    names = list(sources_of(args))
+    without = [name for name in names if name not in words]
+    if not without:
+        return dict(words)
+    base = bundle.base_words
+    if not base:
         raise BadInputError(
             f"bundle {args.bundle!r} ships no base vocabulary to fall back on; name your classes, "
             "as in --classes 'road,car|automobile'"
         )
-    log.info("no --classes given: using the bundle's own %d, %s", len(words), ", ".join(words))
-    return bundle, Vocabulary(tuple(Entry(word) for word in words))
+    own = Vocabulary(tuple(Entry(word) for word in base))
+    log.info(
+        "no --classes given%s: using the bundle's own %d, %s",
+        f" for {', '.join(without)}" if words else "",
+        len(base),
+        ", ".join(entry.spelled for entry in own.entries),
+    )
+    return {name: words.get(name, own) for name in names}
 
 
 def _load(args: argparse.Namespace, bundle: Bundle, vocabulary: Vocabulary) -> Segmenter:

@@ -6,14 +6,15 @@ import argparse
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dedos_deploy.errors import BadInputError, SourceError
+from dedos_deploy.cli._options import bundles_read
+from dedos_deploy.errors import BadInputError, SourceError, nearest, shown
 
 if TYPE_CHECKING:
     from dedos_deploy.cli._opened import Opened
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from dedos_deploy.runtime import Segmenter, SegmenterView, Sink, SinkOptions, Source
     from dedos_deploy.runtime.flow import Camera, Run, RunOptions
     from dedos_deploy.runtime.serving.guard import Access
+    from dedos_deploy.runtime.sources.excerpt import Part
+    from dedos_deploy.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +84,9 @@ class Ends:
     sinks: list[Sink]
     """Where the results go, open."""
 
+    part: Part
+    """Which of its frames are wanted."""
+
     live: bool = True
     """Whether frames come in their own time; a source that cannot be reached yet is taken for live."""
 
@@ -93,7 +99,7 @@ class Ends:
     def open_it(self) -> Source:
         from dedos_deploy.runtime.sources.opening import connect
 
-        return self.first.pop() if self.first else connect(self.uri)
+        return self.first.pop() if self.first else self.part.of(connect(self.uri))
 
     def labelled_by(self, view: SegmenterView, args: argparse.Namespace) -> Camera:
         from dedos_deploy.runtime.flow import Camera, FeedOptions, Reconnect
@@ -125,6 +131,50 @@ def sources_of(args: argparse.Namespace) -> dict[str, str]:
     return names_of(args.source if args.camera is None else [f"camera:{args.camera}"])
 
 
+def classes_of(given: Sequence[str] | None, sources: Collection[str]) -> dict[str, Vocabulary]:
+    """Return the vocabulary of every source that was given words. Raises BadInputError.
+
+    given: `LIST` for all sources, `NAME:LIST` for the one of that name.
+    """
+    from dedos_deploy.vocabulary import typed_vocabulary
+
+    lists: dict[str | None, str] = {}
+    for text in given or ():
+        prefix, colon, rest = text.partition(":")
+        name = prefix.strip() if colon and prefix.strip() in sources else None
+        hint = nearest(prefix.strip(), sources) if colon and name is None else ""
+        if hint and len(sources) > 1:
+            raise BadInputError(f"--classes {shown(text)}: no source is called {prefix!r}{hint}")
+        if name in lists:
+            raise BadInputError(_given_twice(name, sources))
+        lists[name] = text if name is None else rest
+    found = {name: typed_vocabulary(text) for name, text in lists.items()}
+    return {
+        name: found[name] if name in found else found[None]
+        for name in sources
+        if name in found or None in found
+    }
+
+
+def _given_twice(name: str | None, sources: Collection[str]) -> str:
+    if name is not None:
+        return f"--classes gives words to {name!r} twice; write one list, with commas"
+    if len(sources) == 1:
+        return "--classes was given twice; write one list, as --classes 'road,car|automobile'"
+    names = ", ".join(sources)
+    return (
+        "--classes was given twice for all sources; write one list for all, and NAME:LIST for one "
+        f"of {names}"
+    )
+
+
+def part_of(args: argparse.Namespace) -> Part:
+    """Return which frames of recordings are wanted. Raises BadInputError."""
+    from dedos_deploy.runtime.sources.excerpt import Part
+
+    return Part(args.every, args.start, args.end)
+
+
 def options_of(args: argparse.Namespace) -> RunOptions:
     """Return when the run ends."""
     from dedos_deploy.runtime.flow import RunOptions
@@ -135,6 +185,23 @@ def options_of(args: argparse.Namespace) -> RunOptions:
         errors="raise" if alone else "count",
         sink_errors=args.on_output_error or ("stop" if alone else "continue"),
     )
+
+
+def check_places(args: argparse.Namespace) -> None:
+    """Raise BadInputError where an output would destroy what is read, or another output."""
+    from dedos_deploy.places import Written, check_apart, named
+    from dedos_deploy.runtime.sinks.opening import written_by
+    from dedos_deploy.runtime.sources.opening import read_from
+
+    sources = sources_of(args)
+    outputs = _outputs_of(args, len(sources))
+    addresses = (uri.replace(PLACE, name) for name in sources for uri in outputs)
+    written = [one for one in map(written_by, addresses) if one is not None]
+    if args.trace is not None:
+        written.append(Written(f"trace {args.trace!r}", Path(args.trace)))
+    read = [read_from(uri) for uri in sources.values()]
+    words = args.classes if os.path.isfile(args.classes or "") else None
+    check_apart(written, [*read, *bundles_read(args.bundle), *named("class file", words)])
 
 
 def open_cameras(args: argparse.Namespace, interrupts: Interrupts, opened: Opened) -> list[Ends]:
@@ -169,7 +236,7 @@ def open_page(
     words: tuple[str, ...],
     opened: Opened,
 ) -> None:
-    """Serve the page, if it is asked for. words: to suggest."""
+    """Serve the page, if it is asked for. words: to suggest, spelled as entries."""
     if args.serve is None:
         return
     from dedos_deploy.runtime.serving.app import Server
@@ -177,7 +244,7 @@ def open_page(
 
     access = access_of(args.serve, args.token)
     record_to = None if args.record_to is None else Path(args.record_to)
-    controls = Controls(shared, views, record_to=record_to)
+    controls = Controls(shared, views, record_to=record_to, background=args.background)
     # One after the other, since requests may begin recordings.
     page = opened.enter("page", ExitStack())
     page.callback(controls.close)
@@ -208,18 +275,25 @@ def _open_source(name: str, uri: str, args: argparse.Namespace, opened: Opened) 
     from dedos_deploy.runtime.flow import Reconnect
     from dedos_deploy.runtime.sources.opening import may_come_later
 
+    part = part_of(args)
     if may_come_later(uri) and (args.reconnect is not None or not is_alone(args)):
         source = _recording_at(uri)
         if source is None:
-            return Ends(name, uri, [], [])
+            if not part.is_all:
+                raise BadInputError(
+                    f"source {name} is live, and --every, --start and --end choose frames of a "
+                    "recording; leave them out"
+                )
+            return Ends(name, uri, [], [], part)
     else:
         source = open_source(uri, reconnect=Reconnect(attempts=0))
+    source = part.of(source)
     # Opened here, so that a mistake in an address ends the program before it has begun; the feed
     # opens it again, so that its health and attempts are those that are reported.
     first = [source]
     unused = opened.enter(f"source of {name}", ExitStack())
     unused.callback(lambda: [one.close() for one in first])
-    return Ends(name, uri, first, [], source.live, source.fps, source.frames)
+    return Ends(name, uri, first, [], part, source.live, source.fps, source.frames)
 
 
 def _recording_at(uri: str) -> Source | None:
@@ -242,12 +316,14 @@ def _recording_at(uri: str) -> Source | None:
 
 def _sink_options(ends: Ends, args: argparse.Namespace) -> SinkOptions:
     from dedos_deploy.runtime import OverlayPainter, SinkOptions
-    from dedos_deploy.runtime.sources.opening import paths_of
+    from dedos_deploy.runtime.sinks.overlay import OPACITY
+    from dedos_deploy.runtime.sources.opening import read_from
 
+    opacity = OPACITY if args.opacity is None else args.opacity
     return SinkOptions(
         fps=ends.fps,
         live=ends.live,
         overwrite=args.overwrite,
-        painter=OverlayPainter() if args.opacity is None else OverlayPainter(args.opacity),
-        protected=tuple(path for uri in sources_of(args).values() for path in paths_of(uri)),
+        painter=OverlayPainter(opacity, legend=args.legend, contours=args.contours),
+        protected=tuple(path for uri in sources_of(args).values() for path in read_from(uri).paths),
     )

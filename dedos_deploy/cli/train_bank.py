@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dedos_deploy.cli._main import EXIT_OK, command_parser, run_command
+from dedos_deploy.cli._main import EXIT_OK, command_parser
 from dedos_deploy.cli._progress import ProgressLines
 from dedos_deploy.errors import BadInputError, require
 
@@ -39,12 +39,6 @@ examples:
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `dedos-train calibrate-bank`."""
     parser = command_parser("dedos-train calibrate-bank", _DESCRIPTION, _EPILOG)
-    add_arguments(parser)
-    return parser
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `dedos-train calibrate-bank`."""
     parser.add_argument("run", type=Path, metavar="RUN", help="output folder of dedos-train")
     parser.add_argument(
         "--images",
@@ -79,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=int, help="CPU threads, at most one per core (default: torch's choice)"
     )
+    return parser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -122,12 +117,3 @@ def _compare(run: Run, folders: Sequence[LabelFolder], calibrated: Calibrated) -
     for fill, result in compare_fillings(run, folders, calibrated):
         line = f"{fill:<12}{result.miou_present:>12.4f}  {result.images:>6}  {result.data}"
         print(line, flush=True)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run `dedos-train calibrate-bank` and return its exit code."""
-    return run_command(build_parser, run, argv)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dedos_deploy.cli._main import EXIT_OK, command_parser, run_command
-from dedos_deploy.cli._options import add_options, fields_of
+from dedos_deploy.cli._main import EXIT_OK, command_parser
+from dedos_deploy.cli._options import add_options, check_run_folder, data_read, fields_of
 from dedos_deploy.cli._progress import ProgressLines
 from dedos_deploy.errors import BadInputError, require
+from dedos_deploy.places import named
 from dedos_deploy.progress import QUIET
 from dedos_deploy.training.options import CACHE_MACHINE_OPTIONS, CACHE_OPTIONS
 
@@ -36,14 +36,8 @@ Images that are there are left alone: stopped with Ctrl-C, the same command goes
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of `dedos-train cache-diffusion`."""
+    """Return the parser of `dedos-train cache-diffusion`; None means the default of training."""
     parser = command_parser("dedos-train cache-diffusion", _DESCRIPTION, _EPILOG)
-    add_arguments(parser)
-    return parser
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `dedos-train cache-diffusion`; None means the default of training."""
     parser.add_argument(
         "--data",
         nargs="+",
@@ -69,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep no more than this; the rest is computed while training",
     )
     add_options(parser, CACHE_MACHINE_OPTIONS)
+    return parser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -108,6 +103,8 @@ def _fill(args: argparse.Namespace) -> FillReport | None:
     # The settings of a run, so that data and diffusion mean here what they mean in training; of
     # the preset nothing is used.
     settings = settings_for("nano", tuple(args.data), diffusion=args.diffusion, **given)
+    model = named("diffusion model", args.diffusion, closed=True)
+    check_run_folder(Path(args.cache), ["*/*/*"], [*data_read(*args.data), *model])
     processes = open_processes(settings.device)
     if settings.threads:
         torch.set_num_threads(usable_threads(settings.threads))
@@ -157,12 +154,3 @@ def summary(report: FillReport) -> str:
             )
         )
     return "\n".join(f"{label:7} {text}" for label, text in rows)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run `dedos-train cache-diffusion` and return its exit code."""
-    return run_command(build_parser, run, argv)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dedos_deploy.cli._main import EXIT_OK, command_parser, run_command
-from dedos_deploy.cli._options import add_options, fields_of
+from dedos_deploy.cli._main import EXIT_OK, command_parser
+from dedos_deploy.cli._options import add_options, check_run_folder, data_read, fields_of
 from dedos_deploy.cli._progress import ProgressLines
 from dedos_deploy.errors import require
 from dedos_deploy.training.pretraining.options import DIFFUSION_OPTIONS
@@ -41,15 +40,13 @@ sheets to look at (reconstructions.png: original, decoded, decoded after the wal
 samples.png: original, decoded, drawn from noise) and report.json. Ctrl-C saves and exits with 130."""
 
 
+MODEL_HOLDS = ("*.json", "*.safetensors", "*.png", "vae/*", "unet/*", "scheduler/*")
+"""Patterns of what the model and its report consist of."""
+
+
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of `dedos-train diffusion`."""
+    """Return the parser of `dedos-train diffusion`; None means the default of NanoSettings."""
     parser = command_parser("dedos-train diffusion", _DESCRIPTION, _EPILOG)
-    add_arguments(parser)
-    return parser
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `dedos-train diffusion`; None means the default of NanoSettings."""
     parser.add_argument(
         "--data",
         nargs="+",
@@ -66,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="half a minute on 64 pictures: shows that all works, draws noise",
     )
     add_options(parser, DIFFUSION_OPTIONS)
+    return parser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -77,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
     from dedos_deploy.training.pretraining.small_diffusion import pretrain_diffusion
 
     settings = settings_of(args)
+    check_run_folder(args.output, MODEL_HOLDS, data_read(*args.data))
     report = pretrain_diffusion(
         args.data, settings, args.output, resume=args.resume, progress=ProgressLines()
     )
@@ -135,12 +134,3 @@ def summary(report: NanoReport) -> str:
         ("time", ", ".join(f"{name} {value:.0f} s" for name, value in report.seconds.items())),
     )
     return "\n".join(f"{label:9} {text}" for label, text in rows)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run `dedos-train diffusion` and return its exit code."""
-    return run_command(build_parser, run, argv)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

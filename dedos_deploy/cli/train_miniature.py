@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from dedos_deploy.cli._main import EXIT_OK, command_parser, run_command
+from dedos_deploy.cli._main import EXIT_OK, command_parser
 from dedos_deploy.cli._options import add_options, fields_of
 from dedos_deploy.errors import BadInputError, require
 from dedos_deploy.training.miniature.options import MINIATURE_OPTIONS
@@ -35,20 +34,15 @@ component) and the folders of all parts."""
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of `dedos-train miniature`."""
+    """Return the parser of `dedos-train miniature`; None means the plan's default."""
     parser = command_parser("dedos-train miniature", _DESCRIPTION, _EPILOG)
-    add_arguments(parser)
-    return parser
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `dedos-train miniature`; None means the plan's default."""
     parser.add_argument("--output", type=Path, required=True, help="folder of the miniature")
     parser.add_argument("--quick", action="store_true", help="tiny budgets, about three minutes")
     parser.add_argument(
         "--results", type=Path, metavar="DIR", help="write report and pictures here, too"
     )
     add_options(parser, MINIATURE_OPTIONS)
+    return parser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -77,12 +71,3 @@ def run(args: argparse.Namespace) -> int:
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run `dedos-train miniature` and return its exit code."""
-    return run_command(build_parser, run, argv)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -9,8 +9,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dedos_deploy.cli._main import EXIT_OK, command_parser, run_command
+from dedos_deploy.cli._main import EXIT_OK, command_parser
+from dedos_deploy.cli._options import check_run_folder
 from dedos_deploy.errors import BadInputError, nearest, require
+from dedos_deploy.places import named
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,15 +38,13 @@ Look at DIR/overlays.png before training on it. Repeating the command with anoth
 the folder. A teacher is an ONNX net from `image` float32 [N, 3, H, W] RGB 0..255 to `logits`."""
 
 
+FOLDER_HOLDS = ("images/*/*", "labels/*/*", "classes.txt", "credits.txt", "overlays.png")
+"""Patterns of what a label folder consists of."""
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `dedos-train pseudo-labels`."""
     parser = command_parser("dedos-train pseudo-labels", _DESCRIPTION, _EPILOG)
-    add_arguments(parser)
-    return parser
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `dedos-train pseudo-labels`."""
     parser.add_argument(
         "sources",
         type=Path,
@@ -115,6 +115,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=int, default=0, help="CPU threads, at most one per core (default: all)"
     )
+    return parser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -131,6 +132,7 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     if args.joined and not args.complete:
         raise BadInputError("--joined renames the classes of a label folder; give --complete, too")
+    check_run_folder(args.output, FOLDER_HOLDS, named("source", *args.sources))
     teachers = [open_teacher(text, args.sizes, args.threads) for text in args.teacher]
     rules = LabelRules(args.confidence, tuple(args.words), tuple(args.without), args.side)
     if args.complete:
@@ -174,12 +176,3 @@ def frames(sources: Sequence[Path], step: int) -> Iterator[tuple[str, NDArray[np
     opened: list[Any] = [read_frames(source, step=step) for source in sources]
     for one in opened:
         yield from one
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run `dedos-train pseudo-labels` and return its exit code."""
-    return run_command(build_parser, run, argv)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

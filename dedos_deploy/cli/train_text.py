@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from dedos_deploy.cli._main import EXIT_OK, command_parser, run_command
-from dedos_deploy.cli._options import add_options, fields_of
+from dedos_deploy.cli._main import EXIT_OK, command_parser
+from dedos_deploy.cli._options import add_options, check_run_folder, fields_of
 from dedos_deploy.errors import BadInputError, require
+from dedos_deploy.places import named
 from dedos_deploy.training.pretraining.options import TEXT_OPTIONS
 
 _DESCRIPTION = """\
@@ -31,14 +31,8 @@ next: dedos-train trunk --text runs/text_tower.safetensors ..."""
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of `dedos-train text`."""
+    """Return the parser of `dedos-train text`; None means the default of DistilSettings."""
     parser = command_parser("dedos-train text", _DESCRIPTION, _EPILOG)
-    add_arguments(parser)
-    return parser
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `dedos-train text`; None means the default of DistilSettings."""
     parser.add_argument(
         "--output",
         type=Path,
@@ -64,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="go on with an interrupted run, with its options"
     )
+    return parser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -82,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
             raise BadInputError(f"--{name} is {value}, but must be more than 0")
     if args.threads:
         torch.set_num_threads(usable_threads(args.threads))
+    check_run_folder(args.output, (), named("word list", args.words))
     scores = run_text(
         preset=args.preset,
         output=args.output,
@@ -104,12 +100,3 @@ def read_words(path: Path) -> tuple[str, ...]:
 
     lines = read_text(path, advice="--words names a file with one word per line").splitlines()
     return tuple(word for line in lines if (word := " ".join(line.lower().split())))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run `dedos-train text` and return its exit code."""
-    return run_command(build_parser, run, argv)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

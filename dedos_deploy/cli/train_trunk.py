@@ -7,14 +7,14 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dedos_deploy.cli._main import EXIT_OK, command_parser, run_command
-from dedos_deploy.cli._options import add_options, fields_of
+from dedos_deploy.cli._main import EXIT_OK, command_parser
+from dedos_deploy.cli._options import add_options, check_run_folder, data_read, fields_of
 from dedos_deploy.cli._progress import ProgressLines
 from dedos_deploy.errors import BadInputError, require
+from dedos_deploy.places import named
 from dedos_deploy.training.pretraining.options import TRUNK_OPTIONS
 
 if TYPE_CHECKING:
@@ -39,15 +39,13 @@ The output folder gets start.safetensors, features/, log.jsonl and report.json; 
   dedos-train --preset nano --clip-weights runs/trunk/start.safetensors ..."""
 
 
+TRUNK_HOLDS = ("start.safetensors", "state.safetensors", "report.json", "log.jsonl", "features/*")
+"""Patterns of what a distillation writes into its folder."""
+
+
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of `dedos-train trunk`."""
+    """Return the parser of `dedos-train trunk`; None means the default of TrunkSettings."""
     parser = command_parser("dedos-train trunk", _DESCRIPTION, _EPILOG)
-    add_arguments(parser)
-    return parser
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `dedos-train trunk`; None means the default of TrunkSettings."""
     parser.add_argument(
         "--data",
         nargs="+",
@@ -110,6 +108,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="go on with an interrupted run, with its options"
     )
+    return parser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -127,6 +126,8 @@ def run(args: argparse.Namespace) -> int:
     if args.threads < 1:
         raise BadInputError(f"--threads is {args.threads}, but must be at least 1")
     torch.set_num_threads(usable_threads(args.threads))
+    files = named("weights", args.text, args.init, args.detail, *args.teacher)
+    check_run_folder(args.output, TRUNK_HOLDS, [*data_read(*args.data), *files])
     asked = TrunkRun(
         data=tuple(args.data),
         teachers=tuple(args.teacher),
@@ -161,12 +162,3 @@ def settings_of(args: argparse.Namespace) -> TrunkSettings:
     if "steps" in given and "minutes" not in given:
         given["minutes"] = None
     return replace(TrunkSettings(), **given)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run `dedos-train trunk` and return its exit code."""
-    return run_command(build_parser, run, argv)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

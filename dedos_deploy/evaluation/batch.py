@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,35 +17,27 @@ from dedos_deploy.evaluation.data import EvaluationData
 from dedos_deploy.evaluation.evaluate import (
     WHOLE,
     Evaluated,
-    Part,
+    Keeping,
     evaluate_predictor,
     read_evaluation,
 )
 from dedos_deploy.evaluation.overlays import Chosen, Shown, choose, show
+from dedos_deploy.evaluation.published import beside
+from dedos_deploy.evaluation.records import MADE, confusion_of
 from dedos_deploy.evaluation.report import Report, Section
-from dedos_deploy.evaluation.subjects import Running, Subject, base_names
+from dedos_deploy.evaluation.subjects import Running, Subject, base_classes
 from dedos_deploy.evaluation.tables import placed
 from dedos_deploy.files import write_atomically
+from dedos_deploy.label_files import class_word
 from dedos_deploy.progress import QUIET, Progress
 
 SHOWN = "shown.json"
+_FILES = ("report.*", "images*.jsonl", "shown*")
+WRITTEN = (*_FILES, *(f"*/{name}" for name in _FILES))
+"""Patterns of what an evaluation keeps in its folder, that of several models in folders of it."""
+
 _PANELS = ("image", "labels", "answer", "mistakes")
-
-
-@dataclass(frozen=True)
-class Keeping:
-    """What an evaluation keeps."""
-
-    output: Path | None = None
-    """Folder of records, pictures and report, None for none."""
-    resume: bool = False
-    """Go on with records that are there."""
-    part: Part = WHOLE
-    """Share of this process."""
-    boundary: bool = False
-    """Measure boundary IoU."""
-    pictures: bool = True
-    """Paint images."""
+_OWN_FILES = re.compile(r"images.*\.jsonl|report\.(html|md|json)|shown.*\.(jpg|json)")
 
 
 def evaluate_subjects(
@@ -62,7 +54,7 @@ def evaluate_subjects(
     `output` itself, with more in a folder each; progress: a subject is a
     part of it.
     """
-    names = _distinct([subject.name for subject in subjects])
+    names = _distinct([_name(subject, data_for(subject.synonyms).classes) for subject in subjects])
     found = []
     for number, (subject, name) in enumerate(zip(subjects, names, strict=True), start=1):
         folder = keeping.output
@@ -84,24 +76,26 @@ def _evaluate(
     progress: Progress,
 ) -> tuple[Evaluated, Section]:
     with closing(subject.open(data.vocabulary, running, name)) as predictor:
-        base = base_names(data.vocabulary, predictor.taught)
+        base = base_classes(data, predictor.taught)
         evaluated = evaluate_predictor(
-            predictor,
-            data,
-            output=folder,
-            part=keeping.part,
-            resume=keeping.resume,
-            boundary=keeping.boundary,
-            base=base,
-            progress=progress,
+            predictor, data, replace(keeping, output=folder), base=base, progress=progress
         )
         shown: list[Shown] = []
         if keeping.pictures and folder is not None and keeping.part == WHOLE:
             chosen = choose(evaluated.records, len(data.classes))
             shown = show(chosen, predictor, data)
             save_shown(folder, shown)
-    standing = placed(data.name, evaluated.result.miou_present)
-    return evaluated, Section(evaluated.result, evaluated.header["identity"], shown, standing)
+    return evaluated, _section(evaluated, shown)
+
+
+def _section(evaluated: Evaluated, shown: Sequence[Shown]) -> Section:
+    result, header = evaluated.result, evaluated.header
+    standing = placed(result.data, result.miou_present)
+    matrix = confusion_of(evaluated.records, len(result.classes)).matrix
+    made = header.get(MADE)
+    return Section(
+        result, header["identity"], shown, standing, beside(result, header), matrix, made
+    )
 
 
 def compare_evaluated(first: Evaluated, second: Evaluated) -> Comparison:
@@ -123,10 +117,7 @@ def read_sections(folders: Sequence[Path]) -> list[tuple[Evaluated, Section]]:
             )
         for place in places:
             evaluated = read_evaluation(place)
-            result = evaluated.result
-            standing = placed(result.data, result.miou_present)
-            section = Section(result, evaluated.header["identity"], load_shown(place), standing)
-            found.append((evaluated, section))
+            found.append((evaluated, _section(evaluated, load_shown(place))))
     return found
 
 
@@ -202,14 +193,21 @@ def slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9.-]+", "_", name).strip("_.") or "subject"
 
 
+def _name(subject: Subject, classes: Sequence[str]) -> str:
+    """Return the subject's name, and what it is where a class is called the same."""
+    called = class_word(subject.name) in map(class_word, classes)
+    return f"{subject.name} ({subject.kind})" if called else subject.name
+
+
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Return names with a number where one occurs twice."""
+    """Return names with a number where one occurs twice, or its folder would be another file."""
     found: list[str] = []
     taken: set[str] = set()
     for name in names:
         number, unique = 2, name
-        while slug(unique) in taken:
+        # In lower case: there are file systems that do not tell.
+        while (place := slug(unique).lower()) in taken or _OWN_FILES.fullmatch(place):
             unique, number = f"{name} ({number})", number + 1
-        taken.add(slug(unique))
+        taken.add(place)
         found.append(unique)
     return found

@@ -8,12 +8,7 @@ from typing import Protocol
 
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.evaluation.confusion import Ids
-from dedos_deploy.evaluation.folder import (
-    LabelledFolder,
-    LabelledImage,
-    ignore_id,
-    match_classes,
-)
+from dedos_deploy.evaluation.folder import LabelledFolder, LabelledImage, ignore_id, match_classes
 from dedos_deploy.vocabulary import Vocabulary
 
 
@@ -102,8 +97,8 @@ def open_data(
 
     split: None for `val`, or what the protocol scores; protocol: its name (see `protocols.py`);
     vocabulary: which classes to ask for,
-    for a label folder only; synonyms: whether to ask for them (None: those of `vocabulary`, but not
-    those of a protocol, as published numbers have it).
+    for a label folder only; synonyms: whether to ask for them (None: those of `vocabulary`, and of a
+    protocol what published figures ask for: the first word of a class, or all).
 
     Raises BadInputError for data that is missing or cannot be used.
     """
@@ -116,4 +111,4 @@ def open_data(
         )
     from dedos_deploy.evaluation.readers import open_protocol
 
-    return open_protocol(protocol, data, split, synonyms=bool(synonyms))
+    return open_protocol(protocol, data, split, synonyms=synonyms)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dedos_deploy.bundle.manifest import created_now
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.evaluation.boundary import BoundaryIou
 from dedos_deploy.evaluation.confusion import Confusion
@@ -21,6 +22,7 @@ from dedos_deploy.evaluation.predictors import (
     open_bundle_predictor,
 )
 from dedos_deploy.evaluation.records import (
+    MADE,
     Header,
     ImageRecord,
     RecordWriter,
@@ -28,6 +30,7 @@ from dedos_deploy.evaluation.records import (
     merged,
     read_records,
 )
+from dedos_deploy.evaluation.reliability import reliability_cells
 from dedos_deploy.evaluation.result import EvaluationResult, result_of
 from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.vocabulary import Vocabulary, parse_vocabulary
@@ -65,6 +68,27 @@ WHOLE = Part()
 
 
 @dataclass(frozen=True)
+class Keeping:
+    """What of an evaluation is done here, and what is kept of it."""
+
+    output: Path | None = None
+    """Folder of records, pictures and report, None for none."""
+    resume: bool = False
+    """Go on with records that are there."""
+    part: Part = WHOLE
+    """Share of this process."""
+    boundary: bool = False
+    """Measure boundary IoU."""
+    pictures: bool = True
+    """Paint images."""
+    command: str | None = None
+    """Command line that it is done by, for the report."""
+
+
+NOTHING = Keeping()
+
+
+@dataclass(frozen=True)
 class Evaluated:
     """An evaluation: its measures, and what they were computed from."""
 
@@ -76,30 +100,27 @@ class Evaluated:
 def evaluate_predictor(
     predictor: Predictor,
     data: EvaluationData,
+    keeping: Keeping = NOTHING,
     *,
-    output: Path | None = None,
-    part: Part = WHOLE,
-    resume: bool = False,
-    boundary: bool = False,
     base: frozenset[str] | None = None,
     progress: Progress = QUIET,
 ) -> Evaluated:
     """Return how well `predictor`, asked for the data's vocabulary, labels the images.
 
-    output: folder for the records, None to keep none; part: which images; resume: go on with the
-    records that are there; boundary: measure boundary IoU, too; base: names of classes that masks
-    taught, to give base and novel classes apart; progress: counts images.
+    base: names of classes that masks taught, to give base and novel classes apart; progress: counts
+    images.
 
-    Raises BadInputError when no pixel counts, a file cannot be used or written, or `output` holds
+    Raises BadInputError when no pixel counts, a file cannot be used or written, or the output holds
     another evaluation.
     """
     started = time.perf_counter()
+    part, output, boundary = keeping.part, keeping.output, keeping.boundary
     indices = range(part.index, len(data.image_names), part.count)
-    header = header_of(predictor, data, boundary, base)
+    header = header_of(predictor, data, keeping, base)
     if output is None:
         records = list(_evaluated(predictor, data, indices, boundary, progress))
     else:
-        with RecordWriter(output / part.file_name, header, resume=resume) as writer:
+        with RecordWriter(output / part.file_name, header, resume=keeping.resume) as writer:
             records = _recorded(writer, predictor, data, indices, boundary, progress)
     if all(record.skipped for record in records):
         raise BadInputError(
@@ -110,9 +131,9 @@ def evaluate_predictor(
 
 
 def header_of(
-    predictor: Predictor, data: EvaluationData, boundary: bool, base: frozenset[str] | None
+    predictor: Predictor, data: EvaluationData, keeping: Keeping, base: frozenset[str] | None
 ) -> Header:
-    """Return what decides the records of an evaluation, as JSON values."""
+    """Return what decides the records of an evaluation, and who made them, as JSON values."""
     return {
         "predictor": predictor.name,
         "identity": dict(predictor.identity),
@@ -120,8 +141,9 @@ def header_of(
         "classes": list(data.classes),
         "words": [list(entry.words) for entry in data.vocabulary.entries],
         "images": len(data.image_names),
-        "boundary": boundary,
+        "boundary": keeping.boundary,
         "base": None if base is None else sorted(base),
+        MADE: {"command": keeping.command, "created": created_now()},
     }
 
 
@@ -183,9 +205,9 @@ def evaluate_image(
     if not (image.labels != data.ignore).any():
         return record
     before = time.perf_counter()
-    predictions = predictor.predict(image.image_bgr)
+    prediction = predictor.predict(image.image_bgr)
     seconds = time.perf_counter() - before
-    predictions = data.fold(predictions)
+    predictions = data.fold(prediction.ids)
     confusion = Confusion(classes, ignore=data.ignore)
     try:
         confusion.add(image.labels, predictions, unlabelled=classes)
@@ -196,7 +218,14 @@ def evaluate_image(
         measured = BoundaryIou(classes, ignore=data.ignore)
         measured.add(image.labels, predictions)
         bands = measured.cells()
-    return replace(record, cells=cells_of(confusion.matrix), boundary=bands, seconds=seconds)
+    answered = (image.labels != data.ignore) & (prediction.ids < len(data.vocabulary))
+    return replace(
+        record,
+        cells=cells_of(confusion.matrix),
+        boundary=bands,
+        seconds=seconds,
+        reliability=reliability_cells(prediction.confidence, answered, predictions == image.labels),
+    )
 
 
 def read_evaluation(folder: Path) -> Evaluated:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from dedos_deploy.errors import BadInputError, nearest
 from dedos_deploy.evaluation.confusion import IGNORE, Ids
 from dedos_deploy.label_files import class_word, read_classes, read_item, split_items
+from dedos_deploy.spec import MAX_CLASSES
 from dedos_deploy.vocabulary import BACKGROUND_WORDS, Entry, Vocabulary
 
 
@@ -52,9 +53,10 @@ class LabelledFolder:
         root = Path(root)
         path = root / "classes.txt"
         classes = read_classes(path)
-        if len(classes) > IGNORE:
+        if len(classes) > MAX_CLASSES:
             raise BadInputError(
-                f"{str(path)!r} names {len(classes)} classes, but 8-bit labels hold {IGNORE}"
+                f"{str(path)!r} names {len(classes)} classes, but label images of 16 bits hold "
+                f"{MAX_CLASSES}; leave some out"
             )
         return cls(root, split, classes, split_items(root, split))
 
@@ -62,13 +64,15 @@ class LabelledFolder:
         return len(self.pairs)
 
     def image(self, index: int) -> LabelledImage:
-        """Return one item, its labels the line numbers of classes.txt from 0, 255 for unknown.
+        """Return one item, its labels the line numbers of classes.txt from 0.
 
+        255 is for unknown, 65535 where there are more than 255 classes, whose label images have 16 bits.
         Raises BadInputError naming the file that cannot be read or does not fit.
         """
         pair = self.pairs[index]
         image, labels = read_item(pair, len(self.classes))
-        return LabelledImage(pair[0].stem, image, labels.astype(np.uint8))
+        narrow = len(self.classes) <= IGNORE
+        return LabelledImage(pair[0].stem, image, labels.astype(np.uint8) if narrow else labels)
 
     def __iter__(self) -> Iterator[LabelledImage]:
         """Yield every item in the order of names, read one at a time; raises as `image`."""
@@ -82,8 +86,9 @@ def match_classes(
 
     folder_classes: names by label value; vocabulary: None for all of them but BACKGROUND_WORDS.
     An entry stands for every class of the data that one of its words names, so `vehicle|car|bus`
-    joins two, and `traffic sign|sign` renames one. The result, uint8 or uint16 [256], holds
-    `ignore_id(vocabulary)` for what is not counted: unknown pixels and classes left out.
+    joins two, and `traffic sign|sign` renames one. The result, uint8 or uint16 [256], [65536] for more
+    than 255 classes of the data, holds `ignore_id(vocabulary)` for what is not counted: unknown pixels
+    and classes left out.
 
     Raises BadInputError for an entry that stands for no class.
     """
@@ -93,7 +98,8 @@ def match_classes(
             raise BadInputError(f"classes.txt names only {', '.join(folder_classes)}: no class")
         vocabulary = Vocabulary(tuple(Entry(name) for name in kept))
     ignore = ignore_id(vocabulary)
-    table = np.full(256, ignore, dtype=np.uint8 if ignore == IGNORE else np.uint16)
+    values_held = 256 if len(folder_classes) <= IGNORE else 65536
+    table = np.full(values_held, ignore, dtype=np.uint8 if ignore == IGNORE else np.uint16)
     for class_id, entry in enumerate(vocabulary.entries):
         words = {class_word(word) for word in entry.words}
         values = [value for value, name in enumerate(folder_classes) if name in words]

@@ -12,7 +12,7 @@ from dedos_deploy.evaluation.data import EvaluationData
 from dedos_deploy.evaluation.predictors import Predictor
 from dedos_deploy.evaluation.records import ImageRecord, confusion_of
 from dedos_deploy.pictures import Picture
-from dedos_deploy.runtime.sinks.palette import class_colour_bgr, css_colour, palette_bgr
+from dedos_deploy.runtime.sinks.palette import Colour, colours_of, css_colour
 
 KINDS = ("best", "median", "worst")
 EACH = 2
@@ -78,34 +78,34 @@ def show(chosen: Sequence[Chosen], predictor: Predictor, data: EvaluationData) -
     found = []
     for one in chosen:
         image = data.image(position[one.name])
-        answer = data.fold(predictor.predict(image.image_bgr))
+        answer = data.fold(predictor.predict(image.image_bgr).ids)
         found.append(_shown(one, image.image_bgr, image.labels, answer, data))
     return found
 
 
 def _shown(one: Chosen, image: Picture, labels: Ids, answer: Ids, data: EvaluationData) -> Shown:
-    classes = len(data.classes)
+    names = data.classes
+    classes, colours = len(names), colours_of(names)
     counts = labels != data.ignore
     wrong = counts & (labels != answer)
     mistakes = (image // 2 + 64).astype(np.uint8)
     mistakes[wrong] = _WRONG
     mistakes[~counts] = _UNKNOWN
     occur = np.unique(np.concatenate([labels[counts], answer[answer < classes]]))
-    names = data.classes
     return Shown(
         one,
         image=_fitted(image),
-        labels=_fitted(_painted(image, labels, classes)),
-        answer=_fitted(_painted(image, answer, classes)),
+        labels=_fitted(_painted(image, labels, colours)),
+        answer=_fitted(_painted(image, answer, colours)),
         mistakes=_fitted(mistakes),
-        legend=tuple((names[index], css_colour(class_colour_bgr(int(index)))) for index in occur),
+        legend=tuple((names[index], css_colour(colours[index])) for index in occur),
     )
 
 
-def _painted(image: Picture, ids: Ids, classes: int) -> Picture:
-    palette = np.concatenate([palette_bgr(classes), np.full((1, 3), _UNKNOWN, np.uint8)])
-    colours = palette[np.minimum(ids, classes).astype(np.intp)]
-    mixed: Picture = (0.3 * image + 0.7 * colours).round().astype(np.uint8)
+def _painted(image: Picture, ids: Ids, colours: Sequence[Colour]) -> Picture:
+    palette = np.array([*colours, (_UNKNOWN,) * 3], np.uint8)
+    painted = palette[np.minimum(ids, len(colours)).astype(np.intp)]
+    mixed: Picture = (0.3 * image + 0.7 * painted).round().astype(np.uint8)
     return mixed
 
 

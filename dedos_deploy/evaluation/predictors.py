@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.evaluation.confusion import Ids
+from dedos_deploy.evaluation.model_facts import model_facts
 from dedos_deploy.evaluation.segmentation_net import SegmentationNet
 from dedos_deploy.files import sha256_of_file
 from dedos_deploy.vocabulary import Vocabulary, canonical_word
@@ -21,6 +23,16 @@ if TYPE_CHECKING:
     from dedos_deploy.bundle import Bundle
     from dedos_deploy.runtime.segmentation import Segmentation
     from dedos_deploy.spec import Background
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a predictor says of one image."""
+
+    ids: Ids
+    """uint8 or uint16 [H, W], class ids of the vocabulary, its length where there is no class."""
+    confidence: NDArray[np.uint8] | None = None
+    """uint8 [H, W], 255 times the score of the best class; None where scores are not known."""
 
 
 class Predictor(Protocol):
@@ -39,8 +51,8 @@ class Predictor(Protocol):
     @property
     def taught(self) -> frozenset[str] | None: ...
 
-    def predict(self, image_bgr: NDArray[np.uint8]) -> Ids:
-        """Return class ids [H, W] of the vocabulary, its length where there is no class."""
+    def predict(self, image_bgr: NDArray[np.uint8]) -> Prediction:
+        """Return what is seen in an image, uint8 [H, W, 3]."""
         ...
 
     def close(self) -> None: ...
@@ -77,8 +89,9 @@ class SegmenterPredictor(Closing):
         self.taught = frozenset(map(canonical_word, taught)) or None
         self._closing = closing
 
-    def predict(self, image_bgr: NDArray[np.uint8]) -> Ids:
-        return own_ids(self.segmenter.segment(image_bgr), self.vocabulary)
+    def predict(self, image_bgr: NDArray[np.uint8]) -> Prediction:
+        result = self.segmenter.segment(image_bgr)
+        return Prediction(own_ids(result, self.vocabulary), result.confidence)
 
     def close(self) -> None:
         self.segmenter.close()
@@ -138,6 +151,8 @@ def open_bundle_predictor(
             opened.close()
         raise
     manifest = opened.manifest
+    spec = manifest.spec
+    lowest = manifest.default_threshold if threshold is None else threshold
     identity = {
         "bundle": manifest.files["model.onnx"],
         "text": manifest.files["text_encoder.onnx"],
@@ -145,8 +160,9 @@ def open_bundle_predictor(
         "precision": manifest.precision,
         "template": template or manifest.template_name,
         "background": background,
-        "threshold": threshold,
-        "thresholds": manifest.thresholds if background != "none" else {},
+        "threshold": lowest if background != "none" else None,
+        "thresholds": manifest.thresholds if background != "none" and threshold is None else {},
+        "model": model_facts(manifest.model_config, manifest.sources, (spec.height, spec.width)),
     }
     closing = opened.close if opened is not bundle else None
     return SegmenterPredictor(
@@ -232,9 +248,9 @@ class NetPredictor:
             "channels": self._table.tolist(),
         }
 
-    def predict(self, image_bgr: NDArray[np.uint8]) -> Ids:
-        found: Ids = self._table[self._net.logits(image_bgr, self._side).argmax(axis=2)]
-        return found
+    def predict(self, image_bgr: NDArray[np.uint8]) -> Prediction:
+        # No confidence: not every net ends in a softmax over its channels.
+        return Prediction(self._table[self._net.logits(image_bgr, self._side).argmax(axis=2)])
 
     def close(self) -> None:
         del self._net

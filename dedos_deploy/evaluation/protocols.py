@@ -34,6 +34,8 @@ class ClassList:
     sha256: str
     """Hash of the names joined by newlines."""
     notes: str = ""
+    every_word: bool = False
+    """Whether published figures ask for every word of a class, not for the first alone."""
 
     @property
     def digest(self) -> str:
@@ -76,16 +78,31 @@ class Protocol:
     """The first layout whose folders are there is read."""
     folded: tuple[str, int] | None = None
     """(name, n) when predictions of class n and later all count as one class of that name."""
+    unlabelled: int | None = None
+    """The class called background, which pixels without an answer count as; None where such a pixel
+    is wrong."""
+    threshold: float | None = None
+    """Score in [0, 1] below which published figures leave a pixel without an answer, None where they
+    label every pixel."""
+    images: int | None = None
+    """How many the split has, where published figures stand beside results."""
     domain: str | None = None
     """Domain of MESS, where the benchmark is one of its data sets."""
 
     @property
     def scored(self) -> tuple[str, ...]:
-        """Names of the classes that labels have, cleaned of spaces at their ends."""
-        names = tuple(name.strip() for name in self.classes.classes)
-        if self.folded is None:
-            return names
-        return (*names[: self.folded[1]], self.folded[0])
+        """Names of the classes that labels have, cleaned of spaces at their ends.
+
+        A class of which every word is asked for is called by the first.
+        """
+        names = [name.strip() for name in self.classes.classes]
+        if self.classes.every_word:
+            names = [name.partition(",")[0] for name in names]
+        if self.unlabelled is not None:
+            names[self.unlabelled] = "background"
+        if self.folded is not None:
+            names[self.folded[1] :] = [self.folded[0]]
+        return tuple(names)
 
 
 @lru_cache(maxsize=1)
@@ -94,7 +111,12 @@ def protocols() -> dict[str, Protocol]:
     values: dict[str, Any] = json.loads(_FILE.read_text(encoding="utf-8"))
     lists = {
         name: ClassList(
-            name, tuple(one["classes"]), one["source"], one["sha256"], one.get("notes", "")
+            name,
+            tuple(one["classes"]),
+            one["source"],
+            one["sha256"],
+            one.get("notes", ""),
+            one.get("every_word", False),
         )
         for name, one in values["lists"].items()
     }
@@ -103,17 +125,23 @@ def protocols() -> dict[str, Protocol]:
             name,
             lists[one["classes"]],
             one["obtain"],
-            tuple(_layout(layout) for layout in one["layouts"]),
+            tuple(_layout(layout, values["maps"]) for layout in one["layouts"]),
             tuple(one["folded"]) if "folded" in one else None,
+            one.get("unlabelled"),
+            one.get("threshold"),
+            one.get("images"),
             one.get("domain"),
         )
         for name, one in values["protocols"].items()
     }
 
 
-def _layout(values: dict[str, Any]) -> Layout:
-    ignored = tuple(values.get("ignored", (255,)))
-    return Layout(**{**values, "ignored": ignored})
+def _layout(values: dict[str, Any], maps: dict[str, dict[str, int]]) -> Layout:
+    """Return a layout, its label values taken from `maps` where it names one of them."""
+    changed: dict[str, Any] = {"ignored": tuple(values.get("ignored", (255,)))}
+    if isinstance(values.get("map"), str):
+        changed["map"] = maps[values["map"]]
+    return Layout(**{**values, **changed})
 
 
 def find_protocol(name: str) -> Protocol:
@@ -127,18 +155,27 @@ def find_protocol(name: str) -> Protocol:
     return found
 
 
-def words_of(classes: ClassList, *, synonyms: bool) -> tuple[tuple[int, tuple[str, ...]], ...]:
+def words_of(
+    classes: ClassList, *, synonyms: bool | None
+) -> tuple[tuple[int, tuple[str, ...]], ...]:
     """Return the words to ask for, as (class, words), of every class that has one of its own.
 
-    Names are split at commas, stripped and written in lower case. Without synonyms only the first word of a class counts,
-    as CAT-Seg and the paper do it; where an earlier class has that word already, the two share one
-    text embedding, so the later one can never win and is not asked for. With synonyms a class has
-    those of its words that are no other class's first one, and that no earlier class has.
+    Names are split at commas, stripped and written in lower case.
+    synonyms: None for what published figures ask for. Without synonyms only the first word of a class
+    counts, as CAT-Seg and the paper do it; where an earlier class has that word already, the two share
+    one text embedding, so the later one can never win and is not asked for. With synonyms a class has
+    those of its words that are no other class's first one, and that no earlier class has. Figures that
+    ask for every word give it to the first class that has it, whose embedding wins the tie.
     """
     split = [[word.strip() for word in name.split(",")] for name in classes.classes]
+    firsts = [words[:1] for words in split]
+    if synonyms is None:
+        rounds = [split] if classes.every_word else [firsts]
+    else:
+        # First words first: what one class is called, no other may have as a mere synonym.
+        rounds = [firsts, split] if synonyms else [firsts]
     owner: dict[str, int] = {}
-    # First words first: what one class is called, no other may have as a mere synonym.
-    for choice in ([words[:1] for words in split], split if synonyms else []):
+    for choice in rounds:
         for index, words in enumerate(choice):
             for word in words:
                 owner.setdefault(canonical_word(word), index)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from dedos_deploy.label_files import read_text, read_values
 from dedos_deploy.vocabulary import Entry, Vocabulary
 
 _UNKNOWN = 65534
+_CONVERTED = "TrainIds"
 
 
 class ProtocolData:
@@ -25,7 +27,9 @@ class ProtocolData:
     The two differ where several names share a word, or many predictions count as one class.
     """
 
-    def __init__(self, protocol: Protocol, layout: Layout, root: Path, *, synonyms: bool) -> None:
+    def __init__(
+        self, protocol: Protocol, layout: Layout, root: Path, *, synonyms: bool | None
+    ) -> None:
         self.protocol, self.layout = protocol, layout
         self.classes = protocol.scored
         self.ignore = 255 if len(self.classes) <= 255 else 65535
@@ -58,17 +62,25 @@ class ProtocolData:
         )
 
     def fold(self, predictions: Ids) -> Ids:
-        """Return class ids for ids of the vocabulary; what is no class becomes len(classes)."""
+        """Return class ids for ids of the vocabulary.
+
+        What is no class becomes the protocol's background where it has one, else len(classes).
+        """
         found: Ids = self._class_of[np.minimum(predictions, len(self._class_of) - 1)]
         return found
 
 
 def open_protocol(
-    name: str, root: str | os.PathLike[str], split: str | None = None, *, synonyms: bool = False
+    name: str,
+    root: str | os.PathLike[str],
+    split: str | None = None,
+    *,
+    synonyms: bool | None = None,
 ) -> ProtocolData:
     """Return the data of a benchmark below `root`, the folder that others call DETECTRON2_DATASETS.
 
-    split: None; a protocol scores one split. synonyms: ask for all words of a class, not the first.
+    split: None; a protocol scores one split. synonyms: ask for all words of a class, or the first alone;
+    None as published figures have it.
 
     Raises BadInputError for an unknown protocol, another split, and data that is not there: it says
     what was looked for and where to get it.
@@ -79,10 +91,10 @@ def open_protocol(
     path = Path(root)
     there = [one for one in protocol.layouts if _folders_exist(one, path)]
     # Several layouts share folders and differ in the names of label files.
-    filled = [one for one in there if next((path / one.labels).rglob(f"*{one.label_suffix}"), None)]
+    filled = [one for one in there if next(_files(path / one.labels, one.label_suffix), None)]
     if there:
         return ProtocolData(protocol, (filled or there)[0], path, synonyms=synonyms)
-    looked = "; or ".join(f"{one.images} and {one.labels}" for one in protocol.layouts)
+    looked = "; or ".join(" and ".join(_parts(one)) for one in protocol.layouts)
     raise BadInputError(
         f"{str(path)!r} has no data of {protocol.name}: looked for {looked}; get it from "
         f"{protocol.obtain}"
@@ -90,8 +102,11 @@ def open_protocol(
 
 
 def _folders_exist(layout: Layout, root: Path) -> bool:
-    needed = [layout.images, layout.labels, *([layout.listed] if layout.listed else [])]
-    return all((root / part).exists() for part in needed)
+    return all((root / part).exists() for part in _parts(layout))
+
+
+def _parts(layout: Layout) -> list[str]:
+    return [layout.images, layout.labels, *([layout.listed] if layout.listed else [])]
 
 
 def _pairs(protocol: Protocol, layout: Layout, root: Path) -> list[tuple[str, Path, Path]]:
@@ -125,16 +140,21 @@ def _pairs(protocol: Protocol, layout: Layout, root: Path) -> list[tuple[str, Pa
 
 
 def _by_name(folder: Path, suffix: str) -> dict[str, Path]:
-    return {
-        path.relative_to(folder).as_posix()[: -len(suffix)]: path
-        for path in folder.rglob(f"*{suffix}")
-    }
+    files = _files(folder, suffix)
+    return {path.relative_to(folder).as_posix()[: -len(suffix)]: path for path in files}
+
+
+def _files(folder: Path, suffix: str) -> Iterator[Path]:
+    """Yield the files whose names end in `suffix`; converters put theirs, *TrainIds, beside the others."""
+    converted = _CONVERTED in suffix
+    return (one for one in folder.rglob(f"*{suffix}") if (_CONVERTED in one.name) == converted)
 
 
 def _class_table(asked: list[int], protocol: Protocol) -> Ids:
     """Return the scored class of every id of the vocabulary; the last entry is for no class."""
     scored = len(protocol.scored)
-    table = np.full(len(asked) + 1, scored, dtype=np.uint8 if scored < 255 else np.uint16)
+    nothing = scored if protocol.unlabelled is None else protocol.unlabelled
+    table = np.full(len(asked) + 1, nothing, dtype=np.uint8 if scored < 255 else np.uint16)
     limit = protocol.folded[1] if protocol.folded else scored
     table[: len(asked)] = np.minimum(asked, limit)
     return table

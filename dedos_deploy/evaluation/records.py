@@ -27,6 +27,9 @@ FORMAT = "dedos-eval-1"
 
 Header = dict[str, Any]
 
+MADE = "made"
+"""Key of a header that says when and by which command line: parts and resumed runs differ in it."""
+
 
 @dataclass(frozen=True)
 class ImageRecord:
@@ -44,6 +47,9 @@ class ImageRecord:
     """(class, pixels in both bands, pixels in either), empty when boundaries were not measured."""
     seconds: float
     """Spent in the predictor."""
+    reliability: tuple[tuple[int, int, int, int], ...] = ()
+    """(bin, pixels, right ones, sum of confidences in 255ths) of the pixels that got a class, empty
+    when scores are not known; see `reliability.py`."""
 
     @property
     def skipped(self) -> bool:
@@ -62,6 +68,7 @@ class ImageRecord:
                 "cells": self.cells,
                 "boundary": self.boundary,
                 "seconds": round(self.seconds, 6),
+                "reliability": self.reliability,
             }
         )
 
@@ -76,6 +83,11 @@ class ImageRecord:
             tuple((label, prediction, pixels) for label, prediction, pixels in values["cells"]),
             tuple((index, both, either) for index, both, either in values["boundary"]),
             float(values["seconds"]),
+            # Earlier releases kept none.
+            tuple(
+                (b, pixels, right, total)
+                for b, pixels, right, total in values.get("reliability", ())
+            ),
         )
 
 
@@ -160,7 +172,7 @@ class RecordWriter(Closing):
             )
         found, records = read_records(self.path)
         for key, value in header.items():
-            if found.get(key) != value:
+            if key != MADE and found.get(key) != value:
                 raise BadInputError(
                     f"the evaluation in {str(self.path.parent)!r} has {key} {shown(found.get(key))}, not "
                     f"{shown(value)}; choose another --output"
@@ -195,8 +207,9 @@ def merged(parts: Iterable[tuple[Header, Sequence[ImageRecord]]]) -> list[ImageR
     first: Header | None = None
     for header, records in parts:
         first = first or header
-        if header != first:
-            different = [key for key in first if first.get(key) != header.get(key)]
+        keys = {**first, **header}.keys() - {MADE}
+        different = sorted(key for key in keys if first.get(key) != header.get(key))
+        if different:
             raise BadInputError(
                 f"parts of different evaluations cannot be merged: {', '.join(different)} differ"
             )

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from dedos_deploy.evaluation.boundary import BoundaryIou
 from dedos_deploy.evaluation.confusion import Confusion, mean
 from dedos_deploy.evaluation.records import ImageRecord, confusion_of
+from dedos_deploy.evaluation.reliability import Reliability, reliability_of
 
 PAIRS = 10
 """Confusion pairs that a result names."""
@@ -43,8 +44,10 @@ class EvaluationResult:
     iou: tuple[float | None, ...]
     """Intersection over union per class, None where there is nothing to divide by."""
     class_accuracy: tuple[float | None, ...]
-    """Part of the labelled pixels that got their class, per class, None where there is nothing to
-    divide by."""
+    """Part of the labelled pixels that got their class (recall), per class, None where there is nothing
+    to divide by."""
+    class_precision: tuple[float | None, ...]
+    """Part of the pixels given a class that carry its label, per class, None as above."""
     boundary_iou: tuple[float | None, ...] | None
     """IoU of bands along outlines, per class, as `iou`; None as a whole when it was not
     measured."""
@@ -70,6 +73,8 @@ class EvaluationResult:
     """How many were counted: those with a pixel that counts."""
     skipped: tuple[str, ...]
     """Names of images with no pixel that counts."""
+    reliability: Reliability | None
+    """How often pixels are right at each confidence, None when scores are not known."""
     seconds_inference: float
     """Spent in the predictor."""
     seconds_total: float
@@ -77,7 +82,11 @@ class EvaluationResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values under stable keys, with `iou` by class name."""
-        by_class = {"iou": self.iou, "class_accuracy": self.class_accuracy}
+        by_class = {
+            "iou": self.iou,
+            "class_accuracy": self.class_accuracy,
+            "class_precision": self.class_precision,
+        }
         if self.boundary_iou is not None:
             by_class["boundary_iou"] = self.boundary_iou
         named = {
@@ -93,6 +102,7 @@ class EvaluationResult:
             "frequency_weighted_iou": self.frequency_weighted_iou,
             "boundary_miou": self.boundary_miou,
             **named,
+            "reliability": None if self.reliability is None else self.reliability.to_dict(),
             "groups": self.groups,
             "pairs": [vars(pair) for pair in self.pairs],
             "images": self.images,
@@ -126,6 +136,7 @@ def result_of(
         classes=classes,
         iou=_optional(confusion.iou),
         class_accuracy=_optional(confusion.class_accuracy),
+        class_precision=_optional(confusion.class_precision),
         boundary_iou=None if boundary is None else _optional(boundary),
         labelled=tuple(confusion.labelled.tolist()),
         miou_present=confusion.miou_present,
@@ -146,6 +157,7 @@ def result_of(
         groups={} if base is None else _groups(confusion, classes, base),
         images=len(counted),
         skipped=tuple(record.name for record in records if record.skipped),
+        reliability=reliability_of(record.reliability for record in counted),
         seconds_inference=sum(record.seconds for record in records),
         seconds_total=seconds_total,
     )

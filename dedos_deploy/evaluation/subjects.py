@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.evaluation.data import EvaluationData
 from dedos_deploy.evaluation.predictors import (
     NetPredictor,
     Predictor,
@@ -119,6 +122,19 @@ def base_names(vocabulary: Vocabulary, taught: frozenset[str] | None) -> frozens
         return None
     names = {entry.name for entry in vocabulary.entries if _known(entry, taught)}
     return frozenset(names) if 0 < len(names) < len(vocabulary) else None
+
+
+def base_classes(data: EvaluationData, taught: frozenset[str] | None) -> frozenset[str] | None:
+    """Return the classes of the data whose entries `base_names` gives, None as there.
+
+    A benchmark may call a class otherwise than its first word, and put several into one.
+    """
+    names = base_names(data.vocabulary, taught)
+    if names is None:
+        return None
+    ids = np.arange(len(data.vocabulary), dtype=np.uint16)[None]
+    classes = zip(data.vocabulary.names, data.fold(ids)[0].tolist(), strict=True)
+    return frozenset(data.classes[index] for name, index in classes if name in names)
 
 
 def _known(entry: Entry, taught: frozenset[str]) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError, require
+from dedos_deploy.evaluation.model_facts import model_facts
 from dedos_deploy.files import sha256_of_file
 from dedos_deploy.runtime.engines.contract import Engine
 from dedos_deploy.runtime.engines.tensors import Tensors, check_inputs
@@ -100,6 +101,7 @@ def open_torch_segmenter(
         "template": chosen,
         "background": background,
         "threshold": threshold if background != "none" else None,
+        "model": model_facts(model.config, extra.get("sources", ()), size),
     }
     return segmenter, identity, extra.get("words", ())
 

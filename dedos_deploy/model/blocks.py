@@ -33,6 +33,19 @@ class LayerNorm(nn.LayerNorm):
         return super().forward(input.float()).to(input.dtype)
 
 
+class Constant(nn.Module):
+    """What a frozen model has in a module's place: its result, for one size of pictures."""
+
+    value: Tensor
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("value", value)
+
+    def forward(self, grid_hw: tuple[int, int] | None = None) -> Tensor:
+        return self.value
+
+
 class QuickGelu(nn.Module):
     """x * sigmoid(1.702 x), the activation OpenAI's CLIP weights were trained with."""
 

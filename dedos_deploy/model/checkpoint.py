@@ -19,7 +19,7 @@ from dedos_deploy.fields import FieldError, checked, load_json
 from dedos_deploy.files import write_atomically
 from dedos_deploy.model.build import build_model
 from dedos_deploy.model.dedos import Dedos
-from dedos_deploy.model.tensor_files import load_strictly, read_tensors
+from dedos_deploy.model.tensor_files import load_strictly, read_metadata, read_tensors
 from dedos_deploy.presets import ModelConfig
 
 FORMAT = "dedos-checkpoint-1"
@@ -128,6 +128,16 @@ def load_checkpoint(path: Path | str, *, preset: str | None = None) -> tuple[Ded
     model = _model_of(path, config, tensors)
     model.proxy_queries.fill = record["bank_fill"]
     return model, record["extra"]
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Return whether a file says of itself that `save_checkpoint` wrote it."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    try:
+        return read_metadata(path, partial(_unreadable, path)).get("format") == FORMAT
+    except BadInputError:
+        return False
 
 
 def _model_of(path: Path, config: ModelConfig, tensors: dict[str, Tensor]) -> Dedos:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dedos_deploy.model.blocks import LayerNorm, TransformerBlock
+from dedos_deploy.model.blocks import Constant, LayerNorm, TransformerBlock
 from dedos_deploy.model.refinement import FoldedRefinement, Refinement
 from dedos_deploy.presets import ClipConfig
 
@@ -92,22 +92,9 @@ class PositionEmbedding(nn.Module):
         """Return the table [1, C, grid, grid] at another grid."""
         return F.interpolate(square, size=grid_hw, mode="bicubic", align_corners=False)
 
-    def frozen(self, grid_hw: tuple[int, int]) -> FixedPosition:
+    def frozen(self, grid_hw: tuple[int, int]) -> Constant:
         with torch.no_grad():
-            return FixedPosition(self(grid_hw))
-
-
-class FixedPosition(nn.Module):
-    """The position embedding of one grid as a constant."""
-
-    value: Tensor
-
-    def __init__(self, value: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("value", value)
-
-    def forward(self, grid_hw: tuple[int, int]) -> Tensor:
-        return self.value
+            return Constant(self(grid_hw))
 
 
 class ClipTrunk(nn.Module):
@@ -143,19 +130,20 @@ class ClipTrunk(nn.Module):
     def forward(
         self,
         image: Tensor,
-        refine: Refinement | FoldedRefinement,
+        refine: Refinement | FoldedRefinement | None,
         q_hat: Tensor | None,
         taps: tuple[int, ...],
     ) -> list[Tensor]:
         """Return the patch tokens [B, N, C] after each block in `taps`, in that order.
 
-        q_hat: the projected proxy queries of Eq. 13, None when `refine` holds them as constants.
+        refine: None for CLIP's own; q_hat: the projected proxy queries of Eq. 13, None when `refine`
+        holds them as constants.
         """
         x = self.embed(image)
         tapped: dict[int, Tensor] = {}
-        for index, block in enumerate(self.blocks):
+        for index, block in enumerate(self.blocks[: max(taps) + 1]):
             x = block(x)
-            if index in self.refine_blocks:
+            if refine is not None and index in self.refine_blocks:
                 x = torch.cat([x[:, :1], refine(x[:, 1:], q_hat)], dim=1)
             if index in taps:
                 tapped[index] = x[:, 1:]
@@ -166,18 +154,15 @@ class ClipTrunk(nn.Module):
 
         image: uint8 [B, H, W, 3]. Without refinement, which is what Eq. 9 reads.
         """
-        x = self.embed(image)
-        tapped: dict[int, Tensor] = {}
-        for index, block in enumerate(self.blocks[: max(layers) + 1]):
-            x = block(x)
-            if index in layers:
-                tapped[index] = x[:, 1:]
-        return [tapped[index] for index in layers]
+        return self.forward(image, None, None, layers)
 
-    def image_embedding(self, image: Tensor) -> Tensor:
-        """Return plain CLIP's image embedding [B, D], not normalised and without refinement."""
+    def embeddings(self, image: Tensor) -> Tensor:
+        """Return plain CLIP's embeddings [B, 1 + N, D], of the image and of its patches.
+
+        image: uint8 [B, H, W, 3]. Not normalised and without refinement.
+        """
         x = self.embed(image)
         for block in self.blocks:
             x = block(x)
-        embedding: Tensor = self.proj(self.ln_post(x[:, 0]))
+        embedding: Tensor = self.proj(self.ln_post(x))
         return embedding

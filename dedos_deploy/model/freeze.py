@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from dedos_deploy.model.blocks import Arithmetic
+from dedos_deploy.model.blocks import Arithmetic, Constant
 from dedos_deploy.model.clip_trunk import ClipTrunk, PatchEmbedding, PositionEmbedding
 from dedos_deploy.model.dedos import Dedos
 from dedos_deploy.model.detail_branch import ConvUnit
@@ -21,19 +21,6 @@ from dedos_deploy.peer_configs import SIDE_PATCH
 
 AnyModel = Dedos | DenseClip | Peer
 """What can be deployed: (image, text, valid) -> scores."""
-
-
-class FrozenProxy(nn.Module):
-    """The proxy bank as a constant [n, c]."""
-
-    value: Tensor
-
-    def __init__(self, value: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("value", value)
-
-    def forward(self) -> Tensor:
-        return self.value
 
 
 class FrozenDedos(nn.Module):
@@ -106,7 +93,7 @@ def _fold_proxy(model: Dedos) -> None:
         proxy = model.proxy_queries()
         if isinstance(model.refinement, Refinement):
             model.refinement = model.refinement.folded(model.refinement.q_hat(proxy))
-    model.proxy_queries = FrozenProxy(proxy)  # type: ignore[assignment]
+    model.proxy_queries = Constant(proxy)  # type: ignore[assignment]
 
 
 def _halve(model: nn.Module) -> None:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from dedos_deploy.borders import first_line, foreign
+from dedos_deploy.borders import foreign
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.files import sha256_of_file
+from dedos_deploy.model.hub_files import HubFile, fetch_problem
 from dedos_deploy.presets import ClipConfig
 
 QUICK = "-quickgelu"
 """End of the names of open_clip's architectures that compute QuickGELU."""
 
-_HUB_FILE = "open_clip_model.safetensors"
+_HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+"""Where a tag's repository keeps its weights, unless the tag names another; older ones have the second
+alone."""
+
 _PUBLISHERS = {
     "openai": ("MIT", "OpenAI, github.com/openai/CLIP (MIT)"),
     "laion": ("MIT", "LAION, github.com/mlfoundations/open_clip (MIT)"),
@@ -43,6 +49,13 @@ class ClipFile:
     """Of the weights."""
     credit: str
     """Whose they are."""
+    sha256: str
+    """Of the file."""
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What a checkpoint or a bundle that holds these weights passes on."""
+        return {"licence": self.licence, "sources": [self.credit]}
 
 
 def clip_facts(open_clip: ModuleType, clip: ClipConfig, pretrained: str) -> ClipFacts:
@@ -62,27 +75,43 @@ def clip_facts(open_clip: ModuleType, clip: ClipConfig, pretrained: str) -> Clip
 def clip_file(open_clip: ModuleType, clip: ClipConfig, pretrained: str) -> ClipFile:
     """Return the file itself, or that of a tag, fetched unless it is cached.
 
-    Raises BadInputError naming the file to bring when it cannot be fetched.
+    Raises BadInputError naming the file to bring when it cannot be fetched, and the one to delete when
+    it is not what was published.
     """
     if Path(pretrained).is_file():
         path = Path(pretrained)
-        return ClipFile(path, "not stated by the file", f"CLIP weights of the file {path.name}")
-    told = _tag(open_clip, clip, pretrained)
-    hub, url = told.get("hf_hub", "").rstrip("/"), told.get("url", "")
-    home = f"huggingface.co/{hub}" if hub else url
-    bring = f"{_HUB_FILE} of {home}" if hub else url
+        credit = f"CLIP weights of the file {path.name}"
+        return ClipFile(path, "not stated by the file", credit, sha256_of_file(path))
+    file = tag_file(open_clip, clip, pretrained)
 
     def refusal(reason: str) -> BadInputError:
         return BadInputError(
             f"CLIP weights {pretrained!r} for {clip.architecture} could not be fetched ({reason}); "
-            f"bring {bring} to this machine and give it as --clip-weights FILE"
+            f"bring {file.names[0]} of {file.home} to this machine and give it as --clip-weights FILE"
         )
 
-    with foreign(refusal, reason=first_line):
-        path = Path(open_clip.pretrained.download_pretrained(told))
-    publishers = (facts for name, facts in _PUBLISHERS.items() if pretrained.startswith(name))
-    licence, publisher = next(publishers, (f"see {home}", home))
-    return ClipFile(path, licence, f"CLIP {clip.architecture} {pretrained!r}: {publisher}")
+    with foreign(refusal, reason=fetch_problem):
+        path = file.fetch()
+    licence, publisher = terms(pretrained, file)
+    credit = f"CLIP {clip.architecture} {pretrained!r}: {publisher}"
+    return ClipFile(path, licence, credit, file.checked(path))
+
+
+def terms(tag: str, file: HubFile) -> tuple[str, str]:
+    """Return the licence and the publisher of a tag's weights, or where they are stated."""
+    publishers = (facts for name, facts in _PUBLISHERS.items() if tag.startswith(name))
+    return next(publishers, (f"see {file.home}", file.home))
+
+
+def tag_file(open_clip: ModuleType, clip: ClipConfig, tag: str) -> HubFile:
+    """Return where the weights of a tag lie. Raises BadInputError when this open_clip does not know."""
+    repository, _, name = _tag(open_clip, clip, tag).get("hf_hub", "").rpartition("/")
+    if not repository:
+        raise BadInputError(
+            f"open_clip {open_clip.__version__} names no repository of huggingface.co for {tag!r} of "
+            f"{clip.architecture}; run: pip install -U open_clip_torch, or give a file"
+        )
+    return HubFile(repository, (name,) if name else _HUB_FILES)
 
 
 def _tag(open_clip: ModuleType, clip: ClipConfig, tag: str) -> dict[str, Any]:
@@ -92,21 +121,54 @@ def _tag(open_clip: ModuleType, clip: ClipConfig, tag: str) -> dict[str, Any]:
 
 
 def _facts_beside(weights: Path) -> ClipFacts:
-    path = weights.with_name("open_clip_config.json")
-    if not path.is_file():
-        return ClipFacts()
+    for name, library, read in _CONFIGURATIONS:
+        path = weights.with_name(name)
+        if path.is_file():
+            return _read_facts(path, library, read)
+    return ClipFacts()
 
+
+def _read_facts(path: Path, library: str, read: Callable[[Path, Any], ClipFacts]) -> ClipFacts:
     def refusal(reason: str) -> BadInputError:
         return BadInputError(
-            f"{str(path)!r} beside the CLIP weights is not a configuration of open_clip ({reason}); "
+            f"{str(path)!r} beside the CLIP weights is not a configuration of {library} ({reason}); "
             "fetch it again, or move the weights away from it"
         )
 
     with foreign(refusal):
-        told = json.loads(path.read_text(encoding="utf-8"))
-        seen = told.get("preprocess_cfg", {})
-        mean, std = (_three(seen[name]) if name in seen else None for name in ("mean", "std"))
-        return ClipFacts(bool(told["model_cfg"].get("quick_gelu", False)), mean, std)
+        return read(path, json.loads(path.read_text(encoding="utf-8")))
+
+
+def _open_clip_facts(_: Path, told: Any) -> ClipFacts:
+    seen = told.get("preprocess_cfg", {})
+    mean, std = (_three(seen[name]) if name in seen else None for name in ("mean", "std"))
+    return ClipFacts(bool(told["model_cfg"].get("quick_gelu", False)), mean, std)
+
+
+def _transformers_facts(path: Path, told: Any) -> ClipFacts:
+    if told.get("model_type") != "clip":
+        return ClipFacts()
+    # Where a configuration names none, QuickGELU is meant. Towers of two kinds are no CLIP of ours.
+    (quick,) = {
+        _ACTIVATIONS[told.get(tower, {}).get("hidden_act", "quick_gelu")]
+        for tower in ("text_config", "vision_config")
+    }
+    preprocessing = path.with_name("preprocessor_config.json")
+    seen = json.loads(preprocessing.read_text(encoding="utf-8")) if preprocessing.is_file() else {}
+    mean, std = (
+        _three(seen[name]) if name in seen else None for name in ("image_mean", "image_std")
+    )
+    return ClipFacts(quick, mean, std)
+
+
+_ACTIVATIONS = {"quick_gelu": True, "gelu": False}
+"""Whether it is QuickGELU, by transformers' names."""
+
+_CONFIGURATIONS = (
+    ("open_clip_config.json", "open_clip", _open_clip_facts),
+    ("config.json", "transformers", _transformers_facts),
+)
+"""Files that may stand beside weights, whose they are, and what reads them."""
 
 
 def _three(values: list[float]) -> tuple[float, float, float]:

@@ -1,4 +1,4 @@
-"""Loading CLIP weights through open_clip, by an explicit rename table."""
+"""Loading the weights of published CLIPs, by an explicit rename table."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from dedos_deploy.borders import first_line, foreign
 from dedos_deploy.errors import BadInputError, listed, require
+from dedos_deploy.model import transformers_clip
+from dedos_deploy.model.clip_layout import SCALE, clip_misfit, clip_shapes
 from dedos_deploy.model.clip_trunk import PatchEmbedding
 from dedos_deploy.model.dedos import Dedos
 from dedos_deploy.model.heads import DenseClip
 from dedos_deploy.model.open_clip_files import QUICK, ClipFacts, ClipFile, clip_facts, clip_file
+from dedos_deploy.model.tensor_files import read_weights, shapes_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -47,19 +49,20 @@ _TRANSPOSED = {
     "visual.proj": "trunk.proj.weight",
     "text_projection": "text_tower.projection.weight",
 }
-_UNUSED = frozenset({"logit_scale", "logit_bias", "attn_mask"})
+_TOWERS = {"visual.": "trunk.", "": "text_tower."}
+_POSITIONS = "visual.positional_embedding"
+_PARALLEL = "module."
+"""Before every name of a file that was saved while several GPUs trained."""
+_UNUSED = frozenset({SCALE, "logit_bias", "attn_mask"})
 
 
 def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return an open_clip state dict under our names.
-
-    Raises BadInputError for a key that the table does not know, such as of a non-ViT model.
-    """
+    """Return tensors of `clip_shapes`, whose names and shapes were checked, under our names."""
     out: dict[str, Tensor] = {}
     for key, value in state.items():
         if key in _UNUSED:
             continue
-        if key == "visual.positional_embedding":
+        if key == _POSITIONS:
             out["trunk.position.cls"], out["trunk.position.table"] = value[:1], value[1:]
         elif key in _WHOLE:
             out[_WHOLE[key]] = value
@@ -71,16 +74,9 @@ def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _block_name(key: str) -> str:
-    for prefix, target in (("visual.transformer.", "trunk."), ("transformer.", "text_tower.")):
-        head = f"{prefix}resblocks."
-        if key.startswith(head):
-            index, _, rest = key[len(head) :].partition(".")
-            if rest in _BLOCK:
-                return f"{target}blocks.{index}.{_BLOCK[rest]}"
-    raise BadInputError(
-        f"CLIP weights have the key {key!r}, which is not of a plain ViT CLIP; "
-        "use an open_clip ViT such as ViT-B-16-quickgelu"
-    )
+    tower, _, rest = key.partition("transformer.resblocks.")
+    index, _, inner = rest.partition(".")
+    return f"{_TOWERS[tower]}blocks.{index}.{_BLOCK[inner]}"
 
 
 def load_open_clip(model: Dedos | DenseClip, pretrained: str) -> ClipFile:
@@ -121,11 +117,11 @@ def load_open_clip(model: Dedos | DenseClip, pretrained: str) -> ClipFile:
             "fetch them again, or give a local file of this architecture"
         )
 
-    with foreign(refusal, reason=_told):
-        source = open_clip.create_model(
-            clip.architecture, pretrained=str(found.path), force_quick_gelu=quick
-        )
-    copy_clip(model, source.state_dict())
+    state = read_weights(found.path, refusal, entry="state_dict")
+    try:
+        copy_clip(model, state)
+    except BadInputError as error:
+        raise refusal(str(error)) from error
     _set_preprocessing(model, facts)
     return found
 
@@ -140,27 +136,21 @@ def _set_preprocessing(model: Dedos | DenseClip, facts: ClipFacts) -> None:
     embedding.std.copy_(torch.tensor(clip.std))
 
 
-def _told(error: BaseException) -> str:
-    """Return the first line that says something: torch begins with a heading."""
-    lines = str(error).strip().splitlines()
-    heading = len(lines) > 1 and lines[0].startswith("Error(s) in loading")
-    return first_line(ValueError(lines[1])) if heading else first_line(error)
-
-
 def copy_clip(model: Dedos | DenseClip, state: dict[str, Tensor]) -> None:
-    """Copy an open_clip state dict into the trunk and the text tower of `model`, strictly."""
+    """Copy a CLIP's state dict, as open_clip or transformers name it, into the trunk and the text
+    tower of `model`, every tensor and no other.
+
+    Raises BadInputError with the reason when a name or a shape is not that of the model's CLIP.
+    """
+    clip = model.config.clip
+    state = {name.removeprefix(_PARALLEL): value for name, value in state.items()}
+    if transformers_clip.MARKER in state:
+        state = transformers_clip.open_clip_state(state, clip)
+    problem = clip_misfit(clip, clip_shapes(clip), shapes_of(state), _UNUSED, positions=_POSITIONS)
+    if problem is not None:
+        raise BadInputError(problem)
     own = dict(model.named_parameters())
-    expected = {name for name in own if name.startswith(("trunk.", "text_tower."))}
-    found = renamed(state)
-    if expected != set(found):
-        odd = min(expected ^ set(found))
-        raise BadInputError(f"CLIP weights do not fit {model.config.preset}: {odd} is unmatched")
     with torch.no_grad():
-        for name, value in found.items():
-            if own[name].shape != value.shape:
-                raise BadInputError(
-                    f"CLIP weights do not fit {model.config.preset}: {name} has shape "
-                    f"{tuple(value.shape)}, expected {tuple(own[name].shape)}"
-                )
+        for name, value in renamed(state).items():
             own[name].copy_(value)
-    _LOG.info("loaded %d CLIP tensors", len(found))
+    _LOG.info("loaded CLIP weights of %s", clip.architecture)

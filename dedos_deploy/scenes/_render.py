@@ -128,8 +128,8 @@ def _way_cleared(
 def _shoot(
     scene: Scene, camera: Camera, lens: Lens, time_s: float, seed: int, grain_seed: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    canvas = Canvas(camera, scene.light)
-    scene.paint(canvas, time_s)
+    canvas = Canvas(camera, scene.light, time_s)
+    scene.paint(canvas)
     image = texture.finish(
         canvas.image,
         canvas.labels,

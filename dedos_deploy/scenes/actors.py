@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 from dedos_deploy.scenes.canvas import Canvas, Point
 
 _SHADOW_M = 50.0  # shadows farther away are thinner than a pixel
 
-Paint = Callable[[Canvas, float, float], None]
+
+class Paint(Protocol):
+    """Draws something on a canvas, at the canvas's time and position `z`, in metres."""
+
+    def __call__(self, canvas: Canvas, *, z: float) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -17,7 +22,7 @@ class Actor:
     """One thing of a scene."""
 
     paint: Paint
-    """Draws it on a canvas at position z and time t (seconds)."""
+    """Draws it."""
     s: float
     """Where it stands across the line at t=0."""
     z: float
@@ -42,11 +47,9 @@ class Actor:
         return self.z + self.speed * time_s
 
 
-def paint_actors(
-    canvas: Canvas, actors: Iterable[Actor], time_s: float, *, soft_px: int = 5
-) -> None:
+def paint_actors(canvas: Canvas, actors: Iterable[Actor], *, soft_px: int = 5) -> None:
     """Paint the shadows of what can be seen, then every such actor, far ones first."""
-    seen = [(actor, actor.at(time_s)) for actor in actors]
+    seen = [(actor, actor.at(canvas.time_s)) for actor in actors]
     seen = [(actor, z) for actor, z in seen if _in_sight(canvas, actor, z)]
     shadows = [
         _shadow(canvas, actor, z)
@@ -56,7 +59,7 @@ def paint_actors(
     canvas.shade_ground(shadows, soft_px)
     seen.sort(key=lambda item: (item[0].layer, -_far_edge(*item)))
     for actor, z in seen:
-        actor.paint(canvas, z, time_s)
+        actor.paint(canvas, z=z)
 
 
 def _in_sight(canvas: Canvas, actor: Actor, z: float) -> bool:

@@ -87,13 +87,14 @@ class Light:
 class Canvas:
     """Picture [H, W, 3] uint8 BGR and label map [H, W] uint8 of one frame.
 
-    half_view: tangent of half the horizontal field of view.
+    time_s: seconds since the scene began; half_view: tangent of half the horizontal field of view.
     """
 
-    def __init__(self, camera: Camera, light: Light) -> None:
+    def __init__(self, camera: Camera, light: Light, time_s: float = 0.0) -> None:
         height, width = camera.size_hw
         self.camera = camera
         self.light = light
+        self.time_s = time_s
         self.image: NDArray[np.uint8] = np.zeros((height, width, 3), np.uint8)
         self.labels: NDArray[np.uint8] = np.zeros((height, width), np.uint8)
         self._heading = camera.heading

@@ -13,29 +13,12 @@ from dedos_deploy.scenes import texture
 from dedos_deploy.scenes.actors import Actor, paint_actors
 from dedos_deploy.scenes.canvas import Canvas, Colour, Light
 
-CLASSES = (
-    "floor",
-    "wall",
-    "ceiling",
-    "door",
-    "window",
-    "table",
-    "chair",
-    "sofa",
-    "plant",
-    "cabinet",
-    "picture",
-    "lamp",
-    "person",
-    "trash can",
-    "fire extinguisher",
-    "clock",
-    "rug",
-    "pillar",
-    "stairs",
-    "railing",
-    "elevator",
-    "vending machine",
+CLASSES = tuple(
+    (
+        "floor, wall, ceiling, door, window, table, chair, sofa, plant, cabinet, picture, lamp, "
+        "person, trash can, fire extinguisher, clock, rug, pillar, stairs, railing, elevator, "
+        "vending machine"
+    ).split(", ")
 )
 ID = {name: index for index, name in enumerate(CLASSES)}
 _BACK_M = -4.0  # the wall behind the camera
@@ -84,10 +67,10 @@ class HallScene:
         table[ID["plant"]], table[ID["rug"]] = 0.2, 0.1
         return table
 
-    def paint(self, canvas: Canvas, time_s: float) -> None:
+    def paint(self, canvas: Canvas) -> None:
         """Paint the empty room, then what stands in it."""
         _paint_room(canvas, self.room)
-        paint_actors(canvas, self.actors, time_s, soft_px=9)
+        paint_actors(canvas, self.actors, soft_px=9)
 
 
 def _paint_room(canvas: Canvas, room: Room) -> None:

@@ -206,9 +206,17 @@ def _fill_floor(actors: list[Actor], rng: random.Random, room: Room) -> None:
                 )
             )
         elif name == "rug":
-            actors.append(Actor(partial(_rug, s=s * 0.4, seed=seed), s * 0.4, z, 3.0, 0))
+            actors.append(
+                Actor(
+                    partial(hall_things.draw_rug, s=s * 0.4, seed=seed, label=ID["rug"]),
+                    s * 0.4,
+                    z,
+                    3.0,
+                    0,
+                )
+            )
         elif name == "person":
-            person = partial(_person, s=s, seed=seed)
+            person = partial(nature.draw_walker, s=s, seed=seed, label=ID["person"])
             actors.append(
                 Actor(person, s, z, speed=rng.choice((0, 0.6, -0.8)), half_width=0.22, height=0.5)
             )
@@ -243,15 +251,13 @@ def _end_wall(actors: list[Actor], rng: random.Random, room: Room) -> None:
     actors.append(Actor(paint, s, room.length, 0.1, 1))
 
 
-def _on_wall(
-    canvas: Canvas, z: float, _: float, *, s: float, seed: int, what: str, long: float
-) -> None:
+def _on_wall(canvas: Canvas, z: float, *, s: float, seed: int, what: str, long: float) -> None:
     side = 1 if s > 0 else -1
     panel = hall_walls.Panel(s - side * 0.02, z, 0.0, 1.0, long, inward=-side)
     hall_walls.draw_on_wall(canvas, panel, what, seed, ID[_WALL_NAMES[what]])
 
 
-def _on_end_wall(canvas: Canvas, z: float, _: float, *, s: float, seed: int, what: str) -> None:
+def _on_end_wall(canvas: Canvas, z: float, *, s: float, seed: int, what: str) -> None:
     panel = hall_walls.Panel(s, z - 0.03, 1.0, 0.0, 1.7, inward=0)
     hall_walls.draw_on_wall(canvas, panel, what, seed, ID[_WALL_NAMES[what]])
 
@@ -269,7 +275,6 @@ _WALL_NAMES = {
 def _standing(
     canvas: Canvas,
     z: float,
-    _: float,
     *,
     s: float,
     seed: int,
@@ -293,7 +298,7 @@ def _standing(
 
 
 def _structure(
-    canvas: Canvas, z: float, _: float, *, s: float, seed: int, what: str, long: float, top: float
+    canvas: Canvas, z: float, *, s: float, seed: int, what: str, long: float, top: float
 ) -> None:
     if what == "pillar":
         hall_things.draw_pillar(canvas, s, z, seed, ID["pillar"], top)
@@ -303,13 +308,5 @@ def _structure(
         hall_things.draw_railing(canvas, s, z, seed, ID["railing"], long)
 
 
-def _chair(canvas: Canvas, z: float, _: float, *, s: float, seed: int, turn: int) -> None:
+def _chair(canvas: Canvas, z: float, *, s: float, seed: int, turn: int) -> None:
     hall_things.draw_chair(canvas, Frame(s, z, turn), seed, ID["chair"])
-
-
-def _rug(canvas: Canvas, z: float, _: float, *, s: float, seed: int) -> None:
-    hall_things.draw_rug(canvas, s, z, seed, ID["rug"])
-
-
-def _person(canvas: Canvas, z: float, time_s: float, *, s: float, seed: int) -> None:
-    nature.draw_person(canvas, s, z, seed, ID["person"], "walk", phase=5.0 * time_s)

@@ -150,6 +150,11 @@ def _fronds(
         board.polygon(blade, leaf, label, 0.55 + 0.75 * nth / count)
 
 
+def draw_walker(canvas: Canvas, s: float, z: float, seed: int, label: int) -> None:
+    """Draw a person who walks as the canvas's time goes on."""
+    draw_person(canvas, s, z, seed, label, "walk", phase=5.0 * canvas.time_s)
+
+
 def draw_person(
     canvas: Canvas, s: float, z: float, seed: int, label: int, pose: str, phase: float = 0.0
 ) -> None:

@@ -14,29 +14,12 @@ from dedos_deploy.scenes import texture
 from dedos_deploy.scenes.actors import Actor, paint_actors
 from dedos_deploy.scenes.canvas import Canvas, Colour, Light
 
-CLASSES = (
-    "sky",
-    "road",
-    "lane marking",
-    "sidewalk",
-    "grass",
-    "mountain",
-    "building",
-    "wall",
-    "fence",
-    "pole",
-    "traffic light",
-    "traffic sign",
-    "tree",
-    "bush",
-    "person",
-    "bicycle",
-    "motorcycle",
-    "car",
-    "truck",
-    "bus",
-    "bench",
-    "trash can",
+CLASSES = tuple(
+    (
+        "sky, road, lane marking, sidewalk, grass, mountain, building, wall, fence, pole, "
+        "traffic light, traffic sign, tree, bush, person, bicycle, motorcycle, car, truck, bus, "
+        "bench, trash can"
+    ).split(", ")
 )
 ID = {name: index for index, name in enumerate(CLASSES)}
 
@@ -107,11 +90,11 @@ class StreetScene:
             table[ID[name]] = amount
         return table
 
-    def paint(self, canvas: Canvas, time_s: float) -> None:
+    def paint(self, canvas: Canvas) -> None:
         """Paint sky, ground and actors."""
         _paint_sky(canvas, self.sky)
         _paint_ground(canvas, self.street)
-        paint_actors(canvas, self.actors, time_s)
+        paint_actors(canvas, self.actors)
 
 
 def _paint_sky(canvas: Canvas, sky: Sky) -> None:
@@ -249,7 +232,7 @@ def _tile_joints(
     gain[joints] *= 0.8
 
 
-def paint_skyline(canvas: Canvas, _: float, __: float, *, seed: int, name: str) -> None:
+def paint_skyline(canvas: Canvas, z: float, *, seed: int, name: str) -> None:
     """Paint what stands at the horizon, and label it as `name`."""
     rng = random.Random(seed)
     height, width = canvas.labels.shape
@@ -263,12 +246,7 @@ def paint_skyline(canvas: Canvas, _: float, __: float, *, seed: int, name: str) 
     rise = 0.55 + 0.45 * texture.sample(tile, row, bumps.astype(np.float32))
     top = horizon - tall * rise
     outline = (
-        np.concatenate(
-            [
-                np.stack([angle, top], -1),
-                [[width + 3, horizon + 2], [0, horizon + 2]],
-            ]
-        )
+        np.concatenate([np.stack([angle, top], -1), [[width + 3, horizon + 2], [0, horizon + 2]]])
         .round()
         .astype(np.int32)
     )

@@ -13,6 +13,22 @@ from dedos_deploy.scenes.actors import Actor
 from dedos_deploy.scenes.canvas import Canvas, Colour, Light
 from dedos_deploy.scenes.street import ID, Sky, Street, StreetScene, paint_skyline
 
+_TREE = partial(nature.draw_tree, label=ID["tree"])
+_BUSH = partial(nature.draw_bush, label=ID["bush"])
+_WALKER = partial(nature.draw_walker, label=ID["person"])
+_FIXED = {
+    "pole": partial(street_things.draw_lamp_post, label=ID["pole"]),
+    "sign": partial(street_things.draw_sign, labels=(ID["traffic sign"], ID["pole"])),
+    "light": partial(street_things.draw_traffic_light, labels=(ID["traffic light"], ID["pole"])),
+    "bench": partial(street_things.draw_bench, label=ID["bench"]),
+    "bin": partial(street_things.draw_bin, label=ID["trash can"]),
+}
+_VEHICLES = {
+    "car": partial(vehicles.draw_car, label=ID["car"]),
+    "truck": partial(vehicles.draw_truck, label=ID["truck"]),
+    "bus": partial(vehicles.draw_bus, label=ID["bus"]),
+}
+
 
 def plan_street(seed: int, length: float) -> StreetScene:
     """Return a street scene of `length` metres from its seed."""
@@ -123,9 +139,10 @@ def _line_side(
         open_gap = any(z - 1 < j + 7 and j < z + long + 1 for j in blocked)
         if not open_gap and rng.random() < {"city": 0.92, "suburb": 0.8, "campus": 0.35}[kind]:
             paint = partial(
-                _building,
+                street_things.draw_building,
                 s=side * (edge + back),
                 seed=rng.randrange(1 << 30),
+                label=ID["building"],
                 size=(depth, tall, long),
                 hidden=before if z == ended else 0.0,
             )
@@ -149,29 +166,6 @@ def _line_side(
     _furniture(actors, rng, kind, (kerb, edge), side, length, blocked)
 
 
-def _building(
-    canvas: Canvas,
-    z: float,
-    _: float,
-    *,
-    s: float,
-    seed: int,
-    size: tuple[float, float, float],
-    hidden: float,
-) -> None:
-    street_things.draw_building(canvas, s, z, seed, ID["building"], size, hidden=hidden)
-
-
-def _tree(canvas: Canvas, z: float, _: float, *, s: float, seed: int, height: float) -> None:
-    nature.draw_tree(canvas, s, z, seed, ID["tree"], height)
-
-
-def _bush(
-    canvas: Canvas, z: float, _: float, *, s: float, seed: int, size: tuple[float, float]
-) -> None:
-    nature.draw_bush(canvas, s, z, seed, ID["bush"], size)
-
-
 def _green(
     actors: list[Actor], rng: random.Random, kind: str, edge: float, side: int, length: float
 ) -> None:
@@ -180,7 +174,7 @@ def _green(
     while z < length:
         back = rng.uniform(1.5, 9.0) + (3 if kind == "highway" else 0)
         tall = rng.uniform(4, 11)
-        paint = partial(_tree, s=side * (edge + back), seed=rng.randrange(1 << 30), height=tall)
+        paint = partial(_TREE, s=side * (edge + back), seed=rng.randrange(1 << 30), height=tall)
         actors.append(
             Actor(
                 paint,
@@ -222,29 +216,20 @@ def _barriers(
         if material == "hedge":
             for along in (1.0, 3.0, 5.0):
                 size = (rng.uniform(0.9, 1.2), height * rng.uniform(0.75, 0.95))
-                paint = partial(_bush, s=s, seed=7 if rng.random() < 0.6 else 8, size=size)
+                paint = partial(_BUSH, s=s, seed=7 if rng.random() < 0.6 else 8, size=size)
                 actors.append(
                     Actor(paint, s, z + along, 0.5, 2, half_width=0.6, height=height, far_m=70.0)
                 )
             continue
         barrier = partial(
-            _barrier, s=s, seed=side, label=ID[name], size=(height, step), kind=material
+            street_things.draw_barrier,
+            s=s,
+            seed=side,
+            label=ID[name],
+            size=(height, step),
+            kind=material,
         )
         actors.append(Actor(barrier, s, z, step, 2, half_width=0.15, height=height, far_m=90.0))
-
-
-def _barrier(
-    canvas: Canvas,
-    z: float,
-    _: float,
-    *,
-    s: float,
-    seed: int,
-    label: int,
-    size: tuple[float, float],
-    kind: str,
-) -> None:
-    street_things.draw_barrier(canvas, s, z, seed, label, size, kind)
 
 
 def _furniture(
@@ -287,12 +272,12 @@ def _prop(what: str, rng: random.Random, s: float, z: float) -> Actor:
     seed = rng.randrange(1 << 30)
     if what == "person":
         speed = rng.choice((-1.2, -1.0, 0.0, 1.0, 1.3))
-        walker = partial(_person, s=s, seed=seed)
+        walker = partial(_WALKER, s=s, seed=seed)
         return Actor(walker, s, z, speed=speed, half_width=0.25, height=1.7, far_m=60.0)
     if what == "tree":
         tall = rng.uniform(4.0, 9.0)
         return Actor(
-            partial(_tree, s=s, seed=seed, height=tall),
+            partial(_TREE, s=s, seed=seed, height=tall),
             s,
             z,
             half_width=tall * 0.22,
@@ -304,48 +289,21 @@ def _prop(what: str, rng: random.Random, s: float, z: float) -> Actor:
         bike = partial(_bike, s=s, seed=seed, rider=False, turn=seed % 2)
         return Actor(bike, s, z, half_width=0.3, far_m=40.0)
     height = {"pole": 6.0, "sign": 2.4, "light": 3.4, "bench": 0.8, "bin": 0.8}[what]
-    paint = partial(_fixed, s=s, seed=seed, what=what)
+    paint = partial(_FIXED[what], s=s, seed=seed)
     far_m = 45.0 if what in ("bench", "bin") else 80.0
     half = 0.4 if what in ("bench", "bin") else 0.08
     return Actor(paint, s, z, half_width=half, height=height, far_m=far_m)
 
 
-def _fixed(canvas: Canvas, z: float, _: float, *, s: float, seed: int, what: str) -> None:
-    pole = ID["pole"]
-    if what == "pole":
-        street_things.draw_lamp_post(canvas, s, z, seed, pole)
-    elif what == "sign":
-        street_things.draw_sign(canvas, s, z, seed, (ID["traffic sign"], pole))
-    elif what == "light":
-        street_things.draw_traffic_light(canvas, s, z, seed, (ID["traffic light"], pole))
-    elif what == "bench":
-        street_things.draw_bench(canvas, s, z, seed, ID["bench"])
-    else:
-        street_things.draw_bin(canvas, s, z, seed, ID["trash can"])
-
-
-def _person(canvas: Canvas, z: float, time_s: float, *, s: float, seed: int) -> None:
-    nature.draw_person(canvas, s, z, seed, ID["person"], "walk", phase=5.0 * time_s)
-
-
-def _bike(
-    canvas: Canvas, z: float, time_s: float, *, s: float, seed: int, rider: bool, turn: int
-) -> None:
+def _bike(canvas: Canvas, z: float, *, s: float, seed: int, rider: bool, turn: int) -> None:
     vehicles.draw_bicycle(canvas, s, z, seed, ID["bicycle"], turn)
     if rider:
-        nature.draw_person(canvas, s, z, seed, ID["person"], "ride", phase=6.0 * time_s)
+        nature.draw_person(canvas, s, z, seed, ID["person"], "ride", phase=6.0 * canvas.time_s)
 
 
-def _motorbike(canvas: Canvas, z: float, _: float, *, s: float, seed: int, turn: int) -> None:
+def _motorbike(canvas: Canvas, z: float, *, s: float, seed: int, turn: int) -> None:
     vehicles.draw_motorcycle(canvas, s, z, seed, ID["motorcycle"], turn)
     nature.draw_person(canvas, s, z, seed, ID["person"], "ride")
-
-
-def _vehicle(
-    canvas: Canvas, z: float, _: float, *, s: float, seed: int, turn: int, what: str
-) -> None:
-    draw = {"car": vehicles.draw_car, "truck": vehicles.draw_truck, "bus": vehicles.draw_bus}[what]
-    draw(canvas, s, z, seed, ID[what], turn)
 
 
 def _traffic(
@@ -370,7 +328,7 @@ def _traffic(
             s = rng.uniform(-street.road, street.road)
             actors.append(
                 Actor(
-                    partial(_person, s=s, seed=rng.randrange(1 << 30)),
+                    partial(_WALKER, s=s, seed=rng.randrange(1 << 30)),
                     s,
                     start + rng.uniform(0, 3),
                     half_width=0.25,
@@ -393,7 +351,7 @@ def _road_user(rng: random.Random, s: float, z: float, turn: int, pace: float, k
         return Actor(bike, s, z, speed=pace, half_width=0.35, height=1.5, far_m=70.0)
     long, tall = {"car": (4.2, 1.4), "truck": (8.5, 3.2), "bus": (10.0, 3.1)}[what]
     s += rng.uniform(-0.3, 0.3)
-    body = partial(_vehicle, s=s, seed=seed, turn=turn, what=what)
+    body = partial(_VEHICLES[what], s=s, seed=seed, turn=turn)
     return Actor(body, s, z, long, speed=pace, half_width=0.95, height=tall, far_m=110.0)
 
 
@@ -405,7 +363,7 @@ def _parked(
     while z < length:
         if not any(abs(z - c - 1.5) < 5 for c in street.crossings + street.junctions):
             turn = 0 if (side > 0) == (rng.random() < 0.85) else 2
-            body = partial(_vehicle, s=s, seed=rng.randrange(1 << 30), turn=turn, what="car")
+            body = partial(_VEHICLES["car"], s=s, seed=rng.randrange(1 << 30), turn=turn)
             actors.append(Actor(body, s, z, 4.2, half_width=0.95, height=1.4, far_m=80.0))
         z += rng.uniform(5.2, 14)
 

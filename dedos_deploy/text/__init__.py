@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
 
+from dedos_deploy.lazy import lazy_names
 from dedos_deploy.text.templates import TEMPLATES
 
 if TYPE_CHECKING:
@@ -34,23 +34,14 @@ __all__ = [
     "write_tokenizer_json",
 ]
 
-_HOMES = {
-    "CacheKey": "cache",
-    "EmbeddingCache": "cache",
-    "default_cache_folder": "cache",
-    "TextEncoder": "encoder",
-    "Tokenizer": "tokenizer",
-    "write_tokenizer_json": "tokenizer",
-    "TowerFiles": "tower",
-    "VocabularyFile": "vocabulary_file",
-    "load_vocabulary": "vocabulary_file",
-    "read_vocabulary_file": "vocabulary_file",
-    "save_vocabulary": "vocabulary_file",
-}
-
-
-def __getattr__(name: str) -> object:
-    # Imported on first use: the templates are needed by --help, which must not import numpy.
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# The templates are needed by --help, which must not import numpy.
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "cache": "CacheKey EmbeddingCache default_cache_folder",
+        "encoder": "TextEncoder",
+        "tokenizer": "Tokenizer write_tokenizer_json",
+        "tower": "TowerFiles",
+        "vocabulary_file": "VocabularyFile load_vocabulary read_vocabulary_file save_vocabulary",
+    },
+)

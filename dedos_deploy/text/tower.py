@@ -14,6 +14,7 @@ from dedos_deploy.borders import NO_RETRY, foreign, onnx_runtime_advice, spoken_
 from dedos_deploy.errors import BadBundleError, EngineError
 from dedos_deploy.files import read_regular
 from dedos_deploy.text.tokenizer import Tokenizer
+from dedos_deploy.threads import usable_threads
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -129,7 +130,7 @@ def _session(data: bytes, threads: int | None) -> InferenceSession:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or 0
+    options.intra_op_num_threads = usable_threads(threads)
     with foreign(
         lambda why: BadBundleError(f"{MODEL} cannot be loaded: {why}; {onnx_runtime_advice()}"),
         reason=spoken_reason,

@@ -21,18 +21,13 @@ from dedos_deploy.errors import BadInputError, EngineError, require
 
 MIB = 2**20
 
-_LOST = (
-    "cudaErrorIllegalAddress",
-    "cudaErrorLaunchFailure",
-    "cudaErrorECCUncorrectable",
-    "cudaErrorHardwareStackError",
-    "cudaErrorIllegalInstruction",
-    "cudaErrorMisalignedAddress",
-    "cudaErrorInvalidPc",
-    "cudaErrorAssert",
-    "cudaErrorDevicesUnavailable",
-    "cudaErrorContained",
-    "cudaErrorSystemNotReady",
+_LOST = tuple(
+    (
+        "cudaErrorIllegalAddress cudaErrorLaunchFailure cudaErrorECCUncorrectable "
+        "cudaErrorHardwareStackError cudaErrorIllegalInstruction cudaErrorMisalignedAddress "
+        "cudaErrorInvalidPc cudaErrorAssert cudaErrorDevicesUnavailable cudaErrorContained "
+        "cudaErrorSystemNotReady"
+    ).split()
 )
 """After one of these nothing works in this process any more."""
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -27,6 +29,7 @@ from dedos_deploy.runtime.gpu.flavours import FLAVOURS, Flavour, known_problems,
 from dedos_deploy.runtime.gpu.memory import LOW_WORKSPACE, available_bytes, build_memory
 from dedos_deploy.runtime.gpu.tensorrt_engine import TensorRtEngine
 from dedos_deploy.spec import SLOT_BUCKETS, TYPED_TARGETS
+from dedos_deploy.user_cache import CACHE_VARIABLE, cache_root
 
 if TYPE_CHECKING:
     from dedos_deploy.bundle import Bundle
@@ -36,8 +39,6 @@ _LOG = logging.getLogger(__name__)
 
 def default_engine_folder() -> Path:
     """Return the folder of built engines: $DEDOS_CACHE_DIR/engines, or in the user's cache."""
-    from dedos_deploy.user_cache import cache_root
-
     return cache_root() / "engines"
 
 
@@ -48,6 +49,8 @@ class StoredEngine:
     key: EngineKey
     path: Path
     sha256: str
+    plan: bytes | None = None
+    """The engine itself where `path` could not be written."""
 
 
 class EngineStore:
@@ -121,7 +124,7 @@ class EngineStore:
         return None
 
     def build(self) -> StoredEngine:
-        """Build the engine of this device and keep it in the cache.
+        """Build the engine of this device and keep it in the cache, or warn that it cannot be kept.
 
         An interrupted build leaves nothing. Raises EngineError, also when the memory will not do.
         """
@@ -144,20 +147,25 @@ class EngineStore:
             options,
             on_progress=self._on_progress,
         )
-        self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{self.wanted.name}.engine"
         stored = StoredEngine(self.wanted, path, hashlib.sha256(built.engine).hexdigest())
         try:
+            self._folder.mkdir(parents=True, exist_ok=True)
             write_atomically(path, built.engine)
             write_atomically(path.with_suffix(".json"), _sidecar(stored, len(built.engine)))
             if built.timing_cache:
                 write_atomically(self._timing_file(), built.timing_cache)
         except OSError as error:
-            path.unlink(missing_ok=True)
-            raise EngineError(
-                f"the engine cannot be kept in {str(self._folder)!r}: {error.strerror or error}; "
-                "free some space, or choose another folder with DEDOS_CACHE_DIR"
-            ) from error
+            with suppress(OSError):
+                path.unlink()
+            _LOG.warning(
+                "the engine cannot be kept in %r (%s) and is built again at every start; free some "
+                "space, or choose another folder with %s",
+                str(self._folder),
+                error.strerror or error,
+                CACHE_VARIABLE,
+            )
+            return replace(stored, plan=built.engine)
         return stored
 
     # Finding
@@ -178,7 +186,7 @@ class EngineStore:
 
     def _in_cache(self) -> Iterator[StoredEngine]:
         path = self._folder / f"{self.wanted.name}.json"
-        if not path.is_file():
+        if not os.path.isfile(path):
             return
         engine = path.with_suffix(".engine")
         try:
@@ -201,7 +209,7 @@ class EngineStore:
         return TensorRtEngine(
             self._trt,
             self.flavour,
-            stored.path.read_bytes(),
+            stored.path.read_bytes() if stored.plan is None else stored.plan,
             self._bundle.spec,
             self._cuda,
             name=stored.path.name,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dedos_deploy.borders import NO_RETRY, foreign, spoken_reason
 from dedos_deploy.errors import EngineError
+from dedos_deploy.installation import pip_install
 from dedos_deploy.runtime.engines.contract import Engine
 from dedos_deploy.runtime.engines.onnx_runtime import (
     check_graph,
@@ -44,8 +45,8 @@ class OnnxCudaEngine(Engine):
 
         if PROVIDER not in onnxruntime.get_available_providers():
             raise EngineError(
-                "this installation of ONNX Runtime has no CUDA; in a fresh environment run: pip "
-                "install 'dedos-deploy[cuda]' and pip uninstall onnxruntime, or use --engine cpu"
+                "this installation of ONNX Runtime has no CUDA; in a fresh environment run: "
+                f"{pip_install('cuda')} and pip uninstall onnxruntime, or use --engine cpu"
             )
         if not model.is_file():
             raise EngineError(f"the model {model.name} is missing; export the bundle again")

@@ -20,6 +20,10 @@ Opacity = Annotated[
     float, Query(ge=0.0, le=1.0, allow_inf_nan=False, description="of the class colours")
 ]
 
+Place = Annotated[
+    float, Query(ge=0.0, lt=1.0, allow_inf_nan=False, description="part of the width or height")
+]
+
 
 class Words(BaseModel):
     """The words of a camera, as they are typed."""
@@ -42,6 +46,13 @@ class Recording(BaseModel):
         description="on the machine that serves; null when there is none, or one without a frame"
     )
     frames: int = Field(description="in the file")
+
+
+class Pixel(BaseModel):
+    """What one pixel of the newest frame is."""
+
+    word: str | None = Field(description="null where it stayed unlabelled")
+    confidence: float = Field(description="of the best word, in [0, 1], also of one that lost")
 
 
 class VocabularyVersion(BaseModel):
@@ -105,6 +116,13 @@ def _add_pictures(router: APIRouter, controls: Controls) -> None:
         if newest is None:
             raise HTTPException(503, f"camera {name!r} has no frame yet; ask again")
         return Response(newest[1], media_type="image/jpeg")
+
+    @router.get("/at", responses={503: {"description": "no frame yet"}}, summary="Word at a place")
+    def pixel(name: str, x: Place, y: Place) -> Pixel:
+        found = controls.pixel(known_camera(controls, name), x, y)
+        if found is None:
+            raise HTTPException(503, f"camera {name!r} has no frame yet; ask again")
+        return Pixel(**found)
 
     @router.get("/stream", response_class=Response, include_in_schema=False)
     async def stream(name: str, opacity: Opacity = DEFAULT_OPACITY) -> Response:

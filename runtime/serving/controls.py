@@ -18,7 +18,8 @@ from dedos_deploy.runtime.segmenter import Segmenter, SegmenterView
 from dedos_deploy.runtime.serving.decoder import MOST_SENT_PIXELS, PictureDecoder
 from dedos_deploy.runtime.serving.hub import Hub, WordColours
 from dedos_deploy.runtime.serving.recordings import Recordings
-from dedos_deploy.runtime.sinks.palette import class_colour_bgr, css_colour
+from dedos_deploy.runtime.sinks.palette import colour_bgr, css_colour
+from dedos_deploy.spec import Background
 from dedos_deploy.vocabulary import WORDS_PER_REQUEST, Vocabulary, parse_vocabulary
 
 WORDS_S = 10.0
@@ -37,9 +38,11 @@ class Controls(Closing):
         views: Mapping[str, SegmenterView],
         *,
         record_to: Path | None = None,
+        background: Background = "threshold",
     ) -> None:
-        """record_to: an existing folder for recordings that are asked for, None to refuse them.
-        Raises BadInputError."""
+        """record_to: an existing folder for recordings that are asked for, None to refuse them;
+        background: what the segmenter leaves unlabelled, to be shown. Raises BadInputError."""
+        self._background = background
         self.recordings = Recordings(record_to)
         self._colours: dict[str, WordColours] = {name: {} for name in views}
         self.hub = Hub(views, self._colours)
@@ -93,13 +96,13 @@ class Controls(Closing):
             raise BadInputError(f"camera {name!r} has no class {class_id}; it has {sorted(words)}")
         if not re.fullmatch(COLOUR, colour):
             raise BadInputError(f"{colour[:20]!r} is no colour; write #rrggbb, as #ff2626")
-        red, green, blue = bytes.fromhex(colour[1:])
         kept = {word: bgr for word, bgr in self._colours[name].items() if word in words.values()}
-        self._colours[name] = {**kept, words[class_id]: (blue, green, red)}
+        self._colours[name] = {**kept, words[class_id]: colour_bgr(colour)}
 
     def classes(self, name: str) -> dict[str, Any]:
         """Return the words of a camera: version, and per class name, spelling, id and colour."""
         view, colours = self.view(name), self._colours[name]
+        own = view.colours_bgr
         return {
             "version": view.vocabulary_version,
             "classes": [
@@ -107,11 +110,12 @@ class Controls(Closing):
                     "name": word,
                     "entry": entry,
                     "id": class_id,
-                    "colour": css_colour(colours.get(word) or class_colour_bgr(class_id)),
+                    "colour": css_colour(colours.get(word) or own[word]),
                 }
                 for word, class_id, entry in view.entries
             ],
             "negatives": list(view.negatives),
+            "background": self._background,
         }
 
     def state(self) -> dict[str, Any]:
@@ -124,11 +128,32 @@ class Controls(Closing):
                     "name": name,
                     **(_numbers(reports[name]) if name in reports else {}),
                     "vocabulary": self.classes(name),
+                    **self._shares(name),
                     "recording": self.recordings.state(name),
                     "history": self.hub.history(name),
                 }
                 for name in self._views
             ],
+        }
+
+    def _shares(self, name: str) -> dict[str, Any]:
+        newest = self.hub.newest(name)
+        if newest is None:
+            return {}
+        return {"coverage": newest.coverage, "unlabelled": newest.unlabelled}
+
+    def pixel(self, name: str, x: float, y: float) -> dict[str, Any] | None:
+        """Return word (None where unlabelled) and confidence in [0, 1] of one pixel of the newest
+        result, None before the first. x, y: in [0, 1), parts of width and height."""
+        newest = self.hub.newest(name)
+        if newest is None:
+            return None
+        height, width = newest.label_map.shape
+        place = int(y * height), int(x * width)
+        class_id = int(newest.label_map[place])
+        return {
+            "word": None if class_id == newest.none_id else newest.classes[class_id],
+            "confidence": round(int(newest.confidence[place]) / 255, 3),
         }
 
     def reports(self) -> list[CameraReport]:

@@ -18,13 +18,7 @@ from numpy.typing import NDArray
 
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError, UnfinishedError
-from dedos_deploy.runtime.serving._decode_child import (
-    ANSWER,
-    DECODED,
-    LENGTH,
-    READY,
-    TOO_LARGE,
-)
+from dedos_deploy.runtime.serving._decode_child import ANSWER, DECODED, LENGTH, READY, TOO_LARGE
 
 MOST_SENT_PIXELS = 4096 * 4096
 """Of a picture in a request: fewer than of one that this machine has."""

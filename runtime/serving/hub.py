@@ -86,6 +86,11 @@ class Hub:
                 self._encoded[name] = kept
         return count, kept[3]
 
+    def newest(self, name: str) -> Segmentation | None:
+        """Return the newest result of a camera, None before the first."""
+        newest = self._latest[name]
+        return None if newest is None else newest[2]
+
     def history(self, name: str) -> list[dict[str, Any]]:
         """Return the coverage of a camera's classes lately: one point a second, with its age."""
         return [

@@ -23,6 +23,8 @@ from dedos_deploy.runtime.sinks.outputs import (
 )
 
 CLASSES_FILE = "classes.json"
+WORDS_FILE = "classes.txt"
+"""Of label folders that are trained on: the name of every id, a line each."""
 
 
 class LastPicture(Sink):
@@ -76,7 +78,8 @@ class OverlayFolder(Sink):
 
 
 class MaskFolder(Sink):
-    """One label map PNG per frame, and the classes of the ids in the `classes.json` beside it.
+    """One label map PNG per frame, and the classes of the ids in the `classes.json` beside it, and in
+    `classes.txt`, with which it is a folder of labels to train on.
 
     A session that was asked for very many names gives ids again (`Segmenter.set_classes`). From the
     first mask in which an id means something else, masks go to the folder `ids-2` within the folder,
@@ -119,6 +122,8 @@ class MaskFolder(Sink):
         classes = {"classes": list(self._classes), "none_id": result.none_id}
         content = json.dumps(classes, indent=2, ensure_ascii=False)
         write_whole(self._folders[-1].path / CLASSES_FILE, content.encode() + b"\n")
+        words = "".join(f"{name}\n" for name in self._classes)
+        write_whole(self._folders[-1].path / WORDS_FILE, words.encode())
 
     def close(self) -> None:
         for folder in reversed(self._folders):
@@ -129,7 +134,8 @@ class JsonLines(Sink):
     """One JSON object per frame, flushed line by line so that it can be followed; the file has its
     name from the first one on.
 
-    Keys: source, frame_id, captured_at (UTC), timestamp_s (`time.monotonic()` of the capture), media_s
+    Keys: source, frame_id, name (stem of the files that other outputs make from the frame), picture
+    (path of the picture file it was read from, or null), captured_at (UTC), timestamp_s (`time.monotonic()` of the capture), media_s
     (position in a recording or null), vocabulary_version, coverage (fraction per class), unlabelled
     (fraction), latency_ms (pre, engine, post, total).
     """
@@ -164,6 +170,8 @@ def result_numbers(frame: Frame, result: Segmentation) -> dict[str, Any]:
     return {
         "source": frame.source_id,
         "frame_id": frame.frame_id,
+        "name": frame.name,
+        "picture": frame.picture,
         "captured_at": captured_at.isoformat(timespec="microseconds"),
         "timestamp_s": round(frame.timestamp_s, 6),
         "media_s": None if frame.media_s is None else round(frame.media_s, 6),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qsl
@@ -116,7 +117,7 @@ def open_mcap(uri: str, options: SinkOptions) -> McapSink:
         raise SinkError(
             f"output {uri!r}: the profile of an MCAP is {' or '.join(PROFILES)}, not {name[:40]!r}"
         )
-    path = Path(address).expanduser()
+    path = Path(os.path.expanduser(address))
     return McapSink(path, options, profile=PROFILES[name](f"writing {path.name}"))
 
 

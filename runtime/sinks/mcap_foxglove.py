@@ -13,7 +13,6 @@ from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.sinks.files import encode_picture
 from dedos_deploy.runtime.sinks.mcap_profiles import Kind, Profile, numbers_of
-from dedos_deploy.runtime.sinks.palette import class_colour_bgr
 
 FONT_SIZE = 0.03
 STEP = 4
@@ -87,7 +86,7 @@ class FoxgloveProfile(Profile):
         make = self._messages
         texts = []
         for class_id, (x, y) in label_places(result).items():
-            blue, green, red = (value / 255 for value in class_colour_bgr(class_id))
+            blue, green, red = (value / 255 for value in result.colours_bgr[class_id])
             texts.append(
                 make.TextAnnotation(
                     timestamp=self._stamp(clock_ns),
@@ -121,6 +120,8 @@ RESULT_SCHEMA = {
     "properties": {
         "source": {"type": "string"},
         "frame_id": {"type": "integer"},
+        "name": {"type": "string"},
+        "picture": {"type": ["string", "null"]},
         "captured_at": {"type": "string", "format": "date-time"},
         "timestamp_s": {"type": "number"},
         "media_s": {"type": ["number", "null"]},

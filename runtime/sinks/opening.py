@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from dedos_deploy.errors import SinkError
+from dedos_deploy.places import Written
 from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.sinks.contract import Sink, SinkOptions
+from dedos_deploy.runtime.sinks.outputs import FOLDER_HOLDS
 from dedos_deploy.runtime.uri import redact
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv")
@@ -66,13 +69,23 @@ def open_sink(uri: str, options: SinkOptions | None = None) -> Sink:
     return _file_sink(uri, options)
 
 
+def written_by(uri: str) -> Written | None:
+    """Return the file or folder that the sink at `uri` writes, None for one that writes none."""
+    if uri.startswith(VIEWER_SCHEMES) or uri in ("null", "window"):
+        return None
+    kind, colon, name = uri.partition(":")
+    is_folder = bool(colon) and kind in ("masks", "overlays")
+    path = Path(os.path.expanduser(name if is_folder else uri))
+    return Written(f"output {uri!r}", path, FOLDER_HOLDS if is_folder else ())
+
+
 def _folder_sink(uri: str, options: SinkOptions) -> Sink:
     from dedos_deploy.runtime.sinks.files import MaskFolder, OverlayFolder
 
     kind, _, name = uri.partition(":")
     if not name:
         raise SinkError(f"output {uri!r} names no folder; write {kind}:FOLDER")
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
     return MaskFolder(folder, options) if kind == "masks" else OverlayFolder(folder, options)
 
 
@@ -80,7 +93,7 @@ def _file_sink(uri: str, options: SinkOptions) -> Sink:
     from dedos_deploy.runtime.sinks.files import JsonLines, LastPicture
     from dedos_deploy.runtime.sinks.video import GrowingVideo, VideoSink
 
-    path = Path(uri).expanduser()
+    path = Path(os.path.expanduser(uri))
     suffix = path.suffix.lower()
     if suffix in VIDEO_SUFFIXES:
         if suffix == ".mp4" and options.live:

@@ -9,11 +9,12 @@ import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dedos_deploy.errors import SinkError
+from dedos_deploy.errors import BadInputError, SinkError
 from dedos_deploy.files import Temporary, sweep, write_atomically
+from dedos_deploy.places import Read, Written, check_apart
 
-PICTURES = (".jpg", ".png")
-"""What is written into folders."""
+FOLDER_HOLDS = ("*.jpg", "*.png", "classes.*", "ids-*/*")
+"""Patterns of what is written into folders."""
 
 
 @contextlib.contextmanager
@@ -52,11 +53,11 @@ def reserve_file(
     if found is not None:
         if path.is_dir():
             raise SinkError(f"output {str(path)!r} is a folder; name a file in it")
+        _refuse_protected(path, protected)
         if not overwrite:
             raise SinkError(_exists(path))
         if not stat.S_ISREG(found.st_mode) and not stat.S_ISLNK(found.st_mode):
             raise SinkError(f"output {str(path)!r} is a pipe or device; name a file")
-        _refuse_protected(path, protected)
     sweep(path.parent)
     with writing(path):
         return Temporary(path, keep_suffix=keep_suffix)
@@ -69,17 +70,14 @@ def _exists(path: Path) -> str:
     )
 
 
-def _refuse_protected(path: Path, protected: Sequence[Path]) -> None:
-    """Refuse a file that is read, by whatever name, or that lies in a folder which is read."""
-    if not path.exists():
-        return  # a link that leads nowhere
-    for source in protected:
-        inside = source.is_dir() and source.resolve() in path.resolve().parents
-        if inside or os.path.samefile(path, source):
-            raise SinkError(
-                f"output {str(path)!r} is part of the source {str(source)!r}, which would be lost; "
-                "choose another name"
-            )
+def _refuse_protected(path: Path, protected: Sequence[Path], holds: tuple[str, ...] = ()) -> None:
+    """Refuse what would replace a file that is read, or one in a folder that is read."""
+    output = Written(f"output {str(path)!r}", path, holds)
+    sources = [Read(f"source {str(source)!r}", (source,)) for source in protected]
+    try:
+        check_apart([output], sources)
+    except BadInputError as error:
+        raise SinkError(str(error)) from None
 
 
 class GrowingFile(io.BufferedWriter):
@@ -225,6 +223,7 @@ class PictureFolder:
 def _reserve_folder(path: Path, *, overwrite: bool, protected: Sequence[Path]) -> None:
     if path.exists() and not path.is_dir():
         raise SinkError(f"output folder {str(path)!r} is a file; choose another name")
+    _refuse_protected(path, protected, FOLDER_HOLDS)
     with writing(path):
         path.mkdir(exist_ok=True)
         if any(path.iterdir()) and not overwrite:
@@ -234,10 +233,3 @@ def _reserve_folder(path: Path, *, overwrite: bool, protected: Sequence[Path]) -
             )
         sweep(path)
         Temporary(path / "probe").discard()
-    for source in protected:
-        holder = source if source.is_dir() else source.parent
-        if os.path.samefile(path, holder) and (source.is_dir() or source.suffix in PICTURES):
-            raise SinkError(
-                f"output folder {str(path)!r} holds the source {str(source)!r}, whose pictures would "
-                "be lost; choose another folder"
-            )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import unicodedata
 from collections import deque
 from collections.abc import Mapping
 
@@ -12,43 +11,74 @@ from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.runtime.segmentation import Segmentation
-from dedos_deploy.runtime.sinks.palette import class_colour_bgr, palette_bgr
+from dedos_deploy.runtime.sinks.legend import LEGENDS, Legend, legend_beside, legend_inside
+from dedos_deploy.runtime.sinks.palette import Colour
 
 OPACITY = 0.5
-LEGEND_HEIGHT = 0.035
-"""Height of a legend line as a fraction of the frame's height."""
-SMALLEST_LINE = 14
-"""Pixels; below this the letters cannot be read."""
 KEPT = 2
 """Overlays that are kept, for sinks that are not at the same result."""
-FONT_UNIT = 22.0
-"""Pixels that a letter of OpenCV's Hershey font takes at scale 1."""
+CONTOUR = 1 / 400
+"""Width of a contour as a part of the shorter side of the frame, on either side of a border."""
+HIDDEN = 0.2
+"""Largest part of a class that a legend hides where another corner hides less."""
+
+_Corner = tuple[bool, bool]
+"""Whether at the bottom, and at the right."""
 
 
 class OverlayPainter:
-    """Paints overlays, once per result however many sinks want it, from any thread.
+    """Paints overlays, once per result however many sinks want it, from any thread."""
 
-    opacity: how much of the class colour covers the frame, in [0, 1]. Unlabelled pixels stay as
-    they are.
-    """
+    def __init__(
+        self, opacity: float = OPACITY, *, legend: Legend = "on", contours: bool = False
+    ) -> None:
+        """opacity: how much of the class colour covers the frame, in [0, 1]; unlabelled pixels stay as
+        they are. legend: `on` lays it over a corner of the frame, where it hides little of any class
+        and where there is room; `beside` makes the picture wider, to stand at its right; `off`.
+        contours: draw the borders of the classes, in their colours.
 
-    def __init__(self, opacity: float = OPACITY) -> None:
+        Raises BadInputError.
+        """
         if not 0.0 <= opacity <= 1.0:
             raise BadInputError(f"opacity must lie in [0, 1], not {opacity}")
+        if legend not in LEGENDS:
+            raise BadInputError(f"a legend is one of {', '.join(LEGENDS)}, not {legend!r}")
         self._opacity = opacity
+        self._legend = legend
+        self._contours = contours
         self._lock = threading.Lock()
         self._painted: deque[tuple[Segmentation, NDArray[np.uint8]]] = deque(maxlen=KEPT)
+        self._corner: tuple[tuple[int, ...], _Corner] | None = None
 
     def paint(self, frame_bgr: NDArray[np.uint8], result: Segmentation) -> NDArray[np.uint8]:
-        """Return the overlay uint8 [H, W, 3]; it is shared, do not write to it."""
+        """Return the overlay uint8 [H, W, 3], wider with a legend beside it; it is shared, do not write
+        to it."""
         with self._lock:
             for known, overlay in self._painted:
                 if known is result:
                     return overlay
             overlay = tint(frame_bgr, result, self._opacity)
-            draw_legend(overlay, result)
+            if self._contours:
+                draw_contours(overlay, result)
+            overlay = self._with_legend(overlay, result)
             self._painted.append((result, overlay))
             return overlay
+
+    def _with_legend(self, overlay: NDArray[np.uint8], result: Segmentation) -> NDArray[np.uint8]:
+        if self._legend == "beside":
+            panel = legend_beside(result)
+            return overlay if panel is None else np.hstack([overlay, panel[..., :3]])
+        panel = legend_inside(result) if self._legend == "on" else None
+        if panel is not None:
+            _lay_over(overlay, panel, self._corner_for(panel, result))
+        return overlay
+
+    def _corner_for(self, panel: NDArray[np.uint8], result: Segmentation) -> _Corner:
+        # Chosen once for a size, so that it stays where it is through a video.
+        sizes = result.label_map.shape
+        if self._corner is None or self._corner[0] != sizes:
+            self._corner = sizes, _quiet_corner(panel, result)
+        return self._corner[1]
 
 
 def tint(
@@ -56,72 +86,75 @@ def tint(
     result: Segmentation,
     opacity: float,
     *,
-    colours_bgr: Mapping[int, tuple[int, int, int]] | None = None,
+    colours_bgr: Mapping[int, Colour] | None = None,
 ) -> NDArray[np.uint8]:
     """Return `frame_bgr` with every labelled pixel mixed with its class colour.
 
-    colours_bgr: colours of class ids that differ from the palette's.
+    colours_bgr: colours of class ids that differ from the result's.
     """
     import cv2
 
-    # One row more than there are classes: unlabelled pixels index it and are put back after.
-    palette = np.concatenate([palette_bgr(len(result.classes)), np.zeros((1, 3), np.uint8)])
-    for class_id, colour in (colours_bgr or {}).items():
-        if class_id < len(result.classes):
-            palette[class_id] = colour
-    colours = palette[np.minimum(result.label_map, len(result.classes))]
+    colours = _palette(result, colours_bgr)[np.minimum(result.label_map, len(result.classes))]
     mixed = cv2.addWeighted(frame_bgr, 1.0 - opacity, colours, opacity, 0.0)
     unlabelled = (result.label_map == result.none_id).view(np.uint8)
     cv2.copyTo(frame_bgr, unlabelled, mixed)
     return np.asarray(mixed, dtype=np.uint8)
 
 
-def draw_legend(overlay: NDArray[np.uint8], result: Segmentation) -> None:
-    """Draw a box into `overlay` with the classes that occur, most pixels first.
-
-    Lines that do not fit are summed up as "+ n more". Letters outside ASCII are written without
-    their accents, or as `?`: OpenCV's fonts have no others.
-    """
+def draw_contours(overlay: NDArray[np.uint8], result: Segmentation) -> None:
+    """Draw the borders between classes into `overlay`, on either side in the colour of its class."""
     import cv2
 
-    height, width = overlay.shape[:2]
-    line = max(SMALLEST_LINE, round(LEGEND_HEIGHT * height))
-    entries = legend_entries(result, most=max(0, (height - line) // line))
-    scale, thickness = 0.7 * line / FONT_UNIT, max(1, round(line / 20))
-    font = cv2.FONT_HERSHEY_SIMPLEX
-    widths = [cv2.getTextSize(text, font, scale, thickness)[0][0] for text, _ in entries]
-    if not entries or max(widths) + 2 * line > width:
-        return
-    margin = line // 4
-    right, bottom = max(widths) + line + 3 * margin, len(entries) * line + 2 * margin
-    overlay[margin:bottom, margin:right] //= 4
-    for row, (text, colour) in enumerate(entries):
-        top = margin + row * line + margin
-        if colour is not None:
-            corner = 2 * margin, top
-            opposite = 2 * margin + line // 2, top + line // 2
-            cv2.rectangle(overlay, corner, opposite, colour, cv2.FILLED)
-            cv2.rectangle(overlay, corner, opposite, (255, 255, 255), 1)
-        origin = 2 * margin + line, top + line // 2 + margin // 2
-        cv2.putText(overlay, text, origin, font, scale, (255, 255, 255), thickness, cv2.LINE_AA)
+    labels = result.label_map
+    border = np.zeros(labels.shape, np.bool_)
+    down, across = labels[1:] != labels[:-1], labels[:, 1:] != labels[:, :-1]
+    border[1:] |= down
+    border[:-1] |= down
+    border[:, 1:] |= across
+    border[:, :-1] |= across
+    side = 2 * max(1, round(CONTOUR * min(labels.shape))) - 1
+    wide = cv2.dilate(border.view(np.uint8), np.ones((side, side), np.uint8))
+    drawn = (np.asarray(wide) > 0) & (labels != result.none_id)
+    overlay[drawn] = _palette(result, None)[labels[drawn]]
 
 
-def legend_entries(
-    result: Segmentation, *, most: int
-) -> list[tuple[str, tuple[int, int, int] | None]]:
-    """Return at most `most` legend lines, (text, BGR colour or None)."""
-    present = [class_id for class_id in result.class_ids if result.counts[class_id] > 0]
-    present.sort(key=lambda class_id: -int(result.counts[class_id]))
-    shown = present if len(present) <= most else present[: max(0, most - 1)]
-    lines: list[tuple[str, tuple[int, int, int] | None]] = [
-        (_ascii(result.classes[class_id]), class_colour_bgr(class_id)) for class_id in shown
-    ]
-    if len(shown) < len(present) and most > 0:
-        lines.append((f"+ {len(present) - len(shown)} more", None))
-    return lines
+def _palette(result: Segmentation, others: Mapping[int, Colour] | None) -> NDArray[np.uint8]:
+    """Return the colours of class ids, uint8 [classes + 1, 3]."""
+    # One row more than there are classes: unlabelled pixels index it and are put back after.
+    palette = np.array([*result.colours_bgr, (0, 0, 0)], np.uint8)
+    for class_id, colour in (others or {}).items():
+        if class_id < len(result.classes):
+            palette[class_id] = colour
+    return palette
 
 
-def _ascii(text: str) -> str:
-    parts = unicodedata.normalize("NFKD", text)
-    letters = "".join(part for part in parts if not unicodedata.combining(part))
-    return letters.encode("ascii", "replace").decode("ascii")
+def _quiet_corner(panel: NDArray[np.uint8], result: Segmentation) -> _Corner:
+    """Return the first corner in which a panel hides no more than HIDDEN of any class, or else the
+    one in which it hides least."""
+    hidden: dict[_Corner, float] = {}
+    for corner in ((False, False), (False, True), (True, False), (True, True)):
+        covered = result.label_map[_place(result.label_map.shape, panel.shape, corner)]
+        counts = np.bincount(covered.ravel(), minlength=len(result.classes))
+        shares = counts[: len(result.classes)] / np.maximum(result.counts, 1)
+        hidden[corner] = float(shares.max())
+        if hidden[corner] <= HIDDEN:
+            return corner
+    return min(hidden, key=lambda corner: hidden[corner])
+
+
+def _place(
+    whole_hw: tuple[int, ...], panel_hw: tuple[int, ...], corner: _Corner
+) -> tuple[slice, slice]:
+    margin = min(panel_hw[:2]) // 12
+    rows, columns = (
+        slice(whole - part - margin, whole - margin) if at_end else slice(margin, margin + part)
+        for whole, part, at_end in zip(whole_hw, panel_hw, corner, strict=False)
+    )
+    return rows, columns
+
+
+def _lay_over(overlay: NDArray[np.uint8], panel: NDArray[np.uint8], corner: _Corner) -> None:
+    place = _place(overlay.shape, panel.shape, corner)
+    covers = panel[..., 3:].astype(np.uint16)
+    mixed = panel[..., :3] * covers + overlay[place] * (255 - covers)
+    overlay[place] = (mixed + 127) // 255

@@ -16,7 +16,6 @@ from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.sinks.contract import Sink, SinkOptions
 from dedos_deploy.runtime.sinks.files import encode_picture
 from dedos_deploy.runtime.sinks.outputs import GrowingFile, writing
-from dedos_deploy.runtime.sinks.palette import class_colour_bgr
 from dedos_deploy.runtime.uri import redact
 
 APPLICATION = "dedos_deploy"
@@ -83,8 +82,10 @@ class RerunSink(Sink):
     def _classes(self, result: Segmentation) -> list[Any]:
         describe = self._rerun.AnnotationInfo
         found = [
-            describe(id=class_id, label=name, color=class_colour_bgr(class_id)[::-1])
-            for class_id, name in enumerate(result.classes)
+            describe(id=class_id, label=name, color=colour[::-1])
+            for class_id, (name, colour) in enumerate(
+                zip(result.classes, result.colours_bgr, strict=True)
+            )
         ]
         return [*found, describe(id=result.none_id, label="(unlabelled)", color=(0, 0, 0, 0))]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ LOOKED_AT = 11
 
 def is_bag(uri: str) -> bool:
     """Return whether an address names a recording: a file by its suffix, or a ROS 2 bag's folder."""
-    path = Path(uri.partition("?")[0]).expanduser()
+    path = Path(os.path.expanduser(uri.partition("?")[0]))
     if path.suffix.lower() in BAG_SUFFIXES or (path / ROS2_MARKER).is_file():
         return True
     # As a killed recorder leaves it.
@@ -58,7 +59,7 @@ def open_bag(uri: str) -> BagSource:
                 f"{' and '.join(SETTINGS)}"
             )
     rate = _rate(uri, settings.get("rate"))
-    path = Path(address).expanduser()
+    path = Path(os.path.expanduser(address))
     if not path.exists():
         raise SourceError(f"recording {address!r} does not exist; check its name")
     _check_files(path, address)

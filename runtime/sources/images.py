@@ -55,7 +55,7 @@ class ImageSource(Source):
         )
         self._next = 0
         self._unreadable: list[Path] = []
-        self._too_large: str | None = None
+        self._why: str | None = None
         self._stretched = False
 
     @property
@@ -70,7 +70,7 @@ class ImageSource(Source):
                 f"{len(self._unreadable)} of {len(self._images)} images could not be read and were "
                 f"skipped, the first is {str(self._unreadable[0])!r}"
             )
-        return (*said, *([] if self._too_large is None else [self._too_large]))
+        return (*said, *([] if self._why is None else [self._why]))
 
     def read(self, timeout_s: float) -> Frame | Outcome:
         while self._next < len(self._images):
@@ -80,15 +80,19 @@ class ImageSource(Source):
                 frame_bgr = read_picture(self._images[index], on_stretch=self._note_stretch)
             except BadInputError as error:
                 frame_bgr = None
-                self._too_large = str(error)
+                self._why = str(error)
             if frame_bgr is not None:
                 name = self._names[index]
-                return Frame(frame_bgr, index, time.monotonic(), self.source_id, name)
+                picture = str(self._images[index])
+                now_s = time.monotonic()
+                return Frame(frame_bgr, index, now_s, self.source_id, name, picture=picture)
             self._unreadable.append(self._images[index])
             log.warning("image %s cannot be read and is skipped", self._images[index])
         if self._images and len(self._unreadable) == len(self._images):
-            if len(self._images) == 1 and self._too_large is not None:
-                raise SourceError(self._too_large)
+            if self._why is not None:
+                others = len(self._images) - 1
+                nor = f", nor can any of {others} others be labelled" if others else ""
+                raise SourceError(self._why + nor)
             raise SourceError(
                 f"{str(self._images[0])!r} is not a readable image"
                 + (f", nor is any other of {len(self._images)}" if len(self._images) > 1 else "")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from dedos_deploy.errors import SourceError
 from dedos_deploy.files import check_regular
 from dedos_deploy.pictures import IMAGE_SUFFIXES
+from dedos_deploy.places import Read
 from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.sources.contract import Source
 from dedos_deploy.runtime.uri import network_scheme, redact
@@ -26,6 +27,7 @@ _CAMERA = re.compile(r"(?:camera:)?(\d+)(?:\?(.*))?|(/dev/video\d+)(?:\?(.*))?")
 _SCENE = "scene:"
 _TEST = "test:"
 _GST = ("gst:", "csi:")
+_FILE_IN_PIPELINE = re.compile(r"""(?:location=|file://)("[^"]+"|'[^']+'|[^\s"']+)""")
 _GLOB_LETTERS = re.compile(r"[*?\[]")
 
 KINDS = (
@@ -92,7 +94,12 @@ def connect(uri: str) -> Source:
         from dedos_deploy.runtime.sources.bars import open_test
 
         return open_test(uri)
-    return _open_path(uri)
+    try:
+        return _open_path(uri)
+    except OSError as error:
+        raise SourceError(
+            f"source {redact(uri)!r} cannot be read ({error.strerror}); it can be {KINDS}"
+        ) from error
 
 
 def frames_at(path: Path, choose: Callable[[int], Collection[int]]) -> Iterator[Frame]:
@@ -133,17 +140,25 @@ def may_come_later(uri: str) -> bool:
     return network_scheme(uri) is not None
 
 
-def paths_of(uri: str) -> tuple[Path, ...]:
-    """Return the files and folders that exist and that the source at `uri` is read from."""
+def read_from(uri: str) -> Read:
+    """Return the files and folders that the source at `uri` is read from, as far as they exist."""
+    what = f"source {redact(uri)!r}"
     if may_come_later(uri):
-        return ()
-    path = Path(uri).expanduser()
-    if path.exists():
-        return (path,)
+        named = (match[1].strip("\"'") for match in _FILE_IN_PIPELINE.finditer(uri))
+        return Read(what, tuple(Path(name) for name in named if os.path.isfile(name)))
+    path = Path(os.path.expanduser(uri))
+    if os.path.exists(path):
+        return Read(what, (path,))
     # A recording's address may end in settings, whose mark is one of a glob, too.
-    bare = Path(uri.partition("?")[0]).expanduser()
-    found = tuple(map(Path, glob.glob(str(path), recursive=True)))
-    return found or ((bare,) if bare.exists() else ())
+    bare = Path(os.path.expanduser(uri.partition("?")[0]))
+    if found := tuple(map(Path, glob.glob(str(path), recursive=True))):
+        return Read(what, found, pattern=str(path))
+    return Read(what, (bare,) if os.path.exists(bare) else ())
+
+
+def paths_of(uri: str) -> tuple[Path, ...]:
+    """Return what `read_from` has of a source that is a file or folder itself."""
+    return () if may_come_later(uri) else read_from(uri).paths
 
 
 def _open_path(uri: str) -> Source:
@@ -151,26 +166,16 @@ def _open_path(uri: str) -> Source:
     from dedos_deploy.runtime.sources.images import ImageSource, find_images
     from dedos_deploy.runtime.sources.video import VideoSource
 
-    path = Path(uri).expanduser()
+    path = Path(os.path.expanduser(uri))
     if is_bag(uri):
         return open_bag(uri)
     if path.is_dir() or (_GLOB_LETTERS.search(uri) and not path.exists()):
         return ImageSource(find_images(path, IMAGE_SUFFIXES), source_id=uri)
     if not path.exists():
         raise SourceError(f"source {redact(uri)!r} does not exist; it can be {KINDS}")
-    _check_file(path, uri)
+    # Names such as /dev/v4l/by-id/... of cameras are links to devices.
+    if not _CAMERA.fullmatch(os.path.realpath(path)):
+        check_regular(path)
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return ImageSource([path], source_id=uri)
     return VideoSource(str(path), source_id=uri)
-
-
-def _check_file(path: Path, uri: str) -> None:
-    """Refuse what is no file; names such as /dev/v4l/by-id/... of cameras are links to devices."""
-    if _CAMERA.fullmatch(os.path.realpath(path)):
-        return
-    try:
-        check_regular(path)
-    except OSError as error:
-        raise SourceError(
-            f"source {redact(uri)!r} cannot be read ({error.strerror}); it can be {KINDS}"
-        ) from error

@@ -380,7 +380,7 @@ def test_pictures_from_before_are_replaced_once(tmp_path: Path) -> None:
     for _ in range(2):
         with open_sink(f"masks:{folder}", SinkOptions(overwrite=True)) as sink:
             sink.write(frame_of(0), result_for(frame_of(0).frame_bgr))
-    assert sorted(os.listdir(folder)) == ["000000.png", "classes.json"]
+    assert sorted(os.listdir(folder)) == ["000000.png", "classes.json", "classes.txt"]
     assert sink.written == f"{folder} (1 label maps)"
 
 

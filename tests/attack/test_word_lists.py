@@ -31,6 +31,8 @@ from dedos_deploy.runtime.sinks.files import encode_picture
 from dedos_deploy.text import tower  # noqa: E402
 from dedos_deploy.vocabulary import (  # noqa: E402
     WORDS_PER_REQUEST,
+    Entry,
+    Vocabulary,
     _canonical,
     canonical_word,
     parse_vocabulary,
@@ -168,6 +170,33 @@ def test_words_of_a_bundle_are_no_files(
     assert code == 0, captured.err
     assert SECRET not in captured.out + captured.err
     assert secrets / "plain" not in [Path(str(file)) for file in files]
+
+
+def test_words_of_a_bundle_with_marks_stay_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without --classes, with one source and with two, and after the page has sent them back."""
+    words = ("sky, blue", 'road|"main" #1', "sign@0.5")
+    monkeypatch.setattr(tiny_bundle, "BASE_WORDS", words)
+    rows = np.eye(3, tiny_bundle.TEXT_WIDTH, dtype=np.float32)
+    monkeypatch.setattr(tiny_bundle, "embeddings", lambda: rows)
+    folder = write_tiny_bundle(tmp_path / "marks")
+    sources = ["--source", "a=test:bars?frames=1", "--source", "b=test:bars?frames=1"]
+    for count in (1, 2):
+        output = tmp_path / f"{count}-{{camera}}.jsonl"
+        given = ["--bundle", str(folder), "--threads", "1", "--output", str(output)]
+        assert run.main([*sources[: 2 * count], *given]) == 0
+        assert r"the bundle's own 3, sky\, blue, road\|" in capsys.readouterr().err
+        for camera in "ab"[:count]:
+            line = json.loads((tmp_path / f"{count}-{camera}.jsonl").read_text())
+            assert tuple(line["coverage"]) == words
+    own = Vocabulary(tuple(map(Entry, words)))
+    with Segmenter.load(folder, classes=own, background="none", threads=1) as loaded:
+        controls = Controls(loaded, {"a": loaded}, record_to=None)
+        shown = [entry["entry"] for entry in controls.classes("a")["classes"]]
+        assert controls.set_classes("a", ",".join([shown[0] + "@0.25", *shown[1:]])) == 2
+        assert tuple(entry["name"] for entry in controls.classes("a")["classes"]) == words
+        controls.close()
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def test_a_newer_format_asks_for_an_upgrade(values: dict[str, Any]) -> None:
     values["format_version"] = FORMAT_VERSION + 1
     values["something_new"] = 1
     del values["preset"]
-    with pytest.raises(UnsupportedVersionError, match="pip install --upgrade dedos-deploy"):
+    with pytest.raises(UnsupportedVersionError, match="install a newer dedos-deploy here"):
         Manifest.from_json(json.dumps(values))
 
 

@@ -79,7 +79,7 @@ def test_names_the_first_bad_file(folder: Path) -> None:
 def test_the_engine_cache_may_grow(folder: Path) -> None:
     (folder / "engines" / "sm89").mkdir()
     (folder / "engines" / "sm89" / "built.engine").write_bytes(b"1")
-    assert Bundle.open(folder).engines_folder == folder / "engines"
+    assert Bundle.open(folder).folder == folder
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")

@@ -16,7 +16,7 @@ DEMO_SOURCE = "TQB hall: Roboflow Universe cttnhh-1-mnh-t/tqb-data-500 v3 (CC BY
 def test_the_embedded_bundle_names_its_sources_without_a_camera(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main(["--credits"]) == 0
+    assert main(["--licenses"]) == 0
     with Bundle.open("demo") as bundle:
         manifest = bundle.manifest
     out = capsys.readouterr().out
@@ -27,7 +27,7 @@ def test_the_embedded_bundle_names_its_sources_without_a_camera(
 
 
 def test_credits_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--credits", "--json", "--bundle", "demo"]) == 0
+    assert main(["--licenses", "--json", "--bundle", "demo"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["licence"].startswith("Apache-2.0;")
     assert any(line.startswith(DEMO_SOURCE) for line in facts["sources"])
@@ -49,7 +49,7 @@ def test_a_bundle_without_credits_says_so(
             )
     path = tmp_path / "bare" / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "sources": [], "licence": ""}))
-    assert main(["--credits", "--bundle", str(tmp_path / "bare")]) == 0
+    assert main(["--licenses", "--bundle", str(tmp_path / "bare")]) == 0
     assert capsys.readouterr().out == (
         "licence of the weights: not stated\nthis bundle names no sources; ask whoever made it what "
         "its weights learned from\n"
@@ -59,15 +59,15 @@ def test_a_bundle_without_credits_says_so(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--output", "x.mp4"], "--credits labels nothing; leave --output out"),
-        (["--max-frames", "3"], "--credits labels nothing; leave --max-frames out"),
+        (["--output", "x.mp4"], "--licenses labels nothing; leave --output out"),
+        (["--max-frames", "3"], "--licenses labels nothing; leave --max-frames out"),
         (["--bundle", "nowhere"], "bundle 'nowhere' does not exist"),
     ],
 )
 def test_what_does_not_fit_is_refused(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["--credits", *arguments]) == 2
+    assert main(["--licenses", *arguments]) == 2
     printed = capsys.readouterr()
     assert message in printed.err and printed.out == ""
 

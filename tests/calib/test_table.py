@@ -154,24 +154,27 @@ def _edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 FAULTS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    "unknown": (lambda r: r.update(rangs={}), "unknown key 'rangs' in calibration table .*did you"),
-    "unknown in key": (lambda r: r["key"].update(seed=1), "unknown key 'seed' in 'key' of calib"),
-    "missing": (lambda r: r.pop("max"), "has no 'max'"),
-    "missing in key": (lambda r: r["key"].pop("frames"), "'key' of .* has no 'frames'"),
-    "text": (lambda r: r["ranges"].update(features="3"), "'ranges' .*'features': a number"),
-    "boolean": (lambda r: r["ranges"].update(features=True), "'features': a number is needed"),
-    "negative": (lambda r: r["ranges"].update(features=-1.0), "'features': a finite number of at"),
-    "NaN": (lambda r: r["ranges"].update(features=float("nan")), "damaged: NaN is not a number"),
-    "infinite": (lambda r: r["max"].update(features=float("inf")), "damaged: Infinity is not"),
+    "unknown": (lambda r: r.update(rangs={}), "unknown key 'rangs', did you mean 'ranges'"),
+    "unknown in key": (lambda r: r["key"].update(seed=1), "unknown key 'key.seed'"),
+    "missing": (lambda r: r.pop("max"), "key 'max' is missing"),
+    "missing in key": (lambda r: r["key"].pop("frames"), "key 'key.frames' is missing"),
+    "text": (lambda r: r["ranges"].update(features="3"), "'ranges.features' .* number, not '3'"),
+    "boolean": (lambda r: r["ranges"].update(features=True), "'ranges.features' .*, not True"),
+    "negative": (lambda r: r["ranges"].update(features=-1.0), "'features' has range -1 and max"),
+    "NaN": (lambda r: r["ranges"].update(features=float("nan")), "NaN is not a JSON number"),
+    "infinite": (lambda r: r["max"].update(features=float("inf")), "Infinity is not a JSON"),
     "too large": (lambda r: r["ranges"].update(features=1e9), "'features' has range 1e.09 and max"),
     "no max": (lambda r: r["max"].pop("features"), "'features' needs both a range and a max"),
-    "list": (lambda r: r.update(ranges=[1.0]), "'ranges' in .*an object is needed, not list"),
-    "channels": (lambda r: r["channel_max"].update(features=[1, -1]), "'features': a finite"),
-    "no channels": (lambda r: r["channel_max"].update(features=3.0), "'features': a list is"),
-    "hash": (lambda r: r["key"].update(data_sha256="abc"), "'data_sha256' .*'abc' is not a SHA"),
-    "estimator": (lambda r: r["key"].update(estimator="kl"), "'estimator' .*'kl' is none of max"),
-    "half a frame": (lambda r: r["key"].update(frames=1.5), "'frames' .*a whole number"),
-    "format": (lambda r: r.update(format=0), "'format' .*0 is unknown"),
+    "list": (lambda r: r.update(ranges=[1.0]), "'ranges' must be an object, not a list"),
+    "channels": (lambda r: r["channel_max"].update(features=[1, -1]), "'features' .* negative"),
+    "no channels": (lambda r: r["channel_max"].update(features=3.0), "features' must be a list"),
+    "hash": (
+        lambda r: r["key"].update(data_sha256="abc"),
+        "'key.data_sha256' .* SHA-256, not 'abc",
+    ),
+    "estimator": (lambda r: r["key"].update(estimator="kl"), "'key.estimator' .*'max', .*not 'kl'"),
+    "half a frame": (lambda r: r["key"].update(frames=1.5), "'key.frames' must be a whole number"),
+    "format": (lambda r: r.update(format=0), "'format' must be one of 1, not 0"),
 }
 
 
@@ -181,7 +184,7 @@ def test_damage_is_named(table: CalibrationTable, tmp_path: Path, fault: str) ->
     table.save(path)
     change, message = FAULTS[fault]
     _edit(path, change)
-    with pytest.raises(BadInputError, match=message) as caught:
+    with pytest.raises(BadInputError, match=f"{message}.*; remove it to calibrate") as caught:
         CalibrationTable.load(path)
     assert str(path) in str(caught.value)
 
@@ -192,13 +195,13 @@ def test_a_file_that_is_no_table_is_named(table: CalibrationTable, tmp_path: Pat
     content = path.read_bytes()
     for damaged in (content[: len(content) // 2], b"", b"\xff\xfe", b"[" * 100_000):
         path.write_bytes(damaged)
-        with pytest.raises(BadInputError, match="table.json' is damaged: .*remove it to calibrate"):
+        with pytest.raises(BadInputError, match="table.json': .*; remove it to calibrate"):
             CalibrationTable.load(path)
     path.write_bytes(content.replace(b'"format": 1', b'"format": 1, "format": 1'))
-    with pytest.raises(BadInputError, match="'format' comes twice"):
+    with pytest.raises(BadInputError, match="has the key 'format' twice"):
         CalibrationTable.load(path)
     path.write_bytes(b"[]")
-    with pytest.raises(BadInputError, match="table.json' must be an object, not list"):
+    with pytest.raises(BadInputError, match="table.json': must hold one JSON object"):
         CalibrationTable.load(path)
     with pytest.raises(BadInputError, match="cannot be read: Is a directory"):
         CalibrationTable.load(tmp_path)
@@ -273,3 +276,12 @@ def test_zero_ranges_are_kept(table: CalibrationTable, tmp_path: Path) -> None:
     dead.save(tmp_path / "table.json")
     assert CalibrationTable.load(tmp_path / "table.json").ranges == {"x": 0.0}
     assert table_module.FORMAT == 1 and np.isfinite(list(dead.ranges.values())).all()
+
+
+def test_a_source_of_odd_characters_is_read_back(
+    inputs: CalibrationInputs, key: CalibrationKey, tmp_path: Path
+) -> None:
+    histograms = collect_histograms(inputs, ["features"], threads=1)
+    odd = CalibrationTable.of(key, histograms, OPTIONS, source="dri\nve.mp4")
+    odd.save(tmp_path / "table.json")
+    assert CalibrationTable.load(tmp_path / "table.json").source == r"'dri\nve.mp4'"

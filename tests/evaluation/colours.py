@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from dedos_deploy.bundle import BundleWriter, Manifest
+from dedos_deploy.config_json import AnyConfig
 from dedos_deploy.presets import PRESETS, ModelConfig
 from dedos_deploy.spec import GraphSpec
 
@@ -80,16 +83,28 @@ def colour_config() -> ModelConfig:
     return replace(nano, size_hw=(32, 48), clip=replace(nano.clip, text_width=3))
 
 
-def write_bundle(dest: Path, *, graph: bytes | None = None) -> Path:
-    """Write a bundle of `colour_graph`, or another graph of its shape, that knows three colours."""
-    config = colour_config()
+def write_bundle(
+    dest: Path,
+    *,
+    graph: bytes | None = None,
+    config: AnyConfig | None = None,
+    words: Mapping[str, Sequence[float]] | None = None,
+    **manifest_fields: Any,
+) -> Path:
+    """Write a bundle of `colour_graph`, or another graph of its shape, that knows three colours.
+
+    config: what the manifest says of the model; words: others, with the BGR direction of each;
+    manifest_fields: what else the manifest says.
+    """
+    config = config or colour_config()
+    words = words or dict(zip(("blue", "green", "red"), np.eye(3).tolist(), strict=True))
     manifest = Manifest(
-        preset="nano",
+        preset=config.preset,
         config=config.to_dict(),
         spec=GraphSpec(height=32, width=48, text_width=3),
         target="cpu",
         precision={},
-        activation="gelu",
+        activation=config.clip.activation,
         template_name="plain",
         templates=["{}"],
         context_length=config.clip.text.context_length,
@@ -101,10 +116,11 @@ def write_bundle(dest: Path, *, graph: bytes | None = None) -> Path:
         licence="Apache-2.0",
         created="2026-01-02T03:04:05+00:00",
     )
+    manifest = replace(manifest, **manifest_fields)
     with BundleWriter(dest) as writer:
         writer.add_bytes("model.onnx", graph or colour_graph())
         # Never read: every word of the tests is shipped with its embedding.
         writer.add_bytes("text_encoder.onnx", b"")
         writer.add_bytes("tokenizer.json", b"{}")
-        writer.add_vocabulary("colours", ("blue", "green", "red"), np.eye(3, dtype=np.float32))
+        writer.add_vocabulary("colours", tuple(words), np.array([*words.values()], np.float32))
         return writer.commit(manifest)

@@ -91,6 +91,10 @@ def test_one_bundle_gives_records_report_and_pictures(
     assert "1 images without a pixel that counts were skipped: c" in text
     assert f"| {100 * values['iou']['blue']:.1f} |" in text and "blue as green" in text  # type: ignore[index]
     assert sorted(path.name for path in out.glob(".*")) == []
+    command = f"dedos-eval --bundle {bundle} --data {data} --output {out} --boundary --json"
+    assert f"`{command}`" in text and f"<code>{command}</code>" in page
+    assert page.count("<svg ") == 2 and "labels in rows, answers in columns" in page
+    assert "reliability" in page and values["reliability"]["ece"] < 0.2  # type: ignore[index]
     again = read_evaluation(out).result
     assert again.to_dict()["iou"] == values["iou"]
 
@@ -120,6 +124,31 @@ def test_parts_add_up_to_the_whole(run: Run, bundle: Path, data: Path, tmp_path:
     for key, value in whole.items():
         if not key.startswith(("seconds", "results")):
             assert merged[key] == value, key
+
+
+def test_a_bundle_may_be_called_like_a_class(run: Run, data: Path, tmp_path: Path) -> None:
+    """Nor like a file of the report, nor like another bundle but for the letter case."""
+    names = ("red", "report.html", "images.jsonl", "Colours", "colours")
+    bundles = []
+    for number, name in enumerate(names):
+        (tmp_path / str(number)).mkdir()  # where letter case tells nothing, too
+        bundles.append(write_bundle(tmp_path / str(number) / f"{name}.dedos"))
+    out = tmp_path / "out"
+    found = run("--bundle", *bundles, "--data", data, "--output", out, "--no-pictures")
+    called = [one["predictor"] for one in found["results"]]  # type: ignore[attr-defined]
+    assert called == [
+        "red (bundle)",
+        "report.html (2)",
+        "images.jsonl (2)",
+        "Colours",
+        "colours (2)",
+    ]
+    text = (out / "report.md").read_text()
+    assert "| IoU red (bundle) |" in text and "red (bundle), most frequent mistakes" in text
+    folders = {path.name for path in out.iterdir() if path.is_dir()}
+    assert len({name.lower() for name in folders}) == 5 and "red_bundle" in folders
+    again = run("report", out)
+    assert sorted(one["predictor"] for one in again["results"]) == sorted(called)  # type: ignore[attr-defined]
 
 
 def test_parts_know_which_words_masks_taught(run: Run, tmp_path: Path) -> None:

@@ -11,11 +11,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from colours import EXPECTED
+from colours import EXPECTED, write_bundle, write_item
+from PIL import Image
 
 from dedos_deploy.cli import eval as eval_cli
 from dedos_deploy.errors import BadInputError
-from dedos_deploy.evaluation import LabelledFolder, evaluate_segmenter, match_classes
+from dedos_deploy.evaluation import (
+    LabelledFolder,
+    evaluate_bundle,
+    evaluate_segmenter,
+    match_classes,
+)
 from dedos_deploy.progress import Progress
 from dedos_deploy.runtime import Segmentation
 from dedos_deploy.vocabulary import parse_vocabulary
@@ -206,3 +212,58 @@ def test_help_and_evaluation_stay_light() -> None:
         "assert not {'torch', 'onnxruntime'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_labels_of_16_bits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """300 classes, of which 255 is one and 65535 is not counted; the same with few asked for."""
+    labels = np.repeat(np.repeat([[255, 256, 299]], 32, axis=0), 16, axis=1)
+    write_item(tmp_path, "a", (labels > 255).astype(int) + (labels > 256), labels)
+    labels[16:, :16] = 65535  # half of what looks blue is unknown
+    labels[16:, 32:] = 256  # half of what looks red is labelled as green
+    cv2.imwrite(str(tmp_path / "labels/val/a.png"), labels.astype(np.uint16))
+    names = [f"thing {index}" for index in range(300)]
+    (tmp_path / "classes.txt").write_text("\n".join(names) + "\n")
+    eyes = {255: (1.0, 0.0, 0.0), 256: (0.0, 1.0, 0.0), 299: (0.0, 0.0, 1.0)}
+    words = {name: eyes.get(index, (-1.0, 0.0, 0.0)) for index, name in enumerate(names)}
+    bundle = write_bundle(tmp_path / "seen.dedos", words=words)
+    expected = {"thing 255": 1.0, "thing 256": 512 / 768, "thing 299": 256 / 512}
+    found = evaluate_bundle(bundle, tmp_path, "val")
+    assert {n: i for n, i in zip(found.classes, found.iou, strict=True) if i} == expected
+    assert found.miou_present == pytest.approx(sum(expected.values()) / 3)
+    assert sum(found.labelled) == 32 * 48 - 16 * 16
+    asked = ["thing 299", "thing 255|thing 256"]
+    few = evaluate_bundle(bundle, tmp_path, "val", classes=asked)
+    assert few.iou == (0.5, 768 / 1024)
+    given = ["--bundle", str(bundle), "--data", str(tmp_path), "--split", "val", "--dry-run"]
+    assert eval_cli.main(["calibrate-thresholds", *given, "--classes", "thing 299"]) == 0
+    assert "thing 299" in capsys.readouterr().out
+
+
+def test_more_classes_than_labels_hold_are_refused(tmp_path: Path) -> None:
+    write_item(tmp_path, "a", np.zeros((32, 48), int), np.zeros((32, 48), int))
+    (tmp_path / "classes.txt").write_text("\n".join(f"thing {i}" for i in range(65535)))
+    with pytest.raises(BadInputError, match="names 65535 classes, .* 16 bits hold 65534; leave"):
+        LabelledFolder.open(tmp_path, "val")
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_pictures_turned_by_exif(tmp_path: Path, orientation: int) -> None:
+    """Sides tell what labels were drawn on; where they cannot, the picture is refused by the tag."""
+    labels = np.repeat(np.repeat([[0, 1, 2]], 32, axis=0), 16, axis=1)
+    write_item(tmp_path, "a", labels, labels)
+    (tmp_path / "classes.txt").write_text("blue\ngreen\nred\n")
+    stored = Image.open(tmp_path / "images/val/a.png")
+    tag = Image.Exif()
+    tag[0x0112] = orientation
+    stored.save(tmp_path / "images/val/a.jpg", exif=tag, quality=95)
+    (tmp_path / "images/val/a.png").unlink()
+    folder = LabelledFolder.open(tmp_path, "val")
+    if orientation == 3:
+        with pytest.raises(BadInputError, match=r"a\.jpg' has EXIF orientation 3"):
+            folder.image(0)
+        return
+    item = folder.image(0)
+    # A quarter turn clockwise: what was left is on top.
+    assert item.image_bgr.shape == (48, 32, 3) and item.labels.shape == (48, 32)
+    assert item.labels[:, 0].tolist() == [0] * 16 + [1] * 16 + [2] * 16
+    assert (item.image_bgr.argmax(axis=2) == item.labels).mean() > 0.9

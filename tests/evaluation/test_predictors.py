@@ -35,14 +35,14 @@ def test_a_checkpoint_answers_as_its_bundle(picture: np.ndarray) -> None:
         open_bundle_predictor("demo", WORDS, threads=1) as bundle,
         open_checkpoint_predictor(weights, WORDS, threads=1) as checkpoint,
     ):
-        first, second = bundle.predict(picture), checkpoint.predict(picture)
+        first, second = bundle.predict(picture).ids, checkpoint.predict(picture).ids
         assert first.shape == second.shape == picture.shape[:2] and first.dtype == np.uint8
         assert (first == second).mean() > 0.99 and len(np.unique(first)) > 2
         assert bundle.identity["template"] == checkpoint.identity["template"] == "single"
     with open_checkpoint_predictor(
         weights, WORDS, background="threshold", threshold=1.0, threads=1
     ) as strict:
-        assert (strict.predict(picture) == len(WORDS)).mean() > 0.9
+        assert (strict.predict(picture).ids == len(WORDS)).mean() > 0.9
 
 
 def test_other_prompts_are_other_embeddings(picture: np.ndarray) -> None:

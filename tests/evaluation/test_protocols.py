@@ -28,6 +28,10 @@ COUNTS = {
     "COCO-Stuff": 171,
     "Cityscapes-19": 19,
     "CamVid-11": 11,
+    "VOC21": 21,
+    "PC-60": 60,
+    "COCO-Object": 81,
+    "COCO-Stuff-171": 171,
     "MESS/bdd100k": 19,
     "MESS/dark_zurich": 20,
     "MESS/mhp_v1": 19,
@@ -77,6 +81,10 @@ def test_every_list_is_whole_and_says_where_it_is_from() -> None:
         ("PAS-20b", {19: "tvmonitor", 20: "bag", 41: "curtain", 51: "bedclothes", 58: "wood"}),
         ("COCO-Stuff", {0: "person", 79: "toothbrush", 80: "banner", 170: "wood"}),
         ("Cityscapes-19", {0: "road", 12: "rider", 18: "bicycle"}),
+        ("VOC21", {1: "aeroplane", 4: "ship", 11: "table", 16: "pottedplant"}),
+        ("PC-60", {0: "background", 1: "aeroplane", 50: "table", 59: "wood "}),
+        ("COCO-Object", {2: "bicycle", 60: "bed", 80: "toothbrush"}),
+        ("COCO-Stuff-171", {0: "person", 9: "trafficlight", 166: "water-other", 170: "wood"}),
     ],
 )
 def test_names_stand_where_label_values_expect_them(name: str, places: dict[int, str]) -> None:
@@ -106,6 +114,24 @@ def test_words_to_ask_for() -> None:
     words = [canonical_word(word) for _, own in every for word in own]
     assert len(words) == len(set(words)) > 1200 and len(every) > 840
     assert dict(every)[names.index("sofa, couch, lounge")] == ("sofa", "couch", "lounge")
+
+
+def test_training_free_papers_ask_for_every_word() -> None:
+    voc, coco = find_protocol("VOC21"), find_protocol("COCO-Object")
+    asked = dict(words_of(voc.classes, synonyms=None))
+    assert len(asked[0]) == 26 and asked[0][:2] == ("sky", "wall") and asked[0][-1] == "fence"
+    assert len(asked[15]) == 7 and asked[20][-1] == "screen" and asked[4] == ("ship",)
+    assert voc.scored[0] == "background" and voc.scored[20] == "television monitor"
+    # "bed" is a word of the background and a class: the first row of equal ones wins.
+    both = dict(words_of(coco.classes, synonyms=None))
+    assert coco.scored[60] == "bed" and 60 not in both and "bed" in both[0]
+    apart = dict(words_of(coco.classes, synonyms=True))
+    assert apart[60] == ("bed",) and "bed" not in apart[0]
+    assert dict(words_of(voc.classes, synonyms=False))[0] == ("sky",)
+    for protocol in (voc, coco, find_protocol("PC-60")):
+        assert protocol.unlabelled == 0 and protocol.scored[0] == "background"
+    published = {"VOC21": 0.15, "PC-60": 0.15, "COCO-Object": 0.35}
+    assert {n: p.threshold for n, p in protocols().items() if p.threshold} == published
 
 
 def test_unknown_names_and_their_neighbours() -> None:

@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.evaluation.protocols import find_protocol
 from dedos_deploy.evaluation.readers import open_protocol
+from dedos_deploy.evaluation.subjects import base_classes
 
 
 def put(root: Path, image: str, labels: str, values: np.ndarray, *, palette: bool = False) -> None:
@@ -120,6 +122,55 @@ CASES = {
         grey(0, 10, 11),
         [0, 10, 255],
     ),
+    "Pascal Context of mmsegmentation": (
+        "PC-59",
+        "VOCdevkit/VOC2010/JPEGImages/a.jpg",
+        "VOCdevkit/VOC2010/SegmentationClassContext/a.png",
+        grey(0, 1, 59),
+        [255, 0, 58],
+    ),
+    "Pascal Context with background": (
+        "PC-60",
+        "VOCdevkit/VOC2010/JPEGImages/a.jpg",
+        "VOCdevkit/VOC2010/SegmentationClassContext/a.png",
+        grey(0, 59, 255),
+        [0, 59, 255],
+    ),
+    "VOC with background, its own folder": (
+        "VOC21",
+        "JPEGImages/a.jpg",
+        "SegmentationClass/a.png",
+        grey(0, 20, 255),
+        [0, 20, 255],
+    ),
+    "converted COCO-Object": (
+        "COCO-Object",
+        "coco_object/images/val2017/a.jpg",
+        "coco_object/annotations/val2017/a_instanceTrainIds.png",
+        grey(0, 1, 80),
+        [0, 1, 80],
+    ),
+    "COCO-Object from the maps of COCO-Stuff": (
+        "COCO-Object",
+        "coco_stuff164k/images/val2017/a.jpg",
+        "coco_stuff164k/annotations/val2017/a.png",
+        grey(0, 89, 91, 255),
+        [1, 80, 0, 0],
+    ),
+    "converted COCO-Stuff of mmsegmentation": (
+        "COCO-Stuff-171",
+        "images/val2017/a.jpg",
+        "annotations/val2017/a_labelTrainIds.png",
+        grey(0, 170, 255),
+        [0, 170, 255],
+    ),
+    "published COCO-Stuff of mmsegmentation": (
+        "COCO-Stuff-171",
+        "coco_stuff164k/images/val2017/a.jpg",
+        "coco_stuff164k/annotations/val2017/a.png",
+        grey(0, 181, 255),
+        [0, 170, 255],
+    ),
     "MESS, names with suffixes": (
         "MESS/dark_zurich",
         "Dark_Zurich/rgb_anon/val/night/GOPR0356/G_1_rgb_anon.png",
@@ -141,14 +192,30 @@ CASES = {
 def test_a_layout_is_read_as_it_is(tmp_path: Path, case: str) -> None:
     name, image, labels, values, expected = CASES[case]
     put(tmp_path, image, labels, values)
+    for layout in find_protocol(name).layouts:
+        if layout.listed and labels == f"{layout.labels}/a.png":
+            (tmp_path / layout.listed).parent.mkdir(parents=True)
+            (tmp_path / layout.listed).write_text("a\n")
     data = open_protocol(name, tmp_path)
     assert len(data.image_names) == 1
     found = data.image(0)
     assert found.labels[1].tolist() == expected
     assert found.labels.dtype == (np.uint8 if len(data.classes) <= 255 else np.uint16)
-    assert found.image_bgr.shape == (3, 3, 3) and data.ignore == (
+    assert found.image_bgr.shape == (3, len(expected), 3) and data.ignore == (
         255 if len(data.classes) <= 255 else 65535
     )
+
+
+def test_converted_labels_may_lie_beside_those_they_came_from(tmp_path: Path) -> None:
+    """mmsegmentation and SCLIP write theirs into the same folder."""
+    folder = "coco_stuff164k/annotations/val2017"
+    put(tmp_path, "coco_stuff164k/images/val2017/a.jpg", f"{folder}/a.png", grey(0, 89, 91))
+    cv2.imwrite(str(tmp_path / folder / "a_labelTrainIds.png"), grey(0, 79, 80))
+    plain = open_protocol("COCO-Object", tmp_path)
+    assert plain.image_names == ("a",) and plain.image(0).labels[0].tolist() == [1, 80, 0]
+    converted = open_protocol("COCO-Stuff-171", tmp_path)
+    assert converted.layout.label_suffix == "_labelTrainIds.png"
+    assert converted.image_names == ("a",) and converted.image(0).labels[0].tolist() == [0, 79, 80]
 
 
 def test_voc_as_published_palettes_and_split(tmp_path: Path) -> None:
@@ -170,6 +237,42 @@ def test_voc_as_published_palettes_and_split(tmp_path: Path) -> None:
     (tmp_path / folder / "ImageSets/Segmentation/val.txt").write_text("a\nc\n")
     with pytest.raises(BadInputError, match=r"names 'c', but there is no c\.png in"):
         open_protocol("PAS-20", tmp_path)
+
+
+def test_a_pixel_without_an_answer_is_background_where_there_is_one(tmp_path: Path) -> None:
+    put(tmp_path, *CASES["converted COCO-Object"][1:4])
+    data = open_protocol("COCO-Object", tmp_path)
+    assert (len(data.vocabulary), len(data.classes)) == (80, 81)  # `bed` is the background's
+    assert data.fold(np.array([[0, 1, 59, 60, 79, 80]], np.uint8)).tolist() == [
+        [0, 1, 59, 61, 80, 0]
+    ]
+
+
+def test_taught_words_are_classes_by_the_names_that_labels_have(tmp_path: Path) -> None:
+    put(tmp_path, *CASES["converted COCO-Object"][1:4])
+    put(tmp_path, *CASES["A-847 in 16 bits"][1:4])
+    coco, ade = open_protocol("COCO-Object", tmp_path), open_protocol("A-847", tmp_path)
+    assert base_classes(coco, frozenset({"sky", "toothbrush"})) == {"background", "toothbrush"}
+    assert base_classes(ade, frozenset({"building"})) == {"building, edifice"}
+    assert base_classes(ade, frozenset({"nothing of it"})) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "there", "message"),
+    [
+        ("VOC21", "VOCdevkit/VOC2012/JPEGImages", "VOC2012/SegmentationClass and .*/val.txt"),
+        ("PC-60", "VOCdevkit/VOC2010/JPEGImages", "tools/dataset_converters/pascal_context.py"),
+        ("COCO-Object", "images/val2017", "datasets/cvt_coco_object.py coco_stuff164k -o"),
+        ("COCO-Stuff-171", "images/val2017", "dataset_converters/coco_stuff164k.py coco_stuff164k"),
+    ],
+)
+def test_what_must_be_run_first_is_said(
+    tmp_path: Path, name: str, there: str, message: str
+) -> None:
+    (tmp_path / there).mkdir(parents=True)
+    with pytest.raises(BadInputError, match=message) as caught:
+        open_protocol(name, tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_predictions_are_folded_as_the_protocol_scores_them(tmp_path: Path) -> None:

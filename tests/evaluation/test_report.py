@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
@@ -12,7 +14,10 @@ import pytest
 from dedos_deploy.errors import SinkError
 from dedos_deploy.evaluation.protocols import MESS, protocols
 from dedos_deploy.evaluation.records import ImageRecord
-from dedos_deploy.evaluation.report import Report, Section, markdown, mess_rows, page, write_report
+from dedos_deploy.evaluation.reliability import reliability_of
+from dedos_deploy.evaluation.report import Report, Section, class_rows, markdown, mess_rows
+from dedos_deploy.evaluation.report_page import page, write_report
+from dedos_deploy.evaluation.report_pictures import MOST_CLASSES, confusion_svg, reliability_svg
 from dedos_deploy.evaluation.result import EvaluationResult, result_of
 from dedos_deploy.evaluation.tables import placed
 
@@ -90,3 +95,79 @@ def test_files_are_whole_or_not_there(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SinkError, match="cannot be written .* choose another --output"):
         write_report(tmp_path / "file", Report([Section(result(), {})]))
+
+
+def drawn(svg: str) -> list[tuple[str, str, str]]:
+    """Return (title, colour, number) of every cell of a drawing, which must be sound XML."""
+    found = []
+    for group in ET.fromstring(svg).iter("g"):
+        title, rectangle = group.find("title"), group.find("rect")
+        if title is not None and rectangle is not None:
+            found.append(
+                (title.text or "", rectangle.get("fill", ""), group.findtext("text") or "")
+            )
+    return found
+
+
+def test_a_confusion_matrix_by_hand() -> None:
+    matrix = np.array([[6, 2, 0, 0], [0, 1, 0, 1], [0, 0, 0, 0]], np.int64)
+    picture = confusion_svg(matrix, ("road", "<b>&道路", "never"))
+    assert drawn(picture) == [
+        ("road called road: 6 pixels (75.0%)", "var(--right)", "75"),
+        ("road called <b>&道路: 2 pixels (25.0%)", "var(--wrong)", "25"),
+        ("<b>&道路 called <b>&道路: 1 pixels (50.0%)", "var(--right)", "50"),
+        ("<b>&道路 called no class: 1 pixels (50.0%)", "var(--wrong)", "50"),
+    ]
+    assert "never" not in picture and "<b>" not in picture
+
+
+def test_many_classes_are_put_together() -> None:
+    count = MOST_CLASSES + 3
+    matrix = np.zeros((count, count + 1), np.int64)
+    matrix[np.arange(count), np.arange(count)] = np.arange(count) + 10
+    matrix[-1, 0] = 1
+    cells = drawn(confusion_svg(matrix, [f"c{index}" for index in range(count)]))
+    titles = [title for title, _, _ in cells]
+    # Those with the fewest pixels: 10, 11 and 12, all their own.
+    others = [cell for cell in cells if cell[0].startswith("3 others")]
+    assert others == [
+        ("3 others called 3 others: 33 pixels (100.0%)", "currentColor", "100"),
+    ]
+    assert f"c{count - 1} called 3 others: 1 pixels (1.9%)" in titles
+    total = sum(int(re.search(r": (\d+) pixels", title)[1]) for title in titles)  # type: ignore[index]
+    assert total == matrix.sum()
+
+
+def test_a_reliability_diagram_by_hand() -> None:
+    found = reliability_of([((0, 10, 1, 50), (14, 30, 30, 30 * 255))])
+    assert found is not None
+    bars = [
+        (one.get("height"), one.get("fill-opacity"), one.findtext("title"))
+        for one in ET.fromstring(reliability_svg(found)).iter("rect")
+    ]
+    assert bars == [
+        ("30.0", "0.50", "10 pixels of confidence 0.020: 0.100 are right"),
+        ("300.0", "1.00", "30 pixels of confidence 1.000: 1.000 are right"),
+    ]
+
+
+def test_command_and_date_stand_on_top() -> None:
+    made = {"command": "dedos-eval --data 'a <b>'", "created": "2026-11-29T22:18:44+00:00"}
+    section = Section(result(), {}, made=made)
+    report = Report([section, replace(section, result=result(predictor="other"))])
+    text, shown = markdown(report), page(report)
+    assert text.startswith("# Evaluation\n\n2026-11-29 22:18 UTC: `dedos-eval --data 'a <b>'`\n\n|")
+    top = shown[: shown.index("<table>")]
+    assert "<code>dedos-eval --data &#x27;a &lt;b&gt;&#x27;</code>" in top
+    assert top.count("2026-11-29 22:18 UTC") == 1  # one command made both
+    assert "from Python" in page(Report([replace(section, made={**made, "command": None})]))
+    assert "UTC" not in page(Report([Section(result(), {})]))  # kept by an earlier release
+    assert report.to_dict()["results"][0]["made"] == made
+
+
+def test_precision_and_recall_of_every_class() -> None:
+    assert result().class_precision == (1.0, 1 / 3)
+    rows = class_rows([Section(result(), {})])
+    assert rows[0][-2:] == ("precision net", "recall net")
+    assert [row[-2:] for row in rows[1:]] == [("100.0", "75.0"), ("33.3", "50.0")]
+    assert result().to_dict()["class_precision"] == {"road": 1.0, "<b>|car": 1 / 3}

@@ -22,8 +22,6 @@ from onnx import numpy_helper
 from dedos_deploy.bundle import Bundle
 from dedos_deploy.calib.collect import channel_maxima
 from dedos_deploy.calib.options import Int8Options
-from dedos_deploy.calib.plan import QuantizationPlan
-from dedos_deploy.calib.sensitivity import Sensitivity
 from dedos_deploy.calib.table import CalibrationTable
 from dedos_deploy.calib.verdict import SideBySide
 from dedos_deploy.cli.export import main
@@ -129,13 +127,13 @@ def test_a_kept_bundle_is_int8_and_tells_how_it_came_about(
         picture = cv2.imread(str(bundle.path("sensitivity.png")))
     assert len(rows) == len(stored["sensitivity"]["sites"]) and picture.shape[1] == 1000
     assert (stored["frames"], stored["checked"]) == (14, 2)
-    chosen = QuantizationPlan.from_dict(stored["plan"])
-    sensitivity = Sensitivity.from_dict(stored["sensitivity"])
-    names = {item.site for item in sensitivity.sites}
-    assert {*chosen.sites, *(item.site for item in chosen.given_back)} == names
-    assert chosen.loss_budget == 0.02 and chosen.rounds
+    assert report.int8 is not None
+    assert stored == json.loads(json.dumps(report.int8.to_dict()))
+    chosen, names = stored["plan"], {site["site"] for site in stored["sensitivity"]["sites"]}
+    assert {site["site"] for site in (*chosen["quantized"], *chosen["given_back"])} == names
+    assert chosen["loss_budget"] == 0.02 and chosen["rounds"]
     assert stored["verdict"]["kept"] and stored["verdict"]["timing"]["speedup"] == 2.0
-    if chosen.sites:
+    if chosen["quantized"]:
         assert any(t.data_type == onnx.TensorProto.INT8 for t in graph.initializer)
     with Segmenter.load(report.path, classes="road,car", threads=1) as segmenter:
         assert segmenter.segment(np.zeros((50, 70, 3), np.uint8)).label_map.shape == (50, 70)

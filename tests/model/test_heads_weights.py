@@ -76,7 +76,7 @@ def test_each_activation_loads_and_computes_what_open_clip_does(
     load_open_clip(model, str(path))
     expected = embedded(twin, image, MICRO_CLIP.mean, MICRO_CLIP.std)
     with torch.no_grad():
-        found = model.trunk.image_embedding(image)
+        found = model.trunk.embeddings(image)[:, 0]
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     assert model.config.clip.mean == MICRO_CLIP.mean
 
@@ -89,7 +89,7 @@ def test_mean_and_std_beside_the_weights_become_the_models(tmp_path: Path) -> No
     load_open_clip(model, str(path))
     assert (model.config.clip.mean, model.config.clip.std) == (HALF, HALF)
     with torch.no_grad():
-        found = model.trunk.image_embedding(image)
+        found = model.trunk.embeddings(image)[:, 0]
     torch.testing.assert_close(found, embedded(twin, image, HALF, HALF), atol=1e-5, rtol=1e-4)
 
 
@@ -138,8 +138,20 @@ def test_weights_of_another_size_and_cut_files_are_told(
     path, _ = saved(tmp_path, "micro-heads")
     other = {**MODEL_CFG, "vision_cfg": {**MODEL_CFG["vision_cfg"], "width": 48}}  # type: ignore[dict-item]
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "micro-wide", other)
-    with pytest.raises(BadInputError, match=r"size mismatch for visual.*\[24\].*\[48\]"):
+    with pytest.raises(BadInputError, match=r"of another shape: visual.*\[24\] instead of \[48\]"):
         load_open_clip(dense("micro-wide", "gelu", width=48, heads=6), str(path))
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(BadInputError, match="could not be loaded .* give a local file"):
+        load_open_clip(dense("micro-heads", "gelu"), str(path))
+
+
+def test_a_torchscript_program_is_not_run(tmp_path: Path) -> None:
+    """As OpenAI published its CLIPs first: an archive of code beside the weights."""
+    import zipfile
+
+    path = tmp_path / "ViT-B-16.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("ViT-B-16/data.pkl", b"")
+        archive.writestr("ViT-B-16/code/__torch__.py", b"class M:", zipfile.ZIP_DEFLATED)
+    with pytest.raises(BadInputError, match="it is a program of TorchScript, .*; fetch them again"):
         load_open_clip(dense("micro-heads", "gelu"), str(path))

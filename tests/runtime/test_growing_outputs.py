@@ -22,7 +22,7 @@ from runtime_fakes import result_for
 from dedos_deploy.errors import SinkError
 from dedos_deploy.runtime import Frame, SinkOptions, open_sink, open_source
 from dedos_deploy.runtime.segmentation import Segmentation
-from dedos_deploy.runtime.sinks.palette import class_colour_bgr
+from dedos_deploy.runtime.sinks.palette import word_colour_bgr
 
 LIVE = SinkOptions(live=True)
 TIMES_S = [100.0, 100.1, 100.5, 100.55, 102.0, 102.1]
@@ -182,7 +182,7 @@ def test_mcap_holds_pictures_labels_names_and_numbers_at_their_times(tmp_path: P
         picture = cv2.imdecode(np.frombuffer(image.data, np.uint8), cv2.IMREAD_COLOR)
         assert np.abs(picture.astype(int) - frames[number].frame_bgr).max() <= 4
     overlay = cv2.imdecode(np.frombuffer(found["/overlay"][2][1].data, np.uint8), cv2.IMREAD_COLOR)
-    expected = (np.array(class_colour_bgr(0)) + 80) / 2
+    expected = (np.array(word_colour_bgr("left")) + 80) / 2
     assert np.abs(overlay[-4, 8].astype(int) - expected).max() <= 25
     _, labels = found["/labels"][0]
     assert (labels.encoding, labels.step) == ("mono8", 64)
@@ -191,7 +191,7 @@ def test_mcap_holds_pictures_labels_names_and_numbers_at_their_times(tmp_path: P
     (text,) = found["/annotations"][0][1].texts
     assert text.text == "left"
     assert label_map[int(text.position.y), int(text.position.x)] == 0
-    assert text.background_color.r == pytest.approx(class_colour_bgr(0)[2] / 255)
+    assert text.background_color.r == pytest.approx(word_colour_bgr("left")[2] / 255)
     _, numbers = found["/result"][3]
     assert numbers["frame_id"] == 3 and numbers["coverage"] == {"left": 0.5}
     assert (numbers["classes"], numbers["none_id"]) == (["left"], 255)

@@ -153,8 +153,12 @@ def test_a_thousand_classes_run(
             "cannot be written",
         ),
         (
-            ["--source", "{}/stripes.png", "--classes", "a", "--output", "{}/stripes.png"],
+            ["--source", "{}/stripes.png", "--classes", "a", "--output", "{}/broken.avi"],
             "--overwrite",
+        ),
+        (
+            ["--source", "{}/stripes.png", "--classes", "a", "--output", "{}/stripes.png"],
+            "is part of the source",
         ),
         (
             [
@@ -198,7 +202,10 @@ def test_neither_source_nor_camera_is_an_argument_error(
     with pytest.raises(SystemExit) as caught:
         main(["--classes", "red"])
     assert caught.value.code == 2
-    assert "one of the arguments --source --camera --credits is required" in capsys.readouterr().err
+    assert (
+        "one of the arguments --source --camera --licenses/--credits is required"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_bundle_of_a_newer_format(

@@ -18,8 +18,8 @@ from runtime_fakes import result_for
 from dedos_deploy.errors import BadInputError, SinkError
 from dedos_deploy.runtime import Frame, OverlayPainter, SinkOptions, open_sink
 from dedos_deploy.runtime.segmentation import Segmentation
-from dedos_deploy.runtime.sinks.overlay import legend_entries
-from dedos_deploy.runtime.sinks.palette import class_colour_bgr, palette_bgr
+from dedos_deploy.runtime.sinks.legend import UNLABELLED, legend_lines
+from dedos_deploy.runtime.sinks.palette import word_colour_bgr
 
 
 def frame_of(
@@ -65,7 +65,7 @@ def test_video_has_every_overlay_at_the_source_rate(
     assert pictures[0].shape == (height + height % 2, width + width % 2, 3)
     # The right half is unlabelled and stays grey, the left takes half of its class colour.
     right, left = pictures[3][-4, -4].astype(int), pictures[3][-4, 4].astype(int)
-    expected = (np.array(class_colour_bgr(0)) + 100) / 2
+    expected = (np.array(word_colour_bgr("left")) + 100) / 2
     assert np.abs(right - 100).max() <= 12
     assert np.abs(left - expected).max() <= 25
 
@@ -136,6 +136,7 @@ def test_masks_are_the_label_maps_and_classes_explain_them(tmp_path: Path) -> No
     assert second.dtype == np.uint16
     np.testing.assert_array_equal(second, label_map)
     classes = json.loads((folder / "classes.json").read_text())
+    assert (folder / "classes.txt").read_text().splitlines() == classes["classes"]
     assert classes == {"classes": ["left", "new"], "none_id": 65535}
 
 
@@ -168,7 +169,8 @@ def test_a_frame_name_that_is_a_path_writes_nothing(tmp_path: Path, kind: str, n
         pytest.raises(SinkError, match="cannot be the name of a file; give frames names without"),
     ):
         sink.write(frame, result_for(frame.frame_bgr))
-    assert [path.name for path in tmp_path.rglob("*")] in (["out"], ["out", "classes.json"])
+    written = {path.name for path in tmp_path.rglob("*")}
+    assert written in ({"out"}, {"out", "classes.json", "classes.txt"})
 
 
 def test_json_lines_are_complete_while_the_file_grows(tmp_path: Path) -> None:
@@ -185,6 +187,8 @@ def test_json_lines_are_complete_while_the_file_grows(tmp_path: Path) -> None:
     assert lines[2] == {
         "source": "test",
         "frame_id": 2,
+        "name": "000002",
+        "picture": None,
         "timestamp_s": 0.1,
         "media_s": 0.1,
         "vocabulary_version": 1,
@@ -297,16 +301,6 @@ def test_null_takes_everything() -> None:
     assert write_all("null", [frame_of(0)]) is None
 
 
-def test_colours_depend_on_the_id_alone_and_are_distinct() -> None:
-    palette = palette_bgr(255)
-    np.testing.assert_array_equal(palette[:10], palette_bgr(10))
-    assert len({tuple(colour) for colour in palette}) == 255
-    # Ids that users meet most must also look different, not only be different.
-    first = palette[:8].astype(int)
-    distances = np.abs(first[:, None] - first[None]).sum(-1) + 1000 * np.eye(8, dtype=int)
-    assert distances.min() > 60
-
-
 @pytest.mark.parametrize("opacity", [0.0, 0.25, 1.0])
 def test_tint_mixes_labelled_pixels_only(opacity: float) -> None:
     frame = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
@@ -314,7 +308,7 @@ def test_tint_mixes_labelled_pixels_only(opacity: float) -> None:
     painted = OverlayPainter(opacity).paint(frame, result)
     np.testing.assert_array_equal(painted[:, 150:], frame[:, 150:])
     below_legend = painted[100:, :150].astype(float)
-    expected = (1 - opacity) * frame[100:, :150] + opacity * np.array(class_colour_bgr(0))
+    expected = (1 - opacity) * frame[100:, :150] + opacity * np.array(word_colour_bgr("left"))
     assert np.abs(below_legend - expected).max() <= 1.0
 
 
@@ -323,14 +317,20 @@ def test_opacity_must_be_a_fraction() -> None:
         OverlayPainter(2)
 
 
-def test_legend_names_what_occurs_largest_first_and_sums_up_the_rest() -> None:
+def test_a_legend_has_all_words_in_their_order_and_greys_those_that_do_not_occur() -> None:
     frame = np.zeros((10, 10, 3), np.uint8)
     base = result_for(frame, classes=("a", "b", "straße", "d"))
     result = Segmentation(**{**vars(base), "counts": np.array([5, 0, 50, 45])})
-    texts = [text for text, _ in legend_entries(result, most=9)]
-    assert texts == ["stra?e", "d", "a"]
-    assert [text for text, _ in legend_entries(result, most=2)] == ["stra?e", "+ 2 more"]
-    assert legend_entries(result, most=0) == []
+    lines = legend_lines(result, most=9)
+    assert [line.text for line in lines] == ["a", "b", "straße", "d", UNLABELLED]
+    assert [line.present for line in lines] == [True, False, True, True, False]
+    assert lines[2].colour == word_colour_bgr("straße")
+    texts = [line.text for line in legend_lines(result, most=3)]
+    assert texts == ["a", "straße", "+ 3 more"]
+    # There is room for one that does not occur.
+    texts = [line.text for line in legend_lines(result, most=4)]
+    assert texts == ["a", "straße", "d", "+ 2 more"]
+    assert legend_lines(result, most=0) == []
 
 
 @pytest.mark.parametrize("size_hw", [(1, 1), (10, 10), (40, 30), (2000, 30)])
@@ -338,7 +338,7 @@ def test_tiny_frames_get_an_overlay_without_a_legend(size_hw: tuple[int, int]) -
     frame = np.full((*size_hw, 3), 50, np.uint8)
     result = result_for(frame)
     painted = OverlayPainter(1.0).paint(frame, result)
-    expected = np.where((result.label_map == 0)[..., None], class_colour_bgr(0), 50)
+    expected = np.where((result.label_map == 0)[..., None], word_colour_bgr("left"), 50)
     np.testing.assert_array_equal(painted, expected)
 
 

@@ -53,6 +53,27 @@ def test_state_of_all_cameras(site: Site) -> None:
     assert gate["vocabulary"]["classes"][0]["colour"] == "#ff2626"
 
 
+def test_what_a_place_is(site: Site) -> None:
+    site.wait_for("gate")
+    for x, word in ((0.85, "red"), (0.5, "green"), (0.1, None)):
+        answer = site.client.get("/api/cameras/gate/at", params={"x": x, "y": 0.4}).json()
+        result = site.controls.hub.newest("gate")
+        assert result is not None
+        confidence = result.confidence[int(0.4 * 48), int(x * 96)] / 255
+        assert answer == {"word": word, "confidence": pytest.approx(confidence, abs=1e-3)}
+    for x in ("1", "-0.1", "nan", "left"):
+        assert site.client.get(f"/api/cameras/gate/at?x={x}&y=0.5").status_code == 422
+    assert site.client.get("/api/cameras/nobody/at?x=0&y=0").status_code == 404
+
+
+def test_shares_of_the_newest_frame(site: Site) -> None:
+    site.wait_for("gate")
+    gate = site.client.get("/api/state").json()["cameras"][0]
+    assert list(gate["coverage"]) == ["red", "green"]
+    assert sum(gate["coverage"].values()) + gate["unlabelled"] == pytest.approx(1.0)
+    assert gate["vocabulary"]["background"] == "threshold"
+
+
 def test_new_words_change_what_is_seen(site: Site) -> None:
     site.wait_for("back yard")
     before = site.client.get("/api/cameras/back%20yard/snapshot.jpg?opacity=1")
@@ -222,9 +243,10 @@ def test_metrics(site: Site) -> None:
 def test_the_page_loads_nothing_from_elsewhere(site: Site) -> None:
     page = site.client.get("/")
     assert "default-src 'self'" in page.headers["content-security-policy"]
-    for path in ("/", "/page.js", "/page.css"):
+    for path in ("/", "/page.js", "/page.css", "/icon.svg"):
         text = site.client.get(path).text
-        assert not [word for word in ("https://", "//cdn", "@import") if word in text]
+        loads = ("https://", "//cdn", "@import", 'src="http', 'href="http')
+        assert not [word for word in loads if word in text]
     assert "http" not in site.client.get("/").text
 
 

@@ -19,6 +19,7 @@ from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.serving.controls import Controls
 from dedos_deploy.runtime.serving.recordings import Recordings, _Running
 from dedos_deploy.runtime.sinks.contract import SinkOptions
+from dedos_deploy.runtime.sinks.palette import css_colour, word_colour_bgr
 from dedos_deploy.runtime.sinks.video import GrowingVideo
 
 
@@ -64,14 +65,27 @@ def _painted_bgr(controls: Controls, result: Segmentation) -> list[int]:
 
 
 def test_a_colour_belongs_to_a_word_and_not_to_its_number(controls: Controls) -> None:
-    palette = _painted_bgr(controls, _result("red", "green"))
     controls.set_colour("gate", 0, "#102030")
     assert _painted_bgr(controls, _result("red", "green")) == [0x30, 0x20, 0x10]
     # A result in which the number stands for another word.
-    assert _painted_bgr(controls, _result("sky", "red")) == palette
-    assert _painted_bgr(controls, _result("sky")) == palette
+    assert _painted_bgr(controls, _result("sky", "red")) == list(word_colour_bgr("sky"))
+    assert _painted_bgr(controls, _result("sky")) == list(word_colour_bgr("sky"))
     controls.set_colour("gate", 1, "#405060")
     assert _painted_bgr(controls, _result("green", "red")) == [0x60, 0x50, 0x40]
+
+
+def test_the_page_has_the_colours_of_the_pictures(controls: Controls) -> None:
+    controls.set_classes("gate", "lake,road#123456@0.2")
+    lake, road = controls.classes("gate")["classes"]
+    assert lake["colour"] == css_colour(word_colour_bgr("lake"))
+    assert (road["colour"], road["entry"]) == ("#123456", "road@0.2#123456")
+    result = controls.view("gate").segment(_frame().frame_bgr)
+    assert [css_colour(colour) for colour in result.colours_bgr] == [
+        css_colour(word_colour_bgr("red")),
+        css_colour(word_colour_bgr("green")),
+        lake["colour"],
+        road["colour"],
+    ]
 
 
 def test_colours_of_words_that_went_are_forgotten(controls: Controls) -> None:

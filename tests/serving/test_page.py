@@ -186,6 +186,54 @@ def test_on_a_phone(site: Site, browser: Any, scheme: str) -> None:
     assert not troubles
 
 
+def test_the_pointer_tells_word_and_confidence(site: Site, browser: Any) -> None:
+    page, troubles = _opened(browser, site)
+    picture = page.locator("img.picture").first
+    box = picture.bounding_box()
+    here = page.locator(".here").first
+    # Red is the last bar, green one in the middle; blue, between and before, is no word here.
+    for part, said in ((0.85, "red, "), (0.5, "green, "), (0.15, "unlabelled, ")):
+        picture.hover(position={"x": part * box["width"], "y": box["height"] / 2})
+        page.locator(".here", has_text=said).first.wait_for(timeout=5000)
+        assert here.inner_text().endswith(" %")
+    page.mouse.move(0, 0)
+    here.wait_for(state="hidden")
+    assert not troubles
+
+
+def test_words_and_the_rest_make_the_whole_picture(site: Site, browser: Any) -> None:
+    page, troubles = _opened(browser, site)
+    table = page.locator("table.words").first
+    assert table.locator("tbody th").all_inner_texts() == ["red", "green"]
+    _until(page, "document.querySelector('tfoot .share').textContent.endsWith('%')")
+    parts = [float(text.split()[0]) for text in table.locator(".share").all_inner_texts()]
+    assert sum(parts) == pytest.approx(100, abs=0.3) and min(parts) > 10
+    assert "stays unlabelled" in page.locator(".background").first.inner_text()
+    assert not troubles
+
+
+def test_words_of_one_for_all(site: Site, browser: Any) -> None:
+    page, troubles = _opened(browser, site)
+    page.get_by_role("button", name="Apply to all cameras").first.click()
+    _until(page, "document.querySelectorAll('table.words')[1].tBodies[0].rows.length === 2")
+    words = site.client.get("/api/cameras/back yard/classes").json()["classes"]
+    assert [entry["entry"] for entry in words] == ["red", "green"]
+    assert not troubles
+
+
+def test_full_screen_and_an_icon_that_the_policy_allows(site: Site, browser: Any) -> None:
+    page, troubles = _opened(browser, site)
+    page.on("console", lambda message: troubles.append(message.text))
+    page.get_by_role("button", name="Full screen").first.click()
+    _until(page, "document.fullscreenElement?.className === 'view'")
+    icon = page.locator("link[rel=icon]").get_attribute("href")
+    assert page.evaluate(
+        "async (at) => { const i = new Image(); i.src = at; await i.decode(); return i.naturalWidth }",
+        icon,
+    )
+    assert not troubles
+
+
 @pytest.fixture
 def closed_site(bundle_folder: Path) -> Iterator[Site]:
     yield from served(bundle_folder, Access(port=0, token=TOKEN, per_second=2000))

@@ -5,7 +5,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from dedos_deploy.errors import BadInputError
@@ -42,6 +42,47 @@ def test_string_list_and_file_agree(tmp_path: Path) -> None:
     assert parse_vocabulary("car|auto@0.2,Straße,c#") == expected
 
 
+def test_marks_after_a_backslash_are_letters(tmp_path: Path) -> None:
+    text = r"sky\, blue|sky\|air@0.3,road\@night,c\#,back\\slash,a\b"
+    expected = (
+        Entry("sky, blue", ("sky|air",), 0.3),
+        *map(Entry, ("road@night", "c#", "back\\slash", "a\\b")),
+    )
+    assert parse_vocabulary(text).entries == typed_vocabulary(text).entries == expected
+    path = tmp_path / "classes.txt"
+    path.write_text("\n".join(entry.spelled for entry in expected))
+    assert vocabulary_from_file(path).entries == expected
+    with pytest.raises(BadInputError, match=r"position 1 .* has a comma.* of a word as '\\,'"):
+        parse_vocabulary(["sky, blue"])
+
+
+@given(st.lists(st.text("ab,|@#\\ ", min_size=1), min_size=1, max_size=5))
+def test_a_spelled_list_is_read_as_the_words_it_was_made_of(texts: list[str]) -> None:
+    words = list(dict.fromkeys(word for text in texts if (word := " ".join(text.split()))))
+    assume(words)
+    own = Vocabulary(tuple(Entry(word, threshold=0.5) for word in words))
+    assert parse_vocabulary(",".join(entry.spelled for entry in own.entries)) == own
+    assert parse_vocabulary([entry.spelled for entry in own.entries]) == own
+
+
+def test_an_entry_may_have_a_colour(tmp_path: Path) -> None:
+    entries = parse_vocabulary("road#8080FA, car|auto@0.4#102030,sky #0a0B0c@0.2,c#").entries
+    assert entries == (
+        Entry("road", colour="#8080fa"),
+        Entry("car", ("auto",), 0.4, "#102030"),
+        Entry("sky", threshold=0.2, colour="#0a0b0c"),
+        Entry("c#"),
+    )
+    assert parse_vocabulary([entry.spelled for entry in entries]).entries == entries
+    path = tmp_path / "classes.txt"
+    path.write_text(
+        "road#8080fa # asphalt\ncar|auto@0.4#102030\nsky #0a0b0c @0.2 # blue\nc#\n#fa is none\n"
+    )
+    assert vocabulary_from_file(path).entries == entries
+    with pytest.raises(BadInputError, match="'#80' of 'road' is no colour; write #rrggbb"):
+        Entry("road", colour="#80")
+
+
 def test_a_separator_inside_a_list_or_among_commas_is_a_name() -> None:
     assert parse_vocabulary(["tv/monitor"]).names == ("tv/monitor",)
     assert parse_vocabulary("tv/monitor,desk").names == ("tv/monitor", "desk")
@@ -67,6 +108,10 @@ def test_a_separator_inside_a_list_or_among_commas_is_a_name() -> None:
         ("car@0.2|auto", r"threshold '0.2\|auto'"),
         (["car, road"], "position 1 of the list of classes is 'car, road', which has a comma"),
         (["car", 3], "position 2 of the list of classes is 3; every class must be a string"),
+        ("road#80808", "'road#80808', which has a # that begins no colour; one is # and six"),
+        ("road#grey", "has a # that begins no colour"),
+        ("road#808080#909090", "position 1 .* has two colours in 'road#808080#909090'"),
+        ("#808080", "'#808080', which has an empty word"),
         ("ro\x00ad", "has characters that are not text"),
         ("ro\udcffad", "has characters that are not text"),
         ("classes.txt", "'classes.txt', which looks like a file, and a string is always a list"),

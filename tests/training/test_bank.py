@@ -14,7 +14,7 @@ from micro import Write, micro_config
 from tiny_diffusion import write_tiny_diffusion
 from torch import Tensor
 
-from dedos_deploy.cli.train_bank import main
+from dedos_deploy.cli.train import main
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.model import Dedos, build_model, freeze, load_checkpoint, save_checkpoint
 from dedos_deploy.model.proxy_queries import BankFill
@@ -255,7 +255,7 @@ def test_command_calibrates_and_compares_with_a_diffusion_model(
     learning.update_mean(torch.randn(3, 6, 16))
     source = LearningSource(asdict(settings), diffusion.fingerprint)
     save_learning(run / "learning.safetensors", learning, source)
-    assert main([str(run), "--images", "3"]) == 0
+    assert main(["calibrate-bank", str(run), "--images", "3"]) == 0
     model, extra = load_checkpoint(run / "checkpoint.safetensors")
     bank = extra["bank"]
     assert (model.proxy_queries.fill, bank["images"]) == ("calibrated", 3)
@@ -264,15 +264,18 @@ def test_command_calibrates_and_compares_with_a_diffusion_model(
     before = (run / "checkpoint.safetensors").read_bytes()
     moved = (tmp_path / "sd").rename(tmp_path / "elsewhere")
     capsys.readouterr()
-    assert main([str(run), "--images", "3"]) == 2
+    assert main(["calibrate-bank", str(run), "--images", "3"]) == 2
     assert "sd" in capsys.readouterr().err
-    assert main([str(run), "--images", "3", "--compare", "--diffusion", str(moved)]) == 0
+    assert (
+        main(["calibrate-bank", str(run), "--images", "3", "--compare", "--diffusion", str(moved)])
+        == 0
+    )
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["filling", "static", "ema", "calibrated"]
     assert (run / "checkpoint.safetensors").read_bytes() == before
 
     other = write_tiny_diffusion(tmp_path / "other", seed=1)
-    assert main([str(run), "--images", "3", "--diffusion", str(other)]) == 2
+    assert main(["calibrate-bank", str(run), "--images", "3", "--diffusion", str(other)]) == 2
     assert "is not the one that run" in capsys.readouterr().err
 
 
@@ -280,7 +283,7 @@ def test_command_calibrates_and_compares_with_a_diffusion_model(
 def test_command_fills_without_diffusion(
     run: Path, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(run), "--fill", kind]) == 0
+    assert main(["calibrate-bank", str(run), "--fill", kind]) == 0
     assert f"with the {kind} bank" in capsys.readouterr().err
     model, extra = load_checkpoint(run / "checkpoint.safetensors")
     assert model.proxy_queries.fill == kind and extra["bank"] == {"fill": kind}
@@ -290,13 +293,13 @@ def test_command_says_what_a_run_lacks(run: Path, capsys: pytest.CaptureFixture[
     before = (run / "checkpoint.safetensors").read_bytes()
     (run / "learning.safetensors").unlink()
     for options in (["--fill", "ema"], ["--compare"], []):
-        assert main([str(run), *options]) == 2
+        assert main(["calibrate-bank", str(run), *options]) == 2
         assert "its bank can only be static" in capsys.readouterr().err
     assert (run / "checkpoint.safetensors").read_bytes() == before
-    assert main([str(run), "--fill", "static"]) == 0
-    assert main([str(run), "--images", "0"]) == 2
+    assert main(["calibrate-bank", str(run), "--fill", "static"]) == 0
+    assert main(["calibrate-bank", str(run), "--images", "0"]) == 2
     assert "at least 1 image" in capsys.readouterr().err
-    assert main([str(run / "none")]) == 2
+    assert main(["calibrate-bank", str(run / "none")]) == 2
     assert "checkpoint.safetensors does not exist" in capsys.readouterr().err
 
 

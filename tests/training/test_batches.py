@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -52,6 +53,22 @@ def test_worker_processes_give_the_same_batches_in_order(write_folder: Write) ->
     for step, batch in enumerate(batches(stream, Share(2, 6), workers=2), start=2):
         assert torch.equal(batch.images, stream[step].images)
         assert torch.equal(batch.labels, stream[step].labels)
+
+
+def test_batches_of_workers_need_no_shared_memory(
+    write_folder: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Where /dev/shm is full a worker waits for ever; here it ends, which the loader notices.
+    monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", lambda *_: os._exit(1))
+    monkeypatch.setattr(torch.UntypedStorage, "_share_filename_cpu_", lambda *_: os._exit(1))
+    stream = two_folders(write_folder)
+    stream.settings = replace(stream.settings, whole_hw=(20, 24))
+    (batch,) = batches(stream, Share(0, 1), workers=1)
+    made = stream[0]
+    assert isinstance(made, Batch) and batch.whole is not None and made.whole is not None
+    assert torch.equal(batch.images, made.images) and torch.equal(batch.whole, made.whole)
+    assert torch.equal(batch.labels, made.labels) and batch.labels.dtype == torch.int64
+    assert (batch.slots, batch.keys) == (made.slots, made.keys)
 
 
 def test_an_epoch_shows_every_item_as_often_as_its_share(write_folder: Write) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from collections.abc import Callable
@@ -10,9 +11,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.label_files import read_item
 from dedos_deploy.training.calibration import Run
 from dedos_deploy.training.folders import open_folder, read_pair, union_words
 from dedos_deploy.training.settings import settings_for
@@ -72,6 +74,20 @@ def test_a_name_is_found_through_the_environment(
         ("sky\n\nroad\n", "line 2 is empty"),
         ("sky\nroad\nSky\n", "'sky' on lines 1 and 3"),
         ("background\n", "no class but background words"),
+        ("1: sky\n2: road\n3: car\n", "looks like a numbered list, its first line is '1: sky'"),
+        ("\ufeff0 sky\r\n1 road\r\n2 car\r\n", "looks like a numbered list"),
+        ("1 person\n2 bicycle\n13 stop sign\n", "looks like a numbered list"),
+        ("0. sky\n1. road\n", "looks like a numbered list"),
+        ("sky 1\nroad 2\n", "looks like a numbered list"),
+        ("id,name\n0,sky\n1,road\n", "looks like a numbered list"),
+        ("name,id\nsky,0\nroad,1\n", "looks like a table of words and numbers"),
+        ("sky: 0\nroad: 1\n", "looks like a table of words and numbers"),
+        ("- sky\n- road\n", "looks like a list of YAML"),
+        ("path: street\nnames:\n  0: sky\n", "looks like JSON, YAML or XML"),
+        ('["sky", "road"]\n', "looks like JSON, YAML or XML"),
+        ('{\n  "0": "sky"\n}\n', "looks like JSON, YAML or XML.*write the words in that order"),
+        ("# ours\nsky\nroad\n", "line 1 is '# ours', which is a comment or no text"),
+        ("s\0k\0y\0\n\0", "line 1 is .*, which is a comment or no text"),
     ],
 )
 def test_a_faulty_class_list_is_named(write_folder: Write, text: str, message: str) -> None:
@@ -79,6 +95,76 @@ def test_a_faulty_class_list_is_named(write_folder: Write, text: str, message: s
     (root / "classes.txt").write_text(text)
     with pytest.raises(BadInputError, match=message):
         open_folder(str(root))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [f"thing {number}" for number in range(300)],
+        ["sky, blue", 'road "main"', "2 wheeler", "route 66"],
+        ["2 wheeler", "4 wheeler", "18 wheeler"],
+        ["7 eleven", "9 pins"],
+    ],
+)
+def test_words_with_numbers_stay_words(write_folder: Write, words: list[str]) -> None:
+    root = write_folder()
+    (root / "classes.txt").write_text("\n".join(words))
+    assert open_folder(str(root)).annotated == tuple(words)
+
+
+def turned_item(folder: Path, orientation: int, suffix: str, *, square: bool) -> tuple[Path, Path]:
+    """A picture whose left side is red, stored as `orientation` says, with labels as stored."""
+    shown = np.zeros((24, 24 if square else 40, 3), np.uint8)
+    shown[:, : shown.shape[1] // 4] = (255, 0, 0)
+    shown[:5, -5:] = (0, 255, 0)
+    # What turns the stored picture into the shown one is undone: by its inverse of all eight.
+    undo = {3: 3, 6: 8, 8: 6}.get(orientation, orientation)
+    exif = Image.Exif()
+    exif[0x0112] = undo
+    stored = np.asarray(_transposed(shown, exif))
+    exif[0x0112] = orientation
+    picture, labels = folder / f"picture.{suffix}", folder / "picture.png"
+    given = {"quality": 95} if suffix == "jpg" else {}
+    Image.fromarray(stored).save(picture, exif=exif, **given)
+    wanted = (stored[..., 0] > 128) + 2 * (stored[..., 1] > 128)
+    Image.fromarray(wanted.astype(np.uint8)).save(labels)
+    return picture, labels
+
+
+def _transposed(picture: np.ndarray, exif: Image.Exif) -> Image.Image:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "png", exif=exif)
+    turned = ImageOps.exif_transpose(Image.open(buffer))
+    assert turned is not None
+    return turned
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+@pytest.mark.parametrize("suffix", ["jpg", "webp"])
+def test_labels_are_turned_as_their_picture_is(
+    tmp_path: Path, orientation: int, suffix: str
+) -> None:
+    picture, labels = turned_item(tmp_path, orientation, suffix, square=False)
+    image, classes = read_item((picture, labels), 3)
+    assert image.shape[:2] == classes.shape == (24, 40)
+    assert (classes[:, :9] == 1).all() and (classes[:4, -4:] == 2).all()
+    assert (image[:, :8, 2] > 128).all() and (image[:4, -4:, 1] > 128).all()
+    # Labels that were drawn on the picture as it is shown stay as they are.
+    cv2.imwrite(str(labels), np.tile(np.arange(40, dtype=np.uint8) % 3, (24, 1)))
+    assert (read_item((picture, labels), 3)[1][0] == np.arange(40) % 3).all()
+
+
+@pytest.mark.parametrize(("orientation", "square"), [(2, False), (3, False), (4, False), (6, True)])
+def test_an_orientation_that_leaves_labels_open_is_named(
+    tmp_path: Path, orientation: int, square: bool
+) -> None:
+    picture, labels = turned_item(tmp_path, orientation, "jpg", square=square)
+    with pytest.raises(BadInputError, match=f"picture .* has EXIF orientation {orientation}, and"):
+        read_item((picture, labels), 3)
+    with Image.open(picture) as image:
+        image.load()
+        image.save(picture, exif=Image.Exif())
+    assert read_item((picture, labels), 3)[1].max() == 2
 
 
 def test_a_label_value_without_class_is_named(write_folder: Write) -> None:

@@ -24,7 +24,7 @@ from dedos_deploy.evaluation.records import ImageRecord
 from dedos_deploy.evaluation.result import EvaluationResult, result_of
 from dedos_deploy.model import build_model
 from dedos_deploy.presets import get_preset
-from dedos_deploy.runtime.sinks.palette import class_colour_bgr
+from dedos_deploy.runtime.sinks.palette import spread_colour_bgr
 from dedos_deploy.training.components import Component
 from dedos_deploy.training.miniature.budget import (
     PRETRAINING_PART,
@@ -220,7 +220,7 @@ def test_a_curve_is_the_mean_of_its_runs_without_the_consistency(tmp_path: Path)
     falling = np.array([3.0, 2.0, 1.0])
     picture = draw_curves({"(I)": (steps, falling), "(V)": (steps, falling + 1.0)})
     assert picture.shape == (360, 640, 3)
-    red = np.argwhere((picture == class_colour_bgr(0)).all(-1))
+    red = np.argwhere((picture == spread_colour_bgr(0)).all(-1))
     # (I) lies below (V) and falls: its first point is further up than its last one.
     assert red[red[:, 1].argmin(), 0] < red[red[:, 1].argmax(), 0]
 

@@ -161,7 +161,7 @@ def test_the_view_is_the_trunks_own_embedding(micro: ModelConfig, scenes: SceneS
     model = build_model(micro)
     images = torch.from_numpy(scenes.images[:2])
     seen = look(model, images)
-    whole = torch.nn.functional.normalize(model.trunk.image_embedding(images), dim=-1)
+    whole = torch.nn.functional.normalize(model.trunk.embeddings(images)[:, 0], dim=-1)
     assert torch.allclose(seen.cls, whole, atol=1e-6)
     last = model.trunk.plain_features(images, (micro.clip.layers - 1,))[0]
     patches = torch.nn.functional.normalize(model.trunk.proj(model.trunk.ln_post(last)), dim=-1)

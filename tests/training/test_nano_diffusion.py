@@ -15,7 +15,7 @@ import torch
 from micro import Write, micro_config
 from numpy.typing import NDArray
 
-from dedos_deploy.cli.train_diffusion import main
+from dedos_deploy.cli.train import main
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.model import build_model, save_checkpoint
 from dedos_deploy.progress import Progress
@@ -355,7 +355,7 @@ def test_mistakes_are_named(
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     places = {"empty": tmp_path / "empty", "broken": tmp_path / "broken.mp4"}
     given = [option.format(**places) for option in options]
-    assert main([*given, "--output", str(tmp_path / "run"), "--device", "cpu"]) == 2
+    assert main(["diffusion", *given, "--output", str(tmp_path / "run"), "--device", "cpu"]) == 2
     assert re.search(message, capsys.readouterr().err)
 
 
@@ -380,7 +380,7 @@ def test_the_command_line_writes_the_whole_folder(
         "--device",
         "cpu",
     ]
-    assert main(options) == 0
+    assert main(["diffusion", *options]) == 0
     assert {path.name for path in output.iterdir()} == {
         "vae",
         "unet",
@@ -394,4 +394,4 @@ def test_the_command_line_writes_the_whole_folder(
     assert "psnr" in capsys.readouterr().out
     report = json.loads((output / "report.json").read_text())
     assert report["steps"] == {"vae": 1, "unet": 1} and report["settings"]["data"]
-    assert main(options) == 2 and main([*options, "--resume"]) == 0
+    assert main(["diffusion", *options]) == 2 and main(["diffusion", *options, "--resume"]) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 import torch
 from micro import Write
 from micro_program import program_config, stand_in
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from dedos_deploy import presets
@@ -22,6 +24,14 @@ from dedos_deploy.cli.train import main
 from dedos_deploy.training import setup
 
 PROGRAM = str(Path(__file__).with_name("micro_program.py"))
+LAUNCHER = [
+    sys.executable,
+    "-m",
+    "torch.distributed.run",
+    "--standalone",
+    "--nproc-per-node",
+    "2",
+]
 
 
 @pytest.fixture
@@ -73,15 +83,7 @@ def test_two_processes_equal_one(one_thread: None, write_folder: Write, tmp_path
     root = write_folder(items=8)
     more = ("--diffusion", "stand-in", "--bank-drop", "0.4")
     assert main(options(root, tmp_path / "one", *more)) == 0
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-    ]
-    run([*launcher, PROGRAM, *options(root, tmp_path / "two", *more)])
+    run([*LAUNCHER, PROGRAM, *options(root, tmp_path / "two", *more)])
     expected = load_file(tmp_path / "one" / "state.safetensors")
     found = load_file(tmp_path / "two" / "state.safetensors")
     assert expected.keys() == found.keys()
@@ -121,6 +123,43 @@ def test_a_killed_run_repeats_the_losses_of_one_that_was_not(
         for folder in (tmp_path / "whole", output)
     )
     assert whole == killed and max(whole) == 30
+
+
+@pytest.mark.parametrize("starter", [[sys.executable], LAUNCHER], ids=["alone", "torchrun"])
+def test_sigterm_to_all_processes_at_once_keeps_the_run(
+    one_thread: None, write_folder: Write, tmp_path: Path, starter: list[str]
+) -> None:
+    root, output = write_folder(), tmp_path / "run"
+    more = ("--save-steps", "1", "--steps", "100000", "--workers", "2")
+    started = subprocess.Popen(
+        [*starter, PROGRAM, *options(root, output, *more)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not (output / "checkpoint.safetensors").exists():
+            assert time.monotonic() < deadline and started.poll() is None
+            time.sleep(0.01)
+        # As Slurm does it: the workers that load images and torchrun itself get it, too.
+        os.killpg(started.pid, signal.SIGTERM)
+        os.killpg(started.pid, signal.SIGTERM)
+        _, err = started.communicate(timeout=60)
+    finally:
+        if started.poll() is None:
+            os.killpg(started.pid, signal.SIGKILL)
+    told = re.findall(r"dedos-train: interrupted after step (\d+); .*go on with --resume\n", err)
+    assert told and len(set(told)) == 1, err[-3000:]
+    assert "DataLoader" not in err and "twice" not in err
+    if starter == [sys.executable]:
+        assert started.returncode == 130 and "Traceback" not in err
+    reached = int(told[0])
+    assert main(options(root, output, "--steps", str(reached + 1), "--resume")) == 0
+    with safe_open(output / "state.safetensors", framework="pt") as file:
+        assert json.loads(file.metadata()["record"])["step"] == reached + 1
 
 
 def test_a_batch_that_cannot_be_shared_is_named(write_folder: Write, tmp_path: Path) -> None:

@@ -240,6 +240,12 @@ def test_an_interrupted_trunk_ends_as_the_uninterrupted_one(
     assert load_checkpoint(parts / "start.safetensors", preset="nano")[1]["step"] == 2
     with pytest.raises(BadInputError, match="other settings or data"):
         distillation(seed=1).run(parts, {}, resume=True)
+    first, second = (folder.items[item][1] for item in (0, 1))
+    kept = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    with pytest.raises(BadInputError, match="other settings or data"):
+        distillation().run(parts, {}, resume=True)
+    first.write_bytes(kept)
     distillation().run(parts, {}, steps, resume=True)
     assert steps.told == ["step 3", "step 4"]
     for name in ("start.safetensors", "state.safetensors"):

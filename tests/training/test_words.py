@@ -83,7 +83,7 @@ def test_cut_rows_give_what_the_whole_tower_gives(tower: TextTower, tokenizer: T
     tokens = torch.from_numpy(tokenizer.encode(["a car", "a photo of a red car"]))
     longest = int((tokens > 0).sum(1).max())
     assert longest < 16
-    whole, cut = tower(tokens), words.tower_forward(tower, tokens[:, :longest])
+    whole, cut = tower(tokens), tower(tokens[:, :longest])
     assert torch.allclose(whole, cut, atol=1e-6)
 
 

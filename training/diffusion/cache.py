@@ -64,7 +64,7 @@ class DiffusionCache:
                 "leave out the cache or the noise"
             )
         self.diffusion = diffusion
-        self.folder = folder.expanduser() / diffusion.fingerprint[:_PREFIX]
+        self.folder = Path(os.path.expanduser(folder)) / diffusion.fingerprint[:_PREFIX]
         self.counts = CacheCounts()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ that is an error, and nothing pickled is read.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -102,7 +103,7 @@ def find_model(model: str) -> Path:
 
     A name that was downloaded before needs no connection. Raises BadInputError.
     """
-    folder = Path(model).expanduser()
+    folder = Path(os.path.expanduser(model))
     if folder.is_dir():
         return folder
     if folder.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:

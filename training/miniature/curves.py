@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.pictures import Picture
-from dedos_deploy.runtime.sinks.palette import class_colour_bgr
+from dedos_deploy.runtime.sinks.palette import spread_colour_bgr
 from dedos_deploy.training.logs import LOG
 
 SIZE_HW = (360, 640)
@@ -74,7 +74,7 @@ def draw_curves(curves: dict[str, Curve]) -> Picture:
     ends = []
     for number, (name, (steps, losses)) in enumerate(curves.items()):
         # From red to violet: the first round of the palette, which is the brightest.
-        colour = class_colour_bgr(number)
+        colour = spread_colour_bgr(number)
         points = [place(s, v) for s, v in zip(steps.tolist(), losses.tolist(), strict=True)]
         cv2.polylines(picture, [np.array(points, np.int32)], False, colour, 2, cv2.LINE_AA)
         ends.append((points[-1][1], name, colour))

@@ -71,16 +71,7 @@ class MiniaturePlan:
     """Runs at a time, one thread each."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "train",
-            "val",
-            "clip_steps",
-            "seeds",
-            "steps",
-            "batch",
-            "calibration",
-            "jobs",
-        ):
+        for name in "train val clip_steps seeds steps batch calibration jobs".split():
             if getattr(self, name) < 1:
                 raise BadInputError(f"{name} is {getattr(self, name)}, but must be at least 1")
         if self.minutes is not None and self.minutes < LEAST_MINUTES:

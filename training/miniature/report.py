@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shutil
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ import torch
 from dedos_deploy.files import write_atomically
 from dedos_deploy.model import load_checkpoint
 from dedos_deploy.model.word_embeddings import WordEmbeddings
+from dedos_deploy.threads import usable_cores
 from dedos_deploy.training.components import Component
 from dedos_deploy.training.folders import open_folder
 from dedos_deploy.training.miniature.curves import draw_curves, read_curve
@@ -60,7 +60,7 @@ def write_report(
     record = {
         "plan": json.loads(plan.to_json()),
         "machine": {
-            "cpus": os.cpu_count(),
+            "cpus": usable_cores(),
             "python": platform.python_version(),
             "torch": torch.__version__,
         },

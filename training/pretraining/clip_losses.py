@@ -29,11 +29,7 @@ class Seen:
 
 def look(model: Dedos, images: Tensor) -> Seen:
     """Return plain CLIP's view, without refinement, of uint8 BGR [B, H, W, 3]."""
-    trunk = model.trunk
-    x = trunk.embed(images)
-    for block in trunk.blocks:
-        x = block(x)
-    unit = normalize(trunk.proj(trunk.ln_post(x)))
+    unit = normalize(model.trunk.embeddings(images))
     return Seen(unit[:, 0], unit[:, 1:])
 
 
@@ -43,14 +39,8 @@ def read(model: Dedos, tokens: Tensor) -> Tensor:
     Columns that are padding in every row are left out, which changes nothing, since the tower is
     causal, and is most of the work for single words.
     """
-    tower = model.text_tower
     used = int(tokens.argmax(-1).max()) + 1
-    tokens = tokens[:, :used]
-    x = tower.token_embedding(tokens) + tower.position[:used]
-    for block in tower.blocks:
-        x = block(x, tower.causal[:used, :used])
-    end = x[torch.arange(len(x), device=x.device), tokens.argmax(-1)]
-    return normalize(tower.projection(tower.ln_final(end)))
+    return normalize(model.encode_text(tokens[:, :used]))
 
 
 class PairLosses(nn.Module):

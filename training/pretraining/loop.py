@@ -17,7 +17,7 @@ from dedos_deploy.errors import BadInputError
 from dedos_deploy.model.tensor_files import load_strictly, read_tensors
 from dedos_deploy.progress import Progress
 from dedos_deploy.training.failure import DivergedError
-from dedos_deploy.training.interrupts import interruptible
+from dedos_deploy.training.interrupts import interruptible, stopped
 from dedos_deploy.training.muon import MuonAdamW
 from dedos_deploy.training.optimizer import WeightAverage, part_done, rate_factor, set_rate
 from dedos_deploy.training.state import part_of, write_state
@@ -193,7 +193,7 @@ class PretrainingLoop(Generic[Model]):
                     saved_s = self.elapsed_s
             self._save(on_save)
         if interrupted.is_set():
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(stopped(self.step) if self.state is not None else "")
 
     def _report(self, loss: float, terms: dict[str, float]) -> LoopReport:
         return LoopReport(self.step, loss, terms, self.mean_loss, self.progress, self.elapsed_s)

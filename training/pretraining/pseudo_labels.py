@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.files import write_atomically
 from dedos_deploy.pictures import IMAGE_SUFFIXES
-from dedos_deploy.runtime.sinks.palette import palette_bgr
+from dedos_deploy.runtime.sinks.palette import colours_of
 from dedos_deploy.runtime.sources.images import ImageSource, find_images
 from dedos_deploy.runtime.sources.opening import open_source
 from dedos_deploy.training.folders import LabelFolder, open_folder, read_pair
@@ -207,7 +207,8 @@ def _overlay_row(folder: LabelFolder, item: int) -> Labels:
 
     words = folder.words
     image, labels = read_pair(folder, item)
-    palette = np.concatenate([palette_bgr(len(words)), np.zeros((256 - len(words), 3), np.uint8)])
+    palette = np.zeros((256, 3), np.uint8)
+    palette[: len(words)] = colours_of([word or "" for word in words])
     painted = cv2.addWeighted(image, 0.4, palette[labels], 0.6, 0.0)
     for value in np.unique(labels[labels != UNKNOWN]):
         # inside the mask where it is widest, so that the name stands on what it names

@@ -64,65 +64,26 @@ dog;puppy;cat;kitten;bird;swan;duck;goose;pigeon;chicken;horse;pony;cow;cattle;s
 elephant;bear;zebra;giraffe;lion;tiger;monkey;rabbit;mouse;fish;shark;insect;bee;butterfly;animal
 """
 
-SYNONYMS: tuple[tuple[str, ...], ...] = (
-    ("car", "automobile"),
-    ("sidewalk", "pavement", "footpath"),
-    ("person", "pedestrian", "human", "man"),
-    ("tree", "trees"),
-    ("bush", "shrub", "hedge"),
-    ("plant", "houseplant"),
-    ("chair", "armchair", "seat"),
-    ("sofa", "couch"),
-    ("road", "street", "roadway"),
-    ("building", "house", "skyscraper"),
-    ("fence", "railing"),
-    ("pole", "post"),
-    ("traffic light", "stoplight", "traffic signal"),
-    ("traffic sign", "road sign", "street sign"),
-    ("sky", "skies"),
-    ("grass", "lawn"),
-    ("truck", "lorry"),
-    ("bus", "coach"),
-    ("bicycle", "bike"),
-    ("motorcycle", "motorbike"),
-    ("floor", "ground"),
-    ("door", "doorway"),
-    ("table", "desk"),
-    ("cabinet", "cupboard", "closet"),
-    ("picture", "painting", "poster"),
-    ("lamp", "light", "light fixture"),
-    ("trash can", "bin", "garbage can", "dustbin"),
-    ("clock", "wall clock"),
-    ("rug", "carpet"),
-    ("pillar", "column"),
-    ("stairs", "staircase"),
-    ("elevator", "lift"),
-    ("mountain", "hill"),
+SYNONYMS = tuple(
+    tuple(group.split(", "))
+    for group in (
+        "car, automobile; sidewalk, pavement, footpath; person, pedestrian, human, man; "
+        "tree, trees; bush, shrub, hedge; plant, houseplant; chair, armchair, seat; sofa, couch; "
+        "road, street, roadway; building, house, skyscraper; fence, railing; pole, post; "
+        "traffic light, stoplight, traffic signal; traffic sign, road sign, street sign; "
+        "sky, skies; grass, lawn; truck, lorry; bus, coach; bicycle, bike; "
+        "motorcycle, motorbike; floor, ground; door, doorway; table, desk; "
+        "cabinet, cupboard, closet; picture, painting, poster; lamp, light, light fixture; "
+        "trash can, bin, garbage can, dustbin; clock, wall clock; rug, carpet; pillar, column; "
+        "stairs, staircase; elevator, lift; mountain, hill"
+    ).split("; ")
 )
 
-MODIFIERS = (
-    "red",
-    "blue",
-    "white",
-    "black",
-    "green",
-    "yellow",
-    "brown",
-    "grey",
-    "wooden",
-    "metal",
-    "plastic",
-    "small",
-    "large",
-    "old",
-    "new",
-    "parked",
-    "moving",
-    "broken",
-    "empty",
-    "tall",
-    "round",
-    "distant",
+MODIFIERS = tuple(
+    (
+        "red, blue, white, black, green, yellow, brown, grey, wooden, metal, plastic, small, "
+        "large, old, new, parked, moving, broken, empty, tall, round, distant"
+    ).split(", ")
 )
 
 

@@ -10,58 +10,24 @@ from numpy.typing import NDArray
 
 from dedos_deploy.evaluation.segmentation_net import SegmentationNet
 
-CITYSCAPES_WORDS: tuple[str | None, ...] = (
-    "road",
-    "sidewalk",
-    "building",
-    "wall",
-    "fence",
-    "pole",
-    "traffic light",
-    "traffic sign",
-    "tree",
-    "grass",
-    "sky",
-    "person",
-    "person",
-    "car",
-    "truck",
-    "bus",
-    "train",
-    "motorcycle",
-    "bicycle",
+CITYSCAPES_WORDS: tuple[str | None, ...] = tuple(
+    (
+        "road, sidewalk, building, wall, fence, pole, traffic light, traffic sign, tree, grass, "
+        "sky, person, person, car, truck, bus, train, motorcycle, bicycle"
+    ).split(", ")
 )
 """Plain words for the 19 training ids: vegetation is mostly trees, terrain mostly grass."""
 
 VOC_WORDS: tuple[str | None, ...] = (
     None,
-    "airplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "table",
-    "dog",
-    "horse",
-    "motorcycle",
-    "person",
-    "plant",
-    "sheep",
-    "sofa",
-    "train",
-    "monitor",
+    *(
+        "airplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, table, dog, horse, "
+        "motorcycle, person, plant, sheep, sofa, train, monitor"
+    ).split(", "),
 )
 """Plain words for the 21 ids; background is no word, so it stays unknown."""
 
-WORD_LISTS: dict[str, tuple[str | None, ...]] = {
-    "cityscapes": CITYSCAPES_WORDS,
-    "voc": VOC_WORDS,
-}
+WORD_LISTS = {"cityscapes": CITYSCAPES_WORDS, "voc": VOC_WORDS}
 """What a net may be said to know on the command line."""
 
 Probabilities = NDArray[np.float32]

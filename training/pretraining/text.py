@@ -39,10 +39,7 @@ from dedos_deploy.training.pretraining.loop import (
     Rate,
     StateFile,
 )
-from dedos_deploy.training.pretraining.scene_words import (
-    WordList,
-    word_list,
-)
+from dedos_deploy.training.pretraining.scene_words import WordList, word_list
 from dedos_deploy.training.pretraining.sentence_encoder import (
     find_encoder,
     fit_width,
@@ -120,7 +117,7 @@ def distil(
     def loss_of(_step: int) -> tuple[Tensor, dict[str, float]]:
         chosen, prompts = next(draws)
         tokens = _prompt_tokens(tokenizer, words.words, chosen, prompts)
-        said = F.normalize(tower_forward(tower, tokens), dim=-1)
+        said = F.normalize(tower(tokens), dim=-1)
         return _loss(said, targets[chosen], settings.relations), {}
 
     def observe(step: LoopReport) -> None:
@@ -196,21 +193,6 @@ def _prompt_tokens(
     return rows[:, : int((rows > 0).sum(1).max())]
 
 
-def tower_forward(tower: TextTower, tokens: Tensor) -> Tensor:
-    """Return `tower`'s embeddings [N, D] of rows cut short after their longest text.
-
-    The tower is causal, so what stands behind the end token changes nothing and need not be run.
-    """
-    length = tokens.shape[1]
-    x = tower.token_embedding(tokens) + tower.position[:length]
-    for block in tower.blocks:
-        x = block(x, tower.causal[:length, :length])
-    end = tokens.argmax(-1)
-    pooled = tower.ln_final(x)[torch.arange(len(tokens)), end]
-    result: Tensor = tower.projection(pooled)
-    return result
-
-
 def _draws(words: WordList, settings: DistilSettings) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the words and prompts of every step, int64 [batch] each, without end."""
     draw = torch.Generator().manual_seed(settings.seed)
@@ -252,7 +234,7 @@ def embed(
             texts = [prompt.format(word) for word in words[start : start + 512]]
             rows = torch.from_numpy(tokenizer.encode(texts))
             rows = rows[:, : int((rows > 0).sum(1).max())]
-            total[start : start + 512] += F.normalize(tower_forward(tower, rows), dim=-1)
+            total[start : start + 512] += F.normalize(tower(rows), dim=-1)
     return F.normalize(total, dim=-1)
 
 

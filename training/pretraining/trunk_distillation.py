@@ -35,6 +35,7 @@ from dedos_deploy.training.pretraining.loop import (
 )
 from dedos_deploy.training.pretraining.teacher_features import FeatureStore
 from dedos_deploy.training.pretraining.trunk_patches import Patches, PatchStream, TrunkSettings
+from dedos_deploy.training.survey import content_digest
 from dedos_deploy.training.targets import mask_targets
 
 LOG = "log.jsonl"
@@ -211,7 +212,8 @@ class TrunkDistillation:
         teachers = [teacher.fingerprint for teacher in self.store.teachers]
         folders = [[f.name, f.words, f.share, len(f.items)] for f in self.stream.folders]
         channels = self.store.channels
-        return json.dumps([settings, start.hexdigest(), teachers, channels, folders])
+        content = content_digest(self.stream.folders)
+        return json.dumps([settings, start.hexdigest(), teachers, channels, folders, content])
 
     @torch.no_grad()
     def measure(self, items: Sequence[tuple[int, int]]) -> dict[str, float]:

@@ -48,21 +48,11 @@ class PseudoSet:
     """The one word that all classes of such a folder become."""
 
 
-_DAVIS = (
-    "blackswan",
-    "bmx-trees",
-    "car-roundabout",
-    "cows",
-    "dance-twirl",
-    "dog",
-    "drift-chicane",
-    "drift-straight",
-    "goat",
-    "motocross-jump",
-    "paragliding-launch",
-    "parkour",
-    "scooter-black",
-    "soapbox",
+_DAVIS = tuple(
+    (
+        "blackswan, bmx-trees, car-roundabout, cows, dance-twirl, dog, drift-chicane, "
+        "drift-straight, goat, motocross-jump, paragliding-launch, parkour, scooter-black, soapbox"
+    ).split(", ")
 )
 
 PSEUDO_SETS = (

@@ -2,33 +2,12 @@
 
 from __future__ import annotations
 
-STUFF_WORDS: tuple[str, ...] = (
-    "sky",
-    "cloud",
-    "ground",
-    "road",
-    "sidewalk",
-    "grass",
-    "soil",
-    "sand",
-    "gravel",
-    "rock",
-    "water",
-    "sea",
-    "river",
-    "snow",
-    "mountain",
-    "tree",
-    "bush",
-    "building",
-    "wall",
-    "fence",
-    "bridge",
-    "floor",
-    "ceiling",
-    "door",
-    "window",
-    "curtain",
+STUFF_WORDS: tuple[str, ...] = tuple(
+    (
+        "sky, cloud, ground, road, sidewalk, grass, soil, sand, gravel, rock, water, sea, river, "
+        "snow, mountain, tree, bush, building, wall, fence, bridge, floor, ceiling, door, window, "
+        "curtain"
+    ).split(", ")
 )
 """26 kinds of stuff: surfaces and backgrounds rather than things that can be counted.
 

@@ -6,10 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dedos_deploy.model.open_clip_weights import renamed
-from dedos_deploy.model.peers.cat_seg import LIFTS
-from dedos_deploy.model.peers.clip_layout import (
-    Shapes,
+from dedos_deploy.model.clip_layout import (
     block_shapes,
     blocks_in,
     clip_config,
@@ -21,7 +18,10 @@ from dedos_deploy.model.peers.clip_layout import (
     under,
     visual_shapes,
 )
+from dedos_deploy.model.open_clip_weights import renamed
+from dedos_deploy.model.peers.cat_seg import LIFTS
 from dedos_deploy.model.peers.cost_volume import WINDOW
+from dedos_deploy.model.tensor_files import Shapes
 from dedos_deploy.peer_configs import GRID, CatSegConfig
 
 _CLIP = "sem_seg_head.predictor.clip_model."

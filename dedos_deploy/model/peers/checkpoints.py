@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from dedos_deploy.borders import foreign
-from dedos_deploy.errors import BadInputError, shown
-from dedos_deploy.files import check_regular
+from dedos_deploy.errors import BadInputError
 from dedos_deploy.model.peers import cat_seg_weights, san_weights
 from dedos_deploy.model.peers.cat_seg import CatSeg
-from dedos_deploy.model.peers.clip_layout import Shapes
 from dedos_deploy.model.peers.san import San
-from dedos_deploy.model.tensor_files import load_strictly, read_tensors
+from dedos_deploy.model.tensor_files import (
+    Shapes,
+    difference,
+    load_strictly,
+    read_weights,
+    shapes_of,
+)
 
 Peer = San | CatSeg
-
-_NAMED = 3
-"""How many keys a message names before it only counts."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +79,8 @@ def load_peer(path: Path | str, name: str, *, preset: str | None = None) -> Peer
     path, peer = Path(path), PEERS[name]
     if not path.is_file():
         raise BadInputError(f"checkpoint {path} does not exist; give the file that was published")
-    tensors = _read(path)
-    shapes = {key: tuple(value.shape) for key, value in tensors.items()}
+    tensors = read_weights(path, partial(_unreadable, path), entry="model")
+    shapes = shapes_of(tensors)
     refusal = partial(_misfit, path, peer.title, _of_another(peer, shapes))
     try:
         config = peer.config_from_shapes(shapes)
@@ -93,7 +91,7 @@ def load_peer(path: Path | str, name: str, *, preset: str | None = None) -> Peer
             f"checkpoint {path} is of {config.preset} (its CLIP is {config.clip.width} wide with "
             f"patches of {config.clip.patch}), not of {preset}; name that one, or give another file"
         )
-    problem = _difference(peer.layout(config), shapes, peer.unused)
+    problem = difference(peer.layout(config), shapes, peer.unused)
     if problem is not None:
         raise refusal(problem)
     used = {key: value.float() for key, value in tensors.items() if key not in peer.unused}
@@ -117,61 +115,6 @@ def _misfit(path: Path, title: str, other: str, reason: str) -> BadInputError:
         f"checkpoint {path} is not {title} as its authors publish it ({reason}); download it again "
         "or give another file"
     )
-
-
-def _difference(wanted: Shapes, found: Shapes, unused: frozenset[str]) -> str | None:
-    """Return in what `found` differs from `wanted`, None if in nothing."""
-    missing = sorted(wanted.keys() - found.keys())
-    surplus = sorted(found.keys() - wanted.keys() - unused)
-    other = sorted(key for key in wanted.keys() & found.keys() if wanted[key] != found[key])
-    shapes = [f"{key} {shown(list(found[key]))} instead of {list(wanted[key])}" for key in other]
-    parts = [
-        f"{len(items)} {what}: {_some(items)}"
-        for what, items in (
-            ("missing", missing),
-            ("surplus", [shown(key) for key in surplus]),
-            ("of another shape", shapes),
-        )
-        if items
-    ]
-    return "; ".join(parts) or None
-
-
-def _some(items: Sequence[str]) -> str:
-    more = len(items) - _NAMED
-    return ", ".join(items[:_NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    refusal = partial(_unreadable, path)
-    if path.suffix == ".safetensors":
-        return read_tensors(path, refusal)[1]
-    with foreign(refusal):
-        check_regular(path)
-        with zipfile.ZipFile(path) as archive:
-            packed = any(one.compress_type != zipfile.ZIP_STORED for one in archive.infolist())
-    if packed:
-        # torch never compresses; what is packed could be a thousand times its size.
-        raise refusal("its parts are compressed, which torch does not do")
-    with foreign(refusal):
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    return _tensors(loaded, path, refusal)
-
-
-def _tensors(
-    loaded: object, path: Path, refusal: Callable[[str], BadInputError]
-) -> dict[str, Tensor]:
-    state = loaded.get("model", loaded) if isinstance(loaded, dict) else loaded
-    if not isinstance(state, dict) or not state:
-        raise refusal("it holds no table of tensors")
-    for key, value in state.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise refusal(f"its entry {shown(key)} is not a named tensor")
-    # Views may repeat a few bytes without end: nothing may claim more than was stored.
-    claimed = sum(value.numel() * value.element_size() for value in state.values())
-    if claimed > path.stat().st_size:
-        raise refusal(f"its tensors claim {claimed} bytes, more than the file has")
-    return dict(state)
 
 
 def _unreadable(path: Path, reason: str) -> BadInputError:

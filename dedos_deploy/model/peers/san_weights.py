@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from dedos_deploy.model.open_clip_weights import renamed
-from dedos_deploy.model.peers.clip_layout import (
-    Shapes,
+from dedos_deploy.model.clip_layout import (
     block_shapes,
     blocks_in,
     clip_config,
@@ -19,7 +17,9 @@ from dedos_deploy.model.peers.clip_layout import (
     under,
     visual_shapes,
 )
+from dedos_deploy.model.open_clip_weights import renamed
 from dedos_deploy.model.peers.san import FUSIONS
+from dedos_deploy.model.tensor_files import Shapes
 from dedos_deploy.peer_configs import SIDE_PATCH, SanConfig
 
 _EARLY = "clip_visual_extractor."

@@ -1,6 +1,12 @@
 // The live page: asks for the state once a second, shows each camera's stream, changes its words.
 const EVERY_MS = 1000;
 const SPAN_S = 240;
+const LOOK_MS = 150;
+const BACKGROUND = {
+  threshold: "A pixel that scores below the score of its best word stays unlabelled.",
+  negatives: "A pixel below its word's score, or closer to another word of the bundle, stays unlabelled.",
+  none: "Every pixel gets its best word (background none).",
+};
 const cards = new Map();
 const opacity = document.querySelector("#opacity");
 const connection = document.querySelector("#connection");
@@ -17,6 +23,12 @@ function make(tag, text, attributes = {}) {
   const element = document.createElement(tag);
   element.textContent = text;
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  return element;
+}
+
+function cell(content) {
+  const element = make("td", "");
+  element.append(content);
   return element;
 }
 
@@ -37,6 +49,11 @@ class Card {
     this.find(".add").addEventListener("submit", (event) => this.add(event));
     this.find(".add input").addEventListener("input", (event) => suggest(event.target.value));
     this.find(".record").addEventListener("click", () => this.record());
+    this.find(".all").addEventListener("click", () => this.applyToAll());
+    this.find(".full").addEventListener("click", () => this.find(".view").requestFullscreen());
+    this.find(".full").hidden = !document.fullscreenEnabled;
+    this.find(".picture").addEventListener("pointermove", (event) => this.look(event));
+    this.find(".picture").addEventListener("pointerleave", () => this.lookAway());
     this.find(".picture").addEventListener("error", () => setTimeout(() => this.watch(), 2000));
     this.watch();
     document.querySelector("#cameras").append(this.root);
@@ -57,27 +74,32 @@ class Card {
     if (camera.state !== "live" && camera.error) troubles.unshift(camera.error);
     this.find(".error").hidden = troubles.length === 0;
     this.find(".error").textContent = troubles.join("; ");
-    const last = camera.history.at(-1)?.coverage ?? {};
     this.words = camera.vocabulary.classes.map((entry) => entry.entry);
-    this.chips(camera.vocabulary.classes, last);
+    this.rows(camera.vocabulary, camera.coverage ?? {});
+    this.share(this.find("tfoot tr"), camera.unlabelled);
+    this.find(".background").textContent = BACKGROUND[camera.vocabulary.background];
+    this.find(".all").hidden = cards.size < 2;
     this.recording(camera.recording);
     this.plot(camera);
     this.numbers(camera);
   }
 
-  chips(classes, coverage) {
+  rows(vocabulary, coverage) {
     // Drawn anew only when the words change: a button must not vanish under a finger.
-    const drawn = JSON.stringify(classes);
-    const list = this.find(".chips");
+    const drawn = JSON.stringify(vocabulary.classes);
+    const body = this.find("tbody");
     if (drawn !== this.drawn) {
       this.drawn = drawn;
-      list.replaceChildren(...classes.map((entry) => this.chip(entry)));
+      body.replaceChildren(...vocabulary.classes.map((entry) => this.row(entry)));
     }
-    classes.forEach((entry, index) => {
-      const part = coverage[entry.name];
-      const text = part === undefined ? "" : `${(100 * part).toFixed(0)} %`;
-      list.children[index].querySelector("output").textContent = text;
-    });
+    vocabulary.classes.forEach((entry, index) => this.share(body.children[index], coverage[entry.name]));
+  }
+
+  share(row, part) {
+    const cell = row.querySelector(".share");
+    cell.textContent = part === undefined ? "" : `${(100 * part).toFixed(1)} %`;
+    cell.style.setProperty("--part", part ?? 0);
+    row.classList.toggle("absent", part === 0);
   }
 
   recording(recording) {
@@ -102,23 +124,25 @@ class Card {
     else this.told(recorded.file, `${recorded.frames} frames`);
   }
 
-  chip(entry) {
-    const item = make("li", "");
+  row(entry) {
+    const item = make("tr", "");
     const colour = make("input", "", { type: "color", value: entry.colour, "aria-label": `Colour of ${entry.name}` });
     colour.addEventListener("change", () => this.send(`classes/${entry.id}/colour`, { colour: colour.value }));
-    const [word, own] = entry.entry.split(/@(?=[^@]*$)/);
+    const [, word, own, fixed] = entry.entry.match(/^(.*?)(?:(?<!\\)@([^@#\\]*))?((?<!\\)#[0-9a-f]{6})?$/);
     const threshold = make("input", "", {
-      type: "number", min: "0", max: "1", step: "0.05", value: own ?? "", placeholder: "score",
+      type: "number", min: "0", max: "1", step: "0.05", value: own ?? "", placeholder: "auto",
       title: "least score of this word, empty for the default", "aria-label": `Threshold of ${entry.name}`,
     });
     threshold.addEventListener("change", () => {
-      const spelled = threshold.value === "" ? word : `${word}@${threshold.value}`;
+      const spelled = word + (threshold.value === "" ? "" : `@${threshold.value}`) + (fixed ?? "");
       this.put(this.words.map((other) => (other === entry.entry ? spelled : other)));
     });
     const remove = make("button", "×", { type: "button", "aria-label": `Remove ${entry.name}` });
     remove.disabled = this.words.length === 1;
     remove.addEventListener("click", () => this.put(this.words.filter((word) => word !== entry.entry)));
-    item.append(colour, make("span", word), threshold, make("output", ""), remove);
+    const share = make("td", "", { class: "share" });
+    share.style.setProperty("--tint", entry.colour);
+    item.append(cell(colour), make("th", word.replace(/\\([,|@#\\])/g, "$1"), { scope: "row" }), cell(threshold), share, cell(remove));
     return item;
   }
 
@@ -126,6 +150,44 @@ class Card {
     event.preventDefault();
     const input = this.find(".add input");
     if ((await this.put([...this.words, input.value])) !== null) input.value = "";
+  }
+
+  // What is under the pointer, asked for a few times a second at most.
+  look(event) {
+    const picture = event.target;
+    const scale = Math.min(picture.clientWidth / picture.naturalWidth, picture.clientHeight / picture.naturalHeight);
+    const x = ((event.offsetX - picture.clientWidth / 2) / scale) / picture.naturalWidth + 0.5;
+    const y = ((event.offsetY - picture.clientHeight / 2) / scale) / picture.naturalHeight + 0.5;
+    this.pointer = x >= 0 && x < 1 && y >= 0 && y < 1 ? { x, y, left: event.offsetX, top: event.offsetY } : null;
+    if (this.pointer === null) this.lookAway();
+    else this.looking ??= setTimeout(() => this.tell(), LOOK_MS);
+  }
+
+  async tell() {
+    this.looking = undefined;
+    const pointer = this.pointer;
+    if (!pointer) return;
+    const query = `at?x=${pointer.x.toFixed(4)}&y=${pointer.y.toFixed(4)}`;
+    const found = await ask(path(this.name, query)).catch(() => null);
+    if (found === null || !this.pointer) return;
+    const here = this.find(".here");
+    here.textContent = `${found.word ?? "unlabelled"}, ${(100 * found.confidence).toFixed(0)} %`;
+    here.style.left = `${pointer.left}px`;
+    here.style.top = `${pointer.top}px`;
+    here.hidden = false;
+  }
+
+  lookAway() {
+    this.pointer = null;
+    this.find(".here").hidden = true;
+  }
+
+  async applyToAll() {
+    const others = [...cards.values()].filter((card) => card !== this);
+    const words = [...this.words];
+    const done = await Promise.all(others.map((card) => card.put(words)));
+    const failed = others.filter((_, index) => done[index] === null).map((card) => card.name);
+    if (failed.length) this.find(".answer").textContent = `not taken by ${failed.join(", ")}`;
   }
 
   put(words) {
@@ -192,8 +254,10 @@ async function refresh() {
   try {
     const state = await ask("/api/state");
     connection.textContent = "";
+    for (const { name } of state.cameras) {
+      if (!cards.has(name)) cards.set(name, new Card(name));
+    }
     for (const camera of state.cameras) {
-      if (!cards.has(camera.name)) cards.set(camera.name, new Card(camera.name));
       const card = cards.get(camera.name);
       card.find(".record").hidden = !state.can_record;
       card.show(camera);

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Set
 
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.model.tensor_files import Shapes, difference
 from dedos_deploy.presets import ClipConfig, TextTowerConfig
 
-Shapes = Mapping[str, tuple[int, ...]]
+SCALE = "logit_scale"
+"""The temperature of CLIP's own training, a number that labels do not depend on."""
 
 _HEAD_WIDTH = 64
 """Channels of an attention head in every published CLIP; shapes do not say it."""
@@ -80,6 +82,35 @@ def size_name(clip: ClipConfig) -> str:
     return _KNOWN.get((clip.width, clip.layers, clip.patch), ("", ""))[0]
 
 
+def clip_shapes(clip: ClipConfig) -> dict[str, tuple[int, ...]]:
+    """Return name and shape of every tensor of `clip` that is needed, as open_clip calls them."""
+    shapes = {**under("visual.", visual_shapes(clip)), **text_shapes(clip)}
+    del shapes[SCALE]
+    towers = (("visual.", clip.width, clip.layers), ("", clip.text.width, clip.text.layers))
+    for tower, width, layers in towers:
+        block = block_shapes(width, fused=True)
+        for index in range(layers):
+            shapes.update(under(f"{tower}transformer.resblocks.{index}.", block))
+    return shapes
+
+
+def clip_misfit(
+    clip: ClipConfig, wanted: Shapes, found: Shapes, unused: Set[str], *, positions: str
+) -> str | None:
+    """Return in what `found` differs from what `clip` needs, None if in nothing; see `difference`.
+
+    positions: the name of the picture tower's, which are told apart where only they are of another size:
+    open_clip would resize them without a word.
+    """
+    problem = difference(wanted, found, unused)
+    shape = found.get(positions, ())
+    alike = {**found, positions: wanted[positions]}
+    if len(shape) != 2 or shape[0] < 2 or problem is None or difference(wanted, alike, unused):
+        return problem
+    seen, needed = (math.isqrt(count - 1) * clip.patch for count in (shape[0], clip.grid**2 + 1))
+    return f"it was trained on pictures of {seen}x{seen}, not of {needed}x{needed}"
+
+
 def visual_shapes(clip: ClipConfig) -> dict[str, tuple[int, ...]]:
     """Return the picture tower without its blocks, under open_clip's names inside `visual.`."""
     width = clip.width
@@ -101,7 +132,7 @@ def text_shapes(clip: ClipConfig) -> dict[str, tuple[int, ...]]:
         "positional_embedding": (text.context_length, text.width),
         **norm_shapes("ln_final", text.width),
         "text_projection": (text.width, clip.text_width),
-        "logit_scale": (),
+        SCALE: (),
     }
 
 

@@ -1,0 +1,49 @@
+"""How this package was installed, so that advice names a command that works from here."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+NAME = "dedos-deploy"
+
+
+def pip_install(extra: str) -> str:
+    """Return the command that adds an extra to this installation.
+
+    A clone or a wheel is named by its path while it is there; the package is on no index, so a
+    name alone stands only where whoever installed it had one (a URL, or an index of their own).
+
+    >>> pip_install("rtx").startswith("pip install ")
+    True
+    """
+    return f"pip install {_requirement(_origin(), extra)}"
+
+
+def _origin() -> dict[str, Any]:
+    """Return what pip noted of where the package came from (PEP 610), {} for nothing."""
+    try:
+        text = importlib.metadata.distribution(NAME).read_text("direct_url.json")
+    except importlib.metadata.PackageNotFoundError:
+        return {"url": Path(__file__).parents[1].as_uri(), "dir_info": {}}
+    return dict(json.loads(text)) if text else {}
+
+
+def _requirement(origin: dict[str, Any], extra: str) -> str:
+    url = str(origin.get("url", ""))
+    if not url:
+        return shlex.quote(f"{NAME}[{extra}]")
+    if "vcs_info" in origin:
+        return shlex.quote(f"{NAME}[{extra}] @ {origin['vcs_info']['vcs']}+{url}")
+    if not url.startswith("file:"):
+        return shlex.quote(f"{NAME}[{extra}] @ {url}")
+    path = Path(unquote(urlsplit(url).path))
+    if path.exists():
+        return shlex.quote(f"{path}[{extra}]")
+    what = "in a clone of dedos-deploy" if "dir_info" in origin else "with the wheel's own path"
+    place = f".[{extra}]" if "dir_info" in origin else f"{path.name}[{extra}]"
+    return f"{shlex.quote(place)} ({what})"

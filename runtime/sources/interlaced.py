@@ -26,12 +26,14 @@ ADVICE = (
     "bwdif progressive.mp4"
 )
 
-GREEN = base64.b64decode(
-    "AAABswEAEBP//+AAAAABtRSCAAEAAAAAAbgACABAAAABAAAP//gAAAG1j//zAAAAAAEBE2SlKXwt+awAAAECE2Sl"
-    "KXwt+awAAAGzAQAQE///4AAAAAG1FIIAAQAAAAABuAAIAIAAAAEAAA//+AAAAbWP//MAAAAAAQEbZKUpfC35rAAA"
-    "AQIbZKUpfC35rA=="
+COLOURS_BGR = ((0, 200, 0), (200, 0, 200))
+CLIP = base64.b64decode(
+    "AAABswEAEBP//+AAAAABtRSCAAEAAAAAAbgACABAAAABAAAP//gAAAG1j//zAAAAAAEBE2SlKXwt+awAAAECE2SlKX"
+    "wt+awAAAGzAQAQE///4AAAAAG1FIIAAQAAAAABuAAIAMAAAAEAAA//+AAAAbWP//MAAAAAAQETeWpSl91fpMAAAAEC"
+    "E3lqUpfdX6VA"
 )
-"""Two interlaced MPEG-2 pictures of 16x16 pixels, all RGB (0, 200, 0)."""
+"""Interlaced MPEG-2 pictures of 16x16 pixels in COLOURS_BGR: of two, since what is left in memory may look
+like one."""
 
 
 def read_right(address: str, capture: Capture) -> Capture:
@@ -70,13 +72,13 @@ def is_suspect() -> bool:
 @functools.cache
 def is_bad() -> bool:
     """Return whether OpenCV reads a known interlaced picture wrong."""
-    return not _is_green(filtered=False)
+    return not _reads_clip(filtered=False)
 
 
 @functools.cache
 def can_filter() -> bool:
     """Return whether OpenCV's FFmpeg has the filter that mends it, and it does."""
-    return _is_green(filtered=True)
+    return _reads_clip(filtered=True)
 
 
 def has_interlaced(address: str) -> bool:
@@ -90,18 +92,19 @@ def has_interlaced(address: str) -> bool:
         capture.release()
 
 
-def _is_green(*, filtered: bool) -> bool:
+def _reads_clip(*, filtered: bool) -> bool:
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "green.m2v"
-        path.write_bytes(GREEN)
+        path = Path(folder) / "clip.m2v"
+        path.write_bytes(CLIP)
         capture = _filtered(str(path), "setfield=prog") if filtered else open_capture(str(path))
         try:
-            delivered, picture = capture.read()
+            pictures = [capture.read()[1] for _ in COLOURS_BGR]
         finally:
             capture.release()
-    if not delivered or picture is None:
-        return False
-    return bool(abs(picture.mean((0, 1)) - (0, 200, 0)).max() < 40)
+    return all(
+        picture is not None and bool(abs(picture.mean((0, 1)) - colour).max() < 20)
+        for picture, colour in zip(pictures, COLOURS_BGR, strict=True)
+    )
 
 
 def _filtered(address: str, filters: str) -> Capture:

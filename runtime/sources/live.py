@@ -53,11 +53,12 @@ class Pace:
     def take(self, position_s: float, now_s: float) -> None:
         """Note a picture that comes now. position_s: by its own clock.
 
-        >>> pace = Pace()
+        >>> pace, due_s = Pace(), []
         >>> for position_s in (0.0, 0.5, 1.0, 99.0, 99.5):
         ...     pace.take(position_s, 7.0)
-        ...     print(pace.due_s, end=" ")
-        7.0 7.5 8.0 8.0 8.5
+        ...     due_s.append(pace.due_s)
+        >>> due_s
+        [7.0, 7.5, 8.0, 8.0, 8.5]
         """
         step_s = position_s - self._last_s
         if not 0 <= step_s <= LONGEST_STEP_S:

@@ -200,8 +200,9 @@ def check_places(args: argparse.Namespace) -> None:
     if args.trace is not None:
         written.append(Written(f"trace {args.trace!r}", Path(args.trace)))
     read = [read_from(uri) for uri in sources.values()]
-    words = args.classes if os.path.isfile(args.classes or "") else None
-    check_apart(written, [*read, *bundles_read(args.bundle), *named("class file", words)])
+    lists = [part for text in args.classes or () for part in (text, text.partition(":")[2])]
+    words = filter(os.path.isfile, lists)
+    check_apart(written, [*read, *bundles_read(args.bundle), *named("class file", *words)])
 
 
 def open_cameras(args: argparse.Namespace, interrupts: Interrupts, opened: Opened) -> list[Ends]:

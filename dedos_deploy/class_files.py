@@ -16,19 +16,19 @@ MOST_BYTES = 4 << 20
 # Six hexadecimal digits are no comment but a colour, wherever it stands.
 _COMMENT = re.compile(r"(^|\s)#(?![0-9a-fA-F]{6}\s*(@|\s#|$)).*$")
 
-_STRUCTURES = (re.compile(r"\s*(?:[\[{<]|---)"), re.compile(r".*:\s*$"))
+_STRUCTURES = (re.compile(r"(?:[\[{<]|---)"), re.compile(r".*:"))
 """How a file of JSON, YAML or XML begins, and a line of YAML that only says what comes."""
 
 _ROWS = {
-    "a list of YAML": re.compile(r"\s*[-*]\s+\S.*"),
-    "a numbered list": re.compile(r"\s*\d+\s*(?:[:;=,)\t]|\.\s)\s*\S.*"),
-    "a table of words and numbers": re.compile(r".*\S\s*[:;=,\t]\s*\d+\s*,?\s*"),
+    "a list of YAML": re.compile(r"[-*] .+"),
+    "a numbered list": re.compile(r"\d{1,9} ?(?:[:;=,)]|\. ).+"),
+    "a table of words and numbers": re.compile(r".+[:;=,] ?\d{1,9} ?,?"),
 }
 """What every line of other files is, such as `- road`, `0: road` and `road,0`."""
 
 _COUNTED = (
-    re.compile(r"\s*(?P<number>\d+)\s+(?P<word>\S.*)"),
-    re.compile(r"(?P<word>.*\S)\s+(?P<number>\d+)\s*"),
+    re.compile(r"(?P<number>\d{1,9}) (?P<word>.+)"),
+    re.compile(r"(?P<word>.+) (?P<number>\d{1,9})"),
 )
 
 
@@ -77,6 +77,7 @@ def other_format(lines: Sequence[str]) -> str | None:
     >>> other_format(["thing 1", "thing 2"]), other_format(["sky, blue", "2 wheeler"])
     (None, None)
     """
+    lines = [" ".join(line.split()) for line in lines]
     if _STRUCTURES[0].match(lines[0]) or any(map(_STRUCTURES[1].fullmatch, lines)):
         return "JSON, YAML or XML"
     # The first line may be a heading.

@@ -109,6 +109,11 @@ RUN = {
     "in a bundle": (f"{FILM} --bundle model --output model/new.jsonl", LOST),
     "manifest": (f"{FILM} --bundle model --trace model/manifest.json", LOST),
     "class file": ("--source film.mp4 --classes words.txt --trace ./words.txt", LOST),
+    "class file of one source": (
+        "--source a=film.mp4 --source b=drive.mcap --classes a:words.txt --classes b:road "
+        "--trace ./words.txt",
+        LOST,
+    ),
     "twice": (f"{FILM} --output o.mcap --output ./o.mcap", ONE_PLACE),
     "twice by a link": (f"{FILM} --output pics/o.jsonl --output also/o.jsonl", ONE_PLACE),
     "twice but for the case": (f"{FILM} --output o.jsonl --output O.jsonl", ONE_PLACE),

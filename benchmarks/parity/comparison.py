@@ -23,6 +23,7 @@ from dedos_deploy.runtime.engines.agreement import label_agreement
 from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
 from dedos_deploy.runtime.slots import SlotTable
 from dedos_deploy.spec import GraphSpec
+from parity.authors import Authors
 from parity.models import BUILDERS
 from parity.pictures import CLASSES, SIZE, Inputs
 
@@ -48,18 +49,24 @@ def timed(run: Callable[[], Any], runs: int) -> tuple[Any, Timed]:
     return result, Timed(round(min(walls), 3), round(min(spent), 3))
 
 
+def write_checkpoint(name: str, size: str, repository: Path, path: Path) -> Authors:
+    """Write random weights of the authors' model as they publish theirs; return the model."""
+    torch.manual_seed(3)
+    build, sizes = BUILDERS[name]
+    authors = build(repository, sizes[size])
+    torch.save({"model": authors.network.state_dict()}, path)
+    return authors
+
+
 def compare(name: str, size: str, repository: Path, *, runs: int) -> dict[str, Any]:
     """Return differences and times of theirs, ours and our graph at SIZE with CLASSES words.
 
     max_abs, largest: of the evidence; labels are those of our scores beside their evidence.
     """
     torch.set_num_threads(THREADS)
-    torch.manual_seed(3)
-    build, sizes = BUILDERS[name]
-    authors = build(repository, sizes[size])
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         checkpoint = Path(folder) / "published.pth"
-        torch.save({"model": authors.network.state_dict()}, checkpoint)
+        authors = write_checkpoint(name, size, repository, checkpoint)
         model = load_peer(checkpoint, name, preset=f"{name}-{size}")
         checkpoint.unlink()
         inputs = Inputs.random((SIZE, SIZE), CLASSES, model.config.clip.text_width)

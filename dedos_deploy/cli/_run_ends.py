@@ -103,7 +103,11 @@ def _report_one(
 
     (uri,) = sources_of(args).values()
     source_id = source.source_id or redact(uri)
-    written = [sink.written for sink in sinks if sink.written is not None]
+    written = [
+        sink.written if sink.codec is None else f"{sink.written} in {sink.codec}"
+        for sink in sinks
+        if sink.written is not None
+    ]
     for warning in source.warnings:
         log.warning("%s", warning)
     if args.json:

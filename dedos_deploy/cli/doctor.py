@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from dedos_deploy.cli._main import EXIT_OK, EXIT_USER_ERROR, command_parser, run_command
+from dedos_deploy.errors import package_folder
 from dedos_deploy.spec import ENGINES
 
 EPILOG = """\
@@ -80,6 +81,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _weights(*, as_json: bool) -> int:
     """Print what is known of published weights, return 2 if a cached file is damaged, else 0."""
+    # The list is made of what the towers' shapes say, which is torch's side of the package.
+    for module in ("torch", "open_clip"):
+        package_folder(module, extra="export", purpose="listing published weights")
     from dedos_deploy.cli._doctor_weights import weight_findings
 
     findings, report = weight_findings()

@@ -49,7 +49,7 @@ examples:
 sources:   0 or camera:0, /dev/video0, a video file, an image, a folder or "quoted/glob*.jpg",
            rtsp:// or http(s)://, gst:PIPELINE, csi:0, drive.mcap or .bag, test:bars,
            scene:street or scene:hall (?frames=50&size=240x320&seed=3); see docs/cameras.md
-outputs:   out.mp4 .avi .mkv   overlay video          masks:FOLDER     label map PNGs + classes.json
+outputs:   out.mp4 .webm .avi .mkv overlay video      masks:FOLDER     label map PNGs + classes.json
            out.png .jpg        overlay, last frame    overlays:FOLDER  overlay JPEGs
            out.jsonl           one JSON line a frame  out.mcap         for Foxglove
            out.rrd, rerun+http://127.0.0.1:9876/proxy for Rerun        window, null
@@ -147,6 +147,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         default=False,
         help="draw the borders of the classes into overlays",
+    )
+    parser.add_argument(
+        "--codec",
+        choices=("auto", "h264", "vp8", "jpeg"),
+        default="auto",
+        help="of outputs .mp4: auto (default) is H.264 where GStreamer or PyAV encodes it, else VP8, which "
+        "browsers play, too; of live sources JPEG",
     )
     parser.add_argument(
         "--serve",

@@ -200,9 +200,10 @@ def check_places(args: argparse.Namespace) -> None:
     if args.trace is not None:
         written.append(Written(f"trace {args.trace!r}", Path(args.trace)))
     read = [read_from(uri) for uri in sources.values()]
-    lists = [part for text in args.classes or () for part in (text, text.partition(":")[2])]
-    words = filter(os.path.isfile, lists)
-    check_apart(written, [*read, *bundles_read(args.bundle), *named("class file", *words)])
+    # A file of words may be that of one source alone, as NAME:FILE.
+    lists = {part for text in args.classes or () for part in (text, text.partition(":")[2])}
+    words = named("class file", *filter(os.path.isfile, sorted(lists)))
+    check_apart(written, [*read, *bundles_read(args.bundle), *words])
 
 
 def open_cameras(args: argparse.Namespace, interrupts: Interrupts, opened: Opened) -> list[Ends]:
@@ -223,6 +224,9 @@ def open_cameras(args: argparse.Namespace, interrupts: Interrupts, opened: Opene
             options = _sink_options(ends, args)
             for output in outputs:
                 sink = open_sink(output.replace(PLACE, ends.name), options)
+                # Of a lone source the summary says it.
+                if sink.codec is not None and not is_alone(args):
+                    log.info("%s is in %s", sink.uri, sink.codec)
                 ends.sinks.append(
                     opened.enter(sink.uri, sink, on_this_thread=sink.on_callers_thread)
                 )
@@ -262,6 +266,10 @@ def _outputs_of(args: argparse.Namespace, cameras: int) -> list[str]:
         )
     if len(set(outputs)) < len(outputs):
         raise BadInputError(f"an output is named twice among {', '.join(outputs)}; remove one")
+    if args.codec != "auto" and not any(uri.lower().endswith((".mp4", ".webm")) for uri in outputs):
+        raise BadInputError(
+            f"--codec {args.codec} is for an output .mp4, and there is none; add one"
+        )
     for uri in outputs:
         if cameras > 1 and PLACE not in uri and uri != "null":
             raise BadInputError(
@@ -325,6 +333,7 @@ def _sink_options(ends: Ends, args: argparse.Namespace) -> SinkOptions:
         fps=ends.fps,
         live=ends.live,
         overwrite=args.overwrite,
+        codec=args.codec,
         painter=OverlayPainter(opacity, legend=args.legend, contours=args.contours),
         protected=tuple(path for uri in sources_of(args).values() for path in read_from(uri).paths),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from dedos_deploy.closing import Closing
 from dedos_deploy.runtime.frame import Frame
@@ -14,6 +14,9 @@ from dedos_deploy.runtime.sinks.overlay import OverlayPainter
 
 SinkErrors = Literal["stop", "continue"]
 """What an error of one sink means for the rest of a run."""
+
+Codec = Literal["auto", "h264", "vp8", "jpeg"]
+CODECS: tuple[Codec, ...] = get_args(Codec)
 
 
 class StopRequested(Exception):
@@ -35,6 +38,10 @@ class SinkOptions:
 
     painter: OverlayPainter = field(default_factory=OverlayPainter)
     """Draws the overlays."""
+
+    codec: Codec = "auto"
+    """Of overlay MP4s: `h264`; `vp8`, whose pictures each stand alone; `jpeg`, the least work; or what
+    plays in browsers and chats as far as this machine can (of live sources JPEG)."""
 
     protected: tuple[Path, ...] = ()
     """Files and folders that the source is read from, which no output may replace."""
@@ -64,4 +71,9 @@ class Sink(Closing):
     @property
     def written(self) -> str | None:
         """What there is now, for the summary, for example "out.mp4 (120 frames)"; None: nothing."""
+        return None
+
+    @property
+    def codec(self) -> str | None:
+        """How pictures are encoded where that depends on the machine, and by whom, for the summary."""
         return None

@@ -13,13 +13,13 @@ from dedos_deploy.runtime.sinks.contract import Sink, SinkOptions
 from dedos_deploy.runtime.sinks.outputs import FOLDER_HOLDS
 from dedos_deploy.runtime.uri import redact
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv")
+VIDEO_SUFFIXES = (".mp4", ".webm", ".avi", ".mkv")
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
 LINES_SUFFIX = ".jsonl"
 MCAP_SUFFIX = ".mcap"
 VIEWER_SCHEMES = ("rerun+http://", "rerun+https://")
 KINDS = (
-    "a video (.mp4, .avi, .mkv), a picture (.png, .jpg), JSON lines (.jsonl), masks:FOLDER, "
+    "a video (.mp4, .webm, .avi, .mkv), a picture (.png, .jpg), JSON lines (.jsonl), masks:FOLDER, "
     "overlays:FOLDER, a recording (.mcap, .rrd), window, or null"
 )
 
@@ -41,7 +41,8 @@ def open_sink(uri: str, options: SinkOptions | None = None) -> Sink:
 
     | uri | what is written |
     |---|---|
-    | `out.mp4`, `.avi`, `.mkv` | overlay video; appears when complete, an MP4 of a live source with its first frame |
+    | `out.mp4`, `.webm` | overlay video with each frame at its time (`SinkOptions.codec`); appears when complete, of a live source with its first frame |
+    | `out.avi`, `.mkv` | overlay video of JPEGs at a constant rate; appears when complete |
     | `out.png`, `.jpg` | overlay of the last frame |
     | `overlays:FOLDER` | one overlay JPEG per frame |
     | `masks:FOLDER` | one label map PNG per frame (uint8 or uint16 ids) and `classes.json` |
@@ -98,13 +99,13 @@ def _folder_sink(uri: str, options: SinkOptions) -> Sink:
 
 def _file_sink(uri: str, options: SinkOptions) -> Sink:
     from dedos_deploy.runtime.sinks.files import JsonLines, LastPicture
-    from dedos_deploy.runtime.sinks.video import GrowingVideo, VideoSink
+    from dedos_deploy.runtime.sinks.video import GrowingVideo, VideoSink, WholeVideo
 
     path = _file_of(uri)
     suffix = path.suffix.lower()
     if suffix in VIDEO_SUFFIXES:
-        if suffix == ".mp4" and options.live:
-            return GrowingVideo(path, options)
+        if suffix in (".mp4", ".webm"):
+            return GrowingVideo(path, options) if options.live else WholeVideo(path, options)
         return VideoSink(path, options)
     if suffix == MCAP_SUFFIX:
         from dedos_deploy.runtime.sinks.mcap import open_mcap

@@ -125,7 +125,7 @@ def word_colour_bgr(word: str) -> Colour:
     """Return the colour of a word on its own: that of its meaning where it is a common one.
 
     >>> css_colour(word_colour_bgr("Road")), css_colour(word_colour_bgr("lighthouse"))
-    ('#8c88a8', '#b56dff')
+    ('#8c88a8', '#fcff73')
     """
     word = canonical_word(word)
     return _MEANINGS.get(word) or spread_colour_bgr(zlib.crc32(word.encode()))

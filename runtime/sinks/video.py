@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections import deque
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -13,12 +16,14 @@ from dedos_deploy.errors import SinkError
 from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.opencv import quiet_opencv
 from dedos_deploy.runtime.segmentation import Segmentation
+from dedos_deploy.runtime.sinks.codec_choice import choose, even
+from dedos_deploy.runtime.sinks.codecs import Encoder
 from dedos_deploy.runtime.sinks.contract import Sink, SinkOptions
-from dedos_deploy.runtime.sinks.files import encode_picture
-from dedos_deploy.runtime.sinks.fragmented_mp4 import FragmentedMp4
+from dedos_deploy.runtime.sinks.fragmented_mp4 import FragmentedMp4, Packet, WholeMp4
 from dedos_deploy.runtime.sinks.outputs import GrowingFile, reserve_file, writing
+from dedos_deploy.runtime.sinks.webm import WebM
 
-FOURCC = {".mp4": "mp4v", ".avi": "MJPG", ".mkv": "MJPG"}
+FOURCC = {".avi": "MJPG", ".mkv": "MJPG"}
 UNKNOWN_FPS = 25.0
 LIVE_FPS = 10.0
 LONGEST_STILL_S = 10.0
@@ -36,25 +41,30 @@ class Writer(Protocol):
 
 
 class GrowingVideo(Sink):
-    """An overlay MP4 of a live source that grows picture by picture and plays whatever becomes of its
+    """An overlay MP4 or WebM of a live source that grows picture by picture and plays whatever becomes of its
     writer: kill -9, a power cut or a full disk cost at most the last picture.
 
-    Every picture is shown at the time it was captured, and is a JPEG: three to eight times the bytes of
-    a codec with motion, and each can be found and read alone. All have the first one's size; others are
-    fitted into it. Chromium plays no JPEG in MP4; VLC, mpv, QuickTime, FFmpeg and OpenCV do.
+    Every picture is shown at the time it was captured. In an MP4 without another codec each is a JPEG: three to
+    eight times the bytes of a codec with motion, nearly no work, and each can be found and read alone.
+    All have the first one's size; others are fitted into it. Chromium plays no JPEG in MP4; VLC, mpv,
+    QuickTime, FFmpeg and OpenCV do.
     """
 
     def __init__(self, path: Path, options: SinkOptions) -> None:
         self.uri = str(path)
         self._path = path
         self._options = options
-        self._size_hw: tuple[int, int] | None = None
+        self._suffix = path.suffix.lower()
+        self._choice = choose(options.codec, self._suffix, growing=True)
+        self._encoder: Encoder | None = None
+        self._size_hw: tuple[int, int] = 0, 0
+        self._coded_hw = self._size_hw
         self._start_ns = 0
         self._start_s = 0.0
         self._results = 0
         # It has its name with its first picture: without one there is nothing to play.
         self._file = GrowingFile(path, overwrite=options.overwrite, protected=options.protected)
-        self._mp4: FragmentedMp4 | None = None
+        self._video: FragmentedMp4 | WebM | None = None
 
     @property
     def has_appeared(self) -> bool:
@@ -65,26 +75,46 @@ class GrowingVideo(Sink):
     def written(self) -> str | None:
         return f"{self.uri} ({self._results} frames)" if self._results else None
 
+    @property
+    def codec(self) -> str:
+        return self._choice.described
+
     def write(self, frame: Frame, result: Segmentation) -> None:
         overlay = self._options.painter.paint(frame.frame_bgr, result)
+        if self._encoder is None:
+            self._size_hw = overlay.shape[0], overlay.shape[1]
+            self._coded_hw = self._choice.size_for(self._size_hw)
+            self._encoder = self._choice.open(self._coded_hw)
+            self._start_ns = frame.captured_ns
+            self._start_s = frame.timestamp_s
+        # Encoders of growing files give each picture at once.
+        picture = pad_to(fit_into(overlay, self._size_hw), self._coded_hw)
+        packets = list(self._encoder.encode(picture))
         with writing(self._path):
-            if self._mp4 is None or self._size_hw is None:
-                self._size_hw = overlay.shape[0], overlay.shape[1]
-                self._start_ns = frame.captured_ns
-                self._file.appear()
-                created_s = self._start_ns / 1e9
-                self._mp4 = FragmentedMp4(self._file, self._size_hw, created_s=created_s)
-                self._start_s = frame.timestamp_s
-            picture = encode_picture(".jpg", fit_into(overlay, self._size_hw))
-            self._mp4.add(picture, self._time_s(frame))
+            for packet in packets:
+                self._begun(self._encoder).add(packet, self._time_s(frame))
         self._results += 1
 
+    def _begun(self, encoder: Encoder) -> FragmentedMp4 | WebM:
+        if self._video is not None:
+            return self._video
+        self._file.appear()
+        if self._suffix == ".webm":
+            self._video = WebM(self._file, self._coded_hw, step_s=1.0 / LIVE_FPS)
+        else:
+            entry = encoder.entry(self._coded_hw)
+            created_s = self._start_ns / 1e9
+            self._video = FragmentedMp4(self._file, self._coded_hw, entry, created_s=created_s)
+        return self._video
+
     def close(self) -> None:
-        mp4, self._mp4 = self._mp4, None
+        video, self._video = self._video, None
         with writing(self._path):
             try:
-                if mp4 is not None:
-                    mp4.finish()
+                if self._encoder is not None:
+                    self._encoder.close()
+                if video is not None:
+                    video.finish()
             finally:
                 self._file.close()
 
@@ -95,12 +125,130 @@ class GrowingVideo(Sink):
         return frame.timestamp_s - self._start_s
 
 
+class WholeVideo(Sink):
+    """An overlay MP4 or WebM of a recording, which has its name once it is complete.
+
+    Every frame is shown at its own time: its position in the recording, or else by the recorder's
+    clock, or at the source's rate where nothing is known. All frames have the first one's size, rounded
+    up to even; others are fitted into it.
+    """
+
+    def __init__(self, path: Path, options: SinkOptions) -> None:
+        self.uri = str(path)
+        self._path = path
+        self._options = options
+        self._suffix = path.suffix.lower()
+        self._choice = choose(options.codec, self._suffix)
+        self._step_s = 1.0 / (options.fps or UNKNOWN_FPS)
+        self._clock = _MediaClock(self._step_s)
+        self._size_hw: tuple[int, int] = 0, 0
+        self._coded_hw = self._size_hw
+        self._times_s: deque[float] = deque()
+        self._results = 0
+        self._is_written = False
+        self._encoder: Encoder | None = None
+        self._video: WholeMp4 | WebM | None = None
+        self._temporary = reserve_file(
+            path, overwrite=options.overwrite, protected=options.protected
+        )
+        self._file = os.fdopen(self._temporary.keep_open(), "wb")
+
+    @property
+    def written(self) -> str | None:
+        return f"{self.uri} ({self._results} frames)" if self._is_written else None
+
+    @property
+    def codec(self) -> str:
+        return self._choice.described
+
+    def write(self, frame: Frame, result: Segmentation) -> None:
+        overlay = self._options.painter.paint(frame.frame_bgr, result)
+        if self._encoder is None:
+            self._size_hw = overlay.shape[0], overlay.shape[1]
+            self._coded_hw = self._choice.size_for(self._size_hw)
+            self._encoder = self._choice.open(self._coded_hw)
+        self._times_s.append(self._clock.time_s(frame))
+        picture = pad_to(fit_into(overlay, self._size_hw), self._coded_hw)
+        self._add(self._encoder, self._encoder.encode(picture))
+        self._results += 1
+
+    def close(self) -> None:
+        encoder, self._encoder = self._encoder, None
+        try:
+            if encoder is not None:
+                with encoder:
+                    self._add(encoder, encoder.finish())
+                self._complete()
+        finally:
+            # Not flushed again where it was refused.
+            with contextlib.suppress(OSError):
+                self._file.close()
+            self._temporary.discard()
+
+    def _add(self, encoder: Encoder, packets: Iterable[Packet]) -> None:
+        for packet in packets:
+            if not self._times_s:
+                raise SinkError(f"the encoder of {self.uri!r} gave more pictures than it got")
+            with writing(self._path):
+                self._begun(encoder).add(packet, self._times_s.popleft())
+
+    def _begun(self, encoder: Encoder) -> WholeMp4 | WebM:
+        if self._video is None and self._suffix == ".webm":
+            self._video = WebM(self._file, self._coded_hw, step_s=self._step_s)
+        elif self._video is None:
+            entry = encoder.entry(self._coded_hw)
+            self._video = WholeMp4(self._file, self._coded_hw, entry, step_s=self._step_s)
+        return self._video
+
+    def _complete(self) -> None:
+        if self._video is None or self._times_s:
+            held = self._results - len(self._times_s)
+            raise SinkError(
+                f"the encoder of {self.uri!r} gave {held} of {self._results} frames, and the video was "
+                "removed; choose another codec"
+            )
+        with writing(self._path):
+            self._video.finish()
+            os.fsync(self._file.fileno())
+            self._temporary.publish(overwrite=self._options.overwrite)
+        self._is_written = True
+
+
+class _MediaClock:
+    """Times of a recording's frames from 0 on, which never stand still."""
+
+    def __init__(self, step_s: float) -> None:
+        """step_s: from a frame to the next where nothing else is known."""
+        self._step_s = step_s
+        self._last_s: float | None = None
+        self._shift_s = 0.0
+
+    def time_s(self, frame: Frame) -> float:
+        """Return the time of the next frame."""
+        own_s = frame.media_s
+        if own_s is None and frame.clock_ns is not None:
+            own_s = frame.clock_ns / 1e9
+        if self._last_s is None:
+            self._shift_s = -(own_s or 0.0)
+            self._last_s = 0.0
+            return 0.0
+        at_s = self._last_s if own_s is None else own_s + self._shift_s
+        if at_s <= self._last_s:
+            # No time, or a recording that began anew: as long after the last one as that lasted.
+            self._shift_s += self._last_s + self._step_s - at_s
+            at_s = self._last_s + self._step_s
+        else:
+            self._step_s = at_s - self._last_s
+        self._last_s = at_s
+        return at_s
+
+
 class VideoSink(Sink):
-    """An overlay video at the source's frame rate; it has its name once it is complete.
+    """An overlay AVI or Matroska file of JPEGs at the source's frame rate; it has its name once it is
+    complete.
 
     Frames of a live source come unevenly: each is repeated until the next one, at 10 frames a
-    second, so that the video lasts as long as what it shows (an MP4 of one is a GrowingVideo). All
-    frames have the first one's size, rounded up to even; others are fitted into it.
+    second, so that the video lasts as long as what it shows. All frames have the first one's size, rounded up to even; others are fitted into it.
     """
 
     def __init__(self, path: Path, options: SinkOptions) -> None:
@@ -134,7 +282,7 @@ class VideoSink(Sink):
             self._size_hw = overlay.shape[0], overlay.shape[1]
             self._started_s = frame.timestamp_s
             self._writer = self._open_writer(even(self._size_hw))
-        picture = pad_to_even(fit_into(overlay, self._size_hw))
+        picture = pad_to(fit_into(overlay, self._size_hw), even(self._size_hw))
         for _ in range(self._repeats(frame.timestamp_s)):
             self._writer.write(picture)
             self._frames += 1
@@ -204,20 +352,13 @@ def _readable_frames(path: Path) -> int:
         capture.release()
 
 
-def even(size_hw: tuple[int, int]) -> tuple[int, int]:
-    """Return the next even size, which is all that video codecs take."""
-    return size_hw[0] + size_hw[0] % 2, size_hw[1] + size_hw[1] % 2
+def pad_to(picture: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return `picture` with its last row and column repeated up to a size.
 
-
-def pad_to_even(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return `picture` with its last row or column repeated where its size is odd.
-
-    OpenCV would cut them off instead.
+    OpenCV would cut off what is odd instead.
     """
-    height, width = picture.shape[:2]
-    if height % 2 == 0 and width % 2 == 0:
-        return picture
-    return np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    missing = [(0, size - side) for size, side in zip(size_hw, picture.shape, strict=False)]
+    return np.pad(picture, (*missing, (0, 0)), mode="edge") if any(map(any, missing)) else picture
 
 
 def fit_into(picture: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uint8]:

@@ -136,6 +136,93 @@ def test_its_graph_holds_the_null_rows_of_its_own_text_tower(bundle: Path) -> No
         parts.close()
 
 
+def open_clip_dense(weights: Path, image: np.ndarray) -> np.ndarray:
+    """Return unit patch embeddings [48, D] by open_clip's own modules: its values are dense."""
+    import torch
+    import torch.nn.functional as F
+
+    visual = open_clip.create_model("tiny-quickgelu", pretrained=str(weights)).eval().visual
+    pixels = torch.from_numpy(image).flip(-1).permute(0, 3, 1, 2) / 255
+    clip = config().clip
+    mean, std = (torch.tensor(one).view(3, 1, 1) for one in (clip.mean, clip.std))
+    with torch.no_grad():
+        cls, square = visual.positional_embedding[:1], visual.positional_embedding[1:]
+        square = square.T.reshape(1, -1, 4, 4)
+        scale = ((SIDE // 8 + 0.1) / 4, (64 // 8 + 0.1) / 4)  # as the papers resize it
+        resized = F.interpolate(square, scale_factor=scale, mode="bicubic")
+        rows = torch.cat([cls, resized.flatten(2)[0].T])
+        visual.positional_embedding = torch.nn.Parameter(rows)
+        met: list[torch.Tensor] = []
+        last = visual.transformer.resblocks[-1]
+        last.register_forward_pre_hook(lambda module, inputs: met.append(inputs[0]))
+        visual((pixels - mean) / std)
+        width = visual.conv1.out_channels
+        tokens = last.ln_1(met[0])[0, 1:]
+        value = last.attn.in_proj_weight[2 * width :], last.attn.in_proj_bias[2 * width :]
+        dense = visual.ln_post(last.attn.out_proj(F.linear(tokens, *value))) @ visual.proj
+        return F.normalize(dense, dim=-1).double().numpy()
+
+
+def test_a_bundle_gives_the_scores_of_open_clips_own_modules(weights: Path, tmp_path: Path) -> None:
+    import cv2
+
+    from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
+    from dedos_deploy.runtime.loading import bundle_parts
+
+    dest = tmp_path / "maskclip.dedos"
+    assert exported(weights, dest, "--head", "maskclip", "--templates", "single") == 0
+    coarse = np.random.default_rng(3).integers(0, 256, (3, 4, 3)).astype(np.uint8)
+    image = cv2.resize(coarse, (64, SIDE), interpolation=cv2.INTER_CUBIC)[None]
+    parts = bundle_parts(dest, background="none", threshold=None)
+    try:
+        text, nulls = parts.encode(["car", "road", "tree"]), parts.encode(STUFF_WORDS)
+        found_config = parts.bundle.manifest.model_config
+        with OnnxEngine(parts.bundle.path("model.onnx"), parts.bundle.spec, threads=1) as engine:
+            feeds = {"image": image, "text": text, "valid": np.ones(3, np.float32)}
+            found = engine.infer(feeds)["scores"][0]
+    finally:
+        parts.close()
+    assert isinstance(found_config, DenseConfig)
+    kept = (nulls @ text.T).max(1) <= found_config.null_limit
+    assert 0 < kept.sum() < 26
+    rows = np.concatenate([text, nulls[kept]]).astype(np.float64)
+    logits = (40 * rows @ open_clip_dense(weights, image).T).reshape(len(rows), SIDE // 8, 8)
+    fine = np.stack([cv2.resize(one, (16, SIDE // 4)) for one in logits])
+    shares = np.exp(fine - fine.max(0))
+    expected = shares[:3] / shares.sum(0)
+    assert expected.std((1, 2)).min() > 1e-3, "nothing to compare"
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_words_of_a_bundle_are_those_of_open_clips_own_text_tower(
+    bundle: Path, weights: Path
+) -> None:
+    import torch
+
+    from dedos_deploy.runtime.loading import bundle_parts
+    from dedos_deploy.text import TEMPLATES
+
+    words = ("car", "traffic light", "zebra")
+    model = open_clip.create_model("tiny-quickgelu", pretrained=str(weights)).eval()
+    tokenizer = open_clip.SimpleTokenizer(context_length=TEXT["context_length"])
+    with torch.no_grad():
+        expected = [
+            model.encode_text(
+                tokenizer([one.replace("{}", word) for one in TEMPLATES["imagenet80"]])
+            )
+            for word in words
+        ]
+        rows = [torch.nn.functional.normalize(row, dim=-1).mean(0) for row in expected]
+    unit = torch.nn.functional.normalize(torch.stack(rows), dim=-1).numpy()
+    parts = bundle_parts(bundle, background="none", threshold=None)
+    try:
+        found = parts.encode(list(words))
+    finally:
+        parts.close()
+    assert (unit @ unit.T).min() < 0.999, "words are alike"
+    np.testing.assert_allclose(found, unit, atol=2e-3)
+
+
 def test_it_runs_and_is_evaluated(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

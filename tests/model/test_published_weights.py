@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -110,3 +112,18 @@ def test_engine_and_weights_are_two_questions(capsys: pytest.CaptureFixture[str]
         main(["--weights", "--engine", "trt"])
     assert stopped.value.code == 2
     assert "not allowed with argument" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("missing", ["torch", "open_clip"])
+def test_without_the_extra_one_sentence_names_it(missing: str) -> None:
+    program = (
+        "import importlib.util, sys\n"
+        "find = importlib.util.find_spec\n"
+        f"importlib.util.find_spec = lambda name: None if name == {missing!r} else find(name)\n"
+        "from dedos_deploy.cli.doctor import main\n"
+        "sys.exit(main(['--weights']))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert "listing published weights needs the package" in line and "dedos-deploy[export]" in line

@@ -49,7 +49,7 @@ def leftovers(folder: Path) -> list[str]:
     return [path.name for path in folder.rglob("*") if ".tmp" in path.name]
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".avi", ".mkv"])
+@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".avi", ".mkv"])
 @pytest.mark.parametrize("size_hw", [(48, 64), (47, 63)])
 def test_video_has_every_overlay_at_the_source_rate(
     tmp_path: Path, suffix: str, size_hw: tuple[int, int]

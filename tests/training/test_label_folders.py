@@ -78,6 +78,8 @@ def test_a_name_is_found_through_the_environment(
         ("\ufeff0 sky\r\n1 road\r\n2 car\r\n", "looks like a numbered list"),
         ("1 person\n2 bicycle\n13 stop sign\n", "looks like a numbered list"),
         ("0. sky\n1. road\n", "looks like a numbered list"),
+        (" 0\tsky\n 1\t road \n", "looks like a numbered list"),
+        ("0)sky\n1)road\n", "looks like a numbered list"),
         ("sky 1\nroad 2\n", "looks like a numbered list"),
         ("id,name\n0,sky\n1,road\n", "looks like a numbered list"),
         ("name,id\nsky,0\nroad,1\n", "looks like a table of words and numbers"),
@@ -104,6 +106,7 @@ def test_a_faulty_class_list_is_named(write_folder: Write, text: str, message: s
         ["sky, blue", 'road "main"', "2 wheeler", "route 66"],
         ["2 wheeler", "4 wheeler", "18 wheeler"],
         ["7 eleven", "9 pins"],
+        ["9" * 5000 + " pins"],
     ],
 )
 def test_words_with_numbers_stay_words(write_folder: Write, words: list[str]) -> None:

@@ -53,6 +53,7 @@ DRAWS = 2000
 PLAIN = "last layer"
 MOST_STEPS = 3000
 """Of a miniature CLIP, if the minutes do not end it."""
+MINUTES = 25.0
 
 Counts = NDArray[np.int64]
 SizeHw = tuple[int, int]
@@ -217,7 +218,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         source, trained = load_checkpoint(assets_path(EMBEDDED_WEIGHTS))[0], "the embedded nano"
         size_hw = args.size or source.config.size_hw
     else:
-        source = miniature_clip(args.clip, args.minutes, regions=args.regions)
+        source = miniature_clip(args.clip, args.minutes or MINUTES, regions=args.regions)
         trained, size_hw = args.clip.name, args.size or MiniaturePlan().size_hw
     if args.data is None:
         data: Iterable[LabelledImage] = scenes(args.scene, args.count, size_hw)
@@ -265,7 +266,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--clip", type=Path, metavar="FOLDER", help="a miniature CLIP, trained there if need be"
     )
-    parser.add_argument("--minutes", type=float, default=25.0, help="of its training (25)")
+    parser.add_argument("--minutes", type=float, help="of its training (25)")
     parser.add_argument("--regions", action="store_true", help="train its patches, too")
     parser.add_argument("--steps", action="store_true", help="also sc-clip without each step")
     parser.add_argument("--size", type=size_hw, metavar="HxW", help="network size")
@@ -275,8 +276,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--split", default="val")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     args = parser.parse_args(argv)
-    if args.clip is None and args.regions:
-        parser.error("--regions is how a miniature CLIP is trained; give --clip FOLDER, too")
+    if args.clip is None and (args.regions or args.minutes is not None):
+        parser.error(
+            "--regions and --minutes are how a miniature CLIP is trained; add --clip FOLDER"
+        )
     try:
         values = measure(args)
     except DedosError as error:

@@ -16,6 +16,7 @@ from dedos_deploy.runtime.uri import redact
 VIDEO_SUFFIXES = (".mp4", ".webm", ".avi", ".mkv")
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
 LINES_SUFFIX = ".jsonl"
+MCAP_SUFFIX = ".mcap"
 VIEWER_SCHEMES = ("rerun+http://", "rerun+https://")
 KINDS = (
     "a video (.mp4, .webm, .avi, .mkv), a picture (.png, .jpg), JSON lines (.jsonl), masks:FOLDER, "
@@ -76,15 +77,14 @@ def written_by(uri: str) -> Written | None:
         return None
     kind, colon, name = uri.partition(":")
     is_folder = bool(colon) and kind in ("masks", "overlays")
-    if is_folder:
-        return Written(f"output {uri!r}", Path(os.path.expanduser(name)), FOLDER_HOLDS)
-    return Written(f"output {uri!r}", _file_of(uri))
+    path = Path(os.path.expanduser(name)) if is_folder else _file_of(uri)
+    return Written(f"output {uri!r}", path, FOLDER_HOLDS if is_folder else ())
 
 
 def _file_of(uri: str) -> Path:
-    """Return the file that an output is written to; settings of an MCAP are no part of its name."""
-    address = Path(os.path.expanduser(uri.partition("?")[0]))
-    return address if address.suffix.lower() == ".mcap" else Path(os.path.expanduser(uri))
+    """Return the file that an output's address names, without the settings of an MCAP."""
+    address = uri.partition("?")[0]
+    return Path(os.path.expanduser(address if address.lower().endswith(MCAP_SUFFIX) else uri))
 
 
 def _folder_sink(uri: str, options: SinkOptions) -> Sink:
@@ -107,10 +107,10 @@ def _file_sink(uri: str, options: SinkOptions) -> Sink:
         if suffix in (".mp4", ".webm"):
             return GrowingVideo(path, options) if options.live else WholeVideo(path, options)
         return VideoSink(path, options)
-    if suffix == ".mcap":
+    if suffix == MCAP_SUFFIX:
         from dedos_deploy.runtime.sinks.mcap import open_mcap
 
-        return open_mcap(uri, options)
+        return open_mcap(path, options, uri=uri)
     if suffix == ".rrd":
         from dedos_deploy.runtime.sinks.rerun import RerunSink
 

@@ -273,3 +273,13 @@ def test_pictures_turned_by_exif(tmp_path: Path, orientation: int) -> None:
     assert item.image_bgr.shape == (48, 32, 3) and item.labels.shape == (48, 32)
     assert item.labels[:, 0].tolist() == [0] * 16 + [1] * 16 + [2] * 16
     assert (item.image_bgr.argmax(axis=2) == item.labels).mean() > 0.9
+
+
+def test_the_classes_may_lie_beside_the_labels(tmp_path: Path) -> None:
+    """As `dedos-run --output masks:FOLDER` leaves them."""
+    labels = np.zeros((8, 8), np.uint8)
+    write_item(tmp_path, "a", labels, labels)
+    (tmp_path / "labels/val/classes.txt").write_text("road\nsky\n")
+    assert LabelledFolder.open(tmp_path, "val").classes == ("road", "sky")
+    (tmp_path / "classes.txt").write_text("car\n")
+    assert LabelledFolder.open(tmp_path, "val").classes == ("car",)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dedos_deploy.errors import BadInputError, nearest
+from dedos_deploy.errors import BadInputError, listed, nearest
 from dedos_deploy.evaluation.confusion import IGNORE, Ids
 from dedos_deploy.label_files import class_file, class_word, read_classes, read_item, split_items
 from dedos_deploy.spec import MAX_CLASSES
@@ -117,6 +117,6 @@ def ignore_id(vocabulary: Vocabulary) -> int:
 def _no_class(entry: Entry, folder_classes: tuple[str, ...]) -> str:
     hint = nearest(class_word(entry.name), folder_classes)
     return (
-        f"class {entry.name!r} is not in the data{hint}; it has {', '.join(folder_classes)}; "
+        f"class {entry.name!r} is not in the data{hint}; it has {listed(folder_classes)}; "
         f"rename one with a synonym, as in '{entry.name}|{folder_classes[0]}'"
     )

@@ -45,7 +45,7 @@ def open_sink(uri: str, options: SinkOptions | None = None) -> Sink:
     | `out.avi`, `.mkv` | overlay video of JPEGs at a constant rate; appears when complete |
     | `out.png`, `.jpg` | overlay of the last frame |
     | `overlays:FOLDER` | one overlay JPEG per frame |
-    | `masks:FOLDER` | one label map PNG per frame (uint8 or uint16 ids) and `classes.json` |
+    | `masks:FOLDER` | one label map PNG per frame (uint8 or uint16 ids), `classes.json` and `classes.txt` |
     | `out.jsonl` | one JSON line per frame, readable while it grows |
     | `out.mcap` | pictures, label maps, labels and numbers in Foxglove's schemas (extra `bags`) |
     | `out.mcap?profile=ros2` | the same as messages of ROS 2 |

@@ -85,6 +85,12 @@ def test_classes_left_out_are_not_counted(data: Path) -> None:
         evaluate_segmenter(FakeSegmenter(), folder, parse_vocabulary("gren"))
 
 
+def test_a_long_class_list_is_not_said_in_full() -> None:
+    names = tuple(f"thing {number}" for number in range(300))
+    with pytest.raises(BadInputError, match="it has thing 0, .*, thing 29 and more; rename one"):
+        match_classes(names, parse_vocabulary("purple"))
+
+
 def test_an_entry_may_rename_and_join_classes() -> None:
     names = ("car", "bus", "traffic sign", "void")
     vocabulary, table = match_classes(names, parse_vocabulary("sign|Traffic_Sign,car|bus"))

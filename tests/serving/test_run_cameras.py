@@ -24,6 +24,7 @@ from dedos_deploy.cli.run import build_parser, main
 from dedos_deploy.cli.run_cameras import Ends, access_of
 from dedos_deploy.errors import BadInputError, SinkError, SourceError
 from dedos_deploy.runtime import Frame, Outcome
+from dedos_deploy.runtime.sources.excerpt import Part
 
 BASE = ["--classes", "red,green,blue"]
 
@@ -77,6 +78,7 @@ def test_the_table(bundle_folder: Path, capsys: pytest.CaptureFixture[str]) -> N
         (["--source", "test:bars", "--max-latency-ms", "0"], "must be positive"),
         (["--source", "test:bars", "--record-to", "."], "does nothing without --serve"),
         (["--source", "test:bars", "--token", "x" * 20], "does nothing without --serve"),
+        (["--source", "test:bars", "--state", "s.json"], "--state does nothing without --serve"),
         (
             ["--source", "test:bars", "--serve", "0", "--record-to", "no"],
             "does not exist; create it",
@@ -449,7 +451,7 @@ def test_only_what_is_no_recording_is_opened_again(tmp_path: Path) -> None:
     args = build_parser().parse_args(["--source", "a=test:bars", "--source", "b=test:bars"])
     view: Any = object()
     attempts = {
-        uri: Ends("a", uri, [], []).labelled_by(view, args).feed.reconnect.attempts
+        uri: Ends("a", uri, [], [], Part()).labelled_by(view, args).feed.reconnect.attempts
         for uri in (f"{tmp_path}/d.mcap?rate=1", "test:bars", "0", "rtsp://127.0.0.1/x")
     }
     assert list(attempts.values()) == [0, 5, 5, 10]

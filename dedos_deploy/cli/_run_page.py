@@ -14,6 +14,7 @@ from dedos_deploy.cli.run_cameras import access_of, sources_of
 from dedos_deploy.errors import BadInputError
 
 if TYPE_CHECKING:
+    from dedos_deploy.bundle import Bundle
     from dedos_deploy.cli._opened import Opened
     from dedos_deploy.runtime import Segmenter, SegmenterView
     from dedos_deploy.runtime.flow import Run
@@ -36,8 +37,8 @@ class Watched:
     playbacks: Mapping[str, Playback]
     """Of those cameras that can be paused and moved."""
 
-    suggested: tuple[str, ...]
-    """Words to suggest, spelled as entries."""
+    bundle: Bundle
+    """Has words to suggest, and tells those that its text tower may not know."""
 
     state: StateFile | None
     """Where words and colours are kept."""
@@ -77,11 +78,16 @@ def open_page(args: argparse.Namespace, watched: Watched, opened: Opened) -> Non
     """Serve the page, if it is asked for."""
     if args.serve is None:
         return
+    from dedos_deploy.runtime.loading import tower_files
     from dedos_deploy.runtime.serving.app import Server
     from dedos_deploy.runtime.serving.controls import Controls
+    from dedos_deploy.text.spelling import Spelling
+    from dedos_deploy.vocabulary import Entry
 
     access = access_of(args.serve, args.token)
     record_to = None if args.record_to is None else Path(args.record_to)
+    base = watched.bundle.base_words
+    spelling = Spelling(tower_files(watched.bundle).open_tokenizer, base)
     controls = Controls(
         watched.segmenter,
         watched.views,
@@ -89,10 +95,12 @@ def open_page(args: argparse.Namespace, watched: Watched, opened: Opened) -> Non
         background=args.background,
         state=watched.state,
         playbacks=watched.playbacks,
+        spelled_out=spelling.spelled_out,
     )
     # One after the other, since requests may begin recordings.
     page = opened.enter("page", ExitStack())
     page.callback(controls.close)
     controls.watch(watched.run)
-    server = page.enter_context(Server(controls, access, words=watched.suggested))
+    suggested = tuple(Entry(word).spelled for word in base)
+    server = page.enter_context(Server(controls, access, words=suggested))
     log.info("watch at %s%s", server.url, "?token=…" if access.token else "")

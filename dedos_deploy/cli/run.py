@@ -364,7 +364,6 @@ def _label(
     from dedos_deploy.cli._run_page import Watched, open_page
     from dedos_deploy.cli.run_cameras import is_alone, open_cameras, options_of
     from dedos_deploy.runtime.flow import Run
-    from dedos_deploy.vocabulary import Entry
 
     with Opened(interrupts.stop) as opened:
         bundle = opened.enter("bundle", Bundle.open(args.bundle))
@@ -378,9 +377,8 @@ def _label(
         views = {name: shared.share(vocabulary) for name, vocabulary in vocabularies.items()}
         seats = [camera.labelled_by(views[camera.name], args) for camera in cameras]
         run = Run(seats, options_of(args), stop=stop, stages=stages)
-        suggested = tuple(Entry(word).spelled for word in bundle.base_words)
         playbacks = {one.name: one.playback for one in cameras if one.playback is not None}
-        open_page(args, Watched(run, shared, views, playbacks, suggested, state), opened)
+        open_page(args, Watched(run, shared, views, playbacks, bundle, state), opened)
         frames = cameras[0].frames if is_alone(args) else None
         with _status(args, run, frames):
             try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ WORDS_S = 10.0
 
 log = logging.getLogger(__package__)
 
+SpelledOut = Callable[[Sequence[str]], list[str]]
+
 COLOUR = "^#[0-9a-fA-F]{6}$"
 """A colour as it is sent."""
 
@@ -47,10 +49,12 @@ class Controls(Closing):
         background: Background = "threshold",
         state: StateFile | None = None,
         playbacks: Mapping[str, Playback] | None = None,
+        spelled_out: SpelledOut = lambda words: [],
     ) -> None:
         """record_to: an existing folder for recordings that are asked for, None to refuse them;
         background: what the segmenter leaves unlabelled, to be shown; state: has the colours to begin
-        with, and keeps what is changed; playbacks: of those that can be paused and moved. Raises BadInputError."""
+        with, and keeps what is changed; playbacks: of those that can be paused and moved;
+        spelled_out: tells words that the text tower may not know. Raises BadInputError."""
         self._background = background
         self.recordings = Recordings(record_to)
         kept = {} if state is None else state.chosen(views)
@@ -58,6 +62,7 @@ class Controls(Closing):
             name: kept[name].colours if name in kept else {} for name in views
         }
         self._state = state
+        self._spelled_out = spelled_out
         self._playbacks = dict(playbacks or {})
         self._choosing = threading.Lock()
         self.hub = Hub(views, self._colours)
@@ -134,7 +139,8 @@ class Controls(Closing):
             log.error("%s", self._state.error)
 
     def classes(self, name: str) -> dict[str, Any]:
-        """Return the words of a camera: version, and per class name, spelling, id and colour."""
+        """Return the words of a camera: version, and per class name, spelling, id, colour, and those of
+        its words that the text tower may not know."""
         view, colours = self.view(name), self._colours[name]
         own = view.colours_bgr
         return {
@@ -145,6 +151,7 @@ class Controls(Closing):
                     "entry": entry,
                     "id": class_id,
                     "colour": css_colour(colours.get(word) or own[word]),
+                    "spelled_out": self._spelled_out(parse_vocabulary([entry]).words),
                 }
                 for word, class_id, entry in view.entries
             ],

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import re
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -222,3 +224,35 @@ def test_a_recording_with_an_output_ends_and_ends_the_run(
     assert main([*base, "--output", str(lines), "--json"]) == 0
     assert lines.read_text().count("\n") == 6
     assert json.loads(capsys.readouterr().out)["cameras"][0]["state"] == "ended"
+
+
+# Ctrl-C with the page open
+
+
+def test_a_stop_with_streams_and_requests_under_way_is_silent(bundle_folder: Path) -> None:
+    """One stream is read, one is not, and one request never says the rest of its body."""
+    with running(bundle_folder, "--source", "gate=test:bars?size=48x64&fps=30") as (
+        process,
+        client,
+    ):
+        camera(client, lambda one: one.get("frames", 0) > 0)
+        host, port = client.base_url.host, client.base_url.port
+        get = f"GET /api/cameras/gate/stream HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n"
+        half = (
+            f"POST /api/segment?classes=red HTTP/1.1\r\nHost: {host}:{port}\r\n"
+            "Content-Length: 1000\r\n\r\nabc"
+        )
+        with contextlib.ExitStack() as opened:
+            ends = [
+                opened.enter_context(socket.create_connection((host, port), timeout=10))
+                for _ in range(3)
+            ]
+            for end, request in zip(ends, (get, get, half), strict=True):
+                end.sendall(request.encode())
+            seen = b""
+            while seen.count(b"--frame") < 3:
+                seen += ends[0].recv(65536)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=10)
+        assert process.returncode == 130
+        assert err in ("", "dedos-run: camera gate is live\n")

@@ -174,7 +174,12 @@ class Card {
     remove.addEventListener("click", () => this.put(this.words.filter((word) => word !== entry.entry)));
     const share = make("td", "", { class: "share" });
     share.style.setProperty("--tint", entry.colour);
-    item.append(cell(colour), make("th", word.replace(/\\([,|@#\\])/g, "$1"), { scope: "row" }), cell(threshold), share, cell(remove));
+    const name = make("th", word.replace(/\\([,|@#\\])/g, "$1"), { scope: "row" });
+    if (entry.spelled_out.length) {
+      const words = entry.spelled_out.map((one) => `“${one}”`).join(" and ");
+      name.append(make("small", `The text tower spells ${words} out; it may not know it.`, { class: "hint" }));
+    }
+    item.append(cell(colour), name, cell(threshold), share, cell(remove));
     return item;
   }
 

@@ -14,6 +14,7 @@ from dedos_deploy.text.templates import prompt_templates
 
 if TYPE_CHECKING:
     from dedos_deploy.bundle import Bundle
+    from dedos_deploy.text.tower import TowerFiles
 
 
 @dataclass(frozen=True)
@@ -95,17 +96,12 @@ def _base(bundle: Bundle, template: str | None) -> tuple[tuple[str, ...], Rows]:
     return bundle.vocabulary(base)
 
 
-def _text_encoder(
-    bundle: Bundle, template: str | None, templates: tuple[str, ...] | None
-) -> Encode:
-    """Return the encoder of a bundle, under its own prompt templates or others."""
-    from dedos_deploy.text.cache import EmbeddingCache
-    from dedos_deploy.text.encoder import TextEncoder
+def tower_files(bundle: Bundle) -> TowerFiles:
+    """Return the text tower of a bundle with its tokenizer, not opened."""
     from dedos_deploy.text.tower import TowerFiles
 
     manifest = bundle.manifest
-    own = templates is None or list(templates) == manifest.templates
-    tower = TowerFiles(
+    return TowerFiles(
         model=bundle.path("text_encoder.onnx"),
         tokenizer=bundle.path("tokenizer.json"),
         model_sha256=manifest.files["text_encoder.onnx"],
@@ -113,8 +109,19 @@ def _text_encoder(
         context_length=manifest.context_length,
         text_width=bundle.spec.text_width,
     )
+
+
+def _text_encoder(
+    bundle: Bundle, template: str | None, templates: tuple[str, ...] | None
+) -> Encode:
+    """Return the encoder of a bundle, under its own prompt templates or others."""
+    from dedos_deploy.text.cache import EmbeddingCache
+    from dedos_deploy.text.encoder import TextEncoder
+
+    manifest = bundle.manifest
+    own = templates is None or list(templates) == manifest.templates
     return TextEncoder(
-        tower,
+        tower_files(bundle),
         templates=templates or tuple(manifest.templates),
         template_name=template or manifest.template_name,
         # What a bundle ships was embedded under its own templates.

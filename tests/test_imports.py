@@ -48,7 +48,7 @@ ALLOWED: dict[str, set[str]] = {
     "runtime.sources": {"runtime", "runtime.flow", "scenes"},
     "runtime.sinks": {"runtime"},
     "runtime.flow": {"runtime", "runtime.sinks", "runtime.sources"},
-    "runtime.serving": {"runtime", "runtime.flow", "runtime.sinks"},
+    "runtime.serving": {"runtime", "runtime.flow", "runtime.sinks", "runtime.sources"},
     "evaluation": BELOW,
     "bench": BELOW,
     "calib": BELOW | {"evaluation"},

@@ -122,6 +122,8 @@ RUN = {
     ),
     "twice by a link": (f"{FILM} --output pics/o.jsonl --output also/o.jsonl", ONE_PLACE),
     "twice but for the case": (f"{FILM} --output o.jsonl --output O.jsonl", ONE_PLACE),
+    "state": (f"{FILM} --serve 0 --state ./film.mp4", LOST),
+    "state and output": (f"{FILM} --output o.jsonl --serve 0 --state ./o.jsonl", ONE_PLACE),
     "trace and output": (f"{FILM} --output o.jsonl --trace ./o.jsonl", ONE_PLACE),
     "folders twice": (f"{FILM} --output masks:m --output overlays:./m", ONE_PLACE),
     "picture in a folder": (f"{FILM} --output masks:m --output m/last.png", ONE_PLACE),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dedos_deploy.interrupts import Interrupts
     from dedos_deploy.runtime import Segmenter
     from dedos_deploy.runtime.flow import Reconnect, Run
+    from dedos_deploy.runtime.serving.state_file import StateFile
     from dedos_deploy.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
@@ -161,7 +162,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         const="127.0.0.1:8080",
         metavar="HOST:PORT",
         help="serve a page to watch the cameras and change their words, and an API (default: "
-        "127.0.0.1:8080); other machines need --token",
+        "127.0.0.1:8080); other machines need --token; recordings without --output pause at their end",
     )
     parser.add_argument(
         "--token",
@@ -172,6 +173,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--record-to",
         metavar="FOLDER",
         help="with --serve: where the page's record button puts its videos (default: no button)",
+    )
+    parser.add_argument(
+        "--state",
+        metavar="FILE",
+        help="with --serve: keep the words and colours chosen in the page in this file, and begin with "
+        "them the next time, whatever --classes says",
     )
     parser.add_argument(
         "--max-latency-ms",
@@ -314,6 +321,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    from dedos_deploy.cli._run_page import check_serving, state_of, words_with
     from dedos_deploy.cli.run_cameras import check_places, classes_of, part_of, sources_of
     from dedos_deploy.interrupts import interrupts_taken
     from dedos_deploy.runtime.opencv import silence_ffmpeg
@@ -324,19 +332,24 @@ def _run(args: argparse.Namespace) -> int:
     part_of(args)
     if args.max_latency_ms is not None and not args.max_latency_ms > 0:
         raise BadInputError(f"--max-latency-ms must be positive, not {args.max_latency_ms}")
-    _check_serving(args)
+    check_serving(args)
     if args.max_frames is not None and args.max_frames < 1:
         raise BadInputError(f"--max-frames must be at least 1, not {args.max_frames}")
     if not 0 <= args.watchdog <= 3600:
         raise BadInputError(f"--watchdog must lie in 0 to 3600 seconds, not {args.watchdog:g}")
     check_places(args)
+    state = state_of(args)
+    words = words_with(state, words, args)
     with interrupts_taken("dedos-run") as interrupts:
         interrupts.say = lambda text: log.error("%s", text)
-        return _label(args, words, interrupts)
+        return _label(args, words, state, interrupts)
 
 
 def _label(
-    args: argparse.Namespace, words: Mapping[str, Vocabulary], interrupts: Interrupts
+    args: argparse.Namespace,
+    words: Mapping[str, Vocabulary],
+    state: StateFile | None,
+    interrupts: Interrupts,
 ) -> int:
     """Open everything, label until the end, close everything and say what became of it."""
     from dedos_deploy.bundle import Bundle
@@ -348,9 +361,9 @@ def _label(
         tell_what_is_left,
         watch,
     )
-    from dedos_deploy.cli.run_cameras import is_alone, open_cameras, open_page, options_of
+    from dedos_deploy.cli._run_page import Watched, open_page
+    from dedos_deploy.cli.run_cameras import is_alone, open_cameras, options_of
     from dedos_deploy.runtime.flow import Run
-    from dedos_deploy.vocabulary import Entry
 
     with Opened(interrupts.stop) as opened:
         bundle = opened.enter("bundle", Bundle.open(args.bundle))
@@ -364,8 +377,8 @@ def _label(
         views = {name: shared.share(vocabulary) for name, vocabulary in vocabularies.items()}
         seats = [camera.labelled_by(views[camera.name], args) for camera in cameras]
         run = Run(seats, options_of(args), stop=stop, stages=stages)
-        suggested = tuple(Entry(word).spelled for word in bundle.base_words)
-        open_page(args, run, shared, views, suggested, opened)
+        playbacks = {one.name: one.playback for one in cameras if one.playback is not None}
+        open_page(args, Watched(run, shared, views, playbacks, bundle, state), opened)
         frames = cameras[0].frames if is_alone(args) else None
         with _status(args, run, frames):
             try:
@@ -393,12 +406,6 @@ def _status(args: argparse.Namespace, run: Run, frames: int | None) -> Iterator[
         if is_alone(args):
             run.on_result = lambda *_: status.update(lambda: run.reports()[0].results)
         yield
-
-
-def _check_serving(args: argparse.Namespace) -> None:
-    for name, value in (("--token", args.token), ("--record-to", args.record_to)):
-        if value is not None and args.serve is None:
-            raise BadInputError(f"{name} does nothing without --serve; add it, or leave {name} out")
 
 
 def _vocabularies(

@@ -1,4 +1,4 @@
-"""What dedos-run opens: sources and outputs by name, and the page to watch them."""
+"""What dedos-run opens: sources and outputs by name, and where to serve the page to watch them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import logging
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,10 +19,11 @@ from dedos_deploy.errors import BadInputError, SourceError, nearest, shown
 if TYPE_CHECKING:
     from dedos_deploy.cli._opened import Opened
     from dedos_deploy.interrupts import Interrupts
-    from dedos_deploy.runtime import Segmenter, SegmenterView, Sink, SinkOptions, Source
-    from dedos_deploy.runtime.flow import Camera, Run, RunOptions
+    from dedos_deploy.runtime import SegmenterView, Sink, SinkOptions, Source
+    from dedos_deploy.runtime.flow import Camera, RunOptions
     from dedos_deploy.runtime.serving.guard import Access
     from dedos_deploy.runtime.sources.excerpt import Part
+    from dedos_deploy.runtime.sources.playback import Playback
     from dedos_deploy.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
@@ -96,6 +97,9 @@ class Ends:
     frames: int | None = None
     """Number of frames in all, as far as that is known."""
 
+    playback: Playback | None = None
+    """What the page may pause and move: a recording that is only watched."""
+
     def open_it(self) -> Source:
         from dedos_deploy.runtime.sources.opening import connect
 
@@ -117,7 +121,10 @@ class Ends:
             self.sinks,
             live=self.live,
             max_latency_s=None if args.max_latency_ms is None else args.max_latency_ms / 1e3,
-            feed=FeedOptions(reconnect=again, told=not is_alone(args)),
+            # What is read ahead still comes after a pause.
+            feed=FeedOptions(
+                reconnect=again, ahead=2 if self.playback is None else 1, told=not is_alone(args)
+            ),
         )
 
 
@@ -199,6 +206,8 @@ def check_places(args: argparse.Namespace) -> None:
     written = [one for one in map(written_by, addresses) if one is not None]
     if args.trace is not None:
         written.append(Written(f"trace {args.trace!r}", Path(args.trace)))
+    if args.state is not None:
+        written.append(Written(f"state {args.state!r}", Path(args.state)))
     read = [read_from(uri) for uri in sources.values()]
     # A file of words may be that of one source alone, as NAME:FILE.
     lists = {part for text in args.classes or () for part in (text, text.partition(":")[2])}
@@ -233,31 +242,6 @@ def open_cameras(args: argparse.Namespace, interrupts: Interrupts, opened: Opene
     return found
 
 
-def open_page(
-    args: argparse.Namespace,
-    run: Run,
-    shared: Segmenter,
-    views: Mapping[str, SegmenterView],
-    words: tuple[str, ...],
-    opened: Opened,
-) -> None:
-    """Serve the page, if it is asked for. words: to suggest, spelled as entries."""
-    if args.serve is None:
-        return
-    from dedos_deploy.runtime.serving.app import Server
-    from dedos_deploy.runtime.serving.controls import Controls
-
-    access = access_of(args.serve, args.token)
-    record_to = None if args.record_to is None else Path(args.record_to)
-    controls = Controls(shared, views, record_to=record_to, background=args.background)
-    # One after the other, since requests may begin recordings.
-    page = opened.enter("page", ExitStack())
-    page.callback(controls.close)
-    controls.watch(run)
-    server = page.enter_context(Server(controls, access, words=words))
-    log.info("watch at %s%s", server.url, "?token=…" if access.token else "")
-
-
 def _outputs_of(args: argparse.Namespace, cameras: int) -> list[str]:
     outputs = [*args.output, *(["window"] if args.show else [])]
     if "window" in outputs and not is_alone(args):
@@ -282,7 +266,8 @@ def _outputs_of(args: argparse.Namespace, cameras: int) -> list[str]:
 def _open_source(name: str, uri: str, args: argparse.Namespace, opened: Opened) -> Ends:
     from dedos_deploy.runtime import open_source
     from dedos_deploy.runtime.flow import Reconnect
-    from dedos_deploy.runtime.sources.opening import may_come_later
+    from dedos_deploy.runtime.sources.opening import connect, may_come_later
+    from dedos_deploy.runtime.sources.playback import Playback
 
     part = part_of(args)
     if may_come_later(uri) and (args.reconnect is not None or not is_alone(args)):
@@ -299,10 +284,13 @@ def _open_source(name: str, uri: str, args: argparse.Namespace, opened: Opened) 
     source = part.of(source)
     # Opened here, so that a mistake in an address ends the program before it has begun; the feed
     # opens it again, so that its health and attempts are those that are reported.
+    playback = None
+    if args.serve is not None and not (source.live or args.output):
+        source = playback = Playback(source, lambda: part.of(connect(uri)))
     first = [source]
     unused = opened.enter(f"source of {name}", ExitStack())
     unused.callback(lambda: [one.close() for one in first])
-    return Ends(name, uri, first, [], part, source.live, source.fps, source.frames)
+    return Ends(name, uri, first, [], part, source.live, source.fps, source.frames, playback)
 
 
 def _recording_at(uri: str) -> Source | None:

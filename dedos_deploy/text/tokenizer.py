@@ -89,6 +89,10 @@ class Tokenizer:
             row[: len(tokens)] = tokens
         return rows
 
+    def count(self, text: str) -> int:
+        """Return how many tokens a text has, start and end not counted."""
+        return sum(1 for _ in self._pieces(clean(text)))
+
     def _pieces(self, text: str) -> Iterator[int]:
         special = {START: self.start_id, END: self.end_id}
         for part in _split_specials(text):

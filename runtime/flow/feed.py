@@ -56,6 +56,7 @@ class Feed(Closing):
         self._inner_drops: dict[str, int] = {}
         self._state = SourceState.CONNECTING
         self._since_s = self._last_frame_s = time.monotonic()
+        self._paused_s: float | None = None
         self._frames = 0
         self._next_id = 0
         self._openings = 0
@@ -115,7 +116,9 @@ class Feed(Closing):
             state, since_s = self._state, self._since_s
             silent_s = now_s - self._last_frame_s
             is_silent = not self.waiting and silent_s > self._options.stall_s
-            if state is SourceState.LIVE and is_silent:
+            if state is SourceState.LIVE and self._paused_s is not None:
+                state, since_s = SourceState.PAUSED, self._paused_s
+            elif state is SourceState.LIVE and is_silent:
                 state, since_s = SourceState.STALLED, self._last_frame_s
             drops = Counter(self._inner_drops)
             drops.update(self._drops)
@@ -197,10 +200,18 @@ class Feed(Closing):
             while self._is_asked(source, stop) and not stop.is_set():
                 item = source.read(POLL_S)
                 self._inner_drops = dict(source.drops)
+                self._note_pause(source.paused)
                 if item is Outcome.END:
                     return
                 if isinstance(item, Frame) and not self._put(item, emit, live=source.live):
                     return
+
+    def _note_pause(self, paused: bool) -> None:
+        with self._lock:
+            if paused is (self._paused_s is None):
+                # What has been paused is not stalled when it goes on.
+                self._last_frame_s = time.monotonic()
+                self._paused_s = self._last_frame_s if paused else None
 
     def _keep_warnings(self, source: Source) -> None:
         self._warnings = tuple(dict.fromkeys((*self._warnings, *source.warnings)))

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 class SourceState(enum.Enum):
     """connecting: not a frame yet, or being opened again; live: frames come; stalled: none came for a
-    while, although nothing failed; lost: it failed and its attempts are used up; ended: it had an
-    end and has reached it."""
+    while, although nothing failed; paused: somebody holds it; lost: it failed and its attempts are
+    used up; ended: it had an end and has reached it."""
 
     CONNECTING = "connecting"
     LIVE = "live"
     STALLED = "stalled"
+    PAUSED = "paused"
     LOST = "lost"
     ENDED = "ended"
 

@@ -110,6 +110,10 @@ class ObservedSource(Source):
         return self._source.drops
 
     @property
+    def paused(self) -> bool:
+        return self._source.paused
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         return self._source.warnings
 

@@ -130,17 +130,26 @@ class Server(Closing):
     def _run(self) -> None:
         theirs = logging.getLogger("uvicorn.error")
         log.addFilter(self._repeats)
-        theirs.addFilter(_take_over)
+        theirs.addFilter(self._take_over)
         try:
             asyncio.run(self._serve())
         finally:
             self._repeats.flush()
-            theirs.removeFilter(_take_over)
+            theirs.removeFilter(self._take_over)
             log.removeFilter(self._repeats)
 
     async def _serve(self) -> None:
         asyncio.get_running_loop().set_exception_handler(_log_error)
         await self._server.serve(sockets=list(self._listeners))
+
+    def _take_over(self, record: logging.LogRecord) -> bool:
+        """Write uvicorn's records as our own, which are formatted and counted. That requests are cut
+        off by a stop is no news."""
+        error = record.exc_info[1] if record.exc_info else None
+        is_cut = isinstance(error, asyncio.CancelledError) or str(record.msg).startswith("Cancel ")
+        if not (self._server.should_exit and is_cut):
+            log.handle(record)
+        return False
 
     async def _say_repeats(self) -> None:
         self._repeats.flush()
@@ -148,12 +157,6 @@ class Server(Closing):
     def __enter__(self) -> Server:
         self.start()
         return self
-
-
-def _take_over(record: logging.LogRecord) -> bool:
-    """Write uvicorn's records as our own, which are formatted and counted."""
-    log.handle(record)
-    return False
 
 
 def _log_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

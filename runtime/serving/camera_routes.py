@@ -12,6 +12,7 @@ from dedos_deploy.runtime.serving.controls import COLOUR, Controls
 from dedos_deploy.runtime.serving.hub import DEFAULT_OPACITY
 from dedos_deploy.runtime.serving.recordings import Recorded
 from dedos_deploy.runtime.serving.streams import MOST_WATCHERS, StreamResponse
+from dedos_deploy.runtime.sources.playback import PlaybackState
 
 MOST_IDS = 2**16
 
@@ -48,6 +49,17 @@ class Recording(BaseModel):
     frames: int = Field(description="in the file")
 
 
+class Played(BaseModel):
+    """What to change of a recording that is watched; what is left out stays."""
+
+    model_config = ConfigDict(extra="forbid")
+    paused: bool | None = None
+    position: float | None = Field(
+        default=None, ge=0.0, le=1.0, allow_inf_nan=False, description="of the frame to go to"
+    )
+    loop: bool | None = Field(default=None, description="begin again at the end")
+
+
 class Pixel(BaseModel):
     """What one pixel of the newest frame is."""
 
@@ -65,6 +77,7 @@ def camera_routes(controls: Controls, heavy: Places) -> APIRouter:
     """Return the routes under /api/cameras/{name}."""
     router = APIRouter(prefix="/api/cameras/{name}", responses=KNOWN)
     _add_words(router, controls, heavy)
+    _add_playback(router, controls)
     _add_recordings(router, controls)
     _add_pictures(router, controls)
     return router
@@ -90,6 +103,14 @@ def _add_words(router: APIRouter, controls: Controls, heavy: Places) -> None:
     )
     def set_colour(name: str, class_id: ClassId, body: Colour) -> None:
         controls.set_colour(known_camera(controls, name), class_id, body.colour)
+
+
+def _add_playback(router: APIRouter, controls: Controls) -> None:
+    @router.put("/playback", summary="Pause, play and move a recording")
+    def play(name: str, body: Played) -> PlaybackState:
+        playback = controls.playback(known_camera(controls, name))
+        playback.change(paused=body.paused, position=body.position, loop=body.loop)
+        return playback.state
 
 
 def _add_recordings(router: APIRouter, controls: Controls) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,18 @@ from dedos_deploy.runtime.segmenter import Segmenter, SegmenterView
 from dedos_deploy.runtime.serving.decoder import MOST_SENT_PIXELS, PictureDecoder
 from dedos_deploy.runtime.serving.hub import Hub, WordColours
 from dedos_deploy.runtime.serving.recordings import Recordings
+from dedos_deploy.runtime.serving.state_file import Chosen, StateFile
 from dedos_deploy.runtime.sinks.palette import colour_bgr, css_colour
+from dedos_deploy.runtime.sources.playback import Playback
 from dedos_deploy.spec import Background
 from dedos_deploy.vocabulary import WORDS_PER_REQUEST, Vocabulary, parse_vocabulary
 
 WORDS_S = 10.0
 """Seconds that new words of one request may take to be encoded."""
+
+log = logging.getLogger(__package__)
+
+SpelledOut = Callable[[Sequence[str]], list[str]]
 
 COLOUR = "^#[0-9a-fA-F]{6}$"
 """A colour as it is sent."""
@@ -39,12 +47,24 @@ class Controls(Closing):
         *,
         record_to: Path | None = None,
         background: Background = "threshold",
+        state: StateFile | None = None,
+        playbacks: Mapping[str, Playback] | None = None,
+        spelled_out: SpelledOut = lambda words: [],
     ) -> None:
         """record_to: an existing folder for recordings that are asked for, None to refuse them;
-        background: what the segmenter leaves unlabelled, to be shown. Raises BadInputError."""
+        background: what the segmenter leaves unlabelled, to be shown; state: has the colours to begin
+        with, and keeps what is changed; playbacks: of those that can be paused and moved;
+        spelled_out: tells words that the text tower may not know. Raises BadInputError."""
         self._background = background
         self.recordings = Recordings(record_to)
-        self._colours: dict[str, WordColours] = {name: {} for name in views}
+        kept = {} if state is None else state.chosen(views)
+        self._colours: dict[str, WordColours] = {
+            name: kept[name].colours if name in kept else {} for name in views
+        }
+        self._state = state
+        self._spelled_out = spelled_out
+        self._playbacks = dict(playbacks or {})
+        self._choosing = threading.Lock()
         self.hub = Hub(views, self._colours)
         self._decoder = PictureDecoder(most_pixels=MOST_SENT_PIXELS)
         self._segmenter = segmenter
@@ -83,7 +103,12 @@ class Controls(Closing):
         classes: at most 256 words separated by commas, never a file. Raises BadInputError, and
         UnfinishedError when new words take longer than `WORDS_S`: ask again then.
         """
-        return self.view(name).set_classes(_words(classes), timeout_s=WORDS_S)
+        version = self.view(name).set_classes(_words(classes), timeout_s=WORDS_S)
+        with self._choosing:
+            self._keep(name)
+        if name in self._playbacks:
+            self._playbacks[name].repeat()
+        return version
 
     def set_colour(self, name: str, class_id: int, colour: str) -> None:
         """Give a class another colour in the pictures of a camera, for as long as it is one of its
@@ -91,16 +116,31 @@ class Controls(Closing):
 
         Raises BadInputError.
         """
-        words = {number: word for word, number, _ in self.view(name).entries}
-        if class_id not in words:
-            raise BadInputError(f"camera {name!r} has no class {class_id}; it has {sorted(words)}")
-        if not re.fullmatch(COLOUR, colour):
-            raise BadInputError(f"{colour[:20]!r} is no colour; write #rrggbb, as #ff2626")
-        kept = {word: bgr for word, bgr in self._colours[name].items() if word in words.values()}
-        self._colours[name] = {**kept, words[class_id]: colour_bgr(colour)}
+        with self._choosing:
+            words = {number: word for word, number, _ in self.view(name).entries}
+            if class_id not in words:
+                raise BadInputError(
+                    f"camera {name!r} has no class {class_id}; it has {sorted(words)}"
+                )
+            if not re.fullmatch(COLOUR, colour):
+                raise BadInputError(f"{colour[:20]!r} is no colour; write #rrggbb, as #ff2626")
+            old = self._colours[name]
+            kept = {word: bgr for word, bgr in old.items() if word in words.values()}
+            self._colours[name] = {**kept, words[class_id]: colour_bgr(colour)}
+            self._keep(name)
+
+    def _keep(self, name: str) -> None:
+        """Write what a camera has now, which may be newer than what the caller chose."""
+        if self._state is None:
+            return
+        entries = [entry for _, _, entry in self.view(name).entries]
+        self._state.put(name, Chosen(parse_vocabulary(entries), self._colours[name]))
+        if self._state.error is not None:
+            log.error("%s", self._state.error)
 
     def classes(self, name: str) -> dict[str, Any]:
-        """Return the words of a camera: version, and per class name, spelling, id and colour."""
+        """Return the words of a camera: version, and per class name, spelling, id, colour, and those of
+        its words that the text tower may not know."""
         view, colours = self.view(name), self._colours[name]
         own = view.colours_bgr
         return {
@@ -111,6 +151,7 @@ class Controls(Closing):
                     "entry": entry,
                     "id": class_id,
                     "colour": css_colour(colours.get(word) or own[word]),
+                    "spelled_out": self._spelled_out(parse_vocabulary([entry]).words),
                 }
                 for word, class_id, entry in view.entries
             ],
@@ -123,10 +164,12 @@ class Controls(Closing):
         reports = {report.name: report for report in self.reports()}
         return {
             "can_record": self.recordings.are_possible,
+            "not_kept": None if self._state is None else self._state.error,
             "cameras": [
                 {
                     "name": name,
                     **(_numbers(reports[name]) if name in reports else {}),
+                    **self._played(name),
                     "vocabulary": self.classes(name),
                     **self._shares(name),
                     "recording": self.recordings.state(name),
@@ -135,6 +178,24 @@ class Controls(Closing):
                 for name in self._views
             ],
         }
+
+    def playback(self, name: str) -> Playback:
+        """Return what pauses and moves a camera. Raises BadInputError for one that cannot be."""
+        self.view(name)
+        if name not in self._playbacks:
+            raise BadInputError(
+                f"camera {name!r} cannot be paused or moved: only a recording that is not live and "
+                "has no --output can"
+            )
+        return self._playbacks[name]
+
+    def _played(self, name: str) -> dict[str, Any]:
+        playback = self._playbacks.get(name)
+        if playback is None:
+            return {"playback": None}
+        state = playback.state
+        # To the run it is paused: it may be played again.
+        return {"playback": asdict(state), **({"state": "ended"} if state.ended else {})}
 
     def _shares(self, name: str) -> dict[str, Any]:
         newest = self.hub.newest(name)

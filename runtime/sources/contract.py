@@ -33,7 +33,8 @@ class Source(Closing):
     and older ones are dropped; fps: nominal rate, None if unknown; frames: how many there will be,
     None if unknown; drops: number of frames lost, by cause; warnings: sentences about what was
     wrong although reading went on; first_id: of the first frame, where the source counts them
-    itself: one that is opened again goes on with the numbers.
+    itself: one that is opened again goes on with the numbers; paused: whether no frame is to be
+    expected, since somebody holds it.
     """
 
     source_id: str
@@ -45,6 +46,10 @@ class Source(Closing):
     @property
     def drops(self) -> Mapping[str, int]:
         return {}
+
+    @property
+    def paused(self) -> bool:
+        return False
 
     @property
     def warnings(self) -> tuple[str, ...]:

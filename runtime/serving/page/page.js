@@ -32,6 +32,11 @@ function cell(content) {
   return element;
 }
 
+function clock(seconds) {
+  const whole = Math.floor(seconds);
+  return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
+}
+
 function path(name, rest) {
   return `/api/cameras/${encodeURIComponent(name)}/${rest}`;
 }
@@ -54,6 +59,10 @@ class Card {
     this.find(".full").hidden = !document.fullscreenEnabled;
     this.find(".picture").addEventListener("pointermove", (event) => this.look(event));
     this.find(".picture").addEventListener("pointerleave", () => this.lookAway());
+    this.find(".play").addEventListener("click", () => this.play({ paused: !this.paused }));
+    this.find(".seek").addEventListener("input", () => { this.seeking = true; });
+    this.find(".seek").addEventListener("change", (event) => this.seek(Number(event.target.value)));
+    this.find(".loop").addEventListener("change", (event) => this.play({ loop: event.target.checked }));
     this.find(".picture").addEventListener("error", () => setTimeout(() => this.watch(), 2000));
     this.watch();
     document.querySelector("#cameras").append(this.root);
@@ -80,6 +89,7 @@ class Card {
     this.find(".background").textContent = BACKGROUND[camera.vocabulary.background];
     this.find(".all").hidden = cards.size < 2;
     this.recording(camera.recording);
+    this.player(camera.playback);
     this.plot(camera);
     this.numbers(camera);
   }
@@ -109,6 +119,28 @@ class Card {
     button.textContent = on ? "Stop" : "Record";
     if (recording === null) return;
     this.told(recording.file, recording.error ?? `${recording.frames} frames`);
+  }
+
+  player(playback) {
+    this.find(".player").hidden = playback === null;
+    if (playback === null) return;
+    this.paused = playback.paused;
+    this.find(".play").textContent = playback.ended ? "Play again" : playback.paused ? "Play" : "Pause";
+    this.find(".loop").checked = playback.loop;
+    this.find(".seek").disabled = playback.position === null;
+    // A slider that is held stays under the finger.
+    if (!this.seeking) this.find(".seek").value = playback.position ?? 0;
+    this.find(".time").textContent = [playback.seconds, playback.duration_s]
+      .filter((seconds) => seconds !== null).map(clock).join(" / ");
+  }
+
+  play(change) {
+    return this.send("playback", change);
+  }
+
+  async seek(position) {
+    await this.play({ position });
+    this.seeking = false;
   }
 
   told(file, text) {
@@ -142,7 +174,12 @@ class Card {
     remove.addEventListener("click", () => this.put(this.words.filter((word) => word !== entry.entry)));
     const share = make("td", "", { class: "share" });
     share.style.setProperty("--tint", entry.colour);
-    item.append(cell(colour), make("th", word.replace(/\\([,|@#\\])/g, "$1"), { scope: "row" }), cell(threshold), share, cell(remove));
+    const name = make("th", word.replace(/\\([,|@#\\])/g, "$1"), { scope: "row" });
+    if (entry.spelled_out.length) {
+      const words = entry.spelled_out.map((one) => `“${one}”`).join(" and ");
+      name.append(make("small", `The text tower spells ${words} out; it may not know it.`, { class: "hint" }));
+    }
+    item.append(cell(colour), name, cell(threshold), share, cell(remove));
     return item;
   }
 
@@ -253,7 +290,7 @@ async function suggest(text) {
 async function refresh() {
   try {
     const state = await ask("/api/state");
-    connection.textContent = "";
+    connection.textContent = state.not_kept ?? "";
     for (const { name } of state.cameras) {
       if (!cards.has(name)) cards.set(name, new Card(name));
     }

@@ -1,0 +1,123 @@
+"""The words and colours of every camera in a file, so that a restart begins where the page ended."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dedos_deploy.errors import BadInputError, shown
+from dedos_deploy.fields import FieldError, checked, load_json
+from dedos_deploy.files import Temporary, read_regular, write_atomically
+from dedos_deploy.runtime.sinks.palette import Colour, colour_bgr, css_colour
+from dedos_deploy.vocabulary import Entry, Vocabulary, parse_vocabulary
+
+FORMAT = 1
+MOST_BYTES = 1 << 24
+
+
+@dataclass(frozen=True)
+class _Word:
+    entry: Any
+    """As `Entry.spelled`; what no entry is, `parse_vocabulary` says."""
+
+    colour: str | None
+    """Chosen in the page, as #rrggbb."""
+
+
+@dataclass(frozen=True)
+class _Content:
+    format: int
+    cameras: dict[str, list[_Word]]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What was chosen for a camera."""
+
+    vocabulary: Vocabulary
+    colours: Mapping[str, Colour]
+    """Of some words, instead of those of their entries and the palette."""
+
+
+class StateFile:
+    """A JSON file with what was chosen, written as a whole at every change.
+
+    Cameras of which only the file knows stay in it. `error` says why the last change is not in the
+    file, None when it is.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Read it; one that does not exist is written at the first change. Raises BadInputError, and
+        leaves the file as it is, when it cannot be read or is none that this version knows."""
+        self.error: str | None = None
+        self._path = path
+        self._writing = threading.Lock()
+        try:
+            content = read_regular(path, limit=MOST_BYTES) if path.exists() else None
+            # A folder that takes no file is better known now than at the first change.
+            Temporary(path).discard()
+        except OSError as error:
+            raise BadInputError(
+                f"state {str(path)!r} cannot be kept ({error.strerror}); name a file in a folder that "
+                "can be written"
+            ) from error
+        self._cameras = {} if content is None else self._parsed(content)
+
+    def chosen(self, names: Iterable[str]) -> dict[str, Chosen]:
+        """Return what the file has of these cameras."""
+        return {name: self._cameras[name] for name in names if name in self._cameras}
+
+    def put(self, name: str, chosen: Chosen) -> None:
+        """Keep what was chosen for a camera; a file that cannot be written is an `error`."""
+        with self._writing:
+            self._cameras[name] = chosen
+            try:
+                write_atomically(self._path, self._text().encode(), sync=True)
+                self.error = None
+            except OSError as error:
+                self.error = f"state {str(self._path)!r} cannot be written ({error.strerror})"
+
+    def _text(self) -> str:
+        cameras = {
+            name: [_word(entry, chosen) for entry in chosen.vocabulary.entries]
+            for name, chosen in self._cameras.items()
+        }
+        content = {"format": FORMAT, "cameras": cameras}
+        return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+
+    def _parsed(self, content: bytes) -> dict[str, Chosen]:
+        try:
+            values = load_json(content.decode())
+            newest = values.get("format") if isinstance(values, dict) else None
+            if isinstance(newest, int) and newest > FORMAT:
+                raise FieldError(f"has format {newest}, this version reads {FORMAT}")
+            found = checked(_Content, values, "")
+            return {name: _chosen(words, name) for name, words in found.cameras.items()}
+        except (FieldError, BadInputError, UnicodeDecodeError) as error:
+            said = "is no text" if isinstance(error, UnicodeDecodeError) else error
+            raise BadInputError(
+                f"state {str(self._path)!r} cannot be used and is left as it is: {said}; name another "
+                "file, or move it away to begin anew"
+            ) from error
+
+
+def _word(entry: Entry, chosen: Chosen) -> dict[str, str | None]:
+    colour = chosen.colours.get(entry.name)
+    return {"entry": entry.spelled, "colour": None if colour is None else css_colour(colour)}
+
+
+def _chosen(words: list[_Word], name: str) -> Chosen:
+    try:
+        vocabulary = parse_vocabulary([word.entry for word in words])
+        coloured = {
+            entry.name: colour_bgr(Entry(entry.name, colour=word.colour).colour or "")
+            for entry, word in zip(vocabulary.entries, words, strict=True)
+            if word.colour is not None
+        }
+    except BadInputError as error:
+        raise BadInputError(f"camera {shown(name)}: {error}") from error
+    return Chosen(vocabulary, coloured)

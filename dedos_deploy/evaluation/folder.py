@@ -116,7 +116,9 @@ def ignore_id(vocabulary: Vocabulary) -> int:
 
 def _no_class(entry: Entry, folder_classes: tuple[str, ...]) -> str:
     hint = nearest(class_word(entry.name), folder_classes)
+    named = listed(Entry(name).spelled for name in folder_classes)
+    renamed = Entry(entry.name, (folder_classes[0],)).spelled
     return (
-        f"class {entry.name!r} is not in the data{hint}; it has {listed(folder_classes)}; "
-        f"rename one with a synonym, as in '{entry.name}|{folder_classes[0]}'"
+        f"class {entry.name!r} is not in the data{hint}; it has {named}; rename one with a synonym, as "
+        f"in '{renamed}'"
     )

@@ -13,7 +13,7 @@ import dedos_deploy
 
 MODULES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 TORCH = {"load", "save"}
-PUBLISHED = Path("model", "peers", "checkpoints.py")
+PUBLISHED = Path("dedos_deploy", "model", "tensor_files.py")
 """Reads what others published as .pth, which only torch can, and lets it make tensors only."""
 
 

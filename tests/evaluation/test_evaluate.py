@@ -91,6 +91,15 @@ def test_a_long_class_list_is_not_said_in_full() -> None:
         match_classes(names, parse_vocabulary("purple"))
 
 
+def test_classes_of_the_data_are_said_as_they_are_typed() -> None:
+    with pytest.raises(BadInputError) as said:
+        match_classes(("sky, blue", "road"), parse_vocabulary("purple"))
+    text = str(said.value)
+    assert r"it has sky\, blue, road;" in text
+    advised = text.rpartition(" '")[2].rstrip("'")
+    assert list(match_classes(("sky, blue", "road"), parse_vocabulary(advised))[1][:2]) == [0, 255]
+
+
 def test_an_entry_may_rename_and_join_classes() -> None:
     names = ("car", "bus", "traffic sign", "void")
     vocabulary, table = match_classes(names, parse_vocabulary("sign|Traffic_Sign,car|bus"))

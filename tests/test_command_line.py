@@ -9,6 +9,7 @@ from importlib.metadata import EntryPoint, distribution
 
 import pytest
 
+from dedos_deploy.cli import doctor as doctor_cli
 from dedos_deploy.cli._main import run_command
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.version import __version__
@@ -62,3 +63,20 @@ def test_every_command_says_its_version(
         entry.load()(["--version"])
     assert ended.value.code == 0
     assert capsys.readouterr().out == f"{entry.name} {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("--wieghts", "unrecognized arguments: --wieghts, did you mean '--weights'?\n"),
+        ("--wieghts=all", "unrecognized arguments: --wieghts=all, did you mean '--weights'?\n"),
+        ("--zzz", "unrecognized arguments: --zzz\n"),
+    ],
+)
+def test_an_option_is_named_that_was_meant(
+    typed: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        doctor_cli.main([typed])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith(f"dedos-doctor: error: {said}")

@@ -44,13 +44,13 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
 
 
 def package_files() -> set[str]:
-    """Python files, stubs, markers and bundles of the package, through the links."""
+    """Python files, stubs, markers, bundles and fonts of the package, through the links."""
     folder = ROOT / "dedos_deploy"
     files = [path for path in folder.iterdir() if path.is_file()]
     for child in folder.iterdir():
         if child.is_dir():
             files += [path for path in child.resolve().rglob("*") if path.is_file()]
-    kinds = {".py", ".pyi", ".typed", ".dedos"}
+    kinds = {".py", ".pyi", ".typed", ".dedos", ".otf", ".ttf"}
     names = {
         path.relative_to(ROOT).as_posix()
         for path in files
@@ -70,6 +70,7 @@ def test_wheel_holds_the_package_and_nothing_else(
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"dedos_deploy"}
     assert package_files() <= names
+    assert "dedos_deploy/runtime/sinks/fonts/OFL.txt" in names
     for room in ROOMS:
         assert f"dedos_deploy/{room}/__init__.py" in names
     assert any(name.startswith("dedos_deploy/_native.") and ".so" in name for name in names)

@@ -115,6 +115,11 @@ RUN = {
         LOST,
     ),
     "twice": (f"{FILM} --output o.mcap --output ./o.mcap", ONE_PLACE),
+    "twice with a setting": (f"{FILM} --output o.mcap?profile=ros2 --output o.mcap", ONE_PLACE),
+    "source with a setting": (
+        "--source drive.mcap --classes road --output ./drive.mcap?profile=ros2",
+        LOST,
+    ),
     "twice by a link": (f"{FILM} --output pics/o.jsonl --output also/o.jsonl", ONE_PLACE),
     "twice but for the case": (f"{FILM} --output o.jsonl --output O.jsonl", ONE_PLACE),
     "state": (f"{FILM} --serve 0 --state ./film.mp4", LOST),

@@ -7,11 +7,12 @@ import contextlib
 import errno
 import importlib
 import os
+import re
 import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 
 from dedos_deploy.errors import DedosError, nearest
 from dedos_deploy.interrupts import EXIT_INTERRUPTED, SIGNALS, WATCHER, Interrupts, interrupts_taken
@@ -47,7 +48,13 @@ def command_parser(prog: str, description: str, epilog: str) -> argparse.Argumen
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that says when its help cannot be printed, which argparse passes over."""
+    """A parser that names the option that was meant, and says when its help cannot be printed, which
+    argparse passes over."""
+
+    def error(self, message: str) -> NoReturn:
+        _, unknown, given = message.partition("unrecognized arguments: ")
+        meant = nearest(re.split("[= ]", given)[0], self._option_string_actions) if unknown else ""
+        super().error(message + meant)
 
     def print_help(self, file: SupportsWrite[str] | None = None) -> None:
         (file or sys.stdout).write(self.format_help())

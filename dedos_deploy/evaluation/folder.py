@@ -1,4 +1,4 @@
-"""A labelled folder: `images/<split>/*.jpg`, `labels/<split>/*.png`, `classes.txt`."""
+"""A labelled folder: `images/<split>/*.jpg`, `labels/<split>/*.png`, `classes.txt` (also beside the labels)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dedos_deploy.errors import BadInputError, nearest
+from dedos_deploy.errors import BadInputError, listed, nearest
 from dedos_deploy.evaluation.confusion import IGNORE, Ids
-from dedos_deploy.label_files import class_word, read_classes, read_item, split_items
+from dedos_deploy.label_files import class_file, class_word, read_classes, read_item, split_items
 from dedos_deploy.spec import MAX_CLASSES
 from dedos_deploy.vocabulary import BACKGROUND_WORDS, Entry, Vocabulary
 
@@ -51,7 +51,7 @@ class LabelledFolder:
         that cannot be used.
         """
         root = Path(root)
-        path = root / "classes.txt"
+        path = class_file(root, split)
         classes = read_classes(path)
         if len(classes) > MAX_CLASSES:
             raise BadInputError(
@@ -117,6 +117,6 @@ def ignore_id(vocabulary: Vocabulary) -> int:
 def _no_class(entry: Entry, folder_classes: tuple[str, ...]) -> str:
     hint = nearest(class_word(entry.name), folder_classes)
     return (
-        f"class {entry.name!r} is not in the data{hint}; it has {', '.join(folder_classes)}; "
+        f"class {entry.name!r} is not in the data{hint}; it has {listed(folder_classes)}; "
         f"rename one with a synonym, as in '{entry.name}|{folder_classes[0]}'"
     )

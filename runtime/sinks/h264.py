@@ -165,6 +165,8 @@ class GstH264(_H264):
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            # Ctrl-C ends the run, which then completes this.
+            start_new_session=True,
         )
 
     def encode(self, picture_bgr: NDArray[np.uint8]) -> list[Packet]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qsl
@@ -102,10 +101,12 @@ class McapSink(Sink):
         return channels
 
 
-def open_mcap(uri: str, options: SinkOptions) -> McapSink:
-    """Return the sink at `out.mcap` or `out.mcap?profile=ros2`. Raises SinkError."""
-    address, _, query = uri.partition("?")
-    settings = dict(parse_qsl(query, keep_blank_values=True))
+def open_mcap(path: Path, options: SinkOptions, *, uri: str) -> McapSink:
+    """Return the sink at `path`, with the settings in `uri`: `out.mcap` or `out.mcap?profile=ros2`.
+
+    Raises SinkError.
+    """
+    settings = dict(parse_qsl(uri.partition("?")[2], keep_blank_values=True))
     for name in settings:
         if name != "profile":
             raise SinkError(
@@ -117,7 +118,6 @@ def open_mcap(uri: str, options: SinkOptions) -> McapSink:
         raise SinkError(
             f"output {uri!r}: the profile of an MCAP is {' or '.join(PROFILES)}, not {name[:40]!r}"
         )
-    path = Path(os.path.expanduser(address))
     return McapSink(path, options, profile=PROFILES[name](f"writing {path.name}"))
 
 

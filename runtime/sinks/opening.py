@@ -16,6 +16,7 @@ from dedos_deploy.runtime.uri import redact
 VIDEO_SUFFIXES = (".mp4", ".webm", ".avi", ".mkv")
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
 LINES_SUFFIX = ".jsonl"
+MCAP_SUFFIX = ".mcap"
 VIEWER_SCHEMES = ("rerun+http://", "rerun+https://")
 KINDS = (
     "a video (.mp4, .webm, .avi, .mkv), a picture (.png, .jpg), JSON lines (.jsonl), masks:FOLDER, "
@@ -44,7 +45,7 @@ def open_sink(uri: str, options: SinkOptions | None = None) -> Sink:
     | `out.avi`, `.mkv` | overlay video of JPEGs at a constant rate; appears when complete |
     | `out.png`, `.jpg` | overlay of the last frame |
     | `overlays:FOLDER` | one overlay JPEG per frame |
-    | `masks:FOLDER` | one label map PNG per frame (uint8 or uint16 ids) and `classes.json` |
+    | `masks:FOLDER` | one label map PNG per frame (uint8 or uint16 ids), `classes.json` and `classes.txt` |
     | `out.jsonl` | one JSON line per frame, readable while it grows |
     | `out.mcap` | pictures, label maps, labels and numbers in Foxglove's schemas (extra `bags`) |
     | `out.mcap?profile=ros2` | the same as messages of ROS 2 |
@@ -76,8 +77,14 @@ def written_by(uri: str) -> Written | None:
         return None
     kind, colon, name = uri.partition(":")
     is_folder = bool(colon) and kind in ("masks", "overlays")
-    path = Path(os.path.expanduser(name if is_folder else uri))
+    path = Path(os.path.expanduser(name)) if is_folder else _file_of(uri)
     return Written(f"output {uri!r}", path, FOLDER_HOLDS if is_folder else ())
+
+
+def _file_of(uri: str) -> Path:
+    """Return the file that an output's address names, without the settings of an MCAP."""
+    address = uri.partition("?")[0]
+    return Path(os.path.expanduser(address if address.lower().endswith(MCAP_SUFFIX) else uri))
 
 
 def _folder_sink(uri: str, options: SinkOptions) -> Sink:
@@ -94,16 +101,16 @@ def _file_sink(uri: str, options: SinkOptions) -> Sink:
     from dedos_deploy.runtime.sinks.files import JsonLines, LastPicture
     from dedos_deploy.runtime.sinks.video import GrowingVideo, VideoSink, WholeVideo
 
-    path = Path(os.path.expanduser(uri))
+    path = _file_of(uri)
     suffix = path.suffix.lower()
     if suffix in VIDEO_SUFFIXES:
         if suffix in (".mp4", ".webm"):
             return GrowingVideo(path, options) if options.live else WholeVideo(path, options)
         return VideoSink(path, options)
-    if Path(uri.partition("?")[0]).suffix.lower() == ".mcap":
+    if suffix == MCAP_SUFFIX:
         from dedos_deploy.runtime.sinks.mcap import open_mcap
 
-        return open_mcap(uri, options)
+        return open_mcap(path, options, uri=uri)
     if suffix == ".rrd":
         from dedos_deploy.runtime.sinks.rerun import RerunSink
 

@@ -85,6 +85,12 @@ def test_classes_left_out_are_not_counted(data: Path) -> None:
         evaluate_segmenter(FakeSegmenter(), folder, parse_vocabulary("gren"))
 
 
+def test_a_long_class_list_is_not_said_in_full() -> None:
+    names = tuple(f"thing {number}" for number in range(300))
+    with pytest.raises(BadInputError, match="it has thing 0, .*, thing 29 and more; rename one"):
+        match_classes(names, parse_vocabulary("purple"))
+
+
 def test_an_entry_may_rename_and_join_classes() -> None:
     names = ("car", "bus", "traffic sign", "void")
     vocabulary, table = match_classes(names, parse_vocabulary("sign|Traffic_Sign,car|bus"))
@@ -267,3 +273,13 @@ def test_pictures_turned_by_exif(tmp_path: Path, orientation: int) -> None:
     assert item.image_bgr.shape == (48, 32, 3) and item.labels.shape == (48, 32)
     assert item.labels[:, 0].tolist() == [0] * 16 + [1] * 16 + [2] * 16
     assert (item.image_bgr.argmax(axis=2) == item.labels).mean() > 0.9
+
+
+def test_the_classes_may_lie_beside_the_labels(tmp_path: Path) -> None:
+    """As `dedos-run --output masks:FOLDER` leaves them."""
+    labels = np.zeros((8, 8), np.uint8)
+    write_item(tmp_path, "a", labels, labels)
+    (tmp_path / "labels/val/classes.txt").write_text("road\nsky\n")
+    assert LabelledFolder.open(tmp_path, "val").classes == ("road", "sky")
+    (tmp_path / "classes.txt").write_text("car\n")
+    assert LabelledFolder.open(tmp_path, "val").classes == ("car",)

@@ -156,4 +156,7 @@ def test_a_run_writes_ros2_messages_and_never_over_its_source(
     before = bag.read_bytes()
     output = f"{bag}?profile=ros2"
     assert main(["--source", str(bag), "--output", output, "--overwrite", *common]) == 2
-    assert "is part of the source" in capsys.readouterr().err and bag.read_bytes() == before
+    assert bag.name in capsys.readouterr().err and bag.read_bytes() == before
+    both = ["--output", f"{tmp_path / 'p.mcap'}", "--output", f"{tmp_path / 'p.mcap'}?profile=ros2"]
+    assert main(["--source", str(bag), *both, "--overwrite", *common]) == 2
+    assert not (tmp_path / "p.mcap").exists()

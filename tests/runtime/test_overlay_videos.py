@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import os
 import shutil
 from pathlib import Path
 
@@ -184,6 +185,17 @@ def test_an_element_that_fails_is_said_and_no_video_is_left(
                 sink.write(frame, result_for(frame.frame_bgr))
     assert sink.written is None
     assert [path.name for path in tmp_path.iterdir()] == ["bin"]
+
+
+def test_ctrl_c_does_not_reach_the_process_that_encodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launch = tmp_path / "gst-launch-1.0"
+    launch.write_text("#!/bin/sh\ncat > /dev/null\n")
+    launch.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    with h264.GstH264("openh264enc", (48, 64)) as encoder:
+        assert os.getpgid(encoder._process.pid) != os.getpgid(0)  # type: ignore[attr-defined]
 
 
 def test_a_byte_stream_is_split_into_its_pictures(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from tiny_bundle import BASE_WORDS, stripes
 
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.runtime import open_source
+from dedos_deploy.runtime.sinks.palette import colours_of, css_colour
 
 pytest.importorskip("fastapi", reason="needs pip install 'dedos-deploy[serve]'")
 httpx = pytest.importorskip("httpx")
@@ -50,7 +51,7 @@ def test_state_of_all_cameras(site: Site) -> None:
     gate = cameras[0]
     assert gate["state"] == "live" and gate["frames"] > 0 and gate["history"]
     assert [entry["name"] for entry in gate["vocabulary"]["classes"]] == ["red", "green"]
-    assert gate["vocabulary"]["classes"][0]["colour"] == "#ff2626"
+    assert gate["vocabulary"]["classes"][0]["colour"] == css_colour(colours_of(["red", "green"])[0])
 
 
 def test_what_a_place_is(site: Site) -> None:
@@ -198,7 +199,8 @@ def test_a_class_gets_another_colour(site: Site) -> None:
     address = f"{gate}/classes/{words['green']['id']}/colour"
     assert site.client.put(address, json={"colour": "#102030"}).status_code == 204
     words = {e["name"]: e for e in site.client.get(f"{gate}/classes").json()["classes"]}
-    assert words["green"]["colour"] == "#102030" and words["red"]["colour"] == "#ff2626"
+    red = css_colour(colours_of(["red", "green"])[0])
+    assert words["green"]["colour"] == "#102030" and words["red"]["colour"] == red
     content = site.client.get(f"{gate}/snapshot.jpg?opacity=1").content
     picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     # Green is the middle bar.
@@ -257,6 +259,7 @@ def test_openapi_describes_all_of_it(site: Site) -> None:
         "/api/words",
         "/api/cameras/{name}/classes",
         "/api/cameras/{name}/classes/{class_id}/colour",
+        "/api/cameras/{name}/at",
         "/api/cameras/{name}/recording",
         "/api/cameras/{name}/snapshot.jpg",
         "/api/segment",

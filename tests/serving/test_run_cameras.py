@@ -21,10 +21,9 @@ import pytest
 from run_process import start, wait_for_lines
 
 from dedos_deploy.cli.run import build_parser, main
-from dedos_deploy.cli.run_cameras import Ends, access_of
+from dedos_deploy.cli.run_cameras import Ends, access_of, part_of
 from dedos_deploy.errors import BadInputError, SinkError, SourceError
 from dedos_deploy.runtime import Frame, Outcome
-from dedos_deploy.runtime.sources.excerpt import Part
 
 BASE = ["--classes", "red,green,blue"]
 
@@ -451,7 +450,7 @@ def test_only_what_is_no_recording_is_opened_again(tmp_path: Path) -> None:
     args = build_parser().parse_args(["--source", "a=test:bars", "--source", "b=test:bars"])
     view: Any = object()
     attempts = {
-        uri: Ends("a", uri, [], [], Part()).labelled_by(view, args).feed.reconnect.attempts
+        uri: Ends("a", uri, [], [], part_of(args)).labelled_by(view, args).feed.reconnect.attempts
         for uri in (f"{tmp_path}/d.mcap?rate=1", "test:bars", "0", "rtsp://127.0.0.1/x")
     }
     assert list(attempts.values()) == [0, 5, 5, 10]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,10 @@ from dedos_deploy.errors import BadInputError
 if TYPE_CHECKING:
     from dedos_deploy.bundle import Bundle
     from dedos_deploy.cli._opened import Opened
+    from dedos_deploy.cli.run_cameras import Ends
     from dedos_deploy.runtime import Segmenter, SegmenterView
     from dedos_deploy.runtime.flow import Run
     from dedos_deploy.runtime.serving.state_file import StateFile
-    from dedos_deploy.runtime.sources.playback import Playback
     from dedos_deploy.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
@@ -34,8 +34,7 @@ class Watched:
     views: Mapping[str, SegmenterView]
     """Words of every camera, by its name."""
 
-    playbacks: Mapping[str, Playback]
-    """Of those cameras that can be paused and moved."""
+    cameras: Sequence[Ends]
 
     bundle: Bundle
     """Has words to suggest, and tells those that its text tower may not know."""
@@ -86,6 +85,7 @@ def open_page(args: argparse.Namespace, watched: Watched, opened: Opened) -> Non
 
     access = access_of(args.serve, args.token)
     record_to = None if args.record_to is None else Path(args.record_to)
+    playbacks = {one.name: one.playback for one in watched.cameras if one.playback is not None}
     base = watched.bundle.base_words
     spelling = Spelling(tower_files(watched.bundle).open_tokenizer, base)
     controls = Controls(
@@ -94,7 +94,7 @@ def open_page(args: argparse.Namespace, watched: Watched, opened: Opened) -> Non
         record_to=record_to,
         background=args.background,
         state=watched.state,
-        playbacks=watched.playbacks,
+        playbacks=playbacks,
         spelled_out=spelling.spelled_out,
     )
     # One after the other, since requests may begin recordings.

@@ -104,8 +104,7 @@ def _label(
         views = {name: shared.share(vocabulary) for name, vocabulary in vocabularies.items()}
         seats = [camera.labelled_by(views[camera.name], args) for camera in cameras]
         run = Run(seats, options_of(args), stop=stop, stages=stages)
-        playbacks = {one.name: one.playback for one in cameras if one.playback is not None}
-        open_page(args, Watched(run, shared, views, playbacks, bundle, state), opened)
+        open_page(args, Watched(run, shared, views, cameras, bundle, state), opened)
         frames = cameras[0].frames if is_alone(args) else None
         with _status(args, run, frames):
             try:

@@ -1,14 +1,18 @@
-"""Two cameras with known content, served."""
+"""Two cameras with known content, served, and dedos-run --serve as a process."""
 
 from __future__ import annotations
 
+import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+from run_process import start
 from tiny_bundle import BASE_WORDS
 
 from dedos_deploy.runtime import Segmenter
@@ -59,3 +63,30 @@ def served(
             runner.join(10)
             controls.close()
     assert not runner.is_alive()
+
+
+@contextmanager
+def running(bundle: Path, *arguments: str) -> Iterator[tuple[Any, Any]]:
+    """Yield the process and a client of its server."""
+    httpx = pytest.importorskip("httpx")
+    process = start(bundle, "--classes", "red,green", *arguments, "--serve", "0", "--json")
+    try:
+        assert process.stderr is not None
+        found = re.search(r"watch at (http://\S+)", process.stderr.readline())
+        assert found is not None
+        with httpx.Client(base_url=found[1], timeout=10) as client:
+            yield process, client
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def camera(client: Any, condition: Callable[[Any], bool]) -> Any:
+    """Return the state of the only camera once it is so."""
+    deadline = time.monotonic() + 20
+    while True:
+        (found,) = client.get("/api/state").json()["cameras"]
+        if condition(found):
+            return found
+        assert time.monotonic() < deadline, found
+        time.sleep(0.02)

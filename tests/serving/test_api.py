@@ -260,6 +260,7 @@ def test_openapi_describes_all_of_it(site: Site) -> None:
         "/api/cameras/{name}/classes",
         "/api/cameras/{name}/classes/{class_id}/colour",
         "/api/cameras/{name}/at",
+        "/api/cameras/{name}/playback",
         "/api/cameras/{name}/recording",
         "/api/cameras/{name}/snapshot.jpg",
         "/api/segment",

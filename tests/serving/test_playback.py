@@ -5,17 +5,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import re
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
-from run_process import start
+from serving_site import camera, running
 
 from dedos_deploy.cli.run import main
 from dedos_deploy.errors import BadInputError
@@ -157,35 +153,10 @@ def test_a_frame_is_given_again_for_other_words() -> None:
 # dedos-run --serve
 
 
-@contextmanager
-def running(bundle: Path, *arguments: str) -> Iterator[tuple[Any, Any]]:
-    httpx = pytest.importorskip("httpx")
-    process = start(bundle, "--classes", "red,green", *arguments, "--serve", "0", "--json")
-    try:
-        assert process.stderr is not None
-        found = re.search(r"watch at (http://\S+)", process.stderr.readline())
-        assert found is not None
-        with httpx.Client(base_url=found[1], timeout=10) as client:
-            yield process, client
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def camera(client: Any, condition: Callable[[Any], bool]) -> Any:
-    deadline = time.monotonic() + 20
-    while True:
-        (found,) = client.get("/api/state").json()["cameras"]
-        if condition(found):
-            return found
-        assert time.monotonic() < deadline, found
-        time.sleep(0.02)
-
-
 def test_a_served_recording_is_paused_moved_and_relabelled(bundle_folder: Path) -> None:
     with running(bundle_folder, "--source", f"gate={SCENE}") as (process, client):
-        at_end = camera(client, lambda one: one["state"] == "ended")
-        assert at_end["frames"] == 6 and at_end["playback"]["ended"]
+        at_end = camera(client, lambda one: one["state"] == "ended" and one["frames"] == 6)
+        assert at_end["playback"]["ended"]
         at = "/api/cameras/gate/"
         assert client.get(at + "snapshot.jpg").status_code == 200
         # What is labelled by other words is the picture that stands there.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from tiny_bundle import TEXT_WIDTH, image_graph, tiny_spec
 
 from dedos_deploy.errors import BadInputError, EngineError
+from dedos_deploy.installation import pip_install
 from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
 from dedos_deploy.runtime.gpu import onnx_cuda_engine as module
 from dedos_deploy.runtime.gpu.onnx_cuda_engine import OnnxCudaEngine
@@ -78,7 +80,7 @@ def test_without_cuda_it_is_refused(model: Path) -> None:
 
     if module.PROVIDER in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has CUDA")
-    with pytest.raises(EngineError, match=r"has no CUDA.*dedos-deploy\[cuda\]"):
+    with pytest.raises(EngineError, match="has no CUDA.*" + re.escape(pip_install("cuda"))):
         OnnxCudaEngine(model, tiny_spec())
 
 

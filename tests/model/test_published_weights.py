@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from dedos_deploy.cli.doctor import main
+from dedos_deploy.installation import pip_install
 from dedos_deploy.presets import DENSE_PRESETS
 
 pytest.importorskip("open_clip")
@@ -126,4 +127,4 @@ def test_without_the_extra_one_sentence_names_it(missing: str) -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
     (line,) = done.stderr.splitlines()
-    assert "listing published weights needs the package" in line and "dedos-deploy[export]" in line
+    assert "listing published weights needs the package" in line and pip_install("export") in line

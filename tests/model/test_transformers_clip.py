@@ -99,7 +99,7 @@ def test_it_loads_and_computes_what_transformers_does(
     tokens = torch.tensor([[1, 7, end, *[0] * 9], [1, 8, 9, 4, end, *[0] * 7]])
     with torch.no_grad():
         torch.testing.assert_close(
-            model.trunk.image_embedding(image),
+            model.trunk.embeddings(image)[:, 0],
             features(twin, "image", pixel_values=pixels),
             atol=1e-4,
             rtol=1e-4,

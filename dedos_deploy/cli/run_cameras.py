@@ -34,7 +34,8 @@ TOKEN_VARIABLE = "DEDOS_TOKEN"
 LOOK_S = 3.0
 """How long a web server that may have a recording is waited for before the run begins."""
 
-_NAMED = re.compile(r"([A-Za-z0-9_-]{1,40})=(.+)", re.DOTALL)
+_NAME = r"[A-Za-z0-9_-]{1,40}"
+_NAMED = re.compile(rf"({_NAME})=(.+)", re.DOTALL)
 
 
 def names_of(sources: Sequence[str]) -> dict[str, str]:
@@ -147,20 +148,31 @@ def classes_of(given: Sequence[str] | None, sources: Collection[str]) -> dict[st
 
     lists: dict[str | None, str] = {}
     for text in given or ():
-        prefix, colon, rest = text.partition(":")
-        name = prefix.strip() if colon and prefix.strip() in sources else None
-        hint = nearest(prefix.strip(), sources) if colon and name is None else ""
-        if hint and len(sources) > 1:
-            raise BadInputError(f"--classes {shown(text)}: no source is called {prefix!r}{hint}")
+        name, rest = _addressed(text, sources)
         if name in lists:
             raise BadInputError(_given_twice(name, sources))
-        lists[name] = text if name is None else rest
+        lists[name] = rest
     found = {name: typed_vocabulary(text) for name, text in lists.items()}
     return {
         name: found[name] if name in found else found[None]
         for name in sources
         if name in found or None in found
     }
+
+
+def _addressed(text: str, sources: Collection[str]) -> tuple[str | None, str]:
+    """Return whose words these are, None for all sources, and the words."""
+    prefix, colon, rest = text.partition(":")
+    name = prefix.strip()
+    if colon and name in sources:
+        return name, rest
+    if colon and len(sources) > 1 and re.fullmatch(_NAME, name) and not os.path.exists(text):
+        hint = nearest(name.lower(), sources) or ";"
+        raise BadInputError(
+            f"--classes {shown(text)}: no source is called {name!r}{hint} there are "
+            f"{', '.join(sources)}, and a word with a colon may stand anywhere but first"
+        )
+    return None, text
 
 
 def _given_twice(name: str | None, sources: Collection[str]) -> str:

@@ -33,7 +33,9 @@ def test_a_word_may_hold_a_colon() -> None:
         (["road", "car"], ["camera1"], "given twice; write one list, as --classes 'road,car"),
         (["road", "car"], ["gate", "yard"], "NAME:LIST for one of gate, yard"),
         (["gate:road", "gate:car"], ["gate", "yard"], "gives words to 'gate' twice"),
-        (["gat:road"], ["gate", "yard"], "no source is called 'gat', did you mean 'gate'?"),
+        (["gat:road"], ["gate", "yard"], "no source is called 'gat', did you mean 'gate'? there"),
+        (["A:road"], ["a", "b"], "no source is called 'A', did you mean 'a'? there are a, b"),
+        (["c:wall"], ["a", "b"], "no source is called 'c'; there are a, b"),
     ],
 )
 def test_what_could_mean_two_things_is_refused(

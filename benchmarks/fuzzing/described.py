@@ -171,6 +171,12 @@ class Described:
                 name: self._value(self._resolved(inner), random, damage)
                 for name, inner in schema["properties"].items()
             }
+        if "anyOf" in schema:  # such as a number or null
+            return self._value(random.choice(schema["anyOf"]), random, damage)
+        if schema.get("type") == "boolean":
+            return random.choice((True, False)) if random.random() >= damage else "yes"
+        if schema.get("type") == "null":
+            return None
         if "#" in str(schema.get("pattern", "")):
             return random.choice(_COLOURS) if random.random() < damage else _COLOURS[0]
         return self._text_of(schema, random, damage)

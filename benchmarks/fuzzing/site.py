@@ -30,7 +30,7 @@ class Site:
                 [
                     *_COMMAND,
                     "--source",
-                    f"{CAMERA}=test:bars?fps=5&size=48x96",
+                    f"{CAMERA}=scene:street?frames=100000&size=48x96",
                     "--bundle",
                     str(bundle),
                     "--classes",

@@ -28,6 +28,8 @@ UNKNOWN_FPS = 25.0
 LIVE_FPS = 10.0
 LONGEST_STILL_S = 10.0
 """A pause of a live source longer than this is shortened to it in the video."""
+ANEW_S = 1.0
+"""A recording whose times go back so far has begun anew."""
 
 
 class Writer(Protocol):
@@ -233,9 +235,13 @@ class _MediaClock:
             self._last_s = 0.0
             return 0.0
         at_s = self._last_s if own_s is None else own_s + self._shift_s
-        if at_s <= self._last_s:
+        behind_s = self._last_s - at_s
+        if own_s is not None and 0 <= behind_s < ANEW_S:
+            # Two at one time, or out of order: those after them have their own times again.
+            at_s = self._last_s + self._step_s / 2
+        elif behind_s >= 0:
             # No time, or a recording that began anew: as long after the last one as that lasted.
-            self._shift_s += self._last_s + self._step_s - at_s
+            self._shift_s += behind_s + self._step_s
             at_s = self._last_s + self._step_s
         else:
             self._step_s = at_s - self._last_s

@@ -106,6 +106,23 @@ def test_frames_without_a_time_come_at_the_rate_of_the_source(tmp_path: Path) ->
     assert video_of(tmp_path / "o.mp4")[0] == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4], abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("times_s", "own"),
+    [
+        ([0.0, 0.0, 0.1, 0.1, 0.2, 0.2, 0.3, 0.3], [0, 2, 4, 6]),
+        ([0.0, 0.0, 0.0, 0.1, 0.1, 0.1, 0.2, 0.2], [0, 3, 6]),
+        ([0.0, 0.04, 0.08, 0.07, 0.12, 0.16], [0, 1, 2, 4, 5]),
+    ],
+)
+def test_equal_times_and_times_out_of_order_shift_no_other(
+    tmp_path: Path, times_s: list[float | None], own: list[int]
+) -> None:
+    write_all(tmp_path / "o.mp4", frames_at(times_s), codec="jpeg", fps=20.0)
+    shown, _ = video_of(tmp_path / "o.mp4")
+    assert np.diff(shown).min() > 1e-3
+    assert [shown[at] for at in own] == pytest.approx([times_s[at] for at in own], abs=1e-3)
+
+
 def test_a_recording_that_begins_anew_goes_on_in_the_video(tmp_path: Path) -> None:
     write_all(tmp_path / "o.mp4", frames_at([0.0, 0.5, 1.0, 0.0, 0.5]))
     assert video_of(tmp_path / "o.mp4")[0] == pytest.approx([0.0, 0.5, 1.0, 1.5, 2.0], abs=1e-3)

@@ -285,11 +285,7 @@ def _open_source(name: str, uri: str, args: argparse.Namespace, opened: Opened) 
     if may_come_later(uri) and (args.reconnect is not None or not is_alone(args)):
         source = _recording_at(uri)
         if source is None:
-            if not part.is_all:
-                raise BadInputError(
-                    f"source {name} is live, and --every, --start and --end choose frames of a "
-                    "recording; leave them out"
-                )
+            part.check_live(f"source {name}")
             return Ends(name, uri, [], [], part)
     else:
         source = open_source(uri, reconnect=Reconnect(attempts=0))

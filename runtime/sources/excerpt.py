@@ -52,11 +52,16 @@ class Part:
             return source
         if source.live:
             source.close()
-            raise BadInputError(
-                f"{source.source_id!r} is live, and --every, --start and --end choose frames of a "
-                "recording; leave them out"
-            )
+            self.check_live(repr(source.source_id))
         return Excerpt(source, self)
+
+    def check_live(self, what: str) -> None:
+        """Raise BadInputError unless all frames of a live source are wanted. what: how to call it."""
+        if not self.is_all:
+            raise BadInputError(
+                f"{what} is live, and --every, --start and --end choose frames of a recording; leave "
+                "them out"
+            )
 
 
 class Excerpt(Source):

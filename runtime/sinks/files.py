@@ -135,9 +135,9 @@ class JsonLines(Sink):
     name from the first one on.
 
     Keys: source, frame_id, name (stem of the files that other outputs make from the frame), picture
-    (path of the picture file it was read from, or null), captured_at (UTC), timestamp_s (`time.monotonic()` of the capture), media_s
-    (position in a recording or null), vocabulary_version, coverage (fraction per class), unlabelled
-    (fraction), latency_ms (pre, engine, post, total).
+    (path of the picture file it was read from, or null), captured_at (UTC), timestamp_s
+    (`time.monotonic()` of the capture), media_s (position in a recording or null), vocabulary_version,
+    coverage (fraction per class), unlabelled (fraction), latency_ms (pre, engine, post, total).
     """
 
     def __init__(self, path: Path, options: SinkOptions) -> None:

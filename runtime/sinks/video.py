@@ -254,7 +254,8 @@ class VideoSink(Sink):
     complete.
 
     Frames of a live source come unevenly: each is repeated until the next one, at 10 frames a
-    second, so that the video lasts as long as what it shows. All frames have the first one's size, rounded up to even; others are fitted into it.
+    second, so that the video lasts as long as what it shows. All frames have the first one's size,
+    rounded up to even; others are fitted into it.
     """
 
     def __init__(self, path: Path, options: SinkOptions) -> None:

@@ -63,6 +63,7 @@ class Playback(Source):
         self._last_s: float | None = None
         self._drops: Counter[str] = Counter()
         self._warnings: tuple[str, ...] = ()
+        self._warned_at = -1
 
     @property
     def paused(self) -> bool:
@@ -74,7 +75,8 @@ class Playback(Source):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((*self._warnings, *self._source.warnings)))
+        # Those of whichever time it was read furthest: each counts what it met from the beginning.
+        return self._warnings if self._warned_at >= self._read else self._source.warnings
 
     @property
     def state(self) -> PlaybackState:
@@ -232,6 +234,7 @@ class Playback(Source):
     def _begin_again(self) -> None:
         self._drops.update(self._source.drops)
         self._warnings = self.warnings
+        self._warned_at = max(self._warned_at, self._read)
         self._source.close()
         self._source = self._open_again()
         self._read, self._held = 0, None

@@ -11,6 +11,7 @@ import socket
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from serving_site import camera, running
 
@@ -133,7 +134,6 @@ def test_a_number_of_frames_that_is_wrong_or_unknown() -> None:
 
 def test_pictures_have_no_times_and_positions_all_the_same(tmp_path: Path) -> None:
     import cv2
-    import numpy as np
 
     for number in range(4):
         cv2.imwrite(str(tmp_path / f"p{number}.png"), np.zeros((8, 8, 3), np.uint8))
@@ -190,6 +190,38 @@ def test_what_is_watched_has_the_time_of_watching() -> None:
             one.repeat()
             frames.append(one.read(0.1))
     assert [isinstance(frame, Frame) and frame.clock_ns for frame in frames] == [None, None]
+
+
+def test_what_was_wrong_is_said_once_however_often_it_is_moved_back() -> None:
+    class Worried(Source):
+        source_id, frames = "bag", 6
+
+        def __init__(self) -> None:
+            self._given = 0
+
+        @property
+        def warnings(self) -> tuple[str, ...]:
+            return (f"{self._given} of {self._given} stamps are missing",)
+
+        def read(self, timeout_s: float) -> Frame | Outcome:
+            if self._given == self.frames:
+                return Outcome.END
+            self._given += 1
+            return Frame(np.zeros((8, 8, 3), np.uint8), self._given - 1, 0.0, "bag", "x")
+
+        def close(self) -> None:
+            """Nothing is held."""
+
+    with Playback(Worried(), Worried) as one:
+        one.change(paused=True, position=0.4)
+        until_rest(one)
+        assert one.warnings == ("3 of 3 stamps are missing",)
+        one.change(paused=False)
+        until_rest(one)
+        for position in (0.2, 0.6, 0.0):
+            one.change(position=position)
+            until_rest(one)
+        assert one.warnings == ("6 of 6 stamps are missing",)
 
 
 # dedos-run --serve

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -182,11 +183,18 @@ def result_numbers(frame: Frame, result: Segmentation) -> dict[str, Any]:
     }
 
 
-def encode_picture(suffix: str, picture: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
-    """Return a picture or label map as the bytes of a file of type `suffix`. Raises SinkError."""
+def encode_picture(
+    suffix: str,
+    picture: NDArray[np.uint8] | NDArray[np.uint16],
+    settings: Sequence[int] = (),
+) -> bytes:
+    """Return a picture or label map as the bytes of a file of type `suffix`.
+
+    settings: OpenCV's, each its number and its value. Raises SinkError.
+    """
     import cv2
 
-    encoded, content = cv2.imencode(suffix, picture)
+    encoded, content = cv2.imencode(suffix, picture, settings)
     if not encoded:
         raise SinkError(
             f"a picture of {picture.shape[1]}x{picture.shape[0]} cannot be written as {suffix}; "

@@ -180,7 +180,9 @@ class WholeVideo(Sink):
             if encoder is not None:
                 with encoder:
                     self._add(encoder, encoder.finish())
-                self._complete()
+                # Without a result there is nothing to complete: the first picture was refused.
+                if self._results:
+                    self._complete()
         finally:
             # Not flushed again where it was refused.
             with contextlib.suppress(OSError):

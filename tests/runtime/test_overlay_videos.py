@@ -246,6 +246,13 @@ def test_a_webm_holds_no_other_codec(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_picture_that_is_too_large_for_vp8_is_refused(tmp_path: Path) -> None:
+    wide = np.zeros((2, 16_384, 3), np.uint8)
+    with pytest.raises(SinkError, match=r"16384x2 cannot be written as \.webp; choose another"):
+        write_all(tmp_path / "o.mp4", [Frame(wide, 0, 0.0, "test", "000000")], codec="vp8")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_webp_that_is_not_lossy_is_refused() -> None:
     with pytest.raises(SinkError, match="a WebP of kind b'VP8L' where a lossy one was asked for"):
         vp8_in_webp(b"RIFF\0\0\0\0WEBPVP8L")

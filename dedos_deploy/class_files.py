@@ -37,8 +37,7 @@ def class_lines(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
     something.
 
     Blank lines and comments (# at the start of a line or after a space, but not a colour such as
-    `#808080` at the end) are left out. A pipe is
-    read to its end.
+    `#808080` at the end) are left out. A pipe is read to its end.
 
     Raises BadInputError for a file that cannot be read, is no file, has more than MOST_BYTES, or looks
     like another format.

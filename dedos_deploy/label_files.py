@@ -1,8 +1,9 @@
 """Files of labelled data: class lists, splits, and an image with its label image.
 
 A plain label folder has `images/<split>/*.jpg`, `labels/<split>/*.png` and `classes.txt`, which may
-also lie beside the labels of a split, where `dedos-run --output masks:FOLDER` puts it. A label image has 8 or 16 bits per pixel, the line number in `classes.txt` from 0, and 255 (in 16 bits also
-65535) where nothing is known. Training and evaluation read the same folders through this module.
+also lie beside the labels of a split, where `dedos-run --output masks:FOLDER` puts it. A label image
+has 8 or 16 bits per pixel, the line number in `classes.txt` from 0, and 255 (in 16 bits also 65535)
+where nothing is known. Training and evaluation read the same folders through this module.
 """
 
 from __future__ import annotations

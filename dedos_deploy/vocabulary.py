@@ -190,8 +190,8 @@ Entry(name='road', synonyms=(), threshold=0.4, colour='#808080'))
 def vocabulary_from_file(path: str | os.PathLike[str]) -> Vocabulary:
     """Return the vocabulary in a UTF-8 file with one entry a line, as `parse_vocabulary` takes them.
 
-    Blank lines and comments (# at the start of a line or after a space, but not a colour) are skipped. The path must
-    come from a person or a program, never from a request. A pipe is read to its end.
+    Blank lines and comments (# at the start of a line or after a space, but not a colour) are skipped.
+    The path must come from a person or a program, never from a request. A pipe is read to its end.
 
     Raises BadInputError for a file that cannot be read, is no file, or has more than
     `class_files.MOST_BYTES`, and for lines that are no entries: by their numbers, without their

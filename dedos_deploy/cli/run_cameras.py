@@ -230,6 +230,7 @@ def check_places(args: argparse.Namespace) -> None:
 def open_cameras(args: argparse.Namespace, interrupts: Interrupts, opened: Opened) -> list[Ends]:
     """Open sinks, and the sources that cannot be waited for. Raises DedosError."""
     from dedos_deploy.runtime import open_sink
+    from dedos_deploy.runtime.sources.opening import read_from
 
     sources = sources_of(args)
     outputs = _outputs_of(args, len(sources))
@@ -240,9 +241,11 @@ def open_cameras(args: argparse.Namespace, interrupts: Interrupts, opened: Opene
         found = list(
             pool.map(lambda name: _open_source(name, sources[name], args, opened), sources)
         )
+    # A glob may name very many files: looked for once, whatever the number of cameras.
+    protected = tuple(path for uri in sources.values() for path in read_from(uri).paths)
     with interrupts.held():
         for ends in found:
-            options = _sink_options(ends, args)
+            options = _sink_options(ends, args, protected)
             for output in outputs:
                 sink = open_sink(output.replace(PLACE, ends.name), options)
                 # Of a lone source the summary says it.
@@ -285,11 +288,7 @@ def _open_source(name: str, uri: str, args: argparse.Namespace, opened: Opened) 
     if may_come_later(uri) and (args.reconnect is not None or not is_alone(args)):
         source = _recording_at(uri)
         if source is None:
-            if not part.is_all:
-                raise BadInputError(
-                    f"source {name} is live, and --every, --start and --end choose frames of a "
-                    "recording; leave them out"
-                )
+            part.check_live(f"source {name}")
             return Ends(name, uri, [], [], part)
     else:
         source = open_source(uri, reconnect=Reconnect(attempts=0))
@@ -323,10 +322,9 @@ def _recording_at(uri: str) -> Source | None:
     return None
 
 
-def _sink_options(ends: Ends, args: argparse.Namespace) -> SinkOptions:
+def _sink_options(ends: Ends, args: argparse.Namespace, protected: tuple[Path, ...]) -> SinkOptions:
     from dedos_deploy.runtime import OverlayPainter, SinkOptions
     from dedos_deploy.runtime.sinks.overlay import OPACITY
-    from dedos_deploy.runtime.sources.opening import read_from
 
     opacity = OPACITY if args.opacity is None else args.opacity
     return SinkOptions(
@@ -335,5 +333,5 @@ def _sink_options(ends: Ends, args: argparse.Namespace) -> SinkOptions:
         overwrite=args.overwrite,
         codec=args.codec,
         painter=OverlayPainter(opacity, legend=args.legend, contours=args.contours),
-        protected=tuple(path for uri in sources_of(args).values() for path in read_from(uri).paths),
+        protected=protected,
     )

@@ -67,8 +67,8 @@ class Vp8Pictures(Encoder):
     def encode(self, picture_bgr: NDArray[np.uint8]) -> list[Packet]:
         import cv2
 
-        _, content = cv2.imencode(".webp", picture_bgr, [cv2.IMWRITE_WEBP_QUALITY, WEBP_QUALITY])
-        return [Packet(vp8_in_webp(content.tobytes()))]
+        quality = (cv2.IMWRITE_WEBP_QUALITY, WEBP_QUALITY)
+        return [Packet(vp8_in_webp(encode_picture(".webp", picture_bgr, quality)))]
 
     def entry(self, size_hw: tuple[int, int]) -> bytes:
         # "VP Codec ISO Media File Format Binding": profile 0, level unknown, 8 bits 4:2:0 of limited

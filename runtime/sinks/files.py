@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -135,9 +136,9 @@ class JsonLines(Sink):
     name from the first one on.
 
     Keys: source, frame_id, name (stem of the files that other outputs make from the frame), picture
-    (path of the picture file it was read from, or null), captured_at (UTC), timestamp_s (`time.monotonic()` of the capture), media_s
-    (position in a recording or null), vocabulary_version, coverage (fraction per class), unlabelled
-    (fraction), latency_ms (pre, engine, post, total).
+    (path of the picture file it was read from, or null), captured_at (UTC), timestamp_s
+    (`time.monotonic()` of the capture), media_s (position in a recording or null), vocabulary_version,
+    coverage (fraction per class), unlabelled (fraction), latency_ms (pre, engine, post, total).
     """
 
     def __init__(self, path: Path, options: SinkOptions) -> None:
@@ -182,11 +183,18 @@ def result_numbers(frame: Frame, result: Segmentation) -> dict[str, Any]:
     }
 
 
-def encode_picture(suffix: str, picture: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
-    """Return a picture or label map as the bytes of a file of type `suffix`. Raises SinkError."""
+def encode_picture(
+    suffix: str,
+    picture: NDArray[np.uint8] | NDArray[np.uint16],
+    settings: Sequence[int] = (),
+) -> bytes:
+    """Return a picture or label map as the bytes of a file of type `suffix`.
+
+    settings: OpenCV's, each its number and its value. Raises SinkError.
+    """
     import cv2
 
-    encoded, content = cv2.imencode(suffix, picture)
+    encoded, content = cv2.imencode(suffix, picture, settings)
     if not encoded:
         raise SinkError(
             f"a picture of {picture.shape[1]}x{picture.shape[0]} cannot be written as {suffix}; "

@@ -65,7 +65,7 @@ class FragmentedMp4:
         """Write a picture that is shown from `time_s` on, at least a tick after the one before."""
         time = max(round(time_s * TIMESCALE), self._time + 1)
         if self._time >= 0:
-            self._step = time - self._time
+            self._step = min(time - self._time, LONGEST_DURATION)
         if packet.key and (not self._index or time - self._index[-1][0] >= INDEX_EVERY):
             self._index.append((time, self._at))
         self._time = time

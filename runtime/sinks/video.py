@@ -28,6 +28,8 @@ UNKNOWN_FPS = 25.0
 LIVE_FPS = 10.0
 LONGEST_STILL_S = 10.0
 """A pause of a live source longer than this is shortened to it in the video."""
+ANEW_S = 1.0
+"""A recording whose times go back so far has begun anew."""
 
 
 class Writer(Protocol):
@@ -178,7 +180,9 @@ class WholeVideo(Sink):
             if encoder is not None:
                 with encoder:
                     self._add(encoder, encoder.finish())
-                self._complete()
+                # Without a result there is nothing to complete: the first picture was refused.
+                if self._results:
+                    self._complete()
         finally:
             # Not flushed again where it was refused.
             with contextlib.suppress(OSError):
@@ -233,9 +237,13 @@ class _MediaClock:
             self._last_s = 0.0
             return 0.0
         at_s = self._last_s if own_s is None else own_s + self._shift_s
-        if at_s <= self._last_s:
+        behind_s = self._last_s - at_s
+        if own_s is not None and 0 <= behind_s < ANEW_S:
+            # Two at one time, or out of order: those after them have their own times again.
+            at_s = self._last_s + self._step_s / 2
+        elif behind_s >= 0:
             # No time, or a recording that began anew: as long after the last one as that lasted.
-            self._shift_s += self._last_s + self._step_s - at_s
+            self._shift_s += behind_s + self._step_s
             at_s = self._last_s + self._step_s
         else:
             self._step_s = at_s - self._last_s
@@ -248,7 +256,8 @@ class VideoSink(Sink):
     complete.
 
     Frames of a live source come unevenly: each is repeated until the next one, at 10 frames a
-    second, so that the video lasts as long as what it shows. All frames have the first one's size, rounded up to even; others are fitted into it.
+    second, so that the video lasts as long as what it shows. All frames have the first one's size,
+    rounded up to even; others are fitted into it.
     """
 
     def __init__(self, path: Path, options: SinkOptions) -> None:

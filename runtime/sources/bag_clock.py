@@ -55,14 +55,17 @@ class RecordingClock:
 def rate_of(times_ns: Iterable[int]) -> float | None:
     """Return the usual rate, per second, at ascending times; None if there is none.
 
-    >>> rate_of([0, 10**8, 2 * 10**8, 9 * 10**8])
-    10.0
+    >>> rate_of([0, 10**8, 2 * 10**8, 9 * 10**8]), rate_of([0, 0, 10**8, 10**8, 2 * 10**8])
+    (10.0, 20.0)
     """
     steps = [after - before for before, after in pairwise(times_ns)]
-    if not steps or not (usual := median(steps)) > 0:
+    # Of cameras that share a topic and a trigger every other step, or more, is none.
+    forward = [step for step in steps if step > 0]
+    if not forward:
         return None
     # Without the pauses, of which one among few would make a camera seem slow.
-    return 1e9 / mean(step for step in steps if step <= 1.5 * usual)
+    longest = 1.5 * median(forward)
+    return 1e9 / mean(step for step in steps if step <= longest)
 
 
 def _goes_on(step_ns: int, passed_ns: int) -> bool:

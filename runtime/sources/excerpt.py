@@ -52,11 +52,16 @@ class Part:
             return source
         if source.live:
             source.close()
-            raise BadInputError(
-                f"{source.source_id!r} is live, and --every, --start and --end choose frames of a "
-                "recording; leave them out"
-            )
+            self.check_live(repr(source.source_id))
         return Excerpt(source, self)
+
+    def check_live(self, what: str) -> None:
+        """Raise BadInputError unless all frames of a live source are wanted. what: how to call it."""
+        if not self.is_all:
+            raise BadInputError(
+                f"{what} is live, and --every, --start and --end choose frames of a recording; leave "
+                "them out"
+            )
 
 
 class Excerpt(Source):
@@ -93,7 +98,7 @@ class Excerpt(Source):
             return item if self._is_wanted(item) else Outcome.TIMEOUT
         if item is Outcome.END:
             self._ended = True
-            self._check_any()
+            self._check_any("its last one")
         return item
 
     def _is_wanted(self, frame: Frame) -> bool:
@@ -102,11 +107,15 @@ class Excerpt(Source):
         self._seen += 1
         return (self._seen - 1) % self._part.every == 0
 
-    def _check_any(self) -> None:
+    def _check_any(self, latest: str) -> None:
         if self._seen == 0:
+            end_s = self._part.end_s
+            to = (
+                "on, where --start is" if end_s is None else f"to {end_s:g} s, by --start and --end"
+            )
             raise SourceError(
-                f"{self.source_id!r} has no frame from {self._part.start_s:g} s on, where --start "
-                f"is; its last one is at {self._last_s:g} s"
+                f"{self.source_id!r} has no frame from {self._part.start_s:g} s {to}; {latest} is at "
+                f"{self._last_s:g} s"
             )
 
     def _is_in_time(self, frame: Frame) -> bool:
@@ -118,6 +127,7 @@ class Excerpt(Source):
         self._last_s = frame.media_s
         if self._part.end_s is not None and frame.media_s >= self._part.end_s:
             self._ended = True
+            self._check_any("the next one")
             return False
         return frame.media_s >= self._part.start_s
 

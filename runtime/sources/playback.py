@@ -63,6 +63,7 @@ class Playback(Source):
         self._last_s: float | None = None
         self._drops: Counter[str] = Counter()
         self._warnings: tuple[str, ...] = ()
+        self._warned_at = -1
 
     @property
     def paused(self) -> bool:
@@ -74,7 +75,8 @@ class Playback(Source):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((*self._warnings, *self._source.warnings)))
+        # Those of whichever time it was read furthest: each counts what it met from the beginning.
+        return self._warnings if self._warned_at >= self._read else self._source.warnings
 
     @property
     def state(self) -> PlaybackState:
@@ -133,7 +135,6 @@ class Playback(Source):
         wait_s = min(timeout_s, POLL_S)
         if self._paused:
             return self._rest(wait_s)
-        self._again = False
         frame = self._held
         if frame is None:
             item = self._source.read(timeout_s)
@@ -142,9 +143,9 @@ class Playback(Source):
             frame = item
             self._hold(frame)
         due_in_s = self._due_in_s(frame)
-        self._wait(min(wait_s, due_in_s))
+        is_cut_short = self._wait(min(wait_s, due_in_s))
         # What was changed meanwhile is heeded before the frame is given.
-        if due_in_s > wait_s or self._target is not None or self._paused:
+        if is_cut_short or due_in_s > wait_s or self._target is not None or self._paused:
             return Outcome.TIMEOUT
         return self._give(frame)
 
@@ -157,15 +158,18 @@ class Playback(Source):
             self._wait(wait_s)
             return Outcome.TIMEOUT
         self._again = False
-        return replace(self._given, timestamp_s=time.monotonic())
+        return _now(self._given)
 
     def _hold(self, frame: Frame) -> None:
         self._read += 1
         self._held, self._last_s = frame, frame.media_s
 
-    def _wait(self, seconds: float) -> None:
-        if seconds > 0 and self._changed.wait(seconds):
-            self._changed.clear()
+    def _wait(self, seconds: float) -> bool:
+        """Wait, and return whether something was changed before the time was over."""
+        if seconds <= 0 or not self._changed.wait(seconds):
+            return False
+        self._changed.clear()
+        return True
 
     def _due_in_s(self, frame: Frame) -> float:
         """Return how long it is until a frame's time, 0 for one that is late or has none."""
@@ -178,11 +182,12 @@ class Playback(Source):
         return max(0.0, clock_s + frame.media_s - now_s)
 
     def _give(self, frame: Frame) -> Frame:
+        # What labels it is what was asked for until now.
+        self._again = False
         with self._changing:
             self._held = None
             self._given, self._given_index = frame, self._read - 1
-        # It counts from now on, however long it had to wait for its time.
-        return replace(frame, timestamp_s=time.monotonic())
+        return _now(frame)
 
     def _towards(self, target: int) -> Frame | Outcome:
         """Read one frame on the way to the one that is gone to, and give that."""
@@ -229,6 +234,16 @@ class Playback(Source):
     def _begin_again(self) -> None:
         self._drops.update(self._source.drops)
         self._warnings = self.warnings
+        self._warned_at = max(self._warned_at, self._read)
         self._source.close()
         self._source = self._open_again()
         self._read, self._held = 0, None
+
+
+def _now(frame: Frame) -> Frame:
+    """Return a frame that counts from now on, however long it had to wait for its time.
+
+    The recorder's clock, which stands still and goes back with the recording, is no time for what is
+    recorded of it.
+    """
+    return replace(frame, timestamp_s=time.monotonic(), clock_ns=None)

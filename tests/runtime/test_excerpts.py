@@ -49,6 +49,13 @@ def test_a_part_behind_the_end_is_an_error() -> None:
         ids(Part(start_s=90))
 
 
+def test_a_part_between_two_frames_is_an_error() -> None:
+    with pytest.raises(
+        SourceError, match=r"no frame from 0\.41 s to 0\.43 s.*next one is at 0\.44"
+    ):
+        ids(Part(start_s=0.41, end_s=0.43))
+
+
 def test_pictures_have_no_times_but_a_number(tmp_path: Path) -> None:
     for number in range(4):
         cv2.imwrite(str(tmp_path / f"p{number}.png"), np.zeros((8, 8, 3), np.uint8))

@@ -131,6 +131,14 @@ def test_cut_anywhere_a_live_mp4_plays_up_to_there(tmp_path: Path) -> None:
             assert_pictures(pictures)
 
 
+def test_a_pause_of_a_day_ends_no_live_mp4(tmp_path: Path) -> None:
+    path = tmp_path / "o.mp4"
+    times_s = (0.0, 0.1, 86_400.0, 86_400.1)
+    frames = [Frame(picture_of(n), n, time_s, "t", str(n)) for n, time_s in enumerate(times_s)]
+    write_all(path, frames)
+    assert video_of(path)[0] == pytest.approx(times_s, abs=1e-3)
+
+
 def test_pictures_of_another_size_and_equal_times(tmp_path: Path) -> None:
     path = tmp_path / "o.mp4"
     shapes = [(48, 64), (96, 64), (20, 200)]

@@ -184,6 +184,21 @@ def test_the_rate_is_that_of_the_stamps_of_every_kind_of_recording(
             assert source.fps == pytest.approx(10.0)
 
 
+def test_cameras_with_a_common_topic_and_trigger_have_a_rate_and_a_video(tmp_path: Path) -> None:
+    stamps = [at for at in tenths(WALL_NS, 10) for _ in range(2)]
+    logged = [at + 10**6 * (number % 2) for number, at in enumerate(stamps)]
+    bag = write_stamped(tmp_path / "d.mcap", stamps, logged)
+    path = tmp_path / "o.mp4"
+    with open_source(str(bag)) as source:
+        assert source.fps == pytest.approx(20)
+        with open_sink(str(path), SinkOptions(fps=source.fps, codec="jpeg")) as sink:
+            for frame in source:
+                sink.write(frame, result_for(frame.frame_bgr))
+    capture = cv2.VideoCapture(str(path))
+    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 20
+    assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(20, rel=0.05)
+
+
 # Depth
 
 

@@ -106,6 +106,23 @@ def test_frames_without_a_time_come_at_the_rate_of_the_source(tmp_path: Path) ->
     assert video_of(tmp_path / "o.mp4")[0] == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4], abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("times_s", "own"),
+    [
+        ([0.0, 0.0, 0.1, 0.1, 0.2, 0.2, 0.3, 0.3], [0, 2, 4, 6]),
+        ([0.0, 0.0, 0.0, 0.1, 0.1, 0.1, 0.2, 0.2], [0, 3, 6]),
+        ([0.0, 0.04, 0.08, 0.07, 0.12, 0.16], [0, 1, 2, 4, 5]),
+    ],
+)
+def test_equal_times_and_times_out_of_order_shift_no_other(
+    tmp_path: Path, times_s: list[float | None], own: list[int]
+) -> None:
+    write_all(tmp_path / "o.mp4", frames_at(times_s), codec="jpeg", fps=20.0)
+    shown, _ = video_of(tmp_path / "o.mp4")
+    assert np.diff(shown).min() > 1e-3
+    assert [shown[at] for at in own] == pytest.approx([times_s[at] for at in own], abs=1e-3)
+
+
 def test_a_recording_that_begins_anew_goes_on_in_the_video(tmp_path: Path) -> None:
     write_all(tmp_path / "o.mp4", frames_at([0.0, 0.5, 1.0, 0.0, 0.5]))
     assert video_of(tmp_path / "o.mp4")[0] == pytest.approx([0.0, 0.5, 1.0, 1.5, 2.0], abs=1e-3)
@@ -227,6 +244,13 @@ def test_a_webm_holds_no_other_codec(tmp_path: Path) -> None:
     with pytest.raises(SinkError, match=r"a .webm holds vp8, not h264; write .mp4, or leave"):
         open_sink(str(tmp_path / "o.webm"), SinkOptions(codec="h264"))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_picture_that_is_too_large_for_vp8_is_refused(tmp_path: Path) -> None:
+    wide = np.zeros((2, 16_384, 3), np.uint8)
+    with pytest.raises(SinkError, match=r"16384x2 cannot be written as \.webp; choose another"):
+        write_all(tmp_path / "o.mp4", [Frame(wide, 0, 0.0, "test", "000000")], codec="vp8")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_webp_that_is_not_lossy_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import signal
@@ -10,6 +11,7 @@ import socket
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from serving_site import camera, running
 
@@ -90,9 +92,10 @@ def test_no_frame_comes_before_its_time(monkeypatch: pytest.MonkeyPatch) -> None
     with playback() as one:
         waits: list[float] = []
 
-        def wait(seconds: float) -> None:
+        def wait(seconds: float) -> bool:
             waits.append(seconds)
             now[0] += max(0.0, seconds)
+            return False
 
         monkeypatch.setattr(one, "_wait", wait)
         times = [now[0] for _ in range(6) if isinstance(one.read(0.1), Frame)]
@@ -131,7 +134,6 @@ def test_a_number_of_frames_that_is_wrong_or_unknown() -> None:
 
 def test_pictures_have_no_times_and_positions_all_the_same(tmp_path: Path) -> None:
     import cv2
-    import numpy as np
 
     for number in range(4):
         cv2.imwrite(str(tmp_path / f"p{number}.png"), np.zeros((8, 8, 3), np.uint8))
@@ -148,6 +150,78 @@ def test_a_frame_is_given_again_for_other_words() -> None:
         one.repeat()
         assert until_rest(one) == [5]
         assert one.read(0.01) is Outcome.TIMEOUT and one.state.ended
+
+
+def test_words_that_come_shortly_before_a_pause_label_what_is_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By a clock that stands still, so that the next frame is never due."""
+    monkeypatch.setattr(time, "monotonic", lambda: 100.0)
+    with playback() as one:
+        first = one.read(0.1)
+        assert isinstance(first, Frame)
+        one.repeat()
+        # Other words bring no frame before its time.
+        assert one.read(0.1) is Outcome.TIMEOUT
+        one.change(paused=True)
+        again = one.read(0.1)
+        assert isinstance(again, Frame) and again.frame_id == first.frame_id
+        assert one.read(0.01) is Outcome.TIMEOUT
+
+
+def test_what_is_watched_has_the_time_of_watching() -> None:
+    """The recorder's clock goes back with the recording, where a video of the page goes on."""
+
+    def opened() -> Source:
+        source = open_source(SCENE)
+        read = source.read
+
+        def clocked(timeout_s: float) -> Frame | Outcome:
+            item = read(timeout_s)
+            return dataclasses.replace(item, clock_ns=7) if isinstance(item, Frame) else item
+
+        source.read = clocked  # type: ignore[method-assign]
+        return source
+
+    with Playback(opened(), opened) as one:
+        frames = []
+        for position in (0.0, None):
+            one.change(paused=True, position=position)
+            one.repeat()
+            frames.append(one.read(0.1))
+    assert [isinstance(frame, Frame) and frame.clock_ns for frame in frames] == [None, None]
+
+
+def test_what_was_wrong_is_said_once_however_often_it_is_moved_back() -> None:
+    class Worried(Source):
+        source_id, frames = "bag", 6
+
+        def __init__(self) -> None:
+            self._given = 0
+
+        @property
+        def warnings(self) -> tuple[str, ...]:
+            return (f"{self._given} of {self._given} stamps are missing",)
+
+        def read(self, timeout_s: float) -> Frame | Outcome:
+            if self._given == self.frames:
+                return Outcome.END
+            self._given += 1
+            return Frame(np.zeros((8, 8, 3), np.uint8), self._given - 1, 0.0, "bag", "x")
+
+        def close(self) -> None:
+            """Nothing is held."""
+
+    with Playback(Worried(), Worried) as one:
+        one.change(paused=True, position=0.4)
+        until_rest(one)
+        assert one.warnings == ("3 of 3 stamps are missing",)
+        one.change(paused=False)
+        until_rest(one)
+        for position in (0.2, 0.6, 0.0):
+            one.change(position=position)
+            until_rest(one)
+        assert one.warnings == ("6 of 6 stamps are missing",)
 
 
 # dedos-run --serve

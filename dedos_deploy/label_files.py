@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from dedos_deploy.borders import foreign
 from dedos_deploy.class_files import other_format
-from dedos_deploy.errors import BadInputError, require, shown
+from dedos_deploy.errors import BadInputError, shown
 from dedos_deploy.files import read_regular
 from dedos_deploy.pictures import IMAGE_SUFFIXES, decode_picture, open_turned
 from dedos_deploy.vocabulary import canonical_word
@@ -231,12 +231,12 @@ def read_label_values(path: Path) -> NDArray[np.uint16]:
 
 
 def _palette_indices(path: Path, content: bytes) -> NDArray[Any]:
-    image = require("PIL.Image", extra="train", purpose="reading a label image with a palette")
+    from PIL import Image
 
     def refusal(reason: str) -> BadInputError:
         return BadInputError(f"labels {str(path)!r} are damaged ({reason}); replace them")
 
-    with foreign(refusal), image.open(io.BytesIO(content)) as file:
+    with foreign(refusal), Image.open(io.BytesIO(content)) as file:
         return np.asarray(file)
 
 

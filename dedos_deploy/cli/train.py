@@ -33,10 +33,10 @@ VERBS = {
 """Further commands, `dedos-train VERB ...`, and the module of each."""
 
 _DESCRIPTION = """\
-Train a model on label folders: images/<split>/*.jpg, labels/<split>/*.png (8-bit, value = line
-number in classes.txt from 0, 255 = unlabelled) and classes.txt. Splits `train` and, if there,
-`val` are used. Classes of several folders are unified by their text; a class that a folder does
-not label is never learned to be absent from its images."""
+Train a model on label folders: images/<split>/*.jpg, labels/<split>/*.png (value = line number
+in classes.txt from 0, 255 = unlabelled; 16 bits and 65535 for more than 255 classes) and
+classes.txt. Splits `train` and, if there, `val` are used. Classes of several folders are unified by
+their text; a class that a folder does not label is never learned to be absent from its images."""
 
 _EPILOG = """\
 examples:

@@ -72,7 +72,7 @@ def calibrate_thresholds(
 
 
 def _elsewhere(folder: LabelledFolder, left_out: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return bool, of every label value: those that are a class of the folder, but none that is asked for.
+    """Return bool [values]: label values that are a class of the folder, but none that is asked for.
 
     left_out: values that stand for no class asked for.
     """

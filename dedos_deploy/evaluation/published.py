@@ -110,12 +110,13 @@ class Beside:
             what = self.facts.get("method", "a net of fixed classes")
             return f"No figure of {what} is known on {self.protocol}."
         figure = self.fit.scores[self.protocol]
-        side = "above" if self.points > 0 else "below"
+        gap, side = f"{abs(self.points):.1f}", "above" if self.points > 0 else "below"
+        here = "as good" if gap == "0.0" else f"{gap} points {side}"
         differs = "; ".join(self.differs) or "nothing that the bundle tells"
         return (
             f"{self.fit.label} is published with {figure:.1f} on {self.protocol} (mIoU "
-            f"{self.fit.denominator}, {self.fit.source}); this result is {abs(self.points):.1f} points "
-            f"{side}. What differs: {differs}."
+            f"{self.fit.denominator}, {self.fit.source}); this result is {here}. "
+            f"What differs: {differs}."
         )
 
     def to_dict(self) -> dict[str, Any]:

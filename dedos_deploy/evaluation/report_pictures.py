@@ -6,6 +6,7 @@ They take the colours `--right` and `--wrong` and that of text from the page aro
 from __future__ import annotations
 
 import html
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,6 +22,8 @@ MOST_CLASSES = 40
 _CELL = 26
 _LETTER = 7
 """Width of a letter in pixels, on the safe side."""
+_FULL_WIDTH = 13
+"""That of a letter of Chinese, Japanese or Korean."""
 _LETTERS = 24
 _LEAST = 0.005
 """Part of a label's pixels below which a cell has no number."""
@@ -40,7 +43,7 @@ def confusion_svg(matrix: NDArray[np.int64], classes: Sequence[str]) -> str:
     parts = ratio(counts, np.broadcast_to(labelled[:, None], counts.shape))
     rows = np.flatnonzero(labelled).tolist()
     columns = [*names, "no class"]
-    margin = 10 + _LETTER * max(len(name) for name in columns)
+    margin = 10 + max(map(_length, columns))
     width, height = margin + _CELL * len(columns) + margin // 2, margin + _CELL * len(rows)
     drawn = [_column_name(margin + _CELL * i, margin, name) for i, name in enumerate(columns)]
     for place, row in enumerate(rows):
@@ -98,6 +101,12 @@ def reliability_svg(reliability: Reliability) -> str:
     drawn.append(_text(_EDGE + _SIDE / 2, 42 + _SIDE, "confidence", "middle"))
     drawn.append(_text(_EDGE + 6, 22, "accuracy", "start"))
     return _svg(_SIDE + 2 * _EDGE, _SIDE + 50, "accuracy by confidence", drawn)
+
+
+def _length(name: str) -> int:
+    """Return the length of a name in pixels, on the safe side."""
+    wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in name)
+    return _FULL_WIDTH * wide + _LETTER * (len(name) - wide)
 
 
 def _svg(width: float, height: float, label: str, drawn: Sequence[str]) -> str:

@@ -34,6 +34,10 @@ class HubFile:
         """Where a person finds it."""
         return f"huggingface.co/{'spaces/' * self.space}{self.repository}"
 
+    @property
+    def _kind(self) -> str:
+        return "space" if self.space else "model"
+
     def fetch(self) -> Path:
         """Return the file's place in the cache, where it is put unless it is there.
 
@@ -42,7 +46,7 @@ class HubFile:
         hub, errors = _hub(), _hub(".utils")
         for name in self.names:
             try:
-                return Path(hub.hf_hub_download(self.repository, name))
+                return Path(hub.hf_hub_download(self.repository, name, repo_type=self._kind))
             except errors.LocalEntryNotFoundError:
                 # Nobody answered: then the cache is all there is, whatever the name.
                 found = self.cached()
@@ -58,8 +62,7 @@ class HubFile:
         """Return the file's place in the cache, None unless it is there."""
         hub = _hub()
         for name in self.names:
-            kind = "space" if self.space else "model"
-            found = hub.try_to_load_from_cache(self.repository, name, repo_type=kind)
+            found = hub.try_to_load_from_cache(self.repository, name, repo_type=self._kind)
             if isinstance(found, str):
                 return Path(found)
         return None

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from dedos_deploy.borders import foreign
-from dedos_deploy.errors import BadInputError
+from dedos_deploy.errors import BadInputError, shown
 from dedos_deploy.files import sha256_of_file
 from dedos_deploy.model.hub_files import HubFile, fetch_problem
 from dedos_deploy.presets import ClipConfig
@@ -59,7 +59,11 @@ class ClipFile:
 
 
 def clip_facts(open_clip: ModuleType, clip: ClipConfig, pretrained: str) -> ClipFacts:
-    """Raises BadInputError for what is neither a file nor a tag of this size of CLIP."""
+    """Return what a tag, or the configuration beside a file, says of the weights.
+
+    Raises BadInputError for what is neither a file nor a tag of this size of CLIP, and for a
+    configuration that cannot be read.
+    """
     if Path(pretrained).is_file():
         return _facts_beside(Path(pretrained))
     told = _tag(open_clip, clip, pretrained)
@@ -148,17 +152,23 @@ def _open_clip_facts(_: Path, told: Any) -> ClipFacts:
 def _transformers_facts(path: Path, told: Any) -> ClipFacts:
     if told.get("model_type") != "clip":
         return ClipFacts()
-    # Where a configuration names none, QuickGELU is meant. Towers of two kinds are no CLIP of ours.
-    (quick,) = {
-        _ACTIVATIONS[told.get(tower, {}).get("hidden_act", "quick_gelu")]
+    # Where a configuration names none, QuickGELU is meant.
+    text, vision = (
+        told.get(tower, {}).get("hidden_act", "quick_gelu")
         for tower in ("text_config", "vision_config")
-    }
+    )
+    if text != vision or text not in _ACTIVATIONS:
+        raise BadInputError(
+            f"{str(path)!r} beside the CLIP weights says that the text tower computes {shown(text)} and "
+            f"the picture tower {shown(vision)}, but both must compute {' or '.join(_ACTIVATIONS)}, and "
+            "the same; take other weights"
+        )
     preprocessing = path.with_name("preprocessor_config.json")
     seen = json.loads(preprocessing.read_text(encoding="utf-8")) if preprocessing.is_file() else {}
     mean, std = (
         _three(seen[name]) if name in seen else None for name in ("image_mean", "image_std")
     )
-    return ClipFacts(quick, mean, std)
+    return ClipFacts(_ACTIVATIONS[text], mean, std)
 
 
 _ACTIVATIONS = {"quick_gelu": True, "gelu": False}

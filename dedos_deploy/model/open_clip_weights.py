@@ -84,8 +84,8 @@ def load_open_clip(model: Dedos | DenseClip, pretrained: str) -> ClipFile:
     (`openai`), which is fetched unless it is cached, or a local one.
 
     The architecture is the preset's. Weights trained with another activation than it computes are
-    refused where the tag, or an `open_clip_config.json` beside the file, tells, since nothing else
-    would show it but poor results. The mean and std that they tell become those of the model.
+    refused where the tag tells, or an `open_clip_config.json` or a `config.json` of transformers
+    beside the file, since nothing else would show it but poor results. The mean and std that they tell become those of the model.
 
     Raises BadInputError when the weights cannot be had or do not fit, MissingExtraError without
     open_clip.

@@ -47,7 +47,7 @@ _UNUSED = frozenset(
         "vision_model.embeddings.position_ids",
     }
 )
-"""The numbers 0, 1, 2, … that older files store count positions."""
+"""The temperature, and the numbers 0, 1, 2, … by which older files count positions."""
 
 
 def open_clip_state(state: dict[str, Tensor], clip: ClipConfig) -> dict[str, Tensor]:

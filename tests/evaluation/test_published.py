@@ -117,6 +117,8 @@ def test_what_is_as_published_differs_in_nothing_but_what_the_runtime_does() -> 
     assert found.score == pytest.approx(30.0) and found.points == pytest.approx(30.0 - 64.6)
     assert "is published with 64.6 on VOC21 (mIoU union, " in found.sentence()
     assert "this result is 34.6 points below. What differs: every picture" in found.sentence()
+    assert "this result is 0.1 points above. What" in replace(found, score=64.66).sentence()
+    assert "this result is as good. What differs" in replace(found, score=64.57).sentence()
     assert found.table()[-1] == ("this result", "openai", "224/112", "30.0", "-")
     assert [row[0] for row in found.table()[1:3]] == ["MaskCLIP, ViT-B/16", "SCLIP, ViT-B/16"]
 

@@ -121,6 +121,18 @@ def test_a_confusion_matrix_by_hand() -> None:
     assert "never" not in picture and "<b>" not in picture
 
 
+@pytest.mark.parametrize("name", ["横断歩道と自転車の信号機" * 2, "i" * 24])
+def test_names_in_the_margin_are_not_cut(name: str) -> None:
+    picture = confusion_svg(np.array([[1, 0]], np.int64), (name,))
+    ends = [
+        text for text in ET.fromstring(picture).iter("text") if text.get("text-anchor") == "end"
+    ]
+    full_width = 12  # the size of the font
+    assert len(name) == 24 and [text.text for text in ends] == [name]
+    wide = full_width if name[0] != "i" else full_width / 2
+    assert float(ends[0].get("x", "")) >= 24 * wide
+
+
 def test_many_classes_are_put_together() -> None:
     count = MOST_CLASSES + 3
     matrix = np.zeros((count, count + 1), np.int64)

@@ -357,7 +357,9 @@ def test_tags_name_their_publisher(
 ) -> None:
     from dedos_deploy.model.open_clip_files import clip_file
 
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repository, name: str(weights))
+    monkeypatch.setattr(
+        "huggingface_hub.hf_hub_download", lambda repository, name, **_: str(weights)
+    )
     found = clip_file(open_clip, presets.DENSE_PRESETS["dense-b"].clip, tag)
     assert (found.path, found.licence) == (weights, licence) and publisher in found.credit
 

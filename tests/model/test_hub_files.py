@@ -182,6 +182,13 @@ def test_a_tag_is_fetched_once_and_found_again_without_internet(
     assert hub.ranges == [""]
 
 
+def test_a_file_of_a_space_is_fetched_from_there(hub: Hub) -> None:
+    hub.files["model_base.pth"] = b"weights"
+    space = HubFile(REPOSITORY, ("model_base.pth",), space=True)
+    found = space.fetch()
+    assert found == space.cached() and "spaces--maker--clip" in found.parts
+
+
 def test_a_broken_connection_goes_on_where_it_broke(hub: Hub) -> None:
     hub.files[SAFE], hub.cuts = weights(), 2
     found = load_open_clip(micro(), "small")

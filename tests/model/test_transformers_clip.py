@@ -199,12 +199,29 @@ def test_the_configuration_beside_it_tells_the_activation(
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", '{"model_type": "clip", "text_config": {"hidden_act": "gelu"}}']
+    ("text", "message"),
+    [
+        ("{", "is not a configuration of transf"),
+        ("[]", "is not a configuration of transf"),
+        (
+            '{"model_type": "clip", "text_config": {"hidden_act": "gelu"}}',
+            "text tower computes 'gelu' and the picture tower 'quick_gelu', but both must",
+        ),
+        (
+            json.dumps(
+                {
+                    "model_type": "clip",
+                    **{f"{t}_config": {"hidden_act": "silu"} for t in ("text", "vision")},
+                }
+            ),
+            "computes 'silu' and the picture tower 'silu', but both must compute quick_gelu or gelu",
+        ),
+    ],
 )
-def test_a_configuration_that_cannot_be_is_told(text: str, tmp_path: Path) -> None:
+def test_a_configuration_that_cannot_be_is_told(text: str, message: str, tmp_path: Path) -> None:
     theirs("gelu").save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(BadInputError, match="config.json' beside .* not a configuration of transf"):
+    with pytest.raises(BadInputError, match=f"config.json' beside .* {message}"):
         load_open_clip(dense("gelu"), str(tmp_path / "model.safetensors"))
 
 

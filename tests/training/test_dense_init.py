@@ -84,7 +84,7 @@ def test_it_is_openais_unless_said_otherwise_and_credits_it(
 ) -> None:
     """By a tag that is cached, as `openai` is after the first export."""
     path = saved(tmp_path / "open_clip_model.safetensors", paper.clip)
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repository, name: str(path))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repository, name, **_: str(path))
     told = {"openai": {"hf_hub": "timm/small.openai/", "quick_gelu": True}}
     name = ARCHITECTURE.removesuffix("-quickgelu")
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED, name, told)

@@ -27,7 +27,13 @@ from dedos_deploy.presets import ModelConfig  # noqa: E402
 from dedos_deploy.progress import QUIET  # noqa: E402
 from dedos_deploy.training.distributed import OneProcess  # noqa: E402
 from dedos_deploy.training.folders import open_folder  # noqa: E402
-from dedos_deploy.training.survey import DataCheck, checked_by_first, file_digest, survey  # noqa: E402
+from dedos_deploy.training.survey import (  # noqa: E402
+    DataCheck,
+    checked_by_first,
+    content_digest,
+    file_digest,
+    survey,
+)
 
 
 def train(root: Path, output: Path, *more: str) -> int:
@@ -57,7 +63,14 @@ def spoil_picture(root: Path) -> str:
     return f"picture '{picture}' cannot be read"
 
 
-@pytest.mark.parametrize("spoil", [spoil_value, spoil_size, spoil_picture])
+def spoil_link(root: Path) -> str:
+    picture = root / "images/train/039.png"
+    picture.unlink()
+    picture.symlink_to(root / "gone.png")
+    return f"picture '{picture}' cannot be read: No such file"
+
+
+@pytest.mark.parametrize("spoil", [spoil_value, spoil_size, spoil_picture, spoil_link])
 @pytest.mark.parametrize("more", [(), ("--dry-run",)])
 def test_a_fault_anywhere_is_named_before_the_first_step(
     micro: ModelConfig,
@@ -73,6 +86,14 @@ def test_a_fault_anywhere_is_named_before_the_first_step(
     err = capfd.readouterr().err
     assert message in err and err.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_file_that_is_gone_is_named_where_only_contents_count(write_folder: Write) -> None:
+    root = write_folder()
+    folder = open_folder(str(root))
+    label(root, 3).unlink()
+    with pytest.raises(BadInputError, match="003.png' cannot be read .No such file"):
+        content_digest([folder])
 
 
 def test_a_fault_of_the_validation_split_is_named_too(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -384,7 +385,24 @@ def test_pictures_from_before_are_replaced_once(tmp_path: Path) -> None:
     assert sink.written == f"{folder} (1 label maps)"
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".avi", ".mkv"])
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+def test_a_video_that_does_not_fit_is_removed(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = open_sink(str(tmp_path / f"o{suffix}"))
+    for number in range(4):
+        sink.write(frame_of(number), result_for(frame_of(number).frame_bgr))
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SinkError, match="No space left on device"):
+        sink.close()
+    assert os.listdir(tmp_path) == [] and sink.written is None
+
+
+@pytest.mark.parametrize("suffix", [".avi", ".mkv"])
 def test_a_video_whose_end_is_missing_is_found_out(
     tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.server
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -146,33 +146,13 @@ Serve = Callable[[Respond], str]
 
 
 @pytest.fixture
-def serve() -> Iterator[Serve]:
-    """Start servers on loopback whose answer is a function of the handler and request number."""
-    servers: list[http.server.ThreadingHTTPServer] = []
+def serve(serve_http: Serve) -> Serve:
+    """As `serve_http`, at an address with credentials."""
 
     def start(respond: Respond) -> str:
-        count = iter(range(1000))
+        return serve_http(respond).replace("//", "//user:s3cret@", 1) + "/live.mjpg?token=t0ken"
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                try:
-                    respond(self, next(count))
-                except (BrokenPipeError, ConnectionResetError):
-                    self.close_connection = True
-
-            def log_message(self, *_: object) -> None:
-                """Say nothing."""
-
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        server.daemon_threads = True
-        servers.append(server)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        return f"http://user:s3cret@127.0.0.1:{server.server_address[1]}/live.mjpg?token=t0ken"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    return start
 
 
 def send_mjpeg(

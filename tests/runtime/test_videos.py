@@ -6,8 +6,9 @@ import base64
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -249,49 +250,23 @@ def test_what_ffmpeg_says_is_handed_on(tmp_path: Path) -> None:
 
 # Live
 
-Serve = Callable[[Callable[[BaseHTTPRequestHandler], None]], str]
-
-
-@pytest.fixture
-def serve() -> Iterator[Serve]:
-    servers: list[ThreadingHTTPServer] = []
-
-    def start(answer: Callable[[BaseHTTPRequestHandler], None]) -> str:
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                try:
-                    answer(self)
-                except OSError:
-                    """The reader has gone."""
-
-            def log_message(self, format: str, *args: object) -> None:
-                """Quiet."""
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        servers.append(server)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        return f"http://127.0.0.1:{server.server_port}"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+Serve = Callable[[Callable[[BaseHTTPRequestHandler, int], None]], str]
 
 
 @pytest.mark.timeout(60)
-def test_interlaced_streams_are_read_as_they_are(serve: Serve) -> None:
+def test_interlaced_streams_are_read_as_they_are(serve_http: Serve) -> None:
     over = threading.Event()
 
-    def stream(handler: BaseHTTPRequestHandler) -> None:
+    def stream(handler: BaseHTTPRequestHandler, _: int) -> None:
         handler.send_response(200)
         handler.end_headers()
         while not over.wait(0.01):
             handler.wfile.write(MPEG2)
 
-    address = serve(stream).replace("http://", "http://user:p%40ss@") + "/live?a=1,b"
+    address = serve_http(stream).replace("http://", "http://user:p%40ss@") + "/live?a=1,b"
     with open_source(address, reconnect=Reconnect(attempts=0)) as source:
         assert source.live
-        pictures = [frame.frame_bgr for frame, _ in zip(source, range(5), strict=False)]
+        pictures = [frame.frame_bgr for frame in islice(source, 5)]
     over.set()
     for picture in pictures:
         distances = [np.abs(picture - np.array(colour)).max() for colour in COLOURS_BGR]
@@ -301,7 +276,7 @@ def test_interlaced_streams_are_read_as_they_are(serve: Serve) -> None:
 
 @pytest.mark.timeout(60)
 def test_a_stream_in_bursts_gives_its_pictures_one_after_the_other(
-    serve: Serve, tmp_path: Path
+    serve_http: Serve, tmp_path: Path
 ) -> None:
     rate, count = 25, 4
     segments = []
@@ -315,7 +290,7 @@ def test_a_stream_in_bursts_gives_its_pictures_one_after_the_other(
         segments.append(path.read_bytes())
     started = time.monotonic()
 
-    def answer(handler: BaseHTTPRequestHandler) -> None:
+    def answer(handler: BaseHTTPRequestHandler, _: int) -> None:
         there = min(count, 2 + int(time.monotonic() - started))
         lines = [f"#EXT-X-DISCONTINUITY\n#EXTINF:1.0,\n{number}.ts" for number in range(there)]
         head = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXT-X-MEDIA-SEQUENCE:0\n"
@@ -329,7 +304,7 @@ def test_a_stream_in_bursts_gives_its_pictures_one_after_the_other(
         handler.wfile.write(content)
 
     numbers = []
-    with open_source(serve(answer) + "/live.m3u8", reconnect=Reconnect(attempts=0)) as source:
+    with open_source(serve_http(answer) + "/live.m3u8", reconnect=Reconnect(attempts=0)) as source:
         assert source.live
         with pytest.raises(SourceError, match="stopped delivering frames"):
             for frame in source:

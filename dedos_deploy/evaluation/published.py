@@ -164,13 +164,6 @@ def _row(group: dict[str, Any], row: dict[str, Any]) -> PublishedRow:
     return PublishedRow(**{"weights": None, **shared, **row}, settings=settings)
 
 
-def published_table() -> list[tuple[str, ...]]:
-    """Return header and all published rows, a column per protocol."""
-    columns = list(dict.fromkeys(name for row in published() for name in row.scores))
-    header = ("", "weights", "windows", *columns, "source")
-    return [header, *(_cells(row, *map(row.scores.get, columns)) for row in published())]
-
-
 def _cells(row: PublishedRow, *scores: float | None) -> tuple[str, ...]:
     shown = ("-" if score is None else f"{score:.1f}" for score in scores)
     return (row.label, row.weights or "-", row.windows or "-", *shown, row.source)

@@ -43,6 +43,16 @@ vocabulary that nobody asked for."""
 
 BACKGROUNDS: tuple[Background, ...] = get_args(Background)
 
+Legend = Literal["on", "beside", "off"]
+"""Where overlays have their legend: over a corner, at the right of the picture, nowhere."""
+
+LEGENDS: tuple[Legend, ...] = get_args(Legend)
+
+Codec = Literal["auto", "h264", "vp8", "jpeg"]
+"""Of overlay videos; `auto` is what plays widely as far as this machine can."""
+
+CODECS: tuple[Codec, ...] = get_args(Codec)
+
 MIN_AGREEMENT = {"fp32": 0.999, "fp16": 0.99, "int8": 0.97}
 """Lowest part of pixels with the label that the model in FP32 gives them, per precision."""
 

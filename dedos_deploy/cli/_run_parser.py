@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from dedos_deploy.cli._main import command_parser
-from dedos_deploy.spec import BACKGROUNDS
+from dedos_deploy.spec import BACKGROUNDS, CODECS, LEGENDS
 
 if TYPE_CHECKING:
     from dedos_deploy.runtime.flow import Reconnect
@@ -121,7 +121,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--legend",
-        choices=("on", "beside", "off"),
+        choices=LEGENDS,
         default="on",
         help="of overlays: in a corner where it hides little (default), beside the picture, which "
         "makes it wider, or none",
@@ -134,7 +134,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--codec",
-        choices=("auto", "h264", "vp8", "jpeg"),
+        choices=CODECS,
         default="auto",
         help="of outputs .mp4: auto (default) is H.264 where GStreamer or PyAV encodes it, else VP8, which "
         "browsers play, too; of live sources JPEG",

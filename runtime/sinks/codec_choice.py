@@ -8,8 +8,8 @@ from functools import partial
 
 from dedos_deploy.errors import SinkError
 from dedos_deploy.runtime.sinks.codecs import Encoder, JpegPictures, Vp8Pictures
-from dedos_deploy.runtime.sinks.contract import CODECS, Codec
-from dedos_deploy.runtime.sinks.h264 import h264_encoders, open_h264
+from dedos_deploy.runtime.sinks.h264 import h264_candidates, open_h264, works
+from dedos_deploy.spec import CODECS, Codec
 
 Opener = Callable[[tuple[int, int]], Encoder]
 NO_H264 = (
@@ -58,9 +58,11 @@ def choose(codec: Codec, suffix: str = ".mp4", *, growing: bool = False) -> Choi
             "JPEG, which no browser plays in MP4", lambda _: JpegPictures(), any_size=True
         )
     if codec in ("auto", "h264"):
-        names = [name for name in h264_encoders() if name == "av" or not growing]
-        if names:
-            return Choice(f"H.264 by {_named(names[0])}", partial(open_h264, names[0]))
+        # Not more are tried than up to the first that works.
+        names = (name for name in h264_candidates() if name == "av" or not growing)
+        name = next(filter(works, names), None)
+        if name is not None:
+            return Choice(f"H.264 by {_named(name)}", partial(open_h264, name))
         if codec == "h264":
             of = " of a live source" if growing else ""
             raise SinkError(f"there is no encoder for H.264{of} here; {NO_H264}; or choose vp8")

@@ -5,18 +5,16 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from dedos_deploy.closing import Closing
 from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.sinks.overlay import OverlayPainter
+from dedos_deploy.spec import Codec
 
 SinkErrors = Literal["stop", "continue"]
 """What an error of one sink means for the rest of a run."""
-
-Codec = Literal["auto", "h264", "vp8", "jpeg"]
-CODECS: tuple[Codec, ...] = get_args(Codec)
 
 
 class StopRequested(Exception):

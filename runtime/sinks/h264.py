@@ -49,22 +49,23 @@ START_CODE = re.compile(b"\0\0\1")
 PICTURES, KEY_PICTURE, SPS, PPS, DELIMITER = (1, 5), 5, 7, 8, 9
 
 
-@lru_cache(maxsize=1)
-def h264_encoders() -> tuple[str, ...]:
-    """Return the names of the encoders that work here, the fastest first: elements of GStreamer as
-    `gst:NAME`, and `av`. Tried once, by encoding a picture each."""
-    names = [f"gst:{name}" for name in HARDWARE] if shutil.which(LAUNCH) else []
+def h264_candidates() -> list[str]:
+    """Return the names of the encoders that may work here, the fastest first: elements of GStreamer as
+    `gst:NAME`, and `av`."""
+    has_gstreamer = shutil.which(LAUNCH) is not None
+    names = [f"gst:{name}" for name in HARDWARE if has_gstreamer]
     names += ["av"] if find_spec("av") else []
-    names += [f"gst:{name}" for name in SOFTWARE] if shutil.which(LAUNCH) else []
-    return tuple(name for name in names if _works(name))
+    return names + [f"gst:{name}" for name in SOFTWARE if has_gstreamer]
 
 
 def open_h264(name: str, size_hw: tuple[int, int]) -> Encoder:
-    """Return an encoder by its name among `h264_encoders`. Raises SinkError, MissingExtraError."""
+    """Return an encoder by its name among `h264_candidates`. Raises SinkError, MissingExtraError."""
     return AvH264(size_hw) if name == "av" else GstH264(name.removeprefix("gst:"), size_hw)
 
 
-def _works(name: str) -> bool:
+@lru_cache
+def works(name: str) -> bool:
+    """Return whether an encoder encodes two pictures; tried once."""
     picture = np.zeros((*PROBE_HW, 3), np.uint8)
     try:
         with open_h264(name, PROBE_HW) as encoder:
@@ -210,7 +211,8 @@ class GstH264(_H264):
 def units_of(stream: bytes) -> Iterator[bytes]:
     """Return the units of a byte stream without their start codes."""
     starts = [found.end() for found in START_CODE.finditer(stream)]
-    for start, end in zip(starts, [*(at - 3 for at in starts[1:]), len(stream)], strict=False):
+    ends = [*(at - 3 for at in starts), len(stream)][1:]
+    for start, end in zip(starts, ends, strict=True):
         # A start code may have more zeros; a unit never ends with one.
         unit = stream[start:end].rstrip(b"\0")
         if unit:

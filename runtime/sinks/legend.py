@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,6 @@ from dedos_deploy.runtime.sinks.palette import Colour
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
-
-Legend = Literal["on", "beside", "off"]
-LEGENDS: tuple[Legend, ...] = get_args(Legend)
 
 LINE = 0.035
 """Height of a line as a part of the picture's height."""

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.runtime.segmentation import Segmentation
-from dedos_deploy.runtime.sinks.legend import LEGENDS, Legend, legend_beside, legend_inside
+from dedos_deploy.runtime.sinks.legend import legend_beside, legend_inside
 from dedos_deploy.runtime.sinks.palette import Colour
+from dedos_deploy.spec import LEGENDS, Legend
 
 OPACITY = 0.5
 KEPT = 2
@@ -148,7 +149,7 @@ def _place(
     margin = min(panel_hw[:2]) // 12
     rows, columns = (
         slice(whole - part - margin, whole - margin) if at_end else slice(margin, margin + part)
-        for whole, part, at_end in zip(whole_hw, panel_hw, corner, strict=False)
+        for whole, part, at_end in zip(whole_hw[:2], panel_hw[:2], corner, strict=True)
     )
     return rows, columns
 

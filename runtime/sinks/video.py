@@ -16,7 +16,7 @@ from dedos_deploy.errors import SinkError
 from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.opencv import quiet_opencv
 from dedos_deploy.runtime.segmentation import Segmentation
-from dedos_deploy.runtime.sinks.codec_choice import choose, even
+from dedos_deploy.runtime.sinks.codec_choice import Choice, choose, even
 from dedos_deploy.runtime.sinks.codecs import Encoder
 from dedos_deploy.runtime.sinks.contract import Sink, SinkOptions
 from dedos_deploy.runtime.sinks.fragmented_mp4 import FragmentedMp4, Packet, WholeMp4
@@ -42,6 +42,31 @@ class Writer(Protocol):
     def release(self) -> None: ...
 
 
+class _Pictures:
+    """Overlays made into packets by the chosen codec: all of the first one's size."""
+
+    def __init__(self, choice: Choice) -> None:
+        self.encoder: Encoder | None = None
+        """None before the first picture."""
+        self.coded_hw = 0, 0
+        """Size in the file, as the codec takes it."""
+        self._choice = choice
+        self._size_hw = self.coded_hw
+
+    def encode(self, overlay: NDArray[np.uint8]) -> list[Packet]:
+        """Take a picture; return the packets that are ready."""
+        if self.encoder is None:
+            self._size_hw = overlay.shape[0], overlay.shape[1]
+            self.coded_hw = self._choice.size_for(self._size_hw)
+            self.encoder = self._choice.open(self.coded_hw)
+        return self.encoder.encode(pad_to(fit_into(overlay, self._size_hw), self.coded_hw))
+
+    def entry(self) -> bytes:
+        """Return the description of the pictures in an MP4, once there was a packet."""
+        assert self.encoder is not None
+        return self.encoder.entry(self.coded_hw)
+
+
 class GrowingVideo(Sink):
     """An overlay MP4 or WebM of a live source that grows picture by picture and plays whatever becomes of its
     writer: kill -9, a power cut or a full disk cost at most the last picture.
@@ -58,9 +83,7 @@ class GrowingVideo(Sink):
         self._options = options
         self._suffix = path.suffix.lower()
         self._choice = choose(options.codec, self._suffix, growing=True)
-        self._encoder: Encoder | None = None
-        self._size_hw: tuple[int, int] = 0, 0
-        self._coded_hw = self._size_hw
+        self._pictures = _Pictures(self._choice)
         self._start_ns = 0
         self._start_s = 0.0
         self._results = 0
@@ -83,38 +106,34 @@ class GrowingVideo(Sink):
 
     def write(self, frame: Frame, result: Segmentation) -> None:
         overlay = self._options.painter.paint(frame.frame_bgr, result)
-        if self._encoder is None:
-            self._size_hw = overlay.shape[0], overlay.shape[1]
-            self._coded_hw = self._choice.size_for(self._size_hw)
-            self._encoder = self._choice.open(self._coded_hw)
+        if self._pictures.encoder is None:
             self._start_ns = frame.captured_ns
             self._start_s = frame.timestamp_s
         # Encoders of growing files give each picture at once.
-        picture = pad_to(fit_into(overlay, self._size_hw), self._coded_hw)
-        packets = list(self._encoder.encode(picture))
+        packets = self._pictures.encode(overlay)
         with writing(self._path):
             for packet in packets:
-                self._begun(self._encoder).add(packet, self._time_s(frame))
+                self._begun().add(packet, self._time_s(frame))
         self._results += 1
 
-    def _begun(self, encoder: Encoder) -> FragmentedMp4 | WebM:
+    def _begun(self) -> FragmentedMp4 | WebM:
         if self._video is not None:
             return self._video
         self._file.appear()
+        size_hw = self._pictures.coded_hw
         if self._suffix == ".webm":
-            self._video = WebM(self._file, self._coded_hw, step_s=1.0 / LIVE_FPS)
+            self._video = WebM(self._file, size_hw, step_s=1.0 / LIVE_FPS)
         else:
-            entry = encoder.entry(self._coded_hw)
-            created_s = self._start_ns / 1e9
-            self._video = FragmentedMp4(self._file, self._coded_hw, entry, created_s=created_s)
+            entry, created_s = self._pictures.entry(), self._start_ns / 1e9
+            self._video = FragmentedMp4(self._file, size_hw, entry, created_s=created_s)
         return self._video
 
     def close(self) -> None:
         video, self._video = self._video, None
         with writing(self._path):
             try:
-                if self._encoder is not None:
-                    self._encoder.close()
+                if self._pictures.encoder is not None:
+                    self._pictures.encoder.close()
                 if video is not None:
                     video.finish()
             finally:
@@ -143,12 +162,10 @@ class WholeVideo(Sink):
         self._choice = choose(options.codec, self._suffix)
         self._step_s = 1.0 / (options.fps or UNKNOWN_FPS)
         self._clock = _MediaClock(self._step_s)
-        self._size_hw: tuple[int, int] = 0, 0
-        self._coded_hw = self._size_hw
+        self._pictures = _Pictures(self._choice)
         self._times_s: deque[float] = deque()
         self._results = 0
         self._is_written = False
-        self._encoder: Encoder | None = None
         self._video: WholeMp4 | WebM | None = None
         self._temporary = reserve_file(
             path, overwrite=options.overwrite, protected=options.protected
@@ -165,43 +182,39 @@ class WholeVideo(Sink):
 
     def write(self, frame: Frame, result: Segmentation) -> None:
         overlay = self._options.painter.paint(frame.frame_bgr, result)
-        if self._encoder is None:
-            self._size_hw = overlay.shape[0], overlay.shape[1]
-            self._coded_hw = self._choice.size_for(self._size_hw)
-            self._encoder = self._choice.open(self._coded_hw)
         self._times_s.append(self._clock.time_s(frame))
-        picture = pad_to(fit_into(overlay, self._size_hw), self._coded_hw)
-        self._add(self._encoder, self._encoder.encode(picture))
+        self._add(self._pictures.encode(overlay))
         self._results += 1
 
     def close(self) -> None:
-        encoder, self._encoder = self._encoder, None
         try:
-            if encoder is not None:
+            if (encoder := self._pictures.encoder) is not None:
                 with encoder:
-                    self._add(encoder, encoder.finish())
+                    self._add(encoder.finish())
                 # Without a result there is nothing to complete: the first picture was refused.
                 if self._results:
                     self._complete()
         finally:
+            self._pictures.encoder = None
             # Not flushed again where it was refused.
             with contextlib.suppress(OSError):
                 self._file.close()
             self._temporary.discard()
 
-    def _add(self, encoder: Encoder, packets: Iterable[Packet]) -> None:
+    def _add(self, packets: Iterable[Packet]) -> None:
         for packet in packets:
             if not self._times_s:
                 raise SinkError(f"the encoder of {self.uri!r} gave more pictures than it got")
             with writing(self._path):
-                self._begun(encoder).add(packet, self._times_s.popleft())
+                self._begun().add(packet, self._times_s.popleft())
 
-    def _begun(self, encoder: Encoder) -> WholeMp4 | WebM:
+    def _begun(self) -> WholeMp4 | WebM:
+        size_hw = self._pictures.coded_hw
         if self._video is None and self._suffix == ".webm":
-            self._video = WebM(self._file, self._coded_hw, step_s=self._step_s)
+            self._video = WebM(self._file, size_hw, step_s=self._step_s)
         elif self._video is None:
-            entry = encoder.entry(self._coded_hw)
-            self._video = WholeMp4(self._file, self._coded_hw, entry, step_s=self._step_s)
+            entry = self._pictures.entry()
+            self._video = WholeMp4(self._file, size_hw, entry, step_s=self._step_s)
         return self._video
 
     def _complete(self) -> None:
@@ -366,7 +379,7 @@ def pad_to(picture: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.u
 
     OpenCV would cut off what is odd instead.
     """
-    missing = [(0, size - side) for size, side in zip(size_hw, picture.shape, strict=False)]
+    missing = [(0, size - side) for size, side in zip(size_hw, picture.shape[:2], strict=True)]
     return np.pad(picture, (*missing, (0, 0)), mode="edge") if any(map(any, missing)) else picture
 
 

@@ -20,7 +20,7 @@ from dedos_deploy.runtime import Frame, OverlayPainter, SinkOptions, open_sink
 from dedos_deploy.runtime.sinks import codec_choice, h264
 from dedos_deploy.runtime.sinks.codec_choice import choose
 from dedos_deploy.runtime.sinks.codecs import vp8_in_webp
-from dedos_deploy.runtime.sinks.contract import Codec
+from dedos_deploy.spec import Codec
 
 TIMES_S = [3.0, 3.04, 3.5, 3.54, 5.0]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -76,14 +76,18 @@ def video_of(path: Path) -> tuple[list[float], list[NDArray[np.uint8]]]:
 
 
 def codecs_here() -> list[Codec]:
-    return ["vp8", "jpeg", *(["h264"] if h264.h264_encoders() else [])]  # type: ignore[list-item]
+    return ["vp8", "jpeg", *(["h264"] if any(map(h264.works, h264.h264_candidates())) else [])]  # type: ignore[list-item]
 
 
 def played_here() -> list[tuple[Codec, str, bool]]:
     """Codec, suffix, and whether of a live source."""
     found: list[tuple[Codec, str, bool]] = [("auto", ".webm", False), ("auto", ".webm", True)]
     found += [("vp8", ".mp4", False), ("vp8", ".mp4", True), ("auto", ".mp4", False)]
-    return [*found, ("h264", ".mp4", True)] if "av" in h264.h264_encoders() else found
+    return (
+        [*found, ("h264", ".mp4", True)]
+        if "av" in filter(h264.works, h264.h264_candidates())
+        else found
+    )
 
 
 @pytest.mark.parametrize("clock", [False, True])
@@ -170,14 +174,15 @@ def test_the_command_line_writes_what_a_browser_plays_and_says_who_encodes(
 
 
 def test_without_an_encoder_for_h264_a_way_to_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codec_choice, "h264_encoders", lambda: ())
+    monkeypatch.setattr(codec_choice, "h264_candidates", list)
     assert choose("auto").described.startswith("VP8")
     with pytest.raises(
         SinkError, match=r"no encoder for H.264 here; GStreamer.*extra h264.*or choose vp8"
     ):
         choose("h264")
     # What gives its pictures at the end is nothing for a file that grows.
-    monkeypatch.setattr(codec_choice, "h264_encoders", lambda: ("gst:openh264enc",))
+    monkeypatch.setattr(codec_choice, "h264_candidates", lambda: ["gst:openh264enc"])
+    monkeypatch.setattr(codec_choice, "works", lambda name: True)
     assert choose("auto").described == "H.264 by GStreamer's openh264enc"
     with pytest.raises(SinkError, match="no encoder for H.264 of a live source here"):
         choose("h264", growing=True)
@@ -193,8 +198,9 @@ def test_an_element_that_fails_is_said_and_no_video_is_left(
     launch.write_text("#!/bin/sh\nexit 1\n")
     launch.chmod(0o755)
     monkeypatch.setenv("PATH", f"{launch.parent}:/bin:/usr/bin")
-    assert not h264._works("gst:openh264enc")
-    monkeypatch.setattr(codec_choice, "h264_encoders", lambda: ("gst:openh264enc",))
+    assert not h264.works.__wrapped__("gst:openh264enc")
+    monkeypatch.setattr(codec_choice, "h264_candidates", lambda: ["gst:openh264enc"])
+    monkeypatch.setattr(codec_choice, "works", lambda name: True)
     sink = open_sink(str(tmp_path / "o.mp4"), SinkOptions(codec="h264"))
     with pytest.raises(SinkError, match="GStreamer's openh264enc did not encode to the end"):
         with sink:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dedos_deploy.errors import DedosError
+from dedos_deploy.errors import DedosError, EngineError
 from dedos_deploy.installation import pip_install
 
 Verdict = Literal["ok", "note", "bad"]
@@ -165,18 +165,38 @@ def _disk(machine: Machine) -> Iterator[Finding]:
 
 
 def _native(machine: Machine) -> Iterator[Finding]:
-    from dedos_deploy.runtime.gpu.kernels_file import kernels_file
+    from dedos_deploy.runtime.gpu.cuda import Cuda
+    from dedos_deploy.runtime.gpu.kernels_file import kernels_file, kernels_in
 
-    kernels = kernels_file()
-    if kernels is None:
+    file = kernels_file()
+    if file is None:
         yield Finding(
             "cuda kernels",
             "note",
             "not in this installation",
             "frames are resized and labelled on the CPU; on a GPU, install from source with nvcc",
         )
+        return
+    image = file.read_bytes()
+    try:
+        found = str(kernels_in(image))
+    except EngineError as error:
+        found, _, advice = str(error).partition("; ")
+        yield Finding("cuda kernels", "bad", found, advice)
+        return
+    try:
+        cuda = Cuda.open()
+    except (DedosError, ImportError):
+        yield Finding("cuda kernels", "ok", f"{found}; not tried, see gpu")
+        return
+    try:
+        cuda.kernels(image).close()
+    except EngineError as error:
+        refusal, _, advice = str(error).partition("; ")
+        advice = f"{advice}; until then frames are resized and labelled on the CPU"
+        yield Finding("cuda kernels", "bad", f"{found}, but {refusal}", advice)
     else:
-        yield Finding("cuda kernels", "ok", f"{kernels.name}, {kernels.stat().st_size // 1024} KiB")
+        yield Finding("cuda kernels", "ok", f"{found}; loaded on {cuda.device.name}")
 
 
 def _onnxruntime(machine: Machine) -> Iterator[Finding]:
@@ -235,11 +255,10 @@ def _gpu(machine: Machine) -> Iterator[Finding]:
         yield Finding("gpu", "note", str(error).split(";")[0], "the cpu engine needs none")
         return
     device = cuda.device
-    driver = f"{device.driver // 1000}.{device.driver % 1000 // 10}"
     yield Finding(
         "gpu",
         "ok",
-        f"{device.name}, compute capability {device.sm}, CUDA {driver} by the driver, "
+        f"{device.name}, compute capability {device.sm}, CUDA {device.driver_cuda} by the driver, "
         f"{free / GIB:.1f} of {total / GIB:.1f} GiB free",
     )
 

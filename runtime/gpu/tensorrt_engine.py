@@ -1,5 +1,5 @@
 """The engine that runs TensorRT's two flavours: one stream, one context and graph per slot bucket,
-every buffer allocated once."""
+everything allocated, run and captured before the first frame."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import DedosError, EngineError
+from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.runtime.engines.contract import Engine
 from dedos_deploy.runtime.engines.tensors import Tensors, check_inputs
 from dedos_deploy.runtime.gpu import vendor
@@ -54,9 +55,9 @@ class TensorRtEngine(Engine):
     """An engine of `spec` on one GPU, for one frame at a time.
 
     Text of up to 256 words is padded to the smallest slot bucket that holds it. All device memory
-    is allocated here; what a bucket needs besides is set up when it is first used. Work of a bucket
-    is captured into a CUDA graph where the library allows it; `graphs` tells for which buckets, and
-    why not for others.
+    is allocated and every bucket run once when the engine is loaded, so that other words never cost
+    a frame more than a copy. Work of a bucket is captured into a CUDA graph where the library
+    allows it; `graphs` tells for which buckets, and why not for others.
     """
 
     max_slots = SLOT_BUCKETS[-1]
@@ -71,11 +72,13 @@ class TensorRtEngine(Engine):
         *,
         name: str = "engine",
         runtime_cache: Path | None = None,
+        on_progress: Progress = QUIET,
     ) -> None:
-        """Load a serialized engine.
+        """Load a serialized engine and make all its slot buckets ready.
 
         name: for messages; runtime_cache: file in which TensorRT for RTX keeps what it compiled on
-        this device, None to compile it anew.
+        this device, None to compile it anew, which takes long for every bucket; on_progress: noted
+        which bucket is made ready.
 
         Raises EngineError when it was built for another GPU or version, is damaged, is another
         graph, or the GPU has too little memory, which names how much was needed.
@@ -100,6 +103,7 @@ class TensorRtEngine(Engine):
         try:
             self._load(engine)
             self._allocate()
+            self._prepare_all(on_progress)
         except BaseException:
             self.close()
             raise
@@ -163,7 +167,7 @@ class TensorRtEngine(Engine):
         """Put text float32 [K, D] and valid float32 [K] on the device, padded; return the bucket.
 
         owner: what `text_of` shows from now on. Inside `exclusive`. Costs one copy of at most 256
-        rows and allocates nothing once the bucket was used before.
+        rows; nothing is allocated, run or captured.
         """
         self.text_of = None
         slots = len(valid)
@@ -174,8 +178,6 @@ class TensorRtEngine(Engine):
         used[:slots], used[slots:bucket] = valid, 0.0
         self.cuda.upload(self.text.pointer, rows[:bucket], self.stream)
         self.cuda.upload(self.valid.pointer, used[:bucket], self.stream)
-        if bucket not in self._buckets:
-            self._buckets[bucket] = self._prepare(bucket)
         self._bucket = bucket
         self.text_of = owner
         return bucket
@@ -287,6 +289,21 @@ class TensorRtEngine(Engine):
         return item
 
     # Buckets
+
+    def _prepare_all(self, on_progress: Progress) -> None:
+        """Make every bucket ready, one after the other, since all share one block of scratch memory.
+
+        Beside the frames it would take a second block, as large as the largest bucket's.
+        """
+        # What lies in fresh memory may be no number, from which a graph may compute an address.
+        most = SLOT_BUCKETS[-1]
+        self.cuda.fill(self.image.pointer, 0, self.image.size, self.stream)
+        rows = np.eye(most, self.spec.text_width, dtype=np.float32)
+        rows[self.spec.text_width :, 0] = 1.0
+        self.set_text(rows, np.ones(most, np.float32))
+        for number, slots in enumerate(SLOT_BUCKETS, start=1):
+            on_progress.note(f"making K={slots} ready, {number} of {len(SLOT_BUCKETS)}")
+            self._buckets[slots] = self._prepare(slots)
 
     def _prepare(self, slots: int) -> _Bucket:
         context = new_context(self._trt, self._loaded, self._runtime_config())

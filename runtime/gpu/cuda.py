@@ -375,8 +375,9 @@ def bindings() -> tuple[ModuleType, ModuleType]:
     Raises MissingExtraError, or EngineError when the NVIDIA driver is not installed.
     """
     purpose = "running on an NVIDIA GPU"
-    runtime = require("cuda.bindings.runtime", extra="gpu", purpose=purpose)
-    driver = require("cuda.bindings.driver", extra="gpu", purpose=purpose)
+    # A driver that serves CUDA 13 serves 12, too, so this extra is right everywhere.
+    runtime = require("cuda.bindings.runtime", extra="cuda12", purpose=purpose)
+    driver = require("cuda.bindings.driver", extra="cuda12", purpose=purpose)
     return runtime, driver
 
 

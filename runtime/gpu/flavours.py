@@ -155,11 +155,10 @@ def prepare_for_capture(trt: ModuleType, config: vendor.BuilderConfig) -> None:
         config.set_flag(flag)
 
 
-def set_capabilities(trt: ModuleType, config: Any, capabilities: Sequence[Any]) -> None:
-    """Name the GPUs of a portable engine."""
+def set_capabilities(config: Any, capabilities: Sequence[Any]) -> bool:
+    """Name the GPUs of a portable engine; return whether all were accepted."""
     config.num_compute_capabilities = len(capabilities)
-    for index, capability in enumerate(capabilities):
-        config.set_compute_capability(capability, index)
+    return all(config.set_compute_capability(one, index) for index, one in enumerate(capabilities))
 
 
 def new_context(

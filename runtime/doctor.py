@@ -246,18 +246,20 @@ def _frame(machine: Machine) -> Iterator[Finding]:
 
 def _gpu(machine: Machine) -> Iterator[Finding]:
     from dedos_deploy.runtime.gpu.cuda import Cuda
+    from dedos_deploy.runtime.gpu.cuda_errors import dotted
 
     try:
         cuda = Cuda.open()
         free, total = cuda.free_memory()
     except (DedosError, ImportError) as error:
-        yield Finding("gpu", "note", str(error).split(";")[0], "the cpu engine needs none")
+        found, _, advice = str(error).partition("; ")
+        yield Finding("gpu", "note", found, advice or "the cpu engine needs none")
         return
     device = cuda.device
     yield Finding(
         "gpu",
         "ok",
-        f"{device.name}, compute capability {device.sm}, CUDA {device.driver_cuda} by the driver, "
+        f"{device.name}, compute capability {device.sm}, CUDA {dotted(device.driver)} by the driver, "
         f"{free / GIB:.1f} of {total / GIB:.1f} GiB free",
     )
 

@@ -168,7 +168,7 @@ def test_the_library_has_what_the_code_names(library: Library) -> None:
     uses = tensorrt_uses()
     portable = {"ComputeCapability"}
     calls = {name: uses.calls[name] for name in uses.calls if library.rtx or name not in portable}
-    assert {"OnnxParser.__init__", "MemoryPoolType.WORKSPACE"} <= calls.keys()
+    assert {"OnnxParser.__init__", "MemoryPoolType"} <= calls.keys()
     named = {f"DataType.{name}" for name in DTYPES}
     if library.rtx:
         named |= uses.optional
@@ -206,7 +206,7 @@ def test_cuda_has_what_the_code_names(cuda_api: Api) -> None:
 def test_errors_that_are_compared_by_name_exist(cuda_api: Api) -> None:
     """In the newest version: older ones may lack an error that their drivers do not know either."""
     spoken = cuda_uses().spoken
-    assert "CUresult.CUDA_ERROR_NO_BINARY_FOR_GPU" in spoken
+    assert spoken
     assert sorted(spoken - cuda_api.keys()) == []
 
 

@@ -81,6 +81,8 @@ RAISED = {
     "IExecutionContext.set_optimization_profile_async": (
         "RuntimeError: Error in set optimization profile async."
     ),
+    # The number is the stand-in's.
+    "IExecutionContext.infer_shapes": "RuntimeError: infer_shapes error code: -2147483648",
     "IOptimizationProfile.set_shape": (
         "RuntimeError: Shape provided for min is inconsistent with other shapes."
     ),
@@ -185,11 +187,12 @@ def test_the_library_has_the_methods_that_are_overridden(library: Library) -> No
 @pytest.mark.parametrize("library", LIBRARIES[:-1], indirect=True, scope="module")
 def test_what_the_bindings_do_when_the_library_refuses(library: Library) -> None:
     refusals = library.vendor.refusals()
-    assert len(refusals) == (14 if library.rtx else 10)
+    assert len(refusals) == (15 if library.rtx else 11)
     expected = {name: RAISED.get(name, "False") for name in refusals}
     if library.version == "10.3.0":
-        # JetPack 6's sets the error without holding the interpreter's lock, which ends the process.
-        expected["IExecutionContext.set_optimization_profile_async"] = "SIGSEGV"
+        # JetPack 6's sets these errors without holding the interpreter's lock, which ends the process.
+        for call in ("set_optimization_profile_async", "infer_shapes"):
+            expected[f"IExecutionContext.{call}"] = "SIGSEGV"
     assert refusals == expected
 
 

@@ -232,7 +232,8 @@ def _gpu(machine: Machine) -> Iterator[Finding]:
         cuda = Cuda.open()
         free, total = cuda.free_memory()
     except (DedosError, ImportError) as error:
-        yield Finding("gpu", "note", str(error).split(";")[0], "the cpu engine needs none")
+        found, _, advice = str(error).partition("; ")
+        yield Finding("gpu", "note", found, advice or "the cpu engine needs none")
         return
     device = cuda.device
     driver = f"{device.driver // 1000}.{device.driver % 1000 // 10}"

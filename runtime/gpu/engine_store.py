@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any
 from dedos_deploy.errors import BadBundleError, BadInputError, EngineError, ParityError
 from dedos_deploy.files import sha256_of_file, write_atomically
 from dedos_deploy.progress import QUIET, Progress
-from dedos_deploy.runtime.gpu.build import BuildOptions, build_engine, label
+from dedos_deploy.runtime.gpu.build import BuildOptions, build_engine
 from dedos_deploy.runtime.gpu.cuda import Cuda
 from dedos_deploy.runtime.gpu.device_check import DeviceCheck, check_on_device
 from dedos_deploy.runtime.gpu.engine_key import EngineKey, platform_name
 from dedos_deploy.runtime.gpu.flavours import FLAVOURS, Flavour, known_problems, version_of
+from dedos_deploy.runtime.gpu.library import label
 from dedos_deploy.runtime.gpu.memory import LOW_WORKSPACE, available_bytes, build_memory
 from dedos_deploy.runtime.gpu.tensorrt_engine import TensorRtEngine
 from dedos_deploy.spec import SLOT_BUCKETS, TYPED_TARGETS
@@ -214,6 +215,7 @@ class EngineStore:
             self._cuda,
             name=stored.path.name,
             runtime_cache=cache if self.flavour.portable else None,
+            on_progress=self._on_progress,
         )
 
     # The gate

@@ -27,11 +27,15 @@ class Status(enum.IntEnum):
     cudaErrorInvalidValue = 1
     cudaErrorMemoryAllocation = 2
     cudaErrorInsufficientDriver = 35
+    cudaErrorDevicesUnavailable = 46
     cudaErrorNoDevice = 100
     cudaErrorDeviceUninitialized = 201
     cudaErrorInvalidResourceHandle = 400
     cudaErrorNotReady = 600
     cudaErrorIllegalAddress = 700
+    cudaErrorLaunchTimeout = 702
+    cudaErrorInvalidAddressSpace = 717
+    cudaErrorSystemNotReady = 802
     cudaErrorStreamCaptureUnsupported = 900
     cudaErrorStreamCaptureInvalidated = 901
 
@@ -41,6 +45,7 @@ class DriverStatus(enum.IntEnum):
     CUDA_ERROR_INVALID_VALUE = 1
     CUDA_ERROR_NO_BINARY_FOR_GPU = 209
     CUDA_ERROR_NOT_FOUND = 500
+    CUDA_ERROR_ILLEGAL_ADDRESS = 700
 
 
 class Kind(enum.IntEnum):
@@ -63,8 +68,9 @@ class FakeStream:
 class FakeCuda:
     """`runtime` and `driver` to hand to Cuda; counters and faults for the tests.
 
-    memory: bytes of the device; devices: how many there are. faults: name of a call to the status
-    that it gives next time; live: blocks that were not freed, by kind; calls: how often each was made.
+    memory: bytes of the device; devices: how many there are; integrated: it shares the CPU's memory.
+    faults: name of a call to the status that it gives next time, or to what it raises; live: blocks
+    that were not freed, by kind; calls: how often each was made; sleepers: events that do not spin.
     """
 
     def __init__(
@@ -74,16 +80,21 @@ class FakeCuda:
         memory: int = 2**34,
         devices: int = 1,
         capability: tuple[int, int] = (8, 9),
+        integrated: bool = False,
     ) -> None:
         self.host = host
         self.memory = memory
         self.devices = devices
         self.capability = capability
+        self.integrated = integrated
+        self.driver_version = 13000
         self.faults: dict[str, Any] = {}
         self.calls: Counter[str] = Counter()
         self.blocks: dict[int, tuple[str, Any, int]] = {}
         self.streams: dict[int, FakeStream] = {}
         self.events: dict[int, int | None] = {}
+        self.sleepers: set[int] = set()
+        self.recorded: dict[int, int] = {}
         self.graphs: dict[int, list[Work]] = {}
         self.modules: set[int] = set()
         self.sticky = OK
@@ -176,7 +187,20 @@ class FakeCuda:
             stream.spoiled = stream.spoiled or stream.captured is not None
 
 
-_ANYWHERE = ("cudaGetDeviceCount", "cudaSetDevice", "cudaGetErrorString")
+def _fault(fake: FakeCuda, name: str) -> Any:
+    fault = fake.faults.pop(name)
+    if isinstance(fault, Exception):
+        raise fault
+    return fault, None
+
+
+_ANYWHERE = (
+    "cudaGetDeviceCount",
+    "cudaSetDevice",
+    "cudaGetErrorString",
+    "cudaDriverGetVersion",
+    "cudaRuntimeGetVersion",
+)
 """What needs no device of the calling thread, and works when the device is lost."""
 
 
@@ -186,6 +210,8 @@ class _Runtime:
     cudaError_t = Status
     cudaMemcpyKind = Kind
     cudaStreamNonBlocking = 1
+    cudaEventDefault = 0
+    cudaEventBlockingSync = 1
     cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
 
     def __init__(self, fake: FakeCuda) -> None:
@@ -200,7 +226,7 @@ class _Runtime:
         def call(*arguments: Any) -> Any:
             fake.calls[name] += 1
             if name in fake.faults:
-                return fake.faults.pop(name), None
+                return _fault(fake, name)
             if name in _ANYWHERE:
                 return value(*arguments)
             if not getattr(fake.ready, "device", False):
@@ -227,11 +253,14 @@ class _Runtime:
             major=major,
             minor=minor,
             totalGlobalMem=self._fake.memory,
-            integrated=0,
+            integrated=int(self._fake.integrated),
         )
 
     def cudaDriverGetVersion(self) -> Any:
-        return OK, 13000
+        return OK, self._fake.driver_version
+
+    def cudaRuntimeGetVersion(self) -> Any:
+        return OK, 13040
 
     def cudaGetErrorString(self, error: Status) -> Any:
         return OK, f"words on {error.name}".encode()
@@ -344,16 +373,32 @@ class _Runtime:
                 return (_HANDLE,)
         return (OK,)
 
-    def cudaEventCreate(self) -> Any:
+    def cudaEventCreateWithFlags(self, flags: int) -> Any:
         handle = self._fake.new_handle()
         self._fake.events[handle] = None
+        if flags == self.cudaEventBlockingSync:
+            self._fake.sleepers.add(handle)
         return OK, handle
+
+    def cudaEventSynchronize(self, event: int) -> Any:
+        fake = self._fake
+        if event not in fake.events:
+            return (_HANDLE,)
+        if fake.capturing():
+            fake.spoil()
+            return (Status.cudaErrorStreamCaptureUnsupported,)
+        # Work before the event is done when it is passed; an event on no stream is passed already.
+        stream = fake.streams.get(fake.recorded.get(event, 0))
+        if stream is not None and fake.events[event] is None:
+            fake.run(stream)
+        return (fake.sticky,)
 
     def cudaEventRecord(self, event: int, stream: int) -> Any:
         fake = self._fake
         if event not in fake.events:
             return (_HANDLE,)
         fake.events[event] = None
+        fake.recorded[event] = int(stream)
 
         def pass_it() -> None:
             fake.events[event] = fake.tick()
@@ -413,7 +458,7 @@ class _Driver:
 
     def cuModuleLoadData(self, image: bytes) -> Any:
         if "cuModuleLoadData" in self._fake.faults:
-            return self._fake.faults.pop("cuModuleLoadData"), None
+            return _fault(self._fake, "cuModuleLoadData")
         handle = self._fake.new_handle()
         self._fake.modules.add(handle)
         return DriverStatus.CUDA_SUCCESS, handle
@@ -442,6 +487,8 @@ class _Driver:
         parameters: Any,
         extra: int,
     ) -> Any:
+        if "cuLaunchKernel" in self._fake.faults:
+            return _fault(self._fake, "cuLaunchKernel")[:1]
         values, types = parameters
         assert self._fake.ready.device, "no context in this thread"
         if tuple(types) != _SIGNATURES[function] or bx * by * bz > 256 or min(gx, gy, gz) < 1:

@@ -128,6 +128,22 @@ def test_packages_over_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     assert finding.verdict == "bad" and "onnxruntime and onnxruntime-gpu" in finding.found
 
 
+def test_a_gpu_that_cannot_be_used_is_found_with_its_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from dedos_deploy.runtime.gpu.cuda import Cuda
+    from dedos_deploy.runtime.gpu.cuda_errors import insufficient_driver
+
+    def refuse() -> Cuda:
+        raise insufficient_driver("cudaErrorInsufficientDriver", driver=12060, bindings=13040)
+
+    monkeypatch.setattr(Cuda, "open", refuse)
+    monkeypatch.setattr(doctor, "CHECKS", (doctor._gpu,))
+    (finding,) = examine()
+    assert finding.found.endswith("serves CUDA 12.6, these bindings need CUDA 13.4")
+    assert finding.advice.startswith("run pip install ") and "[cuda12]" in finding.advice
+
+
 @pytest.mark.parametrize("engine", ["cuda", "trt", "rtx"])
 def test_engines_need_all_of_theirs(engine: str) -> None:
     names = ["gpu", "onnxruntime cuda", "tensorrt", "tensorrt-rtx", "label a frame"]

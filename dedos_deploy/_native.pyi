@@ -62,3 +62,21 @@ def confusion(
             has no room for more pixels.
         TypeError: an argument is not an array or not a whole number, or the matrix is read-only.
     """
+
+def majority(
+    ids: NDArray[np.uint8] | NDArray[np.uint16], out: NDArray[np.uint8] | NDArray[np.uint16]
+) -> None:
+    """Fill `out` with the id that is most frequent in each of its cells.
+
+    | array | shape | dtype | meaning |
+    |---|---|---|---|
+    | ids | [H, W] | uint8 or uint16 | ids of pixels |
+    | out (out) | [h, w] | as ids | cell [i, j] has the rows from `i * H // h` to `(i + 1) * H // h` and the columns likewise; of equally frequent ids the lowest |
+
+    h is at most H and w at most W. Both arrays are C-contiguous, aligned, in this machine's byte order,
+    and share no memory. The GIL is released meanwhile.
+
+    Raises:
+        ValueError: a dtype, shape or layout does not fit, or memory is shared.
+        TypeError: an argument is not an array, or `out` is read-only.
+    """

@@ -15,10 +15,10 @@ from dedos_deploy.runtime import Segmentation, open_source
 
 
 def free_ahead(result: Segmentation, ground: str) -> float:
-    """Return which part of the lower middle of the picture is ground."""
+    """Return how far up the lower half of the picture ground reaches in its middle, 0 to 1."""
     height, width = result.label_map.shape
-    ahead = result.label_map[height // 2 :, width // 3 : 2 * width // 3]
-    return float(np.mean(ahead == result.classes.index(ground)))
+    rows = result.free_space(ground, below=height // 2)[width // 3 : 2 * width // 3]
+    return float(np.median(height - 1 - rows) / (height - height // 2))
 
 
 def main(source: str) -> None:

@@ -7,6 +7,8 @@ from dedos_deploy.runtime.engines.opening import open_engine
 from dedos_deploy.runtime.flow.pipeline import Pipeline, run
 from dedos_deploy.runtime.flow.statistics import Statistics
 from dedos_deploy.runtime.frame import Frame
+from dedos_deploy.runtime.ground import GroundCamera, GroundGrid, OccupancyGrid
+from dedos_deploy.runtime.regions import Polygon, Region
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.segmenter import Segmenter, SegmenterView
 from dedos_deploy.runtime.sinks.contract import Sink, SinkOptions, StopRequested
@@ -23,9 +25,14 @@ __all__ = [
     "Engine",
     "EngineOptions",
     "Frame",
+    "GroundCamera",
+    "GroundGrid",
+    "OccupancyGrid",
     "Outcome",
     "OverlayPainter",
     "Pipeline",
+    "Polygon",
+    "Region",
     "Segmentation",
     "Segmenter",
     "SegmenterView",

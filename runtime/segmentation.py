@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dedos_deploy.errors import BadInputError, listed, nearest
+from dedos_deploy.runtime.ground import (
+    FREE,
+    OCCUPIED,
+    UNKNOWN,
+    GroundCamera,
+    GroundGrid,
+    OccupancyGrid,
+    obstacle_rows,
+    occupancy,
+)
+from dedos_deploy.runtime.label_maps import majority, mask_of, painted
+from dedos_deploy.runtime.regions import Polygon, Region, polygons_of, regions_of
 from dedos_deploy.runtime.sinks.palette import Colour, colours_of
 
 LabelMap = NDArray[np.uint8] | NDArray[np.uint16]
+
+Words = str | Sequence[str]
+"""Names of classes: `floor|road`, or a sequence of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +89,95 @@ class Segmentation:
     def unlabelled(self) -> float:
         """Fraction of the frame's pixels that have no class."""
         return 1.0 - int(self.counts.sum()) / self.label_map.size
+
+    def ids(self, words: Words | None = None) -> tuple[int, ...]:
+        """Return the ids of some classes of this frame's vocabulary, None for all.
+
+        Raises BadInputError for a name that is not in it.
+        """
+        if words is None:
+            return self.class_ids
+        asked = words.split("|") if isinstance(words, str) else list(words)
+        known = {self.classes[class_id]: class_id for class_id in self.class_ids}
+        for name in asked or [""]:
+            if name.strip() not in known:
+                raise BadInputError(
+                    f"no class of this result is called {name.strip()!r}"
+                    f"{nearest(name.strip(), known)}; it has {listed(known)}"
+                )
+        return tuple(known[name.strip()] for name in asked)
+
+    def mask(self, words: Words) -> NDArray[np.bool_]:
+        """Return, bool [H, W], where the frame is one of some classes, such as `floor|road`.
+
+        Raises BadInputError for a name that is not in this frame's vocabulary, as do all below.
+        """
+        return mask_of(self.label_map, self.ids(words))
+
+    def regions(self, words: Words | None = None, *, min_area: int = 1) -> tuple[Region, ...]:
+        """Return what hangs together, the largest first: class, area, box and centroid.
+
+        words: of these classes, None for all; min_area: pixels of the smallest that counts. Raises
+        BadInputError also for a `min_area` below 1.
+        """
+        return regions_of(self.label_map, self.classes, self._present(words), min_area=min_area)
+
+    def polygons(
+        self, tolerance: float = 1.0, words: Words | None = None, *, min_area: int = 1
+    ) -> tuple[Polygon, ...]:
+        """Return the outlines of all regions, with their holes, in the order of the vocabulary.
+
+        tolerance: pixels that an outline may be off, 0 for exact; words, min_area: as of `regions`.
+        Raises BadInputError also for a negative tolerance or a `min_area` below 1.
+        """
+        return polygons_of(
+            self.label_map,
+            self.classes,
+            self._present(words),
+            tolerance=tolerance,
+            min_area=min_area,
+        )
+
+    def free_space(self, words: Words, *, below: int = 0) -> NDArray[np.int64]:
+        """Return, int64 [W], the first row of every column, from the bottom up, that is not free.
+
+        words: what is free, such as `floor|road`; unlabelled pixels are not. below: first row that
+        counts, such as the horizon's; a column that is free from there down has `below - 1`.
+
+        Raises BadInputError also for a row outside of the picture.
+        """
+        return obstacle_rows(self.mask(words), below)
+
+    def project_ground(
+        self, camera: GroundCamera, words: Words, grid: GroundGrid | None = None
+    ) -> OccupancyGrid:
+        """Return the ground before the camera from above, in cells: free, occupied, or unknown.
+
+        words: what is free. Unlabelled pixels are unknown, as is all behind something, outside of
+        the picture, or right before the camera. What the camera and the grid (None for 8 m ahead, 4 m aside,
+        cells of 5 cm) make of a frame's size is worked out once, for the last few of them.
+
+        Raises BadInputError also when the camera sees no ground of the grid.
+        """
+        kinds = np.full(self.label_map.shape, OCCUPIED, np.uint8)
+        kinds[self.label_map == self.none_id] = UNKNOWN & 0xFF
+        kinds[self.mask(words)] = FREE
+        return occupancy(kinds, camera, grid or GroundGrid())
+
+    def resized(self, size_hw: tuple[int, int]) -> LabelMap:
+        """Return a smaller label map, each of its h x w cells the most frequent id there.
+
+        Unlabelled pixels vote, too; of equally many the lowest id wins. Raises BadInputError for a
+        size that is larger than the frame, or empty.
+        """
+        return majority(self.label_map, size_hw)
+
+    def painted(self) -> NDArray[np.uint8]:
+        """Return the label map as a picture, uint8 [H, W, 3] BGR, unlabelled pixels black."""
+        return painted(self.label_map, np.array(self.colours_bgr, np.uint8))
+
+    def _present(self, words: Words | None) -> list[int]:
+        return [class_id for class_id in self.ids(words) if self.counts[class_id]]
 
     def __repr__(self) -> str:
         height, width = self.label_map.shape

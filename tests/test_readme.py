@@ -6,6 +6,7 @@ import importlib
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,6 +52,15 @@ def test_python_example_runs() -> None:
     scope = {"frame_bgr": np.zeros((48, 64, 3), np.uint8)}
     exec(compile(example, "README.md", "exec"), scope)
     assert scope["result"].label_map.shape == (48, 64)  # type: ignore[attr-defined]
+
+
+def test_what_a_planner_asks_is_answered(capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = blocks(ROOT / "docs" / "robots.md", "python")
+    scope: dict[str, Any] = {}
+    exec(compile(example, "robots.md", "exec"), scope)
+    assert int(capsys.readouterr().out.splitlines()[-1].split()[0]) > 100
+    assert scope["small"].shape == (120, 160)
+    assert scope["drivable"].mean() > 0.2
 
 
 def test_links_lead_to_files() -> None:

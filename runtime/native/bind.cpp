@@ -15,6 +15,7 @@
 #include "confusion.h"
 #include "label_map.h"
 #include "label_math.h"
+#include "majority.h"
 
 namespace nb = nanobind;
 using nb::literals::operator""_a;
@@ -213,6 +214,33 @@ void confusion(nb::handle given_labels, nb::handle given_predictions, nb::handle
                           std::to_string(ids.classes - 1));
 }
 
+template <typename Id>
+void shrink(const Input& ids, const Output& out) {
+  dedos::check<Id>("out", Input(out), 2);
+  for (std::size_t axis = 0; axis < 2; ++axis) {
+    if (out.shape(axis) <= ids.shape(axis)) continue;
+    throw std::invalid_argument("out has shape " + dedos::shape_text(Input(out)) +
+                                ", but at most that of ids, " + dedos::shape_text(ids) +
+                                ", is filled");
+  }
+  dedos::check_apart({{"ids", ids, false}, {"out", Input(out), true}});
+  const auto size = [](const auto& array, std::size_t axis) {
+    return static_cast<std::int64_t>(array.shape(axis));
+  };
+  const nb::gil_scoped_release release;
+  dedos::majority(static_cast<const Id*>(ids.data()), size(ids, 0), size(ids, 1),
+                  static_cast<Id*>(out.data()), size(out, 0), size(out, 1));
+}
+
+void majority(nb::handle given_ids, nb::handle given_out) {
+  const auto ids = dedos::array_from<Input>("ids", given_ids);
+  const auto out = dedos::array_from<Output>("out", given_out);
+  const bool wide = ids.dtype() == nb::dtype<std::uint16_t>();
+  check_id_type("ids", ids, wide || ids.dtype() == nb::dtype<std::uint8_t>(), "uint8 or uint16");
+  wide ? dedos::check<std::uint16_t>("ids", ids, 2) : dedos::check<std::uint8_t>("ids", ids, 2);
+  wide ? shrink<std::uint16_t>(ids, out) : shrink<std::uint8_t>(ids, out);
+}
+
 }  // namespace
 
 NB_MODULE(_native, module) {
@@ -221,4 +249,5 @@ NB_MODULE(_native, module) {
              "ids"_a.none(), "confidence"_a.none(), "counts"_a.none(), "threads"_a.none());
   module.def("confusion", &confusion, "labels"_a.none(), "predictions"_a.none(), "matrix"_a.none(),
              "ignore"_a.none(), "unlabelled"_a.none());
+  module.def("majority", &majority, "ids"_a.none(), "out"_a.none());
 }

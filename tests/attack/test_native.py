@@ -47,9 +47,14 @@ def confusion_arguments() -> dict[str, Any]:
     }
 
 
+def majority_arguments() -> dict[str, Any]:
+    return {"ids": np.ones((17, 23), np.uint16), "out": np.zeros((5, 6), np.uint16)}
+
+
 OPERATIONS = {
     "label_map": (_native.label_map, label_arguments, ("ids", "confidence", "counts")),
     "confusion": (_native.confusion, confusion_arguments, ("matrix",)),
+    "majority": (_native.majority, majority_arguments, ("out",)),
 }
 ARRAYS = [
     (operation, name)

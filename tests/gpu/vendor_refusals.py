@@ -34,9 +34,11 @@ def calls(trt: Any) -> dict[str, Callable[[], Any]]:
     profile = builder.create_optimization_profile()
     shape = (1, 2)
     found = {
-        "Runtime": without_objects(lambda: trt.Runtime(logger)),
-        "Builder": without_objects(lambda: trt.Builder(logger)),
-        "OnnxParser": without_objects(lambda: trt.OnnxParser(network, logger)),
+        "Runtime": told("GIVES_NOTHING", lambda: trt.Runtime(logger)),
+        "Builder": told("GIVES_NOTHING", lambda: trt.Builder(logger)),
+        "OnnxParser": told("GIVES_NOTHING", lambda: trt.OnnxParser(network, logger)),
+        # It asks the context for its engine, that for the number of tensors, and then for shapes.
+        "IExecutionContext.infer_shapes": told("NEGATIVE_FROM", context.infer_shapes, 3),
         "IExecutionContext.set_optimization_profile_async": (
             lambda: context.set_optimization_profile_async(0, 0)
         ),
@@ -64,11 +66,11 @@ def calls(trt: Any) -> dict[str, Callable[[], Any]]:
     return found
 
 
-def without_objects(call: Callable[[], Any]) -> Callable[[], Any]:
-    """Return a call of a library that has no object to give."""
+def told(word: str, call: Callable[[], Any], value: int = 1) -> Callable[[], Any]:
+    """Return a call during which the library is told how to refuse; see `vendor_stub.cpp`."""
 
     def changed() -> Any:
-        os.environ["STUB_GIVES_NOTHING"] = "1"
+        os.environ[f"STUB_{word}"] = str(value)
         return call()
 
     return changed

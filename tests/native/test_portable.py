@@ -11,7 +11,7 @@ import pytest
 
 HERE = Path(__file__).parent
 NATIVE = Path(__file__).parents[2] / "runtime" / "native"
-CORE = ("confusion.cpp", "label_loops.cpp", "label_map.cpp")
+CORE = ("confusion.cpp", "label_loops.cpp", "label_map.cpp", "majority.cpp")
 # Those of CMakeLists.txt.
 FLAGS = [
     "-std=c++17",

@@ -105,7 +105,12 @@ def run(
 
 
 def test_the_module_s_tests_find_no_fault(module: Installed, tmp_path: Path) -> None:
-    files = ("native/test_label_map.py", "native/test_confusion_native.py", "attack/test_native.py")
+    files = (
+        "native/test_label_map.py",
+        "native/test_confusion_native.py",
+        "native/test_majority.py",
+        "attack/test_native.py",
+    )
     done = run(
         module,
         tmp_path,

@@ -1,0 +1,55 @@
+"""Label maps as masks, pictures and smaller label maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dedos_deploy.errors import BadInputError
+
+
+def mask_of(label_map: NDArray[Any], class_ids: Sequence[int]) -> NDArray[np.bool_]:
+    """Return, bool [H, W], where a label map uint8 or uint16 [H, W] has one of some ids."""
+    mask: NDArray[np.bool_] = label_map == class_ids[0]
+    for class_id in class_ids[1:]:
+        mask |= label_map == class_id
+    return mask
+
+
+def painted(label_map: NDArray[Any], colours_bgr: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a picture, uint8 [H, W, 3], of a label map.
+
+    colours_bgr: uint8 [N, 3] of the ids 0 to N - 1; others are black.
+    """
+    import cv2
+
+    table = np.zeros((np.iinfo(label_map.dtype).max + 1, 3), np.uint8)
+    table[: len(colours_bgr)] = colours_bgr
+    if label_map.dtype == np.uint8:
+        picture: NDArray[Any] = cv2.applyColorMap(label_map, table[:, None])
+        return picture
+    wide: NDArray[np.uint8] = table[label_map]
+    return wide
+
+
+def majority(label_map: NDArray[Any], size_hw: tuple[int, int]) -> NDArray[Any]:
+    """Return a smaller label map of the same dtype, of the id most frequent in each cell.
+
+    Cell [i, j] of h x w has the rows from `i * H // h` to `(i + 1) * H // h` and the columns
+    likewise; of equally frequent ids the lowest. Raises BadInputError for a size that is larger, or
+    empty.
+    """
+    frame_hw = label_map.shape[:2]
+    if not all(1 <= small <= large for small, large in zip(size_hw, frame_hw, strict=True)):
+        raise BadInputError(
+            f"a majority is of 1x1 to {frame_hw[0]}x{frame_hw[1]} cells here, not "
+            f"{size_hw[0]}x{size_hw[1]}"
+        )
+    from dedos_deploy import _native
+
+    smaller = np.empty(size_hw, label_map.dtype)
+    _native.majority(np.ascontiguousarray(label_map), smaller)
+    return smaller

@@ -1,0 +1,175 @@
+"""Free rows and free ground against hand-computed cases and a ray caster in float64."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from dedos_deploy.errors import BadInputError
+from dedos_deploy.runtime import GroundCamera, GroundGrid
+from dedos_deploy.runtime.ground import FREE, OCCUPIED, UNKNOWN, obstacle_rows, occupancy
+
+CAMERA = GroundCamera(300.0, 310.0, 159.5, 119.5, height_m=0.5, pitch_rad=0.3)
+GRID = GroundGrid(ahead_m=4.0, aside_m=2.0, cell_m=0.1)
+FRAME_HW = (240, 320)
+NOT_KNOWN = UNKNOWN & 0xFF
+
+
+def test_the_lowest_row_that_is_not_free() -> None:
+    free = np.array([[0, 1, 0, 1], [1, 1, 1, 1], [0, 1, 1, 0], [1, 1, 1, 0]], bool)
+    assert obstacle_rows(free, 0).tolist() == [2, -1, 0, 3]
+    assert obstacle_rows(free, 1).tolist() == [2, 0, 0, 3]
+    assert obstacle_rows(free, 3).tolist() == [2, 2, 2, 3]
+
+
+@pytest.mark.parametrize("below", [-1, 4])
+def test_the_horizon_is_a_row(below: int) -> None:
+    with pytest.raises(BadInputError, match=f"below is a row of the picture, 0 to 3, not {below}"):
+        obstacle_rows(np.ones((4, 2), bool), below)
+
+
+def pixel(x_m: float, y_m: float, z_m: float = 0.0) -> tuple[float, float]:
+    """Column and row of a point, by rotation matrices."""
+    sine, cosine = math.sin(CAMERA.pitch_rad), math.cos(CAMERA.pitch_rad)
+    ahead, left, up = np.array([x_m, y_m, z_m - CAMERA.height_m])
+    across, down, depth = -left, -sine * ahead - cosine * up, cosine * ahead - sine * up
+    return CAMERA.cx + CAMERA.fx * across / depth, CAMERA.cy + CAMERA.fy * down / depth
+
+
+def frame_with(*boxes: tuple[float, float, float, float, float], kind: int) -> NDArray[np.uint8]:
+    """Free ground, and walls (x, y from, y to, z to) of a kind that stand on it; sky is not free."""
+    kinds = np.full(FRAME_HW, OCCUPIED, np.uint8)
+    _, horizon = pixel(1e9, 0.0)
+    kinds[math.ceil(horizon) :] = FREE
+    for x_m, right, left, bottom, top in boxes:
+        columns = [pixel(x_m, side)[0] for side in (left, right)]
+        rows = [pixel(x_m, right, level)[1] for level in (top, bottom)]
+        kinds[
+            max(0, round(rows[0])) : round(rows[1]) + 1,
+            max(0, round(columns[0])) : round(columns[1]) + 1,
+        ] = kind
+    return kinds
+
+
+def at(cells: NDArray[np.int8], x_m: float, y_m: float) -> int:
+    row = math.floor((y_m - GRID.origin_xy_m[1]) / GRID.cell_m)
+    return int(cells[row, math.floor(x_m / GRID.cell_m)])
+
+
+def test_open_ground_is_free_where_the_camera_sees_it() -> None:
+    cells = occupancy(frame_with(kind=OCCUPIED), CAMERA, GRID).cells
+    assert cells.shape == GRID.shape == (40, 40)
+    assert cells.dtype == np.int8
+    for row in range(cells.shape[0]):
+        for column in range(cells.shape[1]):
+            x_m = (column + 0.5) * GRID.cell_m
+            y_m = GRID.origin_xy_m[1] + (row + 0.5) * GRID.cell_m
+            u, v = pixel(x_m, y_m)
+            seen = -0.5 < u < FRAME_HW[1] - 0.5 and v < FRAME_HW[0] - 0.5
+            assert cells[row, column] == (FREE if seen else UNKNOWN), (x_m, y_m)
+
+
+def test_behind_something_nothing_is_known() -> None:
+    cells = occupancy(frame_with((2.05, -0.5, 0.4, 0.0, 0.8), kind=OCCUPIED), CAMERA, GRID).cells
+    assert at(cells, 2.05, 0.0) == OCCUPIED
+    assert at(cells, 2.05, 0.35) == OCCUPIED  # the left part, on the left
+    assert at(cells, 1.75, 0.0) == FREE
+    assert at(cells, 2.75, 0.0) == at(cells, 3.95, 0.6) == UNKNOWN
+    assert at(cells, 2.05, 0.75) == at(cells, 2.55, -0.95) == FREE  # beside it
+
+
+def test_what_has_no_class_hides_the_ground_and_is_no_obstacle() -> None:
+    kinds = frame_with((2.05, -0.5, 0.4, 0.0, 0.8), kind=NOT_KNOWN)
+    cells = occupancy(kinds, CAMERA, GRID).cells
+    assert OCCUPIED not in cells[5:35, :35]
+    assert at(cells, 2.75, 0.0) == UNKNOWN
+    assert at(cells, 1.75, 0.0) == FREE
+
+
+@pytest.mark.parametrize("x_m", [0.9, 1.6, 3.1])
+def test_a_pole_one_pixel_wide_is_never_missed(x_m: float) -> None:
+    for column in range(40, 280, 7):
+        kinds = frame_with(kind=OCCUPIED)
+        _, foot = pixel(x_m, 0.0)
+        kinds[: round(foot) + 1, column] = OCCUPIED
+        y_m = (
+            (CAMERA.cx - column)
+            / CAMERA.fx
+            * (x_m * math.cos(CAMERA.pitch_rad) + CAMERA.height_m * math.sin(CAMERA.pitch_rad))
+        )
+        cells = occupancy(kinds, CAMERA, GRID).cells
+        near = [at(cells, x_m + dx, y_m + dy) for dx in (-0.1, 0, 0.1) for dy in (-0.1, 0, 0.1)]
+        assert OCCUPIED in near, column
+
+
+def test_cells_agree_with_rays_cast_one_by_one() -> None:
+    """Over random ground: free exactly where no pixel of the ray, a hundred samples a cell, blocks."""
+    rng = np.random.default_rng(3)
+    kinds = frame_with(kind=OCCUPIED)
+    for _ in range(12):
+        row, column = rng.integers(90, 235), rng.integers(0, 315)
+        kinds[row : row + 4, column : column + 5] = rng.choice([OCCUPIED, NOT_KNOWN])
+    cells = occupancy(kinds, CAMERA, GRID).cells
+    differ = 0
+    for row in range(0, cells.shape[0], 2):
+        for column in range(3, cells.shape[1], 2):
+            x_m = (column + 0.5) * GRID.cell_m
+            y_m = GRID.origin_xy_m[1] + (row + 0.5) * GRID.cell_m
+            free = open_ray(kinds, x_m, y_m)
+            differ += free is not None and free != (cells[row, column] == FREE)
+    # Borders of pixels may fall to either side, and a cell that is free may hold another ray's end.
+    assert differ <= 0.03 * cells.size / 4
+
+
+def open_ray(kinds: NDArray[np.uint8], x_m: float, y_m: float) -> bool | None:
+    if not all(
+        -0.5 < at < size - 0.5 for at, size in zip(pixel(x_m, y_m), (320, 240), strict=True)
+    ):
+        return None
+    for part in np.linspace(0.02, 1.0, 4000):
+        u, v = map(round, pixel(part * x_m, part * y_m))
+        if 0 <= u < 320 and 0 <= v < 240 and kinds[v, u] != FREE:
+            return False
+    return True
+
+
+def test_a_camera_that_sees_no_ground_is_refused() -> None:
+    up = GroundCamera(300.0, 300.0, 159.5, 119.5, height_m=0.5, pitch_rad=-1.0)
+    with pytest.raises(BadInputError, match="sees no ground within 4.0 m in a picture 320 pixels"):
+        occupancy(np.zeros(FRAME_HW, np.uint8), up, GRID)
+
+
+def test_a_camera_matrix_is_read_as_ros_gives_it() -> None:
+    matrix = [300.0, 0.0, 159.5, 0.0, 310.0, 119.5, 0.0, 0.0, 1.0]
+    assert GroundCamera.from_matrix(matrix, height_m=0.5, pitch_rad=0.3) == CAMERA
+    with pytest.raises(BadInputError, match="a camera matrix has 3x3 numbers, not"):
+        GroundCamera.from_matrix(np.eye(4), height_m=1, pitch_rad=0)
+    with pytest.raises(BadInputError, match=r"a camera matrix is \[\[fx, 0, cx\]"):
+        GroundCamera.from_matrix(np.ones((3, 3)), height_m=1, pitch_rad=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fx": 0.0}, "fx, fy and height_m above 0"),
+        ({"height_m": -1.0}, "fx, fy and height_m above 0"),
+        ({"cx": float("nan")}, "finite numbers"),
+        ({"pitch_rad": 17.0}, "in radians, not 17.0"),
+    ],
+)
+def test_no_such_camera(change: dict[str, float], message: str) -> None:
+    numbers = {"fx": 1.0, "fy": 1.0, "cx": 0.0, "cy": 0.0, "height_m": 1.0, "pitch_rad": 0.0}
+    with pytest.raises(BadInputError, match=message):
+        GroundCamera(**{**numbers, **change})
+
+
+def test_no_such_grid() -> None:
+    with pytest.raises(BadInputError, match="a ground grid has metres above 0"):
+        GroundGrid(ahead_m=0.0)
+    with pytest.raises(
+        BadInputError, match="cells, at most 4194304 are allowed; make its cells larger"
+    ):
+        GroundGrid(ahead_m=1000.0, aside_m=1000.0, cell_m=0.01)

@@ -1,0 +1,22 @@
+"""The benchmark of a planner's questions proves agreement first and prints its stable keys."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "planner.py"
+
+
+def test_every_answer_agrees_and_is_timed() -> None:
+    arguments = ["--size", "96x128", "--rounds", "2", "--json"]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, check=True
+    )
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert (report["agreed"], report["frame_hw"]) == (True, [96, 128])
+    assert set(report["ms"]) == set(
+        "mask regions polygons free_space project_ground resized painted".split()
+    )

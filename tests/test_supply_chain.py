@@ -131,6 +131,15 @@ def test_containers_take_no_version_with_a_known_hole() -> None:
             assert not [v for v in HOLES.get(name, ()) if v in specifier], f"{path.name}: {name}"
 
 
+def test_a_container_beside_the_systems_opencv_names_all_that_it_replaces_by_hand() -> None:
+    text = (ROOT / "docker" / "Dockerfile.jetpack6").read_text()
+    found = {
+        canonicalize_name(Requirement(t).name) for t in re.findall(r'"([\w-]+[<>=][^"]*)"', text)
+    }
+    needed = {canonicalize_name(Requirement(t).name) for t in project()["dependencies"]}
+    assert needed - found == {"opencv-python"} and "numpy<2" in text
+
+
 @pytest.fixture(scope="module")
 def bill(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     """The bill of a wheel beside what it needs at least; nothing is fetched."""

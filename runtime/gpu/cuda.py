@@ -21,9 +21,11 @@ from dedos_deploy.runtime.gpu.bindings import CheckedApi, bindings
 from dedos_deploy.runtime.gpu.cuda_errors import (
     INSUFFICIENT_DRIVER,
     LOST,
+    dotted,
     insufficient_driver,
     unusable,
 )
+from dedos_deploy.runtime.gpu.kernels_file import KERNEL_NAMES, kernels_refused
 
 MIB = 2**20
 
@@ -155,11 +157,20 @@ class Cuda:
         return Graph(self, ready)
 
     def kernels(self, image: bytes) -> Kernels:
-        """Return the kernels of a fat binary."""
+        """Return the kernels of a fat binary.
+
+        Raises KernelsError, which says why, when this GPU or its driver does not take them.
+        """
         # The runtime creates the context that the driver's calls then find.
         self._call(self._runtime.cudaFree(0))
-        module = self._driver_call(self._driver.cuModuleLoadData(image))
-        return Kernels(self, module)
+        kernels = Kernels(self, self._load_call(self._driver.cuModuleLoadData(image)))
+        try:
+            # Now, since a driver may put off compiling until it is asked for a function.
+            kernels.find(KERNEL_NAMES)
+        except EngineError:
+            kernels.close()
+            raise
+        return kernels
 
     def event(self) -> Event:
         """Return an event; on an integrated GPU whoever waits for it sleeps."""
@@ -224,13 +235,17 @@ class Cuda:
         if error == self._driver.CUresult.CUDA_SUCCESS:
             return values[0] if len(values) == 1 else tuple(values)
         name = getattr(error, "name", str(error))
-        if name == "CUDA_ERROR_NO_BINARY_FOR_GPU":
-            raise EngineError(
-                f"the CUDA kernels of this installation were not built for compute capability "
-                f"{self.device.sm}; install from source on this machine with nvcc"
-            )
         raise _final(int(error), name) or EngineError(
             f"the CUDA driver refused a call ({name}); run dedos-doctor"
+        )
+
+    def _load_call(self, result: tuple[Any, ...]) -> Any:
+        error, *values = result
+        if error == self._driver.CUresult.CUDA_SUCCESS:
+            return values[0]
+        name = getattr(error, "name", str(error))
+        raise _final(int(error), name) or kernels_refused(
+            name, sm=self.device.sm, driver=dotted(self.device.driver)
         )
 
     @property
@@ -357,6 +372,12 @@ class Kernels(Closing):
         self._module = module
         self._functions: dict[str, Any] = {}
 
+    def find(self, names: Sequence[str]) -> None:
+        """Look up functions, to be launched by name. Raises KernelsError."""
+        for name in names:
+            found = self._cuda.driver.cuModuleGetFunction(self._module, name.encode())
+            self._functions[name] = self._cuda._load_call(found)
+
     def launch(
         self,
         name: str,
@@ -367,9 +388,6 @@ class Kernels(Closing):
     ) -> None:
         """Put one launch on `stream`; arguments: pairs of a value and its ctypes type."""
         driver = self._cuda.driver
-        if name not in self._functions:
-            found = driver.cuModuleGetFunction(self._module, name.encode())
-            self._functions[name] = self._cuda._driver_call(found)
         values = tuple(value for value, _ in arguments)
         types = tuple(kind for _, kind in arguments)
         self._cuda._driver_call(

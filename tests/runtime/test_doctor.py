@@ -123,7 +123,9 @@ def test_a_check_that_fails_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_packages_over_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_installed", lambda name: name.startswith("onnxruntime"))
+    monkeypatch.setattr(
+        doctor, "version_of", lambda name: "1" if name.startswith("onnxruntime") else None
+    )
     finding = _by_topic(examine())["packages"]
     assert finding.verdict == "bad" and "onnxruntime and onnxruntime-gpu" in finding.found
 

@@ -27,7 +27,7 @@ from dedos_deploy.runtime.gpu.device_check import DeviceCheck, check_on_device
 from dedos_deploy.runtime.gpu.engine_key import EngineKey, platform_name
 from dedos_deploy.runtime.gpu.flavours import FLAVOURS, Flavour, known_problems, version_of
 from dedos_deploy.runtime.gpu.library import label
-from dedos_deploy.runtime.gpu.memory import LOW_WORKSPACE, available_bytes, build_memory
+from dedos_deploy.runtime.gpu.memory import available_bytes, build_memory
 from dedos_deploy.runtime.gpu.tensorrt_engine import TensorRtEngine
 from dedos_deploy.spec import SLOT_BUCKETS, TYPED_TARGETS
 from dedos_deploy.user_cache import CACHE_VARIABLE, cache_root
@@ -134,7 +134,7 @@ class EngineStore:
         memory.check()
         options = BuildOptions(
             capabilities=self.wanted.compute_capabilities if self.flavour.portable else (),
-            workspace=LOW_WORKSPACE if memory.low else None,
+            workspace=memory.workspace(shared=self._cuda.device.integrated),
             low_memory=memory.low,
             timing_cache=self._timing_cache(),
         )
@@ -275,6 +275,7 @@ class EngineStore:
             precision=self._precision,
             batch=self._bundle.spec.batch,
             integrated=self._cuda.device.integrated,
+            capability=self._cuda.device.sm,
         )
         for row in rows:
             _LOG.warning(

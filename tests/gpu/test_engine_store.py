@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from fake_cuda import FakeCuda
@@ -204,6 +205,35 @@ def test_an_engine_that_lies_is_never_used(shop: Shop) -> None:
     with pytest.raises(ParityError):
         shop.open()
     assert shop.notes.count("comparing the engine with ONNX Runtime") == 2
+
+
+def test_a_verdict_of_an_earlier_gate_does_not_count(shop: Shop) -> None:
+    shop.open()
+    path = next(shop.folder.glob("*.check.json"))
+    verdict = json.loads(path.read_text())
+    for earlier in ({"gate": verdict["gate"] - 1}, {}):
+        kept = {name: value for name, value in verdict.items() if name != "gate"}
+        path.write_text(json.dumps({**kept, **earlier}))
+        shop.open()
+    assert shop.notes.count("comparing the engine with ONNX Runtime") == 3
+    assert json.loads(path.read_text()) == verdict
+
+
+def test_the_gate_looks_at_the_frames_of_the_bundle(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, encoded = cv2.imencode(".jpg", np.full((20, 30, 3), 77, np.uint8))
+    files = {"parity/1.jpg": bytes(encoded)}
+    compared = []
+    check = engine_store.check_on_device
+
+    def noted(*arguments: Any, **more: Any) -> Any:
+        compared.append([frame.shape for frame in more["frames"]])
+        return check(*arguments, **more)
+
+    monkeypatch.setattr(engine_store, "check_on_device", noted)
+    shop.open(bundle=write_tiny_bundle(tmp_path / "framed", target="trt", files=files))
+    assert compared == [[(20, 30, 3)]]
 
 
 def test_another_driver_checks_again(shop: Shop, fake: FakeCuda) -> None:

@@ -98,8 +98,8 @@ class Cuda:
 
     def free_memory(self) -> tuple[int, int]:
         """Return free and total bytes of the device."""
-        free, total = self._call(self._runtime.cudaMemGetInfo())
-        return int(free), int(total)
+        free, total = map(int, self._call(self._runtime.cudaMemGetInfo()))
+        return free, total
 
     def free(self, pointer: int) -> None:
         self._call(self._runtime.cudaFree(pointer))
@@ -112,9 +112,9 @@ class Cuda:
     def stream(self) -> Stream:
         """Return a stream that does not wait for the legacy default stream.
 
-        Who waits for it spins, the quickest way to notice the end. On an integrated GPU that takes
-        power from the GPU and a core from the robot, so there the thread sleeps on an event; the
-        device's own flag, cudaDeviceScheduleBlockingSync, would be for torch in this process, too.
+        Who waits for it spins, the quickest way. On an integrated GPU that takes power from the GPU and
+        a core from the robot, so there the thread sleeps on an event; the device's own flag,
+        cudaDeviceScheduleBlockingSync, would be for torch in this process, too.
         """
         flags = self._runtime.cudaStreamNonBlocking
         done = self.event() if self.device.integrated else None
@@ -280,10 +280,9 @@ class PinnedArray(Closing):
 
 
 class Stream(Closing):
-    """An ordered queue of work for the device."""
+    """An ordered queue of work for the device; `done`, closed with it, is waited for in its place."""
 
     def __init__(self, cuda: Cuda, handle: int, done: Event | None = None) -> None:
-        """done: closed with this; to wait for in place of the stream."""
         self._cuda = cuda
         self.handle = handle
         self._done = done
@@ -299,9 +298,8 @@ class Stream(Closing):
     def close(self) -> None:
         """Destroy it; may be called twice."""
         handle, self.handle = self.handle, 0
-        done, self._done = self._done, None
-        if done is not None:
-            done.close()
+        if self._done is not None:
+            self._done.close()
         if handle:
             self._cuda._call(self._cuda.runtime.cudaStreamDestroy(handle))
 

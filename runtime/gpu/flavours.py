@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+from dedos_deploy.borders import first_line, foreign
 from dedos_deploy.errors import EngineError, require
 from dedos_deploy.runtime.gpu import vendor
 
@@ -48,15 +49,23 @@ class Flavour:
     """One engine for several GPU generations, which need not be present when it is built."""
 
     def load(self, purpose: str) -> ModuleType:
-        """Return the module. Raises MissingExtraError, or EngineError for an unsupported version."""
-        trt = require(self.module, extra=self.extra, purpose=purpose)
-        found = version_of(trt)
+        """Return the module. Raises MissingExtraError, or EngineError for an unsupported version and
+        for one that cannot be imported."""
+        with foreign(self._unimportable, reason=first_line):
+            trt = require(self.module, extra=self.extra, purpose=purpose)
+            found = version_of(trt)
         if not self.oldest <= found < self.before:
             raise EngineError(
                 f"{self.module} {trt.__version__} is installed; versions from "
                 f"{_dotted(self.oldest)} to before {_dotted(self.before)} are supported"
             )
         return trt
+
+    def _unimportable(self, why: str) -> EngineError:
+        return EngineError(
+            f"{self.module} is there and cannot be imported ({why}); install it again, and see that the "
+            "libraries of NVIDIA that it names are there, too"
+        )
 
 
 TENSORRT = Flavour("tensorrt", "trt", "tensorrt", "trt", (10, 3), (12,), portable=False)

@@ -209,6 +209,15 @@ def test_a_cuda_python_without_bindings_is_told_from_none(
         bindings()
 
 
+def test_bindings_that_cannot_be_imported_are_an_error_of_ours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "cuda.bindings", ModuleType("cuda.bindings"))
+    remedy = re.escape(pip_install("cuda12"))
+    with pytest.raises(EngineError, match=rf"cannot be imported .*__version__.*run: {remedy}"):
+        bindings()
+
+
 # Waiting
 
 

@@ -89,6 +89,7 @@ class TensorRtEngine(Engine):
         self.cuda = cuda
         self.graphs: dict[int, str] = {}
         self.text_of: object = None
+        self._labeller_facts: Callable[[], dict[str, Any]] = dict
         self._trt = trt
         self._library = Library(trt, flavour)
         self._flavour = flavour
@@ -174,7 +175,8 @@ class TensorRtEngine(Engine):
         self.text_of = None
         slots = len(valid)
         bucket = bucket_for(slots)
-        # The copies of an earlier call have been waited for with its frame.
+        # A frame under way may not have copied its own yet.
+        self.stream.synchronize()
         rows, used = self._host("text", self.spec.text), self._host("valid", self.spec.valid)
         rows[:slots], rows[slots:bucket] = text, 0.0
         used[:slots], used[slots:bucket] = valid, 0.0
@@ -197,7 +199,9 @@ class TensorRtEngine(Engine):
         the CUDA kernels, which an installation from source has where it found nvcc."""
         kernels = kernels_file()
         if kernels is not None:
-            return DeviceLabeller.open(self, kernels)
+            labeller = DeviceLabeller.open(self, kernels)
+            self._labeller_facts = labeller.facts
+            return labeller
         _LOG.warning(
             "this installation has no CUDA kernels, so frames are resized and labelled on the CPU; "
             "install from source with nvcc to have them"
@@ -205,7 +209,8 @@ class TensorRtEngine(Engine):
         return super().labeller(threads=threads)
 
     def facts(self) -> dict[str, Any]:
-        """Return what can be said of this engine: versions, memory, and how its work is launched."""
+        """Return what can be said of this engine: versions, memory, how its work is launched, and
+        `results_copied` as their receivers held all page-locked memory that they may."""
         return {
             "flavour": self._flavour.name,
             "version": str(self._trt.__version__),
@@ -215,6 +220,7 @@ class TensorRtEngine(Engine):
                 item.size for item in self._resources if isinstance(item, DeviceBuffer)
             ),
             "cuda_graphs": dict(self.graphs),
+            **self._labeller_facts(),
         }
 
     def device_memory(self) -> int:
@@ -361,12 +367,8 @@ class TensorRtEngine(Engine):
 
     def _no_graph(self, slots: int, why: str) -> None:
         self.graphs[slots] = f"launched one by one: {why}"
-        _LOG.warning(
-            "%s: no CUDA graph for K=%d, its kernels are launched one by one: %s",
-            self._name,
-            slots,
-            why,
-        )
+        text = "%s: no CUDA graph for K=%d, its kernels are launched one by one: %s"
+        _LOG.warning(text, self._name, slots, why)
 
     def _execute(self, context: vendor.ExecutionContext) -> None:
         self._must("a run", context.execute_async_v3, self.stream.handle)

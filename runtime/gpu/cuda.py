@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,45 +16,19 @@ from numpy.typing import DTypeLike, NDArray
 
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError, EngineError
-from dedos_deploy.runtime.gpu.bindings import CheckedApi, bindings
-from dedos_deploy.runtime.gpu.cuda_errors import (
-    INSUFFICIENT_DRIVER,
-    LOST,
-    insufficient_driver,
-    unusable,
-)
+from dedos_deploy.runtime.gpu.bindings import bindings
+from dedos_deploy.runtime.gpu.cuda_calls import CudaCalls, final
+from dedos_deploy.runtime.gpu.device import Device
+from dedos_deploy.runtime.gpu.kernels_file import KERNEL_NAMES, kernels_refused
 
 MIB = 2**20
 
 
-class DeviceLostError(EngineError):
-    """The GPU stopped working for this process; only a new process can use it again."""
-
-
-@dataclass(frozen=True)
-class Device:
-    """A GPU: its index, name, compute capability such as (8, 7), bytes of memory, whether it shares
-    that memory with the CPU (Jetson), and the CUDA version its driver supports, such as 12060."""
-
-    index: int
-    name: str
-    capability: tuple[int, int]
-    memory: int
-    integrated: bool
-    driver: int
-
-    @property
-    def sm(self) -> str:
-        """Compute capability as `8.7`."""
-        return f"{self.capability[0]}.{self.capability[1]}"
-
-
-class Cuda:
+class Cuda(CudaCalls):
     """One GPU through cuda-python's `runtime` and `driver` modules."""
 
     def __init__(self, runtime: Any, driver: Any, index: int = 0) -> None:
-        self._runtime: Any = CheckedApi(runtime)
-        self._driver: Any = CheckedApi(driver)
+        super().__init__(runtime, driver)
         count = self._call(self._runtime.cudaGetDeviceCount())
         if not 0 <= index < count:
             raise BadInputError(
@@ -175,11 +148,20 @@ class Cuda:
         return Graph(self, ready)
 
     def kernels(self, image: bytes) -> Kernels:
-        """Return the kernels of a fat binary."""
+        """Return the kernels of a fat binary.
+
+        Raises KernelsError, which says why, when this GPU or its driver does not take them.
+        """
         # The runtime creates the context that the driver's calls then find.
         self._call(self._runtime.cudaFree(0))
-        module = self._driver_call(self._driver.cuModuleLoadData(image))
-        return Kernels(self, module)
+        kernels = Kernels(self, self._load_call(self._driver.cuModuleLoadData(image)))
+        try:
+            # Now, since a driver may put off compiling until it is asked for a function.
+            kernels.find(KERNEL_NAMES)
+        except EngineError:
+            kernels.close()
+            raise
+        return kernels
 
     def event(self) -> Event:
         """Return an event; on an integrated GPU whoever waits for it sleeps."""
@@ -217,49 +199,14 @@ class Cuda:
             "other programs on it, or use a smaller bundle or network size"
         )
 
-    def _call(self, result: tuple[Any, ...]) -> Any:
-        error, *values = result
-        if error == self._runtime.cudaError_t.cudaSuccess:
-            return values[0] if len(values) == 1 else tuple(values)
-        raise self._refused(error)
-
-    def _refused(self, error: Any) -> EngineError:
-        code, name = int(error), getattr(error, "name", str(error))
-        if code == INSUFFICIENT_DRIVER:
-            versions = self._runtime.cudaDriverGetVersion(), self._runtime.cudaRuntimeGetVersion()
-            driver, made_for = (int(version or 0) for _, version in versions)
-            return insufficient_driver(name, driver=driver, bindings=made_for)
-        return _final(code, name) or EngineError(
-            f"CUDA refused a call ({name}: {self._words(error)}); run dedos-doctor"
-        )
-
-    def _words(self, error: Any) -> str:
-        status, text = self._runtime.cudaGetErrorString(error)
-        if status != self._runtime.cudaError_t.cudaSuccess or text is None:
-            return "no description"
-        return text.decode() if isinstance(text, bytes) else str(text)
-
-    def _driver_call(self, result: tuple[Any, ...]) -> Any:
+    def _load_call(self, result: tuple[Any, ...]) -> Any:
         error, *values = result
         if error == self._driver.CUresult.CUDA_SUCCESS:
-            return values[0] if len(values) == 1 else tuple(values)
+            return values[0]
         name = getattr(error, "name", str(error))
-        if name == "CUDA_ERROR_NO_BINARY_FOR_GPU":
-            raise EngineError(
-                f"the CUDA kernels of this installation were not built for compute capability "
-                f"{self.device.sm}; install from source on this machine with nvcc"
-            )
-        raise _final(int(error), name) or EngineError(
-            f"the CUDA driver refused a call ({name}); run dedos-doctor"
+        raise final(int(error), name) or kernels_refused(
+            name, sm=self.device.sm, driver=self.device.driver_cuda
         )
-
-    @property
-    def runtime(self) -> Any:
-        return self._runtime
-
-    @property
-    def driver(self) -> Any:
-        return self._driver
 
 
 class DeviceBuffer(Closing):
@@ -393,6 +340,12 @@ class Kernels(Closing):
         self._module = module
         self._functions: dict[str, Any] = {}
 
+    def find(self, names: Sequence[str]) -> None:
+        """Look up functions, to be launched by name. Raises KernelsError."""
+        for name in names:
+            found = self._cuda.driver.cuModuleGetFunction(self._module, name.encode())
+            self._functions[name] = self._cuda._load_call(found)
+
     def launch(
         self,
         name: str,
@@ -403,9 +356,6 @@ class Kernels(Closing):
     ) -> None:
         """Put one launch on `stream`; arguments: pairs of a value and its ctypes type."""
         driver = self._cuda.driver
-        if name not in self._functions:
-            found = driver.cuModuleGetFunction(self._module, name.encode())
-            self._functions[name] = self._cuda._driver_call(found)
         values = tuple(value for value, _ in arguments)
         types = tuple(kind for _, kind in arguments)
         self._cuda._driver_call(
@@ -420,16 +370,6 @@ class Kernels(Closing):
         self._functions.clear()
         if module is not None:
             self._cuda._driver_call(self._cuda.driver.cuModuleUnload(module))
-
-
-def _final(code: int, name: str) -> EngineError | None:
-    """Return the error for a code after which nothing is to be had of the GPU, None for others."""
-    if code in LOST:
-        return DeviceLostError(
-            f"the GPU stopped working for this process ({name}); start the program again, and "
-            "if it comes back, look for Xid in the kernel's log"
-        )
-    return unusable(code, name)
 
 
 def close_all(items: Sequence[Closing]) -> None:

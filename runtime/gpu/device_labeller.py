@@ -15,15 +15,8 @@ from numpy.typing import NDArray
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.picture_sizes import MOST_PIXELS
-from dedos_deploy.runtime.gpu.cuda import (
-    Cuda,
-    DeviceBuffer,
-    DeviceLostError,
-    Event,
-    Kernels,
-    Stream,
-    close_all,
-)
+from dedos_deploy.runtime.gpu.cuda import Cuda, DeviceBuffer, Event, Kernels, Stream, close_all
+from dedos_deploy.runtime.gpu.cuda_calls import DeviceLostError
 from dedos_deploy.runtime.gpu.frame_places import DeviceFrame, FramePlaces
 from dedos_deploy.runtime.gpu.result_pool import (
     MARK_BYTES,

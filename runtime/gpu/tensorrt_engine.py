@@ -22,18 +22,12 @@ from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.runtime.engines.contract import Engine
 from dedos_deploy.runtime.engines.tensors import Tensors, check_inputs
 from dedos_deploy.runtime.gpu import vendor
-from dedos_deploy.runtime.gpu.cuda import (
-    Cuda,
-    DeviceBuffer,
-    DeviceLostError,
-    Graph,
-    PinnedArray,
-    close_all,
-)
+from dedos_deploy.runtime.gpu.cuda import Cuda, DeviceBuffer, Graph, PinnedArray, close_all
+from dedos_deploy.runtime.gpu.cuda_calls import DeviceLostError
 from dedos_deploy.runtime.gpu.device_labeller import DeviceLabeller
 from dedos_deploy.runtime.gpu.engine_check import check_engine
 from dedos_deploy.runtime.gpu.flavours import Flavour, is_capturable, new_context, scratch_bytes
-from dedos_deploy.runtime.gpu.kernels_file import kernels_file
+from dedos_deploy.runtime.gpu.kernels_file import KernelsError, kernels_file
 from dedos_deploy.runtime.gpu.library import Library
 from dedos_deploy.runtime.gpu.runtime_cache import KeptRuntimeCache
 from dedos_deploy.runtime.labelling import Labeller
@@ -195,17 +189,19 @@ class TensorRtEngine(Engine):
             self._execute(bucket.context)
 
     def labeller(self, *, threads: int) -> Labeller:
-        """Return the way to label whole frames on the device; on the host, with a warning, without
-        the CUDA kernels, which an installation from source has where it found nvcc."""
+        """Return the way to label whole frames on the device; on the host, with a warning that says
+        why, where there are no CUDA kernels or the GPU's driver does not take them."""
         kernels = kernels_file()
+        why = "this installation has no CUDA kernels; install from source with nvcc to have them"
         if kernels is not None:
-            labeller = DeviceLabeller.open(self, kernels)
-            self._labeller_facts = labeller.facts
-            return labeller
-        _LOG.warning(
-            "this installation has no CUDA kernels, so frames are resized and labelled on the CPU; "
-            "install from source with nvcc to have them"
-        )
+            try:
+                labeller = DeviceLabeller.open(self, kernels)
+            except KernelsError as error:
+                why = str(error)
+            else:
+                self._labeller_facts = labeller.facts
+                return labeller
+        _LOG.warning("frames are resized and labelled on the CPU: %s", why)
         return super().labeller(threads=threads)
 
     def facts(self) -> dict[str, Any]:

@@ -44,7 +44,13 @@ class Status(enum.IntEnum):
 class DriverStatus(enum.IntEnum):
     CUDA_SUCCESS = 0
     CUDA_ERROR_INVALID_VALUE = 1
+    CUDA_ERROR_INVALID_IMAGE = 200
     CUDA_ERROR_NO_BINARY_FOR_GPU = 209
+    CUDA_ERROR_INVALID_PTX = 218
+    CUDA_ERROR_JIT_COMPILER_NOT_FOUND = 221
+    CUDA_ERROR_UNSUPPORTED_PTX_VERSION = 222
+    CUDA_ERROR_JIT_COMPILATION_DISABLED = 223
+    CUDA_ERROR_SHARED_OBJECT_INIT_FAILED = 303
     CUDA_ERROR_NOT_FOUND = 500
     CUDA_ERROR_ILLEGAL_ADDRESS = 700
 
@@ -523,6 +529,8 @@ class _Driver:
 
     def cuModuleGetFunction(self, module: int, name: bytes) -> Any:
         assert module in self._fake.modules
+        if "cuModuleGetFunction" in self._fake.faults:
+            return self._fake.faults.pop("cuModuleGetFunction"), None
         if name.decode() not in _SIGNATURES:
             return DriverStatus.CUDA_ERROR_NOT_FOUND, None
         return DriverStatus.CUDA_SUCCESS, name.decode()

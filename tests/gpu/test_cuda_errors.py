@@ -18,7 +18,8 @@ from gpu_engines import SPEC, Opened
 from dedos_deploy.errors import EngineError, MissingExtraError
 from dedos_deploy.installation import pip_install
 from dedos_deploy.runtime.gpu.bindings import bindings
-from dedos_deploy.runtime.gpu.cuda import Cuda, DeviceLostError
+from dedos_deploy.runtime.gpu.cuda import Cuda
+from dedos_deploy.runtime.gpu.cuda_calls import DeviceLostError
 from dedos_deploy.runtime.gpu.cuda_errors import INSUFFICIENT_DRIVER, LOST, UNUSABLE
 
 RELAUNCH = "To continue using CUDA, the process must be terminated and relaunched."

@@ -125,7 +125,9 @@ def test_a_check_that_fails_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_packages_over_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_installed", lambda name: name.startswith("onnxruntime"))
+    monkeypatch.setattr(
+        doctor, "version_of", lambda name: "1" if name.startswith("onnxruntime") else None
+    )
     finding = _by_topic(examine())["packages"]
     assert finding.verdict == "bad" and "onnxruntime and onnxruntime-gpu" in finding.found
 
@@ -150,7 +152,8 @@ def test_a_gpu_that_cannot_be_used_is_found_with_its_remedy(
 def test_problems_of_this_gpu_with_this_tensorrt_are_found(
     monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], found: bool
 ) -> None:
-    from dedos_deploy.runtime.gpu.cuda import Cuda, Device
+    from dedos_deploy.runtime.gpu.cuda import Cuda
+    from dedos_deploy.runtime.gpu.device import Device
 
     device = Device(0, "a GPU", capability, 2**34, False, 13000)
     monkeypatch.setattr(Cuda, "open", lambda: SimpleNamespace(device=device))

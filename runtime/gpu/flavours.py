@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from dedos_deploy.borders import first_line, foreign
 from dedos_deploy.errors import EngineError, require
@@ -188,7 +188,7 @@ def prepare_for_capture(trt: ModuleType, config: vendor.BuilderConfig) -> None:
         config.set_flag(flag)
 
 
-def set_capabilities(config: Any, capabilities: Sequence[Any]) -> bool:
+def set_capabilities(config: vendor.PortableConfig, capabilities: Sequence[Any]) -> bool:
     """Name the GPUs of a portable engine; return whether all were accepted."""
     config.num_compute_capabilities = len(capabilities)
     return all(config.set_compute_capability(one, index) for index, one in enumerate(capabilities))
@@ -212,8 +212,9 @@ def scratch_bytes(engine: vendor.CudaEngine, profile: int) -> int:
 
 def is_capturable(context: vendor.ExecutionContext, stream: int) -> bool:
     """Return whether work of a context may be captured; older versions cannot tell and try."""
-    ask = getattr(context, "is_stream_capturable", None)
-    return True if ask is None else bool(ask(stream))
+    if not hasattr(context, "is_stream_capturable"):
+        return True
+    return cast(vendor.CapturableContext, context).is_stream_capturable(stream)
 
 
 def _dotted(version: Version) -> str:

@@ -113,7 +113,8 @@ def fake_module(cuda: FakeCuda, *, rtx: bool = False, version: str = "10.9.0.34"
         setattr(module, name, _constructor(module, name, make))
     module.IProgressMonitor = type("IProgressMonitor", (), {"__init__": lambda self: None})
     module.NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
-    module.BuilderFlag = SimpleNamespace()
+    flags = {"REQUIRE_USER_ALLOCATION": "capturable"} if rtx else {}
+    module.BuilderFlag = SimpleNamespace(**flags)
     module.MemoryPoolType = SimpleNamespace(WORKSPACE="workspace")
     capabilities = {"SM86": 86, "SM89": 89}
     module.ComputeCapability = enum.IntEnum("ComputeCapability", capabilities)
@@ -132,11 +133,12 @@ class FakeRuntime(Fallible):
     def __init__(self, module: Any, cuda: FakeCuda, logger: ILogger) -> None:
         self.module, self.cuda, self.logger = module, cuda, logger
 
-    def deserialize_cuda_engine(self, content: bytes) -> FakeEngine | None:
-        if content[:4] != MARK or len(content) != 12 + int.from_bytes(content[4:12], "little"):
+    def deserialize_cuda_engine(self, serialized_engine: bytes) -> FakeEngine | None:
+        length = 12 + int.from_bytes(serialized_engine[4:12], "little")
+        if serialized_engine[:4] != MARK or len(serialized_engine) != length:
             self.logger.log(Severity.ERROR, "Serialization assertion plan.header.size failed")
             return None
-        values = json.loads(content[12:])
+        values = json.loads(serialized_engine[12:])
         if values["sm"] != "{}.{}".format(*self.cuda.capability):
             self.logger.log(Severity.ERROR, f"engine is for {values['sm']}")  # noqa: G004
             return None
@@ -165,17 +167,17 @@ class FakeEngine(Fallible):
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return tuple(-1 if dim == "K" else int(dim) for dim in self.tensors[name].shape)
 
-    def get_device_memory_size_for_profile_v2(self, index: int) -> int:
-        return SCRATCH[self.values["profiles"][index]]
+    def get_device_memory_size_for_profile_v2(self, profile_index: int) -> int:
+        return SCRATCH[self.values["profiles"][profile_index]]
 
     def create_runtime_config(self) -> FakeConfig:
         assert self.runtime.module.rtx, "only tensorrt_rtx has it"
         return FakeConfig(self.runtime.module)
 
-    def create_execution_context(self, how: Any) -> FakeContext:
-        strategy = how.strategy if isinstance(how, FakeConfig) else how
-        assert strategy == Strategy.USER_MANAGED
-        context = FakeContext(self, how if isinstance(how, FakeConfig) else None)
+    def create_execution_context(self, strategy: Any) -> FakeContext:
+        config = strategy if isinstance(strategy, FakeConfig) else None
+        assert (config.strategy if config else strategy) == Strategy.USER_MANAGED
+        context = FakeContext(self, config)
         self.runtime.module.contexts.append(context)
         return context
 
@@ -229,16 +231,16 @@ class FakeContext(Fallible):
         self.engine.runtime.logger.log(Severity.ERROR, why)
         return False
 
-    def set_device_memory(self, address: int, size: int) -> None:
-        assert self.cuda.view(address, size, "device") is not None, "not on the device"
-        self.scratch = (address, size)
+    def set_device_memory(self, memory: int, size: int) -> None:
+        assert self.cuda.view(memory, size, "device") is not None, "not on the device"
+        self.scratch = (memory, size)
 
-    def set_optimization_profile_async(self, index: int, stream: int) -> bool:
+    def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
         profiles = self.engine.num_optimization_profiles
-        if self.cuda.stream_of(stream) is None or not 0 <= index < profiles:
+        if self.cuda.stream_of(stream_handle) is None or not 0 <= profile_index < profiles:
             self._refuse("no such stream or profile")
             raise RuntimeError("Error in set optimization profile async.")
-        self.slots = self.engine.values["profiles"][index]
+        self.slots = self.engine.values["profiles"][profile_index]
         self.shapes.clear()
         return True
 
@@ -258,17 +260,17 @@ class FakeContext(Fallible):
             raise RuntimeError("infer_shapes error code: -1")
         return [tensor.name for tensor in self.engine.spec.inputs if tensor.name not in self.shapes]
 
-    def set_tensor_address(self, name: str, address: int) -> bool:
+    def set_tensor_address(self, name: str, memory: int) -> bool:
         if name not in self.engine.tensors:
             return self._refuse(f"no tensor {name}")
-        self.addresses[name] = address
+        self.addresses[name] = memory
         return True
 
     def is_stream_capturable(self, stream: int) -> bool:
         return bool(self.engine.runtime.module.capturable)
 
-    def execute_async_v3(self, handle: int) -> bool:
-        stream = self.cuda.stream_of(handle)
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        stream = self.cuda.stream_of(stream_handle)
         if stream is None:
             return self._refuse("no such stream")
         if self.scratch is None or self.slots is None or self.scratch[1] < SCRATCH[self.slots]:
@@ -281,7 +283,7 @@ class FakeContext(Fallible):
             self._compile()
         self.runs += 1
         addresses, slots = dict(self.addresses), self.slots
-        return self.cuda.queue(handle, lambda: self._compute(addresses, slots))
+        return self.cuda.queue(stream_handle, lambda: self._compute(addresses, slots))
 
     def _compile(self) -> None:
         cache = self.config.cache if self.config is not None else None
@@ -321,20 +323,44 @@ class FakeParser(Fallible):
     def __init__(self, module: Any, network: Any, logger: ILogger) -> None:
         self.module = module
         self.network = network
-        self.num_errors = 0
+        self.errors: list[FakeParserError] = []
 
-    def parse_from_file(self, path: str) -> bool:
+    @property
+    def num_errors(self) -> int:
+        return len(self.errors)
+
+    def get_error(self, index: int) -> FakeParserError:
+        return self.errors[index]
+
+    def parse_from_file(self, model: str) -> bool:
         import onnx
 
-        graph = onnx.load(path).graph
+        graph = onnx.load(model).graph
         dims = {
             value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
             for value in graph.input
         }
+        if "image" not in dims:
+            self.errors = [FakeParserError(graph.node[0])]
+            return False
         batch, height, width, _ = dims["image"]
         self.network.spec = GraphSpec(height, width, dims["text"][1], batch)
-        self.network.size = len(open(path, "rb").read())
+        self.network.size = len(open(model, "rb").read())
         return True
+
+
+class FakeParserError:
+    def __init__(self, node: Any) -> None:
+        self.node = node
+
+    def desc(self) -> str:
+        return "this node cannot be read"
+
+    def node_name(self) -> str:
+        return str(self.node.name)
+
+    def node_operator(self) -> str:
+        return str(self.node.op_type)
 
 
 class FakeBuilder(Fallible):
@@ -359,7 +385,7 @@ class FakeBuilder(Fallible):
             if not monitor.step_complete("Timing graph nodes", 0):
                 return None
             monitor.phase_finish("Timing graph nodes")
-        assert config.capabilities or not self.module.rtx
+        assert not self.module.rtx or (config.capabilities and config.flags == ["capturable"])
         self.module.builds.append(config)
         if config.cache is not None:
             config.cache.content += b"measured"
@@ -386,6 +412,7 @@ class FakeBuilderConfig(Fallible):
         self.module = module
         self.profiles: list[Any] = []
         self.capabilities: dict[int, Any] = {}
+        self.flags: list[str] = []
         self.limits: dict[str, int] = {}
         self.cache: FakeTimingCache | None = None
         self.started_with = b""
@@ -393,17 +420,20 @@ class FakeBuilderConfig(Fallible):
         self.builder_optimization_level = 3
         self.progress_monitor: Any = None
 
-    def set_compute_capability(self, capability: Any, index: int) -> bool:
+    def set_flag(self, flag: str) -> None:
+        self.flags.append(flag)
+
+    def set_compute_capability(self, compute_capability: Any, index: int) -> bool:
         assert index < self.num_compute_capabilities
-        self.capabilities[index] = capability
+        self.capabilities[index] = compute_capability
         return True
 
-    def set_memory_pool_limit(self, pool: str, size: int) -> None:
-        self.limits[pool] = size
+    def set_memory_pool_limit(self, pool: str, pool_size: int) -> None:
+        self.limits[pool] = pool_size
 
-    def create_timing_cache(self, content: bytes) -> FakeTimingCache:
-        self.started_with = content
-        return FakeTimingCache(self.module, content)
+    def create_timing_cache(self, serialized_timing_cache: bytes) -> FakeTimingCache:
+        self.started_with = serialized_timing_cache
+        return FakeTimingCache(self.module, serialized_timing_cache)
 
     def set_timing_cache(self, cache: FakeTimingCache, ignore_mismatch: bool) -> bool:
         assert not ignore_mismatch

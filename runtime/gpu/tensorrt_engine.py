@@ -246,10 +246,10 @@ class TensorRtEngine(Engine):
     # Loading
 
     def _load(self, engine: bytes) -> None:
-        must = self._library.must
-        self._runtime = must(self._unloadable, self._trt.Runtime, self._library.logger)
-        self._engine = must(self._unloadable, self._runtime.deserialize_cuda_engine, engine)
-        self._library.ask(self._unloadable, check_engine, self._engine, self.spec, self._name)
+        library, refusal = self._library, self._unloadable
+        self._runtime = self._must("a runtime", self._trt.Runtime, library.logger)
+        self._engine = library.must(refusal, self._runtime.deserialize_cuda_engine, engine)
+        library.ask(refusal, check_engine, self._engine, self.spec, self._name)
 
     def _unloadable(self, why: str) -> EngineError:
         return EngineError(

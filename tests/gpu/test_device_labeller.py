@@ -401,7 +401,7 @@ def test_other_words_allocate_run_and_capture_nothing(either: Opened) -> None:
     tables = [_table(slots, slots, names) for slots in (17, 200, 1, 64, 256) for names in (5, 300)]
     setup = (
         "cudaMalloc cudaFree cudaHostAlloc cudaFreeHost cudaStreamBeginCapture "
-        "cudaGraphInstantiate cudaEventCreate cudaStreamCreateWithFlags"
+        "cudaGraphInstantiate cudaEventCreateWithFlags cudaStreamCreateWithFlags"
     ).split()
     before = [fake.calls[name] for name in setup]
     runs = [context.runs for context in either.module.contexts]
@@ -420,6 +420,8 @@ def test_an_integrated_gpu_reads_and_writes_the_host_s_memory(host: PixelHost) -
     _same(labeller.label(frame, table), _expected(host, frame, table, SPEC))
     before = fake.calls["cudaMemcpyAsync"]
     labeller.label(frame, table)
+    # The thread slept until it was there, on events.
+    assert fake.calls["cudaStreamSynchronize"] == 0 and set(fake.events) == fake.sleepers
     # Only the counts are copied, and nothing of a frame's size lies in memory of the device's own.
     assert fake.calls["cudaMemcpyAsync"] - before == 1 and fake.used == device
     labeller.close()

@@ -265,8 +265,13 @@ def _gpu(machine: Machine) -> Iterator[Finding]:
 
 
 def _tensorrt(machine: Machine) -> Iterator[Finding]:
+    from dedos_deploy.runtime.gpu.cuda import Cuda
     from dedos_deploy.runtime.gpu.flavours import FLAVOURS, known_problems, version_of
 
+    try:
+        capability = Cuda.open().device.sm
+    except (DedosError, ImportError):
+        capability = None
     for target, flavour in FLAVOURS.items():
         try:
             trt = flavour.load(f"--engine {target}")
@@ -280,6 +285,7 @@ def _tensorrt(machine: Machine) -> Iterator[Finding]:
             precision="fp16",
             batch=2,
             integrated=machine.text("/etc/nv_tegra_release") is not None,
+            capability=capability,
         ):
             yield Finding(f"{flavour.name} {trt.__version__}", "note", row.what, row.workaround)
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
-from dedos_deploy.borders import first_line
+from dedos_deploy.borders import first_line, foreign
 from dedos_deploy.errors import EngineError, MissingExtraError, require
 from dedos_deploy.installation import pip_install
 from dedos_deploy.runtime.gpu.flavours import version_of
@@ -23,20 +23,29 @@ BINDINGS_EXTRA = "cuda12"
 def bindings() -> tuple[ModuleType, ModuleType]:
     """Return cuda-python's runtime and driver modules.
 
-    Raises MissingExtraError, or EngineError for a version before OLDEST_BINDINGS.
+    Raises MissingExtraError, or EngineError for a version before OLDEST_BINDINGS and for one that
+    cannot be imported.
     """
-    purpose = "running on an NVIDIA GPU"
-    try:
-        package = require("cuda.bindings", extra=BINDINGS_EXTRA, purpose=purpose)
-    except MissingExtraError as error:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            raise _too_old(importlib.metadata.version("cuda-python")) from error
-        raise
-    if version_of(package) < OLDEST_BINDINGS:
-        raise _too_old(package.__version__)
-    runtime = require("cuda.bindings.runtime", extra=BINDINGS_EXTRA, purpose=purpose)
-    driver = require("cuda.bindings.driver", extra=BINDINGS_EXTRA, purpose=purpose)
-    return runtime, driver
+    with foreign(_unimportable, reason=first_line):
+        try:
+            package = _required("cuda.bindings")
+        except MissingExtraError as error:
+            with suppress(importlib.metadata.PackageNotFoundError):
+                raise _too_old(importlib.metadata.version("cuda-python")) from error
+            raise
+        if version_of(package) < OLDEST_BINDINGS:
+            raise _too_old(package.__version__)
+        return _required("cuda.bindings.runtime"), _required("cuda.bindings.driver")
+
+
+def _required(module: str) -> ModuleType:
+    return require(module, extra=BINDINGS_EXTRA, purpose="running on an NVIDIA GPU")
+
+
+def _unimportable(why: str) -> EngineError:
+    return EngineError(
+        f"cuda-python cannot be imported ({why}); run: {pip_install(BINDINGS_EXTRA)}"
+    )
 
 
 def _too_old(version: str) -> EngineError:

@@ -7,9 +7,8 @@ modules of cuda-python as arguments, so that tests can put strict stand-ins in t
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,47 +16,19 @@ from numpy.typing import DTypeLike, NDArray
 
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError, EngineError
-from dedos_deploy.runtime.gpu.bindings import CheckedApi, bindings
-from dedos_deploy.runtime.gpu.cuda_errors import (
-    INSUFFICIENT_DRIVER,
-    LOST,
-    dotted,
-    insufficient_driver,
-    unusable,
-)
+from dedos_deploy.runtime.gpu.bindings import bindings
+from dedos_deploy.runtime.gpu.cuda_calls import CudaCalls, final
+from dedos_deploy.runtime.gpu.device import Device
 from dedos_deploy.runtime.gpu.kernels_file import KERNEL_NAMES, kernels_refused
 
 MIB = 2**20
 
 
-class DeviceLostError(EngineError):
-    """The GPU stopped working for this process; only a new process can use it again."""
-
-
-@dataclass(frozen=True)
-class Device:
-    """A GPU: its index, name, compute capability such as (8, 7), bytes of memory, whether it shares
-    that memory with the CPU (Jetson), and the CUDA version its driver supports, such as 12060."""
-
-    index: int
-    name: str
-    capability: tuple[int, int]
-    memory: int
-    integrated: bool
-    driver: int
-
-    @property
-    def sm(self) -> str:
-        """Compute capability as `8.7`."""
-        return f"{self.capability[0]}.{self.capability[1]}"
-
-
-class Cuda:
+class Cuda(CudaCalls):
     """One GPU through cuda-python's `runtime` and `driver` modules."""
 
     def __init__(self, runtime: Any, driver: Any, index: int = 0) -> None:
-        self._runtime: Any = CheckedApi(runtime)
-        self._driver: Any = CheckedApi(driver)
+        super().__init__(runtime, driver)
         count = self._call(self._runtime.cudaGetDeviceCount())
         if not 0 <= index < count:
             raise BadInputError(
@@ -81,6 +52,16 @@ class Cuda:
         """Make this GPU the one of the calling thread; every thread has its own, at first GPU 0."""
         self._call(self._runtime.cudaSetDevice(self._index))
 
+    @contextmanager
+    def borrowed_thread(self) -> Iterator[None]:
+        """Make this GPU the one of a thread that is not ours for the length of the block."""
+        before = self._call(self._runtime.cudaGetDevice())
+        self.activate()
+        try:
+            yield
+        finally:
+            self._call(self._runtime.cudaSetDevice(before))
+
     # Memory
 
     def allocate(self, size: int, purpose: str) -> DeviceBuffer:
@@ -90,18 +71,24 @@ class Cuda:
             self._refuse_memory(error, size, purpose)
         return DeviceBuffer(self, int(pointer), size)
 
-    def pinned(self, shape: Sequence[int], dtype: DTypeLike, purpose: str) -> PinnedArray:
-        """Return an array in page-locked host memory, which the device reads and writes directly."""
+    def pinned(
+        self, shape: Sequence[int], dtype: DTypeLike, purpose: str, *, mapped: bool = False
+    ) -> PinnedArray:
+        """Return an array in page-locked host memory, to and from which the device copies by itself.
+
+        mapped: kernels can read and write it, too, at its `device_pointer`.
+        """
         size = max(1, int(np.prod(shape)) * np.dtype(dtype).itemsize)
-        error, pointer = self._runtime.cudaHostAlloc(size, 0)
+        flags = self._runtime.cudaHostAllocMapped if mapped else 0
+        error, pointer = self._runtime.cudaHostAlloc(size, flags)
         if error != self._runtime.cudaError_t.cudaSuccess:
             self._refuse_memory(error, size, purpose)
         return PinnedArray(self, int(pointer), tuple(shape), np.dtype(dtype))
 
     def free_memory(self) -> tuple[int, int]:
         """Return free and total bytes of the device."""
-        free, total = self._call(self._runtime.cudaMemGetInfo())
-        return int(free), int(total)
+        free, total = map(int, self._call(self._runtime.cudaMemGetInfo()))
+        return free, total
 
     def free(self, pointer: int) -> None:
         self._call(self._runtime.cudaFree(pointer))
@@ -109,14 +96,18 @@ class Cuda:
     def free_host(self, pointer: int) -> None:
         self._call(self._runtime.cudaFreeHost(pointer))
 
+    def device_pointer(self, pointer: int) -> int:
+        """Return where the device sees mapped host memory."""
+        return int(self._call(self._runtime.cudaHostGetDevicePointer(pointer, 0)))
+
     # Work
 
     def stream(self) -> Stream:
         """Return a stream that does not wait for the legacy default stream.
 
-        Who waits for it spins, the quickest way to notice the end. On an integrated GPU that takes
-        power from the GPU and a core from the robot, so there the thread sleeps on an event; the
-        device's own flag, cudaDeviceScheduleBlockingSync, would be for torch in this process, too.
+        Who waits for it spins, the quickest way. On an integrated GPU that takes power from the GPU and
+        a core from the robot, so there the thread sleeps on an event; the device's own flag,
+        cudaDeviceScheduleBlockingSync, would be for torch in this process, too.
         """
         flags = self._runtime.cudaStreamNonBlocking
         done = self.event() if self.device.integrated else None
@@ -208,53 +199,14 @@ class Cuda:
             "other programs on it, or use a smaller bundle or network size"
         )
 
-    def _call(self, result: tuple[Any, ...]) -> Any:
-        error, *values = result
-        if error == self._runtime.cudaError_t.cudaSuccess:
-            return values[0] if len(values) == 1 else tuple(values)
-        raise self._refused(error)
-
-    def _refused(self, error: Any) -> EngineError:
-        code, name = int(error), getattr(error, "name", str(error))
-        if code == INSUFFICIENT_DRIVER:
-            versions = self._runtime.cudaDriverGetVersion(), self._runtime.cudaRuntimeGetVersion()
-            driver, made_for = (int(version or 0) for _, version in versions)
-            return insufficient_driver(name, driver=driver, bindings=made_for)
-        return _final(code, name) or EngineError(
-            f"CUDA refused a call ({name}: {self._words(error)}); run dedos-doctor"
-        )
-
-    def _words(self, error: Any) -> str:
-        status, text = self._runtime.cudaGetErrorString(error)
-        if status != self._runtime.cudaError_t.cudaSuccess or text is None:
-            return "no description"
-        return text.decode() if isinstance(text, bytes) else str(text)
-
-    def _driver_call(self, result: tuple[Any, ...]) -> Any:
-        error, *values = result
-        if error == self._driver.CUresult.CUDA_SUCCESS:
-            return values[0] if len(values) == 1 else tuple(values)
-        name = getattr(error, "name", str(error))
-        raise _final(int(error), name) or EngineError(
-            f"the CUDA driver refused a call ({name}); run dedos-doctor"
-        )
-
     def _load_call(self, result: tuple[Any, ...]) -> Any:
         error, *values = result
         if error == self._driver.CUresult.CUDA_SUCCESS:
             return values[0]
         name = getattr(error, "name", str(error))
-        raise _final(int(error), name) or kernels_refused(
-            name, sm=self.device.sm, driver=dotted(self.device.driver)
+        raise final(int(error), name) or kernels_refused(
+            name, sm=self.device.sm, driver=self.device.driver_cuda
         )
-
-    @property
-    def runtime(self) -> Any:
-        return self._runtime
-
-    @property
-    def driver(self) -> Any:
-        return self._driver
 
 
 class DeviceBuffer(Closing):
@@ -278,13 +230,23 @@ class PinnedArray(Closing):
     def __init__(self, cuda: Cuda, pointer: int, shape: tuple[int, ...], dtype: Any) -> None:
         self._cuda = cuda
         self._pointer = pointer
-        size = max(1, int(np.prod(shape)) * dtype.itemsize)
+        self.size = size = max(1, int(np.prod(shape)) * dtype.itemsize)
         block = (ctypes.c_uint8 * size).from_address(pointer)
         self.array: NDArray[Any] = (
             np.frombuffer(block, np.uint8)[: int(np.prod(shape)) * dtype.itemsize]
             .view(dtype)
             .reshape(shape)
         )
+
+    @property
+    def pointer(self) -> int:
+        """Its address for the host."""
+        return self._pointer
+
+    @property
+    def device_pointer(self) -> int:
+        """Its address for kernels, of mapped memory only."""
+        return self._cuda.device_pointer(self._pointer)
 
     def close(self) -> None:
         """Free it; may be called twice."""
@@ -295,10 +257,9 @@ class PinnedArray(Closing):
 
 
 class Stream(Closing):
-    """An ordered queue of work for the device."""
+    """An ordered queue of work for the device; `done`, closed with it, is waited for in its place."""
 
     def __init__(self, cuda: Cuda, handle: int, done: Event | None = None) -> None:
-        """done: closed with this; to wait for in place of the stream."""
         self._cuda = cuda
         self.handle = handle
         self._done = done
@@ -311,12 +272,15 @@ class Stream(Closing):
             self._done.record(self)
             self._done.synchronize()
 
+    def wait(self, event: Event) -> None:
+        """Let what is put on it from now on wait for `event` as last recorded; returns at once."""
+        self._cuda._call(self._cuda.runtime.cudaStreamWaitEvent(self.handle, event.handle, 0))
+
     def close(self) -> None:
         """Destroy it; may be called twice."""
         handle, self.handle = self.handle, 0
-        done, self._done = self._done, None
-        if done is not None:
-            done.close()
+        if self._done is not None:
+            self._done.close()
         if handle:
             self._cuda._call(self._cuda.runtime.cudaStreamDestroy(handle))
 
@@ -334,6 +298,10 @@ class Event(Closing):
     def synchronize(self) -> None:
         """Wait until the device has passed it; errors of what came before are raised here."""
         self._cuda._call(self._cuda.runtime.cudaEventSynchronize(self._handle))
+
+    @property
+    def handle(self) -> Any:
+        return self._handle
 
     def ms_since(self, earlier: Event) -> float:
         """Milliseconds of device time since `earlier`; both must have been passed."""
@@ -402,16 +370,6 @@ class Kernels(Closing):
         self._functions.clear()
         if module is not None:
             self._cuda._driver_call(self._cuda.driver.cuModuleUnload(module))
-
-
-def _final(code: int, name: str) -> EngineError | None:
-    """Return the error for a code after which nothing is to be had of the GPU, None for others."""
-    if code in LOST:
-        return DeviceLostError(
-            f"the GPU stopped working for this process ({name}); start the program again, and "
-            "if it comes back, look for Xid in the kernel's log"
-        )
-    return unusable(code, name)
 
 
 def close_all(items: Sequence[Closing]) -> None:

@@ -22,14 +22,8 @@ from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.runtime.engines.contract import Engine
 from dedos_deploy.runtime.engines.tensors import Tensors, check_inputs
 from dedos_deploy.runtime.gpu import vendor
-from dedos_deploy.runtime.gpu.cuda import (
-    Cuda,
-    DeviceBuffer,
-    DeviceLostError,
-    Graph,
-    PinnedArray,
-    close_all,
-)
+from dedos_deploy.runtime.gpu.cuda import Cuda, DeviceBuffer, Graph, PinnedArray, close_all
+from dedos_deploy.runtime.gpu.cuda_calls import DeviceLostError
 from dedos_deploy.runtime.gpu.device_labeller import DeviceLabeller
 from dedos_deploy.runtime.gpu.engine_check import check_engine
 from dedos_deploy.runtime.gpu.flavours import Flavour, is_capturable, new_context, scratch_bytes
@@ -89,6 +83,7 @@ class TensorRtEngine(Engine):
         self.cuda = cuda
         self.graphs: dict[int, str] = {}
         self.text_of: object = None
+        self._labeller_facts: Callable[[], dict[str, Any]] = dict
         self._trt = trt
         self._library = Library(trt, flavour)
         self._flavour = flavour
@@ -174,7 +169,8 @@ class TensorRtEngine(Engine):
         self.text_of = None
         slots = len(valid)
         bucket = bucket_for(slots)
-        # The copies of an earlier call have been waited for with its frame.
+        # A frame under way may not have copied its own yet.
+        self.stream.synchronize()
         rows, used = self._host("text", self.spec.text), self._host("valid", self.spec.valid)
         rows[:slots], rows[slots:bucket] = text, 0.0
         used[:slots], used[slots:bucket] = valid, 0.0
@@ -199,14 +195,18 @@ class TensorRtEngine(Engine):
         why = "this installation has no CUDA kernels; install from source with nvcc to have them"
         if kernels is not None:
             try:
-                return DeviceLabeller.open(self, kernels)
+                labeller = DeviceLabeller.open(self, kernels)
             except KernelsError as error:
                 why = str(error)
+            else:
+                self._labeller_facts = labeller.facts
+                return labeller
         _LOG.warning("frames are resized and labelled on the CPU: %s", why)
         return super().labeller(threads=threads)
 
     def facts(self) -> dict[str, Any]:
-        """Return what can be said of this engine: versions, memory, and how its work is launched."""
+        """Return what can be said of this engine: versions, memory, how its work is launched, and
+        `results_copied` as their receivers held all page-locked memory that they may."""
         return {
             "flavour": self._flavour.name,
             "version": str(self._trt.__version__),
@@ -216,6 +216,7 @@ class TensorRtEngine(Engine):
                 item.size for item in self._resources if isinstance(item, DeviceBuffer)
             ),
             "cuda_graphs": dict(self.graphs),
+            **self._labeller_facts(),
         }
 
     def device_memory(self) -> int:
@@ -245,10 +246,10 @@ class TensorRtEngine(Engine):
     # Loading
 
     def _load(self, engine: bytes) -> None:
-        must = self._library.must
-        self._runtime = must(self._unloadable, self._trt.Runtime, self._library.logger)
-        self._engine = must(self._unloadable, self._runtime.deserialize_cuda_engine, engine)
-        self._library.ask(self._unloadable, check_engine, self._engine, self.spec, self._name)
+        library, refusal = self._library, self._unloadable
+        self._runtime = self._must("a runtime", self._trt.Runtime, library.logger)
+        self._engine = library.must(refusal, self._runtime.deserialize_cuda_engine, engine)
+        library.ask(refusal, check_engine, self._engine, self.spec, self._name)
 
     def _unloadable(self, why: str) -> EngineError:
         return EngineError(
@@ -362,12 +363,8 @@ class TensorRtEngine(Engine):
 
     def _no_graph(self, slots: int, why: str) -> None:
         self.graphs[slots] = f"launched one by one: {why}"
-        _LOG.warning(
-            "%s: no CUDA graph for K=%d, its kernels are launched one by one: %s",
-            self._name,
-            slots,
-            why,
-        )
+        text = "%s: no CUDA graph for K=%d, its kernels are launched one by one: %s"
+        _LOG.warning(text, self._name, slots, why)
 
     def _execute(self, context: vendor.ExecutionContext) -> None:
         self._must("a run", context.execute_async_v3, self.stream.handle)

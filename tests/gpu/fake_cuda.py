@@ -11,8 +11,9 @@ from __future__ import annotations
 import ctypes
 import enum
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -61,12 +62,22 @@ class Kind(enum.IntEnum):
 
 OK = Status.cudaSuccess
 POISON = 0xCD
+MAPPED = 2**52
+"""Between the addresses of mapped memory for the host and for the device."""
+
+
+@dataclass
+class Mark:
+    """One recording of an event: its stream, and whether the device is past it."""
+
+    stream: FakeStream
+    passed: bool = False
 
 
 class FakeStream:
     def __init__(self, handle: int) -> None:
         self.handle = handle
-        self.queue: list[Work] = []
+        self.queue: deque[Work] = deque()
         self.captured: list[Work] | None = None
         self.spoiled = False
 
@@ -100,7 +111,8 @@ class FakeCuda:
         self.streams: dict[int, FakeStream] = {}
         self.events: dict[int, int | None] = {}
         self.sleepers: set[int] = set()
-        self.recorded: dict[int, int] = {}
+        self.marks: dict[int, Mark] = {}
+        self.mapped: dict[int, int] = {}
         self.graphs: dict[int, list[Work]] = {}
         self.modules: set[int] = set()
         self.sticky = OK
@@ -135,11 +147,16 @@ class FakeCuda:
         stream = self.stream_of(handle)
         if stream is None:
             return False
-        (stream.queue if stream.captured is None else stream.captured).append(work)
+        target = stream.queue if stream.captured is None else stream.captured
+        target.append(work)
         return True
 
     def view(self, address: int, size: int, kind: str) -> np.ndarray[Any, Any] | None:
         """Return the bytes at an address if all lie in one live block of that kind."""
+        for seen, start in self.mapped.items():
+            length = self.blocks[start][2]
+            if kind == "device" and seen <= address and address + size <= seen + length:
+                return self.view(address - MAPPED, size, "pinned")
         for start, (what, block, length) in self.blocks.items():
             if what == kind and start <= address and address + size <= start + length:
                 return np.frombuffer(block, np.uint8)[address - start : address - start + size]
@@ -171,10 +188,12 @@ class FakeCuda:
         ctypes.memset(block, POISON, size)
         return True
 
-    def run(self, stream: FakeStream) -> None:
-        queue, stream.queue = stream.queue, []
-        for work in queue:
+    def run(self, stream: FakeStream, until: Mark | None = None) -> None:
+        """Do what is queued: all of it, or no more than what a mark stands behind."""
+        while stream.queue and not (until is not None and until.passed):
+            work = stream.queue.popleft()
             if self.sticky != OK:
+                stream.queue.clear()
                 return
             try:
                 work()
@@ -203,6 +222,7 @@ def _fault(fake: FakeCuda, name: str) -> Any:
 _ANYWHERE = (
     "cudaGetDeviceCount",
     "cudaSetDevice",
+    "cudaGetDevice",
     "cudaGetErrorString",
     "cudaDriverGetVersion",
     "cudaRuntimeGetVersion",
@@ -218,6 +238,7 @@ class _Runtime:
     cudaStreamNonBlocking = 1
     cudaEventDefault = 0
     cudaEventBlockingSync = 1
+    cudaHostAllocMapped = 2
     cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
 
     def __init__(self, fake: FakeCuda) -> None:
@@ -250,7 +271,11 @@ class _Runtime:
         if index >= self._fake.devices:
             return (Status.cudaErrorInvalidValue,)
         self._fake.ready.device = True
+        self._fake.ready.index = index
         return (OK,)
+
+    def cudaGetDevice(self) -> Any:
+        return OK, getattr(self._fake.ready, "index", 0)
 
     def cudaGetDeviceProperties(self, index: int) -> Any:
         major, minor = self._fake.capability
@@ -286,7 +311,15 @@ class _Runtime:
         if self._fake.capturing():
             self._fake.spoil()
             return Status.cudaErrorStreamCaptureUnsupported, None
-        return OK, self._fake.allocate(size, "pinned")
+        address = self._fake.allocate(size, "pinned")
+        if flags & self.cudaHostAllocMapped:
+            self._fake.mapped[address + MAPPED] = address
+        return OK, address
+
+    def cudaHostGetDevicePointer(self, address: int, flags: int) -> Any:
+        if address not in self._fake.mapped.values():
+            return Status.cudaErrorInvalidValue, None
+        return OK, address + MAPPED
 
     def cudaFree(self, address: int) -> Any:
         if address == 0:
@@ -294,6 +327,7 @@ class _Runtime:
         return (OK,) if self._fake.release(address, "device") else (Status.cudaErrorInvalidValue,)
 
     def cudaFreeHost(self, address: int) -> Any:
+        self._fake.mapped.pop(address + MAPPED, None)
         return (OK,) if self._fake.release(address, "pinned") else (Status.cudaErrorInvalidValue,)
 
     def cudaStreamCreateWithFlags(self, flags: int) -> Any:
@@ -394,22 +428,37 @@ class _Runtime:
             fake.spoil()
             return (Status.cudaErrorStreamCaptureUnsupported,)
         # Work before the event is done when it is passed; an event on no stream is passed already.
-        stream = fake.streams.get(fake.recorded.get(event, 0))
-        if stream is not None and fake.events[event] is None:
-            fake.run(stream)
+        mark = fake.marks.get(event)
+        if mark is not None and not mark.passed:
+            fake.run(mark.stream, mark)
         return (fake.sticky,)
+
+    def cudaStreamWaitEvent(self, handle: int, event: int, flags: int) -> Any:
+        fake = self._fake
+        if event not in fake.events:
+            return (_HANDLE,)
+        mark = fake.marks.get(event)
+        if mark is None or mark.passed:
+            return (OK,) if fake.stream_of(handle) is not None else (_HANDLE,)
+        # No more of the other stream is done than is waited for: a wait that is missing shows.
+        return (OK,) if fake.queue(handle, lambda: fake.run(mark.stream, mark)) else (_HANDLE,)
 
     def cudaEventRecord(self, event: int, stream: int) -> Any:
         fake = self._fake
         if event not in fake.events:
             return (_HANDLE,)
+        known = fake.stream_of(stream)
+        if known is None:
+            return (_HANDLE,)
         fake.events[event] = None
-        fake.recorded[event] = int(stream)
+        fake.marks[event] = mark = Mark(known)
 
         def pass_it() -> None:
             fake.events[event] = fake.tick()
+            mark.passed = True
 
-        return (OK,) if fake.queue(stream, pass_it) else (_HANDLE,)
+        fake.queue(stream, pass_it)
+        return (OK,)
 
     def cudaEventElapsedTime(self, start: int, end: int) -> Any:
         times = self._fake.events.get(start), self._fake.events.get(end)
@@ -433,11 +482,16 @@ _SIGNATURES = {
         for kind in ("f32", "f16")
     },
     **{
+        f"dedos_rivals_{kind}": (_POINTER, _INT, _INT, _INT, _POINTER, _POINTER)
+        for kind in ("f32", "f16")
+    },
+    **{
         f"dedos_labels_{kind}_{ids}": (
             _POINTER,
             _INT,
             _INT,
             _INT,
+            _POINTER,
             _POINTER,
             _POINTER,
             _POINTER,
@@ -511,6 +565,8 @@ class _Driver:
             self._resize(values, threads)
         elif name.startswith("dedos_leaders"):
             self._leaders(name, values, threads)
+        elif name.startswith("dedos_rivals"):
+            self._rivals(name, values, threads)
         else:
             self._labels(name, values, threads)
 
@@ -538,11 +594,21 @@ class _Driver:
             mark = self._fake.must_view(values[5], 8).view(np.uint64)
             mark[0] = min(int(mark[0]), int(np.argmin(finite)))
 
+    def _rivals(self, name: str, values: tuple[int, ...], threads: tuple[int, int]) -> None:
+        scores = self._scores(name, values)
+        cells = scores.shape[1] * scores.shape[2]
+        assert threads[0] >= cells and scores.shape[0] <= 256
+        leaders = self._fake.must_view(values[4], 16 * cells)
+        assert not leaders.any(), "leaders come first"
+        self._fake.must_view(values[5], 16 * cells)[:] = 1
+
     def _labels(self, name: str, values: tuple[int, ...], threads: tuple[int, int]) -> None:
         view, host = self._fake.must_view, self._fake.host
         scores = self._scores(name, values)
         slots, wide = scores.shape[0], name.endswith("u16")
-        thresholds, slot_ids, ids, confidence, height, width, counts, cells = values[5:]
+        rivals = view(values[5], 16 * scores.shape[1] * scores.shape[2])
+        assert (rivals == 1).all(), "rivals come first"
+        thresholds, slot_ids, ids, confidence, height, width, counts, cells = values[6:]
         assert host is not None and threads[0] >= width and threads[1] >= height
         pixels = height * width
         labels, sure, tally, _ = host.label(

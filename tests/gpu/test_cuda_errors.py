@@ -18,7 +18,8 @@ from gpu_engines import SPEC, Opened
 from dedos_deploy.errors import EngineError, MissingExtraError
 from dedos_deploy.installation import pip_install
 from dedos_deploy.runtime.gpu.bindings import bindings
-from dedos_deploy.runtime.gpu.cuda import Cuda, DeviceLostError
+from dedos_deploy.runtime.gpu.cuda import Cuda
+from dedos_deploy.runtime.gpu.cuda_calls import DeviceLostError
 from dedos_deploy.runtime.gpu.cuda_errors import INSUFFICIENT_DRIVER, LOST, UNUSABLE
 
 RELAUNCH = "To continue using CUDA, the process must be terminated and relaunched."
@@ -206,6 +207,15 @@ def test_a_cuda_python_without_bindings_is_told_from_none(
         else (EngineError, r"cuda-python 12\.6\.0 is installed and 12\.9 or newer is needed")
     )
     with pytest.raises(kind, match=f"{words}; run: {re.escape(pip_install('cuda12'))}"):
+        bindings()
+
+
+def test_bindings_that_cannot_be_imported_are_an_error_of_ours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "cuda.bindings", ModuleType("cuda.bindings"))
+    remedy = re.escape(pip_install("cuda12"))
+    with pytest.raises(EngineError, match=rf"cannot be imported .*__version__.*run: {remedy}"):
         bindings()
 
 

@@ -125,6 +125,30 @@ def test_the_real_bindings_raise_these_words() -> None:
         assert words.removesuffix("-3").encode() in code
 
 
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (
+            "raise ImportError('libnvinfer.so.10: cannot open shared object file')",
+            "libnvinfer.so.10",
+        ),
+        ("raise FileNotFoundError('Could not find: nvinfer.dll')", "Could not find: nvinfer.dll"),
+        ("raise RuntimeError('no libraries')", "no libraries"),
+        ("import tensorrt_bindings_that_are_gone", "No module named 'tensorrt_bindings_that"),
+        ("", "has no attribute '__version__'"),
+    ],
+)
+def test_a_library_that_cannot_be_imported_is_an_error_of_ours(
+    code: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tensorrt.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    with pytest.raises(EngineError, match=rf"tensorrt is there and cannot be .*{words}.*again"):
+        TENSORRT.load("testing")
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+
+
 # Building
 
 

@@ -18,6 +18,7 @@ GPU all but the doctor are skipped, with the reason. Nothing is downloaded, and 
 | class_changes | the same: a thousand of them, and the memory before and after |
 | first_use | TensorRT, torch: the longest frame when words go from 16 to 17 to 65, nano in FP16 |
 | paper_l | TensorRT or ONNX Runtime with CUDA, torch: with a CUDA graph and without, and its layers |
+| batches | TensorRT, torch: edge-b with 1, 2 and 4 images per run: time per image, rows against each alone |
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from first_run.attention import attention
+from first_run.batches import batches
 from first_run.device import doctor
 from first_run.kernels import kernels, scores
 from first_run.paper_l import paper_l
@@ -54,6 +56,7 @@ STEPS = (
     Step("class_changes", 60, class_changes),
     Step("first_use", 180, first_use),
     Step("paper_l", 420, paper_l),
+    Step("batches", 300, batches),
 )
 LEAST_S = 1.0
 """A step is not begun with less time than that."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dedos_deploy.errors import EngineError
 from dedos_deploy.spec import GraphSpec
 from first_run.device import flavours, gpu, has_onnx_cuda, needed, spread
+from first_run.graphs import some_inputs, write_graph
 from first_run.plans import PlanRunner, build_plan, fused, fused_kernels
 from first_run.steps import Failed, Record, Skipped
 
@@ -51,37 +52,6 @@ def paper_l(record: Record) -> None:
         wrong += _by_onnx_runtime(record, model, spec, inputs, wanted)
     if wrong:
         raise Failed("; ".join(wrong))
-
-
-def write_graph(folder: Path, preset: str) -> tuple[Path, GraphSpec]:
-    """Write the typed FP16 graph of a preset with random weights and return it with its tensors."""
-    from dedos_deploy.export.graph import check_ops, image_graph, save_graph
-    from dedos_deploy.model import build_model, freeze
-    from dedos_deploy.presets import get_preset
-
-    config = get_preset(preset)
-    height, width = config.size_hw
-    spec = GraphSpec(height, width, config.clip.text_width)
-    frozen = freeze(
-        build_model(config), size_hw=config.size_hw, precision="fp16", deformable="gather"
-    )
-    model = image_graph(frozen, spec)
-    check_ops(model, "trt")
-    return save_graph(model, folder / f"{preset}.onnx")[0], spec
-
-
-def some_inputs(spec: GraphSpec, slots: int) -> dict[str, NDArray[Any]]:
-    """Return a scene, unit rows, and all slots in use."""
-    from dedos_deploy.scenes import render_image
-
-    image, _ = render_image("street", seed=7, size_hw=(spec.height, spec.width))
-    rows = np.random.default_rng(0).standard_normal((slots, spec.text_width))
-    text = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    return {
-        "image": image[None],
-        "text": text.astype(np.float32),
-        "valid": np.ones(slots, np.float32),
-    }
 
 
 def reference(model: Path, spec: GraphSpec, inputs: dict[str, NDArray[Any]]) -> NDArray[np.float32]:

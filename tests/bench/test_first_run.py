@@ -22,7 +22,7 @@ PLANTED = Path(__file__).with_name("planted_steps.py")
 sys.path += [str(BENCHMARKS), *(str(TESTS / name) for name in ("gpu", "native", "runtime"))]
 
 from fake_cuda import FakeCuda  # noqa: E402
-from first_run import attention, kernels, paper_l, plans, tiny_engines  # noqa: E402
+from first_run import attention, batches, graphs, kernels, plans, tiny_engines  # noqa: E402
 from first_run.device import spread  # noqa: E402
 from label_map import scene_scores  # noqa: E402
 from pixel_host import compile_host  # noqa: E402
@@ -59,7 +59,9 @@ def test_without_a_gpu_it_runs_to_its_end_and_says_why(tmp_path: Path) -> None:
     hidden = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     results = run(SCRIPT, tmp_path / "results.json", env=hidden)
     steps = results["steps"]
-    names = "doctor kernels scores attention engines class_changes first_use paper_l".split()
+    names = (
+        "doctor kernels scores attention engines class_changes first_use paper_l batches".split()
+    )
     assert list(steps) == names
     assert all(step.keys() == KEYS for step in steps.values())
     assert steps.pop("doctor")["figures"]["findings"], results["said"]
@@ -289,14 +291,23 @@ def test_engines_are_compared_and_words_changed(
         assert len(segmenter.classes) == 65
 
 
-def test_inputs_of_paper_l_are_those_of_its_graph() -> None:
-    spec = GraphSpec(64, 96, text_width=8)
-    inputs = paper_l.some_inputs(spec, 17)
+def test_inputs_are_those_of_the_graph_and_rows_come_back_in_order() -> None:
+    spec = GraphSpec(64, 96, text_width=8, batch=4)
+    inputs = graphs.some_inputs(spec, 17)
     for tensor in spec.inputs:
         values = inputs[tensor.name]
         wanted = tuple(17 if dim == "K" else dim for dim in tensor.shape)
         assert (values.shape, values.dtype.name) == (wanted, tensor.dtype)
     np.testing.assert_allclose(np.linalg.norm(inputs["text"], axis=1), 1, rtol=1e-6)
+    shown: list[int] = []
+
+    def run(some: dict[str, Any]) -> dict[str, Any]:
+        shown.append(len(some["image"]))
+        return {"scores": some["image"].mean((1, 2, 3))}
+
+    alone, pairs = (batches.all_scores(SimpleNamespace(run=run), inputs, size) for size in (1, 2))
+    np.testing.assert_array_equal(alone, pairs)
+    assert shown == [1, 1, 1, 1, 2, 2] and len(set(alone)) == 4
 
 
 def until(done: Any, seconds: float = 20.0) -> None:

@@ -232,7 +232,8 @@ def _gpu(machine: Machine) -> Iterator[Finding]:
         cuda = Cuda.open()
         free, total = cuda.free_memory()
     except (DedosError, ImportError) as error:
-        yield Finding("gpu", "note", str(error).split(";")[0], "the cpu engine needs none")
+        found, _, advice = str(error).partition("; ")
+        yield Finding("gpu", "note", found, advice or "the cpu engine needs none")
         return
     device = cuda.device
     driver = f"{device.driver // 1000}.{device.driver % 1000 // 10}"
@@ -245,8 +246,13 @@ def _gpu(machine: Machine) -> Iterator[Finding]:
 
 
 def _tensorrt(machine: Machine) -> Iterator[Finding]:
+    from dedos_deploy.runtime.gpu.cuda import Cuda
     from dedos_deploy.runtime.gpu.flavours import FLAVOURS, known_problems, version_of
 
+    try:
+        capability = Cuda.open().device.sm
+    except (DedosError, ImportError):
+        capability = None
     for target, flavour in FLAVOURS.items():
         try:
             trt = flavour.load(f"--engine {target}")
@@ -260,6 +266,7 @@ def _tensorrt(machine: Machine) -> Iterator[Finding]:
             precision="fp16",
             batch=2,
             integrated=machine.text("/etc/nv_tegra_release") is not None,
+            capability=capability,
         ):
             yield Finding(f"{flavour.name} {trt.__version__}", "note", row.what, row.workaround)
 

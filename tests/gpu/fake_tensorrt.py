@@ -2,7 +2,8 @@
 
 A context must be given scratch memory, profile, shapes and addresses in that order before it runs, runs
 on the stream only, must have run once before it is captured, and serves one thread. An engine is a
-small JSON; what it computes is `reference_scores`.
+small JSON; what it computes is `reference_scores`. Calls refuse in the ways of the real bindings: some
+by False or None, others by RuntimeError.
 """
 
 from __future__ import annotations
@@ -69,18 +70,47 @@ class Strategy(enum.IntEnum):
     USER_MANAGED = 2
 
 
+class Fallible:
+    """What fails once on demand: `module.faults` maps a method to what it raises, or returns."""
+
+    module: Any
+
+    def __getattribute__(self, name: str) -> Any:
+        value = object.__getattribute__(self, name)
+        if name.startswith("_") or not callable(value) or name not in self.module.faults:
+            return value
+        return lambda *arguments: _fault(self.module, name)
+
+
+def _fault(module: Any, name: str) -> Any:
+    fault = module.faults.pop(name)
+    if isinstance(fault, Exception):
+        raise fault
+    return fault
+
+
+def _constructor(module: Any, name: str, make: Any) -> Any:
+    def construct(*arguments: Any) -> Any:
+        return _fault(module, name) if name in module.faults else make(*arguments)
+
+    return construct
+
+
 def fake_module(cuda: FakeCuda, *, rtx: bool = False, version: str = "10.9.0.34") -> Any:
     """Return a module.
 
     What the tests may set: `lies`, so that built engines score wrongly; `builds`, a log of the
-    options of every build; `interrupt`, called in the middle of one.
+    options of every build; `interrupt`, called in the middle of one; `faults`, see Fallible.
     """
-    module = SimpleNamespace(__version__="1.7.1" if rtx else version)
+    module = SimpleNamespace(__version__="1.7.1" if rtx else version, faults={})
     module.ILogger = ILogger
     module.ExecutionContextAllocationStrategy = Strategy
-    module.Runtime = lambda logger: FakeRuntime(module, cuda, logger)
-    module.Builder = lambda logger: FakeBuilder(module, logger)
-    module.OnnxParser = FakeParser
+    for name, make in (
+        ("Runtime", lambda logger: FakeRuntime(module, cuda, logger)),
+        ("Builder", lambda logger: FakeBuilder(module, logger)),
+        ("OnnxParser", lambda network, logger: FakeParser(module, network, logger)),
+    ):
+        setattr(module, name, _constructor(module, name, make))
     module.IProgressMonitor = type("IProgressMonitor", (), {"__init__": lambda self: None})
     module.NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
     module.BuilderFlag = SimpleNamespace()
@@ -98,7 +128,7 @@ def fake_module(cuda: FakeCuda, *, rtx: bool = False, version: str = "10.9.0.34"
     return module
 
 
-class FakeRuntime:
+class FakeRuntime(Fallible):
     def __init__(self, module: Any, cuda: FakeCuda, logger: ILogger) -> None:
         self.module, self.cuda, self.logger = module, cuda, logger
 
@@ -113,8 +143,9 @@ class FakeRuntime:
         return FakeEngine(self, values)
 
 
-class FakeEngine:
+class FakeEngine(Fallible):
     def __init__(self, runtime: FakeRuntime, values: dict[str, Any]) -> None:
+        self.module = runtime.module
         self.runtime, self.values = runtime, values
         kind = values["score_dtype"]
         self.spec = GraphSpec(
@@ -149,8 +180,9 @@ class FakeEngine:
         return context
 
 
-class FakeCache:
-    def __init__(self) -> None:
+class FakeCache(Fallible):
+    def __init__(self, module: Any) -> None:
+        self.module = module
         self.content: set[str] = set()
 
     def deserialize(self, blob: bytes) -> bool:
@@ -164,7 +196,7 @@ class FakeCache:
         return json.dumps(sorted(self.content)).encode()
 
 
-class FakeConfig:
+class FakeConfig(Fallible):
     def __init__(self, module: Any) -> None:
         self.module = module
         self.strategy = Strategy.STATIC
@@ -174,15 +206,16 @@ class FakeConfig:
         self.strategy = strategy
 
     def create_runtime_cache(self) -> FakeCache:
-        return FakeCache()
+        return FakeCache(self.module)
 
     def set_runtime_cache(self, cache: FakeCache) -> bool:
         self.cache = cache
         return True
 
 
-class FakeContext:
+class FakeContext(Fallible):
     def __init__(self, engine: FakeEngine, config: FakeConfig | None) -> None:
+        self.module = engine.module
         self.engine, self.config = engine, config
         self.cuda = engine.runtime.cuda
         self.scratch: tuple[int, int] | None = None
@@ -201,8 +234,10 @@ class FakeContext:
         self.scratch = (address, size)
 
     def set_optimization_profile_async(self, index: int, stream: int) -> bool:
-        if self.cuda.stream_of(stream) is None:
-            return self._refuse("no such stream")
+        profiles = self.engine.num_optimization_profiles
+        if self.cuda.stream_of(stream) is None or not 0 <= index < profiles:
+            self._refuse("no such stream or profile")
+            raise RuntimeError("Error in set optimization profile async.")
         self.slots = self.engine.values["profiles"][index]
         self.shapes.clear()
         return True
@@ -218,6 +253,9 @@ class FakeContext:
         return True
 
     def infer_shapes(self) -> list[str]:
+        if self.slots is None:
+            self._refuse("a profile comes before shapes")
+            raise RuntimeError("infer_shapes error code: -1")
         return [tensor.name for tensor in self.engine.spec.inputs if tensor.name not in self.shapes]
 
     def set_tensor_address(self, name: str, address: int) -> bool:
@@ -270,16 +308,18 @@ class FakeContext:
         view(addresses["scores"], flat.size)[:] = flat
 
 
-class FakeTimingCache:
-    def __init__(self, content: bytes) -> None:
+class FakeTimingCache(Fallible):
+    def __init__(self, module: Any, content: bytes) -> None:
+        self.module = module
         self.content = content
 
     def serialize(self) -> bytes:
         return self.content
 
 
-class FakeParser:
-    def __init__(self, network: Any, logger: ILogger) -> None:
+class FakeParser(Fallible):
+    def __init__(self, module: Any, network: Any, logger: ILogger) -> None:
+        self.module = module
         self.network = network
         self.num_errors = 0
 
@@ -297,7 +337,7 @@ class FakeParser:
         return True
 
 
-class FakeBuilder:
+class FakeBuilder(Fallible):
     def __init__(self, module: Any, logger: ILogger) -> None:
         self.module = module
 
@@ -306,16 +346,10 @@ class FakeBuilder:
         return SimpleNamespace()
 
     def create_builder_config(self) -> Any:
-        return FakeBuilderConfig()
+        return FakeBuilderConfig(self.module)
 
-    def create_optimization_profile(self) -> Any:
-        shapes: dict[str, tuple[int, ...]] = {}
-
-        def set_shape(name: str, low: Any, best: Any, high: Any) -> None:
-            assert low == best == high, "profiles are static"
-            shapes[name] = low
-
-        return SimpleNamespace(set_shape=set_shape, shapes=shapes)
+    def create_optimization_profile(self) -> FakeProfile:
+        return FakeProfile(self.module)
 
     def build_serialized_network(self, network: Any, config: FakeBuilderConfig) -> bytes | None:
         monitor = config.progress_monitor
@@ -335,8 +369,21 @@ class FakeBuilder:
         )
 
 
-class FakeBuilderConfig:
-    def __init__(self) -> None:
+class FakeProfile(Fallible):
+    def __init__(self, module: Any) -> None:
+        self.module = module
+        self.shapes: dict[str, tuple[int, ...]] = {}
+
+    def set_shape(self, input: str, min: Any, opt: Any, max: Any) -> None:
+        assert min == opt == max, "profiles are static"
+        if any(dim < 0 for dim in min):
+            raise RuntimeError("Shape provided for min is inconsistent with other shapes.")
+        self.shapes[input] = min
+
+
+class FakeBuilderConfig(Fallible):
+    def __init__(self, module: Any) -> None:
+        self.module = module
         self.profiles: list[Any] = []
         self.capabilities: dict[int, Any] = {}
         self.limits: dict[str, int] = {}
@@ -346,16 +393,17 @@ class FakeBuilderConfig:
         self.builder_optimization_level = 3
         self.progress_monitor: Any = None
 
-    def set_compute_capability(self, capability: Any, index: int) -> None:
+    def set_compute_capability(self, capability: Any, index: int) -> bool:
         assert index < self.num_compute_capabilities
         self.capabilities[index] = capability
+        return True
 
     def set_memory_pool_limit(self, pool: str, size: int) -> None:
         self.limits[pool] = size
 
     def create_timing_cache(self, content: bytes) -> FakeTimingCache:
         self.started_with = content
-        return FakeTimingCache(content)
+        return FakeTimingCache(self.module, content)
 
     def set_timing_cache(self, cache: FakeTimingCache, ignore_mismatch: bool) -> bool:
         assert not ignore_mismatch

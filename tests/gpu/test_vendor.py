@@ -14,8 +14,9 @@ from gpu_engines import SPEC
 
 from dedos_deploy.errors import EngineError
 from dedos_deploy.runtime.gpu import vendor
-from dedos_deploy.runtime.gpu.build import BuildOptions, build_engine, new_logger, reason
+from dedos_deploy.runtime.gpu.build import BuildOptions, build_engine
 from dedos_deploy.runtime.gpu.flavours import TENSORRT_RTX, network_flags
+from dedos_deploy.runtime.gpu.library import new_logger, reason
 
 CLASSES = {
     vendor.RuntimeCache: "IRuntimeCache",

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dedos_deploy.borders import Refusal
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import EngineError
-from dedos_deploy.runtime.gpu.build import capability, label, new_logger, reason
+from dedos_deploy.runtime.gpu.build import capability
 from dedos_deploy.runtime.gpu.cuda import Cuda, Graph, close_all
 from dedos_deploy.runtime.gpu.engine_check import DTYPES
 from dedos_deploy.runtime.gpu.flavours import (
@@ -31,6 +32,7 @@ from dedos_deploy.runtime.gpu.flavours import (
     scratch_bytes,
     set_capabilities,
 )
+from dedos_deploy.runtime.gpu.library import Library
 
 Shapes = Mapping[str, tuple[int, ...]]
 FUSED = re.compile(r"f?mha|fused.?attention|_mha|flash", re.IGNORECASE)
@@ -52,25 +54,27 @@ def build_plan(
     shapes: of every input. Raises EngineError with the library's words.
     """
     began_s = time.monotonic()
-    messages: list[str] = []
-    logger = new_logger(trt, messages)
-    builder = trt.Builder(logger)
-    network = builder.create_network(network_flags(trt))
-    if not trt.OnnxParser(network, logger).parse_from_file(str(model)):
-        raise EngineError(f"{label(flavour)} cannot read the graph: {reason(messages)}")
-    config = builder.create_builder_config()
+    library = Library(trt, flavour)
+    must, cannot = library.must, _cannot(library, "build the graph")
+    builder = must(cannot, trt.Builder, library.logger)
+    network = must(cannot, builder.create_network, network_flags(trt))
+    parser = must(cannot, trt.OnnxParser, network, library.logger)
+    must(_cannot(library, "read the graph"), parser.parse_from_file, str(model))
+    config = must(cannot, builder.create_builder_config)
     if flavour.portable:
-        set_capabilities(trt, config, [capability(trt, flavour, sm)])
+        must(cannot, set_capabilities, config, [capability(trt, flavour, sm)])
     prepare_for_capture(trt, config)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    profile = builder.create_optimization_profile()
+    profile = must(cannot, builder.create_optimization_profile)
     for name, shape in shapes.items():
-        profile.set_shape(name, shape, shape, shape)
-    config.add_optimization_profile(profile)
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise EngineError(f"{label(flavour)} cannot build the graph: {reason(messages)}")
+        library.ask(cannot, profile.set_shape, name, shape, shape, shape)
+    library.ask(cannot, config.add_optimization_profile, profile)
+    plan = must(cannot, builder.build_serialized_network, network, config)
     return bytes(plan), time.monotonic() - began_s
+
+
+def _cannot(library: Library, what: str) -> Refusal:
+    return lambda why: EngineError(f"{library.name} cannot {what}: {why}")
 
 
 class PlanRunner(Closing):
@@ -81,11 +85,9 @@ class PlanRunner(Closing):
     ) -> None:
         """shapes: of every input. Raises EngineError."""
         self._trt, self._flavour, self._cuda = trt, flavour, cuda
-        self._messages: list[str] = []
-        self._runtime = trt.Runtime(new_logger(trt, self._messages))
-        self._engine = self._runtime.deserialize_cuda_engine(plan)
-        if self._engine is None:
-            raise EngineError(f"{label(flavour)} cannot load the plan: {reason(self._messages)}")
+        self._library = Library(trt, flavour)
+        self._runtime = self._must("start", trt.Runtime, self._library.logger)
+        self._engine = self._must("load the plan", self._runtime.deserialize_cuda_engine, plan)
         self._stream = cuda.stream()
         self._resources: list[Closing] = [self._stream]
         self._hosts: dict[str, NDArray[Any]] = {}
@@ -160,17 +162,15 @@ class PlanRunner(Closing):
         close_all(resources)
 
     def _prepared(self, shapes: Shapes) -> Any:
-        engine = self._engine
-        config = engine.create_runtime_config() if self._flavour.portable else None
-        context = new_context(self._trt, engine, config)
-        if context is None:
-            raise EngineError(f"no execution context: {reason(self._messages)}")
+        engine, must = self._engine, self._must
+        config = must("start", engine.create_runtime_config) if self._flavour.portable else None
+        context = must("give a context", new_context, self._trt, engine, config)
         size = max(1, scratch_bytes(engine, 0))
         scratch = self._cuda.allocate(size, "scratch memory")
         self._resources.append(scratch)
         context.set_device_memory(scratch.pointer, size)
         for name, shape in shapes.items():
-            context.set_input_shape(name, shape)
+            must(f"take {name} {shape}", context.set_input_shape, name, shape)
         for index in range(engine.num_io_tensors):
             name = engine.get_tensor_name(index)
             dtype = np.dtype(DTYPES[engine.get_tensor_dtype(name).name])
@@ -178,12 +178,14 @@ class PlanRunner(Closing):
             device = self._cuda.allocate(host.array.nbytes, name)
             self._resources += [host, device]
             self._hosts[name], self._pointers[name] = host.array, device.pointer
-            context.set_tensor_address(name, device.pointer)
+            must(f"take {name}", context.set_tensor_address, name, device.pointer)
         return context
 
+    def _must(self, what: str, call: Any, *arguments: Any) -> Any:
+        return self._library.must(_cannot(self._library, what), call, *arguments)
+
     def _execute(self) -> None:
-        if not self._context.execute_async_v3(self._stream.handle):
-            raise EngineError(f"{label(self._flavour)} refused a run: {reason(self._messages)}")
+        self._must("run", self._context.execute_async_v3, self._stream.handle)
 
     def _timed(self, start: Any, end: Any, captured: Graph | None) -> float:
         start.record(self._stream)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import json
 import os
@@ -16,6 +15,8 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from children import ended
 
 from fuzzing.subject import Subject, random_of
 from fuzzing.tally import Outcome, Tally
@@ -102,7 +103,7 @@ class Campaign:
             at, done = self._follow(reader, seconds)
         finally:
             os.close(reader)
-            status = _ended(child, PATIENCE_S)
+            status = ended(child, PATIENCE_S)
         if (place / _FAILURE).exists() and not done:
             when = "opened" if at is None else f"run, at case {at}"
             raise FuzzingFailed(f"{self.subject.name} cannot be {when}: {_tail(place)}")
@@ -154,7 +155,7 @@ class Campaign:
         try:
             os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
         finally:
-            status = _ended(child, 0.0)
+            status = ended(child, 0.0)
         if status != 0:
             raise FuzzingFailed(f"{self.subject.name} failed at {doing}: {_tail(place)}")
 
@@ -187,26 +188,6 @@ class _Lines:
                 return
             *lines, waiting = (waiting + arrived).split(b"\n")
             yield from lines
-
-
-def _ended(child: int, patience_s: float) -> int | None:
-    """End a process with all it has started.
-
-    Return how it ended, an exit code or minus a signal, None if it had to be ended.
-    """
-    deadline_s = time.monotonic() + patience_s
-    while not (over := _is_over(child)) and time.monotonic() < deadline_s:
-        time.sleep(0.02)
-    for end in (os.killpg, os.kill):  # it may have died, or not yet have a group of its own
-        with contextlib.suppress(ProcessLookupError):
-            end(child, signal.SIGKILL)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return status if over else None
-
-
-def _is_over(child: int) -> bool:
-    # Not reaped, so that its number, which is its group's, stays its own.
-    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def _death(status: int | None, place: Path) -> Outcome:

@@ -9,8 +9,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from pixel_host import PixelHost
+from scores_engine import ScoresEngine, some_table
 from tiny_bundle import stripes, write_tiny_bundle
 
 from dedos_deploy.bundle import Bundle
@@ -21,7 +21,6 @@ from dedos_deploy.runtime.gpu.device_labeller import DeviceLabeller
 from dedos_deploy.runtime.gpu.flavours import FLAVOURS
 from dedos_deploy.runtime.gpu.kernels_file import kernels_file
 from dedos_deploy.runtime.labelling import HostLabeller
-from dedos_deploy.runtime.slots import SlotTable
 
 pytestmark = pytest.mark.gpu
 
@@ -44,56 +43,6 @@ def _need_kernels() -> Path:
     return found
 
 
-class ScoresEngine:
-    """Not a network: it puts given scores where the engine would, on the device and on the host."""
-
-    def __init__(self, cuda: Cuda, scores: NDArray[Any], image_hw: tuple[int, int]) -> None:
-        from dedos_deploy.spec import GraphSpec
-
-        kind = "float16" if scores.dtype == np.float16 else "float32"
-        self.cuda, self.values = cuda, scores
-        self.spec = GraphSpec(*image_hw, text_width=4, score_dtype=kind)  # type: ignore[arg-type]
-        self.stream = cuda.stream()
-        self.image = cuda.allocate(3 * image_hw[0] * image_hw[1], "an image")
-        self.scores = cuda.allocate(scores.nbytes, "scores")
-        self.pinned = cuda.pinned(scores.shape, scores.dtype, "scores")
-        self.pinned.array[:] = scores
-        self.text_of: object = None
-
-    def exclusive(self) -> Any:
-        import contextlib
-
-        return contextlib.nullcontext()
-
-    def set_text(self, text: Any, valid: Any, owner: object = None) -> int:
-        self.text_of = owner
-        return 256
-
-    def enqueue(self) -> None:
-        self.cuda.upload(self.scores.pointer, self.pinned.array, self.stream)
-
-    def infer(self, inputs: Any) -> dict[str, NDArray[Any]]:
-        return {"scores": self.values[None]}
-
-    def close(self) -> None:
-        for item in (self.pinned, self.scores, self.image, self.stream):
-            item.close()
-
-
-def _table(slots: int, names: int) -> SlotTable:
-    rng = np.random.default_rng(slots)
-    return SlotTable(
-        version=1,
-        names=tuple(map(str, range(names))),
-        class_ids=(0,),
-        text=np.zeros((slots, 4), np.float32),
-        valid=np.ones(slots, np.float32),
-        thresholds=rng.random(slots).astype(np.float32) * 0.6,
-        slot_ids=rng.integers(0, names, slots).astype(np.uint16),
-        negatives=(),
-    )
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @pytest.mark.parametrize("names", [12, 254, 300])
 @pytest.mark.parametrize("slots", [1, 40, 171])
@@ -107,7 +56,7 @@ def test_label_maps_equal_those_of_the_cpu(
     scores = np.stack(planes).astype(dtype)
     engine = ScoresEngine(cuda, scores, (144, 192))
     labeller = DeviceLabeller.open(engine, _need_kernels())
-    frame, table = rng.integers(0, 256, (*size, 3), np.uint8), _table(slots, names)
+    frame, table = rng.integers(0, 256, (*size, 3), np.uint8), some_table(slots, names)
     found = labeller.label(frame, table)
     wanted = HostLabeller(engine.spec, engine.infer, threads=2).label(frame, table)
     np.testing.assert_array_equal(found.label_map, wanted.label_map)
@@ -122,7 +71,7 @@ def test_resized_frames_equal_the_cpu_s(cuda: Cuda, host: PixelHost, size: tuple
     engine = ScoresEngine(cuda, np.zeros((2, 36, 48), np.float32), (144, 192))
     labeller = DeviceLabeller.open(engine, _need_kernels())
     frame = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-    labeller.label(frame, _table(2, 3))
+    labeller.label(frame, some_table(2, 3))
     back = cuda.pinned((144, 192, 3), np.uint8, "an image")
     cuda.download(back.array, engine.image.pointer, engine.stream)
     engine.stream.synchronize()
@@ -139,7 +88,7 @@ def test_a_score_that_is_no_number_is_found(cuda: Cuda) -> None:
     engine = ScoresEngine(cuda, scores, (144, 192))
     labeller = DeviceLabeller.open(engine, _need_kernels())
     with pytest.raises(EngineError, match="slot 1 is not finite at row 20, column 3"):
-        labeller.label(np.zeros((60, 80, 3), np.uint8), _table(3, 3))
+        labeller.label(np.zeros((60, 80, 3), np.uint8), some_table(3, 3))
     labeller.close()
     engine.close()
 

@@ -41,6 +41,7 @@ def image_graph(
     text_width: int = TEXT_WIDTH,
     gain: float = 1.0,
     half: bool = False,
+    batch: int = 1,
 ) -> bytes:
     """Return scores[k] = clip(gain * text[k, :3] . mean BGR of a cell / 255) * valid[k] as ONNX."""
     rows, columns = height // 4, width // 4
@@ -49,8 +50,8 @@ def image_graph(
         "starts": np.array([0]),
         "ends": np.array([3]),
         "axes": np.array([1]),
-        "flat": np.array([3, rows * columns]),
-        "map": np.array([1, -1, rows, columns]),
+        "flat": np.array([batch, 3, rows * columns]),
+        "map": np.array([batch, -1, rows, columns]),
         "column": np.array([-1, 1]),
         "zero": np.float32(0.0),
         "one": np.float32(1.0),
@@ -73,11 +74,11 @@ def image_graph(
         nodes,
         "colours",
         [
-            helper.make_tensor_value_info("image", TensorProto.UINT8, [1, height, width, 3]),
+            helper.make_tensor_value_info("image", TensorProto.UINT8, [batch, height, width, 3]),
             helper.make_tensor_value_info("text", TensorProto.FLOAT, ["K", text_width]),
             helper.make_tensor_value_info("valid", TensorProto.FLOAT, ["K"]),
         ],
-        [helper.make_tensor_value_info("scores", _float_type(half), [1, "K", rows, columns])],
+        [helper.make_tensor_value_info("scores", _float_type(half), [batch, "K", rows, columns])],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
     return _serialised(graph)
@@ -131,6 +132,7 @@ def write_tiny_bundle(
     half: bool = False,
     thresholds: dict[str, float] | None = None,
     target: str = "cpu",
+    batch: int = 1,
     files: dict[str, bytes] | None = None,
 ) -> Path:
     """Write the bundle to `dest` and return it."""
@@ -138,7 +140,7 @@ def write_tiny_bundle(
     manifest = Manifest(
         preset="nano",
         config=config.to_dict(),
-        spec=replace(tiny_spec(), score_dtype="float16" if half else "float32"),
+        spec=replace(tiny_spec(), batch=batch, score_dtype="float16" if half else "float32"),
         target=target,
         precision={"image": "fp32", "text": "fp32"},
         activation=config.clip.activation,
@@ -155,7 +157,7 @@ def write_tiny_bundle(
         base_vocabulary="base" if base else None,
     )
     with BundleWriter(dest) as writer:
-        writer.add_bytes("model.onnx", model or image_graph(half=half))
+        writer.add_bytes("model.onnx", model or image_graph(half=half, batch=batch))
         writer.add_bytes("text_encoder.onnx", text_graph())
         writer.add_bytes("tokenizer.json", _tokenizer_json())
         for name, content in (files or {}).items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,8 @@ from dedos_deploy.runtime.frame import resize_frame
 from dedos_deploy.runtime.segmentation import LabelMap
 from dedos_deploy.runtime.slots import SlotTable
 from dedos_deploy.spec import GraphSpec
+
+Outcome = TypeVar("Outcome")
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,11 +30,42 @@ class Labelled:
     latency_ms: dict[str, float]
 
 
+class Pending(Protocol):
+    """A frame under way."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether `result` would not wait."""
+        ...
+
+    def result(self) -> Labelled:
+        """Wait for the frame and return what came of it; call it once. Raises EngineError."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Done(Generic[Outcome]):
+    """A frame that was labelled at once."""
+
+    outcome: Outcome
+    ready: bool = True
+
+    def result(self) -> Outcome:
+        return self.outcome
+
+
 class Labeller(Protocol):
-    """What turns frames into label maps under a slot table; one frame at a time."""
+    """What turns frames into label maps under a slot table, for one thread at a time."""
 
     def label(self, frame_bgr: NDArray[np.uint8], table: SlotTable) -> Labelled:
         """Label a frame, uint8 [H, W, 3]. Raises EngineError, also for scores that are no numbers."""
+        ...
+
+    def submit(self, frame_bgr: NDArray[np.uint8], table: SlotTable) -> Pending:
+        """Begin with a frame as `label` does and return as soon as its array is the caller's again.
+
+        A second one may be begun before the first is done; a third waits for the first.
+        """
         ...
 
     def close(self) -> None: ...
@@ -66,6 +99,9 @@ class HostLabeller:
                 "post": 1e3 * (done - inferred),
             },
         )
+
+    def submit(self, frame_bgr: NDArray[np.uint8], table: SlotTable) -> Pending:
+        return Done(self.label(frame_bgr, table))
 
     def close(self) -> None:
         """Nothing is held; the engine belongs to the caller."""

@@ -62,7 +62,10 @@ class DeviceEngine(Protocol):
     def set_text(
         self, text: NDArray[np.float32], valid: NDArray[np.float32], owner: object = None
     ) -> int:
-        """Put text float32 [K, D] and valid float32 [K] on the device; return the padded K."""
+        """Put text float32 [K, D] and valid float32 [K] on the device; return the padded K.
+
+        Waits for what is on the stream, which may be a frame with other words.
+        """
         ...
 
     def enqueue(self) -> None:
@@ -70,7 +73,7 @@ class DeviceEngine(Protocol):
         ...
 
 
-class Pending:
+class DevicePending:
     """A frame under way on the device."""
 
     def __init__(self, labeller: DeviceLabeller, table: SlotTable, frame: DeviceFrame) -> None:
@@ -80,6 +83,11 @@ class Pending:
         self.frame = frame
         self.block: ResultBlock | None = None
         self.latency_ms: dict[str, float] = {}
+
+    @property
+    def ready(self) -> bool:
+        """Whether the device is known to be done with it."""
+        return bool(self.latency_ms)
 
     def result(self) -> Labelled:
         """Wait for it and return it; call it once. Raises EngineError."""
@@ -91,7 +99,7 @@ class _Marks:
 
     def __init__(self, cuda: Cuda) -> None:
         self.started, self.resized, self.inferred, self.done = (cuda.event() for _ in range(4))
-        self.pending: Pending | None = None
+        self.pending: DevicePending | None = None
 
     @property
     def events(self) -> tuple[Event, ...]:
@@ -145,7 +153,7 @@ class DeviceLabeller(Closing):
         with self._engine.exclusive():
             return self._collect(self._submit(frame_bgr, table))
 
-    def submit(self, frame_bgr: NDArray[np.uint8], table: SlotTable) -> Pending:
+    def submit(self, frame_bgr: NDArray[np.uint8], table: SlotTable) -> DevicePending:
         """Put a frame, uint8 [H, W, 3], on its way and return at once; its array is the caller's again.
 
         A third one waits for the first. Raises as `label` does.
@@ -153,9 +161,9 @@ class DeviceLabeller(Closing):
         with self._engine.exclusive():
             return self._submit(frame_bgr, table)
 
-    def collect(self, pending: Pending) -> Labelled:
+    def collect(self, pending: DevicePending) -> Labelled:
         """Wait for a frame of `submit` and return its result."""
-        if pending.latency_ms:
+        if pending.ready:
             return self._collect(pending)
         with self._engine.exclusive():
             return self._collect(pending)
@@ -183,7 +191,7 @@ class DeviceLabeller(Closing):
 
     # One frame
 
-    def _submit(self, frame_bgr: NDArray[np.uint8], table: SlotTable) -> Pending:
+    def _submit(self, frame_bgr: NDArray[np.uint8], table: SlotTable) -> DevicePending:
         height, width = frame_bgr.shape[:2]
         if height * width > MOST_PIXELS:
             raise BadInputError(
@@ -196,9 +204,9 @@ class DeviceLabeller(Closing):
         self._use(table)
         return self._enqueue(self._frames.place(frame_bgr), table, marks)
 
-    def _enqueue(self, frame: DeviceFrame, table: SlotTable, marks: _Marks) -> Pending:
+    def _enqueue(self, frame: DeviceFrame, table: SlotTable, marks: _Marks) -> DevicePending:
         """Put all work of a frame on the stream."""
-        pending, stream = Pending(self, table, frame), self._engine.stream
+        pending, stream = DevicePending(self, table, frame), self._engine.stream
         pending.block = block = self._pool.take()
         marks.started.record(stream)
         self._resize(frame)
@@ -211,7 +219,7 @@ class DeviceLabeller(Closing):
         marks.pending = pending
         return pending
 
-    def _collect(self, pending: Pending) -> Labelled:
+    def _collect(self, pending: DevicePending) -> Labelled:
         for marks in self._marks:
             if marks.pending is pending:
                 marks.settle()
@@ -266,12 +274,13 @@ class DeviceLabeller(Closing):
     # What is put on the stream
 
     def _use(self, table: SlotTable) -> None:
-        """Upload a table unless it is the one of the last frame."""
+        """Upload a table unless it is the one of the last frame.
+
+        Its host side is free again when `set_text` has waited for the stream.
+        """
         if table is self._engine.text_of:
             return
         slots, stream = len(table.valid), self._engine.stream
-        # A frame under way may not have copied its own yet.
-        stream.synchronize()
         self._host_table[: 4 * slots].view(np.float32)[:] = table.thresholds
         ids = self._host_table[_THRESHOLD_BYTES : _THRESHOLD_BYTES + 2 * slots]
         ids.view(np.uint16)[:] = table.slot_ids

@@ -374,9 +374,13 @@ class _Runtime:
 
 _HANDLE = Status.cudaErrorInvalidResourceHandle
 
-_POINTER, _INT = ctypes.c_void_p, ctypes.c_int
+_POINTER, _INT, _LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong
 _SIGNATURES = {
-    "dedos_resize": (_POINTER, _INT, _INT, _POINTER, _INT, _INT),
+    "dedos_resize": (_POINTER, _INT, _INT, _LONG, _LONG, _LONG, _POINTER, _INT, _INT),
+    "dedos_resize_nv12": (
+        *(_POINTER, _POINTER, _INT, _INT, _LONG, _LONG, _INT),
+        *(_POINTER, _INT, _INT),
+    ),
     **{
         f"dedos_leaders_{kind}": (_POINTER, _INT, _INT, _INT, _POINTER, _POINTER)
         for kind in ("f32", "f16")
@@ -454,18 +458,42 @@ class _Driver:
         assert self._fake.host is not None, "this test needs the compiled functions"
         if name == "dedos_resize":
             self._resize(values, threads)
+        elif name == "dedos_resize_nv12":
+            self._resize_nv12(values, threads)
         elif name.startswith("dedos_leaders"):
             self._leaders(name, values, threads)
         else:
             self._labels(name, values, threads)
 
     def _resize(self, values: tuple[int, ...], threads: tuple[int, int]) -> None:
-        view, host = self._fake.must_view, self._fake.host
-        source, height, width, out, out_height, out_width = values
+        host = self._fake.host
+        blue, height, width, pitch, step, channel, out, out_height, out_width = values
         assert host is not None and threads[0] >= out_width and threads[1] >= out_height
-        frame = view(source, 3 * height * width).reshape(height, width, 3)
-        resized = host.resize(np.ascontiguousarray(frame), (out_height, out_width))
-        view(out, resized.size)[:] = resized.reshape(-1)
+        frame = self._strided(blue, (height, width, 3), (pitch, step, channel))
+        self._write(out, host.resize(frame, (out_height, out_width)))
+
+    def _resize_nv12(self, values: tuple[int, ...], threads: tuple[int, int]) -> None:
+        host = self._fake.host
+        luma, chroma, height, width, luma_pitch, chroma_pitch, matrix = values[:7]
+        out, out_height, out_width = values[7:]
+        assert host is not None and threads[0] >= out_width and threads[1] >= out_height
+        planes = (
+            self._strided(luma, (height, width), (luma_pitch, 1)),
+            self._strided(chroma, (height // 2, width), (chroma_pitch, 1)),
+        )
+        self._write(out, host.resize_nv12(*planes, (out_height, out_width), matrix=matrix))
+
+    def _strided(
+        self, address: int, shape: tuple[int, ...], strides: tuple[int, ...]
+    ) -> np.ndarray[Any, Any]:
+        """Return a view of which every byte lies in one live block."""
+        ends = [step * (size - 1) for size, step in zip(shape, strides, strict=True)]
+        first, last = sum(min(0, end) for end in ends), sum(max(0, end) for end in ends)
+        block = self._fake.must_view(address + first, last - first + 1)
+        return np.ndarray(shape, np.uint8, block, -first, strides)
+
+    def _write(self, address: int, values: np.ndarray[Any, Any]) -> None:
+        self._fake.must_view(address, values.size)[:] = values.reshape(-1)
 
     def _scores(self, name: str, values: tuple[int, ...]) -> np.ndarray[Any, Any]:
         dtype = np.dtype(np.float16 if "f16" in name else np.float32)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dedos_deploy.errors import EngineError
 from dedos_deploy.runtime.engines.tensors import Infer, Tensors
 from dedos_deploy.runtime.frame import resize_frame
+from dedos_deploy.runtime.pixels import Pixels, bgr_on_host
 from dedos_deploy.runtime.segmentation import LabelMap
 from dedos_deploy.runtime.slots import SlotTable
 from dedos_deploy.spec import GraphSpec
@@ -31,8 +32,12 @@ class Labelled:
 class Labeller(Protocol):
     """What turns frames into label maps under a slot table; one frame at a time."""
 
-    def label(self, frame_bgr: NDArray[np.uint8], table: SlotTable) -> Labelled:
-        """Label a frame, uint8 [H, W, 3]. Raises EngineError, also for scores that are no numbers."""
+    def label(self, pixels: Pixels, table: SlotTable) -> Labelled:
+        """Label a frame.
+
+        Raises EngineError, also for scores that are no numbers, BadInputError for pixels that it
+        cannot read where they lie.
+        """
         ...
 
     def close(self) -> None: ...
@@ -48,8 +53,9 @@ class HostLabeller:
         self._image = np.empty((1, spec.height, spec.width, 3), dtype=np.uint8)
         self._scores = np.empty((0, *spec.score_hw), dtype=np.float32)
 
-    def label(self, frame_bgr: NDArray[np.uint8], table: SlotTable) -> Labelled:
+    def label(self, pixels: Pixels, table: SlotTable) -> Labelled:
         started = time.perf_counter()
+        frame_bgr = bgr_on_host(pixels)
         resize_frame(frame_bgr, self._image[0])
         resized = time.perf_counter()
         scores = self._scores_of(table)

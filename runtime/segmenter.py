@@ -10,14 +10,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadBundleError, BadInputError
 from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.runtime.engines.contract import Engine, EngineOptions
 from dedos_deploy.runtime.engines.opening import open_engine
-from dedos_deploy.runtime.frame import check_frame
+from dedos_deploy.runtime.pixels import Given, Order, check_pixels
 from dedos_deploy.runtime.processes import OneProcess
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.sinks.palette import Colour
@@ -177,20 +176,24 @@ class SegmenterView:
             return self._table.version
 
     def segment(
-        self, frame_bgr: NDArray[np.uint8], *, timestamp_s: float | None = None
+        self, frame_bgr: Given, *, order: Order = "bgr", timestamp_s: float | None = None
     ) -> Segmentation:
         """Return the label map of one frame.
 
-        frame_bgr: uint8 [H, W, 3], any size; timestamp_s: `time.monotonic()` of its capture, None
-        for now. Raises BadInputError for another array, EngineError when the engine fails or
-        gives something that is not a number.
+        frame_bgr: uint8 [H, W, 3], any size: of numpy, or with `__dlpack__` or
+        `__cuda_array_interface__`, or an Nv12Frame; order: of its channels; timestamp_s:
+        `time.monotonic()` of its capture, None for now. What lies on a GPU is read there, in order
+        with the stream that wrote it; an engine on the host refuses it.
+
+        Raises BadInputError for anything else, EngineError when the engine fails or gives
+        something that is not a number.
         """
         self._core.process.check()
-        frame_bgr = check_frame(frame_bgr)
+        pixels = check_pixels(frame_bgr, order)
         captured_s = time.monotonic() if timestamp_s is None else timestamp_s
         with self._core.busy:
             table = self._table
-            labelled = self._core.labeller.label(frame_bgr, table)
+            labelled = self._core.labeller.label(pixels, table)
         return Segmentation(
             label_map=labelled.label_map,
             confidence=labelled.confidence,

@@ -253,9 +253,7 @@ class Run:
         started = time.monotonic()
         try:
             with self.stages.busy("label", seat.camera.name, frame.frame_id) as call:
-                result = seat.camera.segmenter.segment(
-                    frame.frame_bgr, timestamp_s=frame.timestamp_s
-                )
+                result = seat.camera.segmenter.segment(frame.pixels, timestamp_s=frame.timestamp_s)
                 call.parts_ms = result.latency_ms
         except Exception as error:
             if self._options.errors == "raise":

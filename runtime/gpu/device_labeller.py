@@ -26,6 +26,7 @@ from dedos_deploy.runtime.gpu.cuda import (
     close_all,
 )
 from dedos_deploy.runtime.labelling import Labelled, unusable_scores
+from dedos_deploy.runtime.pixels import Pixels, bgr_on_host
 from dedos_deploy.runtime.slots import SlotTable
 from dedos_deploy.spec import SLOT_BUCKETS, GraphSpec
 
@@ -88,8 +89,9 @@ class DeviceLabeller(Closing):
         """Return one with the kernels of a fat binary. Raises EngineError."""
         return cls(engine, engine.cuda.kernels(kernels.read_bytes()))
 
-    def label(self, frame_bgr: NDArray[np.uint8], table: SlotTable) -> Labelled:
-        """Label a frame, uint8 [H, W, 3]; see Labeller.label."""
+    def label(self, pixels: Pixels, table: SlotTable) -> Labelled:
+        """Label a frame; see Labeller.label."""
+        frame_bgr = bgr_on_host(pixels)
         height, width = frame_bgr.shape[:2]
         if height * width > MOST_PIXELS:
             raise BadInputError(

@@ -18,7 +18,7 @@ Order = Literal["bgr", "rgb"]
 
 
 @dataclass(frozen=True, eq=False)
-class DeviceFrame:
+class ForeignFrame:
     """A frame uint8 [H, W, 3] that lies on a GPU, as its owner gave it."""
 
     array: Any
@@ -34,7 +34,7 @@ HostPixels = NDArray[np.uint8] | Nv12Frame
 Given = HostPixels | DlpackArray | CudaArray
 """What `segment` takes as a frame."""
 
-Pixels = HostPixels | DeviceFrame
+Pixels = HostPixels | ForeignFrame
 """Pixels as an engine's labeller gets them."""
 
 
@@ -53,7 +53,7 @@ def check_pixels(given: Any, order: Order) -> Pixels:
         return check_frame(given)  # which says what is taken
     there = host_array(given)
     if there is None:
-        return DeviceFrame(given, order)
+        return ForeignFrame(given, order)
     frame = check_frame(there)
     return frame[:, :, ::-1] if order == "rgb" else frame
 

@@ -7,8 +7,8 @@ modules of cuda-python as arguments, so that tests can put strict stand-ins in t
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -85,6 +85,16 @@ class Cuda:
         """Make this GPU the one of the calling thread; every thread has its own, at first GPU 0."""
         self._call(self._runtime.cudaSetDevice(self._index))
 
+    @contextmanager
+    def borrowed_thread(self) -> Iterator[None]:
+        """Make this GPU the one of a thread that is not ours for the length of the block."""
+        before = self._call(self._runtime.cudaGetDevice())
+        self.activate()
+        try:
+            yield
+        finally:
+            self._call(self._runtime.cudaSetDevice(before))
+
     # Memory
 
     def allocate(self, size: int, purpose: str) -> DeviceBuffer:
@@ -94,10 +104,16 @@ class Cuda:
             self._refuse_memory(error, size, purpose)
         return DeviceBuffer(self, int(pointer), size)
 
-    def pinned(self, shape: Sequence[int], dtype: DTypeLike, purpose: str) -> PinnedArray:
-        """Return an array in page-locked host memory, which the device reads and writes directly."""
+    def pinned(
+        self, shape: Sequence[int], dtype: DTypeLike, purpose: str, *, mapped: bool = False
+    ) -> PinnedArray:
+        """Return an array in page-locked host memory, to and from which the device copies by itself.
+
+        mapped: kernels can read and write it, too, at its `device_pointer`.
+        """
         size = max(1, int(np.prod(shape)) * np.dtype(dtype).itemsize)
-        error, pointer = self._runtime.cudaHostAlloc(size, 0)
+        flags = self._runtime.cudaHostAllocMapped if mapped else 0
+        error, pointer = self._runtime.cudaHostAlloc(size, flags)
         if error != self._runtime.cudaError_t.cudaSuccess:
             self._refuse_memory(error, size, purpose)
         return PinnedArray(self, int(pointer), tuple(shape), np.dtype(dtype))
@@ -112,6 +128,10 @@ class Cuda:
 
     def free_host(self, pointer: int) -> None:
         self._call(self._runtime.cudaFreeHost(pointer))
+
+    def device_pointer(self, pointer: int) -> int:
+        """Return where the device sees mapped host memory."""
+        return int(self._call(self._runtime.cudaHostGetDevicePointer(pointer, 0)))
 
     # Work
 
@@ -259,13 +279,23 @@ class PinnedArray(Closing):
     def __init__(self, cuda: Cuda, pointer: int, shape: tuple[int, ...], dtype: Any) -> None:
         self._cuda = cuda
         self._pointer = pointer
-        size = max(1, int(np.prod(shape)) * dtype.itemsize)
+        self.size = size = max(1, int(np.prod(shape)) * dtype.itemsize)
         block = (ctypes.c_uint8 * size).from_address(pointer)
         self.array: NDArray[Any] = (
             np.frombuffer(block, np.uint8)[: int(np.prod(shape)) * dtype.itemsize]
             .view(dtype)
             .reshape(shape)
         )
+
+    @property
+    def pointer(self) -> int:
+        """Its address for the host."""
+        return self._pointer
+
+    @property
+    def device_pointer(self) -> int:
+        """Its address for kernels, of mapped memory only."""
+        return self._cuda.device_pointer(self._pointer)
 
     def close(self) -> None:
         """Free it; may be called twice."""
@@ -286,6 +316,10 @@ class Stream(Closing):
         """Wait until everything on it is done; errors of that work are raised here."""
         self._cuda._call(self._cuda.runtime.cudaStreamSynchronize(self.handle))
 
+    def wait(self, event: Event) -> None:
+        """Let what is put on it from now on wait for `event` as last recorded; returns at once."""
+        self._cuda._call(self._cuda.runtime.cudaStreamWaitEvent(self.handle, event.handle, 0))
+
     def close(self) -> None:
         """Destroy it; may be called twice."""
         handle, self.handle = self.handle, 0
@@ -302,6 +336,14 @@ class Event(Closing):
 
     def record(self, stream: Stream) -> None:
         self._cuda._call(self._cuda.runtime.cudaEventRecord(self._handle, stream.handle))
+
+    def synchronize(self) -> None:
+        """Wait until the device has passed it; errors of what came before are raised here."""
+        self._cuda._call(self._cuda.runtime.cudaEventSynchronize(self._handle))
+
+    @property
+    def handle(self) -> Any:
+        return self._handle
 
     def ms_since(self, earlier: Event) -> float:
         """Milliseconds of device time since `earlier`; both must have been passed."""

@@ -214,6 +214,7 @@ class EngineStore:
             self._cuda,
             name=stored.path.name,
             runtime_cache=cache if self.flavour.portable else None,
+            on_progress=self._on_progress,
         )
 
     # The gate

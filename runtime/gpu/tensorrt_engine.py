@@ -1,11 +1,11 @@
 """The engine that runs TensorRT's two flavours: one stream, one context and graph per slot bucket,
-every buffer allocated once."""
+everything allocated, run and captured before the first frame."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import DedosError, EngineError
+from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.runtime.engines.contract import Engine
 from dedos_deploy.runtime.engines.tensors import Tensors, check_inputs
 from dedos_deploy.runtime.gpu import vendor
@@ -54,9 +55,9 @@ class TensorRtEngine(Engine):
     """An engine of `spec` on one GPU, for one frame at a time.
 
     Text of up to 256 words is padded to the smallest slot bucket that holds it. All device memory
-    is allocated here; what a bucket needs besides is set up when it is first used. Work of a bucket
-    is captured into a CUDA graph where the library allows it; `graphs` tells for which buckets, and
-    why not for others.
+    is allocated and every bucket run once when the engine is loaded, so that other words never cost
+    a frame more than a copy. Work of a bucket is captured into a CUDA graph where the library
+    allows it; `graphs` tells for which buckets, and why not for others.
     """
 
     max_slots = SLOT_BUCKETS[-1]
@@ -71,11 +72,13 @@ class TensorRtEngine(Engine):
         *,
         name: str = "engine",
         runtime_cache: Path | None = None,
+        on_progress: Progress = QUIET,
     ) -> None:
-        """Load a serialized engine.
+        """Load a serialized engine and make all its slot buckets ready.
 
         name: for messages; runtime_cache: file in which TensorRT for RTX keeps what it compiled on
-        this device, None to compile it anew.
+        this device, None to compile it anew, which takes long for every bucket; on_progress: noted
+        which bucket is made ready.
 
         Raises EngineError when it was built for another GPU or version, is damaged, is another
         graph, or the GPU has too little memory, which names how much was needed.
@@ -84,6 +87,7 @@ class TensorRtEngine(Engine):
         self.cuda = cuda
         self.graphs: dict[int, str] = {}
         self.text_of: object = None
+        self._labeller_facts: Callable[[], dict[str, Any]] = dict
         self._trt = trt
         self._flavour = flavour
         self._name = name
@@ -100,6 +104,7 @@ class TensorRtEngine(Engine):
         try:
             self._load(engine)
             self._allocate()
+            self._prepare_all(on_progress)
         except BaseException:
             self.close()
             raise
@@ -163,19 +168,18 @@ class TensorRtEngine(Engine):
         """Put text float32 [K, D] and valid float32 [K] on the device, padded; return the bucket.
 
         owner: what `text_of` shows from now on. Inside `exclusive`. Costs one copy of at most 256
-        rows and allocates nothing once the bucket was used before.
+        rows; nothing is allocated, run or captured.
         """
         self.text_of = None
         slots = len(valid)
         bucket = bucket_for(slots)
-        # The copies of an earlier call have been waited for with its frame.
+        # A frame under way may not have copied its own yet.
+        self.stream.synchronize()
         rows, used = self._host("text", self.spec.text), self._host("valid", self.spec.valid)
         rows[:slots], rows[slots:bucket] = text, 0.0
         used[:slots], used[slots:bucket] = valid, 0.0
         self.cuda.upload(self.text.pointer, rows[:bucket], self.stream)
         self.cuda.upload(self.valid.pointer, used[:bucket], self.stream)
-        if bucket not in self._buckets:
-            self._buckets[bucket] = self._prepare(bucket)
         self._bucket = bucket
         self.text_of = owner
         return bucket
@@ -193,7 +197,9 @@ class TensorRtEngine(Engine):
         the CUDA kernels, which an installation from source has where it found nvcc."""
         kernels = kernels_file()
         if kernels is not None:
-            return DeviceLabeller.open(self, kernels)
+            labeller = DeviceLabeller.open(self, kernels)
+            self._labeller_facts = labeller.facts
+            return labeller
         _LOG.warning(
             "this installation has no CUDA kernels, so frames are resized and labelled on the CPU; "
             "install from source with nvcc to have them"
@@ -201,7 +207,8 @@ class TensorRtEngine(Engine):
         return super().labeller(threads=threads)
 
     def facts(self) -> dict[str, Any]:
-        """Return what can be said of this engine: versions, memory, and how its work is launched."""
+        """Return what can be said of this engine: versions, memory, how its work is launched, and
+        `results_copied` as their receivers held all page-locked memory that they may."""
         return {
             "flavour": self._flavour.name,
             "version": str(self._trt.__version__),
@@ -211,6 +218,7 @@ class TensorRtEngine(Engine):
                 item.size for item in self._resources if isinstance(item, DeviceBuffer)
             ),
             "cuda_graphs": dict(self.graphs),
+            **self._labeller_facts(),
         }
 
     def device_memory(self) -> int:
@@ -288,6 +296,21 @@ class TensorRtEngine(Engine):
 
     # Buckets
 
+    def _prepare_all(self, on_progress: Progress) -> None:
+        """Make every bucket ready, one after the other, since all share one block of scratch memory.
+
+        Beside the frames it would take a second block, as large as the largest bucket's.
+        """
+        # What lies in fresh memory may be no number, from which a graph may compute an address.
+        most = SLOT_BUCKETS[-1]
+        self.cuda.fill(self.image.pointer, 0, self.image.size, self.stream)
+        rows = np.eye(most, self.spec.text_width, dtype=np.float32)
+        rows[self.spec.text_width :, 0] = 1.0
+        self.set_text(rows, np.ones(most, np.float32))
+        for number, slots in enumerate(SLOT_BUCKETS, start=1):
+            on_progress.note(f"making K={slots} ready, {number} of {len(SLOT_BUCKETS)}")
+            self._buckets[slots] = self._prepare(slots)
+
     def _prepare(self, slots: int) -> _Bucket:
         context = new_context(self._trt, self._loaded, self._runtime_config())
         if context is None:
@@ -347,12 +370,8 @@ class TensorRtEngine(Engine):
 
     def _no_graph(self, slots: int, why: str) -> None:
         self.graphs[slots] = f"launched one by one: {why}"
-        _LOG.warning(
-            "%s: no CUDA graph for K=%d, its kernels are launched one by one: %s",
-            self._name,
-            slots,
-            why,
-        )
+        text = "%s: no CUDA graph for K=%d, its kernels are launched one by one: %s"
+        _LOG.warning(text, self._name, slots, why)
 
     def _execute(self, context: vendor.ExecutionContext) -> None:
         self._must(context.execute_async_v3(self.stream.handle), "a run")

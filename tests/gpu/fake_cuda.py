@@ -11,8 +11,9 @@ from __future__ import annotations
 import ctypes
 import enum
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -50,12 +51,22 @@ class Kind(enum.IntEnum):
 
 OK = Status.cudaSuccess
 POISON = 0xCD
+MAPPED = 2**52
+"""Between the addresses of mapped memory for the host and for the device."""
+
+
+@dataclass
+class Mark:
+    """One recording of an event: its stream, and whether the device is past it."""
+
+    stream: FakeStream
+    passed: bool = False
 
 
 class FakeStream:
     def __init__(self, handle: int) -> None:
         self.handle = handle
-        self.queue: list[Work] = []
+        self.queue: deque[Work] = deque()
         self.captured: list[Work] | None = None
         self.spoiled = False
 
@@ -63,7 +74,7 @@ class FakeStream:
 class FakeCuda:
     """`runtime` and `driver` to hand to Cuda; counters and faults for the tests.
 
-    memory: bytes of the device; devices: how many there are. faults: name of a call to the status
+    memory: bytes of the device; devices: how many there are; integrated: it shares the CPU's. faults: name of a call to the status
     that it gives next time; live: blocks that were not freed, by kind; calls: how often each was made.
     """
 
@@ -74,16 +85,21 @@ class FakeCuda:
         memory: int = 2**34,
         devices: int = 1,
         capability: tuple[int, int] = (8, 9),
+        integrated: bool = False,
     ) -> None:
         self.host = host
         self.memory = memory
         self.devices = devices
         self.capability = capability
+        self.integrated = integrated
         self.faults: dict[str, Any] = {}
         self.calls: Counter[str] = Counter()
         self.blocks: dict[int, tuple[str, Any, int]] = {}
         self.streams: dict[int, FakeStream] = {}
         self.events: dict[int, int | None] = {}
+        self.recorded: dict[int, int] = {}
+        self.marks: dict[int, Mark] = {}
+        self.mapped: dict[int, int] = {}
         self.graphs: dict[int, list[Work]] = {}
         self.modules: set[int] = set()
         self.sticky = OK
@@ -118,11 +134,16 @@ class FakeCuda:
         stream = self.stream_of(handle)
         if stream is None:
             return False
-        (stream.queue if stream.captured is None else stream.captured).append(work)
+        target = stream.queue if stream.captured is None else stream.captured
+        target.append(work)
         return True
 
     def view(self, address: int, size: int, kind: str) -> np.ndarray[Any, Any] | None:
         """Return the bytes at an address if all lie in one live block of that kind."""
+        for seen, start in self.mapped.items():
+            length = self.blocks[start][2]
+            if kind == "device" and seen <= address and address + size <= seen + length:
+                return self.view(address - MAPPED, size, "pinned")
         for start, (what, block, length) in self.blocks.items():
             if what == kind and start <= address and address + size <= start + length:
                 return np.frombuffer(block, np.uint8)[address - start : address - start + size]
@@ -154,10 +175,12 @@ class FakeCuda:
         ctypes.memset(block, POISON, size)
         return True
 
-    def run(self, stream: FakeStream) -> None:
-        queue, stream.queue = stream.queue, []
-        for work in queue:
+    def run(self, stream: FakeStream, until: Mark | None = None) -> None:
+        """Do what is queued: all of it, or no more than what a mark stands behind."""
+        while stream.queue and not (until is not None and until.passed):
+            work = stream.queue.popleft()
             if self.sticky != OK:
+                stream.queue.clear()
                 return
             try:
                 work()
@@ -176,7 +199,7 @@ class FakeCuda:
             stream.spoiled = stream.spoiled or stream.captured is not None
 
 
-_ANYWHERE = ("cudaGetDeviceCount", "cudaSetDevice", "cudaGetErrorString")
+_ANYWHERE = ("cudaGetDeviceCount", "cudaSetDevice", "cudaGetDevice", "cudaGetErrorString")
 """What needs no device of the calling thread, and works when the device is lost."""
 
 
@@ -186,6 +209,7 @@ class _Runtime:
     cudaError_t = Status
     cudaMemcpyKind = Kind
     cudaStreamNonBlocking = 1
+    cudaHostAllocMapped = 2
     cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
 
     def __init__(self, fake: FakeCuda) -> None:
@@ -218,7 +242,11 @@ class _Runtime:
         if index >= self._fake.devices:
             return (Status.cudaErrorInvalidValue,)
         self._fake.ready.device = True
+        self._fake.ready.index = index
         return (OK,)
+
+    def cudaGetDevice(self) -> Any:
+        return OK, getattr(self._fake.ready, "index", 0)
 
     def cudaGetDeviceProperties(self, index: int) -> Any:
         major, minor = self._fake.capability
@@ -227,7 +255,7 @@ class _Runtime:
             major=major,
             minor=minor,
             totalGlobalMem=self._fake.memory,
-            integrated=0,
+            integrated=int(self._fake.integrated),
         )
 
     def cudaDriverGetVersion(self) -> Any:
@@ -251,7 +279,15 @@ class _Runtime:
         if self._fake.capturing():
             self._fake.spoil()
             return Status.cudaErrorStreamCaptureUnsupported, None
-        return OK, self._fake.allocate(size, "pinned")
+        address = self._fake.allocate(size, "pinned")
+        if flags & self.cudaHostAllocMapped:
+            self._fake.mapped[address + MAPPED] = address
+        return OK, address
+
+    def cudaHostGetDevicePointer(self, address: int, flags: int) -> Any:
+        if address not in self._fake.mapped.values():
+            return Status.cudaErrorInvalidValue, None
+        return OK, address + MAPPED
 
     def cudaFree(self, address: int) -> Any:
         if address == 0:
@@ -259,6 +295,7 @@ class _Runtime:
         return (OK,) if self._fake.release(address, "device") else (Status.cudaErrorInvalidValue,)
 
     def cudaFreeHost(self, address: int) -> Any:
+        self._fake.mapped.pop(address + MAPPED, None)
         return (OK,) if self._fake.release(address, "pinned") else (Status.cudaErrorInvalidValue,)
 
     def cudaStreamCreateWithFlags(self, flags: int) -> Any:
@@ -349,16 +386,46 @@ class _Runtime:
         self._fake.events[handle] = None
         return OK, handle
 
+    def cudaEventSynchronize(self, event: int) -> Any:
+        fake = self._fake
+        if event not in fake.events:
+            return (_HANDLE,)
+        if fake.capturing():
+            fake.spoil()
+            return (Status.cudaErrorStreamCaptureUnsupported,)
+        # Work before the event is done when it is passed; an event on no stream is passed already.
+        stream = fake.streams.get(fake.recorded.get(event, 0))
+        if stream is not None and fake.events[event] is None:
+            fake.run(stream)
+        return (fake.sticky,)
+
+    def cudaStreamWaitEvent(self, handle: int, event: int, flags: int) -> Any:
+        fake = self._fake
+        if event not in fake.events:
+            return (_HANDLE,)
+        mark = fake.marks.get(event)
+        if mark is None or mark.passed:
+            return (OK,) if fake.stream_of(handle) is not None else (_HANDLE,)
+        # No more of the other stream is done than is waited for: a wait that is missing shows.
+        return (OK,) if fake.queue(handle, lambda: fake.run(mark.stream, mark)) else (_HANDLE,)
+
     def cudaEventRecord(self, event: int, stream: int) -> Any:
         fake = self._fake
         if event not in fake.events:
             return (_HANDLE,)
+        known = fake.stream_of(stream)
+        if known is None:
+            return (_HANDLE,)
         fake.events[event] = None
+        fake.recorded[event] = int(stream)
+        fake.marks[event] = mark = Mark(known)
 
         def pass_it() -> None:
             fake.events[event] = fake.tick()
+            mark.passed = True
 
-        return (OK,) if fake.queue(stream, pass_it) else (_HANDLE,)
+        fake.queue(stream, pass_it)
+        return (OK,)
 
     def cudaEventElapsedTime(self, start: int, end: int) -> Any:
         times = self._fake.events.get(start), self._fake.events.get(end)

@@ -8,6 +8,7 @@ from typing import Any
 from fake_cuda import FakeCuda
 from fake_tensorrt import fake_module, serialized
 
+from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.runtime.gpu.cuda import Cuda
 from dedos_deploy.runtime.gpu.flavours import TENSORRT, TENSORRT_RTX
 from dedos_deploy.runtime.gpu.tensorrt_engine import TensorRtEngine
@@ -32,6 +33,7 @@ class Opened:
         content: bytes | None = None,
         runtime_cache: Path | None = None,
         capturable: bool = True,
+        on_progress: Progress = QUIET,
         **changes: Any,
     ) -> TensorRtEngine:
         self.module = fake_module(self.fake, rtx=rtx)
@@ -44,6 +46,7 @@ class Opened:
             Cuda(self.fake.runtime, self.fake.driver),
             name="the engine",
             runtime_cache=runtime_cache,
+            on_progress=on_progress,
         )
         self.engines.append(engine)
         return engine

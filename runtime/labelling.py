@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dedos_deploy.errors import EngineError
+from dedos_deploy.errors import BadInputError, EngineError
+from dedos_deploy.runtime.device_segmentation import DeviceLabelled
 from dedos_deploy.runtime.engines.tensors import Infer, Tensors
 from dedos_deploy.runtime.frame import resize_frame
 from dedos_deploy.runtime.pixels import Pixels, bgr_on_host
@@ -37,6 +38,13 @@ class Labeller(Protocol):
 
         Raises EngineError, also for scores that are no numbers, BadInputError for pixels that it
         cannot read where they lie.
+        """
+        ...
+
+    def label_on_device(self, pixels: Pixels, table: SlotTable, stream: int) -> DeviceLabelled:
+        """Label a frame and leave the result on the GPU, ready in order on `stream`.
+
+        Raises as `label` does, BadInputError, too, where results are made on the host.
         """
         ...
 
@@ -71,6 +79,12 @@ class HostLabeller:
                 "engine": 1e3 * (inferred - resized),
                 "post": 1e3 * (done - inferred),
             },
+        )
+
+    def label_on_device(self, pixels: Pixels, table: SlotTable, stream: int) -> DeviceLabelled:
+        raise BadInputError(
+            "this engine makes its results on the host; leave result='device' out, or choose engine trt "
+            "or rtx on an installation with CUDA kernels"
         )
 
     def close(self) -> None:

@@ -58,7 +58,12 @@ class Nv12Frame:
             )
         if not self.on_device:
             luma, chroma = planes
-            check_planes((luma.shape, luma.dtype), (chroma.shape, chroma.dtype))
+            if luma.dtype != np.uint8 or chroma.dtype != np.uint8:
+                raise BadInputError(
+                    f"planes of an NV12 frame must have dtype uint8, not {luma.dtype} and "
+                    f"{chroma.dtype}; 10 bits (P010) must be shifted down first"
+                )
+            check_planes(luma.shape, chroma.shape)
             object.__setattr__(self, "chroma", _in_rows(chroma))
 
     @classmethod
@@ -104,14 +109,8 @@ class Nv12Frame:
         return f"Nv12Frame({where}, {self.matrix}{scale})"
 
 
-def check_planes(luma: tuple[tuple[int, ...], Any], chroma: tuple[tuple[int, ...], Any]) -> None:
-    """Raise BadInputError unless two planes, each by its shape and dtype, make an NV12 frame."""
-    (size, luma_dtype), (half, chroma_dtype) = luma, chroma
-    if luma_dtype != np.uint8 or chroma_dtype != np.uint8:
-        raise BadInputError(
-            f"planes of an NV12 frame must have dtype uint8, not {luma_dtype} and {chroma_dtype}; "
-            "10 bits (P010) must be shifted down first"
-        )
+def check_planes(size: tuple[int, ...], half: tuple[int, ...]) -> None:
+    """Raise BadInputError unless luma and chroma of these shapes make an NV12 frame."""
     even = len(size) == 2 and min(size) > 0 and not any(side % 2 for side in size)
     if not even or tuple(half) not in (
         (size[0] // 2, size[1]),

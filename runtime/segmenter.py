@@ -7,16 +7,17 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadBundleError, BadInputError
 from dedos_deploy.progress import QUIET, Progress
+from dedos_deploy.runtime.device_segmentation import DeviceSegmentation, device_segmentation
 from dedos_deploy.runtime.engines.contract import Engine, EngineOptions
 from dedos_deploy.runtime.engines.opening import open_engine
-from dedos_deploy.runtime.pixels import Given, Order, check_pixels
+from dedos_deploy.runtime.pixels import Given, Order, check_pixels, check_stream, stream_of
 from dedos_deploy.runtime.processes import OneProcess
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.sinks.palette import Colour
@@ -175,25 +176,64 @@ class SegmenterView:
                 self._table = self._core.next_table(vocabulary, rows, self._table)
             return self._table.version
 
+    @overload
     def segment(
-        self, frame_bgr: Given, *, order: Order = "bgr", timestamp_s: float | None = None
-    ) -> Segmentation:
+        self,
+        frame_bgr: Given,
+        *,
+        order: Order = "bgr",
+        timestamp_s: float | None = None,
+        result: Literal["host"] = "host",
+        stream: object = None,
+    ) -> Segmentation: ...
+
+    @overload
+    def segment(
+        self,
+        frame_bgr: Given,
+        *,
+        order: Order = "bgr",
+        timestamp_s: float | None = None,
+        result: Literal["device"],
+        stream: object = None,
+    ) -> DeviceSegmentation: ...
+
+    def segment(
+        self,
+        frame_bgr: Given,
+        *,
+        order: Order = "bgr",
+        timestamp_s: float | None = None,
+        result: Literal["host", "device"] = "host",
+        stream: object = None,
+    ) -> Segmentation | DeviceSegmentation:
         """Return the label map of one frame.
 
         frame_bgr: uint8 [H, W, 3], any size: of numpy, or with `__dlpack__` or
         `__cuda_array_interface__`, or an Nv12Frame; order: of its channels; timestamp_s:
         `time.monotonic()` of its capture, None for now. What lies on a GPU is read there, in order
         with the stream that wrote it; an engine on the host refuses it.
+        result: `device` leaves the label map on the GPU, for engines there, and waits for nothing.
+        stream: handle of the caller's CUDA stream, or with `__cuda_stream__`: what is on it by now is
+        done before the frame is read, and what is put on it afterwards finds the result on the
+        device. It must live as long as the result. None for the default stream where the result stays
+        on the device, else for what the frame's owner says.
 
         Raises BadInputError for anything else, EngineError when the engine fails or gives
         something that is not a number.
         """
         self._core.process.check()
-        pixels = check_pixels(frame_bgr, order)
+        handle = stream_of(stream, result)
+        pixels = check_pixels(frame_bgr, order, handle)
+        check_stream(pixels, result, handle)
         captured_s = time.monotonic() if timestamp_s is None else timestamp_s
         with self._core.busy:
-            table = self._table
-            labelled = self._core.labeller.label(pixels, table)
+            table, labeller = self._table, self._core.labeller
+            if result == "device":
+                assert handle is not None, "by stream_of"
+                there = labeller.label_on_device(pixels, table, handle)
+                return device_segmentation(there, table, captured_s, self._core.busy)
+            labelled = labeller.label(pixels, table)
         return Segmentation(
             label_map=labelled.label_map,
             confidence=labelled.confidence,

@@ -13,18 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.closing import Closing
-from dedos_deploy.errors import BadInputError
-from dedos_deploy.picture_sizes import MOST_PIXELS
 from dedos_deploy.runtime.gpu.cuda import (
     Cuda,
     DeviceBuffer,
     DeviceLostError,
-    Event,
     Kernels,
     Stream,
     close_all,
 )
-from dedos_deploy.runtime.gpu.frame_places import DeviceFrame, FramePlaces
+from dedos_deploy.runtime.gpu.device_results import DeviceBlock, DeviceResultPool, OnDevice
+from dedos_deploy.runtime.gpu.foreign_frames import ForeignFrames
+from dedos_deploy.runtime.gpu.frame_marks import FrameMarks
+from dedos_deploy.runtime.gpu.frame_places import DeviceFrame, FramePlaces, check_size
+from dedos_deploy.runtime.gpu.resize_source import ResizeSource
 from dedos_deploy.runtime.gpu.result_pool import (
     MARK_BYTES,
     MOST_CELLS,
@@ -33,7 +34,7 @@ from dedos_deploy.runtime.gpu.result_pool import (
     ResultPool,
 )
 from dedos_deploy.runtime.labelling import Labelled, unusable_scores
-from dedos_deploy.runtime.pixels import Pixels, bgr_on_host
+from dedos_deploy.runtime.pixels import ForeignFrame, Pixels
 from dedos_deploy.runtime.slots import SlotTable
 from dedos_deploy.spec import SLOT_BUCKETS, GraphSpec
 
@@ -75,8 +76,7 @@ class Pending:
 
     def __init__(self, labeller: DeviceLabeller, table: SlotTable, frame: DeviceFrame) -> None:
         self._labeller = labeller
-        wide = table.empty_label_map((0, 0)).dtype == np.uint16
-        self.layout = ResultLayout(frame.size_hw, len(table.names) + 1, wide)
+        self.layout = _layout(frame, table)
         self.frame = frame
         self.block: ResultBlock | None = None
         self.latency_ms: dict[str, float] = {}
@@ -86,16 +86,12 @@ class Pending:
         return self._labeller.collect(self)
 
 
-class _Marks:
-    """Where the parts of one frame begin and end on the stream, and whose frame it is."""
+class _Marks(FrameMarks):
+    """Marks of one frame after the other, and whose frame is under way."""
 
     def __init__(self, cuda: Cuda) -> None:
-        self.started, self.resized, self.inferred, self.done = (cuda.event() for _ in range(4))
+        super().__init__(cuda)
         self.pending: Pending | None = None
-
-    @property
-    def events(self) -> tuple[Event, ...]:
-        return self.started, self.resized, self.inferred, self.done
 
     def settle(self) -> None:
         """Wait for the frame, if one is under way, and note its times."""
@@ -103,11 +99,7 @@ class _Marks:
         if pending is None:
             return
         self.done.synchronize()
-        pending.latency_ms = {
-            "pre": pending.frame.ms() + self.resized.ms_since(self.started),
-            "engine": self.inferred.ms_since(self.resized),
-            "post": self.done.ms_since(self.inferred),
-        }
+        pending.latency_ms = self.latency_ms(pending.frame.ms())
 
 
 class DeviceLabeller(Closing):
@@ -153,6 +145,32 @@ class DeviceLabeller(Closing):
         with self._engine.exclusive():
             return self._submit(pixels, table)
 
+    def label_on_device(self, pixels: Pixels, table: SlotTable, stream: int) -> OnDevice:
+        """Put a frame on its way; its result is ready in order on `stream`. Nothing is waited for."""
+        with self._engine.exclusive():
+            self._use(table)
+            frame = self._brought(pixels)
+            layout = _layout(frame, table)
+            block = self._lent.take(layout, self._engine.stream, stream)
+            memory = block.memory
+            self._infer(frame, memory.marks)
+            self._launch_labels(layout, table, memory.buffer.pointer, memory.buffer.pointer)
+            memory.marks.done.record(self._engine.stream)
+            memory.held = frame.held
+            block.ready_on(stream)
+            return OnDevice(block, self._fetch)
+
+    def _fetch(self, block: DeviceBlock, whole: bool) -> Labelled:
+        layout, marks = block.layout, block.memory.marks
+        with self._engine.exclusive():
+            self._pool.fit(layout.size_hw[0] * layout.size_hw[1])
+            there = self._pool.take()
+            self._fetches.wait(marks.done)
+            wanted = there.bytes[: layout.size if whole else layout.tally_bytes]
+            self._cuda.download(wanted, block.memory.buffer.pointer, self._fetches)
+            self._fetches.synchronize()
+            return self._labelled(layout, there, marks.latency_ms(0.0))
+
     def collect(self, pending: Pending) -> Labelled:
         """Wait for a frame of `submit` and return its result."""
         if pending.latency_ms:
@@ -184,33 +202,44 @@ class DeviceLabeller(Closing):
     # One frame
 
     def _submit(self, pixels: Pixels, table: SlotTable) -> Pending:
-        frame_bgr = bgr_on_host(pixels)
-        height, width = frame_bgr.shape[:2]
-        if height * width > MOST_PIXELS:
-            raise BadInputError(
-                f"a frame of {height}x{width} has more than {MOST_PIXELS} pixels; make it smaller"
-            )
         marks = self._marks[self._turn]
         marks.settle()
         self._turn = 1 - self._turn
-        self._fit(height * width)
         self._use(table)
-        return self._enqueue(self._frames.place(frame_bgr), table, marks)
+        frame = self._brought(pixels)
+        self._fit(frame.source.size_hw)
+        return self._enqueue(frame, table, marks)
+
+    def _brought(self, pixels: Pixels) -> DeviceFrame:
+        """Return the frame where the device sees it."""
+        if isinstance(pixels, ForeignFrame):
+            frame = self._foreign.open(pixels)
+            check_size(frame.source.size_hw)
+            return frame
+        height, width = (pixels if isinstance(pixels, np.ndarray) else pixels.luma).shape[:2]
+        check_size((height, width))
+        self._frames.fit(height * width)
+        return self._frames.place(pixels)
 
     def _enqueue(self, frame: DeviceFrame, table: SlotTable, marks: _Marks) -> Pending:
         """Put all work of a frame on the stream."""
-        pending, stream = Pending(self, table, frame), self._engine.stream
+        pending = Pending(self, table, frame)
         pending.block = block = self._pool.take()
+        self._infer(frame, marks)
+        self._label(pending.layout, table, block)
+        marks.done.record(self._engine.stream)
+        marks.pending = pending
+        return pending
+
+    def _infer(self, frame: DeviceFrame, marks: FrameMarks) -> None:
+        """From a frame to its scores."""
+        stream = self._engine.stream
         marks.started.record(stream)
-        self._resize(frame)
-        frame.read.record(stream)
+        self._resize(frame.source)
+        frame.was_read(stream)
         marks.resized.record(stream)
         self._engine.enqueue()
         marks.inferred.record(stream)
-        self._label(pending.layout, table, block)
-        marks.done.record(stream)
-        marks.pending = pending
-        return pending
 
     def _collect(self, pending: Pending) -> Labelled:
         for marks in self._marks:
@@ -218,13 +247,16 @@ class DeviceLabeller(Closing):
                 marks.settle()
         block, pending.block = pending.block, None
         assert block is not None, "collected once"
-        self._check_scores(pending.layout.broken(block.bytes))
-        label_map, confidence = pending.layout.maps_in(block.bytes)
+        return self._labelled(pending.layout, block, pending.latency_ms)
+
+    def _labelled(self, layout: ResultLayout, block: ResultBlock, ms: dict[str, float]) -> Labelled:
+        self._check_scores(layout.broken(block.bytes))
+        label_map, confidence = layout.maps_in(block.bytes)
         if not block.lends:
             self._copied += 1
             label_map, confidence = label_map.copy(), confidence.copy()
-        counts = pending.layout.counts_in(block.bytes)[:-1].astype(np.int64)
-        return Labelled(label_map, confidence, counts, pending.latency_ms)
+        counts = layout.counts_in(block.bytes)[:-1].astype(np.int64)
+        return Labelled(label_map, confidence, counts, ms)
 
     # Memory
 
@@ -241,7 +273,10 @@ class DeviceLabeller(Closing):
         self._marks = (_Marks(self._cuda), _Marks(self._cuda))
         self._resources += [event for marks in self._marks for event in marks.events]
         self._frames = FramePlaces(self._cuda, self._engine.stream)
-        self._resources.append(self._frames)
+        self._foreign = ForeignFrames(self._cuda, self._engine.stream)
+        self._fetches = self._cuda.stream()
+        self._lent = DeviceResultPool(self._cuda)
+        self._resources += [self._frames, self._foreign, self._fetches, self._lent]
         self._pool = ResultPool(self._cuda, mapped=self._mapped)
         self._resources.append(self._pool)
 
@@ -250,9 +285,9 @@ class DeviceLabeller(Closing):
         self._resources.append(buffer)
         return buffer
 
-    def _fit(self, pixels: int) -> None:
-        """Make room for frames of so many pixels."""
-        self._frames.fit(pixels)
+    def _fit(self, size_hw: tuple[int, int]) -> None:
+        """Make room for results of that size."""
+        pixels = size_hw[0] * size_hw[1]
         self._pool.fit(pixels)
         size = ResultLayout.room_for(pixels)
         if self._mapped or (self._landing is not None and self._landing.size >= size):
@@ -278,19 +313,14 @@ class DeviceLabeller(Closing):
         self._cuda.upload(self._table.pointer, self._host_table, stream)
         self._engine.set_text(table.text, table.valid, owner=table)
 
-    def _resize(self, frame: DeviceFrame) -> None:
+    def _resize(self, source: ResizeSource) -> None:
         spec = self._engine.spec
         self._kernels.launch(
-            "dedos_resize",
+            source.kernel,
             _grid(spec.height, spec.width),
             BLOCK,
             [
-                (frame.pointer, ctypes.c_void_p),
-                (frame.size_hw[0], ctypes.c_int),
-                (frame.size_hw[1], ctypes.c_int),
-                (3 * frame.size_hw[1], ctypes.c_longlong),
-                (3, ctypes.c_longlong),
-                (1, ctypes.c_longlong),
+                *source.arguments,
                 (self._engine.image.pointer, ctypes.c_void_p),
                 (spec.height, ctypes.c_int),
                 (spec.width, ctypes.c_int),
@@ -357,6 +387,11 @@ class DeviceLabeller(Closing):
         raise unusable_scores(
             f"slot {slot} is not finite at row {cell // columns}, column {cell % columns}"
         )
+
+
+def _layout(frame: DeviceFrame, table: SlotTable) -> ResultLayout:
+    wide = table.empty_label_map((0, 0)).dtype == np.uint16
+    return ResultLayout(frame.source.size_hw, len(table.names) + 1, wide)
 
 
 def _grid(height: int, width: int, block: tuple[int, int] = BLOCK) -> tuple[int, int]:

@@ -51,6 +51,9 @@ class Kind(enum.IntEnum):
 
 OK = Status.cudaSuccess
 POISON = 0xCD
+DEFAULT_STREAMS = (1, 2)
+"""Those of the process and of the thread, which need no creation."""
+
 MAPPED = 2**52
 """Between the addresses of mapped memory for the host and for the device."""
 
@@ -74,7 +77,8 @@ class FakeStream:
 class FakeCuda:
     """`runtime` and `driver` to hand to Cuda; counters and faults for the tests.
 
-    memory: bytes of the device; devices: how many there are; integrated: it shares the CPU's. faults: name of a call to the status
+    memory: bytes of the device; devices: how many there are; integrated: it shares the CPU's;
+    elsewhere: addresses of blocks on GPU 1. faults: name of a call to the status
     that it gives next time; live: blocks that were not freed, by kind; calls: how often each was made.
     """
 
@@ -95,7 +99,8 @@ class FakeCuda:
         self.faults: dict[str, Any] = {}
         self.calls: Counter[str] = Counter()
         self.blocks: dict[int, tuple[str, Any, int]] = {}
-        self.streams: dict[int, FakeStream] = {}
+        self.streams = {handle: FakeStream(handle) for handle in DEFAULT_STREAMS}
+        self.elsewhere: set[int] = set()
         self.events: dict[int, int | None] = {}
         self.recorded: dict[int, int] = {}
         self.marks: dict[int, Mark] = {}
@@ -116,7 +121,7 @@ class FakeCuda:
         """What is still there, by kind."""
         kinds = Counter(kind for kind, _, _ in self.blocks.values())
         rest = {
-            "stream": len(self.streams),
+            "stream": len(self.streams) - len(DEFAULT_STREAMS),
             "event": len(self.events),
             "graph": len(self.graphs),
             "module": len(self.modules),
@@ -208,6 +213,7 @@ class _Runtime:
 
     cudaError_t = Status
     cudaMemcpyKind = Kind
+    cudaMemoryType = SimpleNamespace(cudaMemoryTypeDevice=2, cudaMemoryTypeManaged=3)
     cudaStreamNonBlocking = 1
     cudaHostAllocMapped = 2
     cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
@@ -297,6 +303,14 @@ class _Runtime:
     def cudaFreeHost(self, address: int) -> Any:
         self._fake.mapped.pop(address + MAPPED, None)
         return (OK,) if self._fake.release(address, "pinned") else (Status.cudaErrorInvalidValue,)
+
+    def cudaPointerGetAttributes(self, address: int) -> Any:
+        fake = self._fake
+        for start, (kind, _, size) in fake.blocks.items():
+            if start <= address < start + size:
+                there = {"device": 2, "pinned": 1}[kind]
+                return OK, SimpleNamespace(type=there, device=int(start in fake.elsewhere))
+        return OK, SimpleNamespace(type=0, device=0)
 
     def cudaStreamCreateWithFlags(self, flags: int) -> Any:
         assert flags == self.cudaStreamNonBlocking
@@ -421,8 +435,9 @@ class _Runtime:
         fake.marks[event] = mark = Mark(known)
 
         def pass_it() -> None:
-            fake.events[event] = fake.tick()
             mark.passed = True
+            if event in fake.events:  # one may be destroyed before it is passed
+                fake.events[event] = fake.tick()
 
         fake.queue(stream, pass_it)
         return (OK,)

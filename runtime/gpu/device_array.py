@@ -59,9 +59,7 @@ def _by_dlpack(given: Any, cuda: Cuda, reader: Stream) -> DeviceArray:
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
         # What a library says of its own tensor, such as torch of one that has a gradient.
         raise BadInputError(f"a {type_name(given)} cannot be read as it is: {error}") from error
-    pointer, shape, strides, is_bytes, _, index, _, held = taken
-    if index != cuda.device.index:
-        raise _elsewhere(given, index, cuda)
+    pointer, shape, strides, is_bytes, _, _, _, held = taken
     if not is_bytes:
         raise _not_bytes(given)
     return DeviceArray(pointer, shape, strides, None, held)

@@ -42,7 +42,7 @@ class DeviceMemory(Closing):
             self.close()
             raise
         self.readers: set[int] = set()
-        self.held: object = None
+        self.held: object = None  # the frame of its result, which may still be read
 
     def leave(self) -> None:
         """Note what its readers have put on their streams so far, as it is let go of."""
@@ -53,16 +53,15 @@ class DeviceMemory(Closing):
             event.record(Stream(self.cuda, reader))
 
     def enter(self, writer: Stream) -> None:
-        """Let `writer` wait for the readers of the result before, and drop the frame of that.
+        """Let `writer` wait for the readers of the result before.
 
-        The host waits until that result was computed, so that no more frames than there is memory
-        for are ever under way.
+        The host waits until that result was computed: its frame is no longer read then, and no more
+        frames than there is memory for are ever under way.
         """
         for event in self.left[: len(self.readers)]:
             writer.wait(event)
         self.readers.clear()
         self.marks.done.synchronize()
-        self.held = None
 
     def close(self) -> None:
         """Release everything; may be called twice. Freeing waits for all work of the device."""

@@ -236,9 +236,7 @@ def test_the_caller_may_write_to_the_frame_again_at_once(
     block = library.put(frame)
     for given in (block.interface(), block.interface(stream=None)):
         block.overwrite(frame)
-        there = labeller.label_on_device(
-            _foreign(given, stream=library.stream), table, library.stream
-        )
+        there = labeller.label_on_device(_foreign(given, stream=library.stream), table, 1)
         block.overwrite(np.uint8(7))
         library.finish()  # the writing, and no more than it waits for
         _same(there.to_host(), _expected(host, frame, table, SPEC))
@@ -343,17 +341,21 @@ def test_broken_scores_show_with_the_first_wait(opened: Opened) -> None:
     labeller.close()
 
 
-def test_a_frame_is_held_until_it_was_read(labeller: DeviceLabeller, library: FakeLibrary) -> None:
-    given: Any = library.put(_frame(60, 80)).dlpack()
-    gone = weakref.ref(given)
+def test_a_frame_is_held_until_it_was_read(
+    labeller: DeviceLabeller, library: FakeLibrary, opened: Opened, fake: FakeCuda
+) -> None:
+    block = library.put(_frame(60, 80))
+    given: Any = block.dlpack()
+    gone = weakref.finalize(given, fake.release, block.address, "device")
     there = labeller.label_on_device(_foreign(given), _table(4), 1)
     del given, there
     gc.collect()
-    assert gone() is not None
+    assert gone.alive
     for _ in range(MOST_LENT):
         labeller.label_on_device(_frame(60, 80), _table(4), 1)
     gc.collect()
-    assert gone() is None
+    assert not gone.alive
+    opened.engines[0].stream.synchronize()  # nobody read what was freed
 
 
 def test_a_result_refuses_what_it_cannot_do(labeller: DeviceLabeller) -> None:

@@ -40,6 +40,7 @@ from dedos_deploy.spec import SLOT_BUCKETS, GraphSpec
 
 BLOCK = (32, 8)
 LEADER_BYTES = 16
+RIVALS_BYTES = 16
 _THRESHOLD_BYTES = 4 * SLOT_BUCKETS[-1]
 """Of thresholds, before the class ids of slots, so that both go up in one copy."""
 
@@ -264,6 +265,7 @@ class DeviceLabeller(Closing):
         cells = math.prod(self._engine.spec.score_hw)
         most = SLOT_BUCKETS[-1]
         self._leaders = self._device(cells * LEADER_BYTES, "leaders of score cells")
+        self._rivals = self._device(cells * RIVALS_BYTES, "rivals between score cells")
         self._table = self._device(_THRESHOLD_BYTES + 2 * most, "thresholds and class ids")
         # Atomics stay in the device's own memory, which an integrated GPU caches.
         self._tally = self._device(MARK_BYTES + 4 * MOST_CELLS, "pixel counts")
@@ -354,19 +356,17 @@ class DeviceLabeller(Closing):
         ]
         cuda.fill(tally, 0xFF, MARK_BYTES, stream)
         cuda.fill(tally + MARK_BYTES, 0, 4 * layout.cells, stream)
-        self._kernels.launch(
-            f"dedos_leaders_{kind}",
-            _grid(1, rows * columns, (256, 1)),
-            (256, 1),
-            [*scores, (tally, ctypes.c_void_p)],
-            stream,
-        )
+        rivals = (self._rivals.pointer, ctypes.c_void_p)
+        for name, last in (("leaders", (tally, ctypes.c_void_p)), ("rivals", rivals)):
+            grid = _grid(1, rows * columns, (256, 1))
+            self._kernels.launch(f"dedos_{name}_{kind}", grid, (256, 1), [*scores, last], stream)
         self._kernels.launch(
             f"dedos_labels_{kind}_{'u16' if layout.wide else 'u8'}",
             _grid(*layout.size_hw),
             BLOCK,
             [
                 *scores,
+                rivals,
                 (self._table.pointer, ctypes.c_void_p),
                 (self._table.pointer + _THRESHOLD_BYTES, ctypes.c_void_p),
                 (maps + layout.ids, ctypes.c_void_p),

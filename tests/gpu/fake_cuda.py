@@ -468,11 +468,16 @@ _SIGNATURES = {
         for kind in ("f32", "f16")
     },
     **{
+        f"dedos_rivals_{kind}": (_POINTER, _INT, _INT, _INT, _POINTER, _POINTER)
+        for kind in ("f32", "f16")
+    },
+    **{
         f"dedos_labels_{kind}_{ids}": (
             _POINTER,
             _INT,
             _INT,
             _INT,
+            _POINTER,
             _POINTER,
             _POINTER,
             _POINTER,
@@ -544,6 +549,8 @@ class _Driver:
             self._resize_nv12(values, threads)
         elif name.startswith("dedos_leaders"):
             self._leaders(name, values, threads)
+        elif name.startswith("dedos_rivals"):
+            self._rivals(name, values, threads)
         else:
             self._labels(name, values, threads)
 
@@ -593,11 +600,21 @@ class _Driver:
             mark = self._fake.must_view(values[5], 8).view(np.uint64)
             mark[0] = min(int(mark[0]), int(np.argmin(finite)))
 
+    def _rivals(self, name: str, values: tuple[int, ...], threads: tuple[int, int]) -> None:
+        scores = self._scores(name, values)
+        cells = scores.shape[1] * scores.shape[2]
+        assert threads[0] >= cells and scores.shape[0] <= 256
+        leaders = self._fake.must_view(values[4], 16 * cells)
+        assert not leaders.any(), "leaders come first"
+        self._fake.must_view(values[5], 16 * cells)[:] = 1
+
     def _labels(self, name: str, values: tuple[int, ...], threads: tuple[int, int]) -> None:
         view, host = self._fake.must_view, self._fake.host
         scores = self._scores(name, values)
         slots, wide = scores.shape[0], name.endswith("u16")
-        thresholds, slot_ids, ids, confidence, height, width, counts, cells = values[5:]
+        rivals = view(values[5], 16 * scores.shape[1] * scores.shape[2])
+        assert (rivals == 1).all(), "rivals come first"
+        thresholds, slot_ids, ids, confidence, height, width, counts, cells = values[6:]
         assert host is not None and threads[0] >= width and threads[1] >= height
         pixels = height * width
         labels, sure, tally, _ = host.label(

@@ -16,6 +16,8 @@ KERNELS = {
     "dedos_resize_nv12",
     "dedos_leaders_f32",
     "dedos_leaders_f16",
+    "dedos_rivals_f32",
+    "dedos_rivals_f16",
     "dedos_labels_f32_u8",
     "dedos_labels_f32_u16",
     "dedos_labels_f16_u8",

@@ -344,15 +344,16 @@ def test_broken_scores_show_with_the_first_wait(opened: Opened) -> None:
 def test_a_frame_is_held_until_it_was_read(
     labeller: DeviceLabeller, library: FakeLibrary, opened: Opened, fake: FakeCuda
 ) -> None:
-    block = library.put(_frame(60, 80))
+    block, table = library.put(_frame(60, 80)), _table(4)
     given: Any = block.dlpack()
     gone = weakref.finalize(given, fake.release, block.address, "device")
-    there = labeller.label_on_device(_foreign(given), _table(4), 1)
+    there = labeller.label_on_device(_foreign(given), table, 1)
     del given, there
     gc.collect()
     assert gone.alive
+    other = library.put(_frame(60, 80)).interface()
     for _ in range(MOST_LENT):
-        labeller.label_on_device(_frame(60, 80), _table(4), 1)
+        labeller.label_on_device(_foreign(other), table, 1)
     gc.collect()
     assert not gone.alive
     opened.engines[0].stream.synchronize()  # nobody read what was freed

@@ -89,8 +89,6 @@ class Nv12Frame:
         """uint8 [H, W, 3], converted when it is first asked for; of planes on the host."""
         import cv2
 
-        from dedos_deploy import _native
-
         assert not self.on_device, "whoever reads planes on a GPU does so there"
         height, width = self.luma.shape
         bgr = np.empty((height, width, 3), np.uint8)
@@ -99,6 +97,8 @@ class Nv12Frame:
             pairs = self.chroma.reshape(height // 2, width // 2, 2)
             cv2.cvtColorTwoPlane(self.luma, pairs, cv2.COLOR_YUV2BGR_NV12, dst=bgr)
             return bgr
+        from dedos_deploy import _native
+
         luma, chroma = (np.ascontiguousarray(plane) for plane in (self.luma, self.chroma))
         _native.nv12_to_bgr(luma, chroma, bgr, self.matrix_number)
         return bgr

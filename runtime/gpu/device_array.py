@@ -76,10 +76,10 @@ def _capsule(given: Any, stream: int) -> Any:
 def _by_interface(given: Any, cuda: Cuda) -> DeviceArray:
     told = given.__cuda_array_interface__
     version = told.get("version", 0)
-    if version < 2:
+    if version > 3:
         raise BadInputError(
-            f"a {type_name(given)} has version {version} of __cuda_array_interface__, but 2 or 3 is "
-            "needed"
+            f"a {type_name(given)} has version {version} of __cuda_array_interface__, but 3 is the "
+            "newest that is understood"
         )
     if told["typestr"] not in _BYTES:
         raise _not_bytes(given)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError, EngineError
-from dedos_deploy.runtime.device_segmentation import DeviceLabelled
 from dedos_deploy.runtime.engines.tensors import Infer, Tensors
 from dedos_deploy.runtime.frame import resize_frame
 from dedos_deploy.runtime.pixels import Pixels, bgr_on_host
+from dedos_deploy.runtime.results import DeviceLabelled
 from dedos_deploy.runtime.segmentation import LabelMap
 from dedos_deploy.runtime.slots import SlotTable
 from dedos_deploy.spec import GraphSpec
+
+Outcome = TypeVar("Outcome")
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +32,32 @@ class Labelled:
     latency_ms: dict[str, float]
 
 
+class Pending(Protocol):
+    """A frame under way."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether `result` would not wait."""
+        ...
+
+    def result(self) -> Labelled:
+        """Wait for the frame and return what came of it; call it once. Raises EngineError."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Done(Generic[Outcome]):
+    """A frame that was labelled at once."""
+
+    outcome: Outcome
+    ready: bool = True
+
+    def result(self) -> Outcome:
+        return self.outcome
+
+
 class Labeller(Protocol):
-    """What turns frames into label maps under a slot table; one frame at a time."""
+    """What turns frames into label maps under a slot table, for one thread at a time."""
 
     def label(self, pixels: Pixels, table: SlotTable) -> Labelled:
         """Label a frame.
@@ -45,6 +71,13 @@ class Labeller(Protocol):
         """Label a frame and leave the result on the GPU, ready in order on `stream`.
 
         Raises as `label` does, BadInputError, too, where results are made on the host.
+        """
+        ...
+
+    def submit(self, pixels: Pixels, table: SlotTable) -> Pending:
+        """Begin with a frame as `label` does and return as soon as its array is the caller's again.
+
+        A second one may be begun before the first is done; a third waits for the first.
         """
         ...
 
@@ -86,6 +119,9 @@ class HostLabeller:
             "this engine makes its results on the host; leave result='device' out, or choose engine trt "
             "or rtx on an installation with CUDA kernels"
         )
+
+    def submit(self, pixels: Pixels, table: SlotTable) -> Pending:
+        return Done(self.label(pixels, table))
 
     def close(self) -> None:
         """Nothing is held; the engine belongs to the caller."""

@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import math
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dedos_deploy.closing import Closing
 from dedos_deploy.runtime.gpu.cuda import (
@@ -18,9 +16,9 @@ from dedos_deploy.runtime.gpu.cuda import (
     DeviceBuffer,
     DeviceLostError,
     Kernels,
-    Stream,
     close_all,
 )
+from dedos_deploy.runtime.gpu.device_engine import DeviceEngine
 from dedos_deploy.runtime.gpu.device_results import DeviceBlock, DeviceResultPool, OnDevice
 from dedos_deploy.runtime.gpu.foreign_frames import ForeignFrames
 from dedos_deploy.runtime.gpu.frame_marks import FrameMarks
@@ -36,7 +34,7 @@ from dedos_deploy.runtime.gpu.result_pool import (
 from dedos_deploy.runtime.labelling import Labelled, unusable_scores
 from dedos_deploy.runtime.pixels import ForeignFrame, Pixels
 from dedos_deploy.runtime.slots import SlotTable
-from dedos_deploy.spec import SLOT_BUCKETS, GraphSpec
+from dedos_deploy.spec import SLOT_BUCKETS
 
 BLOCK = (32, 8)
 LEADER_BYTES = 16
@@ -45,34 +43,7 @@ _THRESHOLD_BYTES = 4 * SLOT_BUCKETS[-1]
 """Of thresholds, before the class ids of slots, so that both go up in one copy."""
 
 
-class DeviceEngine(Protocol):
-    """What a frame is labelled with on the device: an engine whose buffers lie there."""
-
-    spec: GraphSpec
-    cuda: Cuda
-    stream: Stream
-    image: DeviceBuffer
-    scores: DeviceBuffer
-
-    text_of: object
-    """Owner of the text that is on the device, as `set_text` was told."""
-
-    def exclusive(self) -> AbstractContextManager[None]:
-        """Hold the engine for one frame."""
-        ...
-
-    def set_text(
-        self, text: NDArray[np.float32], valid: NDArray[np.float32], owner: object = None
-    ) -> int:
-        """Put text float32 [K, D] and valid float32 [K] on the device; return the padded K."""
-        ...
-
-    def enqueue(self) -> None:
-        """Put one run on the stream, from `image` to `scores`."""
-        ...
-
-
-class Pending:
+class DevicePending:
     """A frame under way on the device."""
 
     def __init__(self, labeller: DeviceLabeller, table: SlotTable, frame: DeviceFrame) -> None:
@@ -81,6 +52,11 @@ class Pending:
         self.frame = frame
         self.block: ResultBlock | None = None
         self.latency_ms: dict[str, float] = {}
+
+    @property
+    def ready(self) -> bool:
+        """Whether the device is known to be done with it."""
+        return bool(self.latency_ms)
 
     def result(self) -> Labelled:
         """Wait for it and return it; call it once. Raises EngineError."""
@@ -92,7 +68,7 @@ class _Marks(FrameMarks):
 
     def __init__(self, cuda: Cuda) -> None:
         super().__init__(cuda)
-        self.pending: Pending | None = None
+        self.pending: DevicePending | None = None
 
     def settle(self) -> None:
         """Wait for the frame, if one is under way, and note its times."""
@@ -138,7 +114,7 @@ class DeviceLabeller(Closing):
         with self._engine.exclusive():
             return self._collect(self._submit(pixels, table))
 
-    def submit(self, pixels: Pixels, table: SlotTable) -> Pending:
+    def submit(self, pixels: Pixels, table: SlotTable) -> DevicePending:
         """Put a frame on its way and return at once; its array on the host is the caller's again.
 
         A third one waits for the first. Raises as `label` does.
@@ -172,9 +148,9 @@ class DeviceLabeller(Closing):
             self._fetches.synchronize()
             return self._labelled(layout, there, marks.latency_ms(0.0))
 
-    def collect(self, pending: Pending) -> Labelled:
+    def collect(self, pending: DevicePending) -> Labelled:
         """Wait for a frame of `submit` and return its result."""
-        if pending.latency_ms:
+        if pending.ready:
             return self._collect(pending)
         with self._engine.exclusive():
             return self._collect(pending)
@@ -202,7 +178,7 @@ class DeviceLabeller(Closing):
 
     # One frame
 
-    def _submit(self, pixels: Pixels, table: SlotTable) -> Pending:
+    def _submit(self, pixels: Pixels, table: SlotTable) -> DevicePending:
         marks = self._marks[self._turn]
         marks.settle()
         self._turn = 1 - self._turn
@@ -222,9 +198,9 @@ class DeviceLabeller(Closing):
         self._frames.fit(height * width)
         return self._frames.place(pixels)
 
-    def _enqueue(self, frame: DeviceFrame, table: SlotTable, marks: _Marks) -> Pending:
+    def _enqueue(self, frame: DeviceFrame, table: SlotTable, marks: _Marks) -> DevicePending:
         """Put all work of a frame on the stream."""
-        pending = Pending(self, table, frame)
+        pending = DevicePending(self, table, frame)
         pending.block = block = self._pool.take()
         self._infer(frame, marks)
         self._label(pending.layout, table, block)
@@ -242,7 +218,7 @@ class DeviceLabeller(Closing):
         self._engine.enqueue()
         marks.inferred.record(stream)
 
-    def _collect(self, pending: Pending) -> Labelled:
+    def _collect(self, pending: DevicePending) -> Labelled:
         for marks in self._marks:
             if marks.pending is pending:
                 marks.settle()
@@ -303,12 +279,13 @@ class DeviceLabeller(Closing):
     # What is put on the stream
 
     def _use(self, table: SlotTable) -> None:
-        """Upload a table unless it is the one of the last frame."""
+        """Upload a table unless it is the one of the last frame.
+
+        Its host side is free again when `set_text` has waited for the stream.
+        """
         if table is self._engine.text_of:
             return
         slots, stream = len(table.valid), self._engine.stream
-        # A frame under way may not have copied its own yet.
-        stream.synchronize()
         self._host_table[: 4 * slots].view(np.float32)[:] = table.thresholds
         ids = self._host_table[_THRESHOLD_BYTES : _THRESHOLD_BYTES + 2 * slots]
         ids.view(np.uint16)[:] = table.slot_ids

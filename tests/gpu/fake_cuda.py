@@ -78,7 +78,8 @@ class FakeCuda:
     """`runtime` and `driver` to hand to Cuda; counters and faults for the tests.
 
     memory: bytes of the device; devices: how many there are; integrated: it shares the CPU's;
-    elsewhere: addresses of blocks on GPU 1. faults: name of a call to the status
+    elsewhere: addresses of blocks on GPU 1; durations: ticks of the clock that a kernel, `engine`,
+    `upload` or `download` takes. faults: name of a call to the status
     that it gives next time; live: blocks that were not freed, by kind; calls: how often each was made.
     """
 
@@ -108,6 +109,7 @@ class FakeCuda:
         self.graphs: dict[int, list[Work]] = {}
         self.modules: set[int] = set()
         self.sticky = OK
+        self.durations: Counter[str] = Counter()
         self.ready = threading.local()
         self._next = 1000
         self._clock = 0
@@ -195,6 +197,10 @@ class FakeCuda:
     def tick(self) -> int:
         self._clock += 1
         return self._clock
+
+    def spend(self, what: str) -> None:
+        """Let the device's clock run on by what `durations` say of it."""
+        self._clock += self.durations[what]
 
     def capturing(self) -> bool:
         return any(stream.captured is not None for stream in self.streams.values())
@@ -343,6 +349,7 @@ class _Runtime:
             there = fake.must_view(device, size)
             here = fake.must_view(host, size, "pinned")
             target, origin = (there, here) if up else (here, there)
+            fake.spend("upload" if up else "download")
             target[:] = origin
 
         return (OK,) if fake.queue(stream, copy) else (_HANDLE,)
@@ -543,6 +550,7 @@ class _Driver:
 
     def _run(self, name: str, values: tuple[int, ...], threads: tuple[int, int]) -> None:
         assert self._fake.host is not None, "this test needs the compiled functions"
+        self._fake.spend(name)
         if name == "dedos_resize":
             self._resize(values, threads)
         elif name == "dedos_resize_nv12":

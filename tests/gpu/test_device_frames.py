@@ -20,10 +20,10 @@ from test_device_labeller import _expected, _frame, _same, _table
 
 from dedos_deploy.errors import BadInputError, EngineError
 from dedos_deploy.runtime import Nv12Frame, Segmenter
-from dedos_deploy.runtime.device_segmentation import DeviceSegmentation
 from dedos_deploy.runtime.gpu.device_labeller import DeviceLabeller
 from dedos_deploy.runtime.gpu.device_results import MOST_LENT, OnDevice
 from dedos_deploy.runtime.pixels import ForeignFrame, check_pixels
+from dedos_deploy.runtime.results import DeviceSegmentation
 from dedos_deploy.runtime.slots import Thresholds
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dedos_deploy.runtime import Segmenter
-from dedos_deploy.runtime.device_segmentation import DeviceSegmentation
+from dedos_deploy.runtime.results import DeviceSegmentation
 
 PAGE = Path(__file__).parents[2] / "docs" / "gpu_frames.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)

@@ -65,15 +65,17 @@ class PixelHost:
         leaders = np.zeros(scores.shape[1] * scores.shape[2] * LEADER_BYTES, np.uint8)
         self.rivals = np.full((*scores.shape[1:], RIVALS_BYTES), 77, np.uint8)
         kind = "f16" if scores.dtype == np.float16 else "f32"
+        # By name: a pointer keeps nothing alive, and other threads allocate during the call.
+        score_shape, out_hw = np.array(scores.shape, np.int32), np.array(size_hw, np.int32)
         function = getattr(self._library, f"label_{kind}_{'u16' if wide else 'u8'}")
         broken = function(
             _at(scores),
-            _at(np.array(scores.shape, np.int32)),
+            _at(score_shape),
             _at(thresholds),
             _at(slot_ids),
             _at(ids),
             _at(confidence),
-            _at(np.array(size_hw, np.int32)),
+            _at(out_hw),
             _at(counts),
             ctypes.c_int(cells),
             _at(leaders),

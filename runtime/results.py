@@ -1,4 +1,4 @@
-"""The result of a frame that stays on the GPU."""
+"""Results of frames: what a labeller gives, under the words of the table it was made with."""
 
 from __future__ import annotations
 
@@ -112,18 +112,7 @@ class DeviceSegmentation:
         """Wait for the frame and return its result on the host. Raises EngineError."""
         with self._busy:
             there = self._labelled.to_host()
-        return Segmentation(
-            label_map=there.label_map,
-            confidence=there.confidence,
-            classes=self.classes,
-            class_ids=self.class_ids,
-            counts=there.counts,
-            none_id=self.none_id,
-            vocabulary_version=self.vocabulary_version,
-            timestamp_s=self.timestamp_s,
-            latency_ms=there.latency_ms,
-            colours_bgr=self._table.colours_bgr,
-        )
+        return host_segmentation(there, self._table, self.timestamp_s)
 
     def __repr__(self) -> str:
         height, width = self.label_map.shape
@@ -131,6 +120,22 @@ class DeviceSegmentation:
             f"DeviceSegmentation({height}x{width} {self.label_map.dtype}, "
             f"{len(self.class_ids)} classes, version {self.vocabulary_version})"
         )
+
+
+def host_segmentation(labelled: HostMaps, table: SlotTable, captured_s: float) -> Segmentation:
+    """Return a labelled frame with the words of its table."""
+    return Segmentation(
+        label_map=labelled.label_map,
+        confidence=labelled.confidence,
+        classes=table.names,
+        class_ids=table.class_ids,
+        counts=labelled.counts,
+        none_id=table.none_id,
+        vocabulary_version=table.version,
+        timestamp_s=captured_s,
+        latency_ms=labelled.latency_ms,
+        colours_bgr=table.colours_bgr,
+    )
 
 
 def device_segmentation(

@@ -7,6 +7,7 @@ from dedos_deploy.runtime.engines.opening import open_engine
 from dedos_deploy.runtime.flow.pipeline import Pipeline, run
 from dedos_deploy.runtime.flow.statistics import Statistics
 from dedos_deploy.runtime.frame import Frame
+from dedos_deploy.runtime.nv12 import Nv12Frame
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.segmenter import PendingSegmentation, Segmenter, SegmenterView
 from dedos_deploy.runtime.sinks.contract import Sink, SinkOptions, StopRequested
@@ -23,6 +24,7 @@ __all__ = [
     "Engine",
     "EngineOptions",
     "Frame",
+    "Nv12Frame",
     "Outcome",
     "OverlayPainter",
     "PendingSegmentation",

@@ -284,9 +284,9 @@ class Run:
         try:
             with self.stages.busy("label", seat.camera.name, frame.frame_id) as call:
                 if seat.camera.live:
-                    begun.result = segmenter.segment(frame.frame_bgr, timestamp_s=when)
+                    begun.result = segmenter.segment(frame.pixels, timestamp_s=when)
                 else:
-                    begun.pending = segmenter.submit(frame.frame_bgr, timestamp_s=when)
+                    begun.pending = segmenter.submit(frame.pixels, timestamp_s=when)
                     begun.result = begun.pending.result() if begun.pending.ready else None
                 if begun.result is None:
                     call.counts = False

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dedos_deploy.runtime.flow.feed import FEED_JOIN_S, Feed
 from dedos_deploy.runtime.flow.feed_options import FeedOptions
@@ -21,6 +20,7 @@ from dedos_deploy.runtime.flow.stages import StageBoard
 from dedos_deploy.runtime.flow.statistics import Meter
 from dedos_deploy.runtime.flow.workers import JOIN_S, Patience, WhenFull
 from dedos_deploy.runtime.frame import Frame
+from dedos_deploy.runtime.pixels import HostPixels
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.sinks.contract import Sink
 from dedos_deploy.runtime.sources.contract import POLL_S, Source
@@ -48,11 +48,11 @@ class AnySegmenter(Protocol):
     """What a run labels frames with: a Segmenter, a view of one, or what stands in for it."""
 
     def segment(
-        self, frame_bgr: NDArray[np.uint8], *, timestamp_s: float | None = None
+        self, frame_bgr: HostPixels, *, timestamp_s: float | None = None
     ) -> Segmentation: ...
 
     def submit(
-        self, frame_bgr: NDArray[np.uint8], *, timestamp_s: float | None = None
+        self, frame_bgr: HostPixels, *, timestamp_s: float | None = None
     ) -> PendingResult: ...
 
 

@@ -443,7 +443,7 @@ class _Frames(SyntheticSource):
     def read(self, timeout_s: float) -> Any:
         frame = super().read(timeout_s)
         return (
-            replace(frame, frame_bgr=_frame(60, 80, frame.frame_id))
+            replace(frame, pixels=_frame(60, 80, frame.frame_id))
             if isinstance(frame, Frame)
             else frame
         )

@@ -84,9 +84,29 @@ class PixelHost:
         return ids, confidence, counts, broken
 
     def resize(self, frame: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
+        """Resize a BGR image of any strides."""
         out = np.zeros((*size_hw, 3), np.uint8)
         sizes = [ctypes.c_int(value) for value in (*frame.shape[:2], *size_hw)]
-        self._library.resize(_at(frame), *sizes[:2], _at(out), *sizes[2:])
+        strides = [ctypes.c_longlong(value) for value in frame.strides]
+        blue = ctypes.c_void_p(frame.ctypes.data)
+        self._library.resize(blue, *sizes[:2], *strides, _at(out), *sizes[2:])
+        return out
+
+    def resize_nv12(
+        self,
+        luma: NDArray[np.uint8],
+        chroma: NDArray[np.uint8],
+        size_hw: tuple[int, int],
+        *,
+        matrix: int,
+    ) -> NDArray[np.uint8]:
+        """Resize an NV12 image whose rows may be apart."""
+        out = np.zeros((*size_hw, 3), np.uint8)
+        sizes = [ctypes.c_int(value) for value in (*luma.shape, *size_hw)]
+        planes = [ctypes.c_void_p(plane.ctypes.data) for plane in (luma, chroma)]
+        pitches = [ctypes.c_longlong(plane.strides[0]) for plane in (luma, chroma)]
+        which = ctypes.c_int(matrix)
+        self._library.resize_nv12(*planes, *sizes[:2], *pitches, which, _at(out), *sizes[2:])
         return out
 
     def floats(self, halves: NDArray[np.uint16]) -> NDArray[np.float32]:

@@ -9,7 +9,7 @@ from dedos_deploy.runtime.flow.statistics import Statistics
 from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.nv12 import Nv12Frame
 from dedos_deploy.runtime.segmentation import Segmentation
-from dedos_deploy.runtime.segmenter import Segmenter, SegmenterView
+from dedos_deploy.runtime.segmenter import PendingSegmentation, Segmenter, SegmenterView
 from dedos_deploy.runtime.sinks.contract import Sink, SinkOptions, StopRequested
 from dedos_deploy.runtime.sinks.opening import open_sink
 from dedos_deploy.runtime.sinks.overlay import OverlayPainter
@@ -27,6 +27,7 @@ __all__ = [
     "Nv12Frame",
     "Outcome",
     "OverlayPainter",
+    "PendingSegmentation",
     "Pipeline",
     "Segmentation",
     "Segmenter",

@@ -16,15 +16,8 @@ from dedos_deploy.errors import BadBundleError, BadInputError
 from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.runtime.engines.contract import Engine, EngineOptions
 from dedos_deploy.runtime.engines.opening import open_engine
-from dedos_deploy.runtime.labelling import Pending
-from dedos_deploy.runtime.pixels import (
-    Given,
-    HostPixels,
-    Order,
-    check_pixels,
-    check_stream,
-    stream_of,
-)
+from dedos_deploy.runtime.pending_segmentation import PendingSegmentation
+from dedos_deploy.runtime.pixels import Given, Order, check_pixels, check_stream, stream_of
 from dedos_deploy.runtime.processes import OneProcess
 from dedos_deploy.runtime.results import DeviceSegmentation, device_segmentation, host_segmentation
 from dedos_deploy.runtime.segmentation import Segmentation
@@ -245,43 +238,22 @@ class SegmenterView:
         return host_segmentation(labelled, table, captured_s)
 
     def submit(
-        self, frame_bgr: HostPixels, *, timestamp_s: float | None = None
+        self, frame_bgr: Given, *, order: Order = "bgr", timestamp_s: float | None = None
     ) -> PendingSegmentation:
         """Begin with a frame as `segment` does; where the engine can, return before it is done.
 
-        The frame's array is the caller's again. A second frame may be begun before the result of the
+        What lies on the host is the caller's again. A second frame may be begun before the result of the
         first is asked for: the work of the one then runs beside the other's way to the device. A
         third waits for the first. Raises as `segment` does, here or where the result is asked for.
         """
         self._core.process.check()
-        pixels = check_pixels(frame_bgr, "bgr")
+        pixels = check_pixels(frame_bgr, order)
         captured_s = time.monotonic() if timestamp_s is None else timestamp_s
         with self._core.busy:
             table = self._table
             pending = self._core.labeller.submit(pixels, table)
-        return PendingSegmentation(self._core, pending, table, captured_s)
-
-
-class PendingSegmentation:
-    """A frame under way, of `submit`."""
-
-    def __init__(self, core: _Core, pending: Pending, table: SlotTable, captured_s: float) -> None:
-        self._core = core
-        self._pending = pending
-        self._table = table
-        self._captured_s = captured_s
-
-    @property
-    def ready(self) -> bool:
-        """Whether `result` would not wait."""
-        return self._pending.ready
-
-    def result(self) -> Segmentation:
-        """Wait for the frame and return its label map; call it once. Raises EngineError."""
-        self._core.process.check()
-        with self._core.busy:
-            labelled = self._pending.result()
-        return host_segmentation(labelled, self._table, self._captured_s)
+        core = self._core
+        return PendingSegmentation(pending, table, captured_s, busy=core.busy, process=core.process)
 
 
 class Segmenter(SegmenterView, Closing):

@@ -225,6 +225,7 @@ def test_segmenter_uses_the_device(opened: Opened, fake: FakeCuda) -> None:
     second = segmenter.segment(frame)
     assert second.label_map[25, 55] == 2 and second.label_map[25, 5] == 0
     assert second.vocabulary_version == 2
+    assert opened.engines[0].facts()["results_copied"] == 0
     segmenter.close()
     # Results belong to their receiver, whatever became of what made them.
     assert fake.live == {"pinned": 2}

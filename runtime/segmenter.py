@@ -16,6 +16,7 @@ from dedos_deploy.errors import BadBundleError, BadInputError
 from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.runtime.engines.contract import Engine, EngineOptions
 from dedos_deploy.runtime.engines.opening import open_engine
+from dedos_deploy.runtime.opencv import require_opencv
 from dedos_deploy.runtime.pending_segmentation import PendingSegmentation
 from dedos_deploy.runtime.pixels import Given, Order, check_pixels, check_stream, stream_of
 from dedos_deploy.runtime.processes import OneProcess
@@ -330,6 +331,7 @@ class Segmenter(SegmenterView, Closing):
         """
         from dedos_deploy.runtime.loading import bundle_parts
 
+        require_opencv()
         vocabulary = _vocabulary(classes)
         if text_threads < 1:
             raise BadInputError(f"text_threads must be at least 1, not {text_threads}")

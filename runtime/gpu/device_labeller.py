@@ -11,13 +11,8 @@ from typing import Any
 import numpy as np
 
 from dedos_deploy.closing import Closing
-from dedos_deploy.runtime.gpu.cuda import (
-    Cuda,
-    DeviceBuffer,
-    DeviceLostError,
-    Kernels,
-    close_all,
-)
+from dedos_deploy.runtime.gpu.cuda import Cuda, DeviceBuffer, Kernels, close_all
+from dedos_deploy.runtime.gpu.cuda_calls import DeviceLostError
 from dedos_deploy.runtime.gpu.device_engine import DeviceEngine
 from dedos_deploy.runtime.gpu.device_results import DeviceBlock, DeviceResultPool, OnDevice
 from dedos_deploy.runtime.gpu.foreign_frames import ForeignFrames

@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Any
 from dedos_deploy.errors import BadBundleError, BadInputError, EngineError, ParityError
 from dedos_deploy.files import sha256_of_file, write_atomically
 from dedos_deploy.progress import QUIET, Progress
-from dedos_deploy.runtime.gpu.build import BuildOptions, build_engine, label
+from dedos_deploy.runtime.gpu.build import BuildOptions, build_engine
 from dedos_deploy.runtime.gpu.cuda import Cuda
-from dedos_deploy.runtime.gpu.device_check import DeviceCheck, check_on_device
+from dedos_deploy.runtime.gpu.device_check import GATE, DeviceCheck, check_on_device
 from dedos_deploy.runtime.gpu.engine_key import EngineKey, platform_name
 from dedos_deploy.runtime.gpu.flavours import FLAVOURS, Flavour, known_problems, version_of
-from dedos_deploy.runtime.gpu.memory import LOW_WORKSPACE, available_bytes, build_memory
+from dedos_deploy.runtime.gpu.library import label
+from dedos_deploy.runtime.gpu.memory import available_bytes, build_memory
 from dedos_deploy.runtime.gpu.tensorrt_engine import TensorRtEngine
 from dedos_deploy.spec import SLOT_BUCKETS, TYPED_TARGETS
 from dedos_deploy.user_cache import CACHE_VARIABLE, cache_root
@@ -133,7 +134,7 @@ class EngineStore:
         memory.check()
         options = BuildOptions(
             capabilities=self.wanted.compute_capabilities if self.flavour.portable else (),
-            workspace=LOW_WORKSPACE if memory.low else None,
+            workspace=memory.workspace(shared=self._cuda.device.integrated),
             low_memory=memory.low,
             timing_cache=self._timing_cache(),
         )
@@ -244,13 +245,16 @@ class EngineStore:
                 "export it again"
             )
         _, rows = self._bundle.vocabulary(base)
+        frames = self._bundle.parity_frames()
         with OnnxEngine(self._bundle.path("model.onnx"), self._bundle.spec) as reference:
-            return check_on_device(engine, reference.infer, rows, precision=self._precision)
+            return check_on_device(
+                engine, reference.infer, rows, precision=self._precision, frames=frames
+            )
 
     def _earlier(self, path: Path, stored: StoredEngine) -> DeviceCheck | None:
         try:
             values = _json(path)
-            if values.pop("engine_sha256") != stored.sha256:
+            if values.pop("engine_sha256") != stored.sha256 or values.pop("gate") != GATE:
                 return None
             values.pop("passed")
             return DeviceCheck(**values)
@@ -258,7 +262,7 @@ class EngineStore:
             return None
 
     def _keep(self, path: Path, stored: StoredEngine, verdict: DeviceCheck) -> None:
-        content = {**verdict.to_dict(), "engine_sha256": stored.sha256}
+        content = {**verdict.to_dict(), "engine_sha256": stored.sha256, "gate": GATE}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
@@ -274,6 +278,7 @@ class EngineStore:
             precision=self._precision,
             batch=self._bundle.spec.batch,
             integrated=self._cuda.device.integrated,
+            capability=self._cuda.device.sm,
         )
         for row in rows:
             _LOG.warning(

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -21,19 +22,13 @@ from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.runtime.engines.contract import Engine
 from dedos_deploy.runtime.engines.tensors import Tensors, check_inputs
 from dedos_deploy.runtime.gpu import vendor
-from dedos_deploy.runtime.gpu.build import label, new_logger, reason
-from dedos_deploy.runtime.gpu.cuda import (
-    Cuda,
-    DeviceBuffer,
-    DeviceLostError,
-    Graph,
-    PinnedArray,
-    close_all,
-)
+from dedos_deploy.runtime.gpu.cuda import Cuda, DeviceBuffer, Graph, PinnedArray, close_all
+from dedos_deploy.runtime.gpu.cuda_calls import DeviceLostError
 from dedos_deploy.runtime.gpu.device_labeller import DeviceLabeller
 from dedos_deploy.runtime.gpu.engine_check import check_engine
 from dedos_deploy.runtime.gpu.flavours import Flavour, is_capturable, new_context, scratch_bytes
-from dedos_deploy.runtime.gpu.kernels_file import kernels_file
+from dedos_deploy.runtime.gpu.kernels_file import KernelsError, kernels_file
+from dedos_deploy.runtime.gpu.library import Library
 from dedos_deploy.runtime.gpu.runtime_cache import KeptRuntimeCache
 from dedos_deploy.runtime.labelling import Labeller
 from dedos_deploy.spec import SLOT_BUCKETS, GraphSpec, TensorSpec, bucket_for
@@ -41,6 +36,7 @@ from dedos_deploy.spec import SLOT_BUCKETS, GraphSpec, TensorSpec, bucket_for
 _LOG = logging.getLogger(__name__)
 
 _Owned = TypeVar("_Owned", bound=Closing)
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(eq=False)
@@ -89,9 +85,9 @@ class TensorRtEngine(Engine):
         self.text_of: object = None
         self._labeller_facts: Callable[[], dict[str, Any]] = dict
         self._trt = trt
+        self._library = Library(trt, flavour)
         self._flavour = flavour
         self._name = name
-        self._messages: list[str] = []
         self._cache = KeptRuntimeCache(runtime_cache)
         self._running = threading.Lock()
         self._lost = False
@@ -193,17 +189,19 @@ class TensorRtEngine(Engine):
             self._execute(bucket.context)
 
     def labeller(self, *, threads: int) -> Labeller:
-        """Return the way to label whole frames on the device; on the host, with a warning, without
-        the CUDA kernels, which an installation from source has where it found nvcc."""
+        """Return the way to label whole frames on the device; on the host, with a warning that says
+        why, where there are no CUDA kernels or the GPU's driver does not take them."""
         kernels = kernels_file()
+        why = "this installation has no CUDA kernels; install from source with nvcc to have them"
         if kernels is not None:
-            labeller = DeviceLabeller.open(self, kernels)
-            self._labeller_facts = labeller.facts
-            return labeller
-        _LOG.warning(
-            "this installation has no CUDA kernels, so frames are resized and labelled on the CPU; "
-            "install from source with nvcc to have them"
-        )
+            try:
+                labeller = DeviceLabeller.open(self, kernels)
+            except KernelsError as error:
+                why = str(error)
+            else:
+                self._labeller_facts = labeller.facts
+                return labeller
+        _LOG.warning("frames are resized and labelled on the CPU: %s", why)
         return super().labeller(threads=threads)
 
     def facts(self) -> dict[str, Any]:
@@ -248,17 +246,17 @@ class TensorRtEngine(Engine):
     # Loading
 
     def _load(self, engine: bytes) -> None:
-        trt, named = self._trt, f"{label(self._flavour)} {self._trt.__version__}"
-        self._logger = new_logger(trt, self._messages)
-        self._runtime = trt.Runtime(self._logger)
-        self._engine = self._runtime.deserialize_cuda_engine(engine)
-        if self._engine is None:
-            raise EngineError(
-                f"{named} cannot load {self._name} on {self.cuda.device.name} (compute capability "
-                f"{self.cuda.device.sm}): {reason(self._messages)}; delete the file and run again "
-                "to build it for this device"
-            )
-        check_engine(self._engine, self.spec, self._name)
+        library, refusal = self._library, self._unloadable
+        self._runtime = self._must("a runtime", self._trt.Runtime, library.logger)
+        self._engine = library.must(refusal, self._runtime.deserialize_cuda_engine, engine)
+        library.ask(refusal, check_engine, self._engine, self.spec, self._name)
+
+    def _unloadable(self, why: str) -> EngineError:
+        return EngineError(
+            f"{self._library.name} cannot load {self._name} on {self.cuda.device.name} (compute "
+            f"capability {self.cuda.device.sm}): {why}; delete the file and run again to build it "
+            "for this device"
+        )
 
     @property
     def _loaded(self) -> vendor.CudaEngine:
@@ -267,7 +265,10 @@ class TensorRtEngine(Engine):
 
     def _allocate(self) -> None:
         spec, cuda = self.spec, self.cuda
-        scratch = max(scratch_bytes(self._loaded, index) for index in range(len(SLOT_BUCKETS)))
+        scratch = max(
+            self._library.ask(self._unloadable, scratch_bytes, self._loaded, index)
+            for index in range(len(SLOT_BUCKETS))
+        )
         self.stream = self._own(cuda.stream())
         self.scratch = self._own(cuda.allocate(max(1, scratch), "the engine's scratch memory"))
         self.image = self._device(spec.image)
@@ -312,34 +313,26 @@ class TensorRtEngine(Engine):
             self._buckets[slots] = self._prepare(slots)
 
     def _prepare(self, slots: int) -> _Bucket:
-        context = new_context(self._trt, self._loaded, self._runtime_config())
-        if context is None:
-            raise EngineError(
-                f"{self._name} gave no execution context for K={slots}: {reason(self._messages)}"
-            )
-        context.set_device_memory(self.scratch.pointer, self.scratch.size)
-        index = SLOT_BUCKETS.index(slots)
+        named, config, scratch = f"for K={slots}", self._runtime_config(), self.scratch
+        context = self._must(f"a context {named}", new_context, self._trt, self._loaded, config)
+        self._ask("scratch memory", context.set_device_memory, scratch.pointer, scratch.size)
         self._must(
-            context.set_optimization_profile_async(index, self.stream.handle),
-            f"the profile for K={slots}",
+            f"the profile {named}",
+            context.set_optimization_profile_async,
+            SLOT_BUCKETS.index(slots),
+            self.stream.handle,
         )
         self.stream.synchronize()
         for tensor in self.spec.inputs:
             shape = tuple(slots if dim == "K" else int(dim) for dim in tensor.shape)
-            self._must(context.set_input_shape(tensor.name, shape), f"{tensor.name} {shape}")
-        missing = context.infer_shapes()
-        self._must(not missing, f"the shapes of {', '.join(missing)}")
-        addresses = (
-            (self.spec.image, self.image),
-            (self.spec.text, self.text),
-            (self.spec.valid, self.valid),
-            (self.spec.scores, self.scores),
-        )
-        for tensor, buffer in addresses:
-            self._must(
-                context.set_tensor_address(tensor.name, buffer.pointer),
-                f"the address of {tensor.name!r}",
-            )
+            self._must(f"{tensor.name} {shape}", context.set_input_shape, tensor.name, shape)
+        missing = self._ask(f"the shapes {named}", context.infer_shapes)
+        if missing:
+            raise self._refused(f"the shapes {named}", f"{', '.join(missing)} have none")
+        address = context.set_tensor_address
+        buffers = (self.image, self.text, self.valid, self.scores)
+        for tensor, buffer in zip((*self.spec.inputs, self.spec.scores), buffers, strict=True):
+            self._must(f"the address of {tensor.name!r}", address, tensor.name, buffer.pointer)
         bucket = _Bucket(context)
         # The first run compiles and settles what a capture must not contain.
         self._execute(context)
@@ -350,7 +343,7 @@ class TensorRtEngine(Engine):
 
     def _captured(self, context: vendor.ExecutionContext, slots: int) -> Graph | None:
         """Return the graph of one run, or None with the reason in `graphs`."""
-        if not is_capturable(context, self.stream.handle):
+        if not self._ask("a capture", is_capturable, context, self.stream.handle):
             self._no_graph(slots, "the library cannot capture this engine")
             return None
         graph: Graph | None = None
@@ -374,18 +367,21 @@ class TensorRtEngine(Engine):
         _LOG.warning(text, self._name, slots, why)
 
     def _execute(self, context: vendor.ExecutionContext) -> None:
-        self._must(context.execute_async_v3(self.stream.handle), "a run")
+        self._must("a run", context.execute_async_v3, self.stream.handle)
 
-    def _must(self, accepted: bool, what: str) -> None:
-        if not accepted:
-            raise EngineError(
-                f"{label(self._flavour)} refused {what} of {self._name}: {reason(self._messages)}"
-            )
+    def _ask(self, what: str, call: Callable[..., _Answer], *arguments: Any) -> _Answer:
+        return self._library.ask(partial(self._refused, what), call, *arguments)
+
+    def _must(self, what: str, call: Callable[..., _Answer | None], *arguments: Any) -> _Answer:
+        return self._library.must(partial(self._refused, what), call, *arguments)
+
+    def _refused(self, what: str, why: str) -> EngineError:
+        return EngineError(f"{self._library.name} refused {what} of {self._name}: {why}")
 
     def _runtime_config(self) -> vendor.RuntimeConfig | None:
         if not self._flavour.portable:
             return None
-        config = self._loaded.create_runtime_config()
+        config = self._must("a runtime configuration", self._loaded.create_runtime_config)
         self._cache.attach(config)
         return config
 

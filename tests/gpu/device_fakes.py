@@ -115,7 +115,7 @@ class ByDlpack:
     def _capsule(self, stream: int, max_version: Any) -> object:
         block, runtime = self.block, self.block.library.fake.runtime
         self.versions.append(max_version)
-        event = runtime.cudaEventCreate()[1]
+        event = runtime.cudaEventCreateWithFlags(0)[1]
         assert runtime.cudaEventRecord(event, block.stream)[0] == 0
         assert runtime.cudaStreamWaitEvent(stream, event, 0)[0] == 0
         runtime.cudaEventDestroy(event)

@@ -28,11 +28,15 @@ class Status(enum.IntEnum):
     cudaErrorInvalidValue = 1
     cudaErrorMemoryAllocation = 2
     cudaErrorInsufficientDriver = 35
+    cudaErrorDevicesUnavailable = 46
     cudaErrorNoDevice = 100
     cudaErrorDeviceUninitialized = 201
     cudaErrorInvalidResourceHandle = 400
     cudaErrorNotReady = 600
     cudaErrorIllegalAddress = 700
+    cudaErrorLaunchTimeout = 702
+    cudaErrorInvalidAddressSpace = 717
+    cudaErrorSystemNotReady = 802
     cudaErrorStreamCaptureUnsupported = 900
     cudaErrorStreamCaptureInvalidated = 901
 
@@ -40,8 +44,15 @@ class Status(enum.IntEnum):
 class DriverStatus(enum.IntEnum):
     CUDA_SUCCESS = 0
     CUDA_ERROR_INVALID_VALUE = 1
+    CUDA_ERROR_INVALID_IMAGE = 200
     CUDA_ERROR_NO_BINARY_FOR_GPU = 209
+    CUDA_ERROR_INVALID_PTX = 218
+    CUDA_ERROR_JIT_COMPILER_NOT_FOUND = 221
+    CUDA_ERROR_UNSUPPORTED_PTX_VERSION = 222
+    CUDA_ERROR_JIT_COMPILATION_DISABLED = 223
+    CUDA_ERROR_SHARED_OBJECT_INIT_FAILED = 303
     CUDA_ERROR_NOT_FOUND = 500
+    CUDA_ERROR_ILLEGAL_ADDRESS = 700
 
 
 class Kind(enum.IntEnum):
@@ -77,10 +88,11 @@ class FakeStream:
 class FakeCuda:
     """`runtime` and `driver` to hand to Cuda; counters and faults for the tests.
 
-    memory: bytes of the device; devices: how many there are; integrated: it shares the CPU's;
+    memory: bytes of the device; devices: how many there are; integrated: it shares the CPU's memory;
     elsewhere: addresses of blocks on GPU 1; durations: ticks of the clock that a kernel, `engine`,
-    `upload` or `download` takes. faults: name of a call to the status
-    that it gives next time; live: blocks that were not freed, by kind; calls: how often each was made.
+    `upload` or `download` takes. faults: name of a call to the status that it gives next time, or to
+    what it raises; live: blocks that were not freed, by kind; calls: how often each was made;
+    sleepers: events that do not spin.
     """
 
     def __init__(
@@ -97,13 +109,14 @@ class FakeCuda:
         self.devices = devices
         self.capability = capability
         self.integrated = integrated
+        self.driver_version = 13000
         self.faults: dict[str, Any] = {}
         self.calls: Counter[str] = Counter()
         self.blocks: dict[int, tuple[str, Any, int]] = {}
         self.streams = {handle: FakeStream(handle) for handle in DEFAULT_STREAMS}
         self.elsewhere: set[int] = set()
         self.events: dict[int, int | None] = {}
-        self.recorded: dict[int, int] = {}
+        self.sleepers: set[int] = set()
         self.marks: dict[int, Mark] = {}
         self.mapped: dict[int, int] = {}
         self.graphs: dict[int, list[Work]] = {}
@@ -210,7 +223,21 @@ class FakeCuda:
             stream.spoiled = stream.spoiled or stream.captured is not None
 
 
-_ANYWHERE = ("cudaGetDeviceCount", "cudaSetDevice", "cudaGetDevice", "cudaGetErrorString")
+def _fault(fake: FakeCuda, name: str) -> Any:
+    fault = fake.faults.pop(name)
+    if isinstance(fault, Exception):
+        raise fault
+    return fault, None
+
+
+_ANYWHERE = (
+    "cudaGetDeviceCount",
+    "cudaSetDevice",
+    "cudaGetDevice",
+    "cudaGetErrorString",
+    "cudaDriverGetVersion",
+    "cudaRuntimeGetVersion",
+)
 """What needs no device of the calling thread, and works when the device is lost."""
 
 
@@ -221,6 +248,8 @@ class _Runtime:
     cudaMemcpyKind = Kind
     cudaMemoryType = SimpleNamespace(cudaMemoryTypeDevice=2, cudaMemoryTypeManaged=3)
     cudaStreamNonBlocking = 1
+    cudaEventDefault = 0
+    cudaEventBlockingSync = 1
     cudaHostAllocMapped = 2
     cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
 
@@ -236,7 +265,7 @@ class _Runtime:
         def call(*arguments: Any) -> Any:
             fake.calls[name] += 1
             if name in fake.faults:
-                return fake.faults.pop(name), None
+                return _fault(fake, name)
             if name in _ANYWHERE:
                 return value(*arguments)
             if not getattr(fake.ready, "device", False):
@@ -271,7 +300,10 @@ class _Runtime:
         )
 
     def cudaDriverGetVersion(self) -> Any:
-        return OK, 13000
+        return OK, self._fake.driver_version
+
+    def cudaRuntimeGetVersion(self) -> Any:
+        return OK, 13040
 
     def cudaGetErrorString(self, error: Status) -> Any:
         return OK, f"words on {error.name}".encode()
@@ -402,9 +434,11 @@ class _Runtime:
                 return (_HANDLE,)
         return (OK,)
 
-    def cudaEventCreate(self) -> Any:
+    def cudaEventCreateWithFlags(self, flags: int) -> Any:
         handle = self._fake.new_handle()
         self._fake.events[handle] = None
+        if flags == self.cudaEventBlockingSync:
+            self._fake.sleepers.add(handle)
         return OK, handle
 
     def cudaEventSynchronize(self, event: int) -> Any:
@@ -415,9 +449,9 @@ class _Runtime:
             fake.spoil()
             return (Status.cudaErrorStreamCaptureUnsupported,)
         # Work before the event is done when it is passed; an event on no stream is passed already.
-        stream = fake.streams.get(fake.recorded.get(event, 0))
-        if stream is not None and fake.events[event] is None:
-            fake.run(stream)
+        mark = fake.marks.get(event)
+        if mark is not None and not mark.passed:
+            fake.run(mark.stream, mark)
         return (fake.sticky,)
 
     def cudaStreamWaitEvent(self, handle: int, event: int, flags: int) -> Any:
@@ -438,7 +472,6 @@ class _Runtime:
         if known is None:
             return (_HANDLE,)
         fake.events[event] = None
-        fake.recorded[event] = int(stream)
         fake.marks[event] = mark = Mark(known)
 
         def pass_it() -> None:
@@ -511,7 +544,7 @@ class _Driver:
 
     def cuModuleLoadData(self, image: bytes) -> Any:
         if "cuModuleLoadData" in self._fake.faults:
-            return self._fake.faults.pop("cuModuleLoadData"), None
+            return _fault(self._fake, "cuModuleLoadData")
         handle = self._fake.new_handle()
         self._fake.modules.add(handle)
         return DriverStatus.CUDA_SUCCESS, handle
@@ -522,6 +555,8 @@ class _Driver:
 
     def cuModuleGetFunction(self, module: int, name: bytes) -> Any:
         assert module in self._fake.modules
+        if "cuModuleGetFunction" in self._fake.faults:
+            return self._fake.faults.pop("cuModuleGetFunction"), None
         if name.decode() not in _SIGNATURES:
             return DriverStatus.CUDA_ERROR_NOT_FOUND, None
         return DriverStatus.CUDA_SUCCESS, name.decode()
@@ -540,6 +575,8 @@ class _Driver:
         parameters: Any,
         extra: int,
     ) -> Any:
+        if "cuLaunchKernel" in self._fake.faults:
+            return _fault(self._fake, "cuLaunchKernel")[:1]
         values, types = parameters
         assert self._fake.ready.device, "no context in this thread"
         if tuple(types) != _SIGNATURES[function] or bx * by * bz > 256 or min(gx, gy, gz) < 1:

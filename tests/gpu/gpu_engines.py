@@ -24,6 +24,7 @@ class Opened:
         self.fake = fake
         self.engines: list[TensorRtEngine] = []
         self.module: Any = None
+        self.faults: dict[str, Any] = {}
 
     def __call__(
         self,
@@ -38,6 +39,7 @@ class Opened:
     ) -> TensorRtEngine:
         self.module = fake_module(self.fake, rtx=rtx)
         self.module.capturable = capturable
+        self.module.faults = self.faults
         engine = TensorRtEngine(
             self.module,
             TENSORRT_RTX if rtx else TENSORRT,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,8 @@ from dedos_deploy.errors import BadInputError, EngineError
 from dedos_deploy.runtime import Frame
 from dedos_deploy.runtime.flow import Pipeline
 from dedos_deploy.runtime.gpu import result_pool
-from dedos_deploy.runtime.gpu.cuda import Cuda, DeviceLostError
+from dedos_deploy.runtime.gpu.cuda import Cuda
+from dedos_deploy.runtime.gpu.cuda_calls import DeviceLostError
 from dedos_deploy.runtime.gpu.device_labeller import DeviceLabeller
 from dedos_deploy.runtime.gpu.result_pool import ResultLayout
 from dedos_deploy.runtime.labelling import HostLabeller, Labelled
@@ -66,6 +68,15 @@ def _expected(
 @pytest.fixture
 def kernels(fake: FakeCuda) -> Any:
     return Cuda(fake.runtime, fake.driver).kernels(b"a fat binary")
+
+
+@pytest.fixture
+def kernels_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An installation with a fat binary."""
+    file = tmp_path / "kernels.fatbin"
+    file.write_bytes(b"a fat binary")
+    monkeypatch.setattr("dedos_deploy.runtime.gpu.tensorrt_engine.kernels_file", lambda: file)
+    return file
 
 
 def _same(found: Labelled, wanted: Labelled) -> None:
@@ -187,20 +198,62 @@ def test_kernels_of_another_gpu_are_told(fake: FakeCuda) -> None:
         Cuda(fake.runtime, fake.driver).kernels(b"a fat binary")
 
 
+REFUSALS = {
+    DriverStatus.CUDA_ERROR_INVALID_IMAGE: "are damaged, or made by a CUDA that is newer",
+    DriverStatus.CUDA_ERROR_NO_BINARY_FOR_GPU: "were not built for compute capability 8.9; install",
+    DriverStatus.CUDA_ERROR_INVALID_PTX: "the driver cannot compile their PTX",
+    DriverStatus.CUDA_ERROR_JIT_COMPILER_NOT_FOUND: "libnvidia-ptxjitcompiler, is missing",
+    DriverStatus.CUDA_ERROR_UNSUPPORTED_PTX_VERSION: "their PTX is newer than the driver",
+    DriverStatus.CUDA_ERROR_JIT_COMPILATION_DISABLED: "CUDA_DISABLE_PTX_JIT forbids",
+    DriverStatus.CUDA_ERROR_SHARED_OBJECT_INIT_FAILED: "were refused by the driver",
+    DriverStatus.CUDA_ERROR_NOT_FOUND: "are those of another version",
+}
+
+
+@pytest.mark.parametrize("call", ["cuModuleLoadData", "cuModuleGetFunction"])
+@pytest.mark.parametrize("status", REFUSALS, ids=lambda status: status.name)
+def test_kernels_that_do_not_load_leave_labelling_to_the_host_and_say_why(
+    opened: Opened,
+    fake: FakeCuda,
+    kernels_here: Path,
+    caplog: pytest.LogCaptureFixture,
+    status: DriverStatus,
+    call: str,
+) -> None:
+    engine = opened()
+    fake.faults[call] = status
+    labeller = engine.labeller(threads=1)
+    assert isinstance(labeller, HostLabeller)
+    (said,) = (record.message for record in caplog.records)
+    assert said.startswith("frames are resized and labelled on the CPU: the CUDA kernels")
+    assert REFUSALS[status] in said and status.name in said and "nvcc of CUDA 13.0 at most" in said
+    assert "module" not in fake.live
+    assert labeller.label(_frame(60, 80), _table(4)).label_map.shape == (60, 80)
+    # Where the driver takes them, as after an update, the device labels.
+    labeller = engine.labeller(threads=1)
+    assert isinstance(labeller, DeviceLabeller)
+    labeller.close()
+
+
+@pytest.mark.parametrize(
+    "status", [Status.cudaErrorIllegalAddress, Status.cudaErrorMemoryAllocation]
+)
+def test_a_gpu_without_life_or_room_is_no_reason_to_label_on_the_host(
+    opened: Opened, fake: FakeCuda, kernels_here: Path, status: Status
+) -> None:
+    engine = opened()
+    call = "cudaFree" if status == Status.cudaErrorIllegalAddress else "cudaMalloc"
+    fake.faults[call] = status
+    with pytest.raises(EngineError, match=r"stopped working|no room"):
+        engine.labeller(threads=1)
+
+
 def test_a_frame_that_is_too_large(opened: Opened, kernels: Any) -> None:
     labeller = DeviceLabeller(opened(), kernels)
     huge = np.broadcast_to(np.zeros((1, 1, 3), np.uint8), (2**15, 2**14, 3))
     with pytest.raises(BadInputError, match="more than 268435456 pixels"):
         labeller.label(huge, _table(4))
     labeller.close()
-
-
-@pytest.fixture
-def some_kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    """An installation that has kernels."""
-    (tmp_path / "kernels.fatbin").write_bytes(b"a fat binary")
-    where = "dedos_deploy.runtime.gpu.tensorrt_engine.kernels_file"
-    monkeypatch.setattr(where, lambda: tmp_path / "kernels.fatbin")
 
 
 def _segmenter(opened: Opened) -> Segmenter:
@@ -213,7 +266,7 @@ def _segmenter(opened: Opened) -> Segmenter:
     return Segmenter(opened(), encode, classes="blue,green", thresholds=Thresholds({}, 0.0))
 
 
-@pytest.mark.usefixtures("some_kernels")
+@pytest.mark.usefixtures("kernels_here")
 def test_segmenter_uses_the_device(opened: Opened, fake: FakeCuda) -> None:
     segmenter = _segmenter(opened)
     frame = np.zeros((50, 60, 3), np.uint8)
@@ -356,7 +409,7 @@ def test_other_words_allocate_run_and_capture_nothing(either: Opened) -> None:
     tables = [_table(slots, slots, names) for slots in (17, 200, 1, 64, 256) for names in (5, 300)]
     setup = (
         "cudaMalloc cudaFree cudaHostAlloc cudaFreeHost cudaStreamBeginCapture "
-        "cudaGraphInstantiate cudaEventCreate cudaStreamCreateWithFlags"
+        "cudaGraphInstantiate cudaEventCreateWithFlags cudaStreamCreateWithFlags"
     ).split()
     before = [fake.calls[name] for name in setup]
     runs = [context.runs for context in either.module.contexts]
@@ -375,6 +428,8 @@ def test_an_integrated_gpu_reads_and_writes_the_host_s_memory(host: PixelHost) -
     _same(labeller.label(frame, table), _expected(host, frame, table, SPEC))
     before = fake.calls["cudaMemcpyAsync"]
     labeller.label(frame, table)
+    # The thread slept until it was there, on events.
+    assert fake.calls["cudaStreamSynchronize"] == 0 and set(fake.events) == fake.sleepers
     # Only the counts are copied, and nothing of a frame's size lies in memory of the device's own.
     assert fake.calls["cudaMemcpyAsync"] - before == 1 and fake.used == device
     labeller.close()
@@ -450,7 +505,7 @@ class _Frames(SyntheticSource):
         )
 
 
-@pytest.mark.usefixtures("some_kernels")
+@pytest.mark.usefixtures("kernels_here")
 def test_a_recording_gets_the_same_results_with_two_frames_under_way(either: Opened) -> None:
     segmenter = _segmenter(either)
     found: list[Any] = []

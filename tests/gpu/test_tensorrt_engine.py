@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError, EngineError
 from dedos_deploy.progress import Progress
-from dedos_deploy.runtime.gpu.cuda import Cuda, DeviceLostError
+from dedos_deploy.runtime.gpu.cuda import Cuda
+from dedos_deploy.runtime.gpu.cuda_calls import DeviceLostError
 from dedos_deploy.spec import GraphSpec
 
 
@@ -267,7 +268,7 @@ def test_machines_without_a_gpu(fake: FakeCuda) -> None:
 
 def test_the_real_bindings_say_that_there_is_no_gpu_here() -> None:
     pytest.importorskip("cuda.bindings", reason="needs cuda-python")
-    from dedos_deploy.runtime.gpu.cuda import bindings
+    from dedos_deploy.runtime.gpu.bindings import bindings
 
     runtime, _ = bindings()
     if runtime.cudaGetDeviceCount()[0] == runtime.cudaError_t.cudaSuccess:

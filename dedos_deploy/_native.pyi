@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -79,4 +81,51 @@ def majority(
     Raises:
         ValueError: a dtype, shape or layout does not fit, or memory is shared.
         TypeError: an argument is not an array, or `out` is read-only.
+    """
+
+def nv12_to_bgr(
+    luma: NDArray[np.uint8], chroma: NDArray[np.uint8], bgr: NDArray[np.uint8], matrix: int
+) -> None:
+    """Write an NV12 image into `bgr`, in fixed point as OpenCV converts.
+
+    | array | shape | dtype | meaning |
+    |---|---|---|---|
+    | luma | [H, W] | uint8 | H and W even |
+    | chroma | [H / 2, W] | uint8 | U and V in turn, a pair for 2x2 pixels |
+    | bgr (out) | [H, W, 3] | uint8 | C-contiguous |
+
+    Rows of the planes may be apart. `matrix`: 0 and 1 BT.601 in limited and full range, 2 and 3
+    BT.709. The GIL is released meanwhile.
+
+    Raises:
+        ValueError: a dtype, shape, layout or matrix does not fit.
+        TypeError: an argument is not an array or not a whole number, or `bgr` is read-only.
+    """
+
+def dlpack_take(
+    capsule: object,
+) -> tuple[int, tuple[int, ...], tuple[int, ...], bool, int, int, bool, object]:
+    """Take a tensor out of its DLPack capsule, of version 1 or before versions.
+
+    Returns the address of its first element, shape, strides in bytes, whether its elements are
+    uint8, DLPack's type and index of its device, whether it is read-only, and the object that keeps
+    it: the tensor's deleter is called once, when that dies.
+
+    Raises:
+        TypeError: no capsule, or one that was taken before.
+        ValueError: a version that is not understood; the capsule keeps its tensor.
+    """
+
+def dlpack_give(
+    owner: object,
+    address: int,
+    shape: Sequence[int],
+    item: int,
+    device_type: int,
+    device_id: int,
+    versioned: bool,
+) -> object:
+    """Return a DLPack capsule of contiguous unsigned integers of `item` bytes each.
+
+    owner: held until the last consumer has let go; versioned: of version 1, else before versions.
     """

@@ -8,7 +8,10 @@ from dedos_deploy.runtime.flow.pipeline import Pipeline, run
 from dedos_deploy.runtime.flow.statistics import Statistics
 from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.ground import GroundCamera, GroundGrid, OccupancyGrid
+from dedos_deploy.runtime.nv12 import Nv12Frame
+from dedos_deploy.runtime.pending_segmentation import PendingSegmentation
 from dedos_deploy.runtime.regions import Polygon, Region
+from dedos_deploy.runtime.results import DeviceSegmentation
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.segmenter import Segmenter, SegmenterView
 from dedos_deploy.runtime.sinks.contract import Sink, SinkOptions, StopRequested
@@ -22,14 +25,17 @@ if __name__ == "runtime":
     raise ImportError("import dedos_deploy.runtime; this folder is a room of that package")
 
 __all__ = [
+    "DeviceSegmentation",
     "Engine",
     "EngineOptions",
     "Frame",
     "GroundCamera",
     "GroundGrid",
+    "Nv12Frame",
     "OccupancyGrid",
     "Outcome",
     "OverlayPainter",
+    "PendingSegmentation",
     "Pipeline",
     "Polygon",
     "Region",

@@ -348,6 +348,25 @@ def _codecs(machine: Machine) -> Iterator[Finding]:
             )
 
 
+def _gpu_decoding(machine: Machine) -> Iterator[Finding]:
+    from dedos_deploy.runtime.opencv import has_gstreamer
+    from dedos_deploy.runtime.sources.gpu_decoding import gpu_decoders
+
+    decoders = gpu_decoders()
+    listed = ", ".join(f"{codec} by {element}" for codec, element in decoders.items())
+    if not decoders:
+        yield Finding(
+            "decode=gpu",
+            "note",
+            "GStreamer has no decoder of NVIDIA here",
+            "rtsp://…?decode=gpu needs its plugin nvcodec, or a Jetson's; the CPU decodes without",
+        )
+    elif not has_gstreamer():
+        yield Finding("decode=gpu", "note", f"{listed}, but OpenCV has no GStreamer", "see above")
+    else:
+        yield Finding("decode=gpu", "ok", listed)
+
+
 def _packages(machine: Machine) -> Iterator[Finding]:
     """Two OpenCVs or two ONNX Runtimes overwrite each other's files."""
     for family in (OPENCV_OF_PIP, ("onnxruntime", "onnxruntime-gpu")):
@@ -375,4 +394,5 @@ CHECKS: tuple[Callable[[Machine], Iterator[Finding]], ...] = (
     _opencv,
     _cameras,
     _codecs,
+    _gpu_decoding,
 )

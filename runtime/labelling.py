@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dedos_deploy.errors import EngineError
+from dedos_deploy.errors import BadInputError, EngineError
 from dedos_deploy.runtime.engines.tensors import Infer, Tensors
 from dedos_deploy.runtime.frame import resize_frame
+from dedos_deploy.runtime.pixels import Pixels, bgr_on_host
+from dedos_deploy.runtime.results import DeviceLabelled
 from dedos_deploy.runtime.segmentation import LabelMap
 from dedos_deploy.runtime.slots import SlotTable
 from dedos_deploy.spec import GraphSpec
+
+Outcome = TypeVar("Outcome")
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,11 +32,53 @@ class Labelled:
     latency_ms: dict[str, float]
 
 
-class Labeller(Protocol):
-    """What turns frames into label maps under a slot table; one frame at a time."""
+class Pending(Protocol):
+    """A frame under way."""
 
-    def label(self, frame_bgr: NDArray[np.uint8], table: SlotTable) -> Labelled:
-        """Label a frame, uint8 [H, W, 3]. Raises EngineError, also for scores that are no numbers."""
+    @property
+    def ready(self) -> bool:
+        """Whether `result` would not wait."""
+        ...
+
+    def result(self) -> Labelled:
+        """Wait for the frame and return what came of it; call it once. Raises EngineError."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Done(Generic[Outcome]):
+    """A frame that was labelled at once."""
+
+    outcome: Outcome
+    ready: bool = True
+
+    def result(self) -> Outcome:
+        return self.outcome
+
+
+class Labeller(Protocol):
+    """What turns frames into label maps under a slot table, for one thread at a time."""
+
+    def label(self, pixels: Pixels, table: SlotTable) -> Labelled:
+        """Label a frame.
+
+        Raises EngineError, also for scores that are no numbers, BadInputError for pixels that it
+        cannot read where they lie.
+        """
+        ...
+
+    def label_on_device(self, pixels: Pixels, table: SlotTable, stream: int) -> DeviceLabelled:
+        """Label a frame and leave the result on the GPU, ready in order on `stream`.
+
+        Raises as `label` does, BadInputError, too, where results are made on the host.
+        """
+        ...
+
+    def submit(self, pixels: Pixels, table: SlotTable) -> Pending:
+        """Begin with a frame as `label` does and return as soon as its array is the caller's again.
+
+        A second one may be begun before the first is done; a third waits for the first.
+        """
         ...
 
     def close(self) -> None: ...
@@ -48,8 +94,9 @@ class HostLabeller:
         self._image = np.empty((1, spec.height, spec.width, 3), dtype=np.uint8)
         self._scores = np.empty((0, *spec.score_hw), dtype=np.float32)
 
-    def label(self, frame_bgr: NDArray[np.uint8], table: SlotTable) -> Labelled:
+    def label(self, pixels: Pixels, table: SlotTable) -> Labelled:
         started = time.perf_counter()
+        frame_bgr = bgr_on_host(pixels)
         resize_frame(frame_bgr, self._image[0])
         resized = time.perf_counter()
         scores = self._scores_of(table)
@@ -66,6 +113,15 @@ class HostLabeller:
                 "post": 1e3 * (done - inferred),
             },
         )
+
+    def label_on_device(self, pixels: Pixels, table: SlotTable, stream: int) -> DeviceLabelled:
+        raise BadInputError(
+            "this engine makes its results on the host; leave result='device' out, or choose engine trt "
+            "or rtx on an installation with CUDA kernels"
+        )
+
+    def submit(self, pixels: Pixels, table: SlotTable) -> Pending:
+        return Done(self.label(pixels, table))
 
     def close(self) -> None:
         """Nothing is held; the engine belongs to the caller."""

@@ -7,19 +7,20 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadBundleError, BadInputError
 from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.runtime.engines.contract import Engine, EngineOptions
 from dedos_deploy.runtime.engines.opening import open_engine
-from dedos_deploy.runtime.frame import check_frame
 from dedos_deploy.runtime.opencv import require_opencv
+from dedos_deploy.runtime.pending_segmentation import PendingSegmentation
+from dedos_deploy.runtime.pixels import Given, Order, check_pixels, check_stream, stream_of
 from dedos_deploy.runtime.processes import OneProcess
+from dedos_deploy.runtime.results import DeviceSegmentation, device_segmentation, host_segmentation
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.sinks.palette import Colour
 from dedos_deploy.runtime.slots import (
@@ -177,33 +178,83 @@ class SegmenterView:
                 self._table = self._core.next_table(vocabulary, rows, self._table)
             return self._table.version
 
+    @overload
     def segment(
-        self, frame_bgr: NDArray[np.uint8], *, timestamp_s: float | None = None
-    ) -> Segmentation:
+        self,
+        frame_bgr: Given,
+        *,
+        order: Order = "bgr",
+        timestamp_s: float | None = None,
+        result: Literal["host"] = "host",
+        stream: object = None,
+    ) -> Segmentation: ...
+
+    @overload
+    def segment(
+        self,
+        frame_bgr: Given,
+        *,
+        order: Order = "bgr",
+        timestamp_s: float | None = None,
+        result: Literal["device"],
+        stream: object = None,
+    ) -> DeviceSegmentation: ...
+
+    def segment(
+        self,
+        frame_bgr: Given,
+        *,
+        order: Order = "bgr",
+        timestamp_s: float | None = None,
+        result: Literal["host", "device"] = "host",
+        stream: object = None,
+    ) -> Segmentation | DeviceSegmentation:
         """Return the label map of one frame.
 
-        frame_bgr: uint8 [H, W, 3], any size; timestamp_s: `time.monotonic()` of its capture, None
-        for now. Raises BadInputError for another array, EngineError when the engine fails or
-        gives something that is not a number.
+        frame_bgr: uint8 [H, W, 3], any size: of numpy, or with `__dlpack__` or
+        `__cuda_array_interface__`, or an Nv12Frame; order: of its channels; timestamp_s:
+        `time.monotonic()` of its capture, None for now. What lies on a GPU is read there, in order
+        with the stream that wrote it; an engine on the host refuses it.
+        result: `device` leaves the label map on the GPU, for engines there, and waits for nothing.
+        stream: handle of the caller's CUDA stream, or with `__cuda_stream__`: what is on it by now is
+        done before the frame is read, and what is put on it afterwards finds the result on the
+        device. It must live as long as the result. None for the default stream where the result stays
+        on the device, else for what the frame's owner says.
+
+        Raises BadInputError for anything else, EngineError when the engine fails or gives
+        something that is not a number.
         """
         self._core.process.check()
-        frame_bgr = check_frame(frame_bgr)
+        handle = stream_of(stream, result)
+        pixels = check_pixels(frame_bgr, order, handle)
+        check_stream(pixels, result, handle)
+        captured_s = time.monotonic() if timestamp_s is None else timestamp_s
+        with self._core.busy:
+            table, labeller = self._table, self._core.labeller
+            if result == "device":
+                assert handle is not None, "by stream_of"
+                there = labeller.label_on_device(pixels, table, handle)
+                return device_segmentation(there, table, captured_s, self._core.busy)
+            labelled = labeller.label(pixels, table)
+        return host_segmentation(labelled, table, captured_s)
+
+    def submit(
+        self, frame_bgr: Given, *, order: Order = "bgr", timestamp_s: float | None = None
+    ) -> PendingSegmentation:
+        """Begin with a frame as `segment` does; where the engine can, return before it is done.
+
+        What lies on the host is the caller's again. A second frame may be begun before the result of the
+        first is asked for: the work of the one then runs beside the other's way to the device. A
+        third waits for the first. Raises as `segment` does, here or where the result is asked for.
+        """
+        self._core.process.check()
+        pixels = check_pixels(frame_bgr, order)
         captured_s = time.monotonic() if timestamp_s is None else timestamp_s
         with self._core.busy:
             table = self._table
-            labelled = self._core.labeller.label(frame_bgr, table)
-        return Segmentation(
-            label_map=labelled.label_map,
-            confidence=labelled.confidence,
-            classes=table.names,
-            class_ids=table.class_ids,
-            counts=labelled.counts,
-            none_id=table.none_id,
-            vocabulary_version=table.version,
-            timestamp_s=captured_s,
-            latency_ms=labelled.latency_ms,
-            colours_bgr=table.colours_bgr,
-        )
+            pending = self._core.labeller.submit(pixels, table)
+        core = self._core
+        return PendingSegmentation(pending, table, captured_s, busy=core.busy, process=core.process)
 
 
 class Segmenter(SegmenterView, Closing):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from dedos_deploy.closing import Closing
@@ -14,7 +15,7 @@ from dedos_deploy.errors import BadInputError
 from dedos_deploy.runtime.flow.lanes import Lane
 from dedos_deploy.runtime.flow.report import CameraReport
 from dedos_deploy.runtime.flow.stages import StageBoard
-from dedos_deploy.runtime.flow.turns import Camera, Seat, Turns
+from dedos_deploy.runtime.flow.turns import Camera, PendingResult, Seat, Turns
 from dedos_deploy.runtime.flow.workers import (
     ENGINE_IS_STUCK,
     JOIN_S,
@@ -57,11 +58,28 @@ class RunOptions:
     the same."""
 
 
+@dataclass(eq=False)
+class _Begun:
+    """A frame that the engine was given, and what has come of it so far."""
+
+    seat: Seat
+    frame: Frame
+    begun_s: float = field(default_factory=time.monotonic)
+    pending: PendingResult | None = None
+    result: Segmentation | None = None
+    error: Exception | None = None
+
+    @property
+    def ready(self) -> bool:
+        return self.result is not None or self.error is not None
+
+
 class Run:
     """Labels one source or several, each with its vocabulary and its sinks, on one engine.
 
     Every source is read on a thread of its own (Feed) and every sink written on one (SinkLane); one
-    thread labels, in fair turns and one result ahead (Turns). What has to happen on the caller's thread
+    thread labels, in fair turns and one result ahead (Turns). Of recordings it gives the engine one
+    frame more than is at work, where the engine takes it. What has to happen on the caller's thread
     happens on the one that calls `run`: windows are written there, and `on_result` is called there, with
     the results of all cameras, one at a time and in the order in which they were labelled.
 
@@ -104,6 +122,7 @@ class Run:
         self._seats: list[Seat] = []
         self._turns = Turns()
         self._failed = 0
+        self._free_s = 0.0
         self._callback_said = False
         self._process = OneProcess("run")
 
@@ -231,16 +250,26 @@ class Run:
 
     def _label_all(self, emit: Callable[[Result], bool], stop: threading.Event) -> None:
         labelled = 0
-        while not (stop.is_set() or self._stop.is_set()) and labelled != self._options.max_results:
-            turn = self._turns.next(self._seats)
+        under_way: deque[_Begun] = deque()
+        while True:
+            enough = labelled + len(under_way) == self._options.max_results
+            ends = enough or stop.is_set() or self._stop.is_set()
+            turn = None if ends else self._turns.next(self._seats, wait=not under_way)
             if turn is not None:
-                result = self._label(*turn)
-                labelled += result is not None
-                if result is not None and not emit((*turn, result)):
-                    return
-            elif all(seat.feed.over for seat in self._seats):
-                self._raise_source_error()
+                under_way.append(self._begin(*turn))
+            elif not under_way and (ends or all(seat.feed.over for seat in self._seats)):
+                if not ends:
+                    self._raise_source_error()
                 return
+            # Of a recording the next frame is begun while one is at work. A live frame would only
+            # grow old that way: when the engine is free, its camera has a newer one.
+            kept = 1 if turn is not None and not turn[0].camera.live else 0
+            while len(under_way) > kept or (under_way and under_way[0].ready):
+                begun = under_way.popleft()
+                result = self._finish(begun)
+                labelled += result is not None
+                if result is not None and not emit((begun.seat, begun.frame, result)):
+                    return
 
     def _raise_source_error(self) -> None:
         if self._options.errors == "raise":
@@ -248,22 +277,51 @@ class Run:
                 if seat.feed.failure is not None:
                     raise seat.feed.failure
 
-    def _label(self, seat: Seat, frame: Frame) -> Segmentation | None:
-        """Return the result of a frame, None for one that was lost."""
-        started = time.monotonic()
+    def _begin(self, seat: Seat, frame: Frame) -> _Begun:
+        """Give a frame to the engine; an error of it waits until the frames before are done."""
+        begun = _Begun(seat, frame)
+        segmenter, when = seat.camera.segmenter, frame.timestamp_s
         try:
             with self.stages.busy("label", seat.camera.name, frame.frame_id) as call:
-                result = seat.camera.segmenter.segment(
-                    frame.frame_bgr, timestamp_s=frame.timestamp_s
-                )
-                call.parts_ms = result.latency_ms
+                if seat.camera.live:
+                    begun.result = segmenter.segment(frame.pixels, timestamp_s=when)
+                else:
+                    begun.pending = segmenter.submit(frame.pixels, timestamp_s=when)
+                    begun.result = begun.pending.result() if begun.pending.ready else None
+                if begun.result is None:
+                    call.counts = False
+                else:
+                    call.parts_ms = begun.result.latency_ms
+        except Exception as error:
+            begun.error = error
+        return begun
+
+    def _finish(self, begun: _Begun) -> Segmentation | None:
+        """Return the result of a frame, None for one that was lost."""
+        seat, frame = begun.seat, begun.frame
+        try:
+            result = self._result(begun)
         except Exception as error:
             if self._options.errors == "raise":
                 raise
             self._lose(seat, frame, error)
             return None
         self._failed = 0
-        self._turns.took(time.monotonic() - started)
+        now_s = time.monotonic()
+        # The time that it waited for the frame before is not the engine's.
+        self._turns.took(now_s - max(begun.begun_s, self._free_s))
+        self._free_s = now_s
+        return result
+
+    def _result(self, begun: _Begun) -> Segmentation:
+        if begun.error is not None:
+            raise begun.error
+        if begun.result is not None:
+            return begun.result
+        assert begun.pending is not None, "begun"
+        with self.stages.busy("label", begun.seat.camera.name, begun.frame.frame_id) as call:
+            result = begun.pending.result()
+            call.parts_ms = result.latency_ms
         return result
 
     def _lose(self, seat: Seat, frame: Frame, error: Exception) -> None:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dedos_deploy.runtime.flow.feed import FEED_JOIN_S, Feed
 from dedos_deploy.runtime.flow.feed_options import FeedOptions
@@ -21,6 +20,7 @@ from dedos_deploy.runtime.flow.stages import StageBoard
 from dedos_deploy.runtime.flow.statistics import Meter
 from dedos_deploy.runtime.flow.workers import JOIN_S, Patience, WhenFull
 from dedos_deploy.runtime.frame import Frame
+from dedos_deploy.runtime.pixels import HostPixels
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.sinks.contract import Sink
 from dedos_deploy.runtime.sources.contract import POLL_S, Source
@@ -35,12 +35,25 @@ TRY_AGAIN_S = 1.0
 """After so long without a frame that was in time, one is labelled to see how long the engine takes now."""
 
 
+class PendingResult(Protocol):
+    """A frame under way in the engine."""
+
+    @property
+    def ready(self) -> bool: ...
+
+    def result(self) -> Segmentation: ...
+
+
 class AnySegmenter(Protocol):
     """What a run labels frames with: a Segmenter, a view of one, or what stands in for it."""
 
     def segment(
-        self, frame_bgr: NDArray[np.uint8], *, timestamp_s: float | None = None
+        self, frame_bgr: HostPixels, *, timestamp_s: float | None = None
     ) -> Segmentation: ...
+
+    def submit(
+        self, frame_bgr: HostPixels, *, timestamp_s: float | None = None
+    ) -> PendingResult: ...
 
 
 @dataclass(frozen=True)
@@ -145,13 +158,13 @@ class Turns:
         with self._ready:
             self._ready.notify()
 
-    def next(self, seats: Sequence[Seat]) -> tuple[Seat, Frame] | None:
-        """Return the next camera and its frame, None when none came for a moment."""
+    def next(self, seats: Sequence[Seat], *, wait: bool = True) -> tuple[Seat, Frame] | None:
+        """Return the next camera and its frame, None when none is there; wait: for a moment."""
         for seat in seats:
             seat.feed.ask()
         with self._ready:
             waiting = [seat for seat in seats if seat.can_be_served]
-            if not waiting:
+            if not waiting and wait:
                 self._ready.wait(POLL_S)
                 waiting = [seat for seat in seats if seat.can_be_served]
         # Start-time fair queueing: a camera's clock runs on by one for every frame it is given, and

@@ -100,6 +100,13 @@ class Cuda(CudaCalls):
         """Return where the device sees mapped host memory."""
         return int(self._call(self._runtime.cudaHostGetDevicePointer(pointer, 0)))
 
+    def device_of(self, pointer: int) -> int | None:
+        """Return the index of the GPU on which an address lies, None for one that is on none."""
+        found = self._call(self._runtime.cudaPointerGetAttributes(pointer))
+        kinds = self._runtime.cudaMemoryType
+        on_device = found.type in (kinds.cudaMemoryTypeDevice, kinds.cudaMemoryTypeManaged)
+        return int(found.device) if on_device else None
+
     # Work
 
     def stream(self) -> Stream:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import math
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dedos_deploy.closing import Closing
-from dedos_deploy.errors import BadInputError
-from dedos_deploy.picture_sizes import MOST_PIXELS
-from dedos_deploy.runtime.gpu.cuda import Cuda, DeviceBuffer, Event, Kernels, Stream, close_all
+from dedos_deploy.runtime.gpu.cuda import Cuda, DeviceBuffer, Kernels, close_all
 from dedos_deploy.runtime.gpu.cuda_calls import DeviceLostError
-from dedos_deploy.runtime.gpu.frame_places import DeviceFrame, FramePlaces
+from dedos_deploy.runtime.gpu.device_engine import DeviceEngine
+from dedos_deploy.runtime.gpu.device_results import DeviceBlock, DeviceResultPool, OnDevice
+from dedos_deploy.runtime.gpu.foreign_frames import ForeignFrames
+from dedos_deploy.runtime.gpu.frame_marks import FrameMarks
+from dedos_deploy.runtime.gpu.frame_places import DeviceFrame, FramePlaces, check_size
+from dedos_deploy.runtime.gpu.resize_source import ResizeSource
 from dedos_deploy.runtime.gpu.result_pool import (
     MARK_BYTES,
     MOST_CELLS,
@@ -26,8 +27,9 @@ from dedos_deploy.runtime.gpu.result_pool import (
     ResultPool,
 )
 from dedos_deploy.runtime.labelling import Labelled, unusable_scores
+from dedos_deploy.runtime.pixels import ForeignFrame, Pixels
 from dedos_deploy.runtime.slots import SlotTable
-from dedos_deploy.spec import SLOT_BUCKETS, GraphSpec
+from dedos_deploy.spec import SLOT_BUCKETS
 
 BLOCK = (32, 8)
 LEADER_BYTES = 16
@@ -36,59 +38,32 @@ _THRESHOLD_BYTES = 4 * SLOT_BUCKETS[-1]
 """Of thresholds, before the class ids of slots, so that both go up in one copy."""
 
 
-class DeviceEngine(Protocol):
-    """What a frame is labelled with on the device: an engine whose buffers lie there."""
-
-    spec: GraphSpec
-    cuda: Cuda
-    stream: Stream
-    image: DeviceBuffer
-    scores: DeviceBuffer
-
-    text_of: object
-    """Owner of the text that is on the device, as `set_text` was told."""
-
-    def exclusive(self) -> AbstractContextManager[None]:
-        """Hold the engine for one frame."""
-        ...
-
-    def set_text(
-        self, text: NDArray[np.float32], valid: NDArray[np.float32], owner: object = None
-    ) -> int:
-        """Put text float32 [K, D] and valid float32 [K] on the device; return the padded K."""
-        ...
-
-    def enqueue(self) -> None:
-        """Put one run on the stream, from `image` to `scores`."""
-        ...
-
-
-class Pending:
+class DevicePending:
     """A frame under way on the device."""
 
     def __init__(self, labeller: DeviceLabeller, table: SlotTable, frame: DeviceFrame) -> None:
         self._labeller = labeller
-        wide = table.empty_label_map((0, 0)).dtype == np.uint16
-        self.layout = ResultLayout(frame.size_hw, len(table.names) + 1, wide)
+        self.layout = _layout(frame, table)
         self.frame = frame
         self.block: ResultBlock | None = None
         self.latency_ms: dict[str, float] = {}
+
+    @property
+    def ready(self) -> bool:
+        """Whether the device is known to be done with it."""
+        return bool(self.latency_ms)
 
     def result(self) -> Labelled:
         """Wait for it and return it; call it once. Raises EngineError."""
         return self._labeller.collect(self)
 
 
-class _Marks:
-    """Where the parts of one frame begin and end on the stream, and whose frame it is."""
+class _Marks(FrameMarks):
+    """Marks of one frame after the other, and whose frame is under way."""
 
     def __init__(self, cuda: Cuda) -> None:
-        self.started, self.resized, self.inferred, self.done = (cuda.event() for _ in range(4))
-        self.pending: Pending | None = None
-
-    @property
-    def events(self) -> tuple[Event, ...]:
-        return self.started, self.resized, self.inferred, self.done
+        super().__init__(cuda)
+        self.pending: DevicePending | None = None
 
     def settle(self) -> None:
         """Wait for the frame, if one is under way, and note its times."""
@@ -96,11 +71,7 @@ class _Marks:
         if pending is None:
             return
         self.done.synchronize()
-        pending.latency_ms = {
-            "pre": pending.frame.ms() + self.resized.ms_since(self.started),
-            "engine": self.inferred.ms_since(self.resized),
-            "post": self.done.ms_since(self.inferred),
-        }
+        pending.latency_ms = self.latency_ms(pending.frame.ms())
 
 
 class DeviceLabeller(Closing):
@@ -133,22 +104,48 @@ class DeviceLabeller(Closing):
         """Return one with the kernels of a fat binary. Raises EngineError."""
         return cls(engine, engine.cuda.kernels(kernels.read_bytes()))
 
-    def label(self, frame_bgr: NDArray[np.uint8], table: SlotTable) -> Labelled:
-        """Label a frame, uint8 [H, W, 3]; see Labeller.label."""
+    def label(self, pixels: Pixels, table: SlotTable) -> Labelled:
+        """Label a frame; see Labeller.label."""
         with self._engine.exclusive():
-            return self._collect(self._submit(frame_bgr, table))
+            return self._collect(self._submit(pixels, table))
 
-    def submit(self, frame_bgr: NDArray[np.uint8], table: SlotTable) -> Pending:
-        """Put a frame, uint8 [H, W, 3], on its way and return at once; its array is the caller's again.
+    def submit(self, pixels: Pixels, table: SlotTable) -> DevicePending:
+        """Put a frame on its way and return at once; its array on the host is the caller's again.
 
         A third one waits for the first. Raises as `label` does.
         """
         with self._engine.exclusive():
-            return self._submit(frame_bgr, table)
+            return self._submit(pixels, table)
 
-    def collect(self, pending: Pending) -> Labelled:
+    def label_on_device(self, pixels: Pixels, table: SlotTable, stream: int) -> OnDevice:
+        """Put a frame on its way; its result is ready in order on `stream`. Nothing is waited for."""
+        with self._engine.exclusive():
+            self._use(table)
+            frame = self._brought(pixels)
+            layout = _layout(frame, table)
+            block = self._lent.take(layout, self._engine.stream, stream)
+            memory = block.memory
+            self._infer(frame, memory.marks)
+            self._launch_labels(layout, table, memory.buffer.pointer, memory.buffer.pointer)
+            memory.marks.done.record(self._engine.stream)
+            memory.held = frame.held
+            block.ready_on(stream)
+            return OnDevice(block, self._fetch)
+
+    def _fetch(self, block: DeviceBlock, whole: bool) -> Labelled:
+        layout, marks = block.layout, block.memory.marks
+        with self._engine.exclusive():
+            self._pool.fit(layout.size_hw[0] * layout.size_hw[1])
+            there = self._pool.take()
+            self._fetches.wait(marks.done)
+            wanted = there.bytes[: layout.size if whole else layout.tally_bytes]
+            self._cuda.download(wanted, block.memory.buffer.pointer, self._fetches)
+            self._fetches.synchronize()
+            return self._labelled(layout, there, marks.latency_ms(0.0))
+
+    def collect(self, pending: DevicePending) -> Labelled:
         """Wait for a frame of `submit` and return its result."""
-        if pending.latency_ms:
+        if pending.ready:
             return self._collect(pending)
         with self._engine.exclusive():
             return self._collect(pending)
@@ -176,47 +173,62 @@ class DeviceLabeller(Closing):
 
     # One frame
 
-    def _submit(self, frame_bgr: NDArray[np.uint8], table: SlotTable) -> Pending:
-        height, width = frame_bgr.shape[:2]
-        if height * width > MOST_PIXELS:
-            raise BadInputError(
-                f"a frame of {height}x{width} has more than {MOST_PIXELS} pixels; make it smaller"
-            )
+    def _submit(self, pixels: Pixels, table: SlotTable) -> DevicePending:
         marks = self._marks[self._turn]
         marks.settle()
         self._turn = 1 - self._turn
-        self._fit(height * width)
         self._use(table)
-        return self._enqueue(self._frames.place(frame_bgr), table, marks)
+        frame = self._brought(pixels)
+        self._fit(frame.source.size_hw)
+        return self._enqueue(frame, table, marks)
 
-    def _enqueue(self, frame: DeviceFrame, table: SlotTable, marks: _Marks) -> Pending:
+    def _brought(self, pixels: Pixels) -> DeviceFrame:
+        """Return the frame where the device sees it."""
+        if isinstance(pixels, ForeignFrame):
+            frame = self._foreign.open(pixels)
+            check_size(frame.source.size_hw)
+            return frame
+        height, width = (pixels if isinstance(pixels, np.ndarray) else pixels.luma).shape[:2]
+        check_size((height, width))
+        self._frames.fit(height * width)
+        return self._frames.place(pixels)
+
+    def _enqueue(self, frame: DeviceFrame, table: SlotTable, marks: _Marks) -> DevicePending:
         """Put all work of a frame on the stream."""
-        pending, stream = Pending(self, table, frame), self._engine.stream
+        pending = DevicePending(self, table, frame)
         pending.block = block = self._pool.take()
-        marks.started.record(stream)
-        self._resize(frame)
-        frame.read.record(stream)
-        marks.resized.record(stream)
-        self._engine.enqueue()
-        marks.inferred.record(stream)
+        self._infer(frame, marks)
         self._label(pending.layout, table, block)
-        marks.done.record(stream)
+        marks.done.record(self._engine.stream)
         marks.pending = pending
         return pending
 
-    def _collect(self, pending: Pending) -> Labelled:
+    def _infer(self, frame: DeviceFrame, marks: FrameMarks) -> None:
+        """From a frame to its scores."""
+        stream = self._engine.stream
+        marks.started.record(stream)
+        self._resize(frame.source)
+        frame.was_read(stream)
+        marks.resized.record(stream)
+        self._engine.enqueue()
+        marks.inferred.record(stream)
+
+    def _collect(self, pending: DevicePending) -> Labelled:
         for marks in self._marks:
             if marks.pending is pending:
                 marks.settle()
         block, pending.block = pending.block, None
         assert block is not None, "collected once"
-        self._check_scores(pending.layout.broken(block.bytes))
-        label_map, confidence = pending.layout.maps_in(block.bytes)
+        return self._labelled(pending.layout, block, pending.latency_ms)
+
+    def _labelled(self, layout: ResultLayout, block: ResultBlock, ms: dict[str, float]) -> Labelled:
+        self._check_scores(layout.broken(block.bytes))
+        label_map, confidence = layout.maps_in(block.bytes)
         if not block.lends:
             self._copied += 1
             label_map, confidence = label_map.copy(), confidence.copy()
-        counts = pending.layout.counts_in(block.bytes)[:-1].astype(np.int64)
-        return Labelled(label_map, confidence, counts, pending.latency_ms)
+        counts = layout.counts_in(block.bytes)[:-1].astype(np.int64)
+        return Labelled(label_map, confidence, counts, ms)
 
     # Memory
 
@@ -234,7 +246,10 @@ class DeviceLabeller(Closing):
         self._marks = (_Marks(self._cuda), _Marks(self._cuda))
         self._resources += [event for marks in self._marks for event in marks.events]
         self._frames = FramePlaces(self._cuda, self._engine.stream)
-        self._resources.append(self._frames)
+        self._foreign = ForeignFrames(self._cuda, self._engine.stream)
+        self._fetches = self._cuda.stream()
+        self._lent = DeviceResultPool(self._cuda)
+        self._resources += [self._frames, self._foreign, self._fetches, self._lent]
         self._pool = ResultPool(self._cuda, mapped=self._mapped)
         self._resources.append(self._pool)
 
@@ -243,9 +258,9 @@ class DeviceLabeller(Closing):
         self._resources.append(buffer)
         return buffer
 
-    def _fit(self, pixels: int) -> None:
-        """Make room for frames of so many pixels."""
-        self._frames.fit(pixels)
+    def _fit(self, size_hw: tuple[int, int]) -> None:
+        """Make room for results of that size."""
+        pixels = size_hw[0] * size_hw[1]
         self._pool.fit(pixels)
         size = ResultLayout.room_for(pixels)
         if self._mapped or (self._landing is not None and self._landing.size >= size):
@@ -259,28 +274,27 @@ class DeviceLabeller(Closing):
     # What is put on the stream
 
     def _use(self, table: SlotTable) -> None:
-        """Upload a table unless it is the one of the last frame."""
+        """Upload a table unless it is the one of the last frame.
+
+        Its host side is free again when `set_text` has waited for the stream.
+        """
         if table is self._engine.text_of:
             return
         slots, stream = len(table.valid), self._engine.stream
-        # A frame under way may not have copied its own yet.
-        stream.synchronize()
         self._host_table[: 4 * slots].view(np.float32)[:] = table.thresholds
         ids = self._host_table[_THRESHOLD_BYTES : _THRESHOLD_BYTES + 2 * slots]
         ids.view(np.uint16)[:] = table.slot_ids
         self._cuda.upload(self._table.pointer, self._host_table, stream)
         self._engine.set_text(table.text, table.valid, owner=table)
 
-    def _resize(self, frame: DeviceFrame) -> None:
+    def _resize(self, source: ResizeSource) -> None:
         spec = self._engine.spec
         self._kernels.launch(
-            "dedos_resize",
+            source.kernel,
             _grid(spec.height, spec.width),
             BLOCK,
             [
-                (frame.pointer, ctypes.c_void_p),
-                (frame.size_hw[0], ctypes.c_int),
-                (frame.size_hw[1], ctypes.c_int),
+                *source.arguments,
                 (self._engine.image.pointer, ctypes.c_void_p),
                 (spec.height, ctypes.c_int),
                 (spec.width, ctypes.c_int),
@@ -345,6 +359,11 @@ class DeviceLabeller(Closing):
         raise unusable_scores(
             f"slot {slot} is not finite at row {cell // columns}, column {cell % columns}"
         )
+
+
+def _layout(frame: DeviceFrame, table: SlotTable) -> ResultLayout:
+    wide = table.empty_label_map((0, 0)).dtype == np.uint16
+    return ResultLayout(frame.source.size_hw, len(table.names) + 1, wide)
 
 
 def _grid(height: int, width: int, block: tuple[int, int] = BLOCK) -> tuple[int, int]:

@@ -11,18 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.closing import Closing
-from dedos_deploy.errors import EngineError
+from dedos_deploy.errors import BadInputError, EngineError
+from dedos_deploy.picture_sizes import MOST_PIXELS
 from dedos_deploy.runtime.gpu.cuda import Cuda, DeviceBuffer, Event, PinnedArray, Stream, close_all
+from dedos_deploy.runtime.gpu.resize_source import ResizeSource, bgr_source, nv12_source
+from dedos_deploy.runtime.pixels import HostPixels
 
 
 @dataclass(frozen=True, eq=False)
 class DeviceFrame:
-    """A frame, uint8 [H, W, 3], as kernels on one stream may read it."""
+    """A frame as kernels on one stream may read it."""
 
-    pointer: int
-    """Where the device sees its first pixel."""
-
-    size_hw: tuple[int, int]
+    source: ResizeSource
+    """Where the device sees its pixels."""
 
     read: Event
     """To be recorded behind the last kernel that reads it."""
@@ -32,6 +33,18 @@ class DeviceFrame:
 
     host_ms: float = 0.0
     """Milliseconds that the CPU took to bring it on its way."""
+
+    writers: tuple[Stream, ...] = ()
+    """Streams of others that may write to it again, once it was read."""
+
+    held: object = None
+    """Keeps its memory, None where that is ours."""
+
+    def was_read(self, reader: Stream) -> None:
+        """Note that its last kernel is on `reader`; its writers' next work waits for that."""
+        self.read.record(reader)
+        for writer in self.writers:
+            writer.wait(self.read)
 
     def ms(self) -> float:
         """Return the milliseconds from the caller's memory to the device's, once it was read."""
@@ -83,15 +96,15 @@ class FramePlaces(Closing):
         self._pixels = pixels
         return True
 
-    def place(self, frame_bgr: NDArray[np.uint8]) -> DeviceFrame:
-        """Bring a frame on its way, uint8 [H, W, 3], no larger than `fit` was told.
+    def place(self, pixels: HostPixels) -> DeviceFrame:
+        """Bring a frame on its way, no larger than `fit` was told; NV12 as it is.
 
         Its array is the caller's again at once; what `compute` does from now on waits for it.
         """
         place = self._places[self._turn]
         self._turn = 1 - self._turn
         try:
-            return place.fill(frame_bgr, self._uploads, self._compute)
+            return place.fill(pixels, self._uploads, self._compute)
         except BaseException:
             # Of a frame that failed nothing may still be read from the host when the next one comes.
             with suppress(EngineError):
@@ -123,25 +136,24 @@ class _Place(Closing):
             self._device = self._cuda.allocate(3 * pixels, "a frame")
         self._host = self._cuda.pinned((3 * pixels,), np.uint8, "a frame", mapped=mapped)
 
-    def fill(self, frame_bgr: NDArray[np.uint8], uploads: Stream, compute: Stream) -> DeviceFrame:
+    def fill(self, pixels: HostPixels, uploads: Stream, compute: Stream) -> DeviceFrame:
         assert self._host is not None, "allocated first"
         # Whoever reads the host's side, the copy or a kernel, must have done so.
         (self._read if self._device is None else self._uploaded).synchronize()
         started = time.perf_counter()
-        pinned = self._host.array[: frame_bgr.size].reshape(frame_bgr.shape)
-        np.copyto(pinned, frame_bgr)
+        parts = (pixels,) if isinstance(pixels, np.ndarray) else (pixels.luma, pixels.chroma)
+        size = _packed(parts, self._host.array)
         host_ms = 1e3 * (time.perf_counter() - started)
-        height, width = frame_bgr.shape[:2]
         if self._device is None:
-            pointer = self._host.device_pointer
-            return DeviceFrame(pointer, (height, width), self._read, None, host_ms)
+            source = _source(pixels, self._host.device_pointer)
+            return DeviceFrame(source, self._read, None, host_ms)
         uploads.wait(self._read)
         self._begun.record(uploads)
-        self._cuda.upload(self._device.pointer, pinned, uploads)
+        self._cuda.upload(self._device.pointer, self._host.array[:size], uploads)
         self._uploaded.record(uploads)
         compute.wait(self._uploaded)
-        copied = self._begun, self._uploaded
-        return DeviceFrame(self._device.pointer, (height, width), self._read, copied, host_ms)
+        source = _source(pixels, self._device.pointer)
+        return DeviceFrame(source, self._read, (self._begun, self._uploaded), host_ms)
 
     def release(self) -> None:
         """Give the memory back; events stay."""
@@ -151,3 +163,31 @@ class _Place(Closing):
 
     def close(self) -> None:
         self.release()
+
+
+def check_size(size_hw: tuple[int, int]) -> None:
+    """Raise BadInputError for a frame of too many pixels."""
+    height, width = size_hw
+    if height * width > MOST_PIXELS:
+        raise BadInputError(
+            f"a frame of {height}x{width} has more than {MOST_PIXELS} pixels; make it smaller"
+        )
+
+
+def _packed(parts: Sequence[NDArray[np.uint8]], into: NDArray[np.uint8]) -> int:
+    """Copy arrays behind each other without gaps and return their bytes."""
+    size = 0
+    for part in parts:
+        np.copyto(into[size : size + part.size].reshape(part.shape), part)
+        size += part.size
+    return size
+
+
+def _source(pixels: HostPixels, pointer: int) -> ResizeSource:
+    """Return the pixels as they lie packed at `pointer`."""
+    if isinstance(pixels, np.ndarray):
+        height, width = pixels.shape[:2]
+        return bgr_source(pointer, (height, width), (3 * width, 3, 1))
+    height, width = pixels.luma.shape
+    planes = pointer, pointer + height * width
+    return nv12_source(planes, (height, width), (width, width), pixels.matrix_number)

@@ -13,6 +13,7 @@ KERNELS = "frame_kernels.fatbin"
 
 KERNEL_NAMES = (
     "dedos_resize",
+    "dedos_resize_nv12",
     "dedos_leaders_f32",
     "dedos_leaders_f16",
     "dedos_rivals_f32",

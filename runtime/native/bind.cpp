@@ -13,9 +13,11 @@
 
 #include "arguments.h"
 #include "confusion.h"
+#include "dlpack.h"
 #include "label_map.h"
 #include "label_math.h"
 #include "majority.h"
+#include "nv12.h"
 
 namespace nb = nanobind;
 using nb::literals::operator""_a;
@@ -241,6 +243,51 @@ void majority(nb::handle given_ids, nb::handle given_out) {
   wide ? shrink<std::uint16_t>(ids, out) : shrink<std::uint8_t>(ids, out);
 }
 
+// A plane as cameras give it: rows in one piece each, which may be apart.
+void check_plane(const char* name, const Input& plane, std::size_t height, std::size_t width) {
+  if (plane.dtype() != nb::dtype<std::uint8_t>() || plane.ndim() != 2 || plane.shape(0) != height ||
+      plane.shape(1) != width) {
+    throw std::invalid_argument(
+        std::string(name) + " has dtype " + dedos::dtype_text(plane.dtype()) + " and shape " +
+        dedos::shape_text(plane) + ", but uint8 [" + std::to_string(height) + ", " +
+        std::to_string(width) + "] is needed");
+  }
+  if (plane.stride(1) != 1 && width > 1) {
+    throw std::invalid_argument(std::string(name) +
+                                " has pixels apart from each other; copy it with "
+                                "numpy.ascontiguousarray first");
+  }
+}
+
+void nv12_to_bgr(nb::handle given_luma, nb::handle given_chroma, nb::handle given_bgr,
+                 nb::handle given_matrix) {
+  const auto luma = dedos::array_from<Input>("luma", given_luma);
+  const auto chroma = dedos::array_from<Input>("chroma", given_chroma);
+  const auto bgr = dedos::array_from<Output>("bgr", given_bgr);
+  const std::int64_t matrix = dedos::integer_from("matrix", given_matrix);
+  dedos::check<std::uint8_t>("bgr", Input(bgr), 3);
+  const std::size_t height = bgr.shape(0), width = bgr.shape(1);
+  dedos::check_shape("bgr", Input(bgr), "a picture", 2, 3);
+  if (height % 2 != 0 || width % 2 != 0) {
+    throw std::invalid_argument("bgr has shape " + dedos::shape_text(Input(bgr)) +
+                                ", but NV12 has even sizes only");
+  }
+  check_plane("luma", luma, height, width);
+  check_plane("chroma", chroma, height / 2, width);
+  if (matrix < 0 || matrix >= dedos::kYuvMatrices) {
+    throw std::invalid_argument("matrix is " + std::to_string(matrix) + ", but 0 to 3 are known");
+  }
+  const dedos::Nv12Image image{static_cast<const std::uint8_t*>(luma.data()),
+                               static_cast<const std::uint8_t*>(chroma.data()),
+                               static_cast<std::int32_t>(height),
+                               static_cast<std::int32_t>(width),
+                               luma.stride(0),
+                               chroma.stride(0),
+                               dedos::yuv_matrix(static_cast<int>(matrix))};
+  const nb::gil_scoped_release release;
+  dedos::nv12_to_bgr(image, static_cast<std::uint8_t*>(bgr.data()));
+}
+
 }  // namespace
 
 NB_MODULE(_native, module) {
@@ -250,4 +297,7 @@ NB_MODULE(_native, module) {
   module.def("confusion", &confusion, "labels"_a.none(), "predictions"_a.none(), "matrix"_a.none(),
              "ignore"_a.none(), "unlabelled"_a.none());
   module.def("majority", &majority, "ids"_a.none(), "out"_a.none());
+  module.def("nv12_to_bgr", &nv12_to_bgr, "luma"_a.none(), "chroma"_a.none(), "bgr"_a.none(),
+             "matrix"_a.none());
+  dedos::bind_dlpack(module);
 }

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "label_pixel.h"
+#include "nv12_pixel.h"
 #include "resize_pixel.h"
 
 namespace {
@@ -22,6 +23,14 @@ __device__ __forceinline__ int row_of_thread() {
 
 __device__ __forceinline__ int column_of_thread() {
   return static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+}
+
+template <typename Source>
+__device__ void resize_pixels(const Source& source, std::uint8_t* out, int height, int width) {
+  const int x = column_of_thread(), y = row_of_thread();
+  if (x >= width || y >= height) return;
+  const std::size_t pixel = static_cast<std::size_t>(y) * width + x;
+  dedos::resize_at(source, y, x, height, width, out + pixel * dedos::kChannels);
 }
 
 template <typename T>
@@ -89,14 +98,19 @@ __device__ void label_pixels(const dedos::ScoreMap<T>& scores, const Leader* lea
 extern "C" {
 
 __global__ void __launch_bounds__(256)
-    dedos_resize(const std::uint8_t* source, int source_height, int source_width,
-                 std::uint8_t* out, int height, int width) {
-  const int x = column_of_thread(), y = row_of_thread();
-  if (x >= width || y >= height) return;
-  const std::size_t pitch = static_cast<std::size_t>(source_width) * dedos::kChannels;
-  const dedos::SourceImage image{source, source_height, source_width, pitch};
-  const std::size_t pixel = static_cast<std::size_t>(y) * width + x;
-  dedos::resize_at(image, y, x, height, width, out + pixel * dedos::kChannels);
+    dedos_resize(const std::uint8_t* blue, int source_height, int source_width, long long pitch,
+                 long long step, long long channel, std::uint8_t* out, int height, int width) {
+  resize_pixels(dedos::StridedImage{blue, source_height, source_width, pitch, step, channel}, out,
+                height, width);
+}
+
+__global__ void __launch_bounds__(256)
+    dedos_resize_nv12(const std::uint8_t* luma, const std::uint8_t* chroma, int source_height,
+                      int source_width, long long luma_pitch, long long chroma_pitch, int matrix,
+                      std::uint8_t* out, int height, int width) {
+  resize_pixels(dedos::Nv12Image{luma, chroma, source_height, source_width, luma_pitch,
+                                 chroma_pitch, dedos::yuv_matrix(matrix)},
+                out, height, width);
 }
 
 #define DEDOS_LEADERS(name, T)                                                                   \

@@ -1,7 +1,9 @@
-// Resizing a BGR image to the network size, one output pixel at a time: the mean over the area that
-// a pixel covers where the image shrinks along both axes, else bilinear. Both keep the edges of
-// source and output together, as OpenCV does; levels differ from OpenCV's by at most one, because
-// its bilinear weights have 11 bits.
+// Resizing an image to BGR of the network size, one output pixel at a time: the mean over the area
+// that a pixel covers where the image shrinks along both axes, else bilinear. Both keep the edges
+// of source and output together, as OpenCV does; levels differ from OpenCV's by at most one,
+// because its bilinear weights have 11 bits. A source is whatever gives the BGR levels of a pixel
+// by `bgr_at(row, column, level)`: an NV12 image is converted pixel by pixel on the way, so that
+// the result is that of converting it whole and then resizing it, to the bit.
 #pragma once
 
 #include <cmath>
@@ -15,12 +17,20 @@ namespace dedos {
 
 constexpr int kChannels = 3;
 
-// uint8 [height][width][3]; `pitch` bytes from row to row.
-struct SourceImage {
-  const std::uint8_t* values;
+// uint8 [height][width][3], blue first; bytes from row to row, from pixel to pixel and from blue to
+// green to red, each of which may be negative: RGB is BGR that begins at blue and counts back.
+struct StridedImage {
+  const std::uint8_t* blue;
   std::int32_t height;
   std::int32_t width;
-  std::size_t pitch;
+  std::int64_t pitch;
+  std::int64_t step;
+  std::int64_t channel;
+
+  DEDOS_HOST_DEVICE void bgr_at(std::int32_t row, std::int32_t column, std::uint8_t* level) const {
+    const std::uint8_t* pixel = blue + row * pitch + column * step;
+    for (int c = 0; c < kChannels; ++c) level[c] = pixel[c * channel];
+  }
 };
 
 // What an output coordinate covers along one axis: source pixels first .. last, the first and the
@@ -59,19 +69,21 @@ DEDOS_HOST_DEVICE inline std::uint8_t to_level(float value) {
   return static_cast<std::uint8_t>(static_cast<std::int32_t>(clipped + 0x1.8p23f - 0x1.8p23f));
 }
 
-DEDOS_HOST_DEVICE inline void area_at(const SourceImage& source, std::int32_t y, std::int32_t x,
+template <typename Source>
+DEDOS_HOST_DEVICE inline void area_at(const Source& source, std::int32_t y, std::int32_t x,
                                       std::int32_t height, std::int32_t width,
                                       std::uint8_t* level) {
   const Cover down = cover_at(y, source.height, height);
   const Cover across = cover_at(x, source.width, width);
   float sum[kChannels] = {0.0f, 0.0f, 0.0f};
   for (std::int32_t row = down.first; row <= down.last; ++row) {
-    const std::uint8_t* line = source.values + row * source.pitch;
     float part[kChannels] = {0.0f, 0.0f, 0.0f};
     for (std::int32_t column = across.first; column <= across.last; ++column) {
       const float weight = weight_in(across, column);
+      std::uint8_t pixel[kChannels];
+      source.bgr_at(row, column, pixel);
       for (int c = 0; c < kChannels; ++c) {
-        part[c] = std::fma(static_cast<float>(line[column * kChannels + c]), weight, part[c]);
+        part[c] = std::fma(static_cast<float>(pixel[c]), weight, part[c]);
       }
     }
     const float weight = weight_in(down, row);
@@ -82,7 +94,8 @@ DEDOS_HOST_DEVICE inline void area_at(const SourceImage& source, std::int32_t y,
   for (int c = 0; c < kChannels; ++c) level[c] = to_level(sum[c] / area);
 }
 
-DEDOS_HOST_DEVICE inline void bilinear_at(const SourceImage& source, std::int32_t y, std::int32_t x,
+template <typename Source>
+DEDOS_HOST_DEVICE inline void bilinear_at(const Source& source, std::int32_t y, std::int32_t x,
                                           std::int32_t height, std::int32_t width,
                                           std::uint8_t* level) {
   const Tap down =
@@ -91,20 +104,22 @@ DEDOS_HOST_DEVICE inline void bilinear_at(const SourceImage& source, std::int32_
       tap_at(x, static_cast<float>(source.width) / static_cast<float>(width), source.width);
   const std::int32_t below = down.index + 1 < source.height ? down.index + 1 : down.index;
   const std::int32_t right = across.index + 1 < source.width ? across.index + 1 : across.index;
-  const std::uint8_t* top = source.values + down.index * source.pitch;
-  const std::uint8_t* bottom = source.values + below * source.pitch;
+  std::uint8_t corner[4][kChannels];
+  source.bgr_at(down.index, across.index, corner[0]);
+  source.bgr_at(down.index, right, corner[1]);
+  source.bgr_at(below, across.index, corner[2]);
+  source.bgr_at(below, right, corner[3]);
   for (int c = 0; c < kChannels; ++c) {
-    const float upper =
-        blend(static_cast<float>(top[across.index * kChannels + c]),
-              static_cast<float>(top[right * kChannels + c]), across.weight0, across.weight1);
-    const float lower =
-        blend(static_cast<float>(bottom[across.index * kChannels + c]),
-              static_cast<float>(bottom[right * kChannels + c]), across.weight0, across.weight1);
+    const float upper = blend(static_cast<float>(corner[0][c]), static_cast<float>(corner[1][c]),
+                              across.weight0, across.weight1);
+    const float lower = blend(static_cast<float>(corner[2][c]), static_cast<float>(corner[3][c]),
+                              across.weight0, across.weight1);
     level[c] = to_level(blend(upper, lower, down.weight0, down.weight1));
   }
 }
 
-DEDOS_HOST_DEVICE inline void resize_at(const SourceImage& source, std::int32_t y, std::int32_t x,
+template <typename Source>
+DEDOS_HOST_DEVICE inline void resize_at(const Source& source, std::int32_t y, std::int32_t x,
                                         std::int32_t height, std::int32_t width,
                                         std::uint8_t* level) {
   if (height <= source.height && width <= source.width) {

@@ -6,6 +6,7 @@ import re
 from urllib.parse import parse_qsl
 
 from dedos_deploy.errors import SourceError, nearest
+from dedos_deploy.runtime.nv12 import Matrix
 from dedos_deploy.runtime.opencv import Capture, has_gstreamer, open_capture, opencv_remedy
 from dedos_deploy.runtime.sources.live import CaptureSource
 from dedos_deploy.runtime.uri import redact
@@ -19,11 +20,13 @@ CSI_DEFAULTS = {"size": "720x1280", "fps": "30"}
 def pipeline_of(uri: str) -> str:
     """Return the GStreamer pipeline of an address. Raises SourceError.
 
-    `gst:PIPELINE` may leave out its end: without an appsink one is added that keeps the newest BGR
-    frame. `csi:0?size=720x1280&fps=30` is the camera of a Jetson's ribbon connector.
+    `gst:PIPELINE` may leave out its end: without an appsink one is added that keeps the newest frame,
+    in NV12 where the pipeline ends with that (`video/x-raw,format=NV12`), else in BGR. `csi:0?size=720x1280&fps=30` is the camera of a Jetson's ribbon connector.
 
     >>> pipeline_of("gst:videotestsrc")
     'videotestsrc ! videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1 sync=false'
+    >>> pipeline_of("gst:v4l2src ! video/x-raw,format=NV12")
+    'v4l2src ! video/x-raw,format=NV12 ! appsink drop=true max-buffers=1 sync=false'
     """
     if uri.startswith(CSI):
         return _csi_pipeline(uri)
@@ -34,7 +37,22 @@ def pipeline_of(uri: str) -> str:
         )
     if re.search(r"\bappsink\b", text):
         return text
+    if nv12_of(text) is not None:
+        return f"{text} ! {APPSINK}"
     return f"{text} ! videoconvert ! video/x-raw,format=BGR ! {APPSINK}"
+
+
+def nv12_of(pipeline: str) -> Matrix | None:
+    """Return the matrix of the NV12 that a pipeline ends with, None where it ends with anything else.
+
+    >>> nv12_of("v4l2src ! video/x-raw,format=NV12"), nv12_of("videotestsrc ! appsink")
+    ('bt601', None)
+    """
+    caps = re.sub(r"!\s*appsink\b.*", "", pipeline).rpartition("!")[2].replace("(string)", "")
+    if not re.match(r"\s*video/x-raw\s*,.*\bformat\s*=\s*NV12\b", caps):
+        return None
+    # What OpenCV takes all NV12 for, unless the pipeline says more.
+    return "bt709" if re.search(r"\bcolorimetry\s*=\s*bt709\b", caps) else "bt601"
 
 
 def connect_gstreamer(uri: str) -> CaptureSource:
@@ -58,7 +76,7 @@ def connect_gstreamer(uri: str) -> CaptureSource:
             f"pipeline {shown!r} delivers no frame; try it with gst-launch-1.0, with fakesink in place "
             "of the appsink"
         )
-    return CaptureSource(shown, connect, capture=capture)
+    return CaptureSource(shown, connect, capture=capture, nv12=nv12_of(pipeline))
 
 
 def _csi_pipeline(uri: str) -> str:
@@ -79,6 +97,6 @@ def _csi_pipeline(uri: str) -> str:
         )
     return (
         f"nvarguscamerasrc sensor-id={match[1]} ! video/x-raw(memory:NVMM),width={size[2]},"
-        f"height={size[1]},framerate={settings['fps']}/1 ! nvvidconv ! video/x-raw,format=BGRx ! "
-        f"videoconvert ! video/x-raw,format=BGR ! {APPSINK}"
+        f"height={size[1]},framerate={settings['fps']}/1 ! nvvidconv ! video/x-raw,format=NV12 ! "
+        f"{APPSINK}"
     )

@@ -15,6 +15,7 @@ from dedos_deploy.errors import SourceError, nearest
 from dedos_deploy.runtime.flow.feed import Feed
 from dedos_deploy.runtime.flow.feed_options import FeedOptions, Reconnect
 from dedos_deploy.runtime.frame import Frame
+from dedos_deploy.runtime.nv12 import Matrix, Nv12Frame
 from dedos_deploy.runtime.opencv import (
     Capture,
     ffmpeg_options,
@@ -22,6 +23,7 @@ from dedos_deploy.runtime.opencv import (
     property_of,
     quiet_opencv,
 )
+from dedos_deploy.runtime.pixels import HostPixels
 from dedos_deploy.runtime.sources.contract import SUPERSEDED, Outcome, Source
 from dedos_deploy.runtime.sources.interlaced import read_right, warning_of
 from dedos_deploy.runtime.sources.stream_probe import why_not
@@ -84,16 +86,18 @@ class CaptureSource(Source):
         capture: Capture,
         read_timeout_s: float = READ_TIMEOUT_S,
         in_bursts: bool = False,
+        nv12: Matrix | None = None,
     ) -> None:
         """source_id: address without credentials; connect: opens the same again; capture: open;
         read_timeout_s: how long one of its reads may block; in_bursts: seconds of pictures come at
-        once, and each is given when it is due by their own clock."""
+        once, and each is given when it is due by their own clock; nv12: matrix of what the capture
+        gives in NV12, None for BGR."""
         import cv2
 
         self.source_id = source_id
         self.fps = property_of(capture, cv2.CAP_PROP_FPS)
         self.connect, self.capture, self.read_timeout_s = connect, capture, read_timeout_s
-        self.in_bursts = in_bursts
+        self.in_bursts, self.nv12 = in_bursts, nv12
         self._count = 0
         self._pace = Pace()
         self._early: Frame | None = None
@@ -121,7 +125,11 @@ class CaptureSource(Source):
             self._pace.take(self.capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3, now_s)
         frame_id = self.first_id + self._count
         self._count += 1
-        return Frame(frame_bgr, frame_id, now_s, self.source_id, f"{frame_id:06d}")
+        pixels: HostPixels = frame_bgr
+        # OpenCV gives NV12 in one channel, and what it converted to BGR itself in three.
+        if self.nv12 is not None and frame_bgr.ndim == 2:
+            pixels = Nv12Frame.from_rows(frame_bgr, matrix=self.nv12)
+        return Frame(pixels, frame_id, now_s, self.source_id, f"{frame_id:06d}")
 
     def close(self) -> None:
         self.capture.release()
@@ -145,16 +153,17 @@ class LiveSource(Source):
         reconnect: Reconnect,
         read_timeout_s: float = READ_TIMEOUT_S,
         in_bursts: bool = False,
+        nv12: Matrix | None = None,
     ) -> None:
         """Read `capture`, which is open, and replace it by `open_again()` when it fails.
 
         source_id: address without credentials; read_timeout_s: how long a read of the capture may
-        block, which bounds `close`; in_bursts: as of CaptureSource.
+        block, which bounds `close`; in_bursts, nv12: as of CaptureSource.
         """
         self.source_id = source_id
         self._open_again = open_again
         self._read_timeout_s = read_timeout_s
-        self._in_bursts = in_bursts
+        self._in_bursts, self._nv12 = in_bursts, nv12
         first = [self._source_of(capture)]
         self.fps = first[0].fps
         self._feed = Feed(
@@ -183,7 +192,11 @@ class LiveSource(Source):
 
     def _source_of(self, capture: Capture) -> CaptureSource:
         return CaptureSource(
-            self.source_id, self._open_again, capture=capture, in_bursts=self._in_bursts
+            self.source_id,
+            self._open_again,
+            capture=capture,
+            in_bursts=self._in_bursts,
+            nv12=self._nv12,
         )
 
     def _reopened(self) -> Source:
@@ -207,6 +220,7 @@ def kept_newest(source: Source, reconnect: Reconnect) -> Source:
         reconnect=reconnect,
         read_timeout_s=source.read_timeout_s,
         in_bursts=source.in_bursts,
+        nv12=source.nv12,
     )
 
 

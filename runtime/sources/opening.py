@@ -47,6 +47,7 @@ def open_source(uri: str, *, reconnect: Reconnect | None = None) -> Source:
     | `drive.mp4` | video file | every frame |
     | `frame.jpg`, `folder`, `folder/*.png` | images in natural order | every frame |
     | `rtsp://…`, `rtsp+udp://…`, `http://…` | stream; a video file at such an address is read as a file | live |
+    | `rtsp://…?decode=gpu`, `?decode=gpu&codec=h265` | stream decoded by the GPU, if GStreamer and OpenCV can | live |
     | `gst:PIPELINE`, `csi:0?size=720x1280&fps=30` | GStreamer, if OpenCV has it | live |
     | `drive.mcap`, `drive.bag`, a ROS 2 bag's folder, `?topic=/image&rate=1` | recording | every; live with rate |
     | `scene:street`, `scene:hall?frames=50&size=240x320&seed=3` | drawn by this package | every |
@@ -81,9 +82,10 @@ def connect(uri: str) -> Source:
         mode = parse_camera_mode(uri, query) if query else None
         return connect_camera(int(match[1]) if match[1] else match[3], mode=mode)
     if network_scheme(uri):
+        from dedos_deploy.runtime.sources.gpu_decoding import connect_decoded, wants_gpu
         from dedos_deploy.runtime.sources.live import connect_network
 
-        return connect_network(uri)
+        return connect_decoded(uri) if wants_gpu(uri) else connect_network(uri)
     if uri.startswith(_GST):
         from dedos_deploy.runtime.sources.gstreamer import connect_gstreamer
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dedos_deploy.errors import SourceError
 from dedos_deploy.runtime.frame import Frame
+from dedos_deploy.runtime.labelling import Done
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.sinks.contract import Sink
 from dedos_deploy.runtime.sources.contract import Outcome, Source
@@ -72,6 +73,11 @@ class SleepyLabeller:
     ) -> None:
         self.seconds, self.fails = seconds, fails
         self.calls = 0
+
+    def submit(
+        self, frame_bgr: NDArray[np.uint8], *, timestamp_s: float | None = None
+    ) -> Done[Segmentation]:
+        return Done(self.segment(frame_bgr, timestamp_s=timestamp_s))
 
     def segment(
         self, frame_bgr: NDArray[np.uint8], *, timestamp_s: float | None = None

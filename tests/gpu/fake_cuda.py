@@ -62,6 +62,9 @@ class Kind(enum.IntEnum):
 
 OK = Status.cudaSuccess
 POISON = 0xCD
+DEFAULT_STREAMS = (1, 2)
+"""Those of the process and of the thread, which need no creation."""
+
 MAPPED = 2**52
 """Between the addresses of mapped memory for the host and for the device."""
 
@@ -85,9 +88,11 @@ class FakeStream:
 class FakeCuda:
     """`runtime` and `driver` to hand to Cuda; counters and faults for the tests.
 
-    memory: bytes of the device; devices: how many there are; integrated: it shares the CPU's memory.
-    faults: name of a call to the status that it gives next time, or to what it raises; live: blocks
-    that were not freed, by kind; calls: how often each was made; sleepers: events that do not spin.
+    memory: bytes of the device; devices: how many there are; integrated: it shares the CPU's memory;
+    elsewhere: addresses of blocks on GPU 1; durations: ticks of the clock that a kernel, `engine`,
+    `upload` or `download` takes. faults: name of a call to the status that it gives next time, or to
+    what it raises; live: blocks that were not freed, by kind; calls: how often each was made;
+    sleepers: events that do not spin.
     """
 
     def __init__(
@@ -108,7 +113,8 @@ class FakeCuda:
         self.faults: dict[str, Any] = {}
         self.calls: Counter[str] = Counter()
         self.blocks: dict[int, tuple[str, Any, int]] = {}
-        self.streams: dict[int, FakeStream] = {}
+        self.streams = {handle: FakeStream(handle) for handle in DEFAULT_STREAMS}
+        self.elsewhere: set[int] = set()
         self.events: dict[int, int | None] = {}
         self.sleepers: set[int] = set()
         self.marks: dict[int, Mark] = {}
@@ -116,6 +122,7 @@ class FakeCuda:
         self.graphs: dict[int, list[Work]] = {}
         self.modules: set[int] = set()
         self.sticky = OK
+        self.durations: Counter[str] = Counter()
         self.ready = threading.local()
         self._next = 1000
         self._clock = 0
@@ -129,7 +136,7 @@ class FakeCuda:
         """What is still there, by kind."""
         kinds = Counter(kind for kind, _, _ in self.blocks.values())
         rest = {
-            "stream": len(self.streams),
+            "stream": len(self.streams) - len(DEFAULT_STREAMS),
             "event": len(self.events),
             "graph": len(self.graphs),
             "module": len(self.modules),
@@ -204,6 +211,10 @@ class FakeCuda:
         self._clock += 1
         return self._clock
 
+    def spend(self, what: str) -> None:
+        """Let the device's clock run on by what `durations` say of it."""
+        self._clock += self.durations[what]
+
     def capturing(self) -> bool:
         return any(stream.captured is not None for stream in self.streams.values())
 
@@ -235,6 +246,7 @@ class _Runtime:
 
     cudaError_t = Status
     cudaMemcpyKind = Kind
+    cudaMemoryType = SimpleNamespace(cudaMemoryTypeDevice=2, cudaMemoryTypeManaged=3)
     cudaStreamNonBlocking = 1
     cudaEventDefault = 0
     cudaEventBlockingSync = 1
@@ -330,6 +342,14 @@ class _Runtime:
         self._fake.mapped.pop(address + MAPPED, None)
         return (OK,) if self._fake.release(address, "pinned") else (Status.cudaErrorInvalidValue,)
 
+    def cudaPointerGetAttributes(self, address: int) -> Any:
+        fake = self._fake
+        for start, (kind, _, size) in fake.blocks.items():
+            if start <= address < start + size:
+                there = {"device": 2, "pinned": 1}[kind]
+                return OK, SimpleNamespace(type=there, device=int(start in fake.elsewhere))
+        return OK, SimpleNamespace(type=0, device=0)
+
     def cudaStreamCreateWithFlags(self, flags: int) -> Any:
         assert flags == self.cudaStreamNonBlocking
         handle = self._fake.new_handle()
@@ -361,6 +381,7 @@ class _Runtime:
             there = fake.must_view(device, size)
             here = fake.must_view(host, size, "pinned")
             target, origin = (there, here) if up else (here, there)
+            fake.spend("upload" if up else "download")
             target[:] = origin
 
         return (OK,) if fake.queue(stream, copy) else (_HANDLE,)
@@ -454,8 +475,9 @@ class _Runtime:
         fake.marks[event] = mark = Mark(known)
 
         def pass_it() -> None:
-            fake.events[event] = fake.tick()
             mark.passed = True
+            if event in fake.events:  # one may be destroyed before it is passed
+                fake.events[event] = fake.tick()
 
         fake.queue(stream, pass_it)
         return (OK,)
@@ -474,9 +496,13 @@ class _Runtime:
 
 _HANDLE = Status.cudaErrorInvalidResourceHandle
 
-_POINTER, _INT = ctypes.c_void_p, ctypes.c_int
+_POINTER, _INT, _LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong
 _SIGNATURES = {
-    "dedos_resize": (_POINTER, _INT, _INT, _POINTER, _INT, _INT),
+    "dedos_resize": (_POINTER, _INT, _INT, _LONG, _LONG, _LONG, _POINTER, _INT, _INT),
+    "dedos_resize_nv12": (
+        *(_POINTER, _POINTER, _INT, _INT, _LONG, _LONG, _INT),
+        *(_POINTER, _INT, _INT),
+    ),
     **{
         f"dedos_leaders_{kind}": (_POINTER, _INT, _INT, _INT, _POINTER, _POINTER)
         for kind in ("f32", "f16")
@@ -561,8 +587,11 @@ class _Driver:
 
     def _run(self, name: str, values: tuple[int, ...], threads: tuple[int, int]) -> None:
         assert self._fake.host is not None, "this test needs the compiled functions"
+        self._fake.spend(name)
         if name == "dedos_resize":
             self._resize(values, threads)
+        elif name == "dedos_resize_nv12":
+            self._resize_nv12(values, threads)
         elif name.startswith("dedos_leaders"):
             self._leaders(name, values, threads)
         elif name.startswith("dedos_rivals"):
@@ -571,12 +600,34 @@ class _Driver:
             self._labels(name, values, threads)
 
     def _resize(self, values: tuple[int, ...], threads: tuple[int, int]) -> None:
-        view, host = self._fake.must_view, self._fake.host
-        source, height, width, out, out_height, out_width = values
+        host = self._fake.host
+        blue, height, width, pitch, step, channel, out, out_height, out_width = values
         assert host is not None and threads[0] >= out_width and threads[1] >= out_height
-        frame = view(source, 3 * height * width).reshape(height, width, 3)
-        resized = host.resize(np.ascontiguousarray(frame), (out_height, out_width))
-        view(out, resized.size)[:] = resized.reshape(-1)
+        frame = self._strided(blue, (height, width, 3), (pitch, step, channel))
+        self._write(out, host.resize(frame, (out_height, out_width)))
+
+    def _resize_nv12(self, values: tuple[int, ...], threads: tuple[int, int]) -> None:
+        host = self._fake.host
+        luma, chroma, height, width, luma_pitch, chroma_pitch, matrix = values[:7]
+        out, out_height, out_width = values[7:]
+        assert host is not None and threads[0] >= out_width and threads[1] >= out_height
+        planes = (
+            self._strided(luma, (height, width), (luma_pitch, 1)),
+            self._strided(chroma, (height // 2, width), (chroma_pitch, 1)),
+        )
+        self._write(out, host.resize_nv12(*planes, (out_height, out_width), matrix=matrix))
+
+    def _strided(
+        self, address: int, shape: tuple[int, ...], strides: tuple[int, ...]
+    ) -> np.ndarray[Any, Any]:
+        """Return a view of which every byte lies in one live block."""
+        ends = [step * (size - 1) for size, step in zip(shape, strides, strict=True)]
+        first, last = sum(min(0, end) for end in ends), sum(max(0, end) for end in ends)
+        block = self._fake.must_view(address + first, last - first + 1)
+        return np.ndarray(shape, np.uint8, block, -first, strides)
+
+    def _write(self, address: int, values: np.ndarray[Any, Any]) -> None:
+        self._fake.must_view(address, values.size)[:] = values.reshape(-1)
 
     def _scores(self, name: str, values: tuple[int, ...]) -> np.ndarray[Any, Any]:
         dtype = np.dtype(np.float16 if "f16" in name else np.float32)

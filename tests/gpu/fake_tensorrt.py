@@ -295,6 +295,7 @@ class FakeContext(Fallible):
 
     def _compute(self, addresses: dict[str, int], slots: int) -> None:
         spec, view = self.engine.spec, self.cuda.must_view
+        self.cuda.spend("engine")
         arrays = {}
         for tensor in spec.inputs:
             shape = tuple(slots if dim == "K" else int(dim) for dim in tensor.shape)

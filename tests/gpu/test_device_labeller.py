@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from fake_tensorrt import reference_scores
 from gpu_engines import SPEC, Opened
 from numpy.typing import NDArray
 from pixel_host import PixelHost
+from runtime_fakes import SyntheticSource
 
 from dedos_deploy.errors import BadInputError, EngineError
+from dedos_deploy.runtime import Frame
+from dedos_deploy.runtime.flow import Pipeline
 from dedos_deploy.runtime.gpu import result_pool
 from dedos_deploy.runtime.gpu.cuda import Cuda
 from dedos_deploy.runtime.gpu.cuda_calls import DeviceLostError
@@ -252,16 +256,19 @@ def test_a_frame_that_is_too_large(opened: Opened, kernels: Any) -> None:
     labeller.close()
 
 
-def test_segmenter_uses_the_device(
-    opened: Opened, fake: FakeCuda, host: PixelHost, kernels_here: Path
-) -> None:
+def _segmenter(opened: Opened) -> Segmenter:
     rows = np.eye(SPEC.text_width, dtype=np.float32)
     words = {word: rows[index] for index, word in enumerate(("blue", "green", "red", "car"))}
 
     def encode(asked: Any, **_: object) -> NDArray[np.float32]:
         return np.stack([words[word] for word in asked])
 
-    segmenter = Segmenter(opened(), encode, classes="blue,green", thresholds=Thresholds({}, 0.0))
+    return Segmenter(opened(), encode, classes="blue,green", thresholds=Thresholds({}, 0.0))
+
+
+@pytest.mark.usefixtures("kernels_here")
+def test_segmenter_uses_the_device(opened: Opened, fake: FakeCuda) -> None:
+    segmenter = _segmenter(opened)
     frame = np.zeros((50, 60, 3), np.uint8)
     frame[:, :30, 0] = 255
     frame[:, 30:, 2] = 200
@@ -271,6 +278,7 @@ def test_segmenter_uses_the_device(
     second = segmenter.segment(frame)
     assert second.label_map[25, 55] == 2 and second.label_map[25, 5] == 0
     assert second.vocabulary_version == 2
+    assert opened.engines[0].facts()["results_copied"] == 0
     segmenter.close()
     # Results belong to their receiver, whatever became of what made them.
     assert fake.live == {"pinned": 2}
@@ -432,7 +440,7 @@ def test_an_integrated_gpu_reads_and_writes_the_host_s_memory(host: PixelHost) -
 def test_two_frames_under_way(either: Opened, host: PixelHost) -> None:
     labeller = _labeller(either)
     frames = [_frame(60, 80, seed) for seed in range(7)]
-    tables = [_table(4), _table(4), _table(30, 3), _table(200, 5, 300), *[_table(4)] * 3]
+    tables = [_table(4), _table(30, 3), _table(4, 2), _table(200, 5, 300), *[_table(4)] * 3]
     wanted = [_expected(host, *pair, SPEC) for pair in zip(frames, tables, strict=True)]
     pending = [labeller.submit(*pair) for pair in zip(frames, tables, strict=True)]
     for frame in frames:
@@ -483,3 +491,47 @@ def test_a_result_that_goes_leaves_the_thread_its_gpu(host: PixelHost) -> None:
     fake.runtime.cudaSetDevice(1)
     del found
     assert fake.live == {} and fake.runtime.cudaGetDevice()[1] == 1
+
+
+class _Frames(SyntheticSource):
+    """Frames of noise."""
+
+    def read(self, timeout_s: float) -> Any:
+        frame = super().read(timeout_s)
+        return (
+            replace(frame, pixels=_frame(60, 80, frame.frame_id))
+            if isinstance(frame, Frame)
+            else frame
+        )
+
+
+@pytest.mark.usefixtures("kernels_here")
+def test_a_recording_gets_the_same_results_with_two_frames_under_way(either: Opened) -> None:
+    segmenter = _segmenter(either)
+    found: list[Any] = []
+    Pipeline(_Frames(12), segmenter, on_result=lambda _, result: found.append(result)).run()
+    assert len(found) == 12
+    for number, result in enumerate(found):
+        wanted = segmenter.segment(_frame(60, 80, number))
+        np.testing.assert_array_equal(result.label_map, wanted.label_map)
+        np.testing.assert_array_equal(result.confidence, wanted.confidence)
+        np.testing.assert_array_equal(result.counts, wanted.counts)
+    assert len({result.label_map.tobytes() for result in found}) > 1
+    segmenter.close()
+    del result, wanted
+    found.clear()
+    assert either.fake.live == {}
+
+
+def test_every_frame_tells_its_own_times(either: Opened) -> None:
+    labeller, fake, table = _labeller(either), either.fake, _table(4)
+    durations = {"upload": 500, "dedos_resize": 200, "engine": 4000, "dedos_labels_f32_u8": 300}
+    fake.durations.update({**durations, "download": 100})
+    labeller.label(_frame(60, 80), table)
+    pending = [labeller.submit(_frame(60, 80, seed), table) for seed in range(2)]
+    pre = 200 if fake.integrated else 700
+    for latency in (each.result().latency_ms for each in pending):
+        # A few ticks for the events, and what the CPU's part took by its own clock.
+        assert pre <= latency["pre"] < pre + 1000
+        assert 4000 <= latency["engine"] < 4020 and 400 <= latency["post"] < 420
+    labeller.close()

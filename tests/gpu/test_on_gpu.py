@@ -15,12 +15,14 @@ from tiny_bundle import stripes, write_tiny_bundle
 
 from dedos_deploy.bundle import Bundle
 from dedos_deploy.errors import EngineError
-from dedos_deploy.runtime import EngineOptions, Segmenter, open_engine
+from dedos_deploy.runtime import EngineOptions, Nv12Frame, Segmenter, open_engine
+from dedos_deploy.runtime.frame import resize_frame
 from dedos_deploy.runtime.gpu.cuda import Cuda
 from dedos_deploy.runtime.gpu.device_labeller import DeviceLabeller
 from dedos_deploy.runtime.gpu.flavours import FLAVOURS
 from dedos_deploy.runtime.gpu.kernels_file import kernels_file
 from dedos_deploy.runtime.labelling import HostLabeller
+from dedos_deploy.runtime.pixels import check_pixels
 
 pytestmark = pytest.mark.gpu
 
@@ -76,6 +78,53 @@ def test_resized_frames_equal_the_cpu_s(cuda: Cuda, host: PixelHost, size: tuple
     cuda.download(back.array, engine.image.pointer, engine.stream)
     engine.stream.synchronize()
     np.testing.assert_array_equal(back.array, host.resize(frame, (144, 192)))
+    back.close()
+    labeller.close()
+    engine.close()
+
+
+@pytest.mark.parametrize("kind", ["bgr", "rgb", "planar", "nv12"])
+@pytest.mark.parametrize("names", [12, 300])
+def test_torch_gives_and_takes_on_its_own_stream(cuda: Cuda, kind: str, names: int) -> None:
+    """Frames written by kernels that are not done yet, and results read without a wait."""
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("this torch has no CUDA")
+    rng = np.random.default_rng(0)
+    planes = [cv2.resize(rng.random((9, 12), np.float32), (48, 36)) for _ in range(40)]
+    engine = ScoresEngine(cuda, np.stack(planes), (144, 192))
+    labeller, table = DeviceLabeller.open(engine, _need_kernels()), some_table(40, names)
+    frame = rng.integers(0, 256, (480, 640, 3), np.uint8)
+    rows = rng.integers(0, 256, (720, 640), np.uint8)
+    pixels: Any = Nv12Frame.from_rows(rows) if kind == "nv12" else frame
+    wanted = HostLabeller(engine.spec, engine.infer, threads=2).label(pixels, table)
+    stream, busy = torch.cuda.Stream(), torch.zeros((4096, 4096), device="cuda")
+    with torch.cuda.stream(stream):
+        for _ in range(20):
+            busy = busy @ busy  # so that what follows is late
+        if kind == "nv12":
+            there = torch.from_numpy(rows).cuda()
+            given: Any = Nv12Frame(there[:480], there[480:].view(240, 320, 2))
+        else:
+            there = torch.from_numpy(frame[:, :, ::-1].copy() if kind == "rgb" else frame).cuda()
+            planar = there.permute(2, 0, 1).contiguous().permute(1, 2, 0)
+            given = planar if kind == "planar" else there
+        foreign = check_pixels(given, "rgb" if kind == "rgb" else "bgr", stream.cuda_stream)
+        result = labeller.label_on_device(foreign, table, stream.cuda_stream)
+        there.fill_(7)
+        ids, sure = torch.from_dlpack(result.label_map), torch.from_dlpack(result.confidence)
+        found = ids.to(torch.int32).cpu().numpy(), sure.cpu().numpy()
+    np.testing.assert_array_equal(found[0], wanted.label_map)
+    np.testing.assert_array_equal(found[1], wanted.confidence)
+    np.testing.assert_array_equal(result.tally()[0], wanted.counts)
+    back = cuda.pinned((144, 192, 3), np.uint8, "an image")
+    cuda.download(back.array, engine.image.pointer, engine.stream)
+    engine.stream.synchronize()
+    bgr = pixels.frame_bgr if kind == "nv12" else frame
+    small = np.empty((144, 192, 3), np.uint8)
+    resize_frame(bgr, small)
+    assert np.abs(back.array.astype(int) - small).max() <= 1
+    del ids, sure, result
     back.close()
     labeller.close()
     engine.close()

@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "label_pixel.h"
+#include "nv12_pixel.h"
 #include "resize_pixel.h"
 
 namespace {
@@ -50,15 +51,32 @@ DEDOS_LABEL(label_f32_u16, float, std::uint16_t)
 DEDOS_LABEL(label_f16_u8, dedos::Half, std::uint8_t)
 DEDOS_LABEL(label_f16_u16, dedos::Half, std::uint16_t)
 
-extern "C" void resize(const std::uint8_t* source, int source_height, int source_width,
-                       std::uint8_t* out, int height, int width) {
-  const dedos::SourceImage image{source, source_height, source_width,
-                                 static_cast<std::size_t>(source_width) * 3};
+namespace {
+
+template <typename Source>
+void resize_whole(const Source& source, std::uint8_t* out, int height, int width) {
   for (int y = 0; y < height; ++y) {
     for (int x = 0; x < width; ++x) {
-      dedos::resize_at(image, y, x, height, width, out + (y * width + x) * 3);
+      dedos::resize_at(source, y, x, height, width, out + (y * width + x) * 3);
     }
   }
+}
+
+}  // namespace
+
+extern "C" void resize(const std::uint8_t* blue, int source_height, int source_width,
+                       long long pitch, long long step, long long channel, std::uint8_t* out,
+                       int height, int width) {
+  resize_whole(dedos::StridedImage{blue, source_height, source_width, pitch, step, channel}, out,
+               height, width);
+}
+
+extern "C" void resize_nv12(const std::uint8_t* luma, const std::uint8_t* chroma, int source_height,
+                            int source_width, long long luma_pitch, long long chroma_pitch,
+                            int matrix, std::uint8_t* out, int height, int width) {
+  resize_whole(dedos::Nv12Image{luma, chroma, source_height, source_width, luma_pitch, chroma_pitch,
+                                dedos::yuv_matrix(matrix)},
+               out, height, width);
 }
 
 extern "C" void halves_to_floats(const std::uint16_t* bits, float* out, int count) {

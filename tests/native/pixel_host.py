@@ -65,15 +65,17 @@ class PixelHost:
         leaders = np.zeros(scores.shape[1] * scores.shape[2] * LEADER_BYTES, np.uint8)
         self.rivals = np.full((*scores.shape[1:], RIVALS_BYTES), 77, np.uint8)
         kind = "f16" if scores.dtype == np.float16 else "f32"
+        # By name: a pointer keeps nothing alive, and other threads allocate during the call.
+        score_shape, out_hw = np.array(scores.shape, np.int32), np.array(size_hw, np.int32)
         function = getattr(self._library, f"label_{kind}_{'u16' if wide else 'u8'}")
         broken = function(
             _at(scores),
-            _at(np.array(scores.shape, np.int32)),
+            _at(score_shape),
             _at(thresholds),
             _at(slot_ids),
             _at(ids),
             _at(confidence),
-            _at(np.array(size_hw, np.int32)),
+            _at(out_hw),
             _at(counts),
             ctypes.c_int(cells),
             _at(leaders),
@@ -82,9 +84,29 @@ class PixelHost:
         return ids, confidence, counts, broken
 
     def resize(self, frame: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
+        """Resize a BGR image of any strides."""
         out = np.zeros((*size_hw, 3), np.uint8)
         sizes = [ctypes.c_int(value) for value in (*frame.shape[:2], *size_hw)]
-        self._library.resize(_at(frame), *sizes[:2], _at(out), *sizes[2:])
+        strides = [ctypes.c_longlong(value) for value in frame.strides]
+        blue = ctypes.c_void_p(frame.ctypes.data)
+        self._library.resize(blue, *sizes[:2], *strides, _at(out), *sizes[2:])
+        return out
+
+    def resize_nv12(
+        self,
+        luma: NDArray[np.uint8],
+        chroma: NDArray[np.uint8],
+        size_hw: tuple[int, int],
+        *,
+        matrix: int,
+    ) -> NDArray[np.uint8]:
+        """Resize an NV12 image whose rows may be apart."""
+        out = np.zeros((*size_hw, 3), np.uint8)
+        sizes = [ctypes.c_int(value) for value in (*luma.shape, *size_hw)]
+        planes = [ctypes.c_void_p(plane.ctypes.data) for plane in (luma, chroma)]
+        pitches = [ctypes.c_longlong(plane.strides[0]) for plane in (luma, chroma)]
+        which = ctypes.c_int(matrix)
+        self._library.resize_nv12(*planes, *sizes[:2], *pitches, which, _at(out), *sizes[2:])
         return out
 
     def floats(self, halves: NDArray[np.uint16]) -> NDArray[np.float32]:

@@ -16,6 +16,7 @@ from dedos_deploy.runtime.gpu.kernels_file import KERNEL_NAMES, kernels_in
 SOURCE = Path(__file__).parents[2] / "runtime" / "native" / "frame_kernels.cu"
 KERNELS = {
     "dedos_resize",
+    "dedos_resize_nv12",
     "dedos_leaders_f32",
     "dedos_leaders_f16",
     "dedos_rivals_f32",

@@ -11,7 +11,7 @@ import pytest
 
 HERE = Path(__file__).parent
 NATIVE = Path(__file__).parents[2] / "runtime" / "native"
-CORE = ("confusion.cpp", "label_loops.cpp", "label_map.cpp", "majority.cpp")
+CORE = ("confusion.cpp", "label_loops.cpp", "label_map.cpp", "majority.cpp", "nv12.cpp")
 # Those of CMakeLists.txt.
 FLAGS = [
     "-std=c++17",
@@ -78,7 +78,7 @@ def test_the_module_links_for_aarch64(tmp_path: Path) -> None:
             "-fvisibility=hidden",
             "-fno-strict-aliasing",
             *(f"-I{path}" for path in headers),
-            str(NATIVE / "bind.cpp"),
+            *(str(NATIVE / name) for name in ("bind.cpp", "dlpack.cpp")),
             *(str(NATIVE / name) for name in CORE),
             str(bind.parent / "src/nb_combined.cpp"),
             "-o",

@@ -105,12 +105,8 @@ def run(
 
 
 def test_the_module_s_tests_find_no_fault(module: Installed, tmp_path: Path) -> None:
-    files = (
-        "native/test_label_map.py",
-        "native/test_confusion_native.py",
-        "native/test_majority.py",
-        "attack/test_native.py",
-    )
+    names = ("label_map", "confusion_native", "majority", "nv12", "dlpack")
+    files = (*(f"native/test_{name}.py" for name in names), "attack/test_native.py")
     done = run(
         module,
         tmp_path,

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.runtime import Engine, Frame, Outcome, Segmentation, Sink, Source
+from dedos_deploy.runtime.labelling import Done
 from dedos_deploy.spec import GraphSpec
 
 HW = (4, 6)
@@ -67,6 +68,11 @@ class FakeLabeller:
         self._seconds, self._on_frame = seconds, on_frame
         self.labelled = 0
         self.threads: set[int] = set()
+
+    def submit(
+        self, frame_bgr: NDArray[np.uint8], *, timestamp_s: float | None = None
+    ) -> Done[Segmentation]:
+        return Done(self.segment(frame_bgr, timestamp_s=timestamp_s))
 
     def segment(
         self, frame_bgr: NDArray[np.uint8], *, timestamp_s: float | None = None

@@ -58,6 +58,23 @@ def test_an_orin_nano(tmp_path: Path) -> None:
     assert "GStreamer" in topics["nvdec"].found
 
 
+def test_decoders_of_the_gpu_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dedos_deploy.runtime import opencv
+    from dedos_deploy.runtime.sources import gpu_decoding
+
+    def finding() -> Finding:
+        (found,) = doctor._gpu_decoding(Machine())
+        return found
+
+    monkeypatch.setattr(opencv, "has_gstreamer", lambda: True)
+    monkeypatch.setattr(gpu_decoding, "has_element", lambda name: name == "nvh265dec")
+    assert finding() == Finding("decode=gpu", "ok", "h265 by nvh265dec")
+    monkeypatch.setattr(opencv, "has_gstreamer", lambda: False)
+    assert finding().verdict == "note" and "OpenCV has no GStreamer" in finding().found
+    monkeypatch.setattr(gpu_decoding, "has_element", lambda name: False)
+    assert finding().verdict == "note" and "plugin nvcodec" in finding().advice
+
+
 def test_an_old_jetpack_is_bad(tmp_path: Path) -> None:
     machine = _jetson(tmp_path, revision="R35 (release), REVISION: 5.0", model="Jetson AGX Orin")
     topics = _by_topic(examine(machine))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes.util
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,20 +13,37 @@ import pytest
 from test_live_sources import FakeCapture
 
 from dedos_deploy.errors import SourceError
-from dedos_deploy.runtime import open_source
+from dedos_deploy.runtime import Nv12Frame, open_source
 from dedos_deploy.runtime.flow import Reconnect
 from dedos_deploy.runtime.opencv import quiet_opencv
+from dedos_deploy.runtime.sources import gpu_decoding
 from dedos_deploy.runtime.sources import gstreamer as gst_source
-from dedos_deploy.runtime.sources.gstreamer import APPSINK, pipeline_of
+from dedos_deploy.runtime.sources.gpu_decoding import decoding_pipeline, gpu_decoders, has_element
+from dedos_deploy.runtime.sources.gstreamer import APPSINK, nv12_of, pipeline_of
 from dedos_deploy.runtime.uri import redact
 
 SYSTEM_PYTHON = "/usr/bin/python3"
 READ_ONE = """
 from dedos_deploy.runtime import open_source
-with open_source("gst:videotestsrc is-live=true ! video/x-raw,width=64,height=48") as source:
-    frame_bgr = next(iter(source)).frame_bgr
-    print(frame_bgr.shape, frame_bgr.dtype)
+start = "gst:videotestsrc is-live=true ! video/x-raw,width=64,height=48"
+for address in (start, start + ",format=NV12"):
+    with open_source(address) as source:
+        frame = next(iter(source))
+        print(type(frame.pixels).__name__, frame.frame_bgr.shape, frame.frame_bgr.dtype)
+        # The first bars are grey and yellow.
+        print(*frame.frame_bgr[10, 4] // 4, *frame.frame_bgr[10, 13] // 4)
 """
+
+
+ROWS = np.random.default_rng(0).integers(0, 256, (75, 66), np.uint8)
+
+
+class Nv12Capture(FakeCapture):
+    """Gives NV12 as OpenCV does: chroma below luma."""
+
+    def read(self) -> tuple[bool, Any]:
+        delivered = super().read()[0]
+        return delivered, ROWS if delivered else None
 
 
 @pytest.fixture
@@ -35,10 +53,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, int]]:
 
     def open_capture(address: Any, *, backend: int = 0, settings: Any = ()) -> FakeCapture:
         seen.append((address, backend))
-        return FakeCapture(0 if "broken" in address else 50, opened=True)
+        kind = Nv12Capture if gst_source.nv12_of(address) else FakeCapture
+        return kind(0 if "broken" in address else 50, opened=True)
 
-    monkeypatch.setattr(gst_source, "has_gstreamer", lambda: True)
-    monkeypatch.setattr(gst_source, "open_capture", open_capture)
+    for module in (gst_source, gpu_decoding):
+        monkeypatch.setattr(module, "has_gstreamer", lambda: True)
+        monkeypatch.setattr(module, "open_capture", open_capture)
     return seen
 
 
@@ -52,6 +72,45 @@ def test_a_pipeline_gets_an_end_that_keeps_the_newest_frame(asked: list[tuple[An
         )
     ]
     assert source.live and frame.frame_bgr.dtype == np.uint8
+
+
+def test_a_pipeline_that_ends_with_nv12_is_not_converted(asked: list[tuple[Any, int]]) -> None:
+    ends = {
+        "video/x-raw,format=NV12": "bt601",
+        "video/x-raw, width=66, format=(string)NV12, colorimetry=bt709": "bt709",
+    }
+    for end, matrix in ends.items():
+        with open_source(f"gst:v4l2src ! {end}", reconnect=Reconnect(attempts=0)) as source:
+            frame = next(iter(source))
+        assert asked[-1] == (f"v4l2src ! {end} ! {APPSINK}", cv2.CAP_GSTREAMER)
+        assert isinstance(frame.pixels, Nv12Frame) and frame.pixels.matrix == matrix
+        assert repr(frame).endswith("50x66)")
+        np.testing.assert_array_equal(
+            np.concatenate([frame.pixels.luma, frame.pixels.chroma]), ROWS
+        )
+        if matrix == "bt601":
+            wanted = cv2.cvtColor(ROWS, cv2.COLOR_YUV2BGR_NV12)
+            np.testing.assert_array_equal(frame.frame_bgr, wanted)
+
+
+def test_frames_of_a_ribbon_camera_stay_nv12(asked: list[tuple[Any, int]]) -> None:
+    with open_source("csi:0", reconnect=Reconnect(attempts=0)) as source:
+        assert isinstance(next(iter(source)).pixels, Nv12Frame)
+    assert "videoconvert" not in asked[0][0]
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "appsink name=mine",
+        "video/x-raw,format=BGR",
+        "video/x-raw(memory:NVMM),format=NV12",
+        "video/x-raw,format=NV12 ! nvvidconv",
+        "x name=format=NV12",
+    ],
+)
+def test_a_pipeline_that_ends_otherwise_gives_bgr(end: str) -> None:
+    assert nv12_of(f"videotestsrc ! {end}") is None
 
 
 def test_a_pipeline_with_an_end_of_its_own_stays_as_it_is() -> None:
@@ -108,7 +167,89 @@ def test_with_gstreamer_frames_come() -> None:
             f"needs an OpenCV with GStreamer for {SYSTEM_PYTHON}: apt install python3-opencv"
         )
     done = _by_system_python(READ_ONE)
-    assert done.stdout.strip() == "(48, 64, 3) uint8", done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[::2] == ["ndarray (48, 64, 3) uint8", "Nv12Frame (48, 64, 3) uint8"], done.stderr
+    bars = np.array([line.split() for line in lines[1::2]], int)
+    assert np.abs(bars[0] - bars[1]).max() <= 1 and np.ptp(bars[0][:3]) <= 1, bars
+    assert bars[0][3] < 10 < 40 < bars[0][4], bars
+
+
+ON_JETSON = {"h264": "nvv4l2decoder", "h265": "nvv4l2decoder"}
+
+
+@pytest.mark.parametrize(
+    ("uri", "decoders", "wanted"),
+    [
+        (
+            "rtsp://guard:pass@gate:8554/live?decode=gpu",
+            {"h264": "nvh264dec"},
+            'rtspsrc location="rtsp://guard:pass@gate:8554/live" protocols=tcp latency=100 ! '
+            "rtph264depay ! h264parse ! nvh264dec ! video/x-raw,format=NV12 ! ",
+        ),
+        (
+            'rtsp+udp://gate/a"b?channel=1&decode=gpu&subtype=0&codec=h265',
+            ON_JETSON,
+            'rtspsrc location="rtsp://gate/a%22b?channel=1&subtype=0" protocols=udp latency=100 ! '
+            "rtph265depay ! h265parse ! nvv4l2decoder ! nvvidconv ! video/x-raw,format=NV12 ! ",
+        ),
+    ],
+)
+def test_a_stream_is_decoded_on_the_gpu(
+    asked: list[tuple[Any, int]],
+    monkeypatch: pytest.MonkeyPatch,
+    uri: str,
+    decoders: dict[str, str],
+    wanted: str,
+) -> None:
+    monkeypatch.setattr(gpu_decoding, "gpu_decoders", lambda: decoders)
+    with open_source(uri, reconnect=Reconnect(attempts=0)) as source:
+        assert isinstance(next(iter(source)).pixels, Nv12Frame)
+        assert source.source_id == redact(uri) and "pass" not in source.source_id
+    assert asked == [(wanted + APPSINK, cv2.CAP_GSTREAMER)]
+
+
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ("decode=cpu", r"decode cannot be 'cpu'.*; write rtsp://…\?decode=gpu"),
+        ("decode=gpu&codec=h266", "codec cannot be 'h266', did you mean 'h26"),
+        (
+            "decode=gpu&codec=h265",
+            "none of nvv4l2decoder, nvh265dec here; install its plugin nvcodec",
+        ),
+    ],
+)
+def test_what_the_gpu_cannot_decode_is_said(query: str, says: str) -> None:
+    with pytest.raises(SourceError, match=says) as caught:
+        decoding_pipeline(f"rtsp://guard:hunter2@gate/live?{query}", {"h264": "nvh264dec"})
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_stream_that_does_not_come_says_how_to_do_without(
+    asked: list[tuple[Any, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_decoding, "gpu_decoders", lambda: ON_JETSON)
+    with pytest.raises(SourceError, match="nothing listens on port 1 .*without decode=gpu the CPU"):
+        open_source("rtsp://guard:hunter2@127.0.0.1:1/broken?decode=gpu")
+    monkeypatch.setattr(gpu_decoding, "has_gstreamer", lambda: False)
+    with pytest.raises(SourceError, match="needs an OpenCV with GStreamer.*leave decode=gpu out"):
+        open_source("rtsp://127.0.0.1:1/live?decode=gpu")
+
+
+def test_gstreamer_is_asked_for_its_elements() -> None:
+    if ctypes.util.find_library("gstreamer-1.0") is None:
+        pytest.skip("needs GStreamer: apt install python3-opencv")
+    assert has_element("identity") and not has_element("nosuchelement")
+
+
+def test_jetson_s_decoder_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"nvv4l2decoder", "nvh265dec"}
+    monkeypatch.setattr(gpu_decoding, "has_element", there.__contains__)
+    assert gpu_decoders() == ON_JETSON
+    there.remove("nvv4l2decoder")
+    assert gpu_decoders() == {"h265": "nvh265dec"}
+    there.clear()
+    assert gpu_decoders() == {}
 
 
 def _by_system_python(program: str) -> subprocess.CompletedProcess[str]:

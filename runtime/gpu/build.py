@@ -42,6 +42,9 @@ class BuildOptions:
     timing_cache: bytes = b""
     """What an earlier build has measured, b"" for nothing."""
 
+    described: bool = False
+    """Also keep what the library says of each kernel; the engine carries it, too."""
+
 
 @dataclass(frozen=True, eq=False)
 class BuiltEngine:
@@ -52,6 +55,9 @@ class BuiltEngine:
 
     timing_cache: bytes
     """To hand to the next build, b"" without one."""
+
+    kernels: tuple[str, ...] = ()
+    """A line of the library about each kernel of each profile, where that was asked for."""
 
 
 def build_engine(
@@ -94,8 +100,11 @@ def label(flavour: Flavour) -> str:
     return "TensorRT for RTX" if flavour.portable else "TensorRT"
 
 
-def new_logger(trt: ModuleType, messages: list[str]) -> Any:
-    """Return a logger that appends the library's errors to `messages` and prints nothing."""
+def new_logger(trt: ModuleType, messages: list[str], kernels: list[str] | None = None) -> Any:
+    """Return a logger that prints nothing and appends the library's errors to `messages`.
+
+    kernels: gets the lines about kernels that a described build lists at its end.
+    """
 
     class Logger(trt.ILogger):  # type: ignore[name-defined, misc]
         def __init__(self) -> None:
@@ -104,6 +113,8 @@ def new_logger(trt: ModuleType, messages: list[str]) -> Any:
         def log(self, severity: Any, message: str) -> None:
             if severity <= trt.ILogger.ERROR:
                 messages.append(" ".join(message.split()))
+            elif kernels is not None and message.startswith("Layers:"):
+                kernels.extend(line for line in message.splitlines() if line.startswith("Name: "))
 
     return Logger()
 
@@ -123,6 +134,7 @@ class _Build:
         self._flavour = flavour
         self._options = options
         self._messages: list[str] = []
+        self._kernels: list[str] | None = [] if options.described else None
         self._interrupt: BaseException | None = None
         self._on_progress = on_progress
         self._profile = 0
@@ -130,7 +142,7 @@ class _Build:
     def run(self, model: Path, spec: GraphSpec, capabilities: list[Any]) -> BuiltEngine:
         trt = self._trt
         named = f"{label(self._flavour)} {trt.__version__}"
-        logger = new_logger(trt, self._messages)
+        logger = new_logger(trt, self._messages, self._kernels)
         builder: vendor.Builder = trt.Builder(logger)
         network = builder.create_network(network_flags(trt))
         parser: vendor.OnnxParser = trt.OnnxParser(network, logger)
@@ -151,7 +163,7 @@ class _Build:
             raise EngineError(f"{named} cannot build the graph: {reason(self._messages)}")
         content = bytes(engine)
         self._check_weights(content, model, named)
-        return BuiltEngine(content, self._measured(config))
+        return BuiltEngine(content, self._measured(config), tuple(self._kernels or ()))
 
     def _configure(
         self,
@@ -164,6 +176,8 @@ class _Build:
         if capabilities:
             set_capabilities(trt, config, capabilities)
         prepare_for_capture(trt, config)
+        if options.described:
+            config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
         if options.workspace is not None:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
         if options.low_memory:

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx
-
 from dedos_deploy.bundle import BundleWriter, Manifest
 from dedos_deploy.calib.frames import sample_frames
 from dedos_deploy.calib.options import Int8Options
@@ -19,22 +17,19 @@ from dedos_deploy.calib.sensitivity_plot import sensitivity_png, sensitivity_tab
 from dedos_deploy.errors import SinkError
 from dedos_deploy.evaluation.data import EvaluationData
 from dedos_deploy.export.bundle_text import BundleText, bundle_text, set_null_words
-from dedos_deploy.export.fuse_attention import fuse_attention
-from dedos_deploy.export.graph import check_ops, image_graph, save_graph
+from dedos_deploy.export.graph import check_ops, save_graph
 from dedos_deploy.export.int8 import FloatGraphs, Int8Graph, calibration_of, int8_graph
 from dedos_deploy.export.int8_labels import label_measure, open_labels
 from dedos_deploy.export.manifest import BASE_VOCABULARY, manifest_of
 from dedos_deploy.export.options import ExportOptions
 from dedos_deploy.export.parity import ParityReport, check_parity, measure_parity, parity_cases
 from dedos_deploy.export.parity_frames import packed_frames
-from dedos_deploy.export.precision import PrecisionReport, check_precision
 from dedos_deploy.export.report import ExportReport
 from dedos_deploy.export.rtx import EngineFile, build_rtx_engine, require_rtx
 from dedos_deploy.export.storage import Matrices, store_small
+from dedos_deploy.export.target_graph import TargetGraph, score_dtype, target_graph
 from dedos_deploy.export.weights import TrainedModel, WeightsSource
 from dedos_deploy.files import sha256_of_file
-from dedos_deploy.model import FrozenDedos, freeze
-from dedos_deploy.model.blocks import Arithmetic
 from dedos_deploy.pictures import Picture
 from dedos_deploy.progress import QUIET, Progress, Stages
 from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
@@ -46,19 +41,6 @@ CALIBRATION = "calibration.json"
 
 SCENE_FRAMES = "embedded scenes"
 SCENE_HW = (480, 640)
-
-
-@dataclass(frozen=True, eq=False)
-class _Graph:
-    """The frozen module and its graph."""
-
-    frozen: FrozenDedos
-    model: onnx.ModelProto
-    kind: Precision
-    """Precision of the graph."""
-    precision: PrecisionReport
-    fused: int
-    """Number of attention blocks rewritten."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +147,7 @@ class _Export:
         self,
         trained: TrainedModel,
         spec: GraphSpec,
-        graph: _Graph,
+        graph: TargetGraph,
         text: BundleText,
         frames: tuple[list[Picture], str],
     ) -> tuple[tuple[Path, ...], ParityReport]:
@@ -197,7 +179,9 @@ class _Export:
         config = trained.model.config
         trained_hw: tuple[int, int] = tuple(trained.record.get("size_hw", config.size_hw))
         height, width = config.check_size(self.options.size_hw or trained_hw)
-        return GraphSpec(height, width, config.clip.text_width, self.options.batch)
+        options = self.options
+        kind = score_dtype(trained.model, options.precision, options.target)
+        return GraphSpec(height, width, config.clip.text_width, options.batch, kind)
 
     def _frames(self) -> tuple[list[Picture], str]:
         count, source = self.options.frame_count, self.options.frames
@@ -218,37 +202,27 @@ class _Export:
             self._warn(warning)
         return _Calibration(options, frames, labels)
 
-    def _image_graph(self, trained: TrainedModel, spec: GraphSpec) -> _Graph:
+    def _image_graph(self, trained: TrainedModel, spec: GraphSpec) -> TargetGraph:
         """Return the graph as asked for, or the FP32 one that INT8 is made of."""
-        precision = self.options.precision
-        return self._graph(trained, spec, "fp32" if precision == "int8" else precision)
-
-    def _graph(self, trained: TrainedModel, spec: GraphSpec, kind: Arithmetic) -> _Graph:
-        target = self.options.target
-        frozen = freeze(
-            trained.model,
-            size_hw=(spec.height, spec.width),
-            precision=kind,
-            deformable="gather" if target in ("rtx", "trt") else "grid_sample",
-        )
-        model = image_graph(frozen, spec)
-        fused = fuse_attention(model) if target == "cpu" else 0
-        check_ops(model, target)
-        return _Graph(frozen, model, kind, check_precision(model, kind), fused)
+        precision, target = self.options.precision, self.options.target
+        kind = "fp32" if precision == "int8" else precision
+        return target_graph(trained.model, spec, kind, target)
 
     def _int8(
         self,
         trained: TrainedModel,
         spec: GraphSpec,
-        graph: _Graph,
+        graph: TargetGraph,
         text: BundleText,
         calibration: _Calibration,
         progress: Progress,
-    ) -> tuple[_Graph, Int8Graph]:
+    ) -> tuple[TargetGraph, Int8Graph]:
         """Return the graph to deploy, INT8 or what the verdict leaves, and what was found out."""
         gc.collect()  # Sessions and traced programs hold the weights again, in reference cycles.
         target = self.options.target
-        typed = graph if target == "cpu" else self._graph(trained, spec, "fp16")
+        typed = graph
+        if target != "cpu":
+            typed = target_graph(trained.model, spec, "fp16", target)
         graphs = FloatGraphs(graph.frozen, graph.model, typed.model, spec, target, self.folder)
         labels = calibration.labels
         found = int8_graph(
@@ -265,9 +239,9 @@ class _Export:
             self._warn(f"{verdict}; the bundle is {typed.kind.upper()}")
             return typed, found
         check_ops(found.model, target)
-        return _Graph(typed.frozen, found.model, "int8", typed.precision, typed.fused), found
+        return TargetGraph(typed.frozen, found.model, "int8", typed.precision, typed.fused), found
 
-    def _saved(self, graph: _Graph) -> tuple[Path, ...]:
+    def _saved(self, graph: TargetGraph) -> tuple[Path, ...]:
         judged = self.options.int8 is not None and self.options.target == "cpu"
         if self.options.storage == "half" or judged:
             store_small(graph.model)

@@ -49,8 +49,10 @@ class Constant(nn.Module):
 class QuickGelu(nn.Module):
     """x * sigmoid(1.702 x), the activation OpenAI's CLIP weights were trained with."""
 
+    FACTOR = 1.702
+
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(1.702 * x)
+        return x * torch.sigmoid(self.FACTOR * x)
 
 
 class Gelu(nn.Module):

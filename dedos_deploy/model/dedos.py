@@ -69,6 +69,9 @@ class Dedos(nn.Module):
     BGR, text float32 [K, D] unit rows, valid float32 [K]; scores [B, K, H // 4, W // 4] in [0, 1].
     """
 
+    half_scores = True
+    """Frozen in fp16, the scores are computed in float16."""
+
     def __init__(self, config: ModelConfig, parts: Parts) -> None:
         """Put `parts` together as `config`, from which `build_model` made them, says."""
         super().__init__()

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from dedos_deploy.model.blocks import Arithmetic, Constant
+from dedos_deploy.model.blocks import Arithmetic, Constant, QuickGelu, TransformerBlock
 from dedos_deploy.model.clip_trunk import ClipTrunk, PatchEmbedding, PositionEmbedding
 from dedos_deploy.model.dedos import Dedos
 from dedos_deploy.model.detail_branch import ConvUnit
 from dedos_deploy.model.heads import DenseClip
 from dedos_deploy.model.msdeform import DeformableAttention, Sampling
 from dedos_deploy.model.peers import Peer, San
+from dedos_deploy.model.peers.cat_seg import ValueBlock
 from dedos_deploy.model.peers.san import SideAdapter
 from dedos_deploy.model.refinement import Refinement
 from dedos_deploy.peer_configs import SIDE_PATCH
@@ -48,7 +49,7 @@ def freeze(
 
     Folded exactly (in float64, rounded once): preprocessing and BGR order into the patch
     embedding, the proxy bank and its MLP into the refinement, BatchNorm into convolutions, the
-    position embedding at this grid. The text tower is dropped. `precision="fp16"` makes the
+    factor of QuickGELU into the products around it, the position embedding at this grid. The text tower is dropped. `precision="fp16"` makes the
     weights of Linear and convolution layers half; see Note [Precision islands] in `blocks.py`.
 
     Raises BadInputError when `size_hw` does not fit the patches, or the windows of a dense CLIP.
@@ -78,6 +79,25 @@ def _fold(model: AnyModel, size_hw: tuple[int, int]) -> None:
         conv, norm = unit[0], unit[1]
         assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
         unit[0], unit[1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
+    for module in model.modules():
+        if isinstance(module, TransformerBlock | ValueBlock) and isinstance(module.act, QuickGelu):
+            _fold_quick_gelu(module)
+
+
+def _fold_quick_gelu(block: TransformerBlock | ValueBlock) -> None:
+    """Write x σ(1.702 x) as y σ(y) / 1.702 of y = 1.702 x, with the factors in the weights around it.
+
+    TensorRT computes y σ(y) in the product that makes y, and the other form in a kernel of its own. In
+    float16 x may reach 38000, a hundred times what CLIP's does.
+    """
+    with torch.no_grad():
+        for tensor, factor in (
+            (block.fc.weight, QuickGelu.FACTOR),
+            (block.fc.bias, QuickGelu.FACTOR),
+            (block.proj.weight, 1 / QuickGelu.FACTOR),
+        ):
+            tensor.copy_(tensor.double() * factor)
+    block.act = nn.SiLU()
 
 
 def _fold_vit(part: ClipTrunk | SideAdapter, seen_hw: tuple[int, int], patch: int) -> None:

@@ -1,8 +1,14 @@
 """Multi-scale deformable attention encoder (Deformable DETR; Mask2Former's pixel decoder).
 
 Sampling exists in two forms that agree to float rounding: `grid_sample`, for training and ONNX
-Runtime, and `gather`, four corner look-ups with bilinear weights, for TensorRT, which silently
-miscompiles deformable attention built on GridSample (NVIDIA/TensorRT issue 4813).
+Runtime, and `gather`, corner look-ups with bilinear weights, for TensorRT, which silently miscompiles
+deformable attention built on GridSample (NVIDIA/TensorRT issue 4813).
+
+Note [Sampling in half]
+In an fp16 graph the corners are multiplied and added in float16. That is safe for any values that are
+finite in float16: a point's four bilinear weights lie in [0, 1] and sum to at most 1, the shares of all
+points are a softmax, so each sum, also a partial one, is at most the largest value in size. Coordinates
+and weights are float32 until they are multiplied: half cannot address a 160-wide map to a sub-pixel.
 """
 
 from __future__ import annotations
@@ -18,42 +24,73 @@ from dedos_deploy.model.blocks import (
     LayerNorm,
     map_from_tokens,
     sine_position,
-    softmax,
     tokens_from_map,
 )
 
 Sampling = Literal["grid_sample", "gather"]
 
+Sizes = list[tuple[int, int]]
+"""Height and width of each level, in cells."""
 
-def sample_grid(value: Tensor, points: Tensor) -> Tensor:
-    """Bilinear samples of value [M, d, h, w] at points [M, L, P, 2] (x, y in [0, 1]): [M, d, L, P].
 
-    Outside the map the value is zero; pixel centres lie at (i + 0.5) / size.
+def sample_grid(value: Tensor, points: Tensor, share: Tensor, sizes: Sizes) -> Tensor:
+    """Return what all points of each token see, weighted by their share, [B, L, heads, d].
+
+    value: [B, N, heads, d], the cells of every level, one level after another; points: float32
+    [B, L, heads, levels, P, 2], (x, y) in cells of the level, 0 at the centre of the first; share:
+    float32 [B, L, heads, levels, P]. Bilinear between cells; zero outside the level.
     """
-    grid = 2 * points - 1
-    return F.grid_sample(value, grid.to(value.dtype), mode="bilinear", align_corners=False)
+    batch, _, heads, depth = value.shape
+    length, count = points.shape[1], points.shape[4]
+    levels = torch.split(value, [height * width for height, width in sizes], dim=1)
+    # Points before tokens: a sum over the last axis of four takes ONNX Runtime a tenth longer.
+    points, share = points.permute(0, 2, 3, 4, 1, 5), share.permute(0, 2, 3, 4, 1)
+    mixed = None
+    for index, (part, (height, width)) in enumerate(zip(levels, sizes, strict=True)):
+        part = part.permute(0, 2, 3, 1).reshape(batch * heads, depth, height, width)
+        size = torch.tensor([width, height], dtype=points.dtype, device=points.device)
+        grid = (2 * points[:, :, index] + 1) / size - 1
+        grid = grid.reshape(batch * heads, count, length, 2).to(part.dtype)
+        seen = F.grid_sample(part, grid, mode="bilinear", align_corners=False)
+        weight = share[:, :, index].reshape(batch * heads, 1, count, length)
+        term = (seen * weight.to(part.dtype)).sum(2)  # [B * heads, d, L]
+        mixed = term if mixed is None else mixed + term
+    assert mixed is not None
+    return mixed.reshape(batch, heads, depth, length).permute(0, 3, 1, 2)
 
 
-def sample_gather(value: Tensor, points: Tensor) -> Tensor:
-    """The same as `sample_grid`, written as four row look-ups and bilinear weights."""
-    maps, depth, height, width = value.shape
-    rows = value.flatten(2).transpose(1, 2).reshape(maps * height * width, depth)
-    # Coordinates stay float32: half cannot address a 160-wide map to a sub-pixel.
-    x = points[..., 0].float() * width - 0.5
-    y = points[..., 1].float() * height - 0.5
+def sample_gather(value: Tensor, points: Tensor, share: Tensor, sizes: Sizes) -> Tensor:
+    """The same as `sample_grid`, written as row look-ups; see Note [Sampling in half].
+
+    TensorRT makes one kernel of it, which stores nothing but its result.
+    """
+    batch, cells, heads, depth = value.shape
+    rows = value.reshape(-1, depth)
+    device = value.device
+    height, width = (
+        torch.tensor(side, dtype=points.dtype, device=device)[:, None]
+        for side in zip(*sizes, strict=True)
+    )
+    starts = [sum(h * w for h, w in sizes[:level]) for level in range(len(sizes))]
+    start = torch.tensor(starts, device=device)[:, None]
+    start = start + torch.arange(batch, device=device)[:, None, None, None, None] * cells
+    head = torch.arange(heads, device=device)[:, None, None]
+    x, y = points.unbind(-1)
     x0, y0 = x.floor(), y.floor()
-    base = torch.arange(maps, device=value.device)[:, None, None] * (height * width)
+    fx, fy = x - x0, y - y0
 
     def corner(cx: Tensor, cy: Tensor, weight: Tensor) -> Tensor:
         inside = (cx >= 0) & (cx <= width - 1) & (cy >= 0) & (cy <= height - 1)
-        index = cy.clamp(0, height - 1).long() * width + cx.clamp(0, width - 1).long() + base
+        cell = cy.clamp(min=0).minimum(height - 1) * width + cx.clamp(min=0).minimum(width - 1)
+        index = (cell.long() + start) * heads + head
         picked = rows.index_select(0, index.reshape(-1)).reshape(*index.shape, depth)
-        return picked * (weight * inside.float())[..., None].to(value.dtype)
+        return picked * (share * weight * inside.float())[..., None].to(value.dtype)
 
-    fx, fy = x - x0, y - y0
     total = corner(x0, y0, (1 - fx) * (1 - fy)) + corner(x0 + 1, y0, fx * (1 - fy))
     total = total + corner(x0, y0 + 1, (1 - fx) * fy) + corner(x0 + 1, y0 + 1, fx * fy)
-    return total.permute(0, 3, 1, 2)
+    # Added one by one: a ReduceSum would be float32, and larger than all that it is made of.
+    first, *others = total.flatten(3, 4).unbind(3)
+    return sum(others, start=first)
 
 
 class DeformableAttention(nn.Module):
@@ -82,35 +119,19 @@ class DeformableAttention(nn.Module):
             self.weights.weight.zero_()
             self.weights.bias.zero_()
 
-    def forward(
-        self, query: Tensor, tokens: Tensor, reference: Tensor, sizes: list[tuple[int, int]]
-    ) -> Tensor:
+    def forward(self, query: Tensor, tokens: Tensor, reference: Tensor, sizes: Sizes) -> Tensor:
         """query, tokens [B, L, c]; reference [L, 2] (x, y) in [0, 1]; returns [B, L, c]."""
         batch, length, width = query.shape
-        depth = width // self.heads
-        shape = (batch, length, self.heads, self.levels * self.points)
-        weights = softmax(self.weights(query).reshape(shape))
-        offsets = self.offsets(query).float()
-        offsets = offsets.reshape(batch, length, self.heads, self.levels, self.points, 2)
-        value = self.value(tokens)
-        start, mixed = 0, None
-        for level, (height, wide) in enumerate(sizes):
-            part = value[:, start : start + height * wide]
-            part = part.reshape(batch, height, wide, self.heads, depth).permute(0, 3, 4, 1, 2)
-            part = part.reshape(batch * self.heads, depth, height, wide)
-            scale = torch.tensor([1 / wide, 1 / height], device=query.device)
-            points = reference[None, :, None, None] + offsets[:, :, :, level] * scale
-            points = points.transpose(1, 2).reshape(batch * self.heads, length, self.points, 2)
-            sample = sample_grid if self.sampling == "grid_sample" else sample_gather
-            sampled = sample(part, points)  # [B * heads, d, L, P]
-            share = weights[..., level * self.points : (level + 1) * self.points]
-            share = share.transpose(1, 2).reshape(batch * self.heads, 1, length, self.points)
-            term = (sampled * share).sum(-1)
-            mixed = term if mixed is None else mixed + term
-            start += height * wide
-        assert mixed is not None
-        merged = mixed.reshape(batch, self.heads * depth, length).transpose(1, 2)
-        return self.out(merged)  # type: ignore[no-any-return]
+        shape = (batch, length, self.heads, self.levels, self.points)
+        share = self.weights(query).reshape(batch, length, self.heads, -1).float().softmax(-1)
+        size = torch.tensor([(wide, high) for high, wide in sizes], device=query.device)
+        centres = reference[:, None, None] * size[:, None] - 0.5  # [L, levels, 1, 2]
+        # An offset of 1 is one cell of its level.
+        points = self.offsets(query).float().reshape(*shape, 2) + centres[:, None]
+        value = self.value(tokens).reshape(batch, length, self.heads, -1)
+        sample = sample_grid if self.sampling == "grid_sample" else sample_gather
+        mixed = sample(value, points, share.reshape(shape), sizes)
+        return self.out(mixed.reshape(batch, length, width))  # type: ignore[no-any-return]
 
 
 class DeformableLayer(nn.Module):
@@ -124,9 +145,7 @@ class DeformableLayer(nn.Module):
         self.proj = nn.Linear(ffn, width)
         self.norm_2 = LayerNorm(width)
 
-    def forward(
-        self, x: Tensor, position: Tensor, reference: Tensor, sizes: list[tuple[int, int]]
-    ) -> Tensor:
+    def forward(self, x: Tensor, position: Tensor, reference: Tensor, sizes: Sizes) -> Tensor:
         x = self.norm_1(x + self.attention(x + position, x, reference, sizes))
         return self.norm_2(x + self.proj(F.relu(self.fc(x))))  # type: ignore[no-any-return]
 

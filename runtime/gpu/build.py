@@ -47,6 +47,9 @@ class BuildOptions:
     timing_cache: bytes = b""
     """What an earlier build has measured, b"" for nothing."""
 
+    described: bool = False
+    """Also keep what the library says of each kernel; the engine carries it, too."""
+
 
 @dataclass(frozen=True, eq=False)
 class BuiltEngine:
@@ -57,6 +60,9 @@ class BuiltEngine:
 
     timing_cache: bytes
     """To hand to the next build, b"" without one."""
+
+    kernels: tuple[str, ...] = ()
+    """A line of the library about each kernel of each profile, where that was asked for."""
 
 
 def build_engine(
@@ -100,7 +106,8 @@ class _Build:
     def __init__(
         self, trt: ModuleType, flavour: Flavour, options: BuildOptions, on_progress: Progress
     ) -> None:
-        self._library = Library(trt, flavour)
+        self._kernels: list[str] = []
+        self._library = Library(trt, flavour, self._kernels)
         self._flavour = flavour
         self._options = options
         self._interrupt: BaseException | None = None
@@ -121,7 +128,7 @@ class _Build:
         content = self._compiled(builder, network, config)
         del parser
         self._check_weights(content, model)
-        return BuiltEngine(content, self._measured(config))
+        return BuiltEngine(content, self._measured(config), tuple(self._kernels))
 
     def _cannot(self, what: str) -> Refusal:
         return lambda why: EngineError(f"{self._library.name} cannot {what}: {why}")
@@ -141,6 +148,8 @@ class _Build:
     def _configure(self, config: vendor.BuilderConfig) -> None:
         trt, options = self._library.trt, self._options
         prepare_for_capture(trt, config)
+        if options.described:
+            config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
         if options.workspace is not None:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
         if options.low_memory:

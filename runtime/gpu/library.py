@@ -21,12 +21,13 @@ Answer = TypeVar("Answer")
 class Library:
     """One of the two flavours as it is installed, and what it says when it refuses a call."""
 
-    def __init__(self, trt: ModuleType, flavour: Flavour) -> None:
+    def __init__(self, trt: ModuleType, flavour: Flavour, kernels: list[str] | None = None) -> None:
+        """kernels: gets the lines about kernels that a described build lists at its end."""
         self.trt = trt
         self.name = f"{label(flavour)} {trt.__version__}"
         """Such as TensorRT 10.3.0."""
         self._messages: list[str] = []
-        self.logger = new_logger(trt, self._messages)
+        self.logger = new_logger(trt, self._messages, kernels)
 
     def ask(self, refusal: Refusal, call: Callable[..., Answer], *arguments: Any) -> Answer:
         """Return what `call` answers; raise the error that `refusal` makes for what it raises."""
@@ -55,8 +56,11 @@ def label(flavour: Flavour) -> str:
     return "TensorRT for RTX" if flavour.portable else "TensorRT"
 
 
-def new_logger(trt: ModuleType, messages: list[str]) -> Any:
-    """Return a logger that appends the library's errors to `messages` and prints nothing."""
+def new_logger(trt: ModuleType, messages: list[str], kernels: list[str] | None = None) -> Any:
+    """Return a logger that appends the library's errors to `messages` and prints nothing.
+
+    kernels: gets the lines about kernels that a described build lists at its end.
+    """
 
     class Logger(trt.ILogger):  # type: ignore[name-defined, misc]
         def __init__(self) -> None:
@@ -65,6 +69,8 @@ def new_logger(trt: ModuleType, messages: list[str]) -> Any:
         def log(self, severity: Any, message: str) -> None:
             if severity <= trt.ILogger.ERROR:
                 messages.append(" ".join(message.split()))
+            elif kernels is not None and message.startswith("Layers:"):
+                kernels.extend(line for line in message.splitlines() if line.startswith("Name: "))
 
     return Logger()
 

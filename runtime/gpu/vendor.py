@@ -126,6 +126,7 @@ class BuilderConfig(Protocol):
     """IBuilderConfig."""
 
     builder_optimization_level: int
+    profiling_verbosity: Any
     progress_monitor: Any
 
     def set_flag(self, flag: Any) -> None: ...

@@ -7,11 +7,12 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from export_micro import CONTEXT, copied
 from onnx import numpy_helper
 
@@ -27,10 +28,12 @@ from dedos_deploy.export import ExportOptions, TrainedModel, WeightsSource, expo
 from dedos_deploy.export import bundle_text as text_module
 from dedos_deploy.export import exporter as exporter_module
 from dedos_deploy.export import manifest as manifest_module
+from dedos_deploy.export import target_graph as target_module
 from dedos_deploy.installation import pip_install
-from dedos_deploy.model import Dedos, load_checkpoint, save_checkpoint
+from dedos_deploy.model import Dedos, FrozenDedos, load_checkpoint, save_checkpoint
 from dedos_deploy.progress import Progress
 from dedos_deploy.runtime import Segmenter
+from dedos_deploy.spec import GraphSpec, Target
 from dedos_deploy.vocabulary import parse_vocabulary
 
 QUICK = ExportOptions(frame_count=1)
@@ -67,7 +70,7 @@ def traced(
     Returns the graph it will use, which a test may break.
     """
     graph = copied(float_graph)
-    monkeypatch.setattr(exporter_module, "image_graph", lambda module, spec: copied(graph))
+    monkeypatch.setattr(target_module, "image_graph", lambda module, spec: copied(graph))
 
     def save(tower: Any, path: Path, *, context_length: int, matrices: str) -> Path:
         assert context_length == CONTEXT and matrices == "half"
@@ -124,6 +127,9 @@ def test_whole_export_from_a_checkpoint(
 
 WRITERS = {
     "write_tokenizer_json": text_module,
+    **dict.fromkeys(
+        ("freeze", "image_graph", "fuse_attention", "check_ops", "check_precision"), target_module
+    ),
     "save_text_tower": text_module,
     "check_text_tower": text_module,
     "created_now": manifest_module,
@@ -311,6 +317,40 @@ def test_the_default_size_is_the_one_trained_at(trained: TrainedModel) -> None:
         export.options = ExportOptions(size_hw=(height, 2 * width))
         spec = export._spec(model)
         assert (spec.height, spec.width) == (height, 2 * width)
+
+
+@pytest.mark.parametrize(
+    ("target", "precision", "dtype"),
+    [
+        ("cpu", "fp16", torch.float32),
+        ("cuda", "fp16", torch.float16),
+        ("rtx", "fp16", torch.float16),
+        ("trt", "fp32", torch.float32),
+    ],
+)
+def test_scores_leave_in_half_where_a_gpu_computes_them_so(
+    trained: TrainedModel,
+    half_graph: onnx.ModelProto,
+    float_graph: onnx.ModelProto,
+    monkeypatch: pytest.MonkeyPatch,
+    target: Target,
+    precision: Literal["fp16", "fp32"],
+    dtype: torch.dtype,
+) -> None:
+    export = object.__new__(exporter_module._Export)
+    export.options = ExportOptions(target=target, precision=precision)
+    spec = export._spec(trained)
+    assert getattr(torch, spec.score_dtype) == dtype
+    given: list[torch.dtype] = []
+
+    def traced(frozen: FrozenDedos, spec: GraphSpec) -> onnx.ModelProto:
+        given.append(frozen.score_dtype)
+        return copied(half_graph if precision == "fp16" else float_graph)
+
+    monkeypatch.setattr(target_module, "image_graph", traced)
+    monkeypatch.setattr(target_module, "check_ops", lambda *_: None)
+    target_module.target_graph(trained.model, spec, precision, target)
+    assert given == [dtype]
 
 
 def test_record_of_the_wrong_kind_is_named(trained: TrainedModel) -> None:

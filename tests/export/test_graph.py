@@ -14,7 +14,7 @@ from dedos_deploy.errors import EngineError
 from dedos_deploy.export import graph as graph_module
 from dedos_deploy.export.fuse_attention import fuse_attention
 from dedos_deploy.export.graph import check_ops, check_tensors, save_graph, weight_bytes
-from dedos_deploy.export.precision import LOGITS, check_precision
+from dedos_deploy.export.precision import LOGITS, check_precision, tensor_types
 from dedos_deploy.model import Dedos
 from dedos_deploy.spec import GraphSpec
 
@@ -73,6 +73,18 @@ def test_targets_get_only_operators_they_run(
     check_ops(half_graph, "trt")
     with pytest.raises(EngineError, match=r"pixel_decoder.*GridSample.*deformable='gather'"):
         check_ops(float_graph, "rtx")
+
+
+def test_sampling_in_half_sums_in_half(half_graph: onnx.ModelProto) -> None:
+    """What the corners see is the largest tensor of a frame; a ReduceSum would be float32."""
+    sampling = [n for n in half_graph.graph.node if ".encoder.layers.0.attention/" in n.name]
+    kinds = tensor_types(half_graph)
+    rows = {name for n in sampling if n.op_type == "Gather" for name in n.output}
+    seen = {n.output[0] for n in sampling if rows.intersection(n.input)}
+    weighed = [n for n in sampling if n.op_type == "Mul" and seen.intersection(n.input)]
+    assert len(seen) == len(weighed) == 4
+    assert {kinds[n.output[0]] for n in weighed} == {onnx.TensorProto.FLOAT16}
+    assert not [n.name for n in sampling if n.op_type.startswith("Reduce")]
 
 
 @pytest.mark.parametrize(

@@ -28,9 +28,9 @@ from dedos_deploy.cli.export import main
 from dedos_deploy.errors import BadInputError, SinkError, SourceError
 from dedos_deploy.evaluation.evaluate import evaluate_bundle
 from dedos_deploy.export import ExportOptions, ExportReport, TrainedModel, export_bundle
-from dedos_deploy.export import exporter as exporter_module
 from dedos_deploy.export import int8 as int8_module
 from dedos_deploy.export import int8_judge as judge_module
+from dedos_deploy.export import target_graph as target_module
 from dedos_deploy.export.graph import image_graph
 from dedos_deploy.export.storage import rounded_rows, store_small
 from dedos_deploy.model import Dedos, freeze, save_checkpoint
@@ -85,7 +85,7 @@ def timing(monkeypatch: pytest.MonkeyPatch) -> Callable[[SideBySide], None]:
 
 @pytest.fixture(autouse=True)
 def _traced_once(monkeypatch: pytest.MonkeyPatch, float_graph: onnx.ModelProto) -> None:
-    monkeypatch.setattr(exporter_module, "image_graph", lambda *_: copied(float_graph))
+    monkeypatch.setattr(target_module, "image_graph", lambda *_: copied(float_graph))
 
 
 def _export(trained: TrainedModel, dest: Path, calib: Path | str, **options: Any) -> ExportReport:
@@ -213,8 +213,8 @@ def test_gpu_targets_keep_half_when_no_engine_can_be_timed(
         kinds.append(options["precision"])
         return freeze(model, **options)
 
-    monkeypatch.setattr(exporter_module, "freeze", noted)
-    monkeypatch.setattr(exporter_module, "image_graph", lambda *_: copied(graphs[kinds[-1]]))
+    monkeypatch.setattr(target_module, "freeze", noted)
+    monkeypatch.setattr(target_module, "image_graph", lambda *_: copied(graphs[kinds[-1]]))
     report = _export(trained, tmp_path / "out", drive, target="trt")
     assert (
         report.image_precision == "fp16" and "no engine of this target runs" in report.warnings[0]
@@ -256,7 +256,7 @@ def test_a_table_is_used_again_and_only_for_the_same(
     changed = copied(float_graph)
     tensor = next(t for t in changed.graph.initializer if t.name.endswith("qkv.weight"))
     tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * 2, tensor.name))
-    monkeypatch.setattr(exporter_module, "image_graph", lambda *_: copied(changed))
+    monkeypatch.setattr(target_module, "image_graph", lambda *_: copied(changed))
     with pytest.raises(BadInputError, match=r"table\.json.*model"):
         _export(trained, tmp_path / "three.dedos", drive, table=table)
     assert table.read_bytes() == written and not (tmp_path / "three.dedos").exists()
@@ -332,7 +332,7 @@ def test_user_errors_come_before_the_work(
     def never(*_: Any) -> Any:
         raise AssertionError("the graph was exported")
 
-    monkeypatch.setattr(exporter_module, "image_graph", never)
+    monkeypatch.setattr(target_module, "image_graph", never)
     few = tmp_path / "few"
     few.mkdir()
     for index in range(5):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from dedos_deploy.model import blocks
 from dedos_deploy.model.blocks import attend, linear_attend, sine_position
 from dedos_deploy.model.cost_aggregation import CostAggregation
 from dedos_deploy.model.mask_decoder import MaskDecoder, mask_bias
-from dedos_deploy.model.msdeform import DeformableAttention, sample_gather, sample_grid
+from dedos_deploy.model.msdeform import DeformableAttention, Sampling, sample_gather, sample_grid
 from dedos_deploy.model.proxy_queries import ProxyQueries
 from dedos_deploy.model.refinement import Refinement
 from dedos_deploy.model.text_aggregation import TextAggregation, scores_from_logits
@@ -175,20 +177,43 @@ def bilinear_np(plane: Array, x: float, y: float) -> float:
 
 
 @pytest.mark.parametrize("sample", [sample_grid, sample_gather])
-def test_deformable_sampling(sample: object) -> None:
-    value = randn(2, 3, 4, 5)
-    points = torch.rand(2, 6, 2, 2, generator=torch.Generator().manual_seed(4)) * 1.6 - 0.3
-    actual = sample(value, points)  # type: ignore[operator]
-    expected = np.zeros((2, 3, 6, 2))
-    for m, d, n, p in np.ndindex(expected.shape):
-        x, y = f64(points)[m, n, p] * (5, 4) - 0.5
-        expected[m, d, n, p] = bilinear_np(f64(value)[m, d], x, y)
+def test_deformable_sampling(sample: Callable[..., Tensor]) -> None:
+    """One point per token, anywhere within and beyond a map, of two pictures and three heads."""
+    value = randn(2, 20, 3, 4)
+    points = torch.rand(2, 6, 3, 1, 1, 2, generator=torch.Generator().manual_seed(4)) * 9 - 2
+    actual = sample(value, points, torch.ones(2, 6, 3, 1, 1), [(4, 5)])
+    expected = np.zeros((2, 6, 3, 4))
+    for b, n, h, d in np.ndindex(expected.shape):
+        x, y = f64(points)[b, n, h, 0, 0]
+        expected[b, n, h, d] = bilinear_np(f64(value)[b, :, h, d].reshape(4, 5), x, y)
     close(actual, expected)
 
 
-def test_deformable_attention_with_two_levels() -> None:
+def test_deformable_sampling_of_large_values_in_half() -> None:
+    """Values at the end of float16's range, one in a hundred of them, come out of sums as they are."""
+    generator = torch.Generator().manual_seed(11)
+    sizes = [(6, 6), (12, 12), (24, 24)]
+    value = torch.randn(1, 756, 2, 8, generator=generator)
+    large = torch.rand(value.shape, generator=generator) < 0.01
+    value = torch.where(large, 65000 * value.sign(), value).half()
+    value[0, :36] = 65504  # A whole level, so that sums have no room above them.
+    points = torch.rand(1, 756, 2, 3, 4, 2, generator=generator) * 30 - 3
+    points[0, :50, :, 0] = points[0, :50, :, 0].clamp(0, 5)
+    share = (torch.randn(1, 756, 2, 12, generator=generator) * 4).softmax(-1)
+    share[0, :50] = torch.cat([torch.full((4,), 0.25), torch.zeros(8)])
+    share = share.reshape(1, 756, 2, 3, 4)
+    actual = sample_gather(value, points, share, sizes)
+    expected = sample_gather(value.double(), points, share, sizes)
+    assert actual.dtype == torch.float16 and actual.isfinite().all()
+    assert (actual[0, :50] == 65504).float().mean() > 0.5
+    assert (actual - expected).abs().max() < 2**-9 * 65504
+
+
+@pytest.mark.parametrize("sampling", ["grid_sample", "gather"])
+def test_deformable_attention_with_two_levels(sampling: Sampling) -> None:
     torch.manual_seed(1)
     attention = DeformableAttention(8, 2, levels=2, points=3)
+    attention.sampling = sampling
     for layer in (attention.offsets, attention.weights):
         torch.nn.init.normal_(layer.weight, std=0.5)
     sizes = [(2, 3), (4, 6)]

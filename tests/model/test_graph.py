@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.model import Dedos, build_model, freeze
-from dedos_deploy.model.blocks import LayerNorm
+from dedos_deploy.model.blocks import LayerNorm, QuickGelu
 from dedos_deploy.presets import PRESETS
 
 from .conftest import frames, lively, micro_config, unit_rows
@@ -131,7 +131,30 @@ def test_half_graph_has_float32_islands_and_agrees(model: Dedos) -> None:
     assert scores.dtype == torch.float32
     torch.testing.assert_close(scores, run(model, image, text), atol=2e-2, rtol=0)
     half = freeze(model, size_hw=SIZE, precision="fp16", score_dtype=torch.float16)
-    assert run(half, image, text).dtype == torch.float16
+    # Half scores are what the graph computes: float32 ones are the same numbers in twice the bytes.
+    assert model.half_scores and run(half, image, text).dtype == torch.float16
+    assert torch.equal(run(half, image, text).float(), scores)
+
+
+def test_quick_gelu_is_folded_into_the_products_around_it() -> None:
+    """y σ(y) of y = 1.702 x, by weights that are rounded once, at the size of CLIP's outliers, too."""
+    model = build_model(micro_config(refine_blocks=()), seed=3)
+    block = model.trunk.blocks[0]
+    x = torch.randn(1, 6, 24, generator=torch.Generator().manual_seed(4)) * 300
+    folded = freeze(model, size_hw=SIZE).model.trunk.blocks[0]
+    half = freeze(model, size_hw=SIZE, precision="fp16").model.trunk.blocks[0]
+    assert not [one for one in folded.modules() if isinstance(one, QuickGelu)]
+    with torch.no_grad():
+        inner = block.fc(x)
+        expected = block.proj(block.act(inner))
+        assert inner.abs().max() > 300
+        torch.testing.assert_close(
+            folded.proj(folded.act(folded.fc(x))), expected, rtol=1e-5, atol=1e-3
+        )
+        found = half.proj(half.act(half.fc(x.half()))).float()
+        plain = block.half()
+        before = plain.proj(plain.act(plain.fc(x.half()))).float()
+    assert (found - expected).abs().max() < 1.5 * (before - expected).abs().max()
 
 
 def test_prediction_head_gives_the_deployed_scores(model: Dedos) -> None:

@@ -210,6 +210,7 @@ def test_half_model_follows_the_float_model(peer: Peer) -> None:
     image, text = frames(1, size_hw), unit_rows(5, TEXT_WIDTH)
     found = run(frozen, image, text)
     assert found.dtype == torch.float32
+    assert (run(frozen.model, image, text).dtype == torch.float16) == peer.half_scores
     torch.testing.assert_close(found, run(peer, image, text), atol=2e-2, rtol=2e-2)
 
 

@@ -40,6 +40,9 @@ class DenseClip(nn.Module):
     the words' part of a softmax over the words and the null rows of `word_logits`.
     """
 
+    half_scores = False
+    """Frozen in fp16, the scores are still computed in float32."""
+
     def __init__(self, config: DenseConfig) -> None:
         super().__init__()
         self.config = config

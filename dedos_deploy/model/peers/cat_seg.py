@@ -75,6 +75,9 @@ class WordCosines(nn.Module):
 class CatSeg(nn.Module):
     """CAT-Seg in the graph contract (`dedos_deploy.spec`); scores are independent sigmoids."""
 
+    half_scores = False
+    """Frozen in fp16, the scores are still computed in float32."""
+
     def __init__(self, config: CatSegConfig) -> None:
         super().__init__()
         self.config = config

@@ -169,6 +169,9 @@ class San(nn.Module):
 
     apart: Tensor
 
+    half_scores = True
+    """Frozen in fp16, the scores are computed in float16."""
+
     def __init__(self, config: SanConfig) -> None:
         super().__init__()
         self.config = config

@@ -55,6 +55,10 @@ class MissingExtraError(DedosError, ImportError):
     """An optional dependency is not installed."""
 
 
+class OpenCvError(DedosError, ImportError):
+    """OpenCV is not installed, too old, or made for another NumPy."""
+
+
 def require(module: str, *, extra: str, purpose: str) -> ModuleType:
     """Return the imported `module`, or raise MissingExtraError naming the extra that brings it.
 

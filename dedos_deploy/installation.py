@@ -11,17 +11,36 @@ from urllib.parse import unquote, urlsplit
 
 NAME = "dedos-deploy"
 
+OPENCV_OF_PIP = (
+    "opencv-python",
+    "opencv-python-headless",
+    "opencv-contrib-python",
+    "opencv-contrib-python-headless",
+)
+"""Packages that bring the module cv2; a system's own OpenCV, Debian's or JetPack's, is none of them."""
+
 
 def pip_install(extra: str) -> str:
     """Return the command that adds an extra to this installation.
 
     A clone or a wheel is named by its path while it is there; the package is on no index, so a
     name alone stands only where whoever installed it had one (a URL, or an index of their own).
+    Where the system's OpenCV is in use, the command leaves it and its NumPy in use.
 
     >>> pip_install("rtx").startswith("pip install ")
     True
     """
-    return f"pip install {_requirement(_origin(), extra)}"
+    requirement = _requirement(_origin(), extra)
+    if any(map(version_of, OPENCV_OF_PIP)):
+        return f"pip install {requirement}"
+    numpy = "'numpy<2' " if (version_of("numpy") or "").startswith("1.") else ""
+    return f"pip install {numpy}{requirement} && pip uninstall --yes opencv-python"
+
+
+def version_of(package: str) -> str | None:
+    """Return the version of an installed package, None for one that pip does not know."""
+    found = next(iter(importlib.metadata.distributions(name=package)), None)
+    return None if found is None else found.version
 
 
 def _origin() -> dict[str, Any]:

@@ -26,6 +26,7 @@ from dedos_deploy.export.int8_labels import label_measure, open_labels
 from dedos_deploy.export.manifest import BASE_VOCABULARY, manifest_of
 from dedos_deploy.export.options import ExportOptions
 from dedos_deploy.export.parity import ParityReport, check_parity, measure_parity, parity_cases
+from dedos_deploy.export.parity_frames import packed_frames
 from dedos_deploy.export.precision import PrecisionReport, check_precision
 from dedos_deploy.export.report import ExportReport
 from dedos_deploy.export.rtx import EngineFile, build_rtx_engine, require_rtx
@@ -154,6 +155,9 @@ class _Export:
             calibrated = int8.table.key.sha256 if int8 is not None else None
             precision = {"image": graph.kind, "text": text.precision}
             manifest = manifest_of(trained, spec, options, precision, calibration_hash=calibrated)
+            if options.keep_frames:
+                for name, content in packed_frames(frames[0]).items():
+                    self.writer.add_bytes(name, content)
             self._write(manifest, files, text, report, int8)
         return report.with_size()
 

@@ -46,6 +46,8 @@ class ExportOptions:
     """Picture, folder or video for the parity gate, None for pictures of embedded scenes."""
     frame_count: int = 4
     """How many frames the parity gate compares."""
+    keep_frames: bool = True
+    """Put up to four of them, small, into the bundle for the parity gate on the device."""
     vocabulary: Vocabulary | None = None
     """Base vocabulary shipped with embeddings, None for the checkpoint's own words."""
     templates: str | None = None
@@ -210,6 +212,13 @@ GATE_OPTIONS = (
         int,
         metavar="N",
         default=ExportOptions.frame_count,
+    ),
+    Option(
+        "keep_frames",
+        "leave them out of the bundle, which else holds up to 4 of them, of at most 640 pixels, for the "
+        "same comparison on the device",
+        flag="--no-frames",
+        switch="off",
     ),
     Option("allow_drift", "write the bundle even if the gate refuses", switch="on"),
 )

@@ -6,7 +6,6 @@ Nothing here raises for what a machine lacks: a missing GPU is a finding.
 from __future__ import annotations
 
 import ctypes.util
-import importlib.metadata
 import os
 import platform
 import re
@@ -18,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dedos_deploy.errors import DedosError
-from dedos_deploy.installation import pip_install
+from dedos_deploy.errors import DedosError, EngineError, OpenCvError
+from dedos_deploy.installation import OPENCV_OF_PIP, pip_install, version_of
 
 Verdict = Literal["ok", "note", "bad"]
 
@@ -166,18 +165,38 @@ def _disk(machine: Machine) -> Iterator[Finding]:
 
 
 def _native(machine: Machine) -> Iterator[Finding]:
-    from dedos_deploy.runtime.gpu.kernels_file import kernels_file
+    from dedos_deploy.runtime.gpu.cuda import Cuda
+    from dedos_deploy.runtime.gpu.kernels_file import kernels_file, kernels_in
 
-    kernels = kernels_file()
-    if kernels is None:
+    file = kernels_file()
+    if file is None:
         yield Finding(
             "cuda kernels",
             "note",
             "not in this installation",
             "frames are resized and labelled on the CPU; on a GPU, install from source with nvcc",
         )
+        return
+    image = file.read_bytes()
+    try:
+        found = str(kernels_in(image))
+    except EngineError as error:
+        found, _, advice = str(error).partition("; ")
+        yield Finding("cuda kernels", "bad", found, advice)
+        return
+    try:
+        cuda = Cuda.open()
+    except (DedosError, ImportError):
+        yield Finding("cuda kernels", "ok", f"{found}; not tried, see gpu")
+        return
+    try:
+        cuda.kernels(image).close()
+    except EngineError as error:
+        refusal, _, advice = str(error).partition("; ")
+        advice = f"{advice}; until then frames are resized and labelled on the CPU"
+        yield Finding("cuda kernels", "bad", f"{found}, but {refusal}", advice)
     else:
-        yield Finding("cuda kernels", "ok", f"{kernels.name}, {kernels.stat().st_size // 1024} KiB")
+        yield Finding("cuda kernels", "ok", f"{found}; loaded on {cuda.device.name}")
 
 
 def _onnxruntime(machine: Machine) -> Iterator[Finding]:
@@ -253,21 +272,26 @@ def _gpu(machine: Machine) -> Iterator[Finding]:
         cuda = Cuda.open()
         free, total = cuda.free_memory()
     except (DedosError, ImportError) as error:
-        yield Finding("gpu", "note", str(error).split(";")[0], "the cpu engine needs none")
+        found, _, advice = str(error).partition("; ")
+        yield Finding("gpu", "note", found, advice or "the cpu engine needs none")
         return
     device = cuda.device
-    driver = f"{device.driver // 1000}.{device.driver % 1000 // 10}"
     yield Finding(
         "gpu",
         "ok",
-        f"{device.name}, compute capability {device.sm}, CUDA {driver} by the driver, "
+        f"{device.name}, compute capability {device.sm}, CUDA {device.driver_cuda} by the driver, "
         f"{free / GIB:.1f} of {total / GIB:.1f} GiB free",
     )
 
 
 def _tensorrt(machine: Machine) -> Iterator[Finding]:
+    from dedos_deploy.runtime.gpu.cuda import Cuda
     from dedos_deploy.runtime.gpu.flavours import FLAVOURS, known_problems, version_of
 
+    try:
+        capability = Cuda.open().device.sm
+    except (DedosError, ImportError):
+        capability = None
     for target, flavour in FLAVOURS.items():
         try:
             trt = flavour.load(f"--engine {target}")
@@ -281,22 +305,28 @@ def _tensorrt(machine: Machine) -> Iterator[Finding]:
             precision="fp16",
             batch=2,
             integrated=machine.text("/etc/nv_tegra_release") is not None,
+            capability=capability,
         ):
             yield Finding(f"{flavour.name} {trt.__version__}", "note", row.what, row.workaround)
 
 
 def _opencv(machine: Machine) -> Iterator[Finding]:
+    from dedos_deploy.runtime.opencv import opencv_remedy, opencvs, require_opencv
+
+    try:
+        require_opencv()
+    except OpenCvError as error:
+        what, _, advice = str(error).partition("; ")
+        yield Finding("opencv", "bad", what, advice)
+        return
     import cv2
 
+    whose = [f"{name} of pip" for name in OPENCV_OF_PIP if version_of(name)] or ["the system's"]
+    yield Finding("opencv", "ok", f"{cv2.__version__}, {' and '.join(whose)}, {opencvs()[0]}")
     built = cv2.getBuildInformation()
-    yield Finding("opencv", "ok", cv2.__version__)
     for name, missing in (
         ("FFMPEG", "videos and streams cannot be read; pip install opencv-python"),
-        (
-            "GStreamer",
-            "CSI cameras and pipelines need it: pip's OpenCV has none, JetPack's and "
-            "Debian's python3-opencv do",
-        ),
+        ("GStreamer", f"CSI cameras and pipelines need it: {opencv_remedy()}"),
     ):
         found = re.search(rf"^\s*{name}:\s+YES(?: \(([^)]*)\))?", built, re.MULTILINE)
         if found:
@@ -340,16 +370,8 @@ def _codecs(machine: Machine) -> Iterator[Finding]:
 
 def _packages(machine: Machine) -> Iterator[Finding]:
     """Two OpenCVs or two ONNX Runtimes overwrite each other's files."""
-    for family in (
-        (
-            "opencv-python",
-            "opencv-python-headless",
-            "opencv-contrib-python",
-            "opencv-contrib-python-headless",
-        ),
-        ("onnxruntime", "onnxruntime-gpu"),
-    ):
-        there = [name for name in family if _installed(name)]
+    for family in (OPENCV_OF_PIP, ("onnxruntime", "onnxruntime-gpu")):
+        there = [name for name in family if version_of(name)]
         if len(there) > 1:
             yield Finding(
                 "packages",
@@ -357,14 +379,6 @@ def _packages(machine: Machine) -> Iterator[Finding]:
                 f"{' and '.join(there)} are installed over each other",
                 f"pip uninstall {' '.join(there)}, then install the one you want",
             )
-
-
-def _installed(name: str) -> bool:
-    try:
-        importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 CHECKS: tuple[Callable[[Machine], Iterator[Finding]], ...] = (

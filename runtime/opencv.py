@@ -1,21 +1,102 @@
-"""OpenCV's video capture behind a small contract, without its chatter on stderr."""
+"""Which OpenCV is in use, and its video capture behind a small contract, without its chatter on stderr.
+
+Any cv2 from 4.6 on will do. pip's, on which the package depends, has no GStreamer; that of the system has,
+and is in use once pip's is uninstalled from an environment that sees the system's packages.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import io
 import os
 import re
+import sys
 import threading
 from collections.abc import Iterator, Sequence
+from importlib.machinery import PathFinder
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dedos_deploy.errors import OpenCvError
+from dedos_deploy.installation import OPENCV_OF_PIP, version_of
+
+OLDEST = (4, 6)
+"""Of Debian 12 and Ubuntu 24.04, with which the tests run."""
+
 SILENT = 0
 FFMPEG_QUIET = "-8"
 LOG_LEVEL = "OPENCV_FFMPEG_LOGLEVEL"
 FFMPEG_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
+
+
+@functools.cache
+def require_opencv() -> None:
+    """Make sure that there is an OpenCV that can be used, for those who are about to import it.
+
+    Raises OpenCvError for none, one that is too old, and one that was made for another NumPy.
+    """
+    said = io.StringIO()
+    try:
+        # NumPy has a page of its own to say of modules that were made for another one.
+        with contextlib.redirect_stderr(said):
+            import cv2
+    except ImportError as error:
+        raise OpenCvError(_why_not_loaded(error)) from error
+    if said.getvalue():
+        sys.stderr.write(said.getvalue())
+    version = str(getattr(cv2, "__version__", "of no version"))
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) < OLDEST:
+        raise OpenCvError(
+            f"OpenCV {version} at {_place()} is too old or not whole, 4.6 and newer are supported; run: "
+            "pip install opencv-python"
+        )
+
+
+def _why_not_loaded(error: ImportError) -> str:
+    if error.name == "cv2":
+        return (
+            "OpenCV, the module cv2, is not installed; run: pip install opencv-python, or see "
+            "docs/install.md for the system's, which has GStreamer"
+        )
+    if "numpy" in str(error):
+        return (
+            f"the OpenCV at {_place()} was made for another NumPy than {np.__version__}, which is "
+            "installed; run: pip install 'numpy<2', for which Debian 12, Ubuntu 24.04 and JetPack 6 make "
+            "theirs"
+        )
+    return (
+        f"the OpenCV at {_place()} cannot be loaded ({error}); install what it misses, as by apt "
+        "install libgl1 libglib2.0-0, or another OpenCV"
+    )
+
+
+def _place() -> Path | str:
+    return next(iter(opencvs()), "a place unknown")
+
+
+def opencvs() -> list[Path]:
+    """Return where a cv2 lies, the one that is in use first: it hides the others."""
+    found = (PathFinder.find_spec("cv2", [folder]) for folder in sys.path)
+    places = [Path(spec.origin) for spec in found if spec is not None and spec.origin is not None]
+    return list(dict.fromkeys(places))
+
+
+def opencv_remedy() -> str:
+    """Return how to get an OpenCV with GStreamer in place of the one that is in use."""
+    packages = " ".join(filter(version_of, OPENCV_OF_PIP))
+    if packages and len(opencvs()) > 1:
+        return (
+            f"pip's hides the system's at {opencvs()[1]}: run pip uninstall {packages}, and pip install "
+            "'numpy<2' if the system's was made for NumPy 1"
+        )
+    return (
+        "use JetPack's or Debian's python3-opencv (docs/install.md), or build it with "
+        "-DWITH_GSTREAMER=ON"
+    )
 
 
 class Capture(Protocol):
@@ -93,6 +174,7 @@ def open_capture(address: str | int, *, backend: int = 0, settings: Sequence[int
 
 def has_gstreamer() -> bool:
     """Return whether the installed OpenCV reads GStreamer pipelines; pip's does not."""
+    require_opencv()
     import cv2
 
     return bool(re.search(r"GStreamer:\s+YES", cv2.getBuildInformation()))

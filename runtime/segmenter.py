@@ -18,6 +18,7 @@ from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.runtime.engines.contract import Engine, EngineOptions
 from dedos_deploy.runtime.engines.opening import open_engine
 from dedos_deploy.runtime.frame import check_frame
+from dedos_deploy.runtime.opencv import require_opencv
 from dedos_deploy.runtime.processes import OneProcess
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.sinks.palette import Colour
@@ -279,6 +280,7 @@ class Segmenter(SegmenterView, Closing):
         """
         from dedos_deploy.runtime.loading import bundle_parts
 
+        require_opencv()
         vocabulary = _vocabulary(classes)
         if text_threads < 1:
             raise BadInputError(f"text_threads must be at least 1, not {text_threads}")

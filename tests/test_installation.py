@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dedos_deploy import installation
 from dedos_deploy.errors import MissingExtraError, require
 from dedos_deploy.installation import NAME, pip_install
 
@@ -82,3 +83,17 @@ def test_a_missing_extra_says_that_command(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("dedos_deploy.installation._origin", dict)
     with pytest.raises(MissingExtraError, match=r"pip install 'dedos-deploy\[rtx\]'$"):
         require("no_such_package", extra="rtx", purpose="building")
+
+
+def test_the_opencv_of_the_system_and_its_numpy_are_left_in_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    versions = {"numpy": "1.26.4"}
+    monkeypatch.setattr(installation, "version_of", versions.get)
+    words = command(monkeypatch, None)
+    kept = ["&&", "pip", "uninstall", "--yes", "opencv-python"]
+    assert words == ["pip", "install", "numpy<2", f"{NAME}[rtx]", *kept]
+    versions["numpy"] = "2.4.6"
+    assert command(monkeypatch, None) == ["pip", "install", f"{NAME}[rtx]", *kept]
+    versions["opencv-contrib-python"] = "4.12.0.88"
+    assert command(monkeypatch, None) == ["pip", "install", f"{NAME}[rtx]"]

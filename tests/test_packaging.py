@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import tarfile
 import zipfile
@@ -9,7 +10,10 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
+from cuda_tools import NVCC, PTXAS_12
 from wheels import ROOT, Installed, build, install
+
+from dedos_deploy.runtime.gpu.kernels_file import KERNELS, kernels_in
 
 ROOMS = ("runtime", "export", "training", "calib")
 WERROR = {"cmake.define.DEDOS_WERROR": "ON"}
@@ -24,7 +28,10 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build("wheel", ROOT, tmp_path_factory.mktemp("wheel"), WERROR)
+    # With CUDA's compilers of both major versions, as wheels.yml has them.
+    compilers = {"DEDOS_NVCC": NVCC, "DEDOS_PTXAS": PTXAS_12} if NVCC and PTXAS_12 else {}
+    settings = {f"cmake.define.{name}": path for name, path in compilers.items()}
+    return build("wheel", ROOT, tmp_path_factory.mktemp("wheel"), WERROR | settings)
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +84,22 @@ def test_wheel_holds_the_package_and_nothing_else(
     for text in ("LICENSE", "THIRD_PARTY.md", "CREDITS.md"):
         assert any(name.endswith(f".dist-info/licenses/{text}") for name in names)
     assert not [name for name in names if name.endswith((".cpp", ".h", ".cu", ".pyc"))]
+
+
+@pytest.mark.skipif(NVCC is None or PTXAS_12 is None, reason="needs nvidia-cuda-nvcc and -cu12")
+def test_kernels_of_a_wheel_serve_every_gpu_and_drivers_from_cuda_12_on(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        image = archive.read(f"dedos_deploy/{KERNELS}")
+    found = kernels_in(image)
+    assert found.compiled == ("7.5", "8.0", "8.6", "8.7", "8.9", "9.0", "10.0", "11.0", "12.0")
+    assert (found.ptx, found.oldest_cuda) == ("7.5", "12.0")
+    # Drivers of CUDA 12 read what is written as it is, and ELF of ABI 7; from 10.0 on, which came with
+    # 12.8, it is 8. nvcc 13 writes 8 for all, and compresses with Zstandard.
+    assert image.count(b"\n.version 8.0\n.target sm_75\n") == 1
+    starts = [start for start in range(0, len(image), 8) if image[start : start + 4] == b"\x7fELF"]
+    assert [image[start + 8] for start in starts] == [7] * 6 + [8] * 3
+    machines = {struct.unpack_from("<H", image, start + 18)[0] for start in starts}
+    assert machines == {190}, "not all are for NVIDIA's processors"
 
 
 def test_sdist_holds_everything_to_build_from(sdist: Path) -> None:

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from glob import glob
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,39 @@ def test_third_party_software_is_named_with_its_licence() -> None:
     # What is compiled in must carry its text along.
     for holder in ("Wenzel Jakob", "Thibaut Goetghebuer-Planchon", "OpenAI", "Gabriel Ilharco"):
         assert re.search(f"Copyright \\(c\\) .*{holder}", text)
+
+
+def test_advice_names_extras_that_exist() -> None:
+    calls = re.compile(
+        r"""extra="(\w+)", purpose|pip_install\(['"](\w+)|['"](?:\.|dedos-deploy)\[([\w,]+)\]"""
+    )
+    pages = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("docker/Dockerfile.*")]
+    # The rooms at the root are links inside the package.
+    sources = [Path(f) for f in glob(f"{ROOT}/dedos_deploy/**/*.py", recursive=True)]
+    named = {
+        name
+        for path in (*pages, *sources)
+        for found in calls.findall(path.read_text())
+        for name in "".join(found).split(",")
+    }
+    assert {"cuda12", "cuda13", "rtx", "export"} <= named
+    assert named <= project()["optional-dependencies"].keys()
+
+
+@pytest.mark.parametrize(
+    ("extra", "taken", "refused"),
+    [
+        ("cuda12", ["12.9.0", "12.9.10"], ["12.6.0", "12.8.0", "13.0.0"]),
+        ("cuda13", ["13.0.0", "13.4.4"], ["12.9.10", "14.0.0"]),
+    ],
+)
+def test_bindings_are_of_the_cuda_that_the_extra_names(
+    extra: str, taken: list[str], refused: list[str]
+) -> None:
+    listed = [Requirement(text) for text in project()["optional-dependencies"][extra]]
+    (bindings,) = [r.specifier for r in listed if r.name == "cuda-python"]
+    assert all(version in bindings for version in taken)
+    assert not any(version in bindings for version in refused)
 
 
 @pytest.mark.parametrize(("name", "version"), [(n, v) for n in HOLES for v in HOLES[n]])

@@ -14,6 +14,7 @@ TEXT_ENCODER = "text_encoder.onnx"
 TOKENIZER = "tokenizer.json"
 REPORT = "report.json"
 ENGINES_FOLDER = "engines"
+PARITY_FOLDER = "parity"
 REQUIRED = (MODEL, TEXT_ENCODER, TOKENIZER)
 """Files that every bundle lists in its manifest."""
 

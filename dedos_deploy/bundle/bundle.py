@@ -10,7 +10,7 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dedos_deploy.bundle._names import MANIFEST, vocabulary_file
+from dedos_deploy.bundle._names import MANIFEST, PARITY_FOLDER, vocabulary_file
 from dedos_deploy.bundle._unpack import unpack
 from dedos_deploy.bundle._verify import read_file, verify_folder
 from dedos_deploy.bundle.manifest import Manifest
@@ -30,10 +30,16 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from dedos_deploy.pictures import Picture
+
 logger = logging.getLogger(__name__)
 
 DEMO_NAME = "demo"
 """The name of the bundle embedded in the package."""
+
+MOST_PARITY_FRAMES = 4
+PARITY_FRAME_SIDE = 640
+"""Pixels of the longer side of a parity frame at most."""
 
 _DEMO_FILE = Path(__file__).parent.parent / "assets" / "demo.dedos"
 
@@ -151,6 +157,15 @@ class Bundle(Closing):
                 known.setdefault(word, row)
         return known
 
+    def parity_frames(self) -> list[Picture]:
+        """Return frames that the exported graph was compared on, uint8 [H, W, 3] BGR, at most
+        MOST_PARITY_FRAMES; none in bundles of earlier versions, or where they were left out.
+
+        Raises BadBundleError for a file that is no picture, or a larger one than is written.
+        """
+        names = sorted(n for n in self.manifest.files if n.startswith(f"{PARITY_FOLDER}/"))
+        return [self._parity_frame(name) for name in names[:MOST_PARITY_FRAMES]]
+
     def close(self) -> None:
         """Remove what was unpacked to a temporary folder; a second call does nothing."""
         if self._remove is not None:
@@ -162,6 +177,21 @@ class Bundle(Closing):
             f"Bundle({self.name!r}, preset={self.manifest.preset!r}, "
             f"target={self.manifest.target!r}, size={spec.height}x{spec.width})"
         )
+
+    def _parity_frame(self, name: str) -> Picture:
+        from dedos_deploy.pictures import coloured
+
+        try:
+            picture = coloured(self.read(name), name=f"file {name!r}")
+        except BadInputError as error:
+            raise BadBundleError(f"{self._label}: {error}") from error
+        if picture is None or max(picture.shape[:2]) > PARITY_FRAME_SIDE:
+            found = "no picture" if picture is None else "{}x{}".format(*picture.shape[:2])
+            raise BadBundleError(
+                f"{self._label}: file {name!r} is {found}, but parity frames are pictures of up to "
+                f"{PARITY_FRAME_SIDE}x{PARITY_FRAME_SIDE}; export the bundle again"
+            )
+        return picture
 
     def _load_vocabulary(self, name: str) -> tuple[tuple[str, ...], NDArray[np.float32]]:
         from dedos_deploy.text.vocabulary_file import load_vocabulary

@@ -22,6 +22,19 @@ def label_agreement(
     return float(np.mean(_labels(expected, frame_hw) == _labels(actual, frame_hw)))
 
 
+def near_agreement(expected: NDArray[np.float32], actual: NDArray[np.float32], tie: float) -> float:
+    """Return the part of score cells in which the label of `actual` is nearly as good as the best;
+    0 when a score is not a number.
+
+    expected, actual: scores float32 [K, h, w]; tie: how much less than the best `expected` may give
+    to the label.
+    """
+    if not np.isfinite(actual).all():
+        return 0.0
+    given = np.take_along_axis(expected, actual.argmax(axis=0)[None], axis=0)[0]
+    return float(np.mean(expected.max(axis=0) - given <= tie))
+
+
 def _labels(scores: NDArray[np.float32], frame_hw: tuple[int, ...]) -> NDArray[Any]:
     """Return the label map [H, W] of the deployed post-processing, without thresholds.
 

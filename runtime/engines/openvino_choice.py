@@ -114,7 +114,13 @@ class OpenVinoChoice:
             self._engine(arithmetic) as engine,
             OnnxEngine(self._model, self._bundle.spec, threads=threads) as reference,
         ):
-            check = check_on_device(engine, reference.infer, rows, precision=allowed)
+            check = check_on_device(
+                engine,
+                reference.infer,
+                rows,
+                precision=allowed,
+                frames=self._bundle.parity_frames(),
+            )
             speedup = _speedup(engine, reference, rows) if check.passed else None
         values = {**check.to_dict(), "speedup": speedup}
         keep_verdict(self._file(arithmetic), self._model_sha256, values)

@@ -7,12 +7,14 @@ anything about it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from dedos_deploy.borders import Refusal
 from dedos_deploy.errors import BadInputError, EngineError
 from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.runtime.gpu import vendor
@@ -22,7 +24,10 @@ from dedos_deploy.runtime.gpu.flavours import (
     prepare_for_capture,
     set_capabilities,
 )
+from dedos_deploy.runtime.gpu.library import Library, label
 from dedos_deploy.spec import SLOT_BUCKETS, GraphSpec
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -89,80 +94,52 @@ def capability(trt: ModuleType, flavour: Flavour, text: str) -> Any:
     return known[name]
 
 
-def label(flavour: Flavour) -> str:
-    """Return the name that people use."""
-    return "TensorRT for RTX" if flavour.portable else "TensorRT"
-
-
-def new_logger(trt: ModuleType, messages: list[str]) -> Any:
-    """Return a logger that appends the library's errors to `messages` and prints nothing."""
-
-    class Logger(trt.ILogger):  # type: ignore[name-defined, misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity <= trt.ILogger.ERROR:
-                messages.append(" ".join(message.split()))
-
-    return Logger()
-
-
-def reason(messages: Sequence[str]) -> str:
-    """Return the last words of the library."""
-    return "; ".join(messages[-3:]) or "it gave no reason"
-
-
 class _Build:
-    """One build: TensorRT's messages, its progress, and an interrupt that reaches it."""
+    """One build: TensorRT's calls, its progress, and an interrupt that reaches it."""
 
     def __init__(
         self, trt: ModuleType, flavour: Flavour, options: BuildOptions, on_progress: Progress
     ) -> None:
-        self._trt = trt
+        self._library = Library(trt, flavour)
         self._flavour = flavour
         self._options = options
-        self._messages: list[str] = []
         self._interrupt: BaseException | None = None
         self._on_progress = on_progress
         self._profile = 0
 
     def run(self, model: Path, spec: GraphSpec, capabilities: list[Any]) -> BuiltEngine:
-        trt = self._trt
-        named = f"{label(self._flavour)} {trt.__version__}"
-        logger = new_logger(trt, self._messages)
-        builder: vendor.Builder = trt.Builder(logger)
-        network = builder.create_network(network_flags(trt))
-        parser: vendor.OnnxParser = trt.OnnxParser(network, logger)
-        self._on_progress.note("reading the graph")
-        # From the file, not from bytes: external data is found beside it.
-        if not parser.parse_from_file(str(model)):
-            errors = [parser.get_error(index) for index in range(parser.num_errors)]
-            reasons = [f"{e.desc()} (node {e.node_name()!r}, {e.node_operator()})" for e in errors]
-            raise EngineError(
-                f"{named} cannot read the graph: {'; '.join(reasons) or reason(self._messages)}"
-            )
-        config = builder.create_builder_config()
-        self._configure(builder, config, spec, capabilities)
-        engine = builder.build_serialized_network(network, config)
-        if self._interrupt is not None:
-            raise self._interrupt
-        if engine is None:
-            raise EngineError(f"{named} cannot build the graph: {reason(self._messages)}")
-        content = bytes(engine)
-        self._check_weights(content, model, named)
+        must, cannot, trt = self._library.must, self._cannot, self._library.trt
+        builder: vendor.Builder = must(cannot("start"), trt.Builder, self._library.logger)
+        network = must(cannot("start a graph"), builder.create_network, network_flags(trt))
+        # Held until the end: the weights of the network are the parser's.
+        parser = self._parsed(network, model)
+        config = must(cannot("start"), builder.create_builder_config)
+        if capabilities:
+            must(cannot("build for these GPUs"), set_capabilities, config, capabilities)
+        self._library.ask(cannot("be configured"), self._configure, config)
+        must(cannot("take the slot profiles"), _add_profiles, builder, config, spec)
+        content = self._compiled(builder, network, config)
+        del parser
+        self._check_weights(content, model)
         return BuiltEngine(content, self._measured(config))
 
-    def _configure(
-        self,
-        builder: vendor.Builder,
-        config: vendor.BuilderConfig,
-        spec: GraphSpec,
-        capabilities: list[Any],
-    ) -> None:
-        trt, options = self._trt, self._options
-        if capabilities:
-            set_capabilities(trt, config, capabilities)
+    def _cannot(self, what: str) -> Refusal:
+        return lambda why: EngineError(f"{self._library.name} cannot {what}: {why}")
+
+    def _parsed(self, network: Any, model: Path) -> vendor.OnnxParser:
+        library, refusal = self._library, self._cannot("read the graph")
+        parser: vendor.OnnxParser = library.must(
+            refusal, library.trt.OnnxParser, network, library.logger
+        )
+        self._on_progress.note("reading the graph")
+        # From the file, not from bytes: external data is found beside it.
+        if not library.ask(refusal, parser.parse_from_file, str(model)):
+            words = library.words
+            raise refusal("; ".join(library.ask(refusal, _mistakes, parser)) or words)
+        return parser
+
+    def _configure(self, config: vendor.BuilderConfig) -> None:
+        trt, options = self._library.trt, self._options
         prepare_for_capture(trt, config)
         if options.workspace is not None:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
@@ -170,34 +147,49 @@ class _Build:
             # Fewer tactics are tried, and none of the hungry ones.
             config.builder_optimization_level = LOW_MEMORY_LEVEL
         if not self._flavour.portable:
-            cache = config.create_timing_cache(options.timing_cache)
-            # Tactics of another GPU or version would be wrong here: those are measured anew.
-            config.set_timing_cache(cache, False)
-        for slots in SLOT_BUCKETS:
-            profile = builder.create_optimization_profile()
-            for tensor in spec.inputs:
-                shape = tuple(slots if dim == "K" else int(dim) for dim in tensor.shape)
-                profile.set_shape(tensor.name, shape, shape, shape)
-            config.add_optimization_profile(profile)
+            self._use_timing_cache(config)
         config.progress_monitor = self._monitor()
+
+    def _use_timing_cache(self, config: vendor.BuilderConfig) -> None:
+        for content in (self._options.timing_cache, b""):
+            cache = config.create_timing_cache(content)
+            # Tactics of another GPU or version would be wrong here: those are measured anew.
+            if cache is not None and config.set_timing_cache(cache, False):
+                return
+            if content:
+                _LOG.warning("the timing cache is of no use here and is made anew")
+
+    def _compiled(
+        self, builder: vendor.Builder, network: Any, config: vendor.BuilderConfig
+    ) -> bytes:
+        refusal = self._cannot("build the graph")
+        try:
+            engine = self._library.must(refusal, builder.build_serialized_network, network, config)
+            return self._library.ask(refusal, bytes, engine)
+        finally:
+            if self._interrupt is not None:
+                raise self._interrupt
 
     def _measured(self, config: vendor.BuilderConfig) -> bytes:
         if self._flavour.portable:
             return b""
-        cache = config.get_timing_cache()
-        return b"" if cache is None else bytes(cache.serialize())
+        try:
+            return self._library.ask(self._cannot("keep its timings"), _timings, config)
+        except EngineError as error:
+            _LOG.warning("%s; the next build measures again", error)
+            return b""
 
-    def _check_weights(self, engine: bytes, model: Path, named: str) -> None:
+    def _check_weights(self, engine: bytes, model: Path) -> None:
         # Weights beside the graph are counted too; an engine may store float32 ones as float16.
         weights = sum(path.stat().st_size for path in model.parent.glob(f"{model.name}*"))
         if len(engine) < weights * LEAST_ENGINE:
             raise EngineError(
-                f"{named} wrote an engine of {len(engine)} bytes for a graph of {weights} bytes, so "
-                "it is incomplete; report this with the version"
+                f"{self._library.name} wrote an engine of {len(engine)} bytes for a graph of {weights} "
+                "bytes, so it is incomplete; report this with the version"
             )
 
     def _monitor(self) -> Any:
-        trt, build = self._trt, self
+        trt, build = self._library.trt, self
 
         class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined, misc]
             def __init__(self) -> None:
@@ -234,6 +226,28 @@ class _Build:
         except BaseException as error:
             self._interrupt = self._interrupt or error
         return self._interrupt is None
+
+
+def _add_profiles(builder: vendor.Builder, config: vendor.BuilderConfig, spec: GraphSpec) -> bool:
+    """Add one static profile per slot bucket; return whether all were accepted."""
+    for slots in SLOT_BUCKETS:
+        profile = builder.create_optimization_profile()
+        for tensor in spec.inputs:
+            shape = tuple(slots if dim == "K" else int(dim) for dim in tensor.shape)
+            profile.set_shape(tensor.name, shape, shape, shape)
+        if config.add_optimization_profile(profile) < 0:
+            return False
+    return True
+
+
+def _mistakes(parser: vendor.OnnxParser) -> list[str]:
+    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    return [f"{e.desc()} (node {e.node_name()!r}, {e.node_operator()})" for e in errors]
+
+
+def _timings(config: vendor.BuilderConfig) -> bytes:
+    cache = config.get_timing_cache()
+    return b"" if cache is None else bytes(cache.serialize())
 
 
 LOW_MEMORY_LEVEL = 1

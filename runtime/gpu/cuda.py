@@ -7,62 +7,29 @@ modules of cuda-python as arguments, so that tests can put strict stand-ins in t
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
-from types import ModuleType
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from dedos_deploy.closing import Closing
-from dedos_deploy.errors import BadInputError, EngineError, require
+from dedos_deploy.errors import BadInputError, EngineError
+from dedos_deploy.runtime.gpu.bindings import bindings
+from dedos_deploy.runtime.gpu.cuda_calls import CudaCalls, final
+from dedos_deploy.runtime.gpu.device import Device
+from dedos_deploy.runtime.gpu.kernels_file import KERNEL_NAMES, kernels_refused
 
 MIB = 2**20
 
-_LOST = tuple(
-    (
-        "cudaErrorIllegalAddress cudaErrorLaunchFailure cudaErrorECCUncorrectable "
-        "cudaErrorHardwareStackError cudaErrorIllegalInstruction cudaErrorMisalignedAddress "
-        "cudaErrorInvalidPc cudaErrorAssert cudaErrorDevicesUnavailable cudaErrorContained "
-        "cudaErrorSystemNotReady"
-    ).split()
-)
-"""After one of these nothing works in this process any more."""
 
-_NO_DEVICE = ("cudaErrorNoDevice", "cudaErrorInsufficientDriver", "cudaErrorStubLibrary")
-
-
-class DeviceLostError(EngineError):
-    """The GPU stopped working for this process; only a new process can use it again."""
-
-
-@dataclass(frozen=True)
-class Device:
-    """A GPU: its index, name, compute capability such as (8, 7), bytes of memory, whether it shares
-    that memory with the CPU (Jetson), and the CUDA version its driver supports, such as 12060."""
-
-    index: int
-    name: str
-    capability: tuple[int, int]
-    memory: int
-    integrated: bool
-    driver: int
-
-    @property
-    def sm(self) -> str:
-        """Compute capability as `8.7`."""
-        return f"{self.capability[0]}.{self.capability[1]}"
-
-
-class Cuda:
+class Cuda(CudaCalls):
     """One GPU through cuda-python's `runtime` and `driver` modules."""
 
     def __init__(self, runtime: Any, driver: Any, index: int = 0) -> None:
-        self._runtime = runtime
-        self._driver = driver
-        count = self._call(runtime.cudaGetDeviceCount())
+        super().__init__(runtime, driver)
+        count = self._call(self._runtime.cudaGetDeviceCount())
         if not 0 <= index < count:
             raise BadInputError(
                 f"there is no GPU number {index}; this machine has {count}, counted from 0"
@@ -85,6 +52,16 @@ class Cuda:
         """Make this GPU the one of the calling thread; every thread has its own, at first GPU 0."""
         self._call(self._runtime.cudaSetDevice(self._index))
 
+    @contextmanager
+    def borrowed_thread(self) -> Iterator[None]:
+        """Make this GPU the one of a thread that is not ours for the length of the block."""
+        before = self._call(self._runtime.cudaGetDevice())
+        self.activate()
+        try:
+            yield
+        finally:
+            self._call(self._runtime.cudaSetDevice(before))
+
     # Memory
 
     def allocate(self, size: int, purpose: str) -> DeviceBuffer:
@@ -94,18 +71,24 @@ class Cuda:
             self._refuse_memory(error, size, purpose)
         return DeviceBuffer(self, int(pointer), size)
 
-    def pinned(self, shape: Sequence[int], dtype: DTypeLike, purpose: str) -> PinnedArray:
-        """Return an array in page-locked host memory, which the device reads and writes directly."""
+    def pinned(
+        self, shape: Sequence[int], dtype: DTypeLike, purpose: str, *, mapped: bool = False
+    ) -> PinnedArray:
+        """Return an array in page-locked host memory, to and from which the device copies by itself.
+
+        mapped: kernels can read and write it, too, at its `device_pointer`.
+        """
         size = max(1, int(np.prod(shape)) * np.dtype(dtype).itemsize)
-        error, pointer = self._runtime.cudaHostAlloc(size, 0)
+        flags = self._runtime.cudaHostAllocMapped if mapped else 0
+        error, pointer = self._runtime.cudaHostAlloc(size, flags)
         if error != self._runtime.cudaError_t.cudaSuccess:
             self._refuse_memory(error, size, purpose)
         return PinnedArray(self, int(pointer), tuple(shape), np.dtype(dtype))
 
     def free_memory(self) -> tuple[int, int]:
         """Return free and total bytes of the device."""
-        free, total = self._call(self._runtime.cudaMemGetInfo())
-        return int(free), int(total)
+        free, total = map(int, self._call(self._runtime.cudaMemGetInfo()))
+        return free, total
 
     def free(self, pointer: int) -> None:
         self._call(self._runtime.cudaFree(pointer))
@@ -113,12 +96,22 @@ class Cuda:
     def free_host(self, pointer: int) -> None:
         self._call(self._runtime.cudaFreeHost(pointer))
 
+    def device_pointer(self, pointer: int) -> int:
+        """Return where the device sees mapped host memory."""
+        return int(self._call(self._runtime.cudaHostGetDevicePointer(pointer, 0)))
+
     # Work
 
     def stream(self) -> Stream:
-        """Return a stream that does not wait for the legacy default stream."""
+        """Return a stream that does not wait for the legacy default stream.
+
+        Who waits for it spins, the quickest way. On an integrated GPU that takes power from the GPU and
+        a core from the robot, so there the thread sleeps on an event; the device's own flag,
+        cudaDeviceScheduleBlockingSync, would be for torch in this process, too.
+        """
         flags = self._runtime.cudaStreamNonBlocking
-        return Stream(self, int(self._call(self._runtime.cudaStreamCreateWithFlags(flags))))
+        done = self.event() if self.device.integrated else None
+        return Stream(self, int(self._call(self._runtime.cudaStreamCreateWithFlags(flags))), done)
 
     def upload(self, dest: int, source: NDArray[Any], stream: Stream) -> None:
         """Copy a contiguous host array to device memory; it must live until the stream got there."""
@@ -155,14 +148,26 @@ class Cuda:
         return Graph(self, ready)
 
     def kernels(self, image: bytes) -> Kernels:
-        """Return the kernels of a fat binary."""
+        """Return the kernels of a fat binary.
+
+        Raises KernelsError, which says why, when this GPU or its driver does not take them.
+        """
         # The runtime creates the context that the driver's calls then find.
         self._call(self._runtime.cudaFree(0))
-        module = self._driver_call(self._driver.cuModuleLoadData(image))
-        return Kernels(self, module)
+        kernels = Kernels(self, self._load_call(self._driver.cuModuleLoadData(image)))
+        try:
+            # Now, since a driver may put off compiling until it is asked for a function.
+            kernels.find(KERNEL_NAMES)
+        except EngineError:
+            kernels.close()
+            raise
+        return kernels
 
     def event(self) -> Event:
-        return Event(self, self._call(self._runtime.cudaEventCreate()))
+        """Return an event; on an integrated GPU whoever waits for it sleeps."""
+        api = self._runtime
+        flags = api.cudaEventBlockingSync if self.device.integrated else api.cudaEventDefault
+        return Event(self, self._call(api.cudaEventCreateWithFlags(flags)))
 
     # What the resources below need
 
@@ -194,48 +199,14 @@ class Cuda:
             "other programs on it, or use a smaller bundle or network size"
         )
 
-    def _call(self, result: tuple[Any, ...]) -> Any:
-        error, *values = result
-        if error == self._runtime.cudaError_t.cudaSuccess:
-            return values[0] if len(values) == 1 else tuple(values)
-        name = getattr(error, "name", str(error))
-        if name in _NO_DEVICE:
-            raise EngineError(
-                f"no usable NVIDIA GPU ({name}); check nvidia-smi and the driver, run dedos-doctor, "
-                "or use the cpu engine"
-            )
-        if name in _LOST:
-            raise DeviceLostError(
-                f"the GPU stopped working for this process ({name}); start the program again, and "
-                "if it comes back, look for Xid in the kernel's log"
-            )
-        raise EngineError(f"CUDA refused a call ({name}: {self._words(error)}); run dedos-doctor")
-
-    def _words(self, error: Any) -> str:
-        status, text = self._runtime.cudaGetErrorString(error)
-        if status != self._runtime.cudaError_t.cudaSuccess or text is None:
-            return "no description"
-        return text.decode() if isinstance(text, bytes) else str(text)
-
-    def _driver_call(self, result: tuple[Any, ...]) -> Any:
+    def _load_call(self, result: tuple[Any, ...]) -> Any:
         error, *values = result
         if error == self._driver.CUresult.CUDA_SUCCESS:
-            return values[0] if len(values) == 1 else tuple(values)
+            return values[0]
         name = getattr(error, "name", str(error))
-        if name == "CUDA_ERROR_NO_BINARY_FOR_GPU":
-            raise EngineError(
-                f"the CUDA kernels of this installation were not built for compute capability "
-                f"{self.device.sm}; install from source on this machine with nvcc"
-            )
-        raise EngineError(f"the CUDA driver refused a call ({name}); run dedos-doctor")
-
-    @property
-    def runtime(self) -> Any:
-        return self._runtime
-
-    @property
-    def driver(self) -> Any:
-        return self._driver
+        raise final(int(error), name) or kernels_refused(
+            name, sm=self.device.sm, driver=self.device.driver_cuda
+        )
 
 
 class DeviceBuffer(Closing):
@@ -259,13 +230,23 @@ class PinnedArray(Closing):
     def __init__(self, cuda: Cuda, pointer: int, shape: tuple[int, ...], dtype: Any) -> None:
         self._cuda = cuda
         self._pointer = pointer
-        size = max(1, int(np.prod(shape)) * dtype.itemsize)
+        self.size = size = max(1, int(np.prod(shape)) * dtype.itemsize)
         block = (ctypes.c_uint8 * size).from_address(pointer)
         self.array: NDArray[Any] = (
             np.frombuffer(block, np.uint8)[: int(np.prod(shape)) * dtype.itemsize]
             .view(dtype)
             .reshape(shape)
         )
+
+    @property
+    def pointer(self) -> int:
+        """Its address for the host."""
+        return self._pointer
+
+    @property
+    def device_pointer(self) -> int:
+        """Its address for kernels, of mapped memory only."""
+        return self._cuda.device_pointer(self._pointer)
 
     def close(self) -> None:
         """Free it; may be called twice."""
@@ -276,19 +257,30 @@ class PinnedArray(Closing):
 
 
 class Stream(Closing):
-    """An ordered queue of work for the device."""
+    """An ordered queue of work for the device; `done`, closed with it, is waited for in its place."""
 
-    def __init__(self, cuda: Cuda, handle: int) -> None:
+    def __init__(self, cuda: Cuda, handle: int, done: Event | None = None) -> None:
         self._cuda = cuda
         self.handle = handle
+        self._done = done
 
     def synchronize(self) -> None:
         """Wait until everything on it is done; errors of that work are raised here."""
-        self._cuda._call(self._cuda.runtime.cudaStreamSynchronize(self.handle))
+        if self._done is None:
+            self._cuda._call(self._cuda.runtime.cudaStreamSynchronize(self.handle))
+        else:
+            self._done.record(self)
+            self._done.synchronize()
+
+    def wait(self, event: Event) -> None:
+        """Let what is put on it from now on wait for `event` as last recorded; returns at once."""
+        self._cuda._call(self._cuda.runtime.cudaStreamWaitEvent(self.handle, event.handle, 0))
 
     def close(self) -> None:
         """Destroy it; may be called twice."""
         handle, self.handle = self.handle, 0
+        if self._done is not None:
+            self._done.close()
         if handle:
             self._cuda._call(self._cuda.runtime.cudaStreamDestroy(handle))
 
@@ -302,6 +294,14 @@ class Event(Closing):
 
     def record(self, stream: Stream) -> None:
         self._cuda._call(self._cuda.runtime.cudaEventRecord(self._handle, stream.handle))
+
+    def synchronize(self) -> None:
+        """Wait until the device has passed it; errors of what came before are raised here."""
+        self._cuda._call(self._cuda.runtime.cudaEventSynchronize(self._handle))
+
+    @property
+    def handle(self) -> Any:
+        return self._handle
 
     def ms_since(self, earlier: Event) -> float:
         """Milliseconds of device time since `earlier`; both must have been passed."""
@@ -340,6 +340,12 @@ class Kernels(Closing):
         self._module = module
         self._functions: dict[str, Any] = {}
 
+    def find(self, names: Sequence[str]) -> None:
+        """Look up functions, to be launched by name. Raises KernelsError."""
+        for name in names:
+            found = self._cuda.driver.cuModuleGetFunction(self._module, name.encode())
+            self._functions[name] = self._cuda._load_call(found)
+
     def launch(
         self,
         name: str,
@@ -350,9 +356,6 @@ class Kernels(Closing):
     ) -> None:
         """Put one launch on `stream`; arguments: pairs of a value and its ctypes type."""
         driver = self._cuda.driver
-        if name not in self._functions:
-            found = driver.cuModuleGetFunction(self._module, name.encode())
-            self._functions[name] = self._cuda._driver_call(found)
         values = tuple(value for value, _ in arguments)
         types = tuple(kind for _, kind in arguments)
         self._cuda._driver_call(
@@ -367,17 +370,6 @@ class Kernels(Closing):
         self._functions.clear()
         if module is not None:
             self._cuda._driver_call(self._cuda.driver.cuModuleUnload(module))
-
-
-def bindings() -> tuple[ModuleType, ModuleType]:
-    """Return cuda-python's runtime and driver modules.
-
-    Raises MissingExtraError, or EngineError when the NVIDIA driver is not installed.
-    """
-    purpose = "running on an NVIDIA GPU"
-    runtime = require("cuda.bindings.runtime", extra="gpu", purpose=purpose)
-    driver = require("cuda.bindings.driver", extra="gpu", purpose=purpose)
-    return runtime, driver
 
 
 def close_all(items: Sequence[Closing]) -> None:

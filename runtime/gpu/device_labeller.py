@@ -7,23 +7,23 @@ import ctypes
 import math
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.picture_sizes import MOST_PIXELS
-from dedos_deploy.runtime.gpu.cuda import (
-    Cuda,
-    DeviceBuffer,
-    DeviceLostError,
-    Event,
-    Kernels,
-    PinnedArray,
-    Stream,
-    close_all,
+from dedos_deploy.runtime.gpu.cuda import Cuda, DeviceBuffer, Event, Kernels, Stream, close_all
+from dedos_deploy.runtime.gpu.cuda_calls import DeviceLostError
+from dedos_deploy.runtime.gpu.frame_places import DeviceFrame, FramePlaces
+from dedos_deploy.runtime.gpu.result_pool import (
+    MARK_BYTES,
+    MOST_CELLS,
+    ResultBlock,
+    ResultLayout,
+    ResultPool,
 )
 from dedos_deploy.runtime.labelling import Labelled, unusable_scores
 from dedos_deploy.runtime.slots import SlotTable
@@ -31,10 +31,9 @@ from dedos_deploy.spec import SLOT_BUCKETS, GraphSpec
 
 BLOCK = (32, 8)
 LEADER_BYTES = 16
-MOST_CELLS = 65536
-"""Ids that are counted: every class id of a session and one for unlabelled pixels."""
-
-_NOT_BROKEN = 2**64 - 1
+RIVALS_BYTES = 16
+_THRESHOLD_BYTES = 4 * SLOT_BUCKETS[-1]
+"""Of thresholds, before the class ids of slots, so that both go up in one copy."""
 
 
 class DeviceEngine(Protocol):
@@ -64,10 +63,53 @@ class DeviceEngine(Protocol):
         ...
 
 
+class Pending:
+    """A frame under way on the device."""
+
+    def __init__(self, labeller: DeviceLabeller, table: SlotTable, frame: DeviceFrame) -> None:
+        self._labeller = labeller
+        wide = table.empty_label_map((0, 0)).dtype == np.uint16
+        self.layout = ResultLayout(frame.size_hw, len(table.names) + 1, wide)
+        self.frame = frame
+        self.block: ResultBlock | None = None
+        self.latency_ms: dict[str, float] = {}
+
+    def result(self) -> Labelled:
+        """Wait for it and return it; call it once. Raises EngineError."""
+        return self._labeller.collect(self)
+
+
+class _Marks:
+    """Where the parts of one frame begin and end on the stream, and whose frame it is."""
+
+    def __init__(self, cuda: Cuda) -> None:
+        self.started, self.resized, self.inferred, self.done = (cuda.event() for _ in range(4))
+        self.pending: Pending | None = None
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        return self.started, self.resized, self.inferred, self.done
+
+    def settle(self) -> None:
+        """Wait for the frame, if one is under way, and note its times."""
+        pending, self.pending = self.pending, None
+        if pending is None:
+            return
+        self.done.synchronize()
+        pending.latency_ms = {
+            "pre": pending.frame.ms() + self.resized.ms_since(self.started),
+            "engine": self.inferred.ms_since(self.resized),
+            "post": self.done.ms_since(self.inferred),
+        }
+
+
 class DeviceLabeller(Closing):
     """Resize, engine and label map on one stream; only label map, confidence and counts come back.
 
-    Buffers of frame size are allocated for the first frame and again only for a larger one.
+    Two frames may be under way: the second one's way up runs beside the work of the first. Results
+    lie in page-locked memory that their receiver owns, into which a GPU that shares the CPU's memory
+    writes by itself. Buffers of frame size are allocated for the first frame and again only for a
+    larger one; other words allocate nothing.
     """
 
     def __init__(self, engine: DeviceEngine, kernels: Kernels) -> None:
@@ -75,7 +117,10 @@ class DeviceLabeller(Closing):
         self._engine = engine
         self._cuda: Cuda = engine.cuda
         self._kernels = kernels
-        self._frame: _FrameBuffers | None = None
+        self._mapped = self._cuda.device.integrated
+        self._turn = 0
+        self._copied = 0
+        self._landing: DeviceBuffer | None = None
         self._resources: list[Closing] = [kernels]
         try:
             self._allocate()
@@ -90,124 +135,175 @@ class DeviceLabeller(Closing):
 
     def label(self, frame_bgr: NDArray[np.uint8], table: SlotTable) -> Labelled:
         """Label a frame, uint8 [H, W, 3]; see Labeller.label."""
-        height, width = frame_bgr.shape[:2]
-        if height * width > MOST_PIXELS:
-            raise BadInputError(
-                f"a frame of {height}x{width} has more than {MOST_PIXELS} pixels; make it smaller"
-            )
         with self._engine.exclusive():
-            frame = self._buffers(height * width)
-            self._use(table)
-            self._start.record(self._engine.stream)
-            self._resize(frame_bgr, frame)
-            self._resized.record(self._engine.stream)
-            self._engine.enqueue()
-            self._inferred.record(self._engine.stream)
-            label_map, confidence, counts = self._label(frame, table, (height, width))
-            self._done.record(self._engine.stream)
-            self._engine.stream.synchronize()
-            self._check_scores()
-            return Labelled(
-                label_map.copy(),
-                confidence.copy(),
-                counts[:-1].astype(np.int64),
-                {
-                    "pre": self._resized.ms_since(self._start),
-                    "engine": self._inferred.ms_since(self._resized),
-                    "post": self._done.ms_since(self._inferred),
-                },
-            )
+            return self._collect(self._submit(frame_bgr, table))
+
+    def submit(self, frame_bgr: NDArray[np.uint8], table: SlotTable) -> Pending:
+        """Put a frame, uint8 [H, W, 3], on its way and return at once; its array is the caller's again.
+
+        A third one waits for the first. Raises as `label` does.
+        """
+        with self._engine.exclusive():
+            return self._submit(frame_bgr, table)
+
+    def collect(self, pending: Pending) -> Labelled:
+        """Wait for a frame of `submit` and return its result."""
+        if pending.latency_ms:
+            return self._collect(pending)
+        with self._engine.exclusive():
+            return self._collect(pending)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what can be said of the results so far, as JSON values."""
+        return {"results_copied": self._copied}
 
     def close(self) -> None:
-        """Release what is held on the device; the engine stays open. May be called twice."""
+        """Release what is held on the device; the engine stays open. May be called twice.
+
+        Frames under way are waited for, and results stay with their receivers.
+        """
         resources, self._resources = self._resources, []
-        frame, self._frame = self._frame, None
+        landing, self._landing = self._landing, None
         if not resources:
             return
         # Of a GPU that was lost nothing can be released any more; the driver did so.
         with contextlib.suppress(DeviceLostError):
             self._cuda.activate()
-            close_all([*resources, *(frame.resources if frame is not None else [])])
+            for marks in self._marks:
+                marks.settle()
+            self._frames.finish()
+            close_all([*resources, *([landing] if landing is not None else [])])
+
+    # One frame
+
+    def _submit(self, frame_bgr: NDArray[np.uint8], table: SlotTable) -> Pending:
+        height, width = frame_bgr.shape[:2]
+        if height * width > MOST_PIXELS:
+            raise BadInputError(
+                f"a frame of {height}x{width} has more than {MOST_PIXELS} pixels; make it smaller"
+            )
+        marks = self._marks[self._turn]
+        marks.settle()
+        self._turn = 1 - self._turn
+        self._fit(height * width)
+        self._use(table)
+        return self._enqueue(self._frames.place(frame_bgr), table, marks)
+
+    def _enqueue(self, frame: DeviceFrame, table: SlotTable, marks: _Marks) -> Pending:
+        """Put all work of a frame on the stream."""
+        pending, stream = Pending(self, table, frame), self._engine.stream
+        pending.block = block = self._pool.take()
+        marks.started.record(stream)
+        self._resize(frame)
+        frame.read.record(stream)
+        marks.resized.record(stream)
+        self._engine.enqueue()
+        marks.inferred.record(stream)
+        self._label(pending.layout, table, block)
+        marks.done.record(stream)
+        marks.pending = pending
+        return pending
+
+    def _collect(self, pending: Pending) -> Labelled:
+        for marks in self._marks:
+            if marks.pending is pending:
+                marks.settle()
+        block, pending.block = pending.block, None
+        assert block is not None, "collected once"
+        self._check_scores(pending.layout.broken(block.bytes))
+        label_map, confidence = pending.layout.maps_in(block.bytes)
+        if not block.lends:
+            self._copied += 1
+            label_map, confidence = label_map.copy(), confidence.copy()
+        counts = pending.layout.counts_in(block.bytes)[:-1].astype(np.int64)
+        return Labelled(label_map, confidence, counts, pending.latency_ms)
+
+    # Memory
 
     def _allocate(self) -> None:
         cells = math.prod(self._engine.spec.score_hw)
         most = SLOT_BUCKETS[-1]
         self._leaders = self._device(cells * LEADER_BYTES, "leaders of score cells")
-        self._thresholds = self._device(most * 4, "thresholds")
-        self._slot_ids = self._device(most * 2, "class ids of slots")
-        # Counts and the mark of a broken score lie together, to come back in one copy.
-        self._tally = self._device(8 + MOST_CELLS * 4, "pixel counts")
-        self._host_tally = self._pinned((8 + MOST_CELLS * 4,), np.uint8, "pixel counts")
-        self._host_thresholds = self._pinned((most,), np.float32, "thresholds")
-        self._host_slot_ids = self._pinned((most,), np.uint16, "class ids of slots")
-        self._start, self._resized, self._inferred, self._done = (self._event() for _ in range(4))
+        self._rivals = self._device(cells * RIVALS_BYTES, "rivals between score cells")
+        self._table = self._device(_THRESHOLD_BYTES + 2 * most, "thresholds and class ids")
+        # Atomics stay in the device's own memory, which an integrated GPU caches.
+        self._tally = self._device(MARK_BYTES + 4 * MOST_CELLS, "pixel counts")
+        host_table = self._cuda.pinned((self._table.size,), np.uint8, "thresholds and class ids")
+        self._resources.append(host_table)
+        self._host_table = host_table.array
+        self._marks = (_Marks(self._cuda), _Marks(self._cuda))
+        self._resources += [event for marks in self._marks for event in marks.events]
+        self._frames = FramePlaces(self._cuda, self._engine.stream)
+        self._resources.append(self._frames)
+        self._pool = ResultPool(self._cuda, mapped=self._mapped)
+        self._resources.append(self._pool)
 
     def _device(self, size: int, purpose: str) -> DeviceBuffer:
         buffer = self._cuda.allocate(size, purpose)
         self._resources.append(buffer)
         return buffer
 
-    def _pinned(
-        self, shape: tuple[int, ...], dtype: DTypeLike, purpose: str
-    ) -> NDArray[np.generic]:
-        pinned = self._cuda.pinned(shape, dtype, purpose)
-        self._resources.append(pinned)
-        return pinned.array
+    def _fit(self, pixels: int) -> None:
+        """Make room for frames of so many pixels."""
+        self._frames.fit(pixels)
+        self._pool.fit(pixels)
+        size = ResultLayout.room_for(pixels)
+        if self._mapped or (self._landing is not None and self._landing.size >= size):
+            return
+        self._frames.finish()
+        old, self._landing = self._landing, None
+        if old is not None:
+            old.close()
+        self._landing = self._cuda.allocate(size, "a label map")
 
-    def _event(self) -> Event:
-        event = self._cuda.event()
-        self._resources.append(event)
-        return event
-
-    def _buffers(self, pixels: int) -> _FrameBuffers:
-        if self._frame is None or self._frame.pixels < pixels:
-            old, self._frame = self._frame, None
-            if old is not None:
-                close_all(old.resources)
-            self._frame = _FrameBuffers(self._cuda, pixels)
-        return self._frame
+    # What is put on the stream
 
     def _use(self, table: SlotTable) -> None:
         """Upload a table unless it is the one of the last frame."""
         if table is self._engine.text_of:
             return
         slots, stream = len(table.valid), self._engine.stream
-        for host, values, dest in (
-            (self._host_thresholds, table.thresholds, self._thresholds),
-            (self._host_slot_ids, table.slot_ids, self._slot_ids),
-        ):
-            host[:slots] = values
-            self._cuda.upload(dest.pointer, host[:slots], stream)
+        # A frame under way may not have copied its own yet.
+        stream.synchronize()
+        self._host_table[: 4 * slots].view(np.float32)[:] = table.thresholds
+        ids = self._host_table[_THRESHOLD_BYTES : _THRESHOLD_BYTES + 2 * slots]
+        ids.view(np.uint16)[:] = table.slot_ids
+        self._cuda.upload(self._table.pointer, self._host_table, stream)
         self._engine.set_text(table.text, table.valid, owner=table)
 
-    def _resize(self, frame_bgr: NDArray[np.uint8], frame: _FrameBuffers) -> None:
-        spec, stream = self._engine.spec, self._engine.stream
-        height, width = frame_bgr.shape[:2]
-        pinned = frame.host_source.array[: frame_bgr.size].reshape(frame_bgr.shape)
-        np.copyto(pinned, frame_bgr)
-        self._cuda.upload(frame.source.pointer, pinned, stream)
+    def _resize(self, frame: DeviceFrame) -> None:
+        spec = self._engine.spec
         self._kernels.launch(
             "dedos_resize",
             _grid(spec.height, spec.width),
             BLOCK,
             [
-                (frame.source.pointer, ctypes.c_void_p),
-                (height, ctypes.c_int),
-                (width, ctypes.c_int),
+                (frame.pointer, ctypes.c_void_p),
+                (frame.size_hw[0], ctypes.c_int),
+                (frame.size_hw[1], ctypes.c_int),
                 (self._engine.image.pointer, ctypes.c_void_p),
                 (spec.height, ctypes.c_int),
                 (spec.width, ctypes.c_int),
             ],
-            stream,
+            self._engine.stream,
         )
 
-    def _label(
-        self, frame: _FrameBuffers, table: SlotTable, size_hw: tuple[int, int]
-    ) -> tuple[NDArray[np.uint8] | NDArray[np.uint16], NDArray[np.uint8], NDArray[np.uint32]]:
+    def _label(self, layout: ResultLayout, table: SlotTable, block: ResultBlock) -> None:
+        """From scores to a block of the host."""
+        stream = self._engine.stream
+        if self._landing is None:
+            self._launch_labels(layout, table, self._tally.pointer, block.device_pointer)
+            tally = block.bytes[: layout.tally_bytes]
+            self._cuda.download(tally, self._tally.pointer, stream)
+        else:
+            landing = self._landing.pointer
+            self._launch_labels(layout, table, landing, landing)
+            self._cuda.download(block.bytes[: layout.size], landing, stream)
+
+    def _launch_labels(self, layout: ResultLayout, table: SlotTable, tally: int, maps: int) -> None:
+        """From scores to mark and counts at `tally`, ids and confidence in a block at `maps`."""
         spec, stream, cuda = self._engine.spec, self._engine.stream, self._cuda
         rows, columns = spec.score_hw
-        cells = len(table.names) + 1
-        wide = table.empty_label_map((0, 0)).dtype == np.uint16
         kind = "f16" if spec.score_dtype == "float16" else "f32"
         scores = [
             (self._engine.scores.pointer, ctypes.c_void_p),
@@ -216,83 +312,39 @@ class DeviceLabeller(Closing):
             (columns, ctypes.c_int),
             (self._leaders.pointer, ctypes.c_void_p),
         ]
-        cuda.fill(self._tally.pointer, 0xFF, 8, stream)
-        cuda.fill(self._tally.pointer + 8, 0, 4 * cells, stream)
+        cuda.fill(tally, 0xFF, MARK_BYTES, stream)
+        cuda.fill(tally + MARK_BYTES, 0, 4 * layout.cells, stream)
+        rivals = (self._rivals.pointer, ctypes.c_void_p)
+        for name, last in (("leaders", (tally, ctypes.c_void_p)), ("rivals", rivals)):
+            grid = _grid(1, rows * columns, (256, 1))
+            self._kernels.launch(f"dedos_{name}_{kind}", grid, (256, 1), [*scores, last], stream)
         self._kernels.launch(
-            f"dedos_leaders_{kind}",
-            _grid(1, rows * columns, (256, 1)),
-            (256, 1),
-            [*scores, (self._tally.pointer, ctypes.c_void_p)],
-            stream,
-        )
-        self._kernels.launch(
-            f"dedos_labels_{kind}_{'u16' if wide else 'u8'}",
-            _grid(*size_hw),
+            f"dedos_labels_{kind}_{'u16' if layout.wide else 'u8'}",
+            _grid(*layout.size_hw),
             BLOCK,
             [
                 *scores,
-                (self._thresholds.pointer, ctypes.c_void_p),
-                (self._slot_ids.pointer, ctypes.c_void_p),
-                (frame.ids.pointer, ctypes.c_void_p),
-                (frame.confidence.pointer, ctypes.c_void_p),
-                (size_hw[0], ctypes.c_int),
-                (size_hw[1], ctypes.c_int),
-                (self._tally.pointer + 8, ctypes.c_void_p),
-                (cells, ctypes.c_int),
+                rivals,
+                (self._table.pointer, ctypes.c_void_p),
+                (self._table.pointer + _THRESHOLD_BYTES, ctypes.c_void_p),
+                (maps + layout.ids, ctypes.c_void_p),
+                (maps + layout.confidence, ctypes.c_void_p),
+                (layout.size_hw[0], ctypes.c_int),
+                (layout.size_hw[1], ctypes.c_int),
+                (tally + MARK_BYTES, ctypes.c_void_p),
+                (layout.cells, ctypes.c_int),
             ],
             stream,
         )
-        pixels = size_hw[0] * size_hw[1]
-        ids = frame.host_ids.array[: pixels * (2 if wide else 1)]
-        confidence = frame.host_confidence.array[:pixels]
-        tally = self._host_tally[: 8 + 4 * cells]
-        cuda.download(ids, frame.ids.pointer, stream)
-        cuda.download(confidence, frame.confidence.pointer, stream)
-        cuda.download(tally, self._tally.pointer, stream)
-        dtype = np.uint16 if wide else np.uint8
-        return (
-            ids.view(dtype).reshape(size_hw),
-            confidence.reshape(size_hw),
-            tally[8:].view(np.uint32),
-        )
 
-    def _check_scores(self) -> None:
-        broken = int(self._host_tally[:8].view(np.uint64)[0])
-        if broken == _NOT_BROKEN:
+    def _check_scores(self, broken: int | None) -> None:
+        if broken is None:
             return
         rows, columns = self._engine.spec.score_hw
         slot, cell = divmod(broken, rows * columns)
         raise unusable_scores(
             f"slot {slot} is not finite at row {cell // columns}, column {cell % columns}"
         )
-
-
-class _FrameBuffers:
-    """Buffers for frames of up to `pixels` pixels."""
-
-    def __init__(self, cuda: Cuda, pixels: int) -> None:
-        self.pixels = pixels
-        self.resources: list[Closing] = []
-        try:
-            self.source = self._device(cuda, 3 * pixels, "a frame")
-            self.ids = self._device(cuda, 2 * pixels, "a label map")
-            self.confidence = self._device(cuda, pixels, "the confidence of a frame")
-            self.host_source = self._pinned(cuda, 3 * pixels, "a frame")
-            self.host_ids = self._pinned(cuda, 2 * pixels, "a label map")
-            self.host_confidence = self._pinned(cuda, pixels, "the confidence of a frame")
-        except BaseException:
-            close_all(self.resources)
-            raise
-
-    def _device(self, cuda: Cuda, size: int, purpose: str) -> DeviceBuffer:
-        buffer = cuda.allocate(size, purpose)
-        self.resources.append(buffer)
-        return buffer
-
-    def _pinned(self, cuda: Cuda, size: int, purpose: str) -> PinnedArray:
-        pinned = cuda.pinned((size,), np.uint8, purpose)
-        self.resources.append(pinned)
-        return pinned
 
 
 def _grid(height: int, width: int, block: tuple[int, int] = BLOCK) -> tuple[int, int]:

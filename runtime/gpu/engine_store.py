@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from dedos_deploy.errors import BadBundleError, BadInputError, EngineError, ParityError
 from dedos_deploy.files import sha256_of_file, write_atomically
 from dedos_deploy.progress import QUIET, Progress
-from dedos_deploy.runtime.gpu.build import BuildOptions, build_engine, label
+from dedos_deploy.runtime.gpu.build import BuildOptions, build_engine
 from dedos_deploy.runtime.gpu.cuda import Cuda
 from dedos_deploy.runtime.gpu.device_check import DeviceCheck, check_on_device
 from dedos_deploy.runtime.gpu.engine_key import EngineKey, platform_name
@@ -32,7 +32,8 @@ from dedos_deploy.runtime.gpu.kept_verdict import (
     keep_verdict,
     kept_verdict,
 )
-from dedos_deploy.runtime.gpu.memory import LOW_WORKSPACE, available_bytes, build_memory
+from dedos_deploy.runtime.gpu.library import label
+from dedos_deploy.runtime.gpu.memory import available_bytes, build_memory
 from dedos_deploy.runtime.gpu.tensorrt_engine import TensorRtEngine
 from dedos_deploy.spec import SLOT_BUCKETS, TYPED_TARGETS
 from dedos_deploy.user_cache import CACHE_VARIABLE, cache_root
@@ -139,7 +140,7 @@ class EngineStore:
         memory.check()
         options = BuildOptions(
             capabilities=self.wanted.compute_capabilities if self.flavour.portable else (),
-            workspace=LOW_WORKSPACE if memory.low else None,
+            workspace=memory.workspace(shared=self._cuda.device.integrated),
             low_memory=memory.low,
             timing_cache=self._timing_cache(),
         )
@@ -220,6 +221,7 @@ class EngineStore:
             self._cuda,
             name=stored.path.name,
             runtime_cache=cache if self.flavour.portable else None,
+            on_progress=self._on_progress,
         )
 
     # The gate
@@ -243,8 +245,11 @@ class EngineStore:
 
         self._on_progress.note("comparing the engine with ONNX Runtime")
         rows = checking_rows(self._bundle)
+        frames = self._bundle.parity_frames()
         with OnnxEngine(self._bundle.path("model.onnx"), self._bundle.spec) as reference:
-            return check_on_device(engine, reference.infer, rows, precision=self._precision)
+            return check_on_device(
+                engine, reference.infer, rows, precision=self._precision, frames=frames
+            )
 
     def _warn_of_known_problems(self) -> None:
         rows = known_problems(
@@ -253,6 +258,7 @@ class EngineStore:
             precision=self._precision,
             batch=self._bundle.spec.batch,
             integrated=self._cuda.device.integrated,
+            capability=self._cuda.device.sm,
         )
         for row in rows:
             _LOG.warning(

@@ -14,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
+from dedos_deploy.borders import first_line, foreign
 from dedos_deploy.errors import EngineError, require
 from dedos_deploy.runtime.gpu import vendor
 
@@ -48,15 +49,23 @@ class Flavour:
     """One engine for several GPU generations, which need not be present when it is built."""
 
     def load(self, purpose: str) -> ModuleType:
-        """Return the module. Raises MissingExtraError, or EngineError for an unsupported version."""
-        trt = require(self.module, extra=self.extra, purpose=purpose)
-        found = version_of(trt)
+        """Return the module. Raises MissingExtraError, or EngineError for an unsupported version and
+        for one that cannot be imported."""
+        with foreign(self._unimportable, reason=first_line):
+            trt = require(self.module, extra=self.extra, purpose=purpose)
+            found = version_of(trt)
         if not self.oldest <= found < self.before:
             raise EngineError(
                 f"{self.module} {trt.__version__} is installed; versions from "
                 f"{_dotted(self.oldest)} to before {_dotted(self.before)} are supported"
             )
         return trt
+
+    def _unimportable(self, why: str) -> EngineError:
+        return EngineError(
+            f"{self.module} is there and cannot be imported ({why}); install it again, and see that the "
+            "libraries of NVIDIA that it names are there, too"
+        )
 
 
 TENSORRT = Flavour("tensorrt", "trt", "tensorrt", "trt", (10, 3), (12,), portable=False)
@@ -96,6 +105,9 @@ class KnownBad:
     integrated: bool | None = None
     """Only on Jetson, None for any GPU."""
 
+    capabilities: tuple[str, ...] = ()
+    """Compute capabilities of the GPUs that it concerns, empty for all."""
+
 
 KNOWN_BAD = (
     KnownBad(
@@ -122,15 +134,35 @@ KNOWN_BAD = (
         "export with --batch 1",
         batched=True,
     ),
+    # Reported of 10.16, and of no version known to be free of it; 10.8 is the first for these GPUs.
+    # Of 10.14 and 11.1 a wrong speech encoder is reported there, in every precision (#4822).
+    KnownBad(
+        "tensorrt",
+        (10, 8),
+        (12,),
+        "fused attention in FP16 may come out wrong on compute capability 12.0, such as GeForce RTX 50 "
+        "(NVIDIA/TensorRT #4837)",
+        "the parity check on this device decides; where it refuses, export with --precision fp32 or "
+        "use --engine cpu",
+        precisions=("fp16", "int8"),
+        capabilities=("12.0",),
+    ),
 )
 """Graphs of this package already avoid GridSample (NVIDIA/TensorRT #4813), NonZero
 (TensorRT-RTX #36), split q, k and v (TensorRT-Edge-LLM #151) and masks of -inf."""
 
 
 def known_problems(
-    flavour: Flavour, version: Version, *, precision: str, batch: int, integrated: bool
+    flavour: Flavour,
+    version: Version,
+    *,
+    precision: str,
+    batch: int,
+    integrated: bool,
+    capability: str | None,
 ) -> list[KnownBad]:
-    """Return the rows of KNOWN_BAD that concern an engine."""
+    """Return the rows of KNOWN_BAD that concern an engine on a GPU of a compute capability such as
+    `8.9`, None without a GPU."""
     return [
         row
         for row in KNOWN_BAD
@@ -139,6 +171,7 @@ def known_problems(
         and (not row.precisions or precision in row.precisions)
         and (not row.batched or batch > 1)
         and row.integrated in (None, integrated)
+        and (not row.capabilities or capability in row.capabilities)
     ]
 
 
@@ -155,11 +188,10 @@ def prepare_for_capture(trt: ModuleType, config: vendor.BuilderConfig) -> None:
         config.set_flag(flag)
 
 
-def set_capabilities(trt: ModuleType, config: Any, capabilities: Sequence[Any]) -> None:
-    """Name the GPUs of a portable engine."""
+def set_capabilities(config: vendor.PortableConfig, capabilities: Sequence[Any]) -> bool:
+    """Name the GPUs of a portable engine; return whether all were accepted."""
     config.num_compute_capabilities = len(capabilities)
-    for index, capability in enumerate(capabilities):
-        config.set_compute_capability(capability, index)
+    return all(config.set_compute_capability(one, index) for index, one in enumerate(capabilities))
 
 
 def new_context(
@@ -180,8 +212,9 @@ def scratch_bytes(engine: vendor.CudaEngine, profile: int) -> int:
 
 def is_capturable(context: vendor.ExecutionContext, stream: int) -> bool:
     """Return whether work of a context may be captured; older versions cannot tell and try."""
-    ask = getattr(context, "is_stream_capturable", None)
-    return True if ask is None else bool(ask(stream))
+    if not hasattr(context, "is_stream_capturable"):
+        return True
+    return cast(vendor.CapturableContext, context).is_stream_capturable(stream)
 
 
 def _dotted(version: Version) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dedos_deploy.errors import BadBundleError
 from dedos_deploy.files import write_atomically
-from dedos_deploy.runtime.gpu.device_check import DeviceCheck
+from dedos_deploy.runtime.gpu.device_check import GATE, DeviceCheck
 from dedos_deploy.runtime.slots import Rows
 
 if TYPE_CHECKING:
@@ -18,14 +18,15 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _ABOUT = "engine_sha256"
+_GATE = "gate"
 _CHECK = [field.name for field in fields(DeviceCheck)]
 
 
 def kept_verdict(path: Path, sha256: str) -> dict[str, Any] | None:
-    """Return the values of a verdict about what has this SHA-256, or None where there is none."""
+    """Return the values of a verdict about what has this SHA-256, None without one of today's gate."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        return dict(values) if values.pop(_ABOUT) == sha256 else None
+        return dict(values) if (values[_ABOUT], values[_GATE]) == (sha256, GATE) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -40,7 +41,7 @@ def check_of(values: dict[str, Any] | None) -> DeviceCheck | None:
 
 def keep_verdict(path: Path, sha256: str, values: dict[str, Any]) -> None:
     """Write a verdict, JSON values; a file that cannot be written costs a warning."""
-    content = {**values, _ABOUT: sha256}
+    content = {**values, _ABOUT: sha256, _GATE: GATE}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())

@@ -40,6 +40,21 @@ class BuildMemory:
         """Whether to use the low-memory recipe: less workspace, fewer tactics."""
         return self.available is not None and self.available < self.wanted
 
+    def workspace(self, *, shared: bool) -> int | None:
+        """Return the most scratch memory that a layer may take while tactics are tried, None for
+        TensorRT's own limit, which is all of the GPU's memory.
+
+        shared: the GPU's memory is the CPU's, too. What is tried there would be taken from everything
+        else that runs, so it gets half of what is left beside the build itself, and at least what was
+        predicted for it.
+        """
+        if self.low:
+            return LOW_WORKSPACE
+        if not shared:
+            return None
+        spare = WORKSPACE if self.available is None else self.available - self.wanted + WORKSPACE
+        return max(WORKSPACE, spare // 2)
+
     def check(self) -> None:
         """Raise EngineError when even the low-memory recipe will not fit."""
         if self.available is None or self.available >= self.least:

@@ -50,9 +50,9 @@ class OnnxCudaEngine(Engine):
             )
         if not model.is_file():
             raise EngineError(f"the model {model.name} is missing; export the bundle again")
-        _preload()
         refusal = partial(_unloadable, model.name, gpu)
         with foreign(refusal, reason=spoken_reason):
+            _preload()
             self._session: Any = onnxruntime.InferenceSession(
                 os.fspath(model),
                 session_options(1),

@@ -1,13 +1,14 @@
 """The engine that runs TensorRT's two flavours: one stream, one context and graph per slot bucket,
-every buffer allocated once."""
+everything allocated, run and captured before the first frame."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -17,22 +18,17 @@ from numpy.typing import NDArray
 
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import DedosError, EngineError
+from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.runtime.engines.contract import Engine
 from dedos_deploy.runtime.engines.tensors import Tensors, check_inputs
 from dedos_deploy.runtime.gpu import vendor
-from dedos_deploy.runtime.gpu.build import label, new_logger, reason
-from dedos_deploy.runtime.gpu.cuda import (
-    Cuda,
-    DeviceBuffer,
-    DeviceLostError,
-    Graph,
-    PinnedArray,
-    close_all,
-)
+from dedos_deploy.runtime.gpu.cuda import Cuda, DeviceBuffer, Graph, PinnedArray, close_all
+from dedos_deploy.runtime.gpu.cuda_calls import DeviceLostError
 from dedos_deploy.runtime.gpu.device_labeller import DeviceLabeller
 from dedos_deploy.runtime.gpu.engine_check import check_engine
 from dedos_deploy.runtime.gpu.flavours import Flavour, is_capturable, new_context, scratch_bytes
-from dedos_deploy.runtime.gpu.kernels_file import kernels_file
+from dedos_deploy.runtime.gpu.kernels_file import KernelsError, kernels_file
+from dedos_deploy.runtime.gpu.library import Library
 from dedos_deploy.runtime.gpu.runtime_cache import KeptRuntimeCache
 from dedos_deploy.runtime.labelling import Labeller
 from dedos_deploy.spec import SLOT_BUCKETS, GraphSpec, TensorSpec, bucket_for
@@ -40,6 +36,7 @@ from dedos_deploy.spec import SLOT_BUCKETS, GraphSpec, TensorSpec, bucket_for
 _LOG = logging.getLogger(__name__)
 
 _Owned = TypeVar("_Owned", bound=Closing)
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(eq=False)
@@ -54,9 +51,9 @@ class TensorRtEngine(Engine):
     """An engine of `spec` on one GPU, for one frame at a time.
 
     Text of up to 256 words is padded to the smallest slot bucket that holds it. All device memory
-    is allocated here; what a bucket needs besides is set up when it is first used. Work of a bucket
-    is captured into a CUDA graph where the library allows it; `graphs` tells for which buckets, and
-    why not for others.
+    is allocated and every bucket run once when the engine is loaded, so that other words never cost
+    a frame more than a copy. Work of a bucket is captured into a CUDA graph where the library
+    allows it; `graphs` tells for which buckets, and why not for others.
     """
 
     max_slots = SLOT_BUCKETS[-1]
@@ -71,11 +68,13 @@ class TensorRtEngine(Engine):
         *,
         name: str = "engine",
         runtime_cache: Path | None = None,
+        on_progress: Progress = QUIET,
     ) -> None:
-        """Load a serialized engine.
+        """Load a serialized engine and make all its slot buckets ready.
 
         name: for messages; runtime_cache: file in which TensorRT for RTX keeps what it compiled on
-        this device, None to compile it anew.
+        this device, None to compile it anew, which takes long for every bucket; on_progress: noted
+        which bucket is made ready.
 
         Raises EngineError when it was built for another GPU or version, is damaged, is another
         graph, or the GPU has too little memory, which names how much was needed.
@@ -84,10 +83,11 @@ class TensorRtEngine(Engine):
         self.cuda = cuda
         self.graphs: dict[int, str] = {}
         self.text_of: object = None
+        self._labeller_facts: Callable[[], dict[str, Any]] = dict
         self._trt = trt
+        self._library = Library(trt, flavour)
         self._flavour = flavour
         self._name = name
-        self._messages: list[str] = []
         self._cache = KeptRuntimeCache(runtime_cache)
         self._running = threading.Lock()
         self._lost = False
@@ -100,6 +100,7 @@ class TensorRtEngine(Engine):
         try:
             self._load(engine)
             self._allocate()
+            self._prepare_all(on_progress)
         except BaseException:
             self.close()
             raise
@@ -163,19 +164,18 @@ class TensorRtEngine(Engine):
         """Put text float32 [K, D] and valid float32 [K] on the device, padded; return the bucket.
 
         owner: what `text_of` shows from now on. Inside `exclusive`. Costs one copy of at most 256
-        rows and allocates nothing once the bucket was used before.
+        rows; nothing is allocated, run or captured.
         """
         self.text_of = None
         slots = len(valid)
         bucket = bucket_for(slots)
-        # The copies of an earlier call have been waited for with its frame.
+        # A frame under way may not have copied its own yet.
+        self.stream.synchronize()
         rows, used = self._host("text", self.spec.text), self._host("valid", self.spec.valid)
         rows[:slots], rows[slots:bucket] = text, 0.0
         used[:slots], used[slots:bucket] = valid, 0.0
         self.cuda.upload(self.text.pointer, rows[:bucket], self.stream)
         self.cuda.upload(self.valid.pointer, used[:bucket], self.stream)
-        if bucket not in self._buckets:
-            self._buckets[bucket] = self._prepare(bucket)
         self._bucket = bucket
         self.text_of = owner
         return bucket
@@ -189,19 +189,24 @@ class TensorRtEngine(Engine):
             self._execute(bucket.context)
 
     def labeller(self, *, threads: int) -> Labeller:
-        """Return the way to label whole frames on the device; on the host, with a warning, without
-        the CUDA kernels, which an installation from source has where it found nvcc."""
+        """Return the way to label whole frames on the device; on the host, with a warning that says
+        why, where there are no CUDA kernels or the GPU's driver does not take them."""
         kernels = kernels_file()
+        why = "this installation has no CUDA kernels; install from source with nvcc to have them"
         if kernels is not None:
-            return DeviceLabeller.open(self, kernels)
-        _LOG.warning(
-            "this installation has no CUDA kernels, so frames are resized and labelled on the CPU; "
-            "install from source with nvcc to have them"
-        )
+            try:
+                labeller = DeviceLabeller.open(self, kernels)
+            except KernelsError as error:
+                why = str(error)
+            else:
+                self._labeller_facts = labeller.facts
+                return labeller
+        _LOG.warning("frames are resized and labelled on the CPU: %s", why)
         return super().labeller(threads=threads)
 
     def facts(self) -> dict[str, Any]:
-        """Return what can be said of this engine: versions, memory, and how its work is launched."""
+        """Return what can be said of this engine: versions, memory, how its work is launched, and
+        `results_copied` as their receivers held all page-locked memory that they may."""
         return {
             "flavour": self._flavour.name,
             "version": str(self._trt.__version__),
@@ -211,6 +216,7 @@ class TensorRtEngine(Engine):
                 item.size for item in self._resources if isinstance(item, DeviceBuffer)
             ),
             "cuda_graphs": dict(self.graphs),
+            **self._labeller_facts(),
         }
 
     def device_memory(self) -> int:
@@ -240,17 +246,17 @@ class TensorRtEngine(Engine):
     # Loading
 
     def _load(self, engine: bytes) -> None:
-        trt, named = self._trt, f"{label(self._flavour)} {self._trt.__version__}"
-        self._logger = new_logger(trt, self._messages)
-        self._runtime = trt.Runtime(self._logger)
-        self._engine = self._runtime.deserialize_cuda_engine(engine)
-        if self._engine is None:
-            raise EngineError(
-                f"{named} cannot load {self._name} on {self.cuda.device.name} (compute capability "
-                f"{self.cuda.device.sm}): {reason(self._messages)}; delete the file and run again "
-                "to build it for this device"
-            )
-        check_engine(self._engine, self.spec, self._name)
+        library, refusal = self._library, self._unloadable
+        self._runtime = self._must("a runtime", self._trt.Runtime, library.logger)
+        self._engine = library.must(refusal, self._runtime.deserialize_cuda_engine, engine)
+        library.ask(refusal, check_engine, self._engine, self.spec, self._name)
+
+    def _unloadable(self, why: str) -> EngineError:
+        return EngineError(
+            f"{self._library.name} cannot load {self._name} on {self.cuda.device.name} (compute "
+            f"capability {self.cuda.device.sm}): {why}; delete the file and run again to build it "
+            "for this device"
+        )
 
     @property
     def _loaded(self) -> vendor.CudaEngine:
@@ -259,7 +265,10 @@ class TensorRtEngine(Engine):
 
     def _allocate(self) -> None:
         spec, cuda = self.spec, self.cuda
-        scratch = max(scratch_bytes(self._loaded, index) for index in range(len(SLOT_BUCKETS)))
+        scratch = max(
+            self._library.ask(self._unloadable, scratch_bytes, self._loaded, index)
+            for index in range(len(SLOT_BUCKETS))
+        )
         self.stream = self._own(cuda.stream())
         self.scratch = self._own(cuda.allocate(max(1, scratch), "the engine's scratch memory"))
         self.image = self._device(spec.image)
@@ -288,35 +297,42 @@ class TensorRtEngine(Engine):
 
     # Buckets
 
+    def _prepare_all(self, on_progress: Progress) -> None:
+        """Make every bucket ready, one after the other, since all share one block of scratch memory.
+
+        Beside the frames it would take a second block, as large as the largest bucket's.
+        """
+        # What lies in fresh memory may be no number, from which a graph may compute an address.
+        most = SLOT_BUCKETS[-1]
+        self.cuda.fill(self.image.pointer, 0, self.image.size, self.stream)
+        rows = np.eye(most, self.spec.text_width, dtype=np.float32)
+        rows[self.spec.text_width :, 0] = 1.0
+        self.set_text(rows, np.ones(most, np.float32))
+        for number, slots in enumerate(SLOT_BUCKETS, start=1):
+            on_progress.note(f"making K={slots} ready, {number} of {len(SLOT_BUCKETS)}")
+            self._buckets[slots] = self._prepare(slots)
+
     def _prepare(self, slots: int) -> _Bucket:
-        context = new_context(self._trt, self._loaded, self._runtime_config())
-        if context is None:
-            raise EngineError(
-                f"{self._name} gave no execution context for K={slots}: {reason(self._messages)}"
-            )
-        context.set_device_memory(self.scratch.pointer, self.scratch.size)
-        index = SLOT_BUCKETS.index(slots)
+        named, config, scratch = f"for K={slots}", self._runtime_config(), self.scratch
+        context = self._must(f"a context {named}", new_context, self._trt, self._loaded, config)
+        self._ask("scratch memory", context.set_device_memory, scratch.pointer, scratch.size)
         self._must(
-            context.set_optimization_profile_async(index, self.stream.handle),
-            f"the profile for K={slots}",
+            f"the profile {named}",
+            context.set_optimization_profile_async,
+            SLOT_BUCKETS.index(slots),
+            self.stream.handle,
         )
         self.stream.synchronize()
         for tensor in self.spec.inputs:
             shape = tuple(slots if dim == "K" else int(dim) for dim in tensor.shape)
-            self._must(context.set_input_shape(tensor.name, shape), f"{tensor.name} {shape}")
-        missing = context.infer_shapes()
-        self._must(not missing, f"the shapes of {', '.join(missing)}")
-        addresses = (
-            (self.spec.image, self.image),
-            (self.spec.text, self.text),
-            (self.spec.valid, self.valid),
-            (self.spec.scores, self.scores),
-        )
-        for tensor, buffer in addresses:
-            self._must(
-                context.set_tensor_address(tensor.name, buffer.pointer),
-                f"the address of {tensor.name!r}",
-            )
+            self._must(f"{tensor.name} {shape}", context.set_input_shape, tensor.name, shape)
+        missing = self._ask(f"the shapes {named}", context.infer_shapes)
+        if missing:
+            raise self._refused(f"the shapes {named}", f"{', '.join(missing)} have none")
+        address = context.set_tensor_address
+        buffers = (self.image, self.text, self.valid, self.scores)
+        for tensor, buffer in zip((*self.spec.inputs, self.spec.scores), buffers, strict=True):
+            self._must(f"the address of {tensor.name!r}", address, tensor.name, buffer.pointer)
         bucket = _Bucket(context)
         # The first run compiles and settles what a capture must not contain.
         self._execute(context)
@@ -327,7 +343,7 @@ class TensorRtEngine(Engine):
 
     def _captured(self, context: vendor.ExecutionContext, slots: int) -> Graph | None:
         """Return the graph of one run, or None with the reason in `graphs`."""
-        if not is_capturable(context, self.stream.handle):
+        if not self._ask("a capture", is_capturable, context, self.stream.handle):
             self._no_graph(slots, "the library cannot capture this engine")
             return None
         graph: Graph | None = None
@@ -347,26 +363,25 @@ class TensorRtEngine(Engine):
 
     def _no_graph(self, slots: int, why: str) -> None:
         self.graphs[slots] = f"launched one by one: {why}"
-        _LOG.warning(
-            "%s: no CUDA graph for K=%d, its kernels are launched one by one: %s",
-            self._name,
-            slots,
-            why,
-        )
+        text = "%s: no CUDA graph for K=%d, its kernels are launched one by one: %s"
+        _LOG.warning(text, self._name, slots, why)
 
     def _execute(self, context: vendor.ExecutionContext) -> None:
-        self._must(context.execute_async_v3(self.stream.handle), "a run")
+        self._must("a run", context.execute_async_v3, self.stream.handle)
 
-    def _must(self, accepted: bool, what: str) -> None:
-        if not accepted:
-            raise EngineError(
-                f"{label(self._flavour)} refused {what} of {self._name}: {reason(self._messages)}"
-            )
+    def _ask(self, what: str, call: Callable[..., _Answer], *arguments: Any) -> _Answer:
+        return self._library.ask(partial(self._refused, what), call, *arguments)
+
+    def _must(self, what: str, call: Callable[..., _Answer | None], *arguments: Any) -> _Answer:
+        return self._library.must(partial(self._refused, what), call, *arguments)
+
+    def _refused(self, what: str, why: str) -> EngineError:
+        return EngineError(f"{self._library.name} refused {what} of {self._name}: {why}")
 
     def _runtime_config(self) -> vendor.RuntimeConfig | None:
         if not self._flavour.portable:
             return None
-        config = self._loaded.create_runtime_config()
+        config = self._must("a runtime configuration", self._loaded.create_runtime_config)
         self._cache.attach(config)
         return config
 

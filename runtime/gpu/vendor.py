@@ -1,7 +1,8 @@
 """What of `tensorrt` and `tensorrt_rtx` this package calls, as types.
 
 Both libraries come without types that a checker can read, so this is the one place that says what they
-promise; a test compares it with the installed library's own signatures.
+promise; a test compares it with the signatures of the oldest and newest versions that can be had, and
+with what they do when they refuse: where a method returns bool that is False, unless it says otherwise.
 """
 
 from __future__ import annotations
@@ -39,15 +40,25 @@ class ExecutionContext(Protocol):
 
     def set_device_memory(self, memory: int, size: int) -> None: ...
 
-    def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool: ...
+    def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
+        """Raises RuntimeError when refused; under TensorRT 10.3 the process ends by SIGSEGV."""
+        ...
 
     def set_input_shape(self, name: str, shape: Sequence[int]) -> bool: ...
 
-    def infer_shapes(self) -> list[str]: ...
+    def infer_shapes(self) -> list[str]:
+        """Raises RuntimeError when refused; under TensorRT 10.3 the process ends by SIGSEGV."""
+        ...
 
     def set_tensor_address(self, name: str, memory: int) -> bool: ...
 
     def execute_async_v3(self, stream_handle: int) -> bool: ...
+
+
+class CapturableContext(ExecutionContext, Protocol):
+    """IExecutionContext of TensorRT for RTX, which knows whether its work can be captured."""
+
+    def is_stream_capturable(self, stream: int) -> bool: ...
 
 
 class CudaEngine(Protocol):
@@ -106,7 +117,9 @@ class OptimizationProfile(Protocol):
 
     def set_shape(
         self, input: str, min: Sequence[int], opt: Sequence[int], max: Sequence[int]
-    ) -> None: ...
+    ) -> None:
+        """Raises RuntimeError when refused."""
+        ...
 
 
 class BuilderConfig(Protocol):
@@ -126,6 +139,15 @@ class BuilderConfig(Protocol):
     def get_timing_cache(self) -> TimingCache | None: ...
 
     def add_optimization_profile(self, profile: OptimizationProfile) -> int: ...
+
+
+class PortableConfig(BuilderConfig, Protocol):
+    """IBuilderConfig of TensorRT for RTX."""
+
+    num_compute_capabilities: int
+    """Setting it raises ValueError when refused."""
+
+    def set_compute_capability(self, compute_capability: Any, index: int) -> bool: ...
 
 
 class Builder(Protocol):

@@ -11,6 +11,7 @@ namespace {
 using dedos::Half;
 using dedos::kNone16;
 using dedos::Leader;
+using dedos::Rivals;
 
 constexpr int kSharedCells = 1024;  // counts of up to so many ids are gathered per block
 constexpr unsigned kWholeWarp = 0xffffffffu;
@@ -36,6 +37,15 @@ __device__ void find_leaders(const dedos::ScoreMap<T>& scores, Leader* leaders,
   }
 }
 
+template <typename T>
+__device__ void find_rivals(const dedos::ScoreMap<T>& scores, const Leader* leaders,
+                            Rivals* rivals) {
+  const int cell = column_of_thread();
+  if (cell < scores.height * scores.width) {
+    dedos::find_rivals(scores, leaders, cell, rivals + cell);
+  }
+}
+
 // Neighbouring pixels mostly share an id, so a warp adds once per id that occurs in it.
 __device__ void count_id(unsigned* counts, unsigned cell, bool counted) {
   const unsigned voters = __ballot_sync(kWholeWarp, counted);
@@ -49,8 +59,8 @@ __device__ void count_id(unsigned* counts, unsigned cell, bool counted) {
 
 template <typename T, typename Id>
 __device__ void label_pixels(const dedos::ScoreMap<T>& scores, const Leader* leaders,
-                             const dedos::SlotTable& slots, const dedos::LabelImage<Id>& image,
-                             unsigned* counts, int cells) {
+                             const Rivals* rivals, const dedos::SlotTable& slots,
+                             const dedos::LabelImage<Id>& image, unsigned* counts, int cells) {
   __shared__ unsigned gathered[kSharedCells];
   const bool gathers = cells <= kSharedCells;
   const int thread = static_cast<int>(threadIdx.y * blockDim.x + threadIdx.x);
@@ -63,7 +73,7 @@ __device__ void label_pixels(const dedos::ScoreMap<T>& scores, const Leader* lea
   const bool inside = x < image.width && y < image.height;
   unsigned cell = 0;
   if (inside) {
-    const unsigned id = dedos::label_at(scores, leaders, slots, image, y, x);
+    const unsigned id = dedos::label_at(scores, leaders, rivals, slots, image, y, x);
     cell = id == kNone16 ? static_cast<unsigned>(cells) - 1 : id;
   }
   count_id(gathers ? gathered : counts, cell, inside);
@@ -89,26 +99,32 @@ __global__ void __launch_bounds__(256)
   dedos::resize_at(image, y, x, height, width, out + pixel * dedos::kChannels);
 }
 
-#define DEDOS_LEADERS(name, T)                                                                  \
-  __global__ void __launch_bounds__(256)                                                        \
-      name(const T* scores, int slots, int height, int width, Leader* leaders,                  \
-           unsigned long long* broken) {                                                        \
-    find_leaders(dedos::ScoreMap<T>{scores, slots, height, width}, leaders, broken);            \
+#define DEDOS_LEADERS(name, T)                                                                   \
+  __global__ void __launch_bounds__(256) name(const T* scores, int slots, int height, int width, \
+                                              Leader* leaders, unsigned long long* broken) {     \
+    find_leaders(dedos::ScoreMap<T>{scores, slots, height, width}, leaders, broken);             \
   }
 
-#define DEDOS_LABELS(name, T, Id)                                                               \
-  __global__ void __launch_bounds__(256)                                                        \
-      name(const T* scores, int slots, int height, int width, const Leader* leaders,            \
-           const float* thresholds, const std::uint16_t* slot_ids, Id* ids,                     \
-           std::uint8_t* confidence, int out_height, int out_width, unsigned* counts,           \
-           int cells) {                                                                         \
-    label_pixels(dedos::ScoreMap<T>{scores, slots, height, width}, leaders,                     \
-                 dedos::SlotTable{thresholds, slot_ids},                                        \
-                 dedos::LabelImage<Id>{ids, confidence, out_height, out_width}, counts, cells); \
+#define DEDOS_RIVALS(name, T)                                                                    \
+  __global__ void __launch_bounds__(256) name(const T* scores, int slots, int height, int width, \
+                                              const Leader* leaders, Rivals* rivals) {           \
+    find_rivals(dedos::ScoreMap<T>{scores, slots, height, width}, leaders, rivals);              \
+  }
+
+#define DEDOS_LABELS(name, T, Id)                                                                  \
+  __global__ void __launch_bounds__(256)                                                           \
+      name(const T* scores, int slots, int height, int width, const Leader* leaders,               \
+           const Rivals* rivals, const float* thresholds, const std::uint16_t* slot_ids, Id* ids,  \
+           std::uint8_t* confidence, int out_height, int out_width, unsigned* counts, int cells) { \
+    label_pixels(dedos::ScoreMap<T>{scores, slots, height, width}, leaders, rivals,                \
+                 dedos::SlotTable{thresholds, slot_ids},                                           \
+                 dedos::LabelImage<Id>{ids, confidence, out_height, out_width}, counts, cells);    \
   }
 
 DEDOS_LEADERS(dedos_leaders_f32, float)
 DEDOS_LEADERS(dedos_leaders_f16, Half)
+DEDOS_RIVALS(dedos_rivals_f32, float)
+DEDOS_RIVALS(dedos_rivals_f16, Half)
 DEDOS_LABELS(dedos_labels_f32_u8, float, std::uint8_t)
 DEDOS_LABELS(dedos_labels_f32_u16, float, std::uint16_t)
 DEDOS_LABELS(dedos_labels_f16_u8, Half, std::uint8_t)

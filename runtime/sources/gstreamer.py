@@ -6,7 +6,7 @@ import re
 from urllib.parse import parse_qsl
 
 from dedos_deploy.errors import SourceError, nearest
-from dedos_deploy.runtime.opencv import Capture, has_gstreamer, open_capture
+from dedos_deploy.runtime.opencv import Capture, has_gstreamer, open_capture, opencv_remedy
 from dedos_deploy.runtime.sources.live import CaptureSource
 from dedos_deploy.runtime.uri import redact
 
@@ -45,8 +45,7 @@ def connect_gstreamer(uri: str) -> CaptureSource:
     if not has_gstreamer():
         raise SourceError(
             f"source {shown!r} needs an OpenCV with GStreamer, and the installed {cv2.__version__} has "
-            "none (that of pip never has); use JetPack's or Debian's python3-opencv, or build it with "
-            "-DWITH_GSTREAMER=ON; dedos-doctor says what yours has"
+            f"none (that of pip never has); {opencv_remedy()}; dedos-doctor says what yours has"
         )
 
     def connect() -> Capture:

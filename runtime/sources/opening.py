@@ -14,6 +14,7 @@ from dedos_deploy.files import check_regular
 from dedos_deploy.pictures import IMAGE_SUFFIXES
 from dedos_deploy.places import Read
 from dedos_deploy.runtime.frame import Frame
+from dedos_deploy.runtime.opencv import require_opencv
 from dedos_deploy.runtime.sources.contract import Source
 from dedos_deploy.runtime.uri import network_scheme, redact
 
@@ -72,6 +73,7 @@ def connect(uri: str) -> Source:
     A camera or stream is not read until it is asked, so that its frames grow old meanwhile. Otherwise as
     `open_source`. Raises SourceError.
     """
+    require_opencv()
     if match := _CAMERA.fullmatch(uri):
         from dedos_deploy.runtime.sources.live import connect_camera, parse_camera_mode
 

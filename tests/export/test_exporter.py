@@ -104,6 +104,7 @@ def test_whole_export_from_a_checkpoint(
         assert manifest.checkpoint_sha256 == exporter_module.sha256_of_file(checkpoint)
         # Words that the text tower cannot tell apart are kept once.
         assert sorted(word.lower() for word in bundle.base_words) == ["car", "road", "sky"]
+        assert len(bundle.parity_frames()) == report.parity.frames
         stored = json.loads(bundle.path("report.json").read_text())
         assert stored["parity"]["agreement"] == report.parity.agreement
         assert stored["precision"]["half_weights"] == 0
@@ -222,9 +223,12 @@ def test_vocabulary_templates_and_threshold_of_the_user(
     trained: TrainedModel, traced: Any, tmp_path: Path
 ) -> None:
     vocabulary = parse_vocabulary("car|automobile@0.4,road")
-    options = replace(QUICK, vocabulary=vocabulary, templates="vild14", threshold=0.1)
+    options = replace(
+        QUICK, vocabulary=vocabulary, templates="vild14", threshold=0.1, keep_frames=False
+    )
     report = export_bundle(trained, tmp_path / "bundle", options=options)
     with Bundle.open(report.path) as bundle:
+        assert bundle.parity_frames() == []
         assert bundle.base_words == ("car", "automobile", "road")
         assert bundle.manifest.thresholds == {"car": 0.4}
         assert bundle.manifest.default_threshold == 0.1

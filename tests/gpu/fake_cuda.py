@@ -11,8 +11,9 @@ from __future__ import annotations
 import ctypes
 import enum
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,11 +28,15 @@ class Status(enum.IntEnum):
     cudaErrorInvalidValue = 1
     cudaErrorMemoryAllocation = 2
     cudaErrorInsufficientDriver = 35
+    cudaErrorDevicesUnavailable = 46
     cudaErrorNoDevice = 100
     cudaErrorDeviceUninitialized = 201
     cudaErrorInvalidResourceHandle = 400
     cudaErrorNotReady = 600
     cudaErrorIllegalAddress = 700
+    cudaErrorLaunchTimeout = 702
+    cudaErrorInvalidAddressSpace = 717
+    cudaErrorSystemNotReady = 802
     cudaErrorStreamCaptureUnsupported = 900
     cudaErrorStreamCaptureInvalidated = 901
 
@@ -39,8 +44,15 @@ class Status(enum.IntEnum):
 class DriverStatus(enum.IntEnum):
     CUDA_SUCCESS = 0
     CUDA_ERROR_INVALID_VALUE = 1
+    CUDA_ERROR_INVALID_IMAGE = 200
     CUDA_ERROR_NO_BINARY_FOR_GPU = 209
+    CUDA_ERROR_INVALID_PTX = 218
+    CUDA_ERROR_JIT_COMPILER_NOT_FOUND = 221
+    CUDA_ERROR_UNSUPPORTED_PTX_VERSION = 222
+    CUDA_ERROR_JIT_COMPILATION_DISABLED = 223
+    CUDA_ERROR_SHARED_OBJECT_INIT_FAILED = 303
     CUDA_ERROR_NOT_FOUND = 500
+    CUDA_ERROR_ILLEGAL_ADDRESS = 700
 
 
 class Kind(enum.IntEnum):
@@ -50,12 +62,22 @@ class Kind(enum.IntEnum):
 
 OK = Status.cudaSuccess
 POISON = 0xCD
+MAPPED = 2**52
+"""Between the addresses of mapped memory for the host and for the device."""
+
+
+@dataclass
+class Mark:
+    """One recording of an event: its stream, and whether the device is past it."""
+
+    stream: FakeStream
+    passed: bool = False
 
 
 class FakeStream:
     def __init__(self, handle: int) -> None:
         self.handle = handle
-        self.queue: list[Work] = []
+        self.queue: deque[Work] = deque()
         self.captured: list[Work] | None = None
         self.spoiled = False
 
@@ -63,8 +85,9 @@ class FakeStream:
 class FakeCuda:
     """`runtime` and `driver` to hand to Cuda; counters and faults for the tests.
 
-    memory: bytes of the device; devices: how many there are. faults: name of a call to the status
-    that it gives next time; live: blocks that were not freed, by kind; calls: how often each was made.
+    memory: bytes of the device; devices: how many there are; integrated: it shares the CPU's memory.
+    faults: name of a call to the status that it gives next time, or to what it raises; live: blocks
+    that were not freed, by kind; calls: how often each was made; sleepers: events that do not spin.
     """
 
     def __init__(
@@ -74,16 +97,22 @@ class FakeCuda:
         memory: int = 2**34,
         devices: int = 1,
         capability: tuple[int, int] = (8, 9),
+        integrated: bool = False,
     ) -> None:
         self.host = host
         self.memory = memory
         self.devices = devices
         self.capability = capability
+        self.integrated = integrated
+        self.driver_version = 13000
         self.faults: dict[str, Any] = {}
         self.calls: Counter[str] = Counter()
         self.blocks: dict[int, tuple[str, Any, int]] = {}
         self.streams: dict[int, FakeStream] = {}
         self.events: dict[int, int | None] = {}
+        self.sleepers: set[int] = set()
+        self.marks: dict[int, Mark] = {}
+        self.mapped: dict[int, int] = {}
         self.graphs: dict[int, list[Work]] = {}
         self.modules: set[int] = set()
         self.sticky = OK
@@ -118,11 +147,16 @@ class FakeCuda:
         stream = self.stream_of(handle)
         if stream is None:
             return False
-        (stream.queue if stream.captured is None else stream.captured).append(work)
+        target = stream.queue if stream.captured is None else stream.captured
+        target.append(work)
         return True
 
     def view(self, address: int, size: int, kind: str) -> np.ndarray[Any, Any] | None:
         """Return the bytes at an address if all lie in one live block of that kind."""
+        for seen, start in self.mapped.items():
+            length = self.blocks[start][2]
+            if kind == "device" and seen <= address and address + size <= seen + length:
+                return self.view(address - MAPPED, size, "pinned")
         for start, (what, block, length) in self.blocks.items():
             if what == kind and start <= address and address + size <= start + length:
                 return np.frombuffer(block, np.uint8)[address - start : address - start + size]
@@ -154,10 +188,12 @@ class FakeCuda:
         ctypes.memset(block, POISON, size)
         return True
 
-    def run(self, stream: FakeStream) -> None:
-        queue, stream.queue = stream.queue, []
-        for work in queue:
+    def run(self, stream: FakeStream, until: Mark | None = None) -> None:
+        """Do what is queued: all of it, or no more than what a mark stands behind."""
+        while stream.queue and not (until is not None and until.passed):
+            work = stream.queue.popleft()
             if self.sticky != OK:
+                stream.queue.clear()
                 return
             try:
                 work()
@@ -176,7 +212,21 @@ class FakeCuda:
             stream.spoiled = stream.spoiled or stream.captured is not None
 
 
-_ANYWHERE = ("cudaGetDeviceCount", "cudaSetDevice", "cudaGetErrorString")
+def _fault(fake: FakeCuda, name: str) -> Any:
+    fault = fake.faults.pop(name)
+    if isinstance(fault, Exception):
+        raise fault
+    return fault, None
+
+
+_ANYWHERE = (
+    "cudaGetDeviceCount",
+    "cudaSetDevice",
+    "cudaGetDevice",
+    "cudaGetErrorString",
+    "cudaDriverGetVersion",
+    "cudaRuntimeGetVersion",
+)
 """What needs no device of the calling thread, and works when the device is lost."""
 
 
@@ -186,6 +236,9 @@ class _Runtime:
     cudaError_t = Status
     cudaMemcpyKind = Kind
     cudaStreamNonBlocking = 1
+    cudaEventDefault = 0
+    cudaEventBlockingSync = 1
+    cudaHostAllocMapped = 2
     cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
 
     def __init__(self, fake: FakeCuda) -> None:
@@ -200,7 +253,7 @@ class _Runtime:
         def call(*arguments: Any) -> Any:
             fake.calls[name] += 1
             if name in fake.faults:
-                return fake.faults.pop(name), None
+                return _fault(fake, name)
             if name in _ANYWHERE:
                 return value(*arguments)
             if not getattr(fake.ready, "device", False):
@@ -218,7 +271,11 @@ class _Runtime:
         if index >= self._fake.devices:
             return (Status.cudaErrorInvalidValue,)
         self._fake.ready.device = True
+        self._fake.ready.index = index
         return (OK,)
+
+    def cudaGetDevice(self) -> Any:
+        return OK, getattr(self._fake.ready, "index", 0)
 
     def cudaGetDeviceProperties(self, index: int) -> Any:
         major, minor = self._fake.capability
@@ -227,11 +284,14 @@ class _Runtime:
             major=major,
             minor=minor,
             totalGlobalMem=self._fake.memory,
-            integrated=0,
+            integrated=int(self._fake.integrated),
         )
 
     def cudaDriverGetVersion(self) -> Any:
-        return OK, 13000
+        return OK, self._fake.driver_version
+
+    def cudaRuntimeGetVersion(self) -> Any:
+        return OK, 13040
 
     def cudaGetErrorString(self, error: Status) -> Any:
         return OK, f"words on {error.name}".encode()
@@ -251,7 +311,15 @@ class _Runtime:
         if self._fake.capturing():
             self._fake.spoil()
             return Status.cudaErrorStreamCaptureUnsupported, None
-        return OK, self._fake.allocate(size, "pinned")
+        address = self._fake.allocate(size, "pinned")
+        if flags & self.cudaHostAllocMapped:
+            self._fake.mapped[address + MAPPED] = address
+        return OK, address
+
+    def cudaHostGetDevicePointer(self, address: int, flags: int) -> Any:
+        if address not in self._fake.mapped.values():
+            return Status.cudaErrorInvalidValue, None
+        return OK, address + MAPPED
 
     def cudaFree(self, address: int) -> Any:
         if address == 0:
@@ -259,6 +327,7 @@ class _Runtime:
         return (OK,) if self._fake.release(address, "device") else (Status.cudaErrorInvalidValue,)
 
     def cudaFreeHost(self, address: int) -> Any:
+        self._fake.mapped.pop(address + MAPPED, None)
         return (OK,) if self._fake.release(address, "pinned") else (Status.cudaErrorInvalidValue,)
 
     def cudaStreamCreateWithFlags(self, flags: int) -> Any:
@@ -344,21 +413,52 @@ class _Runtime:
                 return (_HANDLE,)
         return (OK,)
 
-    def cudaEventCreate(self) -> Any:
+    def cudaEventCreateWithFlags(self, flags: int) -> Any:
         handle = self._fake.new_handle()
         self._fake.events[handle] = None
+        if flags == self.cudaEventBlockingSync:
+            self._fake.sleepers.add(handle)
         return OK, handle
+
+    def cudaEventSynchronize(self, event: int) -> Any:
+        fake = self._fake
+        if event not in fake.events:
+            return (_HANDLE,)
+        if fake.capturing():
+            fake.spoil()
+            return (Status.cudaErrorStreamCaptureUnsupported,)
+        # Work before the event is done when it is passed; an event on no stream is passed already.
+        mark = fake.marks.get(event)
+        if mark is not None and not mark.passed:
+            fake.run(mark.stream, mark)
+        return (fake.sticky,)
+
+    def cudaStreamWaitEvent(self, handle: int, event: int, flags: int) -> Any:
+        fake = self._fake
+        if event not in fake.events:
+            return (_HANDLE,)
+        mark = fake.marks.get(event)
+        if mark is None or mark.passed:
+            return (OK,) if fake.stream_of(handle) is not None else (_HANDLE,)
+        # No more of the other stream is done than is waited for: a wait that is missing shows.
+        return (OK,) if fake.queue(handle, lambda: fake.run(mark.stream, mark)) else (_HANDLE,)
 
     def cudaEventRecord(self, event: int, stream: int) -> Any:
         fake = self._fake
         if event not in fake.events:
             return (_HANDLE,)
+        known = fake.stream_of(stream)
+        if known is None:
+            return (_HANDLE,)
         fake.events[event] = None
+        fake.marks[event] = mark = Mark(known)
 
         def pass_it() -> None:
             fake.events[event] = fake.tick()
+            mark.passed = True
 
-        return (OK,) if fake.queue(stream, pass_it) else (_HANDLE,)
+        fake.queue(stream, pass_it)
+        return (OK,)
 
     def cudaEventElapsedTime(self, start: int, end: int) -> Any:
         times = self._fake.events.get(start), self._fake.events.get(end)
@@ -382,11 +482,16 @@ _SIGNATURES = {
         for kind in ("f32", "f16")
     },
     **{
+        f"dedos_rivals_{kind}": (_POINTER, _INT, _INT, _INT, _POINTER, _POINTER)
+        for kind in ("f32", "f16")
+    },
+    **{
         f"dedos_labels_{kind}_{ids}": (
             _POINTER,
             _INT,
             _INT,
             _INT,
+            _POINTER,
             _POINTER,
             _POINTER,
             _POINTER,
@@ -413,7 +518,7 @@ class _Driver:
 
     def cuModuleLoadData(self, image: bytes) -> Any:
         if "cuModuleLoadData" in self._fake.faults:
-            return self._fake.faults.pop("cuModuleLoadData"), None
+            return _fault(self._fake, "cuModuleLoadData")
         handle = self._fake.new_handle()
         self._fake.modules.add(handle)
         return DriverStatus.CUDA_SUCCESS, handle
@@ -424,6 +529,8 @@ class _Driver:
 
     def cuModuleGetFunction(self, module: int, name: bytes) -> Any:
         assert module in self._fake.modules
+        if "cuModuleGetFunction" in self._fake.faults:
+            return self._fake.faults.pop("cuModuleGetFunction"), None
         if name.decode() not in _SIGNATURES:
             return DriverStatus.CUDA_ERROR_NOT_FOUND, None
         return DriverStatus.CUDA_SUCCESS, name.decode()
@@ -442,6 +549,8 @@ class _Driver:
         parameters: Any,
         extra: int,
     ) -> Any:
+        if "cuLaunchKernel" in self._fake.faults:
+            return _fault(self._fake, "cuLaunchKernel")[:1]
         values, types = parameters
         assert self._fake.ready.device, "no context in this thread"
         if tuple(types) != _SIGNATURES[function] or bx * by * bz > 256 or min(gx, gy, gz) < 1:
@@ -456,6 +565,8 @@ class _Driver:
             self._resize(values, threads)
         elif name.startswith("dedos_leaders"):
             self._leaders(name, values, threads)
+        elif name.startswith("dedos_rivals"):
+            self._rivals(name, values, threads)
         else:
             self._labels(name, values, threads)
 
@@ -483,11 +594,21 @@ class _Driver:
             mark = self._fake.must_view(values[5], 8).view(np.uint64)
             mark[0] = min(int(mark[0]), int(np.argmin(finite)))
 
+    def _rivals(self, name: str, values: tuple[int, ...], threads: tuple[int, int]) -> None:
+        scores = self._scores(name, values)
+        cells = scores.shape[1] * scores.shape[2]
+        assert threads[0] >= cells and scores.shape[0] <= 256
+        leaders = self._fake.must_view(values[4], 16 * cells)
+        assert not leaders.any(), "leaders come first"
+        self._fake.must_view(values[5], 16 * cells)[:] = 1
+
     def _labels(self, name: str, values: tuple[int, ...], threads: tuple[int, int]) -> None:
         view, host = self._fake.must_view, self._fake.host
         scores = self._scores(name, values)
         slots, wide = scores.shape[0], name.endswith("u16")
-        thresholds, slot_ids, ids, confidence, height, width, counts, cells = values[5:]
+        rivals = view(values[5], 16 * scores.shape[1] * scores.shape[2])
+        assert (rivals == 1).all(), "rivals come first"
+        thresholds, slot_ids, ids, confidence, height, width, counts, cells = values[6:]
         assert host is not None and threads[0] >= width and threads[1] >= height
         pixels = height * width
         labels, sure, tally, _ = host.label(

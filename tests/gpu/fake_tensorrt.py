@@ -2,7 +2,8 @@
 
 A context must be given scratch memory, profile, shapes and addresses in that order before it runs, runs
 on the stream only, must have run once before it is captured, and serves one thread. An engine is a
-small JSON; what it computes is `reference_scores`.
+small JSON; what it computes is `reference_scores`. Calls refuse in the ways of the real bindings: some
+by False or None, others by RuntimeError.
 """
 
 from __future__ import annotations
@@ -69,21 +70,51 @@ class Strategy(enum.IntEnum):
     USER_MANAGED = 2
 
 
+class Fallible:
+    """What fails once on demand: `module.faults` maps a method to what it raises, or returns."""
+
+    module: Any
+
+    def __getattribute__(self, name: str) -> Any:
+        value = object.__getattribute__(self, name)
+        if name.startswith("_") or not callable(value) or name not in self.module.faults:
+            return value
+        return lambda *arguments: _fault(self.module, name)
+
+
+def _fault(module: Any, name: str) -> Any:
+    fault = module.faults.pop(name)
+    if isinstance(fault, Exception):
+        raise fault
+    return fault
+
+
+def _constructor(module: Any, name: str, make: Any) -> Any:
+    def construct(*arguments: Any) -> Any:
+        return _fault(module, name) if name in module.faults else make(*arguments)
+
+    return construct
+
+
 def fake_module(cuda: FakeCuda, *, rtx: bool = False, version: str = "10.9.0.34") -> Any:
     """Return a module.
 
     What the tests may set: `lies`, so that built engines score wrongly; `builds`, a log of the
-    options of every build; `interrupt`, called in the middle of one.
+    options of every build; `interrupt`, called in the middle of one; `faults`, see Fallible.
     """
-    module = SimpleNamespace(__version__="1.7.1" if rtx else version)
+    module = SimpleNamespace(__version__="1.7.1" if rtx else version, faults={})
     module.ILogger = ILogger
     module.ExecutionContextAllocationStrategy = Strategy
-    module.Runtime = lambda logger: FakeRuntime(module, cuda, logger)
-    module.Builder = lambda logger: FakeBuilder(module, logger)
-    module.OnnxParser = FakeParser
+    for name, make in (
+        ("Runtime", lambda logger: FakeRuntime(module, cuda, logger)),
+        ("Builder", lambda logger: FakeBuilder(module, logger)),
+        ("OnnxParser", lambda network, logger: FakeParser(module, network, logger)),
+    ):
+        setattr(module, name, _constructor(module, name, make))
     module.IProgressMonitor = type("IProgressMonitor", (), {"__init__": lambda self: None})
     module.NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
-    module.BuilderFlag = SimpleNamespace()
+    flags = {"REQUIRE_USER_ALLOCATION": "capturable"} if rtx else {}
+    module.BuilderFlag = SimpleNamespace(**flags)
     module.MemoryPoolType = SimpleNamespace(WORKSPACE="workspace")
     capabilities = {"SM86": 86, "SM89": 89}
     module.ComputeCapability = enum.IntEnum("ComputeCapability", capabilities)
@@ -98,23 +129,25 @@ def fake_module(cuda: FakeCuda, *, rtx: bool = False, version: str = "10.9.0.34"
     return module
 
 
-class FakeRuntime:
+class FakeRuntime(Fallible):
     def __init__(self, module: Any, cuda: FakeCuda, logger: ILogger) -> None:
         self.module, self.cuda, self.logger = module, cuda, logger
 
-    def deserialize_cuda_engine(self, content: bytes) -> FakeEngine | None:
-        if content[:4] != MARK or len(content) != 12 + int.from_bytes(content[4:12], "little"):
+    def deserialize_cuda_engine(self, serialized_engine: bytes) -> FakeEngine | None:
+        length = 12 + int.from_bytes(serialized_engine[4:12], "little")
+        if serialized_engine[:4] != MARK or len(serialized_engine) != length:
             self.logger.log(Severity.ERROR, "Serialization assertion plan.header.size failed")
             return None
-        values = json.loads(content[12:])
+        values = json.loads(serialized_engine[12:])
         if values["sm"] != "{}.{}".format(*self.cuda.capability):
             self.logger.log(Severity.ERROR, f"engine is for {values['sm']}")  # noqa: G004
             return None
         return FakeEngine(self, values)
 
 
-class FakeEngine:
+class FakeEngine(Fallible):
     def __init__(self, runtime: FakeRuntime, values: dict[str, Any]) -> None:
+        self.module = runtime.module
         self.runtime, self.values = runtime, values
         kind = values["score_dtype"]
         self.spec = GraphSpec(
@@ -134,23 +167,24 @@ class FakeEngine:
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return tuple(-1 if dim == "K" else int(dim) for dim in self.tensors[name].shape)
 
-    def get_device_memory_size_for_profile_v2(self, index: int) -> int:
-        return SCRATCH[self.values["profiles"][index]]
+    def get_device_memory_size_for_profile_v2(self, profile_index: int) -> int:
+        return SCRATCH[self.values["profiles"][profile_index]]
 
     def create_runtime_config(self) -> FakeConfig:
         assert self.runtime.module.rtx, "only tensorrt_rtx has it"
         return FakeConfig(self.runtime.module)
 
-    def create_execution_context(self, how: Any) -> FakeContext:
-        strategy = how.strategy if isinstance(how, FakeConfig) else how
-        assert strategy == Strategy.USER_MANAGED
-        context = FakeContext(self, how if isinstance(how, FakeConfig) else None)
+    def create_execution_context(self, strategy: Any) -> FakeContext:
+        config = strategy if isinstance(strategy, FakeConfig) else None
+        assert (config.strategy if config else strategy) == Strategy.USER_MANAGED
+        context = FakeContext(self, config)
         self.runtime.module.contexts.append(context)
         return context
 
 
-class FakeCache:
-    def __init__(self) -> None:
+class FakeCache(Fallible):
+    def __init__(self, module: Any) -> None:
+        self.module = module
         self.content: set[str] = set()
 
     def deserialize(self, blob: bytes) -> bool:
@@ -164,7 +198,7 @@ class FakeCache:
         return json.dumps(sorted(self.content)).encode()
 
 
-class FakeConfig:
+class FakeConfig(Fallible):
     def __init__(self, module: Any) -> None:
         self.module = module
         self.strategy = Strategy.STATIC
@@ -174,15 +208,16 @@ class FakeConfig:
         self.strategy = strategy
 
     def create_runtime_cache(self) -> FakeCache:
-        return FakeCache()
+        return FakeCache(self.module)
 
     def set_runtime_cache(self, cache: FakeCache) -> bool:
         self.cache = cache
         return True
 
 
-class FakeContext:
+class FakeContext(Fallible):
     def __init__(self, engine: FakeEngine, config: FakeConfig | None) -> None:
+        self.module = engine.module
         self.engine, self.config = engine, config
         self.cuda = engine.runtime.cuda
         self.scratch: tuple[int, int] | None = None
@@ -196,14 +231,16 @@ class FakeContext:
         self.engine.runtime.logger.log(Severity.ERROR, why)
         return False
 
-    def set_device_memory(self, address: int, size: int) -> None:
-        assert self.cuda.view(address, size, "device") is not None, "not on the device"
-        self.scratch = (address, size)
+    def set_device_memory(self, memory: int, size: int) -> None:
+        assert self.cuda.view(memory, size, "device") is not None, "not on the device"
+        self.scratch = (memory, size)
 
-    def set_optimization_profile_async(self, index: int, stream: int) -> bool:
-        if self.cuda.stream_of(stream) is None:
-            return self._refuse("no such stream")
-        self.slots = self.engine.values["profiles"][index]
+    def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
+        profiles = self.engine.num_optimization_profiles
+        if self.cuda.stream_of(stream_handle) is None or not 0 <= profile_index < profiles:
+            self._refuse("no such stream or profile")
+            raise RuntimeError("Error in set optimization profile async.")
+        self.slots = self.engine.values["profiles"][profile_index]
         self.shapes.clear()
         return True
 
@@ -218,19 +255,22 @@ class FakeContext:
         return True
 
     def infer_shapes(self) -> list[str]:
+        if self.slots is None:
+            self._refuse("a profile comes before shapes")
+            raise RuntimeError("infer_shapes error code: -1")
         return [tensor.name for tensor in self.engine.spec.inputs if tensor.name not in self.shapes]
 
-    def set_tensor_address(self, name: str, address: int) -> bool:
+    def set_tensor_address(self, name: str, memory: int) -> bool:
         if name not in self.engine.tensors:
             return self._refuse(f"no tensor {name}")
-        self.addresses[name] = address
+        self.addresses[name] = memory
         return True
 
     def is_stream_capturable(self, stream: int) -> bool:
         return bool(self.engine.runtime.module.capturable)
 
-    def execute_async_v3(self, handle: int) -> bool:
-        stream = self.cuda.stream_of(handle)
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        stream = self.cuda.stream_of(stream_handle)
         if stream is None:
             return self._refuse("no such stream")
         if self.scratch is None or self.slots is None or self.scratch[1] < SCRATCH[self.slots]:
@@ -243,7 +283,7 @@ class FakeContext:
             self._compile()
         self.runs += 1
         addresses, slots = dict(self.addresses), self.slots
-        return self.cuda.queue(handle, lambda: self._compute(addresses, slots))
+        return self.cuda.queue(stream_handle, lambda: self._compute(addresses, slots))
 
     def _compile(self) -> None:
         cache = self.config.cache if self.config is not None else None
@@ -270,34 +310,60 @@ class FakeContext:
         view(addresses["scores"], flat.size)[:] = flat
 
 
-class FakeTimingCache:
-    def __init__(self, content: bytes) -> None:
+class FakeTimingCache(Fallible):
+    def __init__(self, module: Any, content: bytes) -> None:
+        self.module = module
         self.content = content
 
     def serialize(self) -> bytes:
         return self.content
 
 
-class FakeParser:
-    def __init__(self, network: Any, logger: ILogger) -> None:
+class FakeParser(Fallible):
+    def __init__(self, module: Any, network: Any, logger: ILogger) -> None:
+        self.module = module
         self.network = network
-        self.num_errors = 0
+        self.errors: list[FakeParserError] = []
 
-    def parse_from_file(self, path: str) -> bool:
+    @property
+    def num_errors(self) -> int:
+        return len(self.errors)
+
+    def get_error(self, index: int) -> FakeParserError:
+        return self.errors[index]
+
+    def parse_from_file(self, model: str) -> bool:
         import onnx
 
-        graph = onnx.load(path).graph
+        graph = onnx.load(model).graph
         dims = {
             value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
             for value in graph.input
         }
+        if "image" not in dims:
+            self.errors = [FakeParserError(graph.node[0])]
+            return False
         batch, height, width, _ = dims["image"]
         self.network.spec = GraphSpec(height, width, dims["text"][1], batch)
-        self.network.size = len(open(path, "rb").read())
+        self.network.size = len(open(model, "rb").read())
         return True
 
 
-class FakeBuilder:
+class FakeParserError:
+    def __init__(self, node: Any) -> None:
+        self.node = node
+
+    def desc(self) -> str:
+        return "this node cannot be read"
+
+    def node_name(self) -> str:
+        return str(self.node.name)
+
+    def node_operator(self) -> str:
+        return str(self.node.op_type)
+
+
+class FakeBuilder(Fallible):
     def __init__(self, module: Any, logger: ILogger) -> None:
         self.module = module
 
@@ -306,16 +372,10 @@ class FakeBuilder:
         return SimpleNamespace()
 
     def create_builder_config(self) -> Any:
-        return FakeBuilderConfig()
+        return FakeBuilderConfig(self.module)
 
-    def create_optimization_profile(self) -> Any:
-        shapes: dict[str, tuple[int, ...]] = {}
-
-        def set_shape(name: str, low: Any, best: Any, high: Any) -> None:
-            assert low == best == high, "profiles are static"
-            shapes[name] = low
-
-        return SimpleNamespace(set_shape=set_shape, shapes=shapes)
+    def create_optimization_profile(self) -> FakeProfile:
+        return FakeProfile(self.module)
 
     def build_serialized_network(self, network: Any, config: FakeBuilderConfig) -> bytes | None:
         monitor = config.progress_monitor
@@ -325,7 +385,7 @@ class FakeBuilder:
             if not monitor.step_complete("Timing graph nodes", 0):
                 return None
             monitor.phase_finish("Timing graph nodes")
-        assert config.capabilities or not self.module.rtx
+        assert not self.module.rtx or (config.capabilities and config.flags == ["capturable"])
         self.module.builds.append(config)
         if config.cache is not None:
             config.cache.content += b"measured"
@@ -335,10 +395,24 @@ class FakeBuilder:
         )
 
 
-class FakeBuilderConfig:
-    def __init__(self) -> None:
+class FakeProfile(Fallible):
+    def __init__(self, module: Any) -> None:
+        self.module = module
+        self.shapes: dict[str, tuple[int, ...]] = {}
+
+    def set_shape(self, input: str, min: Any, opt: Any, max: Any) -> None:
+        assert min == opt == max, "profiles are static"
+        if any(dim < 0 for dim in min):
+            raise RuntimeError("Shape provided for min is inconsistent with other shapes.")
+        self.shapes[input] = min
+
+
+class FakeBuilderConfig(Fallible):
+    def __init__(self, module: Any) -> None:
+        self.module = module
         self.profiles: list[Any] = []
         self.capabilities: dict[int, Any] = {}
+        self.flags: list[str] = []
         self.limits: dict[str, int] = {}
         self.cache: FakeTimingCache | None = None
         self.started_with = b""
@@ -346,16 +420,20 @@ class FakeBuilderConfig:
         self.builder_optimization_level = 3
         self.progress_monitor: Any = None
 
-    def set_compute_capability(self, capability: Any, index: int) -> None:
+    def set_flag(self, flag: str) -> None:
+        self.flags.append(flag)
+
+    def set_compute_capability(self, compute_capability: Any, index: int) -> bool:
         assert index < self.num_compute_capabilities
-        self.capabilities[index] = capability
+        self.capabilities[index] = compute_capability
+        return True
 
-    def set_memory_pool_limit(self, pool: str, size: int) -> None:
-        self.limits[pool] = size
+    def set_memory_pool_limit(self, pool: str, pool_size: int) -> None:
+        self.limits[pool] = pool_size
 
-    def create_timing_cache(self, content: bytes) -> FakeTimingCache:
-        self.started_with = content
-        return FakeTimingCache(content)
+    def create_timing_cache(self, serialized_timing_cache: bytes) -> FakeTimingCache:
+        self.started_with = serialized_timing_cache
+        return FakeTimingCache(self.module, serialized_timing_cache)
 
     def set_timing_cache(self, cache: FakeTimingCache, ignore_mismatch: bool) -> bool:
         assert not ignore_mismatch

@@ -8,6 +8,7 @@ from typing import Any
 from fake_cuda import FakeCuda
 from fake_tensorrt import fake_module, serialized
 
+from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.runtime.gpu.cuda import Cuda
 from dedos_deploy.runtime.gpu.flavours import TENSORRT, TENSORRT_RTX
 from dedos_deploy.runtime.gpu.tensorrt_engine import TensorRtEngine
@@ -23,6 +24,7 @@ class Opened:
         self.fake = fake
         self.engines: list[TensorRtEngine] = []
         self.module: Any = None
+        self.faults: dict[str, Any] = {}
 
     def __call__(
         self,
@@ -32,10 +34,12 @@ class Opened:
         content: bytes | None = None,
         runtime_cache: Path | None = None,
         capturable: bool = True,
+        on_progress: Progress = QUIET,
         **changes: Any,
     ) -> TensorRtEngine:
         self.module = fake_module(self.fake, rtx=rtx)
         self.module.capturable = capturable
+        self.module.faults = self.faults
         engine = TensorRtEngine(
             self.module,
             TENSORRT_RTX if rtx else TENSORRT,
@@ -44,6 +48,7 @@ class Opened:
             Cuda(self.fake.runtime, self.fake.driver),
             name="the engine",
             runtime_cache=runtime_cache,
+            on_progress=on_progress,
         )
         self.engines.append(engine)
         return engine

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,11 @@ from numpy.typing import NDArray
 from pixel_host import PixelHost
 
 from dedos_deploy.errors import BadInputError, EngineError
-from dedos_deploy.runtime.gpu.cuda import Cuda, DeviceLostError
+from dedos_deploy.runtime.gpu import result_pool
+from dedos_deploy.runtime.gpu.cuda import Cuda
+from dedos_deploy.runtime.gpu.cuda_calls import DeviceLostError
 from dedos_deploy.runtime.gpu.device_labeller import DeviceLabeller
+from dedos_deploy.runtime.gpu.result_pool import ResultLayout
 from dedos_deploy.runtime.labelling import HostLabeller, Labelled
 from dedos_deploy.runtime.segmenter import Segmenter
 from dedos_deploy.runtime.slots import SlotTable, Thresholds
@@ -60,6 +64,15 @@ def _expected(
 @pytest.fixture
 def kernels(fake: FakeCuda) -> Any:
     return Cuda(fake.runtime, fake.driver).kernels(b"a fat binary")
+
+
+@pytest.fixture
+def kernels_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An installation with a fat binary."""
+    file = tmp_path / "kernels.fatbin"
+    file.write_bytes(b"a fat binary")
+    monkeypatch.setattr("dedos_deploy.runtime.gpu.tensorrt_engine.kernels_file", lambda: file)
+    return file
 
 
 def _same(found: Labelled, wanted: Labelled) -> None:
@@ -125,8 +138,8 @@ def test_words_go_up_once_per_change(opened: Opened, fake: FakeCuda, kernels: An
     labeller.label(_frame(60, 80), table)
     before = fake.calls["cudaMemcpyAsync"]
     labeller.label(_frame(60, 80), table)
-    # The frame goes up; ids, confidence and counts come back.
-    assert fake.calls["cudaMemcpyAsync"] - before == 4
+    # The frame goes up; ids, confidence and counts come back together.
+    assert fake.calls["cudaMemcpyAsync"] - before == 2
     labeller.close()
 
 
@@ -181,6 +194,56 @@ def test_kernels_of_another_gpu_are_told(fake: FakeCuda) -> None:
         Cuda(fake.runtime, fake.driver).kernels(b"a fat binary")
 
 
+REFUSALS = {
+    DriverStatus.CUDA_ERROR_INVALID_IMAGE: "are damaged, or made by a CUDA that is newer",
+    DriverStatus.CUDA_ERROR_NO_BINARY_FOR_GPU: "were not built for compute capability 8.9; install",
+    DriverStatus.CUDA_ERROR_INVALID_PTX: "the driver cannot compile their PTX",
+    DriverStatus.CUDA_ERROR_JIT_COMPILER_NOT_FOUND: "libnvidia-ptxjitcompiler, is missing",
+    DriverStatus.CUDA_ERROR_UNSUPPORTED_PTX_VERSION: "their PTX is newer than the driver",
+    DriverStatus.CUDA_ERROR_JIT_COMPILATION_DISABLED: "CUDA_DISABLE_PTX_JIT forbids",
+    DriverStatus.CUDA_ERROR_SHARED_OBJECT_INIT_FAILED: "were refused by the driver",
+    DriverStatus.CUDA_ERROR_NOT_FOUND: "are those of another version",
+}
+
+
+@pytest.mark.parametrize("call", ["cuModuleLoadData", "cuModuleGetFunction"])
+@pytest.mark.parametrize("status", REFUSALS, ids=lambda status: status.name)
+def test_kernels_that_do_not_load_leave_labelling_to_the_host_and_say_why(
+    opened: Opened,
+    fake: FakeCuda,
+    kernels_here: Path,
+    caplog: pytest.LogCaptureFixture,
+    status: DriverStatus,
+    call: str,
+) -> None:
+    engine = opened()
+    fake.faults[call] = status
+    labeller = engine.labeller(threads=1)
+    assert isinstance(labeller, HostLabeller)
+    (said,) = (record.message for record in caplog.records)
+    assert said.startswith("frames are resized and labelled on the CPU: the CUDA kernels")
+    assert REFUSALS[status] in said and status.name in said and "nvcc of CUDA 13.0 at most" in said
+    assert "module" not in fake.live
+    assert labeller.label(_frame(60, 80), _table(4)).label_map.shape == (60, 80)
+    # Where the driver takes them, as after an update, the device labels.
+    labeller = engine.labeller(threads=1)
+    assert isinstance(labeller, DeviceLabeller)
+    labeller.close()
+
+
+@pytest.mark.parametrize(
+    "status", [Status.cudaErrorIllegalAddress, Status.cudaErrorMemoryAllocation]
+)
+def test_a_gpu_without_life_or_room_is_no_reason_to_label_on_the_host(
+    opened: Opened, fake: FakeCuda, kernels_here: Path, status: Status
+) -> None:
+    engine = opened()
+    call = "cudaFree" if status == Status.cudaErrorIllegalAddress else "cudaMalloc"
+    fake.faults[call] = status
+    with pytest.raises(EngineError, match=r"stopped working|no room"):
+        engine.labeller(threads=1)
+
+
 def test_a_frame_that_is_too_large(opened: Opened, kernels: Any) -> None:
     labeller = DeviceLabeller(opened(), kernels)
     huge = np.broadcast_to(np.zeros((1, 1, 3), np.uint8), (2**15, 2**14, 3))
@@ -190,11 +253,8 @@ def test_a_frame_that_is_too_large(opened: Opened, kernels: Any) -> None:
 
 
 def test_segmenter_uses_the_device(
-    opened: Opened, fake: FakeCuda, host: PixelHost, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+    opened: Opened, fake: FakeCuda, host: PixelHost, kernels_here: Path
 ) -> None:
-    (tmp_path / "kernels.fatbin").write_bytes(b"a fat binary")
-    where = "dedos_deploy.runtime.gpu.tensorrt_engine.kernels_file"
-    monkeypatch.setattr(where, lambda: tmp_path / "kernels.fatbin")
     rows = np.eye(SPEC.text_width, dtype=np.float32)
     words = {word: rows[index] for index, word in enumerate(("blue", "green", "red", "car"))}
 
@@ -212,6 +272,10 @@ def test_segmenter_uses_the_device(
     assert second.label_map[25, 55] == 2 and second.label_map[25, 5] == 0
     assert second.vocabulary_version == 2
     segmenter.close()
+    # Results belong to their receiver, whatever became of what made them.
+    assert fake.live == {"pinned": 2}
+    assert first.label_map[25, 5] == 0 and second.label_map[25, 55] == 2
+    del first, second
     assert fake.live == {}
 
 
@@ -250,6 +314,8 @@ def test_any_thread_may_label_and_another_one_close(
             _same(found, _expected(host, frame, table, SPEC))
         first.submit(labeller.close).result(30)
         second.submit(engine.close).result(30)
+    assert fake.live == {"pinned": 1}
+    del found
     assert fake.live == {}
 
 
@@ -262,3 +328,158 @@ def test_a_lost_device_can_still_be_closed(opened: Opened, fake: FakeCuda, kerne
         labeller.label(_frame(60, 80), _table(4))
     labeller.close()
     engine.close()
+
+
+def _kept(found: Labelled) -> tuple[Any, ...]:
+    return found.label_map.copy(), found.confidence.copy(), found.counts.copy()
+
+
+@pytest.fixture(params=[False, True], ids=["discrete", "integrated"])
+def either(host: PixelHost, request: pytest.FixtureRequest) -> Iterator[Opened]:
+    """Engines on a GPU with memory of its own, and on one that shares the CPU's."""
+    opener = Opened(FakeCuda(host, integrated=request.param))
+    yield opener
+    for engine in opener.engines:
+        engine.close()
+
+
+def _labeller(opened: Opened, **changes: Any) -> DeviceLabeller:
+    engine = opened(**changes)
+    return DeviceLabeller(engine, engine.cuda.kernels(b"a fat binary"))
+
+
+def test_results_outlive_later_frames_and_the_engine(either: Opened, host: PixelHost) -> None:
+    labeller, fake = _labeller(either), either.fake
+    frame, table = _frame(60, 80), _table(4)
+    first = labeller.label(frame, table)
+    part = first.label_map[3:, ::2]
+    kept, wanted = _kept(first), _expected(host, frame, table, SPEC)
+    later = [labeller.label(_frame(60, 80, seed), _table(9, seed)) for seed in range(1, 11)]
+    copies = [_kept(found) for found in later]
+    labeller.close()
+    either.engines[0].close()
+    assert set(fake.live) == {"pinned"}
+    for found, copy in zip((first, *later), (kept, *copies), strict=True):
+        for array, values in zip((found.label_map, found.confidence), copy, strict=False):
+            np.testing.assert_array_equal(array, values)
+    _same(first, wanted)
+    blocks = fake.live["pinned"]
+    del first, later, found, array
+    # A view of a label map holds its block as the label map does.
+    np.testing.assert_array_equal(part, kept[0][3:, ::2])
+    assert blocks == 11 and fake.live == {"pinned": 1}
+    del part
+    assert fake.live == {}
+    assert fake.calls["cudaHostAlloc"] == fake.calls["cudaFreeHost"]
+    assert fake.calls["cudaMalloc"] == fake.calls["cudaFree"] - 1  # one more has the context made
+
+
+def test_held_results_are_copied_once_all_blocks_are_out(
+    either: Opened, host: PixelHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = ResultLayout.room_for(60 * 80)
+    monkeypatch.setattr(result_pool, "MOST_BYTES", 3 * block)
+    labeller, fake, table = _labeller(either), either.fake, _table(4)
+    frames = [_frame(60, 80, seed) for seed in range(6)]
+    found = [labeller.label(frame, table) for frame in frames]
+    made = fake.calls["cudaHostAlloc"]
+    assert labeller.facts() == {"results_copied": 3}
+    for result, frame in zip(found, frames, strict=True):
+        _same(result, _expected(host, frame, table, SPEC))
+    del found[0], result
+    _same(labeller.label(frames[0], table), _expected(host, frames[0], table, SPEC))
+    assert labeller.facts() == {"results_copied": 3} and fake.calls["cudaHostAlloc"] == made
+    labeller.close()
+    del found
+    either.engines[0].close()
+    assert fake.live == {}
+
+
+def test_other_words_allocate_run_and_capture_nothing(either: Opened) -> None:
+    labeller, fake, frame = _labeller(either), either.fake, _frame(20, 30)
+    labeller.label(frame, _table(3))
+    tables = [_table(slots, slots, names) for slots in (17, 200, 1, 64, 256) for names in (5, 300)]
+    setup = (
+        "cudaMalloc cudaFree cudaHostAlloc cudaFreeHost cudaStreamBeginCapture "
+        "cudaGraphInstantiate cudaEventCreateWithFlags cudaStreamCreateWithFlags"
+    ).split()
+    before = [fake.calls[name] for name in setup]
+    runs = [context.runs for context in either.module.contexts]
+    for change in range(300):
+        labeller.label(frame, tables[change * 7 % len(tables)])
+    assert [fake.calls[name] for name in setup] == before
+    assert [context.runs for context in either.module.contexts] == runs
+    labeller.close()
+
+
+def test_an_integrated_gpu_reads_and_writes_the_host_s_memory(host: PixelHost) -> None:
+    opened = Opened(FakeCuda(host, integrated=True))
+    labeller, fake = _labeller(opened), opened.fake
+    device = fake.used
+    frame, table = _frame(600, 800), _table(4)
+    _same(labeller.label(frame, table), _expected(host, frame, table, SPEC))
+    before = fake.calls["cudaMemcpyAsync"]
+    labeller.label(frame, table)
+    # The thread slept until it was there, on events.
+    assert fake.calls["cudaStreamSynchronize"] == 0 and set(fake.events) == fake.sleepers
+    # Only the counts are copied, and nothing of a frame's size lies in memory of the device's own.
+    assert fake.calls["cudaMemcpyAsync"] - before == 1 and fake.used == device
+    labeller.close()
+    opened.engines[0].close()
+    assert fake.live == {}
+
+
+def test_two_frames_under_way(either: Opened, host: PixelHost) -> None:
+    labeller = _labeller(either)
+    frames = [_frame(60, 80, seed) for seed in range(7)]
+    tables = [_table(4), _table(4), _table(30, 3), _table(200, 5, 300), *[_table(4)] * 3]
+    wanted = [_expected(host, *pair, SPEC) for pair in zip(frames, tables, strict=True)]
+    pending = [labeller.submit(*pair) for pair in zip(frames, tables, strict=True)]
+    for frame in frames:
+        frame[:] = 0  # the caller's again
+    for index in (1, 0, 5, 6, 2, 4, 3):
+        _same(pending[index].result(), wanted[index])
+    labeller.close()
+
+
+def test_the_next_frame_goes_up_beside_the_work_of_the_one_before(
+    opened: Opened, fake: FakeCuda, kernels: Any
+) -> None:
+    labeller, table = DeviceLabeller(opened(), kernels), _table(4)
+    labeller.label(_frame(60, 80), table)
+    first = labeller.submit(_frame(60, 80, 1), table)
+    second = labeller.submit(_frame(60, 80, 2), table)
+    upload = second.frame.uploaded
+    assert upload is not None
+    upload[1].synchronize()
+    compute = fake.streams[opened.engines[0].stream.handle]
+    # The frame is on the device, and of the one before not all is done.
+    assert compute.queue and not fake.marks[first.frame.read.handle].passed
+    first.result()
+    second.result()
+    labeller.close()
+
+
+def test_frames_under_way_are_waited_for_at_the_end(either: Opened, host: PixelHost) -> None:
+    labeller, frame, table = _labeller(either), _frame(60, 80), _table(4)
+    wanted = _expected(host, frame, table, SPEC)
+    pending = labeller.submit(frame, table)
+    forgotten = labeller.submit(_frame(60, 80, 1), table)
+    del forgotten
+    labeller.close()
+    either.engines[0].close()
+    _same(pending.result(), wanted)
+    del pending
+    assert either.fake.live == {}
+
+
+def test_a_result_that_goes_leaves_the_thread_its_gpu(host: PixelHost) -> None:
+    fake = FakeCuda(host, devices=2)
+    opened = Opened(fake)
+    labeller = _labeller(opened)
+    found = labeller.label(_frame(20, 30), _table(4))
+    labeller.close()
+    opened.engines[0].close()
+    fake.runtime.cudaSetDevice(1)
+    del found
+    assert fake.live == {} and fake.runtime.cudaGetDevice()[1] == 1

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from fake_cuda import FakeCuda
@@ -94,7 +95,9 @@ def test_the_first_run_builds_checks_and_keeps(shop: Shop, target: str) -> None:
     assert kinds == sorted([".engine", ".json", ".json", *more])
     shop.notes.clear()
     np.testing.assert_array_equal(_scores(shop.open(target)), first)
-    assert len(shop.modules[target].builds) == 1 and shop.notes == ["loading the engine"]
+    assert len(shop.modules[target].builds) == 1
+    ready = [f"making K={slots} ready, {n} of 3" for n, slots in enumerate(SLOT_BUCKETS, start=1)]
+    assert shop.notes == ["loading the engine", *ready]
 
 
 def test_a_timing_cache_serves_the_next_build(shop: Shop) -> None:
@@ -204,6 +207,35 @@ def test_an_engine_that_lies_is_never_used(shop: Shop) -> None:
     assert shop.notes.count("comparing the engine with ONNX Runtime") == 2
 
 
+def test_a_verdict_of_an_earlier_gate_does_not_count(shop: Shop) -> None:
+    shop.open()
+    path = next(shop.folder.glob("*.check.json"))
+    verdict = json.loads(path.read_text())
+    for earlier in ({"gate": verdict["gate"] - 1}, {}):
+        kept = {name: value for name, value in verdict.items() if name != "gate"}
+        path.write_text(json.dumps({**kept, **earlier}))
+        shop.open()
+    assert shop.notes.count("comparing the engine with ONNX Runtime") == 3
+    assert json.loads(path.read_text()) == verdict
+
+
+def test_the_gate_looks_at_the_frames_of_the_bundle(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, encoded = cv2.imencode(".jpg", np.full((20, 30, 3), 77, np.uint8))
+    files = {"parity/1.jpg": bytes(encoded)}
+    compared = []
+    check = engine_store.check_on_device
+
+    def noted(*arguments: Any, **more: Any) -> Any:
+        compared.append([frame.shape for frame in more["frames"]])
+        return check(*arguments, **more)
+
+    monkeypatch.setattr(engine_store, "check_on_device", noted)
+    shop.open(bundle=write_tiny_bundle(tmp_path / "framed", target="trt", files=files))
+    assert compared == [[(20, 30, 3)]]
+
+
 def test_another_driver_checks_again(shop: Shop, fake: FakeCuda) -> None:
     shop.open()
     fake.runtime.cudaDriverGetVersion = lambda: (0, 13010)
@@ -263,6 +295,22 @@ def test_little_memory_takes_the_frugal_recipe(shop: Shop, monkeypatch: pytest.M
     assert "little memory is free: fewer tactics are tried" in shop.notes
 
 
+@pytest.mark.parametrize(
+    ("integrated", "free", "limit"),
+    # A build of the tiny graph is predicted to take 2.5 GiB, 1 GiB of it workspace.
+    [(False, 12, None), (True, 12, 5376), (True, 2.6, 1024), (True, 2.4, 256)],
+)
+def test_shared_memory_is_never_left_to_the_builder(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, integrated: bool, free: float, limit: int | None
+) -> None:
+    monkeypatch.setattr(engine_store, "available_bytes", lambda: int(free * 2**30))
+    shop.fake.memory, shop.fake.integrated = 2**40, integrated
+    shop.open()
+    (config,) = shop.modules["trt"].builds
+    found = config.limits.get("workspace")
+    assert found == limit if limit is None else found == pytest.approx(limit * 2**20, rel=1e-3)
+
+
 def test_far_too_little_memory_says_how_much(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_store, "available_bytes", lambda: 2**30)
     with pytest.raises(EngineError, match=r"takes about 1\.8 GiB and 1\.0 GiB are free; close"):
@@ -282,11 +330,34 @@ def test_known_problems_are_said(shop: Shop, caplog: pytest.LogCaptureFixture) -
     shop.modules["trt"].__version__ = "10.3.0"
     shop.open()
     assert "vision transformers may come out wrong" in caplog.text
-    facts = {"precision": "fp16", "integrated": True}
+    facts = {"precision": "fp16", "integrated": True, "capability": "8.7"}
     assert known_problems(TENSORRT, (10, 9), batch=4, **facts) == []
     assert known_problems(TENSORRT, (10, 11, 0), batch=1, **facts) == []
     assert len(known_problems(TENSORRT, (10, 11, 0), batch=2, **facts)) == 1
     assert len(known_problems(TENSORRT, (11, 1, 9), batch=2, **facts)) == 1
+
+
+def test_problems_of_one_generation_of_gpus(
+    shop: Shop, fake: FakeCuda, caplog: pytest.LogCaptureFixture
+) -> None:
+    facts = {"batch": 1, "integrated": False}
+    for capability, precision, version, count in (
+        ("12.0", "fp16", (10, 16, 1), 1),
+        ("12.0", "int8", (11, 4, 0), 1),
+        ("12.0", "fp32", (10, 16, 1), 0),
+        ("12.0", "fp16", (10, 7, 0), 0),
+        ("8.9", "fp16", (10, 16, 1), 0),
+        (None, "fp16", (10, 16, 1), 0),
+    ):
+        rows = known_problems(
+            TENSORRT, version, precision=precision, capability=capability, **facts
+        )
+        assert len(rows) == count, (capability, precision, version)
+    fake.capability = (12, 0)
+    store = shop.store()
+    store._precision = "fp16"
+    store._warn_of_known_problems()
+    assert "compute capability 12.0" in caplog.text and "#4837" in caplog.text
 
 
 @pytest.mark.parametrize(

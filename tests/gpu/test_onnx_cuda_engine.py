@@ -101,6 +101,21 @@ def test_a_silent_fall_back_to_the_cpu_is_refused(
         OnnxCudaEngine(model, tiny_spec())
 
 
+def test_libraries_of_cuda_that_cannot_be_loaded_are_an_error_of_ours(
+    on_cpu: None, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    def preload() -> None:
+        raise OSError("libcudnn.so.9: cannot open shared object file")
+
+    monkeypatch.setattr(onnxruntime, "preload_dlls", preload, raising=False)
+    with pytest.raises(
+        EngineError, match=r"cannot load model\.onnx on GPU 0: libcudnn\.so\.9: cannot"
+    ):
+        OnnxCudaEngine(model, tiny_spec())
+
+
 def test_faults(on_cpu: None, model: Path, tmp_path: Path) -> None:
     spec = tiny_spec()
     with pytest.raises(EngineError, match=r"none\.onnx is missing"):

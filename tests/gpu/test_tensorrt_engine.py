@@ -14,7 +14,9 @@ from gpu_engines import SPEC, Opened
 from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError, EngineError
-from dedos_deploy.runtime.gpu.cuda import Cuda, DeviceLostError
+from dedos_deploy.progress import Progress
+from dedos_deploy.runtime.gpu.cuda import Cuda
+from dedos_deploy.runtime.gpu.cuda_calls import DeviceLostError
 from dedos_deploy.spec import GraphSpec
 
 
@@ -43,18 +45,49 @@ def test_scores_of_any_number_of_words(opened: Opened, slots: int, rtx: bool) ->
 
 def test_buckets_follow_the_vocabulary_and_are_set_up_once(opened: Opened, fake: FakeCuda) -> None:
     engine = opened()
-    for slots in (3, 100, 5, 16, 40, 200, 2):
-        inputs = _inputs(slots, slots)
-        np.testing.assert_array_equal(engine.infer(inputs)["scores"], _expected(inputs))
     assert len(opened.module.contexts) == 3
     assert engine.graphs == {16: "captured", 256: "captured", 64: "captured"}
     assert fake.calls["cudaGraphInstantiate"] == 3
+    runs = [context.runs for context in opened.module.contexts]
+    for slots in (3, 100, 5, 16, 40, 200, 2):
+        inputs = _inputs(slots, slots)
+        np.testing.assert_array_equal(engine.infer(inputs)["scores"], _expected(inputs))
+    assert len(opened.module.contexts) == 3 and fake.calls["cudaGraphInstantiate"] == 3
+    # Frames launch graphs; a context runs only while it is made ready.
+    assert [context.runs for context in opened.module.contexts] == runs
+
+
+def test_it_says_which_bucket_is_made_ready(opened: Opened) -> None:
+    notes: list[str] = []
+
+    class Told(Progress):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    opened(on_progress=Told())
+    assert notes == [
+        "making K=16 ready, 1 of 3",
+        "making K=64 ready, 2 of 3",
+        "making K=256 ready, 3 of 3",
+    ]
+
+
+def test_an_interrupt_while_buckets_are_made_ready_leaves_nothing(
+    opened: Opened, fake: FakeCuda
+) -> None:
+    class Interrupted(Progress):
+        def note(self, text: str) -> None:
+            if "K=256" in text:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        opened(on_progress=Interrupted())
+    assert fake.live == {}
 
 
 def test_a_thousand_class_changes_allocate_nothing(opened: Opened, fake: FakeCuda) -> None:
     engine = opened()
-    for slots in (3, 20, 200):
-        engine.infer(_inputs(slots))
+    engine.infer(_inputs(3))
     before = {name: fake.calls[name] for name in ("cudaMalloc", "cudaHostAlloc")}
     live = fake.live
     for change in range(1000):
@@ -78,7 +111,8 @@ def test_without_capture_kernels_are_launched_one_by_one_and_it_is_said(
     engine = opened(rtx=True, capturable=False)
     inputs = _inputs(5)
     np.testing.assert_array_equal(engine.infer(inputs)["scores"], _expected(inputs))
-    assert engine.graphs == {16: "launched one by one: the library cannot capture this engine"}
+    why = "launched one by one: the library cannot capture this engine"
+    assert engine.graphs == {16: why, 64: why, 256: why}
     assert "no CUDA graph for K=16" in caplog.text
     assert engine.facts()["cuda_graphs"] == engine.graphs
     free, total = engine.cuda.free_memory()
@@ -87,12 +121,12 @@ def test_without_capture_kernels_are_launched_one_by_one_and_it_is_said(
 
 @pytest.mark.parametrize("call", ["cudaGraphInstantiate", "cudaGraphLaunch"])
 def test_a_capture_that_fails_falls_back(opened: Opened, fake: FakeCuda, call: str) -> None:
-    engine = opened()
     fake.faults[call] = Status.cudaErrorStreamCaptureInvalidated
+    engine = opened()
     inputs = _inputs(5)
     np.testing.assert_array_equal(engine.infer(inputs)["scores"], _expected(inputs))
     assert "cudaErrorStreamCaptureInvalidated" in engine.graphs[16]
-    assert "graph" not in fake.live
+    assert fake.live["graph"] == 2
     np.testing.assert_array_equal(engine.infer(inputs)["scores"], _expected(inputs))
 
 
@@ -100,17 +134,15 @@ def test_what_the_device_compiled_is_kept(opened: Opened, tmp_path: Path) -> Non
     cache = tmp_path / "sub" / "rtx.cache"
     first = opened(rtx=True, runtime_cache=cache)
     first.infer(_inputs(5))
-    first.infer(_inputs(50))
-    assert opened.module.compiled == 2
+    assert opened.module.compiled == 3
     first.close()
     second = opened(rtx=True, runtime_cache=cache)
-    second.infer(_inputs(5))
     second.infer(_inputs(50))
     assert opened.module.compiled == 0
     cache.write_bytes(b"\xff damaged")
-    third = opened(rtx=True, runtime_cache=cache)
-    third.infer(_inputs(5))
-    assert opened.module.compiled == 1 and cache.read_bytes() == b'["K=16"]'
+    opened(rtx=True, runtime_cache=cache)
+    assert opened.module.compiled == 3
+    assert cache.read_bytes() == b'["K=16", "K=256", "K=64"]'
 
 
 def test_everything_is_released(opened: Opened, fake: FakeCuda) -> None:
@@ -236,7 +268,7 @@ def test_machines_without_a_gpu(fake: FakeCuda) -> None:
 
 def test_the_real_bindings_say_that_there_is_no_gpu_here() -> None:
     pytest.importorskip("cuda.bindings", reason="needs cuda-python")
-    from dedos_deploy.runtime.gpu.cuda import bindings
+    from dedos_deploy.runtime.gpu.bindings import bindings
 
     runtime, _ = bindings()
     if runtime.cudaGetDeviceCount()[0] == runtime.cudaError_t.cudaSuccess:

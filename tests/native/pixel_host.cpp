@@ -9,7 +9,7 @@ namespace {
 template <typename T, typename Id>
 long long label(const T* values, const int* size, const float* thresholds, const std::uint16_t* ids,
                 Id* out, std::uint8_t* confidence, const int* out_hw, unsigned* counts, int cells,
-                dedos::Leader* leaders) {
+                dedos::Leader* leaders, dedos::Rivals* rivals) {
   const dedos::ScoreMap<T> scores{values, size[0], size[1], size[2]};
   const int plane = size[1] * size[2];
   long long broken = -1;
@@ -20,11 +20,14 @@ long long label(const T* values, const int* size, const float* thresholds, const
     if (slot >= 0 && (broken < 0 || at < broken)) broken = at;
   }
   if (broken >= 0) return broken;
+  for (int cell = 0; cell < plane; ++cell) {
+    dedos::find_rivals(scores, leaders, cell, rivals + cell);
+  }
   const dedos::LabelImage<Id> image{out, confidence, out_hw[0], out_hw[1]};
   for (int y = 0; y < out_hw[0]; ++y) {
     for (int x = 0; x < out_hw[1]; ++x) {
       const std::uint16_t id =
-          dedos::label_at(scores, leaders, dedos::SlotTable{thresholds, ids}, image, y, x);
+          dedos::label_at(scores, leaders, rivals, dedos::SlotTable{thresholds, ids}, image, y, x);
       ++counts[id == dedos::kNone16 ? cells - 1 : id];
     }
   }
@@ -33,12 +36,13 @@ long long label(const T* values, const int* size, const float* thresholds, const
 
 }  // namespace
 
-#define DEDOS_LABEL(name, T, Id)                                                                  \
-  extern "C" long long name(const T* values, const int* size, const float* thresholds,            \
-                            const std::uint16_t* ids, Id* out, std::uint8_t* confidence,          \
-                            const int* out_hw, unsigned* counts, int cells,                       \
-                            dedos::Leader* leaders) {                                             \
-    return label(values, size, thresholds, ids, out, confidence, out_hw, counts, cells, leaders); \
+#define DEDOS_LABEL(name, T, Id)                                                                 \
+  extern "C" long long name(const T* values, const int* size, const float* thresholds,           \
+                            const std::uint16_t* ids, Id* out, std::uint8_t* confidence,         \
+                            const int* out_hw, unsigned* counts, int cells,                      \
+                            dedos::Leader* leaders, dedos::Rivals* rivals) {                     \
+    return label(values, size, thresholds, ids, out, confidence, out_hw, counts, cells, leaders, \
+                 rivals);                                                                        \
   }
 
 DEDOS_LABEL(label_f32_u8, float, std::uint8_t)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 HERE = Path(__file__).parent
 HEADERS = Path(__file__).parents[2] / "runtime" / "native"
 LEADER_BYTES = 16
+RIVALS_BYTES = 16
 
 
 def compile_host(folder: Path) -> PixelHost:
@@ -38,7 +39,9 @@ def compile_host(folder: Path) -> PixelHost:
 
 
 class PixelHost:
-    """What the kernels compute."""
+    """What the kernels compute; rivals: of the last label map, uint8 [h, w, 16], a count and slots."""
+
+    rivals: NDArray[np.uint8]
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
@@ -60,6 +63,7 @@ class PixelHost:
         confidence = np.zeros(size_hw, np.uint8)
         counts = np.zeros(cells, np.uint32)
         leaders = np.zeros(scores.shape[1] * scores.shape[2] * LEADER_BYTES, np.uint8)
+        self.rivals = np.full((*scores.shape[1:], RIVALS_BYTES), 77, np.uint8)
         kind = "f16" if scores.dtype == np.float16 else "f32"
         function = getattr(self._library, f"label_{kind}_{'u16' if wide else 'u8'}")
         broken = function(
@@ -73,6 +77,7 @@ class PixelHost:
             _at(counts),
             ctypes.c_int(cells),
             _at(leaders),
+            _at(self.rivals),
         )
         return ids, confidence, counts, broken
 

@@ -79,10 +79,15 @@ bool label_case(Random& random, Hash& hash, int threads) {
     std::int32_t broken;
     leaders[cell] = dedos::leader_at(scores, cell, &broken);
   }
+  std::vector<dedos::Rivals> rivals(plane);
+  for (int cell = 0; cell < plane; ++cell) {
+    dedos::find_rivals(scores, leaders.data(), cell, &rivals[cell]);
+  }
   const dedos::LabelImage<Id> image{expected.data(), sure.data(), out_height, out_width};
   for (int y = 0; y < out_height; ++y) {
     for (int x = 0; x < out_width; ++x) {
-      const std::uint16_t id = dedos::label_at(scores, leaders.data(), table, image, y, x);
+      const std::uint16_t id =
+          dedos::label_at(scores, leaders.data(), rivals.data(), table, image, y, x);
       ++tally[id == dedos::kNone16 ? cells - 1 : id];
     }
   }

@@ -83,6 +83,42 @@ def test_labels_are_those_of_the_native_label_map(
     np.testing.assert_array_equal(counts, wanted[2])
 
 
+def _same_as_native(
+    host: PixelHost, scores: NDArray[np.float32], size_hw: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """Check the labels of every slot's own id, and return the numbers of rivals, uint8 [h, w]."""
+    slots = len(scores)
+    table = np.zeros(slots, np.float32), np.arange(slots, dtype=np.uint16)
+    wanted = _native_labels(scores, *table, size_hw, slots + 1, True)
+    ids, confidence, counts, broken = host.label(
+        scores, *table, size_hw, cells=slots + 1, wide=True
+    )
+    assert broken == -1
+    for found, right in zip((ids, confidence, counts), wanted, strict=True):
+        np.testing.assert_array_equal(found, right)
+    return host.rivals[..., 0]
+
+
+def test_a_pixel_on_a_border_looks_at_few_slots(host: PixelHost) -> None:
+    scores = _smooth(np.random.default_rng(0), 171, (40, 60))
+    rivals = _same_as_native(host, scores, (160, 240))
+    on_borders = rivals[rivals > 0]
+    assert 0.1 < on_borders.size / rivals.size < 0.9 and on_borders.mean() < 4
+
+
+@pytest.mark.parametrize("slots", [14, 15, 16, 17, 256])
+@pytest.mark.parametrize("scale", [0.0, 1e-7, 1e-6, 1.0])
+def test_where_many_slots_compete_all_are_looked_at(
+    host: PixelHost, slots: int, scale: float
+) -> None:
+    """Up to 15 rivals have room; a tie goes to the lowest slot, which needs none."""
+    noise = np.random.default_rng(slots).random((slots, 7, 9), np.float32)
+    scores = np.float32(0.5) + np.float32(scale) * (noise - np.float32(0.5))
+    rivals = _same_as_native(host, scores.astype(np.float32), (31, 44))
+    assert (rivals == 255).any() == (slots > 15 and scale > 0.0)
+    assert (rivals[rivals != 255] <= min(slots, 15)).all()
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_the_first_broken_score_is_found(

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -125,9 +126,42 @@ def test_a_check_that_fails_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_packages_over_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_installed", lambda name: name.startswith("onnxruntime"))
+    monkeypatch.setattr(
+        doctor, "version_of", lambda name: "1" if name.startswith("onnxruntime") else None
+    )
     finding = _by_topic(examine())["packages"]
     assert finding.verdict == "bad" and "onnxruntime and onnxruntime-gpu" in finding.found
+
+
+def test_a_gpu_that_cannot_be_used_is_found_with_its_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from dedos_deploy.runtime.gpu.cuda import Cuda
+    from dedos_deploy.runtime.gpu.cuda_errors import insufficient_driver
+
+    def refuse() -> Cuda:
+        raise insufficient_driver("cudaErrorInsufficientDriver", driver=12060, bindings=13040)
+
+    monkeypatch.setattr(Cuda, "open", refuse)
+    monkeypatch.setattr(doctor, "CHECKS", (doctor._gpu,))
+    (finding,) = examine()
+    assert finding.found.endswith("serves CUDA 12.6, these bindings need CUDA 13.4")
+    assert finding.advice.startswith("run pip install ") and "[cuda12]" in finding.advice
+
+
+@pytest.mark.parametrize(("capability", "found"), [((12, 0), True), ((8, 9), False)])
+def test_problems_of_this_gpu_with_this_tensorrt_are_found(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], found: bool
+) -> None:
+    from dedos_deploy.runtime.gpu.cuda import Cuda
+    from dedos_deploy.runtime.gpu.device import Device
+
+    device = Device(0, "a GPU", capability, 2**34, False, 13000)
+    monkeypatch.setattr(Cuda, "open", lambda: SimpleNamespace(device=device))
+    monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="10.16.1"))
+    monkeypatch.setattr(doctor, "CHECKS", (doctor._tensorrt,))
+    words = [finding.found for finding in examine() if finding.topic == "tensorrt 10.16.1"]
+    assert any("#4837" in text for text in words) is found
 
 
 @pytest.mark.parametrize("engine", ["cuda", "trt", "rtx"])

@@ -1,0 +1,121 @@
+"""Which OpenCV is in use: any from 4.6 on, pip's or the system's, and a sentence where it cannot be."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from dedos_deploy.cli.run import main
+from dedos_deploy.errors import OpenCvError, SourceError
+from dedos_deploy.runtime import Segmenter, doctor, open_source
+from dedos_deploy.runtime.doctor import Machine
+from dedos_deploy.runtime.opencv import opencvs, require_opencv
+
+SYSTEM_PYTHON = "/usr/bin/python3"
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def fresh_check() -> Iterator[None]:
+    require_opencv.cache_clear()
+    yield
+    require_opencv.cache_clear()
+
+
+@pytest.fixture
+def another(tmp_path: Path) -> Path:
+    """A folder with another OpenCV, which cannot be loaded."""
+    (tmp_path / "cv2.py").write_text(
+        "raise ImportError('libGL.so.1: cannot open shared object file')"
+    )
+    return tmp_path
+
+
+@pytest.mark.parametrize("version", ["4.6.0", "4.8.0-dev", "4.10.0", "5.0.0"])
+def test_every_version_from_4_6_on_will_do(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cv2, "__version__", version)
+    require_opencv()
+
+
+@pytest.mark.parametrize("version", ["3.4.18", "4.5.4", None])
+def test_an_older_one_is_refused_in_a_sentence(
+    version: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if version is None:
+        monkeypatch.delattr(cv2, "__version__")
+    else:
+        monkeypatch.setattr(cv2, "__version__", version)
+    for door in (lambda: open_source("scene:street"), lambda: Segmenter.load(classes="road")):
+        with pytest.raises(OpenCvError, match="too old or not whole, 4.6 and newer"):
+            door()
+    assert main(["--source", "scene:street", "--classes", "road", "--output", "null"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and str(opencvs()[0]) in said and (version or "no version") in said
+    (finding,) = doctor._opencv(Machine())
+    assert finding.verdict == "bad" and finding.advice == "run: pip install opencv-python"
+
+
+def test_none_at_all_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(OpenCvError, match="is not installed; run: pip install opencv-python"):
+        open_source("scene:street")
+
+
+def test_one_that_misses_a_library_is_said(another: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "cv2")
+    monkeypatch.syspath_prepend(another)
+    with pytest.raises(OpenCvError, match="libGL.so.1: cannot open.*apt install libgl1") as caught:
+        require_opencv()
+    assert str(another / "cv2.py") in str(caught.value)
+
+
+def test_one_that_was_made_for_numpy_1_is_said_without_its_page(tmp_path: Path) -> None:
+    """Debian's, which is in use by the system's Python, beside the NumPy of the tests."""
+    if int(np.__version__.split(".", maxsplit=1)[0]) < 2:
+        pytest.skip("needs NumPy 2")
+    spec = importlib.util.find_spec("numpy")
+    assert spec is not None and spec.origin is not None
+    for folder in ("numpy", "numpy.libs"):
+        (tmp_path / folder).symlink_to(Path(spec.origin).parents[1] / folder)
+    program = f"""
+import sys
+if sys.version_info[:2] != {sys.version_info[:2]} or not __import__("importlib.util").util.find_spec("cv2"):
+    sys.exit("skip")
+sys.path.insert(0, {str(tmp_path)!r})
+from dedos_deploy.errors import OpenCvError
+from dedos_deploy.runtime import open_source
+try:
+    open_source("gst:videotestsrc")
+except OpenCvError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [SYSTEM_PYTHON, "-c", program], capture_output=True, text=True, timeout=60, cwd=ROOT
+    )
+    if "skip" in done.stderr:
+        pytest.skip(f"needs python3-opencv for {SYSTEM_PYTHON}, of the version of this Python")
+    assert done.stderr == ""
+    assert f"was made for another NumPy than {np.__version__}" in done.stdout
+    assert "/usr/lib/python3/dist-packages/cv2" in done.stdout
+    assert "run: pip install 'numpy<2'" in done.stdout
+
+
+def test_an_opencv_that_pips_hides_is_named(another: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whose = next(name for name in doctor.OPENCV_OF_PIP if doctor.version_of(name))
+    monkeypatch.setattr("dedos_deploy.runtime.sources.gstreamer.has_gstreamer", lambda: False)
+    with pytest.raises(SourceError, match="python3-opencv"):
+        open_source("gst:videotestsrc")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(another)])
+    remedy = f"pip's hides the system's at {another / 'cv2.py'}: run pip uninstall {whose}"
+    with pytest.raises(SourceError, match=remedy):
+        open_source("gst:videotestsrc")
+    findings = {finding.topic: finding for finding in doctor._opencv(Machine())}
+    assert findings["opencv"].found == f"{cv2.__version__}, {whose} of pip, {opencvs()[0]}"
+    assert remedy in findings["opencv gstreamer"].advice

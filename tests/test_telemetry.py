@@ -24,9 +24,12 @@ LABEL = [
 EVERY_LIBRARY = """
 import importlib.util
 import dedos_deploy
-for name in ("onnxruntime", "openvino", "cv2", "tokenizers", "huggingface_hub", "rerun", "foxglove", "torch"):
+for name in ("onnxruntime", "cv2", "tokenizers", "huggingface_hub", "rerun", "foxglove", "torch"):
     if importlib.util.find_spec(name):
         importlib.import_module(name)
+if importlib.util.find_spec("openvino"):
+    from dedos_deploy.runtime.engines.openvino_engine import load_openvino
+    load_openvino()
 """
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,8 @@ _CPP_PLACE = re.compile(r"(?:Exception from |Check '[^']*' failed at )\S+:\d+:?"
 
 def load_openvino() -> ModuleType:
     """Return the module. Raises MissingExtraError, or EngineError for a version that is too old."""
+    # Its import writes an id for Google into the home, through this module or not at all.
+    sys.modules.setdefault("openvino_telemetry", cast(ModuleType, None))
     openvino = require("openvino", extra="openvino", purpose="running on the openvino engine")
     found = tuple(map(int, re.findall(r"\d+", str(openvino.__version__))[:2]))
     if found < OLDEST:

@@ -23,11 +23,14 @@ MAX_UINT8_CLASSES = 254
 MAX_CLASSES = 65534
 
 Target = Literal["cpu", "rtx", "trt", "cuda"]
-"""What a graph is written for, and the engine that it runs on, which has the same name."""
+"""What a graph is written for; the engine that it is meant for has the same name."""
 
 TARGETS: tuple[Target, ...] = get_args(Target)
-ENGINES: tuple[Target, ...] = ("cpu", "cuda", "trt", "rtx")
-"""All targets, as engines in the order of what they ask for."""
+CPU_ENGINES = ("cpu", "openvino")
+"""Engines that need no GPU. `openvino` runs graphs of every target."""
+
+ENGINES = (*CPU_ENGINES, "cuda", "trt", "rtx")
+"""All engines, in the order of what they ask for."""
 
 TYPED_TARGETS: tuple[Target, ...] = ("trt", "rtx")
 """Targets of bundles whose graph TensorRT reads, and engines that are built on the device."""

@@ -82,6 +82,7 @@ def usable(findings: list[Finding], engine: str) -> bool:
         verdicts.setdefault(finding.topic, []).append(finding.verdict)
     needed = {
         "cpu": ("label a frame",),
+        "openvino": ("openvino", "label a frame"),
         "cuda": ("gpu", "onnxruntime cuda"),
         "trt": ("gpu", "tensorrt", "label a frame"),
         "rtx": ("gpu", "tensorrt-rtx", "label a frame"),
@@ -216,6 +217,26 @@ def _onnxruntime(machine: Machine) -> Iterator[Finding]:
         else f"for --engine cuda: {pip_install('cuda')} in an environment of its own, and pip "
         "uninstall onnxruntime",
     )
+
+
+def _openvino(machine: Machine) -> Iterator[Finding]:
+    from dedos_deploy.runtime.engines.openvino_engine import arithmetics, load_openvino, processor
+
+    try:
+        openvino = load_openvino()
+        able = arithmetics(openvino)
+        name = processor(openvino)
+    except (DedosError, ImportError) as error:
+        found, _, advice = str(error).partition("; ")
+        yield Finding("openvino", "note", found, f"for --engine openvino, {advice}")
+        return
+    here = ", ".join(arithmetic.upper() for arithmetic in able)
+    gain = (
+        ""
+        if "bf16" in able
+        else "without BF16 it is little faster than the cpu engine, or not at all"
+    )
+    yield Finding("openvino", "ok", f"{openvino.__version__}: {here} on {name}", gain)
 
 
 def _frame(machine: Machine) -> Iterator[Finding]:
@@ -388,6 +409,7 @@ CHECKS: tuple[Callable[[Machine], Iterator[Finding]], ...] = (
     _packages,
     _native,
     _onnxruntime,
+    _openvino,
     _frame,
     _gpu,
     _tensorrt,

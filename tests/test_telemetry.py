@@ -27,6 +27,9 @@ import dedos_deploy
 for name in ("onnxruntime", "cv2", "tokenizers", "huggingface_hub", "rerun", "foxglove", "torch"):
     if importlib.util.find_spec(name):
         importlib.import_module(name)
+if importlib.util.find_spec("openvino"):
+    from dedos_deploy.runtime.engines.openvino_engine import load_openvino
+    load_openvino()
 """
 
 

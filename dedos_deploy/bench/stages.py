@@ -23,6 +23,7 @@ from dedos_deploy.runtime.engines.opening import open_engine
 from dedos_deploy.runtime.engines.tensors import Tensors
 from dedos_deploy.runtime.segmenter import Segmenter
 from dedos_deploy.runtime.slots import Rows, Thresholds
+from dedos_deploy.spec import CPU_ENGINES
 from dedos_deploy.threads import usable_cores, usable_threads
 
 WARM_UP = 3
@@ -122,7 +123,7 @@ def run_bench(options: BenchOptions, *, progress: Progress = QUIET) -> BenchRepo
         subjects = [_Subject(name, options, opened, progress) for name in options.bundles]
         progress.note("comparing labels")
         agreement = {subject.name: subject.agreement(subjects[0]) for subject in subjects}
-        gpu = options.engine != "cpu"
+        gpu = options.engine not in CPU_ENGINES
         progress.note("measuring what the machine can do")
         ceilings = (
             gpu_ceilings(options.gpu) if gpu else cpu_ceilings(usable_threads(options.threads))

@@ -227,8 +227,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--engine",
         default="cpu",
         metavar="NAME",
-        help="what to run on: cpu (default), trt or rtx (TensorRT, built here at the first run of a "
-        "bundle of that target), cuda (ONNX Runtime on an NVIDIA GPU)",
+        help="what to run on: cpu (default), openvino (the CPU, in BF16 where it has that), trt or rtx "
+        "(TensorRT, built here at the first run of a bundle of that target), cuda (ONNX Runtime on an "
+        "NVIDIA GPU)",
     )
     parser.add_argument(
         "--gpu", type=int, default=0, metavar="N", help="which GPU, from 0 (default: 0)"

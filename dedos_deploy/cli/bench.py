@@ -76,7 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     stages.add_argument(
         "--bundle", nargs="+", default=["demo"], help="bundles, or `demo` (default)"
     )
-    stages.add_argument("--engine", default="cpu", help="cpu (default), cuda, trt or rtx")
+    stages.add_argument("--engine", default="cpu", help="cpu (default), openvino, cuda, trt or rtx")
     stages.add_argument("--gpu", type=int, default=0, metavar="N", help="which GPU (0)")
     stages.add_argument(
         "--slots", type=int, nargs="+", default=[171], metavar="K", help="class slots (171)"

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.borders import NO_RETRY, foreign, onnx_runtime_advice, spoken_reason
-from dedos_deploy.errors import EngineError, listed
+from dedos_deploy.errors import EngineError
 from dedos_deploy.runtime.engines.contract import Engine
-from dedos_deploy.runtime.engines.tensors import Tensors, check_inputs
-from dedos_deploy.spec import GraphSpec, TensorSpec
+from dedos_deploy.runtime.engines.tensors import Tensors, check_inputs, check_tensors
+from dedos_deploy.spec import GraphSpec
 from dedos_deploy.threads import usable_threads
 
 FATAL_ONLY = 4
@@ -104,15 +104,8 @@ def check_graph(session: Any, spec: GraphSpec, name: str) -> None:
     # Names are decoded only now, and may be no text.
     with foreign(partial(_unloadable, name), reason=spoken_reason):
         nodes = [*session.get_inputs(), *session.get_outputs()]
-        found = {node.name: (str(node.type), list(node.shape)) for node in nodes}
-    wanted = (*spec.inputs, *spec.outputs)
-    if found.keys() != {tensor.name for tensor in wanted}:
-        raise EngineError(
-            f"{name} has the tensors {listed(found)}, but the bundle promises "
-            f"{', '.join(tensor.name for tensor in wanted)}; export it again"
-        )
-    for tensor in wanted:
-        _check_node(name, tensor, *found[tensor.name])
+        found = {node.name: (_dtype(str(node.type)), list(node.shape)) for node in nodes}
+    check_tensors(found, spec, name)
 
 
 def release_freed_memory() -> None:
@@ -127,17 +120,8 @@ def release_freed_memory() -> None:
             trim(0)
 
 
-def _check_node(model: str, tensor: TensorSpec, kind: str, shape: list[Any]) -> None:
-    dtype = {"tensor(float)": "float32"}.get(kind, kind[len("tensor(") : -1])
-    shape_fits = len(shape) == len(tensor.shape) and all(
-        not isinstance(have, int) or have == want
-        for have, want in zip(shape, tensor.shape, strict=True)
-    )
-    if dtype != tensor.dtype or not shape_fits:
-        raise EngineError(
-            f"tensor {tensor.name!r} of {model} is {dtype} [{listed(map(str, shape))}], but the bundle promises "
-            f"{tensor.dtype} {list(tensor.shape)}; export it again"
-        )
+def _dtype(kind: str) -> str:
+    return {"tensor(float)": "float32"}.get(kind, kind[len("tensor(") : -1])
 
 
 def failed_on_frame(reason: str) -> EngineError:

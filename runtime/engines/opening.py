@@ -20,6 +20,12 @@ def _open_cpu(bundle: Bundle, options: EngineOptions) -> Engine:
     return OnnxEngine(bundle.path("model.onnx"), bundle.spec, threads=options.threads)
 
 
+def _open_openvino(bundle: Bundle, options: EngineOptions) -> Engine:
+    from dedos_deploy.runtime.engines.openvino_choice import OpenVinoChoice
+
+    return OpenVinoChoice(bundle, options).open()
+
+
 def _open_cuda(bundle: Bundle, options: EngineOptions) -> Engine:
     from dedos_deploy.runtime.gpu.onnx_cuda_engine import OnnxCudaEngine
 
@@ -42,6 +48,7 @@ Open = Callable[["Bundle", EngineOptions], Engine]
 
 _OPEN: dict[str, Open] = {
     "cpu": _open_cpu,
+    "openvino": _open_openvino,
     "cuda": _open_cuda,
     "trt": _open_tensorrt("trt"),
     "rtx": _open_tensorrt("rtx"),
@@ -53,8 +60,8 @@ def open_engine(
 ) -> Engine:
     """Return the engine of `bundle` for `target`, one of `spec.ENGINES`.
 
-    An engine of TensorRT is taken from the bundle or the user's cache, or built here, and compared
-    with ONNX Runtime before its first use on a device.
+    An engine of TensorRT is taken from the bundle or the user's cache, or built here. That and OpenVINO
+    are compared with ONNX Runtime before their first use on a device.
 
     Raises BadInputError for an unknown target or a bundle of another one, MissingExtraError,
     EngineError, ParityError or BadBundleError when the graph cannot be loaded.

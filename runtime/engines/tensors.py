@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from dedos_deploy.errors import BadInputError
+from dedos_deploy.errors import BadInputError, EngineError, listed
 from dedos_deploy.spec import GraphSpec, TensorSpec
 
 Tensors = dict[str, NDArray[Any]]
@@ -46,3 +46,27 @@ def _check_tensor(tensor: TensorSpec, array: NDArray[Any], slots: int) -> None:
         raise BadInputError(
             f"engine input {tensor.name!r} must be C-contiguous; pass np.ascontiguousarray of it"
         )
+
+
+def check_tensors(found: Mapping[str, tuple[str, list[Any]]], spec: GraphSpec, model: str) -> None:
+    """Raise EngineError when the tensors of a loaded graph are not those of `spec`.
+
+    found: dtype and shape by name, anything but a number for a dynamic side; model: the graph's file.
+    """
+    wanted = (*spec.inputs, *spec.outputs)
+    if found.keys() != {tensor.name for tensor in wanted}:
+        raise EngineError(
+            f"{model} has the tensors {listed(found)}, but the bundle promises "
+            f"{', '.join(tensor.name for tensor in wanted)}; export it again"
+        )
+    for tensor in wanted:
+        dtype, shape = found[tensor.name]
+        shape_fits = len(shape) == len(tensor.shape) and all(
+            not isinstance(have, int) or have == want
+            for have, want in zip(shape, tensor.shape, strict=True)
+        )
+        if dtype != tensor.dtype or not shape_fits:
+            raise EngineError(
+                f"tensor {tensor.name!r} of {model} is {dtype} [{listed(map(str, shape))}], but the "
+                f"bundle promises {tensor.dtype} {list(tensor.shape)}; export it again"
+            )

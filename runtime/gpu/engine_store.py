@@ -23,9 +23,15 @@ from dedos_deploy.files import sha256_of_file, write_atomically
 from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.runtime.gpu.build import BuildOptions, build_engine
 from dedos_deploy.runtime.gpu.cuda import Cuda
-from dedos_deploy.runtime.gpu.device_check import GATE, DeviceCheck, check_on_device
+from dedos_deploy.runtime.gpu.device_check import DeviceCheck, check_on_device
 from dedos_deploy.runtime.gpu.engine_key import EngineKey, platform_name
 from dedos_deploy.runtime.gpu.flavours import FLAVOURS, Flavour, known_problems, version_of
+from dedos_deploy.runtime.gpu.kept_verdict import (
+    check_of,
+    checking_rows,
+    keep_verdict,
+    kept_verdict,
+)
 from dedos_deploy.runtime.gpu.library import label
 from dedos_deploy.runtime.gpu.memory import available_bytes, build_memory
 from dedos_deploy.runtime.gpu.tensorrt_engine import TensorRtEngine
@@ -222,10 +228,10 @@ class EngineStore:
 
     def _check(self, engine: TensorRtEngine, stored: StoredEngine) -> None:
         verdict_file = self._folder / f"{self._device_name(stored)}.check.json"
-        verdict = self._earlier(verdict_file, stored)
+        verdict = check_of(kept_verdict(verdict_file, stored.sha256))
         if verdict is None:
             verdict = self._compare(engine)
-            self._keep(verdict_file, stored, verdict)
+            keep_verdict(verdict_file, stored.sha256, verdict.to_dict())
         if verdict.passed:
             return
         raise ParityError(
@@ -238,37 +244,11 @@ class EngineStore:
         from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
 
         self._on_progress.note("comparing the engine with ONNX Runtime")
-        base = self._bundle.manifest.base_vocabulary
-        if base is None:
-            raise BadBundleError(
-                f"bundle {self._bundle.name!r} ships no vocabulary to check its engine with; "
-                "export it again"
-            )
-        _, rows = self._bundle.vocabulary(base)
+        rows = checking_rows(self._bundle)
         frames = self._bundle.parity_frames()
         with OnnxEngine(self._bundle.path("model.onnx"), self._bundle.spec) as reference:
             return check_on_device(
                 engine, reference.infer, rows, precision=self._precision, frames=frames
-            )
-
-    def _earlier(self, path: Path, stored: StoredEngine) -> DeviceCheck | None:
-        try:
-            values = _json(path)
-            if values.pop("engine_sha256") != stored.sha256 or values.pop("gate") != GATE:
-                return None
-            values.pop("passed")
-            return DeviceCheck(**values)
-        except (OSError, EngineError, KeyError, TypeError, AttributeError):
-            return None
-
-    def _keep(self, path: Path, stored: StoredEngine, verdict: DeviceCheck) -> None:
-        content = {**verdict.to_dict(), "engine_sha256": stored.sha256, "gate": GATE}
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
-        except OSError as error:
-            _LOG.warning(
-                "the check of this engine cannot be kept, it runs at every start: %s", error
             )
 
     def _warn_of_known_problems(self) -> None:

@@ -20,7 +20,7 @@ from tiny_bundle import BASE_WORDS, embeddings, tiny_spec, write_tiny_bundle
 from dedos_deploy.bundle import Bundle
 from dedos_deploy.errors import BadInputError, EngineError, ParityError
 from dedos_deploy.progress import Progress
-from dedos_deploy.runtime.gpu import engine_store
+from dedos_deploy.runtime.gpu import engine_store, kept_verdict
 from dedos_deploy.runtime.gpu.cuda import Cuda
 from dedos_deploy.runtime.gpu.engine_key import EngineKey, l4t_release
 from dedos_deploy.runtime.gpu.engine_store import EngineStore, default_engine_folder
@@ -261,7 +261,8 @@ def test_a_full_disk_costs_another_build(
     def refuse(path: Path, data: bytes) -> None:
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(engine_store, "write_atomically", refuse)
+    for module in (engine_store, kept_verdict):
+        monkeypatch.setattr(module, "write_atomically", refuse)
     shop.open()
     assert re.search("cannot be kept in .*No space left.*DEDOS_CACHE_DIR", caplog.text)
     assert shop.files() == []

@@ -13,6 +13,7 @@ import pytest
 
 from dedos_deploy.cli.doctor import main
 from dedos_deploy.errors import BadBundleError
+from dedos_deploy.installation import pip_install
 from dedos_deploy.runtime import Segmenter, doctor
 from dedos_deploy.runtime.doctor import Finding, Machine, examine, usable
 
@@ -189,6 +190,15 @@ def test_engines_need_all_of_theirs(engine: str) -> None:
         if finding.topic == "gpu":
             assert not usable([*good[:index], *good[index + 1 :]], engine)
             assert not usable([*good, Finding("gpu", "note", "a second one is broken")], engine)
+
+
+def test_openvino_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame, found = Finding("label a frame", "ok", ""), Finding("openvino", "ok", "")
+    assert usable([frame, found], "openvino") and not usable([frame], "openvino")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    [missing] = doctor._openvino(Machine())
+    assert missing.verdict == "note" and pip_install("openvino") in missing.advice
+    assert not usable([frame, missing], "openvino")
 
 
 def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -141,21 +141,42 @@ class OpenVinoEngine(Engine):
 
 def openvino_reason(error: BaseException) -> str:
     """Return what OpenVINO says without where in its sources it says it, on one line."""
-    return spoken_reason(RuntimeError(_CPP_PLACE.sub("", str(error))))
+    said = _CPP_PLACE.sub("", str(error)).strip()
+    return spoken_reason(RuntimeError(said or "it does not say why"))
 
 
 def _read(openvino: ModuleType, model: Path) -> Any:
     from openvino import passes
 
     graph = openvino.Core().read_model(os.fspath(model))
-    if any(operation.get_type_name() == "FakeQuantize" for operation in graph.get_ops()):
-        return graph  # INT8 products are made of what folding would turn into float32
-    # Weights that are stored small: of an int8 matrix with two readers, versions from 2025 on make
+    # Weights that are stored small: of an int8 matrix with several readers, versions from 2025 on make
     # no graph (seen up to 2026.4).
+    if any(operation.get_type_name() == "FakeQuantize" for operation in graph.get_ops()):
+        _fold_stored(graph)
+        return graph
     manager = passes.Manager()
     manager.register_pass(passes.ConstantFolding())
     manager.run_passes(graph)
     return graph
+
+
+def _fold_stored(graph: Any) -> None:
+    """Make float32 constants of int8 ones that are only stored so, and leave those of INT8 products.
+
+    A DequantizeLinear subtracts its zero point before it multiplies, which tells them apart.
+    """
+    from openvino import opset13
+
+    for product in graph.get_ordered_ops():
+        sources = [port.get_source_output().get_node() for port in product.inputs()]
+        kinds = [product.get_type_name(), *(source.get_type_name() for source in sources)]
+        if kinds != ["Multiply", "Convert", "Constant"]:
+            continue
+        codes = sources[0].input(0).get_source_output().get_node()
+        if codes.get_type_name() == "Constant":
+            values = opset13.constant(codes.data.astype(np.float32) * sources[1].data)
+            for reader in product.output(0).get_target_inputs():
+                reader.replace_source_output(values.output(0))
 
 
 def _settings(arithmetic: Arithmetic, threads: int, cache: Path | None) -> dict[str, Any]:
@@ -194,5 +215,6 @@ def _failed(what: str, reason: str) -> EngineError:
 
 def _unloadable(name: str, reason: str) -> EngineError:
     return EngineError(
-        f"OpenVINO cannot load {name}: {reason}; the file is damaged, or needs a newer openvino"
+        f"OpenVINO cannot load {name}: {reason}; the file is damaged, or needs a newer openvino or "
+        "--engine cpu"
     )

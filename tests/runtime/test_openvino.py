@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -28,6 +29,7 @@ from tiny_bundle import (
 
 from dedos_deploy import Segmenter
 from dedos_deploy.bundle import Bundle
+from dedos_deploy.cli.run import main
 from dedos_deploy.errors import BadInputError, EngineError, MissingExtraError, ParityError
 from dedos_deploy.installation import pip_install
 from dedos_deploy.runtime.engines import openvino_choice as choice
@@ -395,6 +397,20 @@ def test_a_segmenter_labels_on_it(bundle: Bundle) -> None:
         segmenter.set_classes("green,blue,red")
         result = segmenter.segment(frame)
         assert result.classes[at(result, "green", frame)] == "green"
+
+
+def test_a_run_tells_that_it_compares_and_runs_a_graph_for_tensorrt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first start of a large bundle takes a minute and more, of which nothing else is seen."""
+    monkeypatch.setenv("DEDOS_CACHE_DIR", str(tmp_path / "cache"))
+    bundle = write_tiny_bundle(tmp_path / "rtx", target="rtx")
+    cv2.imwrite(str(tmp_path / "stripes.png"), stripes())
+    asked = {"bundle": bundle, "source": tmp_path / "stripes.png", "output": tmp_path / "out.jsonl"}
+    words = [word for name, path in asked.items() for word in (f"--{name}", str(path))]
+    assert main([*words, "--classes", "red,blue", "--engine", "openvino"]) == 0
+    assert "preparing the openvino engine" in capsys.readouterr().err
+    assert (tmp_path / "out.jsonl").read_text().count("\n") == 1
 
 
 def wrong_in(monkeypatch: pytest.MonkeyPatch, *arithmetic: str) -> list[str]:

@@ -174,3 +174,17 @@ def test_what_is_no_parity_frame_is_named(content: bytes, words: str, tmp_path: 
     with Bundle.open(write_tiny_bundle(tmp_path / "b", files=files)) as bundle:
         with pytest.raises(BadBundleError, match=f"'parity/1.jpg' {words}"):
             bundle.parity_frames()
+
+
+def test_a_huge_parity_frame_is_refused_before_it_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {f"{PARITY_FOLDER}/1.jpg": _jpeg((0, 0, 0), (2000, 1000))}
+
+    def never(*_: object) -> None:
+        raise AssertionError("the picture was decoded")
+
+    with Bundle.open(write_tiny_bundle(tmp_path / "b", files=files)) as bundle:
+        monkeypatch.setattr(cv2, "imdecode", never)
+        with pytest.raises(BadBundleError, match=r"parity/1.jpg' is a picture of 2000000 pixels"):
+            bundle.parity_frames()

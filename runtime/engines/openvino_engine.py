@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from dedos_deploy.borders import foreign, spoken_reason
+from dedos_deploy.borders import first_line, foreign, spoken_reason
 from dedos_deploy.errors import EngineError, require
 from dedos_deploy.runtime.engines.contract import Engine
 from dedos_deploy.runtime.engines.onnx_runtime import release_freed_memory
@@ -35,11 +35,13 @@ _CPP_PLACE = re.compile(r"(?:Exception from |Check '[^']*' failed at )\S+:\d+:?"
 
 
 def load_openvino() -> ModuleType:
-    """Return the module. Raises MissingExtraError, or EngineError for a version that is too old."""
+    """Return the module. Raises MissingExtraError, or EngineError for a version that is too old and for
+    one that cannot be imported."""
     # Its import writes an id for Google into the home, through this module or not at all.
     sys.modules.setdefault("openvino_telemetry", cast(ModuleType, None))
-    openvino = require("openvino", extra="openvino", purpose="running on the openvino engine")
-    found = tuple(map(int, re.findall(r"\d+", str(openvino.__version__))[:2]))
+    with foreign(_unimportable, reason=first_line):
+        openvino = require("openvino", extra="openvino", purpose="running on the openvino engine")
+        found = tuple(map(int, re.findall(r"\d+", str(openvino.__version__))[:2]))
     if found < OLDEST:
         needed = ".".join(map(str, OLDEST))
         raise EngineError(
@@ -207,6 +209,12 @@ def _tensors(compiled: Any, spec: GraphSpec) -> dict[str, tuple[str, list[Any]]]
 def _writable(array: NDArray[Any]) -> NDArray[Any]:
     """Return the array, or a copy of one that is read-only, which OpenVINO shares with nobody."""
     return array if array.flags.writeable else array.copy()
+
+
+def _unimportable(why: str) -> EngineError:
+    return EngineError(
+        f"openvino is there and cannot be imported ({why}); install it again, or use --engine cpu"
+    )
 
 
 def _failed(what: str, reason: str) -> EngineError:

@@ -377,6 +377,17 @@ def test_the_extra_and_the_version_are_named(monkeypatch: pytest.MonkeyPatch) ->
         module.load_openvino()
 
 
+def test_an_openvino_that_cannot_be_imported_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lacks = "libopenvino.so.2640: cannot open shared object file"
+    (tmp_path / "openvino.py").write_text(f"raise ImportError({lacks!r})")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(__import__("sys").modules, "openvino")
+    with pytest.raises(EngineError, match=rf"cannot be imported \({lacks}\); .*--engine cpu"):
+        module.load_openvino()
+
+
 def test_bf16_comes_first_where_it_is() -> None:
     def having(*able: str) -> Any:
         core = SimpleNamespace(get_property=lambda device, name: list(able))

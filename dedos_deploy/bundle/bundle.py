@@ -184,10 +184,10 @@ class Bundle(Closing):
 
         content = self.read(name)
         pixels = stated_pixels(content)
-        # Before it is decoded: a picture of a few kB may take gigabytes.
+        # Before it is decoded: a picture of a few kB may take gigabytes, and WebP states no size.
         if pixels is not None and pixels > PARITY_FRAME_SIDE**2:
             raise self._no_parity_frame(name, f"a picture of {pixels} pixels")
-        picture = coloured(content, name=f"file {name!r}")
+        picture = coloured(content, name=f"file {name!r}") if pixels else None
         if picture is None:
             raise self._no_parity_frame(name, "no picture")
         if max(picture.shape[:2]) > PARITY_FRAME_SIDE:

@@ -10,6 +10,7 @@ import logging
 import re
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,10 +92,12 @@ class OpenVinoChoice:
             self._bundle.spec,
             arithmetic=arithmetic,
             threads=self._options.threads,
-            cache=self._compiled_folder(),
+            cache=self._compiled,
         )
 
-    def _compiled_folder(self) -> Path | None:
+    @cached_property
+    def _compiled(self) -> Path | None:
+        """Folder of what OpenVINO compiled; None, with one warning, where it cannot be made."""
         folder = self._folder / "compiled"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)

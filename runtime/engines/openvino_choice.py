@@ -1,7 +1,8 @@
 """What OpenVINO computes in on this machine: compared with ONNX Runtime, and timed beside it, once.
 
-BF16 keeps 8 bits of a number's fraction. Where that moves the labels of a bundle by more than 1 %,
-OpenVINO computes in FP32 and a warning says so; where FP32 moves them too, it is refused.
+BF16 keeps 8 bits of a number's fraction. Where that moves more labels of a bundle than FP16 may, or
+INT8 of an INT8 bundle, OpenVINO computes in FP32 and a warning says so; where FP32 moves them too, it
+is refused.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from dedos_deploy.closing import Closing
+from dedos_deploy.errors import EngineError
 from dedos_deploy.runtime.gpu.cuda import Cuda, DeviceBuffer, Kernels, close_all
 from dedos_deploy.runtime.gpu.cuda_calls import DeviceLostError
 from dedos_deploy.runtime.gpu.device_engine import DeviceEngine
@@ -47,11 +48,13 @@ class DevicePending:
         self.frame = frame
         self.block: ResultBlock | None = None
         self.latency_ms: dict[str, float] = {}
+        self.error: EngineError | None = None
+        """What came of it instead of a result."""
 
     @property
     def ready(self) -> bool:
         """Whether the device is known to be done with it."""
-        return bool(self.latency_ms)
+        return bool(self.latency_ms) or self.error is not None
 
     def result(self) -> Labelled:
         """Wait for it and return it; call it once. Raises EngineError."""
@@ -66,12 +69,16 @@ class _Marks(FrameMarks):
         self.pending: DevicePending | None = None
 
     def settle(self) -> None:
-        """Wait for the frame, if one is under way, and note its times."""
+        """Wait for the frame, if one is under way, and note its times, or what it failed by."""
         pending, self.pending = self.pending, None
         if pending is None:
             return
-        self.done.synchronize()
-        pending.latency_ms = self.latency_ms(pending.frame.ms())
+        try:
+            self.done.synchronize()
+            pending.latency_ms = self.latency_ms(pending.frame.ms())
+        except EngineError as error:
+            pending.error = error
+            raise
 
 
 class DeviceLabeller(Closing):
@@ -167,7 +174,9 @@ class DeviceLabeller(Closing):
         with contextlib.suppress(DeviceLostError):
             self._cuda.activate()
             for marks in self._marks:
-                marks.settle()
+                # Who asks for the result of that frame is told.
+                with contextlib.suppress(EngineError):
+                    marks.settle()
             self._frames.finish()
             close_all([*resources, *([landing] if landing is not None else [])])
 
@@ -217,6 +226,8 @@ class DeviceLabeller(Closing):
         for marks in self._marks:
             if marks.pending is pending:
                 marks.settle()
+        if pending.error is not None:
+            raise pending.error
         block, pending.block = pending.block, None
         assert block is not None, "collected once"
         return self._labelled(pending.layout, block, pending.latency_ms)

@@ -18,6 +18,26 @@ from dedos_deploy.runtime.gpu.resize_source import ResizeSource, bgr_source, nv1
 from dedos_deploy.runtime.pixels import HostPixels
 
 
+class Upload:
+    """One copy to the device, between two events that later copies use, too."""
+
+    def __init__(self, begun: Event, done: Event) -> None:
+        self._begun, self._done = begun, done
+        self._ms: float | None = None
+
+    def wait(self) -> None:
+        """Wait until it is done, and note how long it took while the events still tell."""
+        if self._ms is None:
+            self._done.synchronize()
+            self._ms = self._done.ms_since(self._begun)
+
+    def ms(self) -> float:
+        """Return how long it took; waits for it."""
+        self.wait()
+        assert self._ms is not None, "noted by `wait`"
+        return self._ms
+
+
 @dataclass(frozen=True, eq=False)
 class DeviceFrame:
     """A frame as kernels on one stream may read it."""
@@ -28,8 +48,8 @@ class DeviceFrame:
     read: Event
     """To be recorded behind the last kernel that reads it."""
 
-    uploaded: tuple[Event, Event] | None = None
-    """Before and after its copy to the device, None where nothing is copied."""
+    upload: Upload | None = None
+    """Its copy to the device, None where nothing is copied."""
 
     host_ms: float = 0.0
     """Milliseconds that the CPU took to bring it on its way."""
@@ -48,10 +68,7 @@ class DeviceFrame:
 
     def ms(self) -> float:
         """Return the milliseconds from the caller's memory to the device's, once it was read."""
-        if self.uploaded is None:
-            return self.host_ms
-        begun, done = self.uploaded
-        return self.host_ms + done.ms_since(begun)
+        return self.host_ms + (0.0 if self.upload is None else self.upload.ms())
 
 
 class FramePlaces(Closing):
@@ -127,6 +144,7 @@ class _Place(Closing):
         """begun, uploaded: around its copy; read: behind what reads it."""
         self._cuda = cuda
         self._begun, self._uploaded, self._read = begun, uploaded, read
+        self._upload: Upload | None = None
         self._host: PinnedArray | None = None
         self._device: DeviceBuffer | None = None
 
@@ -139,7 +157,10 @@ class _Place(Closing):
     def fill(self, pixels: HostPixels, uploads: Stream, compute: Stream) -> DeviceFrame:
         assert self._host is not None, "allocated first"
         # Whoever reads the host's side, the copy or a kernel, must have done so.
-        (self._read if self._device is None else self._uploaded).synchronize()
+        if self._device is None:
+            self._read.synchronize()
+        elif self._upload is not None:
+            self._upload.wait()
         started = time.perf_counter()
         parts = (pixels,) if isinstance(pixels, np.ndarray) else (pixels.luma, pixels.chroma)
         size = _packed(parts, self._host.array)
@@ -152,8 +173,8 @@ class _Place(Closing):
         self._cuda.upload(self._device.pointer, self._host.array[:size], uploads)
         self._uploaded.record(uploads)
         compute.wait(self._uploaded)
-        source = _source(pixels, self._device.pointer)
-        return DeviceFrame(source, self._read, (self._begun, self._uploaded), host_ms)
+        self._upload = Upload(self._begun, self._uploaded)
+        return DeviceFrame(_source(pixels, self._device.pointer), self._read, self._upload, host_ms)
 
     def release(self) -> None:
         """Give the memory back; events stay."""

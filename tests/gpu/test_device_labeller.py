@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -457,9 +458,9 @@ def test_the_next_frame_goes_up_beside_the_work_of_the_one_before(
     labeller.label(_frame(60, 80), table)
     first = labeller.submit(_frame(60, 80, 1), table)
     second = labeller.submit(_frame(60, 80, 2), table)
-    upload = second.frame.uploaded
+    upload = second.frame.upload
     assert upload is not None
-    upload[1].synchronize()
+    upload.wait()
     compute = fake.streams[opened.engines[0].stream.handle]
     # The frame is on the device, and of the one before not all is done.
     assert compute.queue and not fake.marks[first.frame.read.handle].passed
@@ -535,3 +536,39 @@ def test_every_frame_tells_its_own_times(either: Opened) -> None:
         assert pre <= latency["pre"] < pre + 1000
         assert 4000 <= latency["engine"] < 4020 and 400 <= latency["post"] < 420
     labeller.close()
+
+
+def test_times_are_a_frame_s_own_with_results_that_stay_on_the_device_between(
+    opened: Opened, fake: FakeCuda, kernels: Any
+) -> None:
+    labeller, table = DeviceLabeller(opened(), kernels), _table(4)
+    fake.durations.update({"upload": 500, "dedos_resize": 200})
+    first = labeller.submit(_frame(60, 80), table)
+    between = labeller.label_on_device(_frame(60, 80, 1), table, 1)
+    second = labeller.submit(_frame(60, 80, 2), table)
+    for pending in (first, second):
+        assert 700 <= pending.result().latency_ms["pre"] < 1700
+    del between
+    labeller.close()
+
+
+def test_a_frame_that_failed_gives_its_error_and_no_result(
+    opened: Opened, fake: FakeCuda, kernels: Any
+) -> None:
+    labeller, table = DeviceLabeller(opened(), kernels), _table(4)
+    first, second = (labeller.submit(_frame(60, 80, seed), table) for seed in range(2))
+    fake.faults["cudaEventSynchronize"] = Status.cudaErrorInvalidValue
+    with pytest.raises(EngineError, match="cudaErrorInvalidValue"):
+        labeller.submit(_frame(60, 80, 2), table)
+    for _ in range(2):
+        assert first.ready
+        with pytest.raises(EngineError, match="cudaErrorInvalidValue"):
+            first.result()
+    fake.faults["cudaEventSynchronize"] = Status.cudaErrorInvalidValue
+    labeller.close()
+    with pytest.raises(EngineError, match="cudaErrorInvalidValue"):
+        second.result()
+    opened.engines[0].close()
+    del first, second
+    gc.collect()  # an error and where it was raised hold each other
+    assert fake.live == {}

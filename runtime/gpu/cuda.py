@@ -310,6 +310,15 @@ class Event(Closing):
     def handle(self) -> Any:
         return self._handle
 
+    @property
+    def passed(self) -> bool:
+        """Whether the device is past it, or it was never recorded; returns at once."""
+        (error, *_) = self._cuda.runtime.cudaEventQuery(self._handle)
+        if error == self._cuda.runtime.cudaError_t.cudaErrorNotReady:
+            return False
+        self._cuda._call((error,))
+        return True
+
     def ms_since(self, earlier: Event) -> float:
         """Milliseconds of device time since `earlier`; both must have been passed."""
         call = self._cuda.runtime.cudaEventElapsedTime(earlier._handle, self._handle)

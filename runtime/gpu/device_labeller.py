@@ -135,7 +135,6 @@ class DeviceLabeller(Closing):
             self._infer(frame, memory.marks)
             self._launch_labels(layout, table, memory.buffer.pointer, memory.buffer.pointer)
             memory.marks.done.record(self._engine.stream)
-            memory.held = frame.held
             block.ready_on(stream)
             return OnDevice(block, self._fetch)
 
@@ -148,6 +147,7 @@ class DeviceLabeller(Closing):
             wanted = there.bytes[: layout.size if whole else layout.tally_bytes]
             self._cuda.download(wanted, block.memory.buffer.pointer, self._fetches)
             self._fetches.synchronize()
+            self._foreign.let_go()
             return self._labelled(layout, there, marks.latency_ms(0.0))
 
     def collect(self, pending: DevicePending) -> Labelled:
@@ -228,6 +228,7 @@ class DeviceLabeller(Closing):
                 marks.settle()
         if pending.error is not None:
             raise pending.error
+        self._foreign.let_go()
         block, pending.block = pending.block, None
         assert block is not None, "collected once"
         return self._labelled(pending.layout, block, pending.latency_ms)

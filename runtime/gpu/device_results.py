@@ -42,7 +42,6 @@ class DeviceMemory(Closing):
             self.close()
             raise
         self.readers: set[int] = set()
-        self.held: object = None  # the frame of its result, which may still be read
 
     def leave(self) -> None:
         """Note what its readers have put on their streams so far, as it is let go of."""
@@ -55,8 +54,8 @@ class DeviceMemory(Closing):
     def enter(self, writer: Stream) -> None:
         """Let `writer` wait for the readers of the result before.
 
-        The host waits until that result was computed: its frame is no longer read then, and no more
-        frames than there is memory for are ever under way.
+        The host waits until that result was computed: no more frames than there is memory for are
+        ever under way.
         """
         for event in self.left[: len(self.readers)]:
             writer.wait(event)

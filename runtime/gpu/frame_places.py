@@ -57,9 +57,6 @@ class DeviceFrame:
     writers: tuple[Stream, ...] = ()
     """Streams of others that may write to it again, once it was read."""
 
-    held: object = None
-    """Keeps its memory, None where that is ours."""
-
     def was_read(self, reader: Stream) -> None:
         """Note that its last kernel is on `reader`; its writers' next work waits for that."""
         self.read.record(reader)

@@ -454,6 +454,13 @@ class _Runtime:
             fake.run(mark.stream, mark)
         return (fake.sticky,)
 
+    def cudaEventQuery(self, event: int) -> Any:
+        fake = self._fake
+        if event not in fake.events:
+            return (_HANDLE,)
+        mark = fake.marks.get(event)
+        return (OK if mark is None or mark.passed else Status.cudaErrorNotReady,)
+
     def cudaStreamWaitEvent(self, handle: int, event: int, flags: int) -> Any:
         fake = self._fake
         if event not in fake.events:

@@ -352,11 +352,32 @@ def test_a_frame_is_held_until_it_was_read(
     gc.collect()
     assert gone.alive
     other = library.put(_frame(60, 80)).interface()
-    for _ in range(MOST_LENT):
+    for _ in range(MOST_LENT + 1):
         labeller.label_on_device(_foreign(other), table, 1)
     gc.collect()
     assert not gone.alive
     opened.engines[0].stream.synchronize()  # nobody read what was freed
+
+
+def test_a_frame_is_let_go_of_once_it_was_read(
+    labeller: DeviceLabeller, library: FakeLibrary, opened: Opened
+) -> None:
+    table, other = _table(4), library.put(_frame(60, 80)).interface()
+    for wait in ("next frame", "result", "host"):
+        given: Any = library.put(_frame(60, 80)).dlpack()
+        gone = weakref.finalize(given, int)
+        if wait == "host":
+            labeller.label(_foreign(given), table)
+        else:
+            there = labeller.label_on_device(_foreign(given), table, 1)
+        if wait == "next frame":
+            opened.engines[0].stream.synchronize()
+            labeller.label_on_device(_foreign(other), table, 1)
+        elif wait == "result":
+            there.tally()
+        del given
+        gc.collect()
+        assert not gone.alive, wait
 
 
 def test_a_result_refuses_what_it_cannot_do(labeller: DeviceLabeller) -> None:

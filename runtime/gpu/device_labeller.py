@@ -108,7 +108,8 @@ class DeviceLabeller(Closing):
 
     @classmethod
     def open(cls, engine: DeviceEngine, kernels: Path) -> DeviceLabeller:
-        """Return one with the kernels of a fat binary. Raises EngineError."""
+        """Return one with the kernels of a fat binary, on any thread. Raises EngineError."""
+        engine.cuda.activate()
         return cls(engine, engine.cuda.kernels(kernels.read_bytes()))
 
     def label(self, pixels: Pixels, table: SlotTable) -> Labelled:
@@ -135,6 +136,7 @@ class DeviceLabeller(Closing):
             self._infer(frame, memory.marks)
             self._launch_labels(layout, table, memory.buffer.pointer, memory.buffer.pointer)
             memory.marks.done.record(self._engine.stream)
+            memory.frame = frame
             block.ready_on(stream)
             return OnDevice(block, self._fetch)
 
@@ -148,7 +150,9 @@ class DeviceLabeller(Closing):
             self._cuda.download(wanted, block.memory.buffer.pointer, self._fetches)
             self._fetches.synchronize()
             self._foreign.let_go()
-            return self._labelled(layout, there, marks.latency_ms(0.0))
+            frame = block.memory.frame
+            assert frame is not None, "labelled before"
+            return self._labelled(layout, there, marks.latency_ms(frame.ms()), whole=whole)
 
     def collect(self, pending: DevicePending) -> Labelled:
         """Wait for a frame of `submit` and return its result."""
@@ -233,10 +237,18 @@ class DeviceLabeller(Closing):
         assert block is not None, "collected once"
         return self._labelled(pending.layout, block, pending.latency_ms)
 
-    def _labelled(self, layout: ResultLayout, block: ResultBlock, ms: dict[str, float]) -> Labelled:
+    def _labelled(
+        self,
+        layout: ResultLayout,
+        block: ResultBlock,
+        ms: dict[str, float],
+        *,
+        whole: bool = True,
+    ) -> Labelled:
+        """whole: whether the maps are in the block, too."""
         self._check_scores(layout.broken(block.bytes))
         label_map, confidence = layout.maps_in(block.bytes)
-        if not block.lends:
+        if whole and not block.lends:
             self._copied += 1
             label_map, confidence = label_map.copy(), confidence.copy()
         counts = layout.counts_in(block.bytes)[:-1].astype(np.int64)

@@ -504,7 +504,7 @@ class _Runtime:
 _HANDLE = Status.cudaErrorInvalidResourceHandle
 
 _POINTER, _INT, _LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong
-_SIGNATURES = {
+SIGNATURES = {
     "dedos_resize": (_POINTER, _INT, _INT, _LONG, _LONG, _LONG, _POINTER, _INT, _INT),
     "dedos_resize_nv12": (
         *(_POINTER, _POINTER, _INT, _INT, _LONG, _LONG, _INT),
@@ -564,7 +564,7 @@ class _Driver:
         assert module in self._fake.modules
         if "cuModuleGetFunction" in self._fake.faults:
             return self._fake.faults.pop("cuModuleGetFunction"), None
-        if name.decode() not in _SIGNATURES:
+        if name.decode() not in SIGNATURES:
             return DriverStatus.CUDA_ERROR_NOT_FOUND, None
         return DriverStatus.CUDA_SUCCESS, name.decode()
 
@@ -586,7 +586,7 @@ class _Driver:
             return _fault(self._fake, "cuLaunchKernel")[:1]
         values, types = parameters
         assert self._fake.ready.device, "no context in this thread"
-        if tuple(types) != _SIGNATURES[function] or bx * by * bz > 256 or min(gx, gy, gz) < 1:
+        if tuple(types) != SIGNATURES[function] or bx * by * bz > 256 or min(gx, gy, gz) < 1:
             return (DriverStatus.CUDA_ERROR_INVALID_VALUE,)
         threads = (gx * bx, gy * by)
         queued = self._fake.queue(stream, lambda: self._run(function, values, threads))

@@ -20,6 +20,7 @@ from test_device_labeller import _expected, _frame, _same, _table
 
 from dedos_deploy.errors import BadInputError, EngineError
 from dedos_deploy.runtime import Nv12Frame, Segmenter
+from dedos_deploy.runtime.gpu import result_pool
 from dedos_deploy.runtime.gpu.device_labeller import DeviceLabeller
 from dedos_deploy.runtime.gpu.device_results import MOST_LENT, OnDevice
 from dedos_deploy.runtime.pixels import ForeignFrame, check_pixels
@@ -133,9 +134,14 @@ def test_a_frame_of_the_device_is_not_copied(
             r"shape \[H, W, 3\].*not \[60, 80\]; view channels first with permute",
         ),
         ({"shape": (0, 80, 3)}, "at least one pixel"),
-        ({"version": 4}, "version 4 of __cuda_array_interface__, but 3 is the newest"),
+        (
+            {"version": 4},
+            "^a device_fakes.ByInterface has version 4 of __cuda_array_interface__, but 3 is the newest",
+        ),
         ({"stream": 0}, "names stream 0, which __cuda_array_interface__ forbids"),
         ({"mask": object()}, "has a mask"),
+        ({"data": None}, r"neither to DLPack nor to __cuda_array_interface__ \(TypeError"),
+        ({"shape": None}, "give an array of a library that does"),
         ({"data": (4096, False)}, "lies not on a GPU, but this engine is on GPU 0"),
     ],
 )
@@ -173,6 +179,13 @@ def test_words_of_the_library_reach_the_caller(
     given._capsule = refuse  # type: ignore[method-assign]
     with pytest.raises(BadInputError, match="cannot be read as it is: it has a gradient"):
         labeller.label(_foreign(given), _table(4))
+
+
+def test_half_of_a_protocol_is_said(labeller: DeviceLabeller) -> None:
+    for half in ({"__dlpack__": print}, {"__cuda_array_interface__": {"version": 3}}):
+        given = type("Half", (), half)()
+        with pytest.raises(BadInputError, match=r"Half keeps neither to DLPack nor to"):
+            labeller.label(_foreign(given), _table(4))
 
 
 def test_planes_that_are_no_nv12(labeller: DeviceLabeller, library: FakeLibrary) -> None:
@@ -329,6 +342,22 @@ def test_larger_frames_and_other_words_between(labeller: DeviceLabeller, host: P
         counts, latency_ms = result.tally()
         np.testing.assert_array_equal(counts, wanted.counts)
         assert set(latency_ms) == {"pre", "engine", "post"} == set(found.latency_ms)
+
+
+def test_counts_alone_copy_no_maps_and_times_have_the_way_up(
+    labeller: DeviceLabeller, fake: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(result_pool, "MOST_BYTES", 0)
+    fake.durations.update({"upload": 500, "dedos_resize": 200})
+    frame, table = _frame(60, 80), _table(4)
+    there = labeller.label_on_device(frame, table, 1)
+    held = [labeller.label(frame, table) for _ in range(result_pool.LEAST_LENT)]
+    counts, latency_ms = there.tally()
+    np.testing.assert_array_equal(counts, held[0].counts)
+    assert 700 <= latency_ms["pre"] < 1700
+    assert labeller.facts() == {"results_copied": 0}
+    there.to_host()
+    assert labeller.facts() == {"results_copied": 1}
 
 
 def test_broken_scores_show_with_the_first_wait(opened: Opened) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_cuda import DriverStatus, FakeCuda, Status
+from fake_cuda import SIGNATURES, DriverStatus, FakeCuda, Status
 from fake_tensorrt import reference_scores
 from gpu_engines import SPEC, Opened
 from numpy.typing import NDArray
@@ -25,6 +27,7 @@ from dedos_deploy.runtime.gpu import result_pool
 from dedos_deploy.runtime.gpu.cuda import Cuda
 from dedos_deploy.runtime.gpu.cuda_calls import DeviceLostError
 from dedos_deploy.runtime.gpu.device_labeller import DeviceLabeller
+from dedos_deploy.runtime.gpu.kernels_file import KERNEL_NAMES
 from dedos_deploy.runtime.gpu.result_pool import ResultLayout
 from dedos_deploy.runtime.labelling import HostLabeller, Labelled
 from dedos_deploy.runtime.segmenter import Segmenter
@@ -328,6 +331,23 @@ def test_any_thread_may_label_and_another_one_close(
     assert fake.live == {}
 
 
+def test_a_labeller_opens_on_any_thread(opened: Opened, kernels_here: Path) -> None:
+    engine = opened()
+    with ThreadPoolExecutor(1) as other:
+        labeller = other.submit(DeviceLabeller.open, engine, kernels_here).result()
+    labeller.close()
+
+
+def test_a_result_that_was_asked_for_before(opened: Opened, kernels_here: Path) -> None:
+    segmenter = _segmenter(opened)
+    pending = segmenter.submit(_frame(20, 30))
+    pending.result()
+    assert pending.ready
+    with pytest.raises(BadInputError, match="was returned before.*keep what `result` returned"):
+        pending.result()
+    segmenter.close()
+
+
 def test_a_lost_device_can_still_be_closed(opened: Opened, fake: FakeCuda, kernels: Any) -> None:
     engine = opened()
     labeller = DeviceLabeller(engine, kernels)
@@ -572,3 +592,28 @@ def test_a_frame_that_failed_gives_its_error_and_no_result(
     del first, second
     gc.collect()  # an error and where it was raised hold each other
     assert fake.live == {}
+
+
+def test_launches_are_told_what_the_kernels_take() -> None:
+    """The stand-in refuses other arguments than these, so they must be those of the source."""
+    source = (Path(__file__).parents[2] / "runtime" / "native" / "frame_kernels.cu").read_text()
+    text = source[source.index('extern "C"') :].replace("\\\n", " ")
+    kinds = {
+        found["name"]: tuple(map(_ctype, found["parameters"].split(",")))
+        for found in re.finditer(
+            r"__launch_bounds__\(256\)\s+(?P<name>\w+)\((?P<parameters>[^)]*)\)", text
+        )
+        if found["name"] != "name"
+    }
+    for macro, parameters in re.findall(
+        r"#define (\w+)\([^)]*\)\s+__global__ void __launch_bounds__\(256\)\s+name\(([^)]*)\)", text
+    ):
+        for name in re.findall(rf"^{macro}\((\w+),", text, re.MULTILINE):
+            kinds[name] = tuple(map(_ctype, parameters.split(",")))
+    assert kinds == SIGNATURES and set(kinds) == set(KERNEL_NAMES)
+
+
+def _ctype(parameter: str) -> Any:
+    if "*" in parameter:
+        return ctypes.c_void_p
+    return ctypes.c_longlong if "long long" in parameter else ctypes.c_int

@@ -77,8 +77,8 @@ class _Marks(FrameMarks):
             self.done.synchronize()
             pending.latency_ms = self.latency_ms(pending.frame.ms())
         except EngineError as error:
+            # For whoever asks for its result; the frame that comes now is none of it.
             pending.error = error
-            raise
 
 
 class DeviceLabeller(Closing):
@@ -178,9 +178,7 @@ class DeviceLabeller(Closing):
         with contextlib.suppress(DeviceLostError):
             self._cuda.activate()
             for marks in self._marks:
-                # Who asks for the result of that frame is told.
-                with contextlib.suppress(EngineError):
-                    marks.settle()
+                marks.settle()
             self._frames.finish()
             close_all([*resources, *([landing] if landing is not None else [])])
 
@@ -230,9 +228,9 @@ class DeviceLabeller(Closing):
         for marks in self._marks:
             if marks.pending is pending:
                 marks.settle()
+                self._foreign.let_go()
         if pending.error is not None:
             raise pending.error
-        self._foreign.let_go()
         block, pending.block = pending.block, None
         assert block is not None, "collected once"
         return self._labelled(pending.layout, block, pending.latency_ms)

@@ -127,17 +127,17 @@ class DeviceResultPool(Closing):
     def _fitting(self, writer: Stream) -> DeviceMemory:
         if self._made - len(self._freed) < MOST_LENT:
             return self._new()
-        while self._idle:
-            memory = self._idle.popleft()
-            if memory.buffer.size >= self._size:
-                memory.enter(writer)
-                return memory
-            self._free(memory)
-            return self._new()
-        raise BadInputError(
-            f"{MOST_LENT} results lie on the GPU and somebody holds every one; let go of those that "
-            "are done with, or ask for result='host'"
-        )
+        if not self._idle:
+            raise BadInputError(
+                f"{MOST_LENT} results lie on the GPU and somebody holds every one; let go of those "
+                "that are done with, or ask for result='host'"
+            )
+        memory = self._idle.popleft()
+        if memory.buffer.size >= self._size:
+            memory.enter(writer)
+            return memory
+        self._free(memory)
+        return self._new()
 
     def _new(self) -> DeviceMemory:
         memory = DeviceMemory(self._cuda, self._size)

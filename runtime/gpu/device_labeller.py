@@ -265,15 +265,17 @@ class DeviceLabeller(Closing):
         host_table = self._cuda.pinned((self._table.size,), np.uint8, "thresholds and class ids")
         self._resources.append(host_table)
         self._host_table = host_table.array
-        self._marks = (_Marks(self._cuda), _Marks(self._cuda))
-        self._resources += [event for marks in self._marks for event in marks.events]
-        self._frames = FramePlaces(self._cuda, self._engine.stream)
-        self._foreign = ForeignFrames(self._cuda, self._engine.stream)
-        self._fetches = self._cuda.stream()
+        self._marks: list[_Marks] = []
+        for _ in range(2):
+            self._marks.append(_Marks(self._cuda))
+            self._resources += self._marks[-1].events
+        self._resources.append(frames := FramePlaces(self._cuda, self._engine.stream))
+        self._resources.append(foreign := ForeignFrames(self._cuda, self._engine.stream))
+        self._resources.append(fetches := self._cuda.stream())
+        self._frames, self._foreign, self._fetches = frames, foreign, fetches
         self._lent = DeviceResultPool(self._cuda)
-        self._resources += [self._frames, self._foreign, self._fetches, self._lent]
         self._pool = ResultPool(self._cuda, mapped=self._mapped)
-        self._resources.append(self._pool)
+        self._resources += [self._lent, self._pool]
 
     def _device(self, size: int, purpose: str) -> DeviceBuffer:
         buffer = self._cuda.allocate(size, purpose)

@@ -14,6 +14,7 @@ from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError, EngineError
 from dedos_deploy.picture_sizes import MOST_PIXELS
 from dedos_deploy.runtime.gpu.cuda import Cuda, DeviceBuffer, Event, PinnedArray, Stream, close_all
+from dedos_deploy.runtime.gpu.frame_marks import new_events
 from dedos_deploy.runtime.gpu.resize_source import ResizeSource, bgr_source, nv12_source
 from dedos_deploy.runtime.pixels import HostPixels
 
@@ -87,7 +88,7 @@ class FramePlaces(Closing):
             self._uploads = cuda.stream()
             self._resources.append(self._uploads)
             for _ in range(2):
-                self._resources += (events := [cuda.event() for _ in range(3)])
+                self._resources += (events := new_events(cuda, 3))
                 self._places.append(_Place(cuda, *events))
         except BaseException:
             close_all(self._resources)

@@ -338,6 +338,31 @@ def test_a_labeller_opens_on_any_thread(opened: Opened, kernels_here: Path) -> N
     labeller.close()
 
 
+def test_nothing_stays_of_a_labeller_that_cannot_be_made(
+    either: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, fake = either(), either.fake
+    before, new_event, left = fake.live, Cuda.event, [0]
+
+    def event(cuda: Cuda) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            raise EngineError("no more events")
+        return new_event(cuda)
+
+    monkeypatch.setattr(Cuda, "event", event)
+    needed = 17 if fake.integrated else 15
+    for count in range(needed + 1):
+        left[0] = count
+        kernels = engine.cuda.kernels(b"a fat binary")
+        if count < needed:
+            with pytest.raises(EngineError, match="no more events"):
+                DeviceLabeller(engine, kernels)
+        else:
+            DeviceLabeller(engine, kernels).close()
+        assert fake.live == before, count
+
+
 def test_a_result_that_was_asked_for_before(opened: Opened, kernels_here: Path) -> None:
     segmenter = _segmenter(opened)
     pending = segmenter.submit(_frame(20, 30))

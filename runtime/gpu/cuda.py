@@ -315,6 +315,8 @@ class Event(Closing):
         """Whether the device is past it, or it was never recorded; returns at once."""
         (error, *_) = self._cuda.runtime.cudaEventQuery(self._handle)
         if error == self._cuda.runtime.cudaError_t.cudaErrorNotReady:
+            # Else whoever asks this thread for its last error takes it for one of theirs.
+            self._cuda.runtime.cudaGetLastError()
             return False
         self._cuda._call((error,))
         return True

@@ -70,7 +70,7 @@ class _Marks(FrameMarks):
 
     def settle(self) -> None:
         """Wait for the frame, if one is under way, and note its times, or what it failed by."""
-        pending, self.pending = self.pending, None
+        pending = self.pending
         if pending is None:
             return
         try:
@@ -79,6 +79,7 @@ class _Marks(FrameMarks):
         except EngineError as error:
             # For whoever asks for its result; the frame that comes now is none of it.
             pending.error = error
+        self.pending = None
 
 
 class DeviceLabeller(Closing):

@@ -89,7 +89,7 @@ class FakeCuda:
     """`runtime` and `driver` to hand to Cuda; counters and faults for the tests.
 
     memory: bytes of the device; devices: how many there are; integrated: it shares the CPU's memory;
-    elsewhere: addresses of blocks on GPU 1; durations: ticks of the clock that a kernel, `engine`,
+    elsewhere: addresses of blocks on GPU 1; last_error: of an event that was not passed, until asked for; durations: ticks of the clock that a kernel, `engine`,
     `upload` or `download` takes. faults: name of a call to the status that it gives next time, or to
     what it raises; live: blocks that were not freed, by kind; calls: how often each was made;
     sleepers: events that do not spin.
@@ -122,6 +122,7 @@ class FakeCuda:
         self.graphs: dict[int, list[Work]] = {}
         self.modules: set[int] = set()
         self.sticky = OK
+        self.last_error = OK
         self.durations: Counter[str] = Counter()
         self.ready = threading.local()
         self._next = 1000
@@ -459,7 +460,14 @@ class _Runtime:
         if event not in fake.events:
             return (_HANDLE,)
         mark = fake.marks.get(event)
-        return (OK if mark is None or mark.passed else Status.cudaErrorNotReady,)
+        if mark is None or mark.passed:
+            return (OK,)
+        fake.last_error = Status.cudaErrorNotReady
+        return (Status.cudaErrorNotReady,)
+
+    def cudaGetLastError(self) -> Any:
+        last, self._fake.last_error = self._fake.last_error, OK
+        return (last,)
 
     def cudaStreamWaitEvent(self, handle: int, event: int, flags: int) -> Any:
         fake = self._fake

@@ -24,7 +24,7 @@ from dedos_deploy.errors import BadInputError, EngineError
 from dedos_deploy.runtime import Frame
 from dedos_deploy.runtime.flow import Pipeline
 from dedos_deploy.runtime.gpu import result_pool
-from dedos_deploy.runtime.gpu.cuda import Cuda
+from dedos_deploy.runtime.gpu.cuda import Cuda, Event, Stream
 from dedos_deploy.runtime.gpu.cuda_calls import DeviceLostError
 from dedos_deploy.runtime.gpu.device_labeller import DeviceLabeller
 from dedos_deploy.runtime.gpu.kernels_file import KERNEL_NAMES
@@ -511,6 +511,25 @@ def test_the_next_frame_goes_up_beside_the_work_of_the_one_before(
     assert compute.queue and not fake.marks[first.frame.read.handle].passed
     first.result()
     second.result()
+    labeller.close()
+
+
+def test_a_wait_that_was_interrupted_is_made_up_for(
+    either: Opened, host: PixelHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labeller, frame, table = _labeller(either), _frame(60, 80), _table(4)
+    pending = labeller.submit(frame, table)
+
+    def interrupted(event: Event) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Event, "synchronize", interrupted)
+        patched.setattr(Stream, "synchronize", lambda stream: None)
+        pending.result()
+    found = pending.result()
+    _same(found, _expected(host, frame, table, SPEC))
+    assert set(found.latency_ms) == {"pre", "engine", "post"}
     labeller.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+from dedos_deploy.errors import BadInputError
 from dedos_deploy.runtime.labelling import Pending
 from dedos_deploy.runtime.processes import OneProcess
 from dedos_deploy.runtime.results import host_segmentation
@@ -24,7 +25,7 @@ class PendingSegmentation:
         process: OneProcess,
     ) -> None:
         """table: whose words it was begun with; busy: held by whoever uses the engine."""
-        self._pending = pending
+        self._pending: Pending | None = pending
         self._table = table
         self._captured_s = captured_s
         self._busy = busy
@@ -33,11 +34,21 @@ class PendingSegmentation:
     @property
     def ready(self) -> bool:
         """Whether `result` would not wait."""
-        return self._pending.ready
+        pending = self._pending
+        return pending is None or pending.ready
 
     def result(self) -> Segmentation:
-        """Wait for the frame and return its label map; call it once. Raises EngineError."""
+        """Wait for the frame and return its label map; call it once.
+
+        Raises EngineError, and BadInputError when it was returned before.
+        """
         self._process.check()
         with self._busy:
+            if self._pending is None:
+                raise BadInputError(
+                    "the result of this frame was returned before and is kept by nobody else; keep "
+                    "what `result` returned"
+                )
             labelled = self._pending.result()
+            self._pending = None
         return host_segmentation(labelled, self._table, self._captured_s)

@@ -18,6 +18,7 @@ from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError, EngineError
 from dedos_deploy.runtime.gpu.bindings import bindings
 from dedos_deploy.runtime.gpu.cuda_calls import CudaCalls, final
+from dedos_deploy.runtime.gpu.cuda_errors import no_pinned_memory
 from dedos_deploy.runtime.gpu.device import Device
 from dedos_deploy.runtime.gpu.kernels_file import KERNEL_NAMES, kernels_refused
 
@@ -82,7 +83,7 @@ class Cuda(CudaCalls):
         flags = self._runtime.cudaHostAllocMapped if mapped else 0
         error, pointer = self._runtime.cudaHostAlloc(size, flags)
         if error != self._runtime.cudaError_t.cudaSuccess:
-            self._refuse_memory(error, size, purpose)
+            self._refuse_memory(error, size, purpose, on_host=True)
         return PinnedArray(self, int(pointer), tuple(shape), np.dtype(dtype))
 
     def free_memory(self) -> tuple[int, int]:
@@ -193,9 +194,11 @@ class Cuda(CudaCalls):
             driver=int(self._call(self._runtime.cudaDriverGetVersion())),
         )
 
-    def _refuse_memory(self, error: Any, size: int, purpose: str) -> None:
+    def _refuse_memory(self, error: Any, size: int, purpose: str, on_host: bool = False) -> None:
         if getattr(error, "name", "") != "cudaErrorMemoryAllocation":
             self._call((error,))
+        if on_host:
+            raise no_pinned_memory(purpose, size / MIB)
         status, *amounts = self._runtime.cudaMemGetInfo()
         known = status == self._runtime.cudaError_t.cudaSuccess
         free = (
@@ -309,6 +312,17 @@ class Event(Closing):
     @property
     def handle(self) -> Any:
         return self._handle
+
+    @property
+    def passed(self) -> bool:
+        """Whether the device is past it, or it was never recorded; returns at once."""
+        (error, *_) = self._cuda.runtime.cudaEventQuery(self._handle)
+        if error == self._cuda.runtime.cudaError_t.cudaErrorNotReady:
+            # Else whoever asks this thread for its last error takes it for one of theirs.
+            self._cuda.runtime.cudaGetLastError()
+            return False
+        self._cuda._call((error,))
+        return True
 
     def ms_since(self, earlier: Event) -> float:
         """Milliseconds of device time since `earlier`; both must have been passed."""

@@ -59,6 +59,14 @@ def insufficient_driver(name: str, *, driver: int, bindings: int) -> EngineError
     return _unusable(name, f"{why}; update the driver")
 
 
+def no_pinned_memory(purpose: str, mib: float) -> EngineError:
+    """Return the error for page-locked memory of the host that cannot be had; mib: MiB of it."""
+    return EngineError(
+        f"this machine has no room for {purpose} in page-locked memory: {mib:.0f} MiB are needed; "
+        "close other programs, let go of results that are done with, or give the container more memory"
+    )
+
+
 def dotted(version: int) -> str:
     """Return a CUDA version as people write it.
 

@@ -42,9 +42,17 @@ def device_array(given: Any, cuda: Cuda, reader: Stream) -> DeviceArray:
     reader: the stream that will read it; a DLPack producer makes it wait by itself. Raises
     BadInputError for memory of another device or dtype, or a protocol that is not kept.
     """
-    if hasattr(given, "__dlpack__"):
+    if hasattr(given, "__dlpack__") and hasattr(given, "__dlpack_device__"):
         return _by_dlpack(given, cuda, reader)
-    return _by_interface(given, cuda)
+    try:
+        return _by_interface(given, cuda, given.__cuda_array_interface__)
+    except BadInputError:
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise BadInputError(
+            f"a {type_name(given)} keeps neither to DLPack nor to __cuda_array_interface__ "
+            f"({type(error).__name__}: {error}); give an array of a library that does"
+        ) from error
 
 
 def _by_dlpack(given: Any, cuda: Cuda, reader: Stream) -> DeviceArray:
@@ -73,8 +81,7 @@ def _capsule(given: Any, stream: int) -> Any:
         return given.__dlpack__(stream=stream)
 
 
-def _by_interface(given: Any, cuda: Cuda) -> DeviceArray:
-    told = given.__cuda_array_interface__
+def _by_interface(given: Any, cuda: Cuda, told: Any) -> DeviceArray:
     version = told.get("version", 0)
     if version > 3:
         raise BadInputError(
@@ -99,9 +106,8 @@ def _by_interface(given: Any, cuda: Cuda) -> DeviceArray:
             f"a {type_name(given)} names stream 0, which __cuda_array_interface__ forbids; 1 is the "
             "default stream, 2 that of the thread"
         )
-    return DeviceArray(
-        pointer, shape, _steps(shape) if strides is None else tuple(strides), writer, given
-    )
+    steps = _steps(shape) if strides is None else tuple(map(int, strides))
+    return DeviceArray(pointer, shape, steps, writer, given)
 
 
 def _steps(shape: tuple[int, ...]) -> tuple[int, ...]:

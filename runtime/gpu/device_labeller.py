@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from dedos_deploy.closing import Closing
+from dedos_deploy.errors import EngineError
 from dedos_deploy.runtime.gpu.cuda import Cuda, DeviceBuffer, Kernels, close_all
 from dedos_deploy.runtime.gpu.cuda_calls import DeviceLostError
 from dedos_deploy.runtime.gpu.device_engine import DeviceEngine
@@ -47,11 +48,13 @@ class DevicePending:
         self.frame = frame
         self.block: ResultBlock | None = None
         self.latency_ms: dict[str, float] = {}
+        self.error: EngineError | None = None
+        """What came of it instead of a result."""
 
     @property
     def ready(self) -> bool:
         """Whether the device is known to be done with it."""
-        return bool(self.latency_ms)
+        return bool(self.latency_ms) or self.error is not None
 
     def result(self) -> Labelled:
         """Wait for it and return it; call it once. Raises EngineError."""
@@ -66,12 +69,17 @@ class _Marks(FrameMarks):
         self.pending: DevicePending | None = None
 
     def settle(self) -> None:
-        """Wait for the frame, if one is under way, and note its times."""
-        pending, self.pending = self.pending, None
+        """Wait for the frame, if one is under way, and note its times, or what it failed by."""
+        pending = self.pending
         if pending is None:
             return
-        self.done.synchronize()
-        pending.latency_ms = self.latency_ms(pending.frame.ms())
+        try:
+            self.done.synchronize()
+            pending.latency_ms = self.latency_ms(pending.frame.ms())
+        except EngineError as error:
+            # For whoever asks for its result; the frame that comes now is none of it.
+            pending.error = error
+        self.pending = None
 
 
 class DeviceLabeller(Closing):
@@ -101,7 +109,8 @@ class DeviceLabeller(Closing):
 
     @classmethod
     def open(cls, engine: DeviceEngine, kernels: Path) -> DeviceLabeller:
-        """Return one with the kernels of a fat binary. Raises EngineError."""
+        """Return one with the kernels of a fat binary, on any thread. Raises EngineError."""
+        engine.cuda.activate()
         return cls(engine, engine.cuda.kernels(kernels.read_bytes()))
 
     def label(self, pixels: Pixels, table: SlotTable) -> Labelled:
@@ -128,7 +137,7 @@ class DeviceLabeller(Closing):
             self._infer(frame, memory.marks)
             self._launch_labels(layout, table, memory.buffer.pointer, memory.buffer.pointer)
             memory.marks.done.record(self._engine.stream)
-            memory.held = frame.held
+            memory.frame = frame
             block.ready_on(stream)
             return OnDevice(block, self._fetch)
 
@@ -141,7 +150,10 @@ class DeviceLabeller(Closing):
             wanted = there.bytes[: layout.size if whole else layout.tally_bytes]
             self._cuda.download(wanted, block.memory.buffer.pointer, self._fetches)
             self._fetches.synchronize()
-            return self._labelled(layout, there, marks.latency_ms(0.0))
+            self._foreign.let_go()
+            frame = block.memory.frame
+            assert frame is not None, "labelled before"
+            return self._labelled(layout, there, marks.latency_ms(frame.ms()), whole=whole)
 
     def collect(self, pending: DevicePending) -> Labelled:
         """Wait for a frame of `submit` and return its result."""
@@ -217,14 +229,25 @@ class DeviceLabeller(Closing):
         for marks in self._marks:
             if marks.pending is pending:
                 marks.settle()
+                self._foreign.let_go()
+        if pending.error is not None:
+            raise pending.error
         block, pending.block = pending.block, None
         assert block is not None, "collected once"
         return self._labelled(pending.layout, block, pending.latency_ms)
 
-    def _labelled(self, layout: ResultLayout, block: ResultBlock, ms: dict[str, float]) -> Labelled:
+    def _labelled(
+        self,
+        layout: ResultLayout,
+        block: ResultBlock,
+        ms: dict[str, float],
+        *,
+        whole: bool = True,
+    ) -> Labelled:
+        """whole: whether the maps are in the block, too."""
         self._check_scores(layout.broken(block.bytes))
         label_map, confidence = layout.maps_in(block.bytes)
-        if not block.lends:
+        if whole and not block.lends:
             self._copied += 1
             label_map, confidence = label_map.copy(), confidence.copy()
         counts = layout.counts_in(block.bytes)[:-1].astype(np.int64)
@@ -243,15 +266,17 @@ class DeviceLabeller(Closing):
         host_table = self._cuda.pinned((self._table.size,), np.uint8, "thresholds and class ids")
         self._resources.append(host_table)
         self._host_table = host_table.array
-        self._marks = (_Marks(self._cuda), _Marks(self._cuda))
-        self._resources += [event for marks in self._marks for event in marks.events]
-        self._frames = FramePlaces(self._cuda, self._engine.stream)
-        self._foreign = ForeignFrames(self._cuda, self._engine.stream)
-        self._fetches = self._cuda.stream()
+        self._marks: list[_Marks] = []
+        for _ in range(2):
+            self._marks.append(_Marks(self._cuda))
+            self._resources += self._marks[-1].events
+        self._resources.append(frames := FramePlaces(self._cuda, self._engine.stream))
+        self._resources.append(foreign := ForeignFrames(self._cuda, self._engine.stream))
+        self._resources.append(fetches := self._cuda.stream())
+        self._frames, self._foreign, self._fetches = frames, foreign, fetches
         self._lent = DeviceResultPool(self._cuda)
-        self._resources += [self._frames, self._foreign, self._fetches, self._lent]
         self._pool = ResultPool(self._cuda, mapped=self._mapped)
-        self._resources.append(self._pool)
+        self._resources += [self._lent, self._pool]
 
     def _device(self, size: int, purpose: str) -> DeviceBuffer:
         buffer = self._cuda.allocate(size, purpose)

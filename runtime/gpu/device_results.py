@@ -15,6 +15,7 @@ from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError, EngineError
 from dedos_deploy.runtime.gpu.cuda import Cuda, DeviceBuffer, Event, Stream, close_all
 from dedos_deploy.runtime.gpu.frame_marks import FrameMarks
+from dedos_deploy.runtime.gpu.frame_places import DeviceFrame
 from dedos_deploy.runtime.gpu.result_pool import ResultLayout
 from dedos_deploy.runtime.labelling import Labelled
 from dedos_deploy.runtime.pixels import DEFAULT_STREAM
@@ -42,7 +43,8 @@ class DeviceMemory(Closing):
             self.close()
             raise
         self.readers: set[int] = set()
-        self.held: object = None  # the frame of its result, which may still be read
+        self.frame: DeviceFrame | None = None
+        """That the result is of, for its times."""
 
     def leave(self) -> None:
         """Note what its readers have put on their streams so far, as it is let go of."""
@@ -55,8 +57,8 @@ class DeviceMemory(Closing):
     def enter(self, writer: Stream) -> None:
         """Let `writer` wait for the readers of the result before.
 
-        The host waits until that result was computed: its frame is no longer read then, and no more
-        frames than there is memory for are ever under way.
+        The host waits until that result was computed: no more frames than there is memory for are
+        ever under way.
         """
         for event in self.left[: len(self.readers)]:
             writer.wait(event)
@@ -125,17 +127,17 @@ class DeviceResultPool(Closing):
     def _fitting(self, writer: Stream) -> DeviceMemory:
         if self._made - len(self._freed) < MOST_LENT:
             return self._new()
-        while self._idle:
-            memory = self._idle.popleft()
-            if memory.buffer.size >= self._size:
-                memory.enter(writer)
-                return memory
-            self._free(memory)
-            return self._new()
-        raise BadInputError(
-            f"{MOST_LENT} results lie on the GPU and somebody holds every one; let go of those that "
-            "are done with, or ask for result='host'"
-        )
+        if not self._idle:
+            raise BadInputError(
+                f"{MOST_LENT} results lie on the GPU and somebody holds every one; let go of those "
+                "that are done with, or ask for result='host'"
+            )
+        memory = self._idle.popleft()
+        if memory.buffer.size >= self._size:
+            memory.enter(writer)
+            return memory
+        self._free(memory)
+        return self._new()
 
     def _new(self) -> DeviceMemory:
         memory = DeviceMemory(self._cuda, self._size)

@@ -5,7 +5,7 @@
 | engine runs on | the GPU model it was built on | every GPU of the capabilities it names |
 | last compilation | when it is built | on the device, at first use; kept in a runtime cache |
 | strong typing | a flag until 10.x, always on from 11.0 | a flag, as in 10.x |
-| CUDA graphs | captured by us from the stream | by its own strategy, where the runtime has one |
+| CUDA graphs | captured by us from the stream | likewise, where its context says that it can be |
 | timing cache | keeps measured tactics between builds | nothing is measured |
 """
 

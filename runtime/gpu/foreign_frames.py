@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError
-from dedos_deploy.runtime.gpu.cuda import Cuda, Stream
+from dedos_deploy.runtime.gpu.cuda import Cuda, Event, Stream, close_all
 from dedos_deploy.runtime.gpu.device_array import DeviceArray, device_array
 from dedos_deploy.runtime.gpu.frame_places import DeviceFrame
 from dedos_deploy.runtime.gpu.resize_source import ResizeSource, bgr_source, nv12_source
@@ -13,17 +15,23 @@ from dedos_deploy.runtime.pixels import ForeignFrame
 
 
 class ForeignFrames(Closing):
-    """Makes the stream that computes wait for who writes a frame, and writers for who reads it."""
+    """Makes the stream that computes wait for who writes a frame, and writers for who reads it.
+
+    A frame is held until it was read, which shows when the next one comes or a result is waited for:
+    whoever has only a few, as a camera's pool, gets them back.
+    """
 
     def __init__(self, cuda: Cuda, compute: Stream) -> None:
         """compute: the stream of the kernels that read; stays the caller's."""
         self._cuda = cuda
         self._compute = compute
         self._written = cuda.event()
-        self._read = cuda.event()
+        self._idle: list[Event] = []
+        self._reading: deque[tuple[Event, list[DeviceArray]]] = deque()
 
     def open(self, frame: ForeignFrame) -> DeviceFrame:
         """Return a frame that kernels put on `compute` from now on may read. Raises BadInputError."""
+        self.let_go()
         given, compute = frame.given, self._compute
         if isinstance(given, Nv12Frame):
             arrays = [
@@ -38,12 +46,21 @@ class ForeignFrames(Closing):
         for writer in writers:
             self._written.record(writer)
             compute.wait(self._written)
-        return DeviceFrame(source, self._read, writers=writers, held=arrays)
+        read = self._idle.pop() if self._idle else self._cuda.event()
+        self._reading.append((read, arrays))
+        return DeviceFrame(source, read, writers=writers)
+
+    def let_go(self) -> None:
+        """Let go of the frames that were read, in their order. Not between `open` and reading."""
+        while self._reading and self._reading[0][0].passed:
+            self._idle.append(self._reading.popleft()[0])
 
     def close(self) -> None:
-        """Release the events; may be called twice."""
-        self._written.close()
-        self._read.close()
+        """Release the events and all frames, which nothing may read any more; may be called twice."""
+        events = [self._written, *self._idle, *(event for event, _ in self._reading)]
+        self._idle.clear()
+        self._reading.clear()
+        close_all(events)
 
 
 def _bgr(frame: ForeignFrame, array: DeviceArray) -> ResizeSource:

@@ -14,8 +14,29 @@ from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError, EngineError
 from dedos_deploy.picture_sizes import MOST_PIXELS
 from dedos_deploy.runtime.gpu.cuda import Cuda, DeviceBuffer, Event, PinnedArray, Stream, close_all
+from dedos_deploy.runtime.gpu.frame_marks import new_events
 from dedos_deploy.runtime.gpu.resize_source import ResizeSource, bgr_source, nv12_source
 from dedos_deploy.runtime.pixels import HostPixels
+
+
+class Upload:
+    """One copy to the device, between two events that later copies use, too."""
+
+    def __init__(self, begun: Event, done: Event) -> None:
+        self._begun, self._done = begun, done
+        self._ms: float | None = None
+
+    def wait(self) -> None:
+        """Wait until it is done, and note how long it took while the events still tell."""
+        if self._ms is None:
+            self._done.synchronize()
+            self._ms = self._done.ms_since(self._begun)
+
+    def ms(self) -> float:
+        """Return how long it took; waits for it."""
+        self.wait()
+        assert self._ms is not None, "noted by `wait`"
+        return self._ms
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,17 +49,14 @@ class DeviceFrame:
     read: Event
     """To be recorded behind the last kernel that reads it."""
 
-    uploaded: tuple[Event, Event] | None = None
-    """Before and after its copy to the device, None where nothing is copied."""
+    upload: Upload | None = None
+    """Its copy to the device, None where nothing is copied."""
 
     host_ms: float = 0.0
     """Milliseconds that the CPU took to bring it on its way."""
 
     writers: tuple[Stream, ...] = ()
     """Streams of others that may write to it again, once it was read."""
-
-    held: object = None
-    """Keeps its memory, None where that is ours."""
 
     def was_read(self, reader: Stream) -> None:
         """Note that its last kernel is on `reader`; its writers' next work waits for that."""
@@ -48,10 +66,7 @@ class DeviceFrame:
 
     def ms(self) -> float:
         """Return the milliseconds from the caller's memory to the device's, once it was read."""
-        if self.uploaded is None:
-            return self.host_ms
-        begun, done = self.uploaded
-        return self.host_ms + done.ms_since(begun)
+        return self.host_ms + (0.0 if self.upload is None else self.upload.ms())
 
 
 class FramePlaces(Closing):
@@ -73,7 +88,7 @@ class FramePlaces(Closing):
             self._uploads = cuda.stream()
             self._resources.append(self._uploads)
             for _ in range(2):
-                self._resources += (events := [cuda.event() for _ in range(3)])
+                self._resources += (events := new_events(cuda, 3))
                 self._places.append(_Place(cuda, *events))
         except BaseException:
             close_all(self._resources)
@@ -127,6 +142,7 @@ class _Place(Closing):
         """begun, uploaded: around its copy; read: behind what reads it."""
         self._cuda = cuda
         self._begun, self._uploaded, self._read = begun, uploaded, read
+        self._upload: Upload | None = None
         self._host: PinnedArray | None = None
         self._device: DeviceBuffer | None = None
 
@@ -139,7 +155,10 @@ class _Place(Closing):
     def fill(self, pixels: HostPixels, uploads: Stream, compute: Stream) -> DeviceFrame:
         assert self._host is not None, "allocated first"
         # Whoever reads the host's side, the copy or a kernel, must have done so.
-        (self._read if self._device is None else self._uploaded).synchronize()
+        if self._device is None:
+            self._read.synchronize()
+        elif self._upload is not None:
+            self._upload.wait()
         started = time.perf_counter()
         parts = (pixels,) if isinstance(pixels, np.ndarray) else (pixels.luma, pixels.chroma)
         size = _packed(parts, self._host.array)
@@ -152,8 +171,8 @@ class _Place(Closing):
         self._cuda.upload(self._device.pointer, self._host.array[:size], uploads)
         self._uploaded.record(uploads)
         compute.wait(self._uploaded)
-        source = _source(pixels, self._device.pointer)
-        return DeviceFrame(source, self._read, (self._begun, self._uploaded), host_ms)
+        self._upload = Upload(self._begun, self._uploaded)
+        return DeviceFrame(_source(pixels, self._device.pointer), self._read, self._upload, host_ms)
 
     def release(self) -> None:
         """Give the memory back; events stay."""

@@ -89,7 +89,7 @@ class FakeCuda:
     """`runtime` and `driver` to hand to Cuda; counters and faults for the tests.
 
     memory: bytes of the device; devices: how many there are; integrated: it shares the CPU's memory;
-    elsewhere: addresses of blocks on GPU 1; durations: ticks of the clock that a kernel, `engine`,
+    elsewhere: addresses of blocks on GPU 1; last_error: of an event that was not passed, until asked for; durations: ticks of the clock that a kernel, `engine`,
     `upload` or `download` takes. faults: name of a call to the status that it gives next time, or to
     what it raises; live: blocks that were not freed, by kind; calls: how often each was made;
     sleepers: events that do not spin.
@@ -122,6 +122,7 @@ class FakeCuda:
         self.graphs: dict[int, list[Work]] = {}
         self.modules: set[int] = set()
         self.sticky = OK
+        self.last_error = OK
         self.durations: Counter[str] = Counter()
         self.ready = threading.local()
         self._next = 1000
@@ -454,6 +455,20 @@ class _Runtime:
             fake.run(mark.stream, mark)
         return (fake.sticky,)
 
+    def cudaEventQuery(self, event: int) -> Any:
+        fake = self._fake
+        if event not in fake.events:
+            return (_HANDLE,)
+        mark = fake.marks.get(event)
+        if mark is None or mark.passed:
+            return (OK,)
+        fake.last_error = Status.cudaErrorNotReady
+        return (Status.cudaErrorNotReady,)
+
+    def cudaGetLastError(self) -> Any:
+        last, self._fake.last_error = self._fake.last_error, OK
+        return (last,)
+
     def cudaStreamWaitEvent(self, handle: int, event: int, flags: int) -> Any:
         fake = self._fake
         if event not in fake.events:
@@ -497,7 +512,7 @@ class _Runtime:
 _HANDLE = Status.cudaErrorInvalidResourceHandle
 
 _POINTER, _INT, _LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong
-_SIGNATURES = {
+SIGNATURES = {
     "dedos_resize": (_POINTER, _INT, _INT, _LONG, _LONG, _LONG, _POINTER, _INT, _INT),
     "dedos_resize_nv12": (
         *(_POINTER, _POINTER, _INT, _INT, _LONG, _LONG, _INT),
@@ -557,7 +572,7 @@ class _Driver:
         assert module in self._fake.modules
         if "cuModuleGetFunction" in self._fake.faults:
             return self._fake.faults.pop("cuModuleGetFunction"), None
-        if name.decode() not in _SIGNATURES:
+        if name.decode() not in SIGNATURES:
             return DriverStatus.CUDA_ERROR_NOT_FOUND, None
         return DriverStatus.CUDA_SUCCESS, name.decode()
 
@@ -579,7 +594,7 @@ class _Driver:
             return _fault(self._fake, "cuLaunchKernel")[:1]
         values, types = parameters
         assert self._fake.ready.device, "no context in this thread"
-        if tuple(types) != _SIGNATURES[function] or bx * by * bz > 256 or min(gx, gy, gz) < 1:
+        if tuple(types) != SIGNATURES[function] or bx * by * bz > 256 or min(gx, gy, gz) < 1:
             return (DriverStatus.CUDA_ERROR_INVALID_VALUE,)
         threads = (gx * bx, gy * by)
         queued = self._fake.queue(stream, lambda: self._run(function, values, threads))

@@ -31,6 +31,7 @@ class ScoresEngine:
         return contextlib.nullcontext()
 
     def set_text(self, text: Any, valid: Any, owner: object = None) -> int:
+        self.stream.synchronize()
         self.text_of = owner
         return 256
 

@@ -20,6 +20,7 @@ from test_device_labeller import _expected, _frame, _same, _table
 
 from dedos_deploy.errors import BadInputError, EngineError
 from dedos_deploy.runtime import Nv12Frame, Segmenter
+from dedos_deploy.runtime.gpu import result_pool
 from dedos_deploy.runtime.gpu.device_labeller import DeviceLabeller
 from dedos_deploy.runtime.gpu.device_results import MOST_LENT, OnDevice
 from dedos_deploy.runtime.pixels import ForeignFrame, check_pixels
@@ -133,9 +134,14 @@ def test_a_frame_of_the_device_is_not_copied(
             r"shape \[H, W, 3\].*not \[60, 80\]; view channels first with permute",
         ),
         ({"shape": (0, 80, 3)}, "at least one pixel"),
-        ({"version": 4}, "version 4 of __cuda_array_interface__, but 3 is the newest"),
+        (
+            {"version": 4},
+            "^a device_fakes.ByInterface has version 4 of __cuda_array_interface__, but 3 is the newest",
+        ),
         ({"stream": 0}, "names stream 0, which __cuda_array_interface__ forbids"),
         ({"mask": object()}, "has a mask"),
+        ({"data": None}, r"neither to DLPack nor to __cuda_array_interface__ \(TypeError"),
+        ({"shape": None}, "give an array of a library that does"),
         ({"data": (4096, False)}, "lies not on a GPU, but this engine is on GPU 0"),
     ],
 )
@@ -173,6 +179,13 @@ def test_words_of_the_library_reach_the_caller(
     given._capsule = refuse  # type: ignore[method-assign]
     with pytest.raises(BadInputError, match="cannot be read as it is: it has a gradient"):
         labeller.label(_foreign(given), _table(4))
+
+
+def test_half_of_a_protocol_is_said(labeller: DeviceLabeller) -> None:
+    for half in ({"__dlpack__": print}, {"__cuda_array_interface__": {"version": 3}}):
+        given = type("Half", (), half)()
+        with pytest.raises(BadInputError, match=r"Half keeps neither to DLPack nor to"):
+            labeller.label(_foreign(given), _table(4))
 
 
 def test_planes_that_are_no_nv12(labeller: DeviceLabeller, library: FakeLibrary) -> None:
@@ -331,6 +344,22 @@ def test_larger_frames_and_other_words_between(labeller: DeviceLabeller, host: P
         assert set(latency_ms) == {"pre", "engine", "post"} == set(found.latency_ms)
 
 
+def test_counts_alone_copy_no_maps_and_times_have_the_way_up(
+    labeller: DeviceLabeller, fake: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(result_pool, "MOST_BYTES", 0)
+    fake.durations.update({"upload": 500, "dedos_resize": 200})
+    frame, table = _frame(60, 80), _table(4)
+    there = labeller.label_on_device(frame, table, 1)
+    held = [labeller.label(frame, table) for _ in range(result_pool.LEAST_LENT)]
+    counts, latency_ms = there.tally()
+    np.testing.assert_array_equal(counts, held[0].counts)
+    assert 700 <= latency_ms["pre"] < 1700
+    assert labeller.facts() == {"results_copied": 0}
+    there.to_host()
+    assert labeller.facts() == {"results_copied": 1}
+
+
 def test_broken_scores_show_with_the_first_wait(opened: Opened) -> None:
     engine = opened(poison=True)
     labeller = DeviceLabeller(engine, engine.cuda.kernels(b"a fat binary"))
@@ -352,11 +381,33 @@ def test_a_frame_is_held_until_it_was_read(
     gc.collect()
     assert gone.alive
     other = library.put(_frame(60, 80)).interface()
-    for _ in range(MOST_LENT):
+    for _ in range(MOST_LENT + 1):
         labeller.label_on_device(_foreign(other), table, 1)
+        assert fake.last_error == 0  # or torch would raise it
     gc.collect()
     assert not gone.alive
     opened.engines[0].stream.synchronize()  # nobody read what was freed
+
+
+def test_a_frame_is_let_go_of_once_it_was_read(
+    labeller: DeviceLabeller, library: FakeLibrary, opened: Opened
+) -> None:
+    table, other = _table(4), library.put(_frame(60, 80)).interface()
+    for wait in ("next frame", "result", "host"):
+        given: Any = library.put(_frame(60, 80)).dlpack()
+        gone = weakref.finalize(given, int)
+        if wait == "host":
+            labeller.label(_foreign(given), table)
+        else:
+            there = labeller.label_on_device(_foreign(given), table, 1)
+        if wait == "next frame":
+            opened.engines[0].stream.synchronize()
+            labeller.label_on_device(_foreign(other), table, 1)
+        elif wait == "result":
+            there.tally()
+        del given
+        gc.collect()
+        assert not gone.alive, wait
 
 
 def test_a_result_refuses_what_it_cannot_do(labeller: DeviceLabeller) -> None:

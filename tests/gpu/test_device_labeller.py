@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -10,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_cuda import DriverStatus, FakeCuda, Status
+from fake_cuda import SIGNATURES, DriverStatus, FakeCuda, Status
 from fake_tensorrt import reference_scores
 from gpu_engines import SPEC, Opened
 from numpy.typing import NDArray
@@ -21,9 +24,10 @@ from dedos_deploy.errors import BadInputError, EngineError
 from dedos_deploy.runtime import Frame
 from dedos_deploy.runtime.flow import Pipeline
 from dedos_deploy.runtime.gpu import result_pool
-from dedos_deploy.runtime.gpu.cuda import Cuda
+from dedos_deploy.runtime.gpu.cuda import Cuda, Event, Stream
 from dedos_deploy.runtime.gpu.cuda_calls import DeviceLostError
 from dedos_deploy.runtime.gpu.device_labeller import DeviceLabeller
+from dedos_deploy.runtime.gpu.kernels_file import KERNEL_NAMES
 from dedos_deploy.runtime.gpu.result_pool import ResultLayout
 from dedos_deploy.runtime.labelling import HostLabeller, Labelled
 from dedos_deploy.runtime.segmenter import Segmenter
@@ -327,6 +331,48 @@ def test_any_thread_may_label_and_another_one_close(
     assert fake.live == {}
 
 
+def test_a_labeller_opens_on_any_thread(opened: Opened, kernels_here: Path) -> None:
+    engine = opened()
+    with ThreadPoolExecutor(1) as other:
+        labeller = other.submit(DeviceLabeller.open, engine, kernels_here).result()
+    labeller.close()
+
+
+def test_nothing_stays_of_a_labeller_that_cannot_be_made(
+    either: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, fake = either(), either.fake
+    before, new_event, left = fake.live, Cuda.event, [0]
+
+    def event(cuda: Cuda) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            raise EngineError("no more events")
+        return new_event(cuda)
+
+    monkeypatch.setattr(Cuda, "event", event)
+    needed = 17 if fake.integrated else 15
+    for count in range(needed + 1):
+        left[0] = count
+        kernels = engine.cuda.kernels(b"a fat binary")
+        if count < needed:
+            with pytest.raises(EngineError, match="no more events"):
+                DeviceLabeller(engine, kernels)
+        else:
+            DeviceLabeller(engine, kernels).close()
+        assert fake.live == before, count
+
+
+def test_a_result_that_was_asked_for_before(opened: Opened, kernels_here: Path) -> None:
+    segmenter = _segmenter(opened)
+    pending = segmenter.submit(_frame(20, 30))
+    pending.result()
+    assert pending.ready
+    with pytest.raises(BadInputError, match="was returned before.*keep what `result` returned"):
+        pending.result()
+    segmenter.close()
+
+
 def test_a_lost_device_can_still_be_closed(opened: Opened, fake: FakeCuda, kernels: Any) -> None:
     engine = opened()
     labeller = DeviceLabeller(engine, kernels)
@@ -457,14 +503,33 @@ def test_the_next_frame_goes_up_beside_the_work_of_the_one_before(
     labeller.label(_frame(60, 80), table)
     first = labeller.submit(_frame(60, 80, 1), table)
     second = labeller.submit(_frame(60, 80, 2), table)
-    upload = second.frame.uploaded
+    upload = second.frame.upload
     assert upload is not None
-    upload[1].synchronize()
+    upload.wait()
     compute = fake.streams[opened.engines[0].stream.handle]
     # The frame is on the device, and of the one before not all is done.
     assert compute.queue and not fake.marks[first.frame.read.handle].passed
     first.result()
     second.result()
+    labeller.close()
+
+
+def test_a_wait_that_was_interrupted_is_made_up_for(
+    either: Opened, host: PixelHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labeller, frame, table = _labeller(either), _frame(60, 80), _table(4)
+    pending = labeller.submit(frame, table)
+
+    def interrupted(event: Event) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Event, "synchronize", interrupted)
+        patched.setattr(Stream, "synchronize", lambda stream: None)
+        pending.result()
+    found = pending.result()
+    _same(found, _expected(host, frame, table, SPEC))
+    assert set(found.latency_ms) == {"pre", "engine", "post"}
     labeller.close()
 
 
@@ -535,3 +600,65 @@ def test_every_frame_tells_its_own_times(either: Opened) -> None:
         assert pre <= latency["pre"] < pre + 1000
         assert 4000 <= latency["engine"] < 4020 and 400 <= latency["post"] < 420
     labeller.close()
+
+
+def test_times_are_a_frame_s_own_with_results_that_stay_on_the_device_between(
+    opened: Opened, fake: FakeCuda, kernels: Any
+) -> None:
+    labeller, table = DeviceLabeller(opened(), kernels), _table(4)
+    fake.durations.update({"upload": 500, "dedos_resize": 200})
+    first = labeller.submit(_frame(60, 80), table)
+    between = labeller.label_on_device(_frame(60, 80, 1), table, 1)
+    second = labeller.submit(_frame(60, 80, 2), table)
+    for pending in (first, second):
+        assert 700 <= pending.result().latency_ms["pre"] < 1700
+    del between
+    labeller.close()
+
+
+def test_a_frame_that_failed_gives_its_error_and_no_result(
+    opened: Opened, fake: FakeCuda, host: PixelHost, kernels: Any
+) -> None:
+    labeller, table = DeviceLabeller(opened(), kernels), _table(4)
+    first, second = (labeller.submit(_frame(60, 80, seed), table) for seed in range(2))
+    fake.faults["cudaEventSynchronize"] = Status.cudaErrorInvalidValue
+    third = labeller.submit(_frame(60, 80, 2), table)
+    for _ in range(2):
+        assert first.ready
+        with pytest.raises(EngineError, match="cudaErrorInvalidValue"):
+            first.result()
+    wanted = _expected(host, _frame(60, 80, 2), table, SPEC)
+    _same(third.result(), wanted)
+    fake.faults["cudaEventSynchronize"] = Status.cudaErrorInvalidValue
+    labeller.close()
+    with pytest.raises(EngineError, match="cudaErrorInvalidValue"):
+        second.result()
+    opened.engines[0].close()
+    del first, second, third
+    gc.collect()  # an error and where it was raised hold each other
+    assert fake.live == {}
+
+
+def test_launches_are_told_what_the_kernels_take() -> None:
+    """The stand-in refuses other arguments than these, so they must be those of the source."""
+    source = (Path(__file__).parents[2] / "runtime" / "native" / "frame_kernels.cu").read_text()
+    text = source[source.index('extern "C"') :].replace("\\\n", " ")
+    kinds = {
+        found["name"]: tuple(map(_ctype, found["parameters"].split(",")))
+        for found in re.finditer(
+            r"__launch_bounds__\(256\)\s+(?P<name>\w+)\((?P<parameters>[^)]*)\)", text
+        )
+        if found["name"] != "name"
+    }
+    for macro, parameters in re.findall(
+        r"#define (\w+)\([^)]*\)\s+__global__ void __launch_bounds__\(256\)\s+name\(([^)]*)\)", text
+    ):
+        for name in re.findall(rf"^{macro}\((\w+),", text, re.MULTILINE):
+            kinds[name] = tuple(map(_ctype, parameters.split(",")))
+    assert kinds == SIGNATURES and set(kinds) == set(KERNEL_NAMES)
+
+
+def _ctype(parameter: str) -> Any:
+    if "*" in parameter:
+        return ctypes.c_void_p
+    return ctypes.c_longlong if "long long" in parameter else ctypes.c_int

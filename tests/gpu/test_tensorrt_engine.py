@@ -200,7 +200,10 @@ def test_too_little_memory_says_how_much_is_needed(opened: Opened, fake: FakeCud
     assert fake.live == {}
     fake.memory = 2**30
     fake.faults["cudaHostAlloc"] = Status.cudaErrorMemoryAllocation
-    with pytest.raises(EngineError, match="no room for the host side of tensor 'text'"):
+    with pytest.raises(
+        EngineError,
+        match="this machine has no room for the host side of tensor 'text' in page-locked",
+    ):
         opened()
     assert fake.live == {}
 

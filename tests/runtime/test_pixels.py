@@ -108,7 +108,9 @@ def test_a_frame_of_a_source_is_converted_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [OnGpu(), OnGpu(13), CudaOnly(), Nv12Frame(OnGpu(), OnGpu())], ids=str
+    "given",
+    [OnGpu(), OnGpu(13), CudaOnly(), Nv12Frame(OnGpu(), OnGpu())],
+    ids=["dlpack", "managed", "cuda only", "nv12"],
 )
 def test_a_frame_on_a_gpu_is_not_copied_in_silence(segmenter: Segmenter, given: Any) -> None:
     with pytest.raises(BadInputError, match=r"lies on a GPU.*frame\.cpu\(\)"):

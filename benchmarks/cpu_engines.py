@@ -26,7 +26,7 @@ from int8 import export, inputs_for
 from numpy.typing import NDArray
 
 from dedos_deploy.bundle import Bundle
-from dedos_deploy.errors import DedosError
+from dedos_deploy.errors import BadInputError, DedosError
 from dedos_deploy.runtime.engines.agreement import label_agreement
 from dedos_deploy.runtime.engines.contract import Engine
 from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
@@ -157,6 +157,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
+        if args.slots < 2 or min(args.rounds, args.compared) < 1:
+            raise BadInputError("--slots from 2 on, --rounds and --compared from 1 on are needed")
         openvino = load_openvino()
         with tempfile.TemporaryDirectory() as place:
             paths = list(args.bundles)

@@ -30,12 +30,17 @@ def doctor(record: Record) -> None:
     if (tool := shutil.which("nvidia-smi")) is not None:
         command = [tool, f"--query-gpu={CLOCKS}", "--format=csv,noheader"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=20)
-        record.note(
-            clocks=dict(zip(CLOCKS.split(","), done.stdout.strip().split(", "), strict=True))
-        )
+        record.note(clocks=clocks_in(done.stdout) or done.stderr.strip())
     bad = [finding.found for finding in findings if finding.verdict == "bad"]
     if bad:
         raise Failed("; ".join(bad))
+
+
+def clocks_in(told: str) -> list[dict[str, str]]:
+    """Return what nvidia-smi told of each GPU; nothing for lines that are no answer."""
+    names = CLOCKS.split(",")
+    rows = [line.split(", ") for line in told.splitlines()]
+    return [dict(zip(names, row, strict=True)) for row in rows if len(row) == len(names)]
 
 
 def gpu(record: Record) -> Cuda:

@@ -12,20 +12,20 @@ from dedos_deploy.spec import GraphSpec
 
 
 def write_graph(folder: Path, preset: str, batch: int = 1) -> tuple[Path, GraphSpec]:
-    """Write the typed FP16 graph of a preset with random weights and return it with its tensors."""
-    from dedos_deploy.export.graph import check_ops, image_graph, save_graph
-    from dedos_deploy.model import build_model, freeze
+    """Write the typed FP16 graph of a preset with random weights, as an export for TensorRT deploys
+    it, and return it with its tensors."""
+    from dedos_deploy.export.graph import save_graph
+    from dedos_deploy.export.target_graph import score_dtype, target_graph
+    from dedos_deploy.model import build_model
     from dedos_deploy.presets import get_preset
 
     config = get_preset(preset)
     height, width = config.size_hw
-    spec = GraphSpec(height, width, config.clip.text_width, batch)
-    frozen = freeze(
-        build_model(config), size_hw=config.size_hw, precision="fp16", deformable="gather"
-    )
-    model = image_graph(frozen, spec)
-    check_ops(model, "trt")
-    return save_graph(model, folder / f"{preset}-{batch}.onnx")[0], spec
+    model = build_model(config)
+    kind = score_dtype(model, "fp16", "trt")
+    spec = GraphSpec(height, width, config.clip.text_width, batch, kind)
+    graph = target_graph(model, spec, "fp16", "trt").model
+    return save_graph(graph, folder / f"{preset}-{batch}.onnx")[0], spec
 
 
 def some_inputs(spec: GraphSpec, slots: int) -> dict[str, NDArray[Any]]:

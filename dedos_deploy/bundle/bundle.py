@@ -179,19 +179,26 @@ class Bundle(Closing):
         )
 
     def _parity_frame(self, name: str) -> Picture:
+        from dedos_deploy.picture_sizes import stated_pixels
         from dedos_deploy.pictures import coloured
 
-        try:
-            picture = coloured(self.read(name), name=f"file {name!r}")
-        except BadInputError as error:
-            raise BadBundleError(f"{self._label}: {error}") from error
-        if picture is None or max(picture.shape[:2]) > PARITY_FRAME_SIDE:
-            found = "no picture" if picture is None else "{}x{}".format(*picture.shape[:2])
-            raise BadBundleError(
-                f"{self._label}: file {name!r} is {found}, but parity frames are pictures of up to "
-                f"{PARITY_FRAME_SIDE}x{PARITY_FRAME_SIDE}; export the bundle again"
-            )
+        content = self.read(name)
+        pixels = stated_pixels(content)
+        # Before it is decoded: a picture of a few kB may take gigabytes, and WebP states no size.
+        if pixels is not None and pixels > PARITY_FRAME_SIDE**2:
+            raise self._no_parity_frame(name, f"a picture of {pixels} pixels")
+        picture = coloured(content, name=f"file {name!r}") if pixels else None
+        if picture is None:
+            raise self._no_parity_frame(name, "no picture")
+        if max(picture.shape[:2]) > PARITY_FRAME_SIDE:
+            raise self._no_parity_frame(name, "{}x{}".format(*picture.shape[:2]))
         return picture
+
+    def _no_parity_frame(self, name: str, found: str) -> BadBundleError:
+        return BadBundleError(
+            f"{self._label}: file {name!r} is {found}, but parity frames are pictures of up to "
+            f"{PARITY_FRAME_SIDE}x{PARITY_FRAME_SIDE}; export the bundle again"
+        )
 
     def _load_vocabulary(self, name: str) -> tuple[tuple[str, ...], NDArray[np.float32]]:
         from dedos_deploy.text.vocabulary_file import load_vocabulary

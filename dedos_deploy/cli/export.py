@@ -99,7 +99,8 @@ def run(args: argparse.Namespace) -> int:
     dest = args.output or _default_output(weights, options)
     _check_places(args, dest)
     report = export_bundle(weights, dest, options=options, progress=ProgressLines())
-    values, summary = report.to_dict(), _summary(report)
+    own_frames = options.keep_frames and options.frames is not None
+    values, summary = report.to_dict(), _summary(report, own_frames=own_frames)
     if args.device:
         values["device"] = facts = _prepare_device(report.path, options.target)
         summary += (
@@ -169,7 +170,10 @@ def _default_output(weights: WeightsSource, options: ExportOptions) -> str:
     return f"{weights.name}-{options.precision}-{options.target}.dedos"
 
 
-def _summary(report: ExportReport) -> str:
+def _summary(report: ExportReport, *, own_frames: bool) -> str:
+    """own_frames: the bundle holds frames of the user's, which whoever gets it can see."""
+    from dedos_deploy.bundle import MOST_PARITY_FRAMES
+
     parity = report.parity
     lines = [
         f"{report.path}: {report.size / 1e6:.1f} MB",
@@ -178,6 +182,11 @@ def _summary(report: ExportReport) -> str:
         f"{parity.frames} frames: {parity.frames_from}",
         f"  text       cosine ≥ {report.text.min_cosine:.5f} to the FP32 tower",
     ]
+    if own_frames:
+        kept = min(MOST_PARITY_FRAMES, parity.frames)
+        lines.insert(
+            2, f"  frames     {kept} of yours are in the bundle; --no-frames leaves them out"
+        )
     if report.int8 is not None:
         plan = report.int8.plan
         lines.append(f"  int8       {report.int8.verdict}")

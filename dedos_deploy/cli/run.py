@@ -166,8 +166,8 @@ def _load(args: argparse.Namespace, bundle: Bundle, vocabulary: Vocabulary) -> S
     from dedos_deploy.progress import QUIET
     from dedos_deploy.runtime import Segmenter
 
-    # Building an engine may take minutes; the others load in seconds and need no line.
-    shown = args.engine in TYPED_TARGETS and not args.quiet
+    # Building or comparing an engine may take minutes; the others load in seconds and need no line.
+    shown = args.engine in (*TYPED_TARGETS, "openvino") and not args.quiet
     progress = ProgressLines() if shown else QUIET
     with progress.part(1, 1, f"preparing the {args.engine} engine"):
         return Segmenter.load(

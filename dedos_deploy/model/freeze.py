@@ -49,8 +49,9 @@ def freeze(
 
     Folded exactly (in float64, rounded once): preprocessing and BGR order into the patch
     embedding, the proxy bank and its MLP into the refinement, BatchNorm into convolutions, the
-    factor of QuickGELU into the products around it, the position embedding at this grid. The text tower is dropped. `precision="fp16"` makes the
-    weights of Linear and convolution layers half; see Note [Precision islands] in `blocks.py`.
+    factor of QuickGELU into the products around it, the position embedding at this grid. The text
+    tower is dropped. `precision="fp16"` makes the weights of Linear and convolution layers half; see
+    Note [Precision islands] in `blocks.py`.
 
     Raises BadInputError when `size_hw` does not fit the patches, or the windows of a dense CLIP.
     """

@@ -11,11 +11,13 @@ from dedos_deploy.spec import NONE_UINT8, NONE_UINT16, none_id
 
 
 def label_agreement(
-    expected: NDArray[np.float32], actual: NDArray[np.float32], frame_hw: tuple[int, ...]
+    expected: NDArray[np.floating[Any]],
+    actual: NDArray[np.floating[Any]],
+    frame_hw: tuple[int, ...],
 ) -> float:
     """Return the part of a frame's pixels with the same label; 0 when a score is not a number.
 
-    expected, actual: scores float32 [K, h, w]; frame_hw: size of the label map.
+    expected, actual: scores float32 or float16 [K, h, w]; frame_hw: size of the label map.
     """
     if not np.isfinite(actual).all():
         return 0.0
@@ -35,7 +37,7 @@ def near_agreement(expected: NDArray[np.float32], actual: NDArray[np.float32], t
     return float(np.mean(expected.max(axis=0) - given <= tie))
 
 
-def _labels(scores: NDArray[np.float32], frame_hw: tuple[int, ...]) -> NDArray[Any]:
+def _labels(scores: NDArray[np.floating[Any]], frame_hw: tuple[int, ...]) -> NDArray[Any]:
     """Return the label map [H, W] of the deployed post-processing, without thresholds.
 
     A threshold would call two graphs equal wherever both leave a pixel unlabelled.
@@ -50,5 +52,6 @@ def _labels(scores: NDArray[np.float32], frame_hw: tuple[int, ...]) -> NDArray[A
     thresholds = np.zeros(slots, np.float32)
     ids = np.arange(slots, dtype=np.uint16)
     assert slots < NONE_UINT16
-    _native.label_map(np.ascontiguousarray(scores), thresholds, ids, labels, confidence, counts, 1)
+    whole = np.ascontiguousarray(scores, np.float32)
+    _native.label_map(whole, thresholds, ids, labels, confidence, counts, 1)
     return labels

@@ -1,7 +1,8 @@
 """What OpenVINO computes in on this machine: compared with ONNX Runtime, and timed beside it, once.
 
-BF16 keeps 8 bits of a number's fraction. Where that moves the labels of a bundle by more than 1 %,
-OpenVINO computes in FP32 and a warning says so; where FP32 moves them too, it is refused.
+BF16 keeps 8 bits of a number's fraction. Where that moves more labels of a bundle than FP16 may, or
+INT8 of an INT8 bundle, OpenVINO computes in FP32 and a warning says so; where FP32 moves them too, it
+is refused.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import logging
 import re
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,10 +93,12 @@ class OpenVinoChoice:
             self._bundle.spec,
             arithmetic=arithmetic,
             threads=self._options.threads,
-            cache=self._compiled_folder(),
+            cache=self._compiled,
         )
 
-    def _compiled_folder(self) -> Path | None:
+    @cached_property
+    def _compiled(self) -> Path | None:
+        """Folder of what OpenVINO compiled; None, with one warning, where it cannot be made."""
         folder = self._folder / "compiled"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)

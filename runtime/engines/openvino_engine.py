@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from dedos_deploy.borders import foreign, spoken_reason
+from dedos_deploy.borders import first_line, foreign, spoken_reason
 from dedos_deploy.errors import EngineError, require
 from dedos_deploy.runtime.engines.contract import Engine
 from dedos_deploy.runtime.engines.onnx_runtime import release_freed_memory
@@ -35,11 +35,13 @@ _CPP_PLACE = re.compile(r"(?:Exception from |Check '[^']*' failed at )\S+:\d+:?"
 
 
 def load_openvino() -> ModuleType:
-    """Return the module. Raises MissingExtraError, or EngineError for a version that is too old."""
+    """Return the module. Raises MissingExtraError, or EngineError for a version that is too old and for
+    one that cannot be imported."""
     # Its import writes an id for Google into the home, through this module or not at all.
     sys.modules.setdefault("openvino_telemetry", cast(ModuleType, None))
-    openvino = require("openvino", extra="openvino", purpose="running on the openvino engine")
-    found = tuple(map(int, re.findall(r"\d+", str(openvino.__version__))[:2]))
+    with foreign(_unimportable, reason=first_line):
+        openvino = require("openvino", extra="openvino", purpose="running on the openvino engine")
+        found = tuple(map(int, re.findall(r"\d+", str(openvino.__version__))[:2]))
     if found < OLDEST:
         needed = ".".join(map(str, OLDEST))
         raise EngineError(
@@ -141,21 +143,42 @@ class OpenVinoEngine(Engine):
 
 def openvino_reason(error: BaseException) -> str:
     """Return what OpenVINO says without where in its sources it says it, on one line."""
-    return spoken_reason(RuntimeError(_CPP_PLACE.sub("", str(error))))
+    said = _CPP_PLACE.sub("", str(error)).strip()
+    return spoken_reason(RuntimeError(said or "it does not say why"))
 
 
 def _read(openvino: ModuleType, model: Path) -> Any:
     from openvino import passes
 
     graph = openvino.Core().read_model(os.fspath(model))
-    if any(operation.get_type_name() == "FakeQuantize" for operation in graph.get_ops()):
-        return graph  # INT8 products are made of what folding would turn into float32
-    # Weights that are stored small: of an int8 matrix with two readers, versions from 2025 on make
+    # Weights that are stored small: of an int8 matrix with several readers, versions from 2025 on make
     # no graph (seen up to 2026.4).
+    if any(operation.get_type_name() == "FakeQuantize" for operation in graph.get_ops()):
+        _fold_stored(graph)
+        return graph
     manager = passes.Manager()
     manager.register_pass(passes.ConstantFolding())
     manager.run_passes(graph)
     return graph
+
+
+def _fold_stored(graph: Any) -> None:
+    """Make float32 constants of int8 ones that are only stored so, and leave those of INT8 products.
+
+    A DequantizeLinear subtracts its zero point before it multiplies, which tells them apart.
+    """
+    from openvino import opset13
+
+    for product in graph.get_ordered_ops():
+        sources = [port.get_source_output().get_node() for port in product.inputs()]
+        kinds = [product.get_type_name(), *(source.get_type_name() for source in sources)]
+        if kinds != ["Multiply", "Convert", "Constant"]:
+            continue
+        codes = sources[0].input(0).get_source_output().get_node()
+        if codes.get_type_name() == "Constant":
+            values = opset13.constant(codes.data.astype(np.float32) * sources[1].data)
+            for reader in product.output(0).get_target_inputs():
+                reader.replace_source_output(values.output(0))
 
 
 def _settings(arithmetic: Arithmetic, threads: int, cache: Path | None) -> dict[str, Any]:
@@ -188,11 +211,18 @@ def _writable(array: NDArray[Any]) -> NDArray[Any]:
     return array if array.flags.writeable else array.copy()
 
 
+def _unimportable(why: str) -> EngineError:
+    return EngineError(
+        f"openvino is there and cannot be imported ({why}); install it again, or use --engine cpu"
+    )
+
+
 def _failed(what: str, reason: str) -> EngineError:
     return EngineError(f"OpenVINO {what}: {reason}; use --engine cpu")
 
 
 def _unloadable(name: str, reason: str) -> EngineError:
     return EngineError(
-        f"OpenVINO cannot load {name}: {reason}; the file is damaged, or needs a newer openvino"
+        f"OpenVINO cannot load {name}: {reason}; the file is damaged, or needs a newer openvino or "
+        "--engine cpu"
     )

@@ -23,10 +23,10 @@ sys.path += [str(BENCHMARKS), *(str(TESTS / name) for name in ("gpu", "native", 
 
 from fake_cuda import FakeCuda  # noqa: E402
 from first_run import attention, batches, graphs, kernels, plans, tiny_engines  # noqa: E402
-from first_run.device import spread  # noqa: E402
+from first_run.device import clocks_in, spread  # noqa: E402
 from label_map import scene_scores  # noqa: E402
 from pixel_host import compile_host  # noqa: E402
-from tiny_bundle import stripes, write_tiny_bundle  # noqa: E402
+from tiny_bundle import image_graph, stripes, write_tiny_bundle  # noqa: E402
 
 from dedos_deploy.errors import EngineError  # noqa: E402
 from dedos_deploy.runtime import Segmenter  # noqa: E402
@@ -290,6 +290,31 @@ def test_engines_are_compared_and_words_changed(
         stalls = tiny_engines.stalls_ms(segmenter, frame, (16, 17, 65))
         assert [stall["words"] for stall in stalls] == [16, 17, 65]
         assert len(segmenter.classes) == 65
+
+
+def test_clocks_are_those_of_every_gpu_and_need_none() -> None:
+    told = ", ".join(["NVIDIA H100", "580.65", "81559 MiB", *["1980 MHz"] * 3, "700.00 W", "31"])
+    first, second = clocks_in(f"{told}\n{told}\n")
+    assert first == second and (first["name"], first["temperature.gpu"]) == ("NVIDIA H100", "31")
+    assert clocks_in("No devices were found\n") == []
+
+
+def test_graphs_of_true_size_are_those_that_an_export_deploys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half scores included, which are most of what comes back from the device."""
+    onnx = pytest.importorskip("onnx")
+    made = pytest.importorskip("dedos_deploy.export.target_graph")
+    asked = []
+
+    def traced(model: object, *how: Any) -> SimpleNamespace:
+        asked.append(how)
+        return SimpleNamespace(model=onnx.load_from_string(image_graph(half=True)))
+
+    monkeypatch.setattr(made, "target_graph", traced)
+    path, spec = graphs.write_graph(tmp_path, "nano", 2)
+    assert path.is_file() and asked == [(spec, "fp16", "trt")]
+    assert (spec.batch, spec.score_dtype) == (2, "float16")
 
 
 def test_inputs_are_those_of_the_graph_and_rows_come_back_in_order() -> None:

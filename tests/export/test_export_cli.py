@@ -5,10 +5,15 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import cv2
+import numpy as np
 import pytest
 
+from dedos_deploy import export
 from dedos_deploy.cli import _progress
+from dedos_deploy.cli import export as command
 from dedos_deploy.cli._progress import ProgressLines
 from dedos_deploy.cli.export import main
 from dedos_deploy.model import Dedos, save_checkpoint
@@ -67,6 +72,32 @@ def test_user_errors_are_one_sentence(
     assert len(errors) == 1 and re.search(message, errors[0]), captured.err
     assert "Traceback" not in captured.err and not captured.out
     assert sorted(path.name for path in folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [("--frames one.png", True), ("--frames one.png --no-frames", False), ("", False)],
+)
+def test_frames_of_the_user_that_travel_are_told(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: str,
+    said: bool,
+) -> None:
+    cv2.imwrite("one.png", np.zeros((8, 8, 3), np.uint8))
+    parity = SimpleNamespace(
+        agreement=1.0, min_agreement=0.999, max_abs=0.0, frames=1, frames_from="somewhere"
+    )
+    text = SimpleNamespace(min_cosine=1.0)
+    report = SimpleNamespace(
+        path=folder, size=1, parity=parity, text=text, int8=None, engine=None, to_dict=dict
+    )
+    monkeypatch.setattr(export, "export_bundle", lambda *_, **__: report)
+    monkeypatch.setattr(command, "_words_to_try", lambda path: ("car",))
+    assert main(["--checkpoint", "good.safetensors", *options.split()]) == 0
+    told = "1 of yours are in the bundle; --no-frames leaves them out"
+    assert (told in capsys.readouterr().out) == said
 
 
 def test_unknown_choices_are_argparse_errors(capsys: pytest.CaptureFixture[str]) -> None:

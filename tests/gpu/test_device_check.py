@@ -174,3 +174,21 @@ def test_what_is_no_parity_frame_is_named(content: bytes, words: str, tmp_path: 
     with Bundle.open(write_tiny_bundle(tmp_path / "b", files=files)) as bundle:
         with pytest.raises(BadBundleError, match=f"'parity/1.jpg' {words}"):
             bundle.parity_frames()
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"), [(".jpg", "a picture of 2000000 pixels"), (".webp", "no picture")]
+)
+def test_a_huge_parity_frame_is_refused_before_it_is_decoded(
+    kind: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, encoded = cv2.imencode(kind, np.zeros((2000, 1000, 3), np.uint8))
+    files = {f"{PARITY_FOLDER}/1.jpg": bytes(encoded)}
+
+    def never(*_: object) -> None:
+        raise AssertionError("the picture was decoded")
+
+    with Bundle.open(write_tiny_bundle(tmp_path / "b", files=files)) as bundle:
+        monkeypatch.setattr(cv2, "imdecode", never)
+        with pytest.raises(BadBundleError, match=f"parity/1.jpg' is {words}"):
+            bundle.parity_frames()

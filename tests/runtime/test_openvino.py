@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -28,6 +29,7 @@ from tiny_bundle import (
 
 from dedos_deploy import Segmenter
 from dedos_deploy.bundle import Bundle
+from dedos_deploy.cli.run import main
 from dedos_deploy.errors import BadInputError, EngineError, MissingExtraError, ParityError
 from dedos_deploy.installation import pip_install
 from dedos_deploy.runtime.engines import openvino_choice as choice
@@ -168,19 +170,48 @@ def test_scores_are_those_of_onnx_runtime_for_any_number_of_words(
             np.testing.assert_allclose(given, wanted, atol=2e-3 if kind != "fp32" else 1e-5)
 
 
-def test_the_embedded_bundle_labels_as_in_onnx_runtime() -> None:
+def with_an_int8_product(graph: Path, width: int, dest: Path) -> Path:
+    """Write a graph whose words go through a product in INT8, which hardly changes them."""
+    model = onnx.load(graph)
+    constants = {
+        "int8.step": np.float32(1 / 127),
+        "int8.zero": np.int8(0),
+        "int8.codes": 127 * np.eye(width, dtype=np.int8),
+    }
+    for node in model.graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = "int8.words" if name == "text" else name
+    scaled = ["int8.step", "int8.zero"]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["text", *scaled], ["int8.text"]),
+        helper.make_node("DequantizeLinear", ["int8.text", *scaled], ["int8.back"]),
+        helper.make_node("DequantizeLinear", ["int8.codes", *scaled], ["int8.weights"]),
+        helper.make_node("MatMul", ["int8.back", "int8.weights"], ["int8.words"]),
+    ]
+    rest = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend([*nodes, *rest])
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()
+    )
+    onnx.save(model, dest)
+    return dest
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_the_embedded_bundle_labels_as_in_onnx_runtime(precision: str, tmp_path: Path) -> None:
     """Its int8 matrices have several readers, of which OpenVINO alone makes no graph."""
     picture, _ = render_image("street", seed=7, size_hw=(240, 320))
     with Bundle.open("demo") as demo:
         spec, rows = demo.spec, demo.vocabulary("base")[1]
+        model = demo.path("model.onnx")
+        if precision == "int8":
+            model = with_an_int8_product(model, spec.text_width, tmp_path / "model.onnx")
         image = np.empty((1, spec.height, spec.width, 3), np.uint8)
         resize_frame(picture, image[0])
         inputs = {"image": image, "text": rows, "valid": np.ones(len(rows), np.float32)}
         scores = []
-        for engine in (
-            OnnxEngine(demo.path("model.onnx"), spec),
-            OpenVinoEngine(demo.path("model.onnx"), spec, arithmetic="fp32"),
-        ):
+        for engine in (OnnxEngine(model, spec), OpenVinoEngine(model, spec, arithmetic="fp32")):
             with engine:
                 scores.append(engine.infer(inputs)["scores"][0].copy())
     assert label_agreement(scores[0], scores[1], (240, 320)) >= MIN_AGREEMENT["fp32"]
@@ -310,6 +341,15 @@ def test_unusable_models_are_one_sentence(tmp_path: Path, model: Path) -> None:
     assert "\n" not in str(caught.value) and ".cpp" not in str(caught.value)
 
 
+def test_reasons_are_those_of_openvino_and_not_where_they_were_found() -> None:
+    place = "Exception from src/inference/src/cpp/core.cpp:117:\n"
+    check = "Check 'm_element_type.is_static()' failed at src/inference/make_tensor.cpp:58"
+    assert module.openvino_reason(RuntimeError(f"{place}{check}:\nno such layer\n")) == (
+        "no such layer"
+    )
+    assert module.openvino_reason(RuntimeError(f"{place}{check}\n\n")) == "it does not say why"
+
+
 def test_a_closed_engine_says_so(model: Path) -> None:
     engine = OpenVinoEngine(model, tiny_spec(), arithmetic="fp32")
     engine.close()
@@ -337,6 +377,17 @@ def test_the_extra_and_the_version_are_named(monkeypatch: pytest.MonkeyPatch) ->
         module.load_openvino()
 
 
+def test_an_openvino_that_cannot_be_imported_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lacks = "libopenvino.so.2640: cannot open shared object file"
+    (tmp_path / "openvino.py").write_text(f"raise ImportError({lacks!r})")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(__import__("sys").modules, "openvino")
+    with pytest.raises(EngineError, match=rf"cannot be imported \({lacks}\); .*--engine cpu"):
+        module.load_openvino()
+
+
 def test_bf16_comes_first_where_it_is() -> None:
     def having(*able: str) -> Any:
         core = SimpleNamespace(get_property=lambda device, name: list(able))
@@ -357,6 +408,20 @@ def test_a_segmenter_labels_on_it(bundle: Bundle) -> None:
         segmenter.set_classes("green,blue,red")
         result = segmenter.segment(frame)
         assert result.classes[at(result, "green", frame)] == "green"
+
+
+def test_a_run_tells_that_it_compares_and_runs_a_graph_for_tensorrt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first start of a large bundle takes a minute and more, of which nothing else is seen."""
+    monkeypatch.setenv("DEDOS_CACHE_DIR", str(tmp_path / "cache"))
+    bundle = write_tiny_bundle(tmp_path / "rtx", target="rtx")
+    cv2.imwrite(str(tmp_path / "stripes.png"), stripes())
+    asked = {"bundle": bundle, "source": tmp_path / "stripes.png", "output": tmp_path / "out.jsonl"}
+    words = [word for name, path in asked.items() for word in (f"--{name}", str(path))]
+    assert main([*words, "--classes", "red,blue", "--engine", "openvino"]) == 0
+    assert "preparing the openvino engine" in capsys.readouterr().err
+    assert (tmp_path / "out.jsonl").read_text().count("\n") == 1
 
 
 def wrong_in(monkeypatch: pytest.MonkeyPatch, *arithmetic: str) -> list[str]:
@@ -456,4 +521,4 @@ def test_a_cache_that_cannot_be_written_costs_a_warning(
     monkeypatch.setenv("DEDOS_CACHE_DIR", str(tmp_path / "file"))
     with open_engine(bundle, "openvino") as engine:
         assert engine.infer(inputs_of(3))["scores"].any()
-    assert any("every start compiles" in record.message for record in caplog.records)
+    assert sum("every start compiles" in record.message for record in caplog.records) == 1

@@ -69,7 +69,7 @@ class Flavour:
 
 
 TENSORRT = Flavour("tensorrt", "trt", "tensorrt", "trt", (10, 3), (12,), portable=False)
-TENSORRT_RTX = Flavour("tensorrt-rtx", "rtx", "tensorrt_rtx", "rtx", (1, 1), (2,), portable=True)
+TENSORRT_RTX = Flavour("tensorrt-rtx", "rtx", "tensorrt_rtx", "rtx", (1, 4), (2,), portable=True)
 FLAVOURS = {flavour.target: flavour for flavour in (TENSORRT, TENSORRT_RTX)}
 
 

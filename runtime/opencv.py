@@ -45,6 +45,8 @@ def require_opencv() -> None:
         with contextlib.redirect_stderr(said):
             import cv2
     except ImportError as error:
+        # A package of OpenCV that failed leaves this mark, and calls it a recursion when asked again.
+        vars(sys).pop("OpenCV_LOADER", None)
         raise OpenCvError(_why_not_loaded(error)) from error
     if said.getvalue():
         sys.stderr.write(said.getvalue())

@@ -62,6 +62,39 @@ def test_an_older_one_is_refused_in_a_sentence(
     assert finding.verdict == "bad" and finding.advice == "run: pip install opencv-python"
 
 
+def test_the_reason_is_the_same_whoever_asks_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cv2").mkdir()
+    # As OpenCV's own package begins.
+    (tmp_path / "cv2" / "__init__.py").write_text(
+        "import sys\n"
+        "if hasattr(sys, 'OpenCV_LOADER'):\n"
+        "    print(sys.path)\n"
+        "    raise ImportError('ERROR: recursion is detected during loading')\n"
+        "sys.OpenCV_LOADER = True\n"
+        "raise ImportError('libGL.so.1: cannot open shared object file')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "cv2")
+    for _ in range(2):
+        with pytest.raises(OpenCvError, match=r"cannot be loaded \(libGL.so.1: cannot open"):
+            require_opencv()
+    assert capsys.readouterr().out == ""
+
+
+def test_without_opencv_the_doctor_names_it_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    findings = doctor.examine()
+    assert [finding.topic for finding in findings if finding.verdict == "bad"] == [
+        "label a frame",
+        "opencv",
+    ]
+    assert not doctor.usable(findings, "cpu")
+
+
 def test_none_at_all_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(OpenCvError, match="is not installed; run: pip install opencv-python"):

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dedos_deploy.errors import BadInputError
+from dedos_deploy.errors import BadInputError, shown
+from dedos_deploy.runtime.arguments import as_finite
 
 _Ints = NDArray[np.int64]
 _Contour = NDArray[Any]
@@ -77,8 +78,7 @@ def regions_of(
     label_map: uint8 or uint16 [H, W]; names: of every id; class_ids: which of them; min_area: pixels
     of the smallest that counts. Raises BadInputError for a `min_area` below 1.
     """
-    if min_area < 1:
-        raise BadInputError(f"min_area is at least 1 pixel, not {min_area}")
+    _check_min_area(min_area)
     runs = _runs(label_map)
     component = _joined(len(runs.starts), *_touching(runs))
     order = np.argsort(component, kind="stable")
@@ -130,23 +130,30 @@ def polygons_of(
     tolerance: pixels that an outline may be off (Ramer-Douglas-Peucker), 0 for exact; the rest as
     `regions_of`. Raises BadInputError for a negative tolerance or a `min_area` below 1.
     """
-    if not tolerance >= 0:
-        raise BadInputError(f"tolerance is 0 or more pixels, not {tolerance}")
-    if min_area < 1:
-        raise BadInputError(f"min_area is at least 1 pixel, not {min_area}")
+    pixels = as_finite(tolerance)
+    if pixels is None or pixels < 0:
+        raise BadInputError(f"tolerance is 0 or more pixels, not {shown(tolerance)}")
+    _check_min_area(min_area)
+    pixels = min(pixels, float(sum(label_map.shape)))  # OpenCV refuses what is astronomical
     boxes = _boxes(_runs(label_map))
     return tuple(
         Polygon(
             names[class_id],
             class_id,
-            _simplified(exterior, tolerance),
-            tuple(_simplified(hole, tolerance) for hole in holes),
+            _simplified(exterior, pixels),
+            tuple(_simplified(hole, pixels) for hole in holes),
         )
         for class_id in class_ids
         if class_id in boxes
         for exterior, holes in _outlines(label_map, class_id, boxes[class_id])
         if _is_large(exterior, holes, min_area)
     )
+
+
+def _check_min_area(min_area: float) -> None:
+    pixels = as_finite(min_area)
+    if pixels is None or pixels < 1:
+        raise BadInputError(f"min_area is at least 1 pixel, not {shown(min_area)}")
 
 
 def _boxes(runs: _Runs) -> dict[int, tuple[int, int, int, int]]:

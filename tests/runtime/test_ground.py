@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +30,18 @@ def test_the_lowest_row_that_is_not_free() -> None:
 def test_the_horizon_is_a_row(below: int) -> None:
     with pytest.raises(BadInputError, match=f"below is a row of the picture, 0 to 3, not {below}"):
         obstacle_rows(np.ones((4, 2), bool), below)
+
+
+@pytest.mark.parametrize("below", [1.0, np.float32(1), float("nan"), True, "1", None, [0, 1]])
+def test_the_horizon_is_a_whole_number(below: Any) -> None:
+    with pytest.raises(BadInputError, match="below is a row of the picture.*; give a whole number"):
+        obstacle_rows(np.ones((4, 2), bool), below)
+
+
+def test_rows_may_be_numpy_s() -> None:
+    """`below - 1` of an unsigned 0 would be 255."""
+    assert obstacle_rows(np.ones((4, 2), bool), np.uint8(0)).tolist() == [-1, -1]
+    assert obstacle_rows(np.ones((4, 2), bool), np.int64(3)).tolist() == [2, 2]
 
 
 def pixel(x_m: float, y_m: float, z_m: float = 0.0) -> tuple[float, float]:
@@ -152,16 +165,43 @@ def test_a_camera_matrix_is_read_as_ros_gives_it() -> None:
 
 
 @pytest.mark.parametrize(
+    "matrix", [[[1, 2], [3]], "abc", None, np.eye(3) * 1j, np.eye(3, dtype=bool), [["1"] * 3] * 3]
+)
+def test_what_is_no_camera_matrix_is_said_in_a_sentence(matrix: Any) -> None:
+    with pytest.raises(BadInputError, match="a camera matrix has 3x3 numbers, not") as caught:
+        GroundCamera.from_matrix(matrix, height_m=1, pitch_rad=0)
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_of_numpy_make_the_same_camera_and_grid() -> None:
+    numbers = map(np.float32, (300.0, 310.0, 159.5, 119.5))
+    camera = GroundCamera(*numbers, height_m=np.float64(0.5), pitch_rad=np.float64(0.3))
+    assert repr(camera) == repr(CAMERA) and camera == CAMERA
+    assert GroundGrid(np.int64(8), np.uint8(4)) == GroundGrid(8, 4) == GroundGrid()
+
+
+@pytest.mark.parametrize(
+    ("camera", "grid"), [([[300.0, 0, 160]], GRID), (None, GRID), (CAMERA, (4.0, 2.0, 0.1))]
+)
+def test_what_is_no_camera_or_grid_is_said_in_a_sentence(camera: Any, grid: Any) -> None:
+    with pytest.raises(BadInputError, match=r"by a GroundCamera, as of .* into a GroundGrid, not"):
+        occupancy(np.zeros(FRAME_HW, np.uint8), camera, grid)
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"fx": 0.0}, "fx, fy and height_m above 0"),
         ({"height_m": -1.0}, "fx, fy and height_m above 0"),
         ({"cx": float("nan")}, "finite numbers"),
         ({"pitch_rad": 17.0}, "in radians, not 17.0"),
+        ({"fy": "600"}, "finite numbers.*fy='600'"),
+        ({"cy": None}, "finite numbers.*cy=None"),
+        ({"fx": np.array([600.0])}, "finite numbers"),
     ],
 )
-def test_no_such_camera(change: dict[str, float], message: str) -> None:
-    numbers = {"fx": 1.0, "fy": 1.0, "cx": 0.0, "cy": 0.0, "height_m": 1.0, "pitch_rad": 0.0}
+def test_no_such_camera(change: dict[str, Any], message: str) -> None:
+    numbers: dict[str, Any] = dict(fx=1.0, fy=1.0, cx=0.0, cy=0.0, height_m=1.0, pitch_rad=0.0)
     with pytest.raises(BadInputError, match=message):
         GroundCamera(**{**numbers, **change})
 
@@ -173,3 +213,19 @@ def test_no_such_grid() -> None:
         BadInputError, match="cells, at most 4194304 are allowed; make its cells larger"
     ):
         GroundGrid(ahead_m=1000.0, aside_m=1000.0, cell_m=0.01)
+
+
+@pytest.mark.parametrize(
+    ("metres", "message"),
+    [
+        (("8", 4.0, 0.1), "a ground grid has metres above 0.*ahead_m='8'"),
+        ((8.0, float("nan"), 0.1), "a ground grid has metres above 0"),
+        ((8.0, 4.0, 10.0), "no cell of .* fits into it; make its cells smaller"),
+        ((8.0, 0.01, 0.1), "no cell of .* fits into it; make its cells smaller"),
+        ((8.0, 4.0, 5e-324), "has infxinf cells, at most .*; make its cells larger"),
+        ((1e308, 4.0, 1e-9), "cells, at most 4194304 are allowed; make its cells larger"),
+    ],
+)
+def test_a_grid_of_nonsense_is_said_with_the_right_advice(metres: Any, message: str) -> None:
+    with pytest.raises(BadInputError, match=message):
+        GroundGrid(*metres)

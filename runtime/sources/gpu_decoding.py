@@ -85,7 +85,9 @@ def decoding_pipeline(uri: str, decoders: dict[str, str]) -> str:
         )
     scheme, _, rest = stream_address(uri).partition("://")
     transport = "udp" if scheme.lower() == RTSP_UDP else "tcp"
-    location = f"{scheme.removesuffix('+udp')}://{rest}".replace('"', "%22").replace(" ", "%20")
+    location = f"{scheme.removesuffix('+udp')}://{rest}"
+    for character in '" \\':  # what would end the pipeline's string, or escape its end
+        location = location.replace(character, f"%{ord(character):02X}")
     return (
         f'rtspsrc location="{location}" protocols={transport} latency=100 ! {CODECS[codec][0]} ! '
         f"{DECODERS[decoders[codec]]} ! video/x-raw,format=NV12 ! {APPSINK}"

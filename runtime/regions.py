@@ -88,15 +88,7 @@ def regions_of(
     area = np.add.reduceat(lengths, first)
     ids = runs.ids[order[first]]
     wanted = np.flatnonzero(np.isin(ids, class_ids) & (area >= min_area))
-    boxes = np.stack(
-        (
-            np.minimum.reduceat(columns, first),
-            np.minimum.reduceat(rows, first),
-            np.maximum.reduceat(columns + lengths, first),
-            np.maximum.reduceat(rows, first) + 1,
-        ),
-        axis=1,
-    )
+    boxes = _boxes(runs, order, first)
     # Of a run, columns add up to its length times the column in its middle.
     across = np.add.reduceat(lengths * (2 * columns + lengths - 1), first) / (2 * area)
     down = np.add.reduceat(lengths * rows, first) / area
@@ -105,12 +97,7 @@ def regions_of(
             names[int(ids[index])],
             int(ids[index]),
             int(area[index]),
-            (
-                int(boxes[index, 0]),
-                int(boxes[index, 1]),
-                int(boxes[index, 2]),
-                int(boxes[index, 3]),
-            ),
+            boxes[index],
             (float(across[index]), float(down[index])),
         )
         for index in wanted[np.argsort(-area[wanted], kind="stable")]
@@ -135,7 +122,7 @@ def polygons_of(
         raise BadInputError(f"tolerance is 0 or more pixels, not {shown(tolerance)}")
     _check_min_area(min_area)
     pixels = min(pixels, float(sum(label_map.shape)))  # OpenCV refuses what is astronomical
-    boxes = _boxes(_runs(label_map))
+    boxes = _boxes_of_ids(_runs(label_map))
     return tuple(
         Polygon(
             names[class_id],
@@ -156,11 +143,11 @@ def _check_min_area(min_area: float) -> None:
         raise BadInputError(f"min_area is at least 1 pixel, not {shown(min_area)}")
 
 
-def _boxes(runs: _Runs) -> dict[int, tuple[int, int, int, int]]:
-    """Return the box around all pixels of each id: left, top, and the ends beyond."""
-    order = np.argsort(runs.ids, kind="stable")
-    ids = runs.ids[order]
-    first = np.flatnonzero(np.append(True, ids[1:] != ids[:-1]))
+def _boxes(runs: _Runs, order: _Ints, first: _Ints) -> list[tuple[int, int, int, int]]:
+    """Return the boxes around groups of runs: left, top, and the ends beyond.
+
+    order: of the runs, by group; first: where each group begins in it.
+    """
     rows, columns = np.divmod(runs.starts[order], runs.width)
     sides = (
         np.minimum.reduceat(columns, first),
@@ -168,8 +155,15 @@ def _boxes(runs: _Runs) -> dict[int, tuple[int, int, int, int]]:
         np.maximum.reduceat(columns + runs.lengths[order], first),
         np.maximum.reduceat(rows, first) + 1,
     )
-    boxes = map(tuple, np.stack(sides, axis=1).tolist())
-    return dict(zip(ids[first].tolist(), boxes, strict=True))
+    return list(zip(*(side.tolist() for side in sides), strict=True))
+
+
+def _boxes_of_ids(runs: _Runs) -> dict[int, tuple[int, int, int, int]]:
+    """Return the box around all pixels of each id."""
+    order = np.argsort(runs.ids, kind="stable")
+    ids = runs.ids[order]
+    first = np.flatnonzero(np.append(True, ids[1:] != ids[:-1]))
+    return dict(zip(ids[first].tolist(), _boxes(runs, order, first), strict=True))
 
 
 def _outlines(

@@ -40,13 +40,13 @@ def require_opencv() -> None:
     Raises OpenCvError for none, one that is too old, and one that was made for another NumPy.
     """
     said = io.StringIO()
+    # A package of OpenCV that failed leaves this mark, and calls it a recursion when asked again.
+    vars(sys).pop("OpenCV_LOADER", None)
     try:
         # NumPy has a page of its own to say of modules that were made for another one.
         with contextlib.redirect_stderr(said):
             import cv2
     except ImportError as error:
-        # A package of OpenCV that failed leaves this mark, and calls it a recursion when asked again.
-        vars(sys).pop("OpenCV_LOADER", None)
         raise OpenCvError(_why_not_loaded(error)) from error
     if said.getvalue():
         sys.stderr.write(said.getvalue())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import cv2
 import numpy as np
 import pytest
 
+from dedos_deploy.cli import bench
+from dedos_deploy.cli._main import run_command
 from dedos_deploy.cli.run import main
 from dedos_deploy.errors import OpenCvError, SourceError
 from dedos_deploy.runtime import Segmenter, doctor, open_source
@@ -93,6 +96,23 @@ def test_without_opencv_the_doctor_names_it_and_nothing_else(
         "opencv",
     ]
     assert not doctor.usable(findings, "cpu")
+
+
+def test_commands_that_did_not_ask_say_it_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    assert bench.main(["frame", "--bundle", "demo"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith("dedos-bench: error: OpenCV, the module cv2, is not installed; run:")
+
+
+def test_an_import_that_fails_for_another_reason_stays_a_bug() -> None:
+    def fails(_: argparse.Namespace) -> int:
+        raise ImportError("no module of ours")
+
+    with pytest.raises(ImportError, match="no module of ours"):
+        run_command(argparse.ArgumentParser, fails, [])
 
 
 def test_none_at_all_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

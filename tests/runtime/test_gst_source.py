@@ -239,6 +239,14 @@ def test_what_the_gpu_cannot_decode_is_said(query: str, says: str) -> None:
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "uri", ["drive.mp4?decode=gpu", "http://127.0.0.1:1/live?a=b&decode=gpu", "a.mcap?decode=gpu"]
+)
+def test_what_is_no_rtsp_is_not_decoded_on_the_gpu(uri: str) -> None:
+    with pytest.raises(SourceError, match="is no rtsp stream, and decode=gpu is for those alone"):
+        open_source(uri)
+
+
 def test_a_stream_that_does_not_come_says_how_to_do_without(
     asked: list[tuple[Any, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -160,9 +160,9 @@ class Segmentation:
     ) -> OccupancyGrid:
         """Return the ground before the camera from above, in cells: free, occupied, or unknown.
 
-        words: what is free. Unlabelled pixels are unknown, as is all behind something, outside of
-        the picture, or right before the camera. What the camera and the grid (None for 8 m ahead, 4 m aside,
-        cells of 5 cm) make of a frame's size is worked out once, for the last few of them.
+        words: what is free; grid: None for 8 m ahead, 4 m aside, cells of 5 cm. Unlabelled pixels are
+        unknown, as is all behind something, outside of the picture, or right before the camera.
+        What camera and grid make of a frame's size is worked out once, for the last eight of them.
 
         Raises BadInputError also when the camera sees no ground of the grid.
         """

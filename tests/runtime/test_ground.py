@@ -44,10 +44,10 @@ def test_rows_may_be_numpy_s() -> None:
     assert obstacle_rows(np.ones((4, 2), bool), np.int64(3)).tolist() == [2, 2]
 
 
-def pixel(x_m: float, y_m: float, z_m: float = 0.0) -> tuple[float, float]:
+def pixel(x_m: Any, y_m: Any, z_m: float = 0.0) -> tuple[Any, Any]:
     """Column and row of a point, by rotation matrices."""
     sine, cosine = math.sin(CAMERA.pitch_rad), math.cos(CAMERA.pitch_rad)
-    ahead, left, up = np.array([x_m, y_m, z_m - CAMERA.height_m])
+    ahead, left, up = x_m, y_m, z_m - CAMERA.height_m
     across, down, depth = -left, -sine * ahead - cosine * up, cosine * ahead - sine * up
     return CAMERA.cx + CAMERA.fx * across / depth, CAMERA.cy + CAMERA.fy * down / depth
 
@@ -142,11 +142,10 @@ def open_ray(kinds: NDArray[np.uint8], x_m: float, y_m: float) -> bool | None:
         -0.5 < at < size - 0.5 for at, size in zip(pixel(x_m, y_m), (320, 240), strict=True)
     ):
         return None
-    for part in np.linspace(0.02, 1.0, 4000):
-        u, v = map(round, pixel(part * x_m, part * y_m))
-        if 0 <= u < 320 and 0 <= v < 240 and kinds[v, u] != FREE:
-            return False
-    return True
+    parts = np.linspace(0.02, 1.0, 4000)
+    u, v = (np.rint(at).astype(int) for at in pixel(parts * x_m, parts * y_m))
+    inside = (u >= 0) & (u < 320) & (v >= 0) & (v < 240)
+    return bool((kinds[v[inside], u[inside]] == FREE).all())
 
 
 def test_a_camera_that_sees_no_ground_is_refused() -> None:
@@ -229,3 +228,31 @@ def test_no_such_grid() -> None:
 def test_a_grid_of_nonsense_is_said_with_the_right_advice(metres: Any, message: str) -> None:
     with pytest.raises(BadInputError, match=message):
         GroundGrid(*metres)
+
+
+def test_ground_under_the_camera_is_unknown_and_hides_nothing() -> None:
+    """A camera that looks steeply down sees its own foot, around which rays fan out."""
+    steep = GroundCamera(300.0, 310.0, 159.5, 119.5, height_m=2.0, pitch_rad=1.4)
+    kinds = np.full(FRAME_HW, FREE, np.uint8)
+    cells = occupancy(kinds, steep, GRID).cells
+    assert (cells[15:25, :5] == UNKNOWN).all() and (cells[15:25, 5:10] == FREE).all()
+    kinds[100:] = OCCUPIED  # nearer than half a metre
+    assert np.array_equal(occupancy(kinds, steep, GRID).cells, cells)
+
+
+def test_a_cell_is_free_up_to_the_near_border_of_the_pixel_that_blocks() -> None:
+    fine = GroundGrid(ahead_m=4.0, aside_m=0.5, cell_m=0.01)
+    row = 80  # some 2.9 m ahead
+    kinds = frame_with(kind=OCCUPIED)
+    kinds[row] = OCCUPIED
+    cells = occupancy(kinds, CAMERA, fine).cells[fine.shape[0] // 2]
+    free_to = (np.flatnonzero(cells == FREE)[-1] + 0.5) * fine.cell_m
+    beyond = free_to + fine.cell_m
+    assert pixel(beyond, 0.0)[1] <= row + 0.5 < pixel(free_to, 0.0)[1]
+
+
+def test_the_origin_is_the_corner_of_the_first_cell() -> None:
+    """Also where the side is no multiple of the cells, of which as many lie to the right."""
+    grid = GroundGrid(ahead_m=4.0, aside_m=0.26, cell_m=0.1)
+    assert grid.shape == (6, 40)
+    assert grid.origin_xy_m == pytest.approx((0.0, -0.3))

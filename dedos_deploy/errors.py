@@ -123,6 +123,7 @@ def shown(value: object, limit: int = 80) -> str:
     """
     # Sliced first: the repr of a hostile value may be as large as the file it came from.
     text = repr(value[: limit + 1] if isinstance(value, (str, list, tuple)) else value)
+    text = " ".join(line.strip() for line in text.splitlines())  # an array has one per row
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 

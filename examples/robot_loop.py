@@ -27,7 +27,7 @@ def main(source: str) -> None:
         open_source(source) as camera,
     ):
         for frame in camera:
-            result = segmenter.segment(frame.frame_bgr, timestamp_s=frame.timestamp_s)
+            result = segmenter.segment(frame.pixels, timestamp_s=frame.timestamp_s)
             free = free_ahead(result, "floor")
             print(f"frame {frame.frame_id}: {'go' if free > 0.5 else 'stop'}, {free:.0%} is free")
             if frame.frame_id == 10:

@@ -240,6 +240,13 @@ def _openvino(machine: Machine) -> Iterator[Finding]:
 
 
 def _frame(machine: Machine) -> Iterator[Finding]:
+    from dedos_deploy.runtime.opencv import require_opencv
+
+    try:
+        require_opencv()
+    except OpenCvError:
+        yield Finding("label a frame", "bad", "not tried, see opencv")
+        return
     from dedos_deploy.runtime.segmenter import Segmenter
     from dedos_deploy.scenes import render_image
 

@@ -8,14 +8,15 @@ the point of the ground under the camera; camera axes as in OpenCV: x to the rig
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dedos_deploy.errors import BadInputError
+from dedos_deploy.errors import BadInputError, shown
+from dedos_deploy.runtime.arguments import as_finite, as_whole
 
 FREE, OCCUPIED, UNKNOWN = 0, 100, -1
 """Values of cells, those of ROS's nav_msgs/OccupancyGrid."""
@@ -26,6 +27,16 @@ _Reals = NDArray[np.floating[Any]]
 
 NEAREST = 0.25
 """Ground nearer to the camera's foot than this part of its height is not looked at: rays fan out there."""
+
+
+def _set_floats(record: GroundCamera | GroundGrid) -> bool:
+    """Make floats of all numbers, NumPy's among them; return whether all are finite ones."""
+    values = {field.name: as_finite(getattr(record, field.name)) for field in fields(record)}
+    if None in values.values():
+        return False
+    for name, value in values.items():
+        object.__setattr__(record, name, value)
+    return True
 
 
 @dataclass(frozen=True)
@@ -54,8 +65,7 @@ class GroundCamera:
     """How far it looks down: 0 to the horizon, pi/2 straight to the ground."""
 
     def __post_init__(self) -> None:
-        values = (self.fx, self.fy, self.cx, self.cy, self.height_m, self.pitch_rad)
-        if not all(map(math.isfinite, values)) or min(self.fx, self.fy, self.height_m) <= 0:
+        if not _set_floats(self) or min(self.fx, self.fy, self.height_m) <= 0:
             raise BadInputError(
                 f"a ground camera has finite numbers, and fx, fy and height_m above 0, not {self}"
             )
@@ -67,10 +77,14 @@ class GroundCamera:
     @classmethod
     def from_matrix(cls, matrix: ArrayLike, *, height_m: float, pitch_rad: float) -> GroundCamera:
         """Return the one with a camera matrix [3, 3], as of OpenCV or `K` of ROS's CameraInfo."""
-        k = np.asarray(matrix, float)
-        if k.size != 9:
-            raise BadInputError(f"a camera matrix has 3x3 numbers, not {list(k.shape)}")
-        k = k.reshape(3, 3)
+        try:
+            k = np.asarray(matrix)
+        except ValueError:  # rows of several lengths
+            k = np.empty(0, object)
+        if k.size != 9 or k.dtype.kind not in "iuf":
+            found = list(k.shape) if k.dtype.kind in "iuf" else shown(matrix)
+            raise BadInputError(f"a camera matrix has 3x3 numbers, not {found}")
+        k = k.reshape(3, 3).astype(float)
         if k[0, 1] or k[1, 0] or k[2].tolist() != [0, 0, 1]:
             raise BadInputError(
                 f"a camera matrix is [[fx, 0, cx], [0, fy, cy], [0, 0, 1]], not {k.tolist()}"
@@ -97,14 +111,16 @@ class GroundGrid:
     """Side of a cell."""
 
     def __post_init__(self) -> None:
-        values = (self.ahead_m, self.aside_m, self.cell_m)
-        if not all(map(math.isfinite, values)) or min(values) <= 0:
+        if not _set_floats(self) or min(self.ahead_m, self.aside_m, self.cell_m) <= 0:
             raise BadInputError(f"a ground grid has metres above 0, not {self}")
-        if not 1 <= self.shape[0] * self.shape[1] <= MOST_CELLS:
+        across, ahead = 2 * (self.aside_m / self.cell_m), self.ahead_m / self.cell_m
+        if max(across, ahead) > MOST_CELLS or self.shape[0] * self.shape[1] > MOST_CELLS:
             raise BadInputError(
-                f"{self} has {self.shape[0]}x{self.shape[1]} cells, at most {MOST_CELLS} are "
-                "allowed; make its cells larger"
+                f"{self} has {across:.9g}x{ahead:.9g} cells, at most {MOST_CELLS} are allowed; make "
+                "its cells larger"
             )
+        if 0 in self.shape:
+            raise BadInputError(f"no cell of {self} fits into it; make its cells smaller")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -139,13 +155,16 @@ def obstacle_rows(free: NDArray[np.bool_], below: int) -> NDArray[np.int64]:
     from there down is free. Raises BadInputError for a row outside of the picture.
     """
     height = free.shape[0]
-    if not 0 <= below < height:
-        raise BadInputError(f"below is a row of the picture, 0 to {height - 1}, not {below}")
+    top = as_whole(below)
+    if top is None or not 0 <= top < height:
+        raise BadInputError(
+            f"below is a row of the picture, 0 to {height - 1}, not {shown(below)}; give a whole number"
+        )
     # Rows of a transposed copy are contiguous, and the search ends at the first that blocks.
-    blocked = np.ascontiguousarray(~free[below:][::-1].T)
+    blocked = np.ascontiguousarray(~free[top:][::-1].T)
     first = blocked.argmax(axis=1)
     rows: NDArray[np.int64] = height - 1 - first
-    rows[(first == 0) & ~blocked[:, 0]] = below - 1
+    rows[(first == 0) & ~blocked[:, 0]] = top - 1
     return rows
 
 
@@ -157,8 +176,14 @@ def occupancy(kinds: NDArray[np.uint8], camera: GroundCamera, grid: GroundGrid) 
     the ray from the camera's foot to it is; OCCUPIED where the first other pixel of a ray stands on
     it, if that is known to be something; else UNKNOWN, as is all nearer than `NEAREST`.
 
-    Raises BadInputError when no ground of the grid can be in the picture.
+    Raises BadInputError when no ground of the grid can be in the picture, and for what is no camera
+    or no grid.
     """
+    if not isinstance(camera, GroundCamera) or not isinstance(grid, GroundGrid):
+        raise BadInputError(
+            "the ground is projected by a GroundCamera, as of GroundCamera.from_matrix, into a "
+            f"GroundGrid, not by {shown(camera)} into {shown(grid)}"
+        )
     view = _view(camera, grid, (kinds.shape[0], kinds.shape[1]))
     seen = np.append(kinds.reshape(-1), FREE)[view.pixels]
     blocked = seen != FREE

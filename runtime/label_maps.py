@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dedos_deploy.errors import BadInputError
+from dedos_deploy.errors import BadInputError, shown
+from dedos_deploy.runtime.arguments import as_whole
 
 
 def mask_of(label_map: NDArray[Any], class_ids: Sequence[int]) -> NDArray[np.bool_]:
@@ -42,14 +43,15 @@ def majority(label_map: NDArray[Any], size_hw: tuple[int, int]) -> NDArray[Any]:
     likewise; of equally frequent ids the lowest. Raises BadInputError for a size that is larger, or
     empty.
     """
-    frame_hw = label_map.shape[:2]
-    if not all(1 <= small <= large for small, large in zip(size_hw, frame_hw, strict=True)):
+    height, width = label_map.shape
+    sides = [as_whole(side) or 0 for side in size_hw] if isinstance(size_hw, Iterable) else []
+    if len(sides) != 2 or not (1 <= sides[0] <= height and 1 <= sides[1] <= width):
         raise BadInputError(
-            f"a majority is of 1x1 to {frame_hw[0]}x{frame_hw[1]} cells here, not "
-            f"{size_hw[0]}x{size_hw[1]}"
+            f"a majority is of 1x1 to {height}x{width} cells here, not {shown(size_hw)}; give height "
+            "and width in whole numbers"
         )
     from dedos_deploy import _native
 
-    smaller = np.empty(size_hw, label_map.dtype)
+    smaller = np.empty(sides, label_map.dtype)
     _native.majority(np.ascontiguousarray(label_map), smaller)
     return smaller

@@ -40,6 +40,8 @@ def require_opencv() -> None:
     Raises OpenCvError for none, one that is too old, and one that was made for another NumPy.
     """
     said = io.StringIO()
+    # A package of OpenCV that failed leaves this mark, and calls it a recursion when asked again.
+    vars(sys).pop("OpenCV_LOADER", None)
     try:
         # NumPy has a page of its own to say of modules that were made for another one.
         with contextlib.redirect_stderr(said):

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dedos_deploy.errors import BadInputError
+from dedos_deploy.errors import BadInputError, shown
+from dedos_deploy.runtime.arguments import as_finite
 
 _Ints = NDArray[np.int64]
 _Contour = NDArray[Any]
@@ -77,8 +78,7 @@ def regions_of(
     label_map: uint8 or uint16 [H, W]; names: of every id; class_ids: which of them; min_area: pixels
     of the smallest that counts. Raises BadInputError for a `min_area` below 1.
     """
-    if min_area < 1:
-        raise BadInputError(f"min_area is at least 1 pixel, not {min_area}")
+    _check_min_area(min_area)
     runs = _runs(label_map)
     component = _joined(len(runs.starts), *_touching(runs))
     order = np.argsort(component, kind="stable")
@@ -88,15 +88,7 @@ def regions_of(
     area = np.add.reduceat(lengths, first)
     ids = runs.ids[order[first]]
     wanted = np.flatnonzero(np.isin(ids, class_ids) & (area >= min_area))
-    boxes = np.stack(
-        (
-            np.minimum.reduceat(columns, first),
-            np.minimum.reduceat(rows, first),
-            np.maximum.reduceat(columns + lengths, first),
-            np.maximum.reduceat(rows, first) + 1,
-        ),
-        axis=1,
-    )
+    boxes = _boxes(runs, order, first)
     # Of a run, columns add up to its length times the column in its middle.
     across = np.add.reduceat(lengths * (2 * columns + lengths - 1), first) / (2 * area)
     down = np.add.reduceat(lengths * rows, first) / area
@@ -105,12 +97,7 @@ def regions_of(
             names[int(ids[index])],
             int(ids[index]),
             int(area[index]),
-            (
-                int(boxes[index, 0]),
-                int(boxes[index, 1]),
-                int(boxes[index, 2]),
-                int(boxes[index, 3]),
-            ),
+            boxes[index],
             (float(across[index]), float(down[index])),
         )
         for index in wanted[np.argsort(-area[wanted], kind="stable")]
@@ -130,17 +117,18 @@ def polygons_of(
     tolerance: pixels that an outline may be off (Ramer-Douglas-Peucker), 0 for exact; the rest as
     `regions_of`. Raises BadInputError for a negative tolerance or a `min_area` below 1.
     """
-    if not tolerance >= 0:
-        raise BadInputError(f"tolerance is 0 or more pixels, not {tolerance}")
-    if min_area < 1:
-        raise BadInputError(f"min_area is at least 1 pixel, not {min_area}")
-    boxes = _boxes(_runs(label_map))
+    pixels = as_finite(tolerance)
+    if pixels is None or pixels < 0:
+        raise BadInputError(f"tolerance is 0 or more pixels, not {shown(tolerance)}")
+    _check_min_area(min_area)
+    pixels = min(pixels, float(sum(label_map.shape)))  # OpenCV refuses what is astronomical
+    boxes = _boxes_of_ids(_runs(label_map))
     return tuple(
         Polygon(
             names[class_id],
             class_id,
-            _simplified(exterior, tolerance),
-            tuple(_simplified(hole, tolerance) for hole in holes),
+            _simplified(exterior, pixels),
+            tuple(_simplified(hole, pixels) for hole in holes),
         )
         for class_id in class_ids
         if class_id in boxes
@@ -149,11 +137,17 @@ def polygons_of(
     )
 
 
-def _boxes(runs: _Runs) -> dict[int, tuple[int, int, int, int]]:
-    """Return the box around all pixels of each id: left, top, and the ends beyond."""
-    order = np.argsort(runs.ids, kind="stable")
-    ids = runs.ids[order]
-    first = np.flatnonzero(np.append(True, ids[1:] != ids[:-1]))
+def _check_min_area(min_area: float) -> None:
+    pixels = as_finite(min_area)
+    if pixels is None or pixels < 1:
+        raise BadInputError(f"min_area is at least 1 pixel, not {shown(min_area)}")
+
+
+def _boxes(runs: _Runs, order: _Ints, first: _Ints) -> list[tuple[int, int, int, int]]:
+    """Return the boxes around groups of runs: left, top, and the ends beyond.
+
+    order: of the runs, by group; first: where each group begins in it.
+    """
     rows, columns = np.divmod(runs.starts[order], runs.width)
     sides = (
         np.minimum.reduceat(columns, first),
@@ -161,8 +155,15 @@ def _boxes(runs: _Runs) -> dict[int, tuple[int, int, int, int]]:
         np.maximum.reduceat(columns + runs.lengths[order], first),
         np.maximum.reduceat(rows, first) + 1,
     )
-    boxes = map(tuple, np.stack(sides, axis=1).tolist())
-    return dict(zip(ids[first].tolist(), boxes, strict=True))
+    return list(zip(*(side.tolist() for side in sides), strict=True))
+
+
+def _boxes_of_ids(runs: _Runs) -> dict[int, tuple[int, int, int, int]]:
+    """Return the box around all pixels of each id."""
+    order = np.argsort(runs.ids, kind="stable")
+    ids = runs.ids[order]
+    first = np.flatnonzero(np.append(True, ids[1:] != ids[:-1]))
+    return dict(zip(ids[first].tolist(), _boxes(runs, order, first), strict=True))
 
 
 def _outlines(

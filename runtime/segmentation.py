@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dedos_deploy.errors import BadInputError, listed, nearest
+from dedos_deploy.errors import BadInputError, listed, nearest, shown
 from dedos_deploy.runtime.ground import (
     FREE,
     OCCUPIED,
@@ -95,9 +95,16 @@ class Segmentation:
 
         Raises BadInputError for a name that is not in it.
         """
-        if words is None:
-            return self.class_ids
-        asked = words.split("|") if isinstance(words, str) else list(words)
+        return self.class_ids if words is None else self._named(words)
+
+    def _named(self, words: Words) -> tuple[int, ...]:
+        asked = words.split("|") if isinstance(words, str) else words
+        asked = list(asked) if isinstance(asked, Iterable) else [asked]
+        if not all(isinstance(name, str) for name in asked):
+            raise BadInputError(
+                "classes are asked for by name, as 'floor|road' or a sequence of names, not by "
+                f"{shown(words)}"
+            )
         known = {self.classes[class_id]: class_id for class_id in self.class_ids}
         for name in asked or [""]:
             if name.strip() not in known:
@@ -112,7 +119,7 @@ class Segmentation:
 
         Raises BadInputError for a name that is not in this frame's vocabulary, as do all below.
         """
-        return mask_of(self.label_map, self.ids(words))
+        return mask_of(self.label_map, self._named(words))
 
     def regions(self, words: Words | None = None, *, min_area: int = 1) -> tuple[Region, ...]:
         """Return what hangs together, the largest first: class, area, box and centroid.
@@ -153,16 +160,16 @@ class Segmentation:
     ) -> OccupancyGrid:
         """Return the ground before the camera from above, in cells: free, occupied, or unknown.
 
-        words: what is free. Unlabelled pixels are unknown, as is all behind something, outside of
-        the picture, or right before the camera. What the camera and the grid (None for 8 m ahead, 4 m aside,
-        cells of 5 cm) make of a frame's size is worked out once, for the last few of them.
+        words: what is free; grid: None for 8 m ahead, 4 m aside, cells of 5 cm. Unlabelled pixels are
+        unknown, as is all behind something, outside of the picture, or right before the camera.
+        What camera and grid make of a frame's size is worked out once, for the last eight of them.
 
         Raises BadInputError also when the camera sees no ground of the grid.
         """
         kinds = np.full(self.label_map.shape, OCCUPIED, np.uint8)
         kinds[self.label_map == self.none_id] = UNKNOWN & 0xFF
         kinds[self.mask(words)] = FREE
-        return occupancy(kinds, camera, grid or GroundGrid())
+        return occupancy(kinds, camera, GroundGrid() if grid is None else grid)
 
     def resized(self, size_hw: tuple[int, int]) -> LabelMap:
         """Return a smaller label map, each of its h x w cells the most frequent id there.
@@ -177,7 +184,10 @@ class Segmentation:
         return painted(self.label_map, np.array(self.colours_bgr, np.uint8))
 
     def _present(self, words: Words | None) -> list[int]:
-        return [class_id for class_id in self.ids(words) if self.counts[class_id]]
+        asked = self.ids(words)
+        return [
+            class_id for class_id in self.class_ids if class_id in asked and self.counts[class_id]
+        ]
 
     def __repr__(self) -> str:
         height, width = self.label_map.shape

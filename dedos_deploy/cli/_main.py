@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 
-from dedos_deploy.errors import DedosError, nearest
+from dedos_deploy.errors import DedosError, OpenCvError, nearest
 from dedos_deploy.interrupts import EXIT_INTERRUPTED, SIGNALS, WATCHER, Interrupts, interrupts_taken
 from dedos_deploy.threads import limit_libraries
 from dedos_deploy.version import __version__
@@ -158,7 +158,27 @@ def _code_of(prog: str, work: Callable[[], int], interrupts: Interrupts) -> int:
             raise
         print(f"{prog}: error: {sentence}", file=sys.stderr)
         return EXIT_USER_ERROR
+    except ImportError:
+        sentence = _opencv_fault()
+        if sentence is None:
+            raise
+        print(f"{prog}: error: {sentence}", file=sys.stderr)
+        return EXIT_USER_ERROR
     return code
+
+
+def _opencv_fault() -> str | None:
+    """Return what is wrong with OpenCV, None if nothing is.
+
+    Much of the package imports it, and only doors that many go through ask first whether they can.
+    """
+    from dedos_deploy.runtime.opencv import require_opencv
+
+    try:
+        require_opencv()
+    except OpenCvError as error:
+        return one_line(str(error))
+    return None
 
 
 def _machine_fault(error: OSError) -> str | None:

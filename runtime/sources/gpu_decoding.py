@@ -12,7 +12,7 @@ from dedos_deploy.runtime.opencv import Capture, has_gstreamer, open_capture
 from dedos_deploy.runtime.sources.gstreamer import APPSINK, nv12_of
 from dedos_deploy.runtime.sources.live import OPEN_TIMEOUT_S, READ_TIMEOUT_S, CaptureSource
 from dedos_deploy.runtime.sources.stream_probe import why_not
-from dedos_deploy.runtime.uri import RTSP_UDP, redact
+from dedos_deploy.runtime.uri import RTSP_UDP, network_scheme, redact
 
 DECODERS = {
     "nvv4l2decoder": "nvv4l2decoder ! nvvidconv",
@@ -27,16 +27,21 @@ CODECS = {
 }
 """How a stream is unpacked, and what decodes it: Jetson's decoder first, then that of other GPUs."""
 
+_RTSP = ("rtsp", "rtsps", RTSP_UDP)
 _SETTING = re.compile(r"[?&](decode|codec)=([^&]*)")
 
 
 def wants_gpu(uri: str) -> bool:
     """Return whether an address asks for decoding on the GPU.
 
+    Of anything but rtsp that is an error, which `connect_decoded` raises.
+
     >>> wants_gpu("rtsp://gate/live?channel=1&decode=gpu"), wants_gpu("rtsp://gate/live")
     (True, False)
     """
-    return uri.lower().startswith("rtsp") and bool(re.search(r"[?&]decode=", uri))
+    if network_scheme(uri) in _RTSP:
+        return bool(re.search(r"[?&]decode=", uri))
+    return bool(re.search(r"[?&]decode=gpu(?:&|$)", uri))
 
 
 def has_element(name: str) -> bool:
@@ -70,6 +75,11 @@ def decoding_pipeline(uri: str, decoders: dict[str, str]) -> str:
 
     decoders: as of `gpu_decoders`.
     """
+    if network_scheme(uri) not in _RTSP:
+        raise SourceError(
+            f"{redact(uri)!r} is no rtsp stream, and decode=gpu is for those alone; leave it out, and "
+            "the CPU decodes it"
+        )
     settings = {match[1]: unquote(match[2]) for match in _SETTING.finditer(uri)}
     codec = settings.get("codec", "h264")
     for name, value, known in (("decode", settings["decode"], ("gpu",)), ("codec", codec, CODECS)):
@@ -85,7 +95,9 @@ def decoding_pipeline(uri: str, decoders: dict[str, str]) -> str:
         )
     scheme, _, rest = stream_address(uri).partition("://")
     transport = "udp" if scheme.lower() == RTSP_UDP else "tcp"
-    location = f"{scheme.removesuffix('+udp')}://{rest}".replace('"', "%22").replace(" ", "%20")
+    location = f"{scheme.removesuffix('+udp')}://{rest}"
+    for character in '" \\':  # what would end the pipeline's string, or escape its end
+        location = location.replace(character, f"%{ord(character):02X}")
     return (
         f'rtspsrc location="{location}" protocols={transport} latency=100 ! {CODECS[codec][0]} ! '
         f"{DECODERS[decoders[codec]]} ! video/x-raw,format=NV12 ! {APPSINK}"

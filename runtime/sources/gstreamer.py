@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from urllib.parse import parse_qsl
 
-from dedos_deploy.errors import SourceError, nearest
-from dedos_deploy.runtime.nv12 import Matrix
+from dedos_deploy.errors import BadInputError, SourceError, nearest
+from dedos_deploy.runtime.nv12 import Matrix, Nv12Frame
 from dedos_deploy.runtime.opencv import Capture, has_gstreamer, open_capture, opencv_remedy
 from dedos_deploy.runtime.sources.live import CaptureSource
 from dedos_deploy.runtime.uri import redact
@@ -21,7 +21,8 @@ def pipeline_of(uri: str) -> str:
     """Return the GStreamer pipeline of an address. Raises SourceError.
 
     `gst:PIPELINE` may leave out its end: without an appsink one is added that keeps the newest frame,
-    in NV12 where the pipeline ends with that (`video/x-raw,format=NV12`), else in BGR. `csi:0?size=720x1280&fps=30` is the camera of a Jetson's ribbon connector.
+    in NV12 where the pipeline ends with that (`video/x-raw,format=NV12`), else in BGR.
+    `csi:0?size=720x1280&fps=30` is the camera of a Jetson's ribbon connector.
 
     >>> pipeline_of("gst:videotestsrc")
     'videotestsrc ! videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1 sync=false'
@@ -69,14 +70,24 @@ def connect_gstreamer(uri: str) -> CaptureSource:
     def connect() -> Capture:
         return open_capture(pipeline, backend=cv2.CAP_GSTREAMER)
 
-    capture = connect()
-    if not capture.isOpened() or not capture.read()[0]:
+    capture, nv12 = connect(), nv12_of(pipeline)
+    delivered, rows = capture.read() if capture.isOpened() else (False, None)
+    if not delivered or rows is None:
         capture.release()
         raise SourceError(
             f"pipeline {shown!r} delivers no frame; try it with gst-launch-1.0, with fakesink in place "
             "of the appsink"
         )
-    return CaptureSource(shown, connect, capture=capture, nv12=nv12_of(pipeline))
+    try:
+        if nv12 is not None and rows.ndim == 2:
+            Nv12Frame.from_rows(rows)
+    except BadInputError as error:
+        capture.release()
+        raise SourceError(
+            f"pipeline {shown!r} gives NV12 with an odd side, which cannot be kept; end it with "
+            "'! videoconvert ! video/x-raw,format=BGR', or crop it by videocrop"
+        ) from error
+    return CaptureSource(shown, connect, capture=capture, nv12=nv12)
 
 
 def _csi_pipeline(uri: str) -> str:

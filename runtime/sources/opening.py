@@ -81,15 +81,18 @@ def connect(uri: str) -> Source:
         query = match[2] or match[4]
         mode = parse_camera_mode(uri, query) if query else None
         return connect_camera(int(match[1]) if match[1] else match[3], mode=mode)
-    if network_scheme(uri):
-        from dedos_deploy.runtime.sources.gpu_decoding import connect_decoded, wants_gpu
-        from dedos_deploy.runtime.sources.live import connect_network
-
-        return connect_decoded(uri) if wants_gpu(uri) else connect_network(uri)
     if uri.startswith(_GST):
         from dedos_deploy.runtime.sources.gstreamer import connect_gstreamer
 
         return connect_gstreamer(uri)
+    from dedos_deploy.runtime.sources.gpu_decoding import connect_decoded, wants_gpu
+
+    if wants_gpu(uri):
+        return connect_decoded(uri)
+    if network_scheme(uri):
+        from dedos_deploy.runtime.sources.live import connect_network
+
+        return connect_network(uri)
     if uri.startswith(_SCENE):
         from dedos_deploy.runtime.sources.scenes import open_scene
 

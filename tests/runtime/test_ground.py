@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,10 +32,22 @@ def test_the_horizon_is_a_row(below: int) -> None:
         obstacle_rows(np.ones((4, 2), bool), below)
 
 
-def pixel(x_m: float, y_m: float, z_m: float = 0.0) -> tuple[float, float]:
+@pytest.mark.parametrize("below", [1.0, np.float32(1), float("nan"), True, "1", None, [0, 1]])
+def test_the_horizon_is_a_whole_number(below: Any) -> None:
+    with pytest.raises(BadInputError, match="below is a row of the picture.*; give a whole number"):
+        obstacle_rows(np.ones((4, 2), bool), below)
+
+
+def test_rows_may_be_numpy_s() -> None:
+    """`below - 1` of an unsigned 0 would be 255."""
+    assert obstacle_rows(np.ones((4, 2), bool), np.uint8(0)).tolist() == [-1, -1]
+    assert obstacle_rows(np.ones((4, 2), bool), np.int64(3)).tolist() == [2, 2]
+
+
+def pixel(x_m: Any, y_m: Any, z_m: float = 0.0) -> tuple[Any, Any]:
     """Column and row of a point, by rotation matrices."""
     sine, cosine = math.sin(CAMERA.pitch_rad), math.cos(CAMERA.pitch_rad)
-    ahead, left, up = np.array([x_m, y_m, z_m - CAMERA.height_m])
+    ahead, left, up = x_m, y_m, z_m - CAMERA.height_m
     across, down, depth = -left, -sine * ahead - cosine * up, cosine * ahead - sine * up
     return CAMERA.cx + CAMERA.fx * across / depth, CAMERA.cy + CAMERA.fy * down / depth
 
@@ -129,11 +142,10 @@ def open_ray(kinds: NDArray[np.uint8], x_m: float, y_m: float) -> bool | None:
         -0.5 < at < size - 0.5 for at, size in zip(pixel(x_m, y_m), (320, 240), strict=True)
     ):
         return None
-    for part in np.linspace(0.02, 1.0, 4000):
-        u, v = map(round, pixel(part * x_m, part * y_m))
-        if 0 <= u < 320 and 0 <= v < 240 and kinds[v, u] != FREE:
-            return False
-    return True
+    parts = np.linspace(0.02, 1.0, 4000)
+    u, v = (np.rint(at).astype(int) for at in pixel(parts * x_m, parts * y_m))
+    inside = (u >= 0) & (u < 320) & (v >= 0) & (v < 240)
+    return bool((kinds[v[inside], u[inside]] == FREE).all())
 
 
 def test_a_camera_that_sees_no_ground_is_refused() -> None:
@@ -152,16 +164,43 @@ def test_a_camera_matrix_is_read_as_ros_gives_it() -> None:
 
 
 @pytest.mark.parametrize(
+    "matrix", [[[1, 2], [3]], "abc", None, np.eye(3) * 1j, np.eye(3, dtype=bool), [["1"] * 3] * 3]
+)
+def test_what_is_no_camera_matrix_is_said_in_a_sentence(matrix: Any) -> None:
+    with pytest.raises(BadInputError, match="a camera matrix has 3x3 numbers, not") as caught:
+        GroundCamera.from_matrix(matrix, height_m=1, pitch_rad=0)
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_of_numpy_make_the_same_camera_and_grid() -> None:
+    numbers = map(np.float32, (300.0, 310.0, 159.5, 119.5))
+    camera = GroundCamera(*numbers, height_m=np.float64(0.5), pitch_rad=np.float64(0.3))
+    assert repr(camera) == repr(CAMERA) and camera == CAMERA
+    assert GroundGrid(np.int64(8), np.uint8(4)) == GroundGrid(8, 4) == GroundGrid()
+
+
+@pytest.mark.parametrize(
+    ("camera", "grid"), [([[300.0, 0, 160]], GRID), (None, GRID), (CAMERA, (4.0, 2.0, 0.1))]
+)
+def test_what_is_no_camera_or_grid_is_said_in_a_sentence(camera: Any, grid: Any) -> None:
+    with pytest.raises(BadInputError, match=r"by a GroundCamera, as of .* into a GroundGrid, not"):
+        occupancy(np.zeros(FRAME_HW, np.uint8), camera, grid)
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"fx": 0.0}, "fx, fy and height_m above 0"),
         ({"height_m": -1.0}, "fx, fy and height_m above 0"),
         ({"cx": float("nan")}, "finite numbers"),
         ({"pitch_rad": 17.0}, "in radians, not 17.0"),
+        ({"fy": "600"}, "finite numbers.*fy='600'"),
+        ({"cy": None}, "finite numbers.*cy=None"),
+        ({"fx": np.array([600.0])}, "finite numbers"),
     ],
 )
-def test_no_such_camera(change: dict[str, float], message: str) -> None:
-    numbers = {"fx": 1.0, "fy": 1.0, "cx": 0.0, "cy": 0.0, "height_m": 1.0, "pitch_rad": 0.0}
+def test_no_such_camera(change: dict[str, Any], message: str) -> None:
+    numbers: dict[str, Any] = dict(fx=1.0, fy=1.0, cx=0.0, cy=0.0, height_m=1.0, pitch_rad=0.0)
     with pytest.raises(BadInputError, match=message):
         GroundCamera(**{**numbers, **change})
 
@@ -173,3 +212,47 @@ def test_no_such_grid() -> None:
         BadInputError, match="cells, at most 4194304 are allowed; make its cells larger"
     ):
         GroundGrid(ahead_m=1000.0, aside_m=1000.0, cell_m=0.01)
+
+
+@pytest.mark.parametrize(
+    ("metres", "message"),
+    [
+        (("8", 4.0, 0.1), "a ground grid has metres above 0.*ahead_m='8'"),
+        ((8.0, float("nan"), 0.1), "a ground grid has metres above 0"),
+        ((8.0, 4.0, 10.0), "no cell of .* fits into it; make its cells smaller"),
+        ((8.0, 0.01, 0.1), "no cell of .* fits into it; make its cells smaller"),
+        ((8.0, 4.0, 5e-324), "has infxinf cells, at most .*; make its cells larger"),
+        ((1e308, 4.0, 1e-9), "cells, at most 4194304 are allowed; make its cells larger"),
+    ],
+)
+def test_a_grid_of_nonsense_is_said_with_the_right_advice(metres: Any, message: str) -> None:
+    with pytest.raises(BadInputError, match=message):
+        GroundGrid(*metres)
+
+
+def test_ground_under_the_camera_is_unknown_and_hides_nothing() -> None:
+    """A camera that looks steeply down sees its own foot, around which rays fan out."""
+    steep = GroundCamera(300.0, 310.0, 159.5, 119.5, height_m=2.0, pitch_rad=1.4)
+    kinds = np.full(FRAME_HW, FREE, np.uint8)
+    cells = occupancy(kinds, steep, GRID).cells
+    assert (cells[15:25, :5] == UNKNOWN).all() and (cells[15:25, 5:10] == FREE).all()
+    kinds[100:] = OCCUPIED  # nearer than half a metre
+    assert np.array_equal(occupancy(kinds, steep, GRID).cells, cells)
+
+
+def test_a_cell_is_free_up_to_the_near_border_of_the_pixel_that_blocks() -> None:
+    fine = GroundGrid(ahead_m=4.0, aside_m=0.5, cell_m=0.01)
+    row = 80  # some 2.9 m ahead
+    kinds = frame_with(kind=OCCUPIED)
+    kinds[row] = OCCUPIED
+    cells = occupancy(kinds, CAMERA, fine).cells[fine.shape[0] // 2]
+    free_to = (np.flatnonzero(cells == FREE)[-1] + 0.5) * fine.cell_m
+    beyond = free_to + fine.cell_m
+    assert pixel(beyond, 0.0)[1] <= row + 0.5 < pixel(free_to, 0.0)[1]
+
+
+def test_the_origin_is_the_corner_of_the_first_cell() -> None:
+    """Also where the side is no multiple of the cells, of which as many lie to the right."""
+    grid = GroundGrid(ahead_m=4.0, aside_m=0.26, cell_m=0.1)
+    assert grid.shape == (6, 40)
+    assert grid.origin_xy_m == pytest.approx((0.0, -0.3))

@@ -174,6 +174,20 @@ def test_with_gstreamer_frames_come() -> None:
     assert bars[0][3] < 10 < 40 < bars[0][4], bars
 
 
+@pytest.mark.parametrize("shape", [(72, 65), (73, 64), (76, 66)])
+def test_nv12_with_an_odd_side_is_refused_before_the_run_begins(
+    asked: list[tuple[Any, int]], monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]
+) -> None:
+    """(76, 66) is what OpenCV makes of 51 rows. A run would open such a pipeline again and again."""
+    monkeypatch.setattr(
+        Nv12Capture, "read", lambda self: (True, np.zeros(shape, np.uint8)), raising=True
+    )
+    with pytest.raises(SourceError, match="NV12 with an odd side.*; end it with '! videoconvert"):
+        open_source("gst:v4l2src ! video/x-raw,format=NV12")
+    with open_source("gst:v4l2src ! videoconvert ! video/x-raw,format=BGR") as source:
+        assert next(iter(source)).frame_bgr.shape == (2, 2, 3)
+
+
 ON_JETSON = {"h264": "nvv4l2decoder", "h265": "nvv4l2decoder"}
 
 
@@ -187,9 +201,9 @@ ON_JETSON = {"h264": "nvv4l2decoder", "h265": "nvv4l2decoder"}
             "rtph264depay ! h264parse ! nvh264dec ! video/x-raw,format=NV12 ! ",
         ),
         (
-            'rtsp+udp://gate/a"b?channel=1&decode=gpu&subtype=0&codec=h265',
+            'rtsp+udp://gate/a"b\\?channel=1&decode=gpu&subtype=0&codec=h265',
             ON_JETSON,
-            'rtspsrc location="rtsp://gate/a%22b?channel=1&subtype=0" protocols=udp latency=100 ! '
+            'rtspsrc location="rtsp://gate/a%22b%5C?channel=1&subtype=0" protocols=udp latency=100 ! '
             "rtph265depay ! h265parse ! nvv4l2decoder ! nvvidconv ! video/x-raw,format=NV12 ! ",
         ),
     ],
@@ -223,6 +237,14 @@ def test_what_the_gpu_cannot_decode_is_said(query: str, says: str) -> None:
     with pytest.raises(SourceError, match=says) as caught:
         decoding_pipeline(f"rtsp://guard:hunter2@gate/live?{query}", {"h264": "nvh264dec"})
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "uri", ["drive.mp4?decode=gpu", "http://127.0.0.1:1/live?a=b&decode=gpu", "a.mcap?decode=gpu"]
+)
+def test_what_is_no_rtsp_is_not_decoded_on_the_gpu(uri: str) -> None:
+    with pytest.raises(SourceError, match="is no rtsp stream, and decode=gpu is for those alone"):
+        open_source(uri)
 
 
 def test_a_stream_that_does_not_come_says_how_to_do_without(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import cv2
 import numpy as np
 import pytest
 
+from dedos_deploy.cli import bench
+from dedos_deploy.cli._main import run_command
 from dedos_deploy.cli.run import main
 from dedos_deploy.errors import OpenCvError, SourceError
 from dedos_deploy.runtime import Segmenter, doctor, open_source
@@ -60,6 +63,56 @@ def test_an_older_one_is_refused_in_a_sentence(
     assert said.count("\n") == 1 and str(opencvs()[0]) in said and (version or "no version") in said
     (finding,) = doctor._opencv(Machine())
     assert finding.verdict == "bad" and finding.advice == "run: pip install opencv-python"
+
+
+def test_the_reason_is_the_same_whoever_asks_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cv2").mkdir()
+    # As OpenCV's own package begins.
+    (tmp_path / "cv2" / "__init__.py").write_text(
+        "import sys\n"
+        "if hasattr(sys, 'OpenCV_LOADER'):\n"
+        "    print(sys.path)\n"
+        "    raise ImportError('ERROR: recursion is detected during loading')\n"
+        "sys.OpenCV_LOADER = True\n"
+        "raise ImportError('libGL.so.1: cannot open shared object file')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "cv2")
+    for _ in range(2):
+        with pytest.raises(OpenCvError, match=r"cannot be loaded \(libGL.so.1: cannot open"):
+            require_opencv()
+    assert capsys.readouterr().out == ""
+
+
+def test_without_opencv_the_doctor_names_it_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    findings = doctor.examine()
+    assert [finding.topic for finding in findings if finding.verdict == "bad"] == [
+        "label a frame",
+        "opencv",
+    ]
+    assert not doctor.usable(findings, "cpu")
+
+
+def test_commands_that_did_not_ask_say_it_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    assert bench.main(["frame", "--bundle", "demo"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith("dedos-bench: error: OpenCV, the module cv2, is not installed; run:")
+
+
+def test_an_import_that_fails_for_another_reason_stays_a_bug() -> None:
+    def fails(_: argparse.Namespace) -> int:
+        raise ImportError("no module of ours")
+
+    with pytest.raises(ImportError, match="no module of ours"):
+        run_command(argparse.ArgumentParser, fails, [])
 
 
 def test_none_at_all_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

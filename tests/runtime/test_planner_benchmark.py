@@ -7,16 +7,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "planner.py"
 
 
 def test_every_answer_agrees_and_is_timed() -> None:
-    arguments = ["--size", "96x128", "--rounds", "2", "--json"]
+    arguments = ["--size", "97x130", "--rounds", "2", "--json"]
     done = subprocess.run(
         [sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, check=True
     )
     report = json.loads(done.stdout.splitlines()[-1])
-    assert (report["agreed"], report["frame_hw"]) == (True, [96, 128])
+    assert (report["agreed"], report["frame_hw"]) == (True, [97, 130])
     assert set(report["ms"]) == set(
         "mask regions polygons free_space project_ground resized painted".split()
     )
+
+
+@pytest.mark.parametrize("given", [["--rounds", "0"], ["--size", "7x64"]])
+def test_what_measures_nothing_is_refused(given: list[str]) -> None:
+    done = subprocess.run([sys.executable, str(SCRIPT), *given], capture_output=True, text=True)
+    assert done.returncode == 2 and "--rounds from 1 on are needed" in done.stderr

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
@@ -111,13 +113,19 @@ def test_a_tolerance_leaves_points_out_and_stays_within_it() -> None:
     assert max(abs(cv2.pointPolygonTest(closed, (float(x), float(y)), True)) for x, y in exact) <= 3
 
 
-@pytest.mark.parametrize("tolerance", [-1.0, float("nan")])
-def test_a_tolerance_is_a_distance(tolerance: float) -> None:
+@pytest.mark.parametrize("tolerance", [-1.0, float("nan"), float("inf"), "b", None, True])
+def test_a_tolerance_is_a_distance(tolerance: Any) -> None:
     with pytest.raises(BadInputError, match="tolerance is 0 or more pixels, not"):
         polygons_of(MAPS["noise"], NAMES, IDS, tolerance=tolerance)
 
 
-def test_the_smallest_area_is_a_pixel() -> None:
+def test_a_tolerance_beyond_the_picture_leaves_little() -> None:
+    outline = polygons_of(MAPS["spiral"], NAMES, (1,), tolerance=1e300)[0].exterior_xy
+    assert len(outline) <= 2
+
+
+@pytest.mark.parametrize("min_area", [0, float("nan"), "5", None])
+def test_the_smallest_area_is_a_pixel(min_area: Any) -> None:
     for find in (regions_of, polygons_of):
-        with pytest.raises(BadInputError, match="min_area is at least 1 pixel, not 0"):
-            find(MAPS["noise"], NAMES, IDS, min_area=0)
+        with pytest.raises(BadInputError, match=f"min_area is at least 1 pixel, not '?{min_area}"):
+            find(MAPS["noise"], NAMES, IDS, min_area=min_area)

@@ -62,6 +62,9 @@ def test_a_mask_is_of_one_class_or_several(dtype: type[np.generic]) -> None:
         ("floor|ramp", "no class of this result is called 'ramp'.*; it has floor, carpet, wall"),
         ("", "no class of this result is called ''"),
         ([], "no class of this result is called ''"),
+        (5, "classes are asked for by name, as 'floor|road' or a sequence of names, not by 5"),
+        ([0, 2], r"classes are asked for by name.*, not by \[0, 2\]"),
+        (b"floor", "classes are asked for by name.*, not by b'floor'"),
     ],
 )
 def test_a_name_that_the_frame_was_not_asked_for_is_refused(
@@ -76,6 +79,24 @@ def test_regions_and_polygons_are_of_the_current_classes() -> None:
     assert told == [("floor", 7), ("wall", 5), ("carpet", 3)]
     assert [polygon.name for polygon in result().polygons()] == ["floor", "carpet", "wall"]
     assert [region.name for region in result().regions("carpet|wall", min_area=4)] == ["wall"]
+
+
+def test_polygons_come_once_and_in_the_order_of_the_vocabulary() -> None:
+    names = [polygon.name for polygon in result().polygons(words="wall|floor|wall")]
+    assert names == ["floor", "wall"]
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda frame: frame.mask(None),
+        lambda frame: frame.free_space(None),
+        lambda frame: frame.project_ground(CAMERA, None, GRID),
+    ],
+)
+def test_no_word_at_all_does_not_make_everything_free(ask: Callable[[Any], object]) -> None:
+    with pytest.raises(BadInputError, match="classes are asked for by name.*, not by None"):
+        ask(result())
 
 
 def test_free_columns_end_at_what_is_not_named() -> None:
@@ -98,6 +119,7 @@ def test_the_ground_behind_unlabelled_pixels_is_unknown() -> None:
 def test_smaller_and_painted(dtype: type[np.generic]) -> None:
     frame = result(dtype)
     assert frame.resized((2, 2)).tolist() == [[0, 3], [0, 2]]
+    assert frame.resized(np.array([2, 2])).tolist() == [[0, 3], [0, 2]]
     assert frame.resized((2, 2)).dtype == dtype
     picture = frame.painted()
     assert (picture.shape, picture.dtype) == ((4, 4, 3), np.uint8)
@@ -105,7 +127,10 @@ def test_smaller_and_painted(dtype: type[np.generic]) -> None:
     assert picture[2, 3].tolist() == [7, 8, 9]
 
 
-@pytest.mark.parametrize("size_hw", [(5, 4), (0, 1)])
-def test_a_label_map_is_only_made_smaller(size_hw: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    "size_hw",
+    [(5, 4), (0, 1), (2.0, 2.0), (np.float32(2), 2), (2,), (2, 2, 2), 2, "2x2", (True, 2)],
+)
+def test_a_label_map_is_only_made_smaller(size_hw: Any) -> None:
     with pytest.raises(BadInputError, match="a majority is of 1x1 to 4x4 cells here, not"):
         result().resized(size_hw)

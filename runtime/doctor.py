@@ -13,50 +13,14 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
-from dedos_deploy.errors import DedosError, EngineError, OpenCvError
-from dedos_deploy.installation import OPENCV_OF_PIP, pip_install, version_of
+from dedos_deploy.errors import DedosError, OpenCvError
+from dedos_deploy.installation import OPENCV_OF_PIP, version_of
+from dedos_deploy.runtime.doctor_engines import gpu, kernels, onnxruntime, openvino, tensorrt
+from dedos_deploy.runtime.findings import GIB, Finding, Machine, Verdict
 
-Verdict = Literal["ok", "note", "bad"]
-
-GIB = 2**30
 SMALL_MEMORY = 9 * GIB
 LEAST_DISK = 2 * GIB
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the doctor."""
-
-    topic: str
-    """Such as `gpu`."""
-
-    verdict: Verdict
-    """`ok`, `note` for what is missing and not needed everywhere, `bad` for what is broken."""
-
-    found: str
-    """What is there."""
-
-    advice: str = ""
-    """What to do, "" for nothing."""
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where to look; tests point it at folders of their own."""
-
-    root: Path = Path("/")
-
-    def text(self, path: str) -> str | None:
-        """Return the text of a file below the root without trailing NULs, None when unreadable."""
-        try:
-            content = (self.root / path.lstrip("/")).read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return None
-        return content.rstrip("\0\n")
 
 
 def examine(machine: Machine | None = None) -> list[Finding]:
@@ -164,81 +128,6 @@ def _disk(machine: Machine) -> Iterator[Finding]:
         yield Finding("cache", "ok", found)
 
 
-def _native(machine: Machine) -> Iterator[Finding]:
-    from dedos_deploy.runtime.gpu.cuda import Cuda
-    from dedos_deploy.runtime.gpu.kernels_file import kernels_file, kernels_in
-
-    file = kernels_file()
-    if file is None:
-        yield Finding(
-            "cuda kernels",
-            "note",
-            "not in this installation",
-            "frames are resized and labelled on the CPU; on a GPU, install from source with nvcc",
-        )
-        return
-    image = file.read_bytes()
-    try:
-        found = str(kernels_in(image))
-    except EngineError as error:
-        found, _, advice = str(error).partition("; ")
-        yield Finding("cuda kernels", "bad", found, advice)
-        return
-    try:
-        cuda = Cuda.open()
-    except (DedosError, ImportError):
-        yield Finding("cuda kernels", "ok", f"{found}; not tried, see gpu")
-        return
-    try:
-        cuda.kernels(image).close()
-    except EngineError as error:
-        refusal, _, advice = str(error).partition("; ")
-        advice = f"{advice}; until then frames are resized and labelled on the CPU"
-        yield Finding("cuda kernels", "bad", f"{found}, but {refusal}", advice)
-    else:
-        yield Finding("cuda kernels", "ok", f"{found}; loaded on {cuda.device.name}")
-
-
-def _onnxruntime(machine: Machine) -> Iterator[Finding]:
-    import onnxruntime
-
-    providers = onnxruntime.get_available_providers()
-    yield Finding("onnxruntime", "ok", f"{onnxruntime.__version__}: {', '.join(providers)}")
-    if "CUDAExecutionProvider" in providers:
-        yield Finding("onnxruntime cuda", "ok", "CUDAExecutionProvider")
-        return
-    aarch64 = platform.machine() == "aarch64"
-    yield Finding(
-        "onnxruntime cuda",
-        "note",
-        "this ONNX Runtime has no CUDA",
-        "on Jetson use --engine trt"
-        if aarch64
-        else f"for --engine cuda: {pip_install('cuda')} in an environment of its own, and pip "
-        "uninstall onnxruntime",
-    )
-
-
-def _openvino(machine: Machine) -> Iterator[Finding]:
-    from dedos_deploy.runtime.engines.openvino_engine import arithmetics, load_openvino, processor
-
-    try:
-        openvino = load_openvino()
-        able = arithmetics(openvino)
-        name = processor(openvino)
-    except (DedosError, ImportError) as error:
-        found, _, advice = str(error).partition("; ")
-        yield Finding("openvino", "note", found, f"for --engine openvino, {advice}")
-        return
-    here = ", ".join(arithmetic.upper() for arithmetic in able)
-    gain = (
-        ""
-        if "bf16" in able
-        else "without BF16 it is little faster than the cpu engine, or not at all"
-    )
-    yield Finding("openvino", "ok", f"{openvino.__version__}: {here} on {name}", gain)
-
-
 def _frame(machine: Machine) -> Iterator[Finding]:
     from dedos_deploy.runtime.opencv import require_opencv
 
@@ -270,52 +159,6 @@ def _frame(machine: Machine) -> Iterator[Finding]:
             f"{road:.0%} of an embedded street came out as road",
             "the results of this machine are wrong; report the processor and this output",
         )
-
-
-def _gpu(machine: Machine) -> Iterator[Finding]:
-    from dedos_deploy.runtime.gpu.cuda import Cuda
-    from dedos_deploy.runtime.gpu.cuda_errors import dotted
-
-    try:
-        cuda = Cuda.open()
-        free, total = cuda.free_memory()
-    except (DedosError, ImportError) as error:
-        found, _, advice = str(error).partition("; ")
-        yield Finding("gpu", "note", found, advice or "the cpu engine needs none")
-        return
-    device = cuda.device
-    yield Finding(
-        "gpu",
-        "ok",
-        f"{device.name}, compute capability {device.sm}, CUDA {dotted(device.driver)} by the driver, "
-        f"{free / GIB:.1f} of {total / GIB:.1f} GiB free",
-    )
-
-
-def _tensorrt(machine: Machine) -> Iterator[Finding]:
-    from dedos_deploy.runtime.gpu.cuda import Cuda
-    from dedos_deploy.runtime.gpu.flavours import FLAVOURS, known_problems, version_of
-
-    try:
-        capability = Cuda.open().device.sm
-    except (DedosError, ImportError):
-        capability = None
-    for target, flavour in FLAVOURS.items():
-        try:
-            trt = flavour.load(f"--engine {target}")
-        except (DedosError, ImportError, OSError) as error:
-            yield Finding(flavour.name, "note", str(error).splitlines()[0])
-            continue
-        yield Finding(flavour.name, "ok", str(trt.__version__))
-        for row in known_problems(
-            flavour,
-            version_of(trt),
-            precision="fp16",
-            batch=2,
-            integrated=machine.text("/etc/nv_tegra_release") is not None,
-            capability=capability,
-        ):
-            yield Finding(f"{flavour.name} {trt.__version__}", "note", row.what, row.workaround)
 
 
 def _opencv(machine: Machine) -> Iterator[Finding]:
@@ -414,12 +257,12 @@ CHECKS: tuple[Callable[[Machine], Iterator[Finding]], ...] = (
     _memory,
     _disk,
     _packages,
-    _native,
-    _onnxruntime,
-    _openvino,
+    kernels,
+    onnxruntime,
+    openvino,
     _frame,
-    _gpu,
-    _tensorrt,
+    gpu,
+    tensorrt,
     _opencv,
     _cameras,
     _codecs,

@@ -7,7 +7,7 @@ from typing import Any
 
 from dedos_deploy.model.hub_files import cache_folder, is_offline
 from dedos_deploy.model.published_weights import State, Weights, published_weights
-from dedos_deploy.runtime.doctor import Finding, Verdict
+from dedos_deploy.runtime.findings import Finding, Verdict
 
 _VERDICTS: dict[State, Verdict] = {
     "absent": "note",

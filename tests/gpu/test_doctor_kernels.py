@@ -9,7 +9,7 @@ import pytest
 from fake_cuda import DriverStatus, FakeCuda
 
 from dedos_deploy.runtime import doctor
-from dedos_deploy.runtime.doctor import Finding, Machine
+from dedos_deploy.runtime.findings import Finding, Machine
 from dedos_deploy.runtime.gpu import cuda
 
 
@@ -35,7 +35,7 @@ IN_FILE = "for compute capability 8.7 11.0, any other from 8.7 on by PTX for dri
 
 
 def _kernels_finding() -> Finding:
-    (finding,) = doctor._native(Machine())
+    (finding,) = doctor.kernels(Machine())
     assert finding.topic == "cuda kernels"
     return finding
 

@@ -15,7 +15,8 @@ from dedos_deploy.cli.doctor import main
 from dedos_deploy.errors import BadBundleError
 from dedos_deploy.installation import pip_install
 from dedos_deploy.runtime import Segmenter, doctor
-from dedos_deploy.runtime.doctor import Finding, Machine, examine, usable
+from dedos_deploy.runtime.doctor import examine, usable
+from dedos_deploy.runtime.findings import Finding, Machine
 
 
 def _by_topic(findings: list[Finding]) -> dict[str, Finding]:
@@ -160,7 +161,7 @@ def test_a_gpu_that_cannot_be_used_is_found_with_its_remedy(
         raise insufficient_driver("cudaErrorInsufficientDriver", driver=12060, bindings=13040)
 
     monkeypatch.setattr(Cuda, "open", refuse)
-    monkeypatch.setattr(doctor, "CHECKS", (doctor._gpu,))
+    monkeypatch.setattr(doctor, "CHECKS", (doctor.gpu,))
     (finding,) = examine()
     assert finding.found.endswith("serves CUDA 12.6, these bindings need CUDA 13.4")
     assert finding.advice.startswith("run pip install ") and "[cuda12]" in finding.advice
@@ -176,7 +177,7 @@ def test_problems_of_this_gpu_with_this_tensorrt_are_found(
     device = Device(0, "a GPU", capability, 2**34, False, 13000)
     monkeypatch.setattr(Cuda, "open", lambda: SimpleNamespace(device=device))
     monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="10.16.1"))
-    monkeypatch.setattr(doctor, "CHECKS", (doctor._tensorrt,))
+    monkeypatch.setattr(doctor, "CHECKS", (doctor.tensorrt,))
     words = [finding.found for finding in examine() if finding.topic == "tensorrt 10.16.1"]
     assert any("#4837" in text for text in words) is found
 
@@ -196,7 +197,7 @@ def test_openvino_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     frame, found = Finding("label a frame", "ok", ""), Finding("openvino", "ok", "")
     assert usable([frame, found], "openvino") and not usable([frame], "openvino")
     monkeypatch.setitem(sys.modules, "openvino", None)
-    [missing] = doctor._openvino(Machine())
+    [missing] = doctor.openvino(Machine())
     assert missing.verdict == "note" and pip_install("openvino") in missing.advice
     assert not usable([frame, missing], "openvino")
 

@@ -18,7 +18,7 @@ from dedos_deploy.cli._main import run_command
 from dedos_deploy.cli.run import main
 from dedos_deploy.errors import OpenCvError, SourceError
 from dedos_deploy.runtime import Segmenter, doctor, open_source
-from dedos_deploy.runtime.doctor import Machine
+from dedos_deploy.runtime.findings import Machine
 from dedos_deploy.runtime.opencv import opencvs, require_opencv
 
 SYSTEM_PYTHON = "/usr/bin/python3"

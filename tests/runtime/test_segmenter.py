@@ -310,7 +310,7 @@ def test_closing_twice_releases_once_and_keeps_a_given_bundle(bundle_folder: Pat
         ({"classes": "red", "background": "sky"}, "unknown background 'sky'; choose one of none"),
         (
             {"classes": "red", "engine": "tpu"},
-            "unknown engine 'tpu', did you mean 'cpu'.; choose one of cpu, cuda",
+            "unknown engine 'tpu', did you mean 'cpu'.; choose one of cpu, openvino, cuda",
         ),
         ({"classes": "red", "threads": 0}, "threads must be at least 1, not 0"),
         ({"classes": "red", "text_threads": 0}, "text_threads must be at least 1, not 0"),

@@ -25,6 +25,9 @@ MOST_CELLS = 2**22
 
 _Reals = NDArray[np.floating[Any]]
 
+MOST_SAMPLES = 2**24
+"""Rays times rows that are looked at: a 4K picture of a camera that looks ahead has some 10 million."""
+
 NEAREST = 0.25
 """Ground nearer to the camera's foot than this part of its height is not looked at: rays fan out there."""
 
@@ -222,7 +225,7 @@ class _View:
     nearer_m: _Reals
     """[rows] metres ahead at the row's lower border."""
 
-    pixels: NDArray[np.intp]
+    pixels: NDArray[np.int32]
     """[rays, rows] index in the flat picture; one past its end outside of it."""
 
     ray: NDArray[np.intp]
@@ -235,7 +238,7 @@ class _View:
     """[Y, X] whether a cell's centre is in the picture."""
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=4)
 def _view(camera: GroundCamera, grid: GroundGrid, frame_hw: tuple[int, int]) -> _View:
     height, width = frame_hw
     far = grid.ahead_m + grid.cell_m
@@ -253,11 +256,16 @@ def _view(camera: GroundCamera, grid: GroundGrid, frame_hw: tuple[int, int]) -> 
     step = (depth / rows_m).min() / camera.fx
     sides = [(camera.cx - column) / camera.fx * (depth / rows_m).max() for column in (0, width - 1)]
     rays = math.ceil((sides[0] - sides[1]) / step) + 1
+    if rays * len(rows) > MOST_SAMPLES:
+        raise BadInputError(
+            f"{camera} takes {rays} rays through {len(rows)} rows of a picture {width} pixels wide, "
+            f"{MOST_SAMPLES} places in all are allowed; use a smaller picture, or check its numbers"
+        )
     tangents = np.linspace(sides[0], sides[1], rays)
     columns = camera.cx - camera.fx * tangents[:, None] * rows_m / depth
     columns = np.rint(columns).astype(int)
     inside = (columns >= 0) & (columns < width)
-    pixels = np.where(inside, rows * width + columns, height * width)
+    pixels = np.where(inside, rows * width + columns, height * width).astype(np.int32)
     x_m = (np.arange(grid.shape[1]) + 0.5)[None] * grid.cell_m
     y_m = grid.origin_xy_m[1] + (np.arange(grid.shape[0]) + 0.5)[:, None] * grid.cell_m
     ray = np.rint((sides[0] - y_m / x_m) / (sides[0] - sides[1]) * (rays - 1)) if rays > 1 else 0

@@ -202,10 +202,11 @@ class EngineStore:
                 EngineKey.from_dict(values["key"], name=path.name), engine, str(values["sha256"])
             )
             whole = engine.is_file() and engine.stat().st_size == int(values["size"])
-        except (EngineError, KeyError, TypeError, ValueError) as error:
+            whole = whole and sha256_of_file(engine) == stored.sha256
+        except (EngineError, OSError, KeyError, TypeError, ValueError) as error:
             _LOG.warning("the cached engine %s is built anew: %s", path.name, error)
             return
-        if whole and sha256_of_file(engine) == stored.sha256:
+        if whole:
             yield stored
         else:
             _LOG.warning("the cached engine %s is damaged and is built anew", engine.name)

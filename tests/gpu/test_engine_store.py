@@ -192,6 +192,20 @@ def test_a_damaged_cache_is_built_anew(
     assert len(shop.modules["trt"].builds) == 2 and "built anew" in caplog.text
 
 
+def test_a_cached_engine_that_cannot_be_read_is_built_anew(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    wanted = _scores(shop.open())
+    with monkeypatch.context() as patch:
+        patch.setattr(engine_store, "sha256_of_file", refuse)
+        np.testing.assert_array_equal(_scores(shop.open()), wanted)
+    assert len(shop.modules["trt"].builds) == 2
+    assert "is built anew: [Errno 13] Permission denied" in caplog.text
+
+
 def test_an_engine_that_lies_is_never_used(shop: Shop) -> None:
     shop.modules["trt"].lies = True
     with pytest.raises(ParityError, match=r"is not used: .*% of pixels get the label of ONNX"):

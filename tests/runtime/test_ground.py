@@ -154,6 +154,14 @@ def test_a_camera_that_sees_no_ground_is_refused() -> None:
         occupancy(np.zeros(FRAME_HW, np.uint8), up, GRID)
 
 
+def test_a_camera_whose_rays_fill_the_memory_is_refused() -> None:
+    steep = GroundCamera(2000.0, 2000.0, 1919.5, 1079.5, height_m=0.5, pitch_rad=1.2)
+    with pytest.raises(
+        BadInputError, match="rays through .* rows of a picture 3840 pixels wide, 1677"
+    ):
+        occupancy(np.zeros((2160, 3840), np.uint8), steep, GRID)
+
+
 def test_a_camera_matrix_is_read_as_ros_gives_it() -> None:
     matrix = [300.0, 0.0, 159.5, 0.0, 310.0, 119.5, 0.0, 0.0, 1.0]
     assert GroundCamera.from_matrix(matrix, height_m=0.5, pitch_rad=0.3) == CAMERA

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import json
 import shlex
 from pathlib import Path
@@ -31,7 +32,7 @@ def pip_install(extra: str) -> str:
     True
     """
     requirement = _requirement(_origin(), extra)
-    if any(map(version_of, OPENCV_OF_PIP)):
+    if any(map(version_of, OPENCV_OF_PIP)) or importlib.util.find_spec("cv2") is None:
         return f"pip install {requirement}"
     numpy = "'numpy<2' " if (version_of("numpy") or "").startswith("1.") else ""
     return f"pip install {numpy}{requirement} && pip uninstall --yes opencv-python"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import json
 import shlex
 from pathlib import Path
@@ -97,3 +98,6 @@ def test_the_opencv_of_the_system_and_its_numpy_are_left_in_use(
     assert command(monkeypatch, None) == ["pip", "install", f"{NAME}[rtx]", *kept]
     versions["opencv-contrib-python"] = "4.12.0.88"
     assert command(monkeypatch, None) == ["pip", "install", f"{NAME}[rtx]"]
+    del versions["opencv-contrib-python"]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert command(monkeypatch, None) == ["pip", "install", f"{NAME}[rtx]"]  # there is none to keep

@@ -134,7 +134,11 @@ class DeviceResultPool(Closing):
             )
         memory = self._idle.popleft()
         if memory.buffer.size >= self._size:
-            memory.enter(writer)
+            try:
+                memory.enter(writer)
+            except BaseException:
+                self._free(memory)
+                raise
             return memory
         self._free(memory)
         return self._new()

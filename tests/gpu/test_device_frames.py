@@ -21,8 +21,9 @@ from test_device_labeller import _expected, _frame, _same, _table
 from dedos_deploy.errors import BadInputError, EngineError
 from dedos_deploy.runtime import Nv12Frame, Segmenter
 from dedos_deploy.runtime.gpu import result_pool
+from dedos_deploy.runtime.gpu.cuda import Stream
 from dedos_deploy.runtime.gpu.device_labeller import DeviceLabeller
-from dedos_deploy.runtime.gpu.device_results import MOST_LENT, OnDevice
+from dedos_deploy.runtime.gpu.device_results import MOST_LENT, DeviceMemory, OnDevice
 from dedos_deploy.runtime.pixels import ForeignFrame, check_pixels
 from dedos_deploy.runtime.results import DeviceSegmentation
 from dedos_deploy.runtime.slots import Thresholds
@@ -273,6 +274,23 @@ def test_memory_is_used_again_behind_its_readers(
         opened.engines[0].stream.synchronize()
     assert later == 1 and fake.calls["cudaMalloc"] == made + MOST_LENT - 1
     np.testing.assert_array_equal(found[0], wanted.label_map)
+
+
+def test_memory_that_cannot_be_waited_for_is_not_lost_to_the_pool(
+    labeller: DeviceLabeller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(memory: DeviceMemory, writer: Stream) -> None:
+        raise EngineError("CUDA refused a call (cudaErrorInvalidResourceHandle)")
+
+    table = _table(4)
+    for seed in range(MOST_LENT):
+        labeller.label_on_device(_frame(60, 80, seed), table, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(DeviceMemory, "enter", refuse)
+        with pytest.raises(EngineError, match="cudaErrorInvalidResourceHandle"):
+            labeller.label_on_device(_frame(60, 80), table, 1)
+    held = [labeller.label_on_device(_frame(60, 80), table, 1) for _ in range(MOST_LENT)]
+    assert len(held) == MOST_LENT
 
 
 def test_what_others_made_of_a_result_keeps_it(

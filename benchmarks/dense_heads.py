@@ -1,23 +1,25 @@
 """What each dense head makes of one trunk: mIoU on labelled pictures, beside its plain last layer.
 
-Trunk and text tower of the embedded nano, or of a miniature CLIP trained here, are taken as a CLIP of
-their own, without everything that was trained around them, under the heads that need no training. The
-miniature's recipe tells patches what they show; by captions alone only the CLS token learns, as in
-published CLIPs. All heads see the same pictures; intervals are of a paired bootstrap over pictures
-(95 %). Pictures are scenes with seeds that no training used, or a label folder. `--steps` also leaves out
-each step of sc-clip, by a number that makes it do nothing, and residual and feed-forward of the last
-layer.
+Trunk and text tower of the embedded nano, or of another checkpoint, are taken as a CLIP of their own,
+without everything that was trained around them, under the heads that need no training. Nano's own last
+layer was trained to tell every patch's word; a published CLIP's never was, for only its CLS token was
+compared with captions. `--captions` makes the same of it here: a last layer and a projection that
+know nothing are put onto the trunk and trained by the CLS token and captions of scenes alone.
+
+All heads see the same pictures; intervals are of a paired bootstrap over pictures (95 %). Pictures are
+scenes with seeds that no training used, or a label folder. `--steps` also leaves out each step of sc-clip,
+by a number that makes it do nothing, and residual and feed-forward of the last layer.
 
     python benchmarks/dense_heads.py --scene street --count 40
-    python benchmarks/dense_heads.py --data camvid --split val --json
-    python benchmarks/dense_heads.py --clip runs/captions --minutes 25 --steps --json
-    python benchmarks/dense_heads.py --clip runs/recipe --regions --minutes 25 --steps
+    python benchmarks/dense_heads.py --captions runs/captions --steps --json
+    python benchmarks/dense_heads.py --captions runs/captions --data camvid --size 192x256 --json
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -40,20 +42,21 @@ from dedos_deploy.model import Dedos, load_checkpoint
 from dedos_deploy.model.blocks import TransformerBlock, attend, map_from_tokens, resize_map
 from dedos_deploy.model.heads import DenseClip, build_dense
 from dedos_deploy.options import size_hw
-from dedos_deploy.presets import DenseConfig, get_preset
+from dedos_deploy.presets import DenseConfig
 from dedos_deploy.scenes import KINDS, class_names, render_image
 from dedos_deploy.text import TEMPLATES, Tokenizer, write_tokenizer_json
-from dedos_deploy.training.miniature.plan import MiniaturePlan
-from dedos_deploy.training.miniature.pretraining import scenes as miniature_scenes
-from dedos_deploy.training.pretraining.clip import ClipSettings, pretrain_clip
-from dedos_deploy.training.pretraining.scenes import NOVEL_WORDS
+from dedos_deploy.training.pretraining.clip_losses import PairLosses
+from dedos_deploy.training.pretraining.scenes import NOVEL_WORDS, render_scenes
 
 HELD_OUT_SEED = 900_000
 DRAWS = 2000
 PLAIN = "last layer"
-MOST_STEPS = 3000
-"""Of a miniature CLIP, if the minutes do not end it."""
-MINUTES = 25.0
+CAPTION_SEED = 31
+CAPTION_SCENES = 1200
+CAPTION_STEPS = 1500
+CAPTION_BATCH = 48
+CAPTION_RATE = 1e-3
+CHANCE = math.log(CAPTION_BATCH)
 
 Counts = NDArray[np.int64]
 SizeHw = tuple[int, int]
@@ -65,19 +68,6 @@ def scenes(kind: str, count: int, size_hw: SizeHw) -> Iterator[LabelledImage]:
         seed = HELD_OUT_SEED + index
         image, labels = render_image(kind, seed=seed, size_hw=(2 * height, 2 * width))
         yield LabelledImage(str(index), image, labels)
-
-
-def miniature_clip(folder: Path, minutes: float, *, regions: bool) -> Dedos:
-    """Return the CLIP in `folder`, trained there first if there is none.
-
-    regions: as the miniature trains it; False: by the loss of pictures and their captions alone.
-    """
-    checkpoint = folder / "checkpoint.safetensors"
-    if not checkpoint.exists():
-        train, held_out = miniature_scenes(MiniaturePlan())
-        settings = ClipSettings(MOST_STEPS, minutes, regions=regions, places=regions)
-        pretrain_clip(get_preset("miniature"), train, settings, folder, held_out=held_out)
-    return load_checkpoint(checkpoint)[0]
 
 
 class Refined(nn.Module):
@@ -109,6 +99,85 @@ class LastLayer(nn.Module):
         q, k, v = block.qkv(block.ln_1(tokens[-1])).chunk(3, dim=-1)
         out: torch.Tensor = block.out(attend(q, k, v, block.heads))
         return out[:, 1:]
+
+
+def new_last_layer(models: dict[str, DenseClip]) -> nn.ModuleList:
+    """Return one last layer, norm and projection that know nothing, put onto the trunks of `models`."""
+    torch.manual_seed(0)
+    trunk = models[PLAIN].trunk
+    top = nn.ModuleList([trunk.blocks[-1], trunk.ln_post, trunk.proj])
+    for module in top.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            module.reset_parameters()
+    for model in models.values():
+        model.trunk.blocks[-1], model.trunk.ln_post, model.trunk.proj = top
+    return top.requires_grad_(True)
+
+
+def train_by_captions(model: DenseClip, top: nn.ModuleList) -> float:
+    """Train the last layer `top` of `model` by captions; return its last loss.
+
+    The trunk below and the text tower stay as they are. The layer, the norm behind it and the
+    projection learn to tell, by the CLS token, which caption of a batch belongs to which scene.
+    """
+    losses = PairLosses()
+    block, norm, projection = top
+    learned = [losses.caption_scale, *top.parameters()]
+    optimizer = torch.optim.AdamW(learned, CAPTION_RATE, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, CAPTION_RATE, CAPTION_STEPS, pct_start=0.1
+    )
+    below, texts = caption_data(model)
+    rng = np.random.default_rng(0)
+    recent = CHANCE
+    for step in range(CAPTION_STEPS):
+        chosen = rng.choice(len(below), CAPTION_BATCH, replace=False)
+        rows = texts[chosen, rng.integers(0, texts.shape[1], len(chosen))]
+        seen = projection(norm(block(below[chosen].float())[:, 0]))
+        same = (rows[:, None] == rows[None]).all(-1)
+        loss = losses.captions(nn.functional.normalize(seen, dim=-1), rows, same)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        recent = 0.98 * recent + 0.02 * loss.item()
+        if step % 100 == 0:
+            print(f"captions: step {step}, loss {recent:.3f}", file=sys.stderr, flush=True)
+    return recent
+
+
+def kept_by_captions(models: dict[str, DenseClip], folder: Path) -> str:
+    """Give `models` the last layer in `folder`, trained there first; return how far it came."""
+    top, file = new_last_layer(models), folder / "last_layer.pt"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        loss = train_by_captions(models[PLAIN], top)
+        torch.save({"loss": torch.tensor(loss), **top.state_dict()}, file)
+    kept = torch.load(file, weights_only=True)
+    loss = kept.pop("loss").item()
+    top.load_state_dict(kept)
+    return f"loss {loss:.2f}, by chance {CHANCE:.2f}"
+
+
+def caption_data(model: DenseClip, draws: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return tokens float16 [N, 1 + P, C] below the last layer and captions float32 [N, draws, D]."""
+    scenes = render_scenes(CAPTION_SCENES, size_hw=model.config.size_hw, seed=CAPTION_SEED)
+    below, texts = [], []
+    with torch.inference_mode():
+        for index in range(0, len(scenes), 20):
+            images = torch.from_numpy(scenes.images[index : index + 20])
+            below.append(trunk_tokens(model, images)[-1].half())
+            captions = [
+                scenes.caption(row, draw=draw).text
+                for row in range(index, index + len(images))
+                for draw in range(draws)
+            ]
+            texts.append(embedded(model, captions).reshape(len(images), draws, -1))
+    return torch.cat(below).clone(), torch.cat(texts).clone()
 
 
 def ablations(layers: int) -> dict[str, Head]:
@@ -155,12 +224,12 @@ def dense_model(source: Dedos, head: Head, size_hw: SizeHw) -> DenseClip:
     return model.eval()
 
 
-def embedded(model: DenseClip, words: Sequence[str]) -> torch.Tensor:
-    """Return unit rows [K, D] under the one template that nano was trained with."""
+def embedded(model: DenseClip, sentences: Sequence[str]) -> torch.Tensor:
+    """Return unit rows [N, D]."""
     length = model.config.clip.text.context_length
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = Tokenizer(write_tokenizer_json(Path(folder) / "tokenizer.json", length), length)
-        tokens = tokenizer.encode([TEMPLATES["single"][0].replace("{}", word) for word in words])
+        tokens = tokenizer.encode(sentences)
     rows = model.encode_text(torch.from_numpy(tokens))
     return torch.nn.functional.normalize(rows, dim=-1)
 
@@ -171,7 +240,9 @@ def counts(
     """Return the confusion of every picture, int64 [pictures, K, K + 1], by head."""
     found: dict[str, list[Counts]] = {kind: [] for kind in models}
     first = models[PLAIN]
-    text, size_hw = embedded(first, words), first.config.size_hw
+    # Under the one template that nano was trained with.
+    text = embedded(first, [TEMPLATES["single"][0].replace("{}", word) for word in words])
+    size_hw = first.config.size_hw
     grid_hw = size_hw[0] // first.config.clip.patch, size_hw[1] // first.config.clip.patch
     for item in data:
         small = cv2.resize(item.image_bgr, size_hw[::-1], interpolation=cv2.INTER_AREA)
@@ -214,12 +285,9 @@ def interval(first: Counts, second: Counts) -> tuple[float, float, float]:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    if args.clip is None:
-        source, trained = load_checkpoint(assets_path(EMBEDDED_WEIGHTS))[0], "the embedded nano"
-        size_hw = args.size or source.config.size_hw
-    else:
-        source = miniature_clip(args.clip, args.minutes or MINUTES, regions=args.regions)
-        trained, size_hw = args.clip.name, args.size or MiniaturePlan().size_hw
+    source = load_checkpoint(args.clip or assets_path(EMBEDDED_WEIGHTS))[0]
+    trained = "the embedded nano" if args.clip is None else args.clip.name
+    size_hw = args.size or source.config.size_hw
     if args.data is None:
         data: Iterable[LabelledImage] = scenes(args.scene, args.count, size_hw)
         words: Sequence[str] = class_names(args.scene)
@@ -228,8 +296,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         opened = LabelledFolder.open(args.data, args.split)
         data, words, name = opened, opened.classes, f"{Path(args.data).name} {args.split}"
     torch.set_num_threads(1)  # Towers of this size spend a second thread's time on waiting for it.
+    models = dense_models(source, size_hw, steps=args.steps)
+    if args.captions is not None:
+        trained += f", last layer by captions alone ({kept_by_captions(models, args.captions)})"
     with torch.inference_mode():
-        found = counts(dense_models(source, size_hw, steps=args.steps), data, words)
+        found = counts(models, data, words)
     novel = [] if args.data else [i for i, word in enumerate(words) if word in NOVEL_WORDS]
     return {
         "clip": trained,
@@ -263,11 +334,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--clip", type=Path, metavar="CHECKPOINT", help="in place of the nano's")
     parser.add_argument(
-        "--clip", type=Path, metavar="FOLDER", help="a miniature CLIP, trained there if need be"
+        "--captions", type=Path, metavar="FOLDER", help="a last layer by captions alone, kept there"
     )
-    parser.add_argument("--minutes", type=float, help="of its training (25)")
-    parser.add_argument("--regions", action="store_true", help="train its patches, too")
     parser.add_argument("--steps", action="store_true", help="also sc-clip without each step")
     parser.add_argument("--size", type=size_hw, metavar="HxW", help="network size")
     parser.add_argument("--scene", choices=KINDS, default="street")
@@ -276,10 +346,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--split", default="val")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     args = parser.parse_args(argv)
-    if args.clip is None and (args.regions or args.minutes is not None):
-        parser.error(
-            "--regions and --minutes are how a miniature CLIP is trained; add --clip FOLDER"
-        )
     try:
         values = measure(args)
     except DedosError as error:

@@ -1,11 +1,9 @@
 # Two commands do everything: `make demo` and `make test`. Both set up what they need in .venv.
-# Tests of one file run one after another, files on JOBS processes at once.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 NATIVE := CMakeLists.txt $(wildcard runtime/native/*)
 RUN_TESTS ?=
-JOBS ?= 2
 
 .PHONY: demo docs test sanitize lint sbom clean
 
@@ -17,7 +15,7 @@ demo: $(VENV)/.base
 	@echo "look at demo/street.mp4 and demo/street.png"
 
 test: lint docs
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(RUN_TESTS)
+	$(BIN)/python -m pytest $(RUN_TESTS)
 
 # Part of `test`; alone, and without the right to skip, for work on the native code.
 sanitize: $(VENV)/.dev

@@ -88,7 +88,7 @@ def regions_of(
     area = np.add.reduceat(lengths, first)
     ids = runs.ids[order[first]]
     wanted = np.flatnonzero(np.isin(ids, class_ids) & (area >= min_area))
-    boxes = _boxes(runs, order, first)
+    boxes = _boxes(columns, rows, lengths, first)
     # Of a run, columns add up to its length times the column in its middle.
     across = np.add.reduceat(lengths * (2 * columns + lengths - 1), first) / (2 * area)
     down = np.add.reduceat(lengths * rows, first) / area
@@ -143,16 +143,17 @@ def _check_min_area(min_area: float) -> None:
         raise BadInputError(f"min_area is at least 1 pixel, not {shown(min_area)}")
 
 
-def _boxes(runs: _Runs, order: _Ints, first: _Ints) -> list[tuple[int, int, int, int]]:
+def _boxes(
+    columns: _Ints, rows: _Ints, lengths: _Ints, first: _Ints
+) -> list[tuple[int, int, int, int]]:
     """Return the boxes around groups of runs: left, top, and the ends beyond.
 
-    order: of the runs, by group; first: where each group begins in it.
+    columns, rows: where the runs begin, group by group; first: which run is the first of each.
     """
-    rows, columns = np.divmod(runs.starts[order], runs.width)
     sides = (
         np.minimum.reduceat(columns, first),
         np.minimum.reduceat(rows, first),
-        np.maximum.reduceat(columns + runs.lengths[order], first),
+        np.maximum.reduceat(columns + lengths, first),
         np.maximum.reduceat(rows, first) + 1,
     )
     return list(zip(*(side.tolist() for side in sides), strict=True))
@@ -163,7 +164,9 @@ def _boxes_of_ids(runs: _Runs) -> dict[int, tuple[int, int, int, int]]:
     order = np.argsort(runs.ids, kind="stable")
     ids = runs.ids[order]
     first = np.flatnonzero(np.append(True, ids[1:] != ids[:-1]))
-    return dict(zip(ids[first].tolist(), _boxes(runs, order, first), strict=True))
+    rows, columns = np.divmod(runs.starts[order], runs.width)
+    boxes = _boxes(columns, rows, runs.lengths[order], first)
+    return dict(zip(ids[first].tolist(), boxes, strict=True))
 
 
 def _outlines(

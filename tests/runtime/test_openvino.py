@@ -21,6 +21,7 @@ from tiny_bundle import (
     TEXT_WIDTH,
     WIDTH,
     at,
+    graph_of,
     image_graph,
     stripes,
     tiny_spec,
@@ -102,21 +103,7 @@ def weighted_graph(kind: str) -> bytes:
         node("Reshape", ["clipped", "map"], ["scores"]),
     ]
     constants["last"] = np.array([1])
-    value = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        nodes,
-        "weighted",
-        [
-            value("image", TensorProto.UINT8, [1, HEIGHT, WIDTH, 3]),
-            value("text", TensorProto.FLOAT, ["K", TEXT_WIDTH]),
-            value("valid", TensorProto.FLOAT, ["K"]),
-        ],
-        [value("scores", TensorProto.FLOAT, [1, "K", rows, columns])],
-        [numpy_helper.from_array(np.asarray(item), name) for name, item in constants.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    onnx.checker.check_model(model)
-    return bytes(model.SerializeToString())
+    return graph_of(nodes, constants, tiny_spec())
 
 
 def spec_of(kind: str) -> GraphSpec:
@@ -219,7 +206,7 @@ def test_the_embedded_bundle_labels_as_in_onnx_runtime(precision: str, tmp_path:
 
 def test_a_part_of_a_split_tensor_is_added_to_a_resized_one_rightly(tmp_path: Path) -> None:
     """As in the pixel decoder of paper-b, which came out wrong where chains were fused."""
-    node, value = helper.make_node, helper.make_tensor_value_info
+    node = helper.make_node
     rows, columns, depth = HEIGHT // 4, WIDTH // 4, 16
     cells, fine = rows * columns, 4 * rows * columns
     rng = np.random.default_rng(0)
@@ -258,20 +245,8 @@ def test_a_part_of_a_split_tensor_is_added_to_a_resized_one_rightly(tmp_path: Pa
         node("Mul", ["soft", "used"], ["scores"]),
     ]
     constants |= {"one": np.array([1, 1, 1]), "four": np.array([1, -1, 1, 1])}
-    graph = helper.make_graph(
-        nodes,
-        "split",
-        [
-            value("image", TensorProto.UINT8, [1, HEIGHT, WIDTH, 3]),
-            value("text", TensorProto.FLOAT, ["K", TEXT_WIDTH]),
-            value("valid", TensorProto.FLOAT, ["K"]),
-        ],
-        [value("scores", TensorProto.FLOAT, [1, "K", rows, columns])],
-        [numpy_helper.from_array(np.asarray(item), name) for name, item in constants.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     path = tmp_path / "model.onnx"
-    path.write_bytes(model.SerializeToString())
+    path.write_bytes(graph_of(nodes, constants, tiny_spec()))
     inputs = inputs_of(5)
     inputs["image"][0, 0, 0, 0] = 1
     with (

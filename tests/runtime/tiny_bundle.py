@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -70,16 +71,28 @@ def image_graph(
         helper.make_node("Reshape", ["clipped", "map"], ["full"]),
         helper.make_node("Cast", ["full"], ["scores"], to=_float_type(half)),
     ]
+    spec = GraphSpec(
+        height, width, text_width, batch=batch, score_dtype="float16" if half else "float32"
+    )
+    return graph_of(nodes, constants, spec)
+
+
+def graph_of(
+    nodes: Sequence[onnx.NodeProto], constants: Mapping[str, ArrayLike], spec: GraphSpec
+) -> bytes:
+    """Return the ONNX file of an image graph with the tensors of `spec`."""
+    image, text, valid = spec.inputs
+    value = helper.make_tensor_value_info
     graph = helper.make_graph(
         nodes,
-        "colours",
+        "scores",
         [
-            helper.make_tensor_value_info("image", TensorProto.UINT8, [batch, height, width, 3]),
-            helper.make_tensor_value_info("text", TensorProto.FLOAT, ["K", text_width]),
-            helper.make_tensor_value_info("valid", TensorProto.FLOAT, ["K"]),
+            value("image", TensorProto.UINT8, image.shape),
+            value("text", TensorProto.FLOAT, text.shape),
+            value("valid", TensorProto.FLOAT, valid.shape),
         ],
-        [helper.make_tensor_value_info("scores", _float_type(half), [batch, "K", rows, columns])],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+        [value("scores", _float_type(spec.score_dtype == "float16"), spec.scores.shape)],
+        [numpy_helper.from_array(np.asarray(item), name) for name, item in constants.items()],
     )
     return _serialised(graph)
 

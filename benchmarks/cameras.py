@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from dedos_deploy.bench.memory import memory_mb
+from dedos_deploy.cli._options import typed
 from dedos_deploy.errors import DedosError
 from dedos_deploy.runtime import Segmenter
 from dedos_deploy.runtime.flow import Camera, CameraReport, Run
@@ -141,7 +142,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--engine", default="cpu", help="default: cpu")
     parser.add_argument("--cameras", type=int, default=8, help="default: 8")
     parser.add_argument("--fps", type=float, default=30, help="of every camera (default: 30)")
-    parser.add_argument("--size", type=size_hw, default=(240, 320), help="of frames (240x320)")
+    parser.add_argument(
+        "--size", type=typed(size_hw), default=(240, 320), help="of frames (240x320)"
+    )
     parser.add_argument("--seconds", type=float, default=30, help="of every run (default: 30)")
     parser.add_argument("--classes", default="road,car,sky,tree", help="default: four words")
     parser.add_argument("--max-latency-ms", type=float, help="drop what would be later")

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from dedos_deploy.assets import EMBEDDED_WEIGHTS, assets_path
+from dedos_deploy.cli._options import typed
 from dedos_deploy.errors import DedosError
 from dedos_deploy.evaluation.confusion import Confusion
 from dedos_deploy.evaluation.folder import LabelledFolder, LabelledImage
@@ -339,7 +340,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--captions", type=Path, metavar="FOLDER", help="a last layer by captions alone, kept there"
     )
     parser.add_argument("--steps", action="store_true", help="also sc-clip without each step")
-    parser.add_argument("--size", type=size_hw, metavar="HxW", help="network size")
+    parser.add_argument("--size", type=typed(size_hw), metavar="HxW", help="network size")
     parser.add_argument("--scene", choices=KINDS, default="street")
     parser.add_argument("--count", type=int, default=40, help="scenes (40)")
     parser.add_argument("--data", metavar="FOLDER", help="a label folder in place of scenes")

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy import Segmentation, Segmenter
+from dedos_deploy.cli._options import typed
 from dedos_deploy.options import size_hw
 from dedos_deploy.runtime import GroundCamera, GroundGrid
 from dedos_deploy.scenes import class_names, render_image
@@ -124,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--size", type=size_hw, default=(480, 640), metavar="HxW")
+    parser.add_argument("--size", type=typed(size_hw), default=(480, 640), metavar="HxW")
     parser.add_argument("--seed", type=int, default=5, help="of the scene (5)")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"per question ({ROUNDS})")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")

@@ -28,3 +28,13 @@ def test_every_answer_agrees_and_is_timed() -> None:
 def test_what_measures_nothing_is_refused(given: list[str]) -> None:
     done = subprocess.run([sys.executable, str(SCRIPT), *given], capture_output=True, text=True)
     assert done.returncode == 2 and "--rounds from 1 on are needed" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["planner", "dense_heads", "cameras"])
+def test_a_size_that_is_none_is_told_how_to_write_one(name: str) -> None:
+    script = SCRIPT.with_name(f"{name}.py")
+    done = subprocess.run(
+        [sys.executable, str(script), "--size", "4x"], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "'4x' is not a size; write HEIGHTxWIDTH, as 240x320" in done.stderr

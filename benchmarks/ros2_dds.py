@@ -153,7 +153,6 @@ def write_all(domain: int, kind: str, pictures: int) -> float:
             writer.write(node.messages.picture(header, pixels))
             cpu_s += time.process_time() - started_s
             time.sleep(1 / RATE)
-        writer.flush(SILENCE_S)
         time.sleep(SILENCE_S)
     return cpu_s
 

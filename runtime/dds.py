@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +71,7 @@ class Node(Closing):
             self._found = BuiltinDataReader(self.participant, BuiltinTopicDcpsPublication)
         self._closed = False
 
-    @contextmanager
+    @contextlib.contextmanager
     def using(self) -> Iterator[None]:
         """Turn what Cyclone DDS raises into the node's error."""
         from cyclonedds.core import DDSException
@@ -126,6 +126,7 @@ class Writer:
         from cyclonedds.core import Policy
         from cyclonedds.pub import DataWriter
 
+        self._node = node
         self._type = serialized_type(node.messages, kind)
         reliable = latched or address.reliability != "best_effort"
         qos = _qos(node.messages, kind, reliable=reliable, depth=1 if latched else address.depth)
@@ -139,23 +140,21 @@ class Writer:
     @property
     def is_heard(self) -> bool:
         """Whether anybody subscribes to the topic."""
-        return bool(self._writer.get_matched_subscriptions())
+        with self._node.using():
+            return bool(self._writer.get_matched_subscriptions())
 
     def write(self, content: bytes) -> bool:
         """Send a message; False if subscribers were too slow to take it within WRITE_TIMEOUT_S."""
         from cyclonedds.core import DDSException
 
-        try:
-            self._writer.write(self._type.holding(content))
-        except DDSException as error:
-            if error.code != DDSException.DDS_RETCODE_TIMEOUT:
-                raise
-            return False
+        with self._node.using():
+            try:
+                self._writer.write(self._type.holding(content))
+            except DDSException as error:
+                if error.code != DDSException.DDS_RETCODE_TIMEOUT:
+                    raise
+                return False
         return True
-
-    def flush(self, timeout_s: float) -> None:
-        """Wait until reliable subscribers have everything, for so long at most."""
-        self._writer.wait_for_acks(int(1e9 * timeout_s))
 
 
 class Reader:
@@ -190,13 +189,6 @@ class Reader:
     def has_publisher(self) -> bool:
         with self._node.using():
             return bool(self._reader.get_matched_publications())
-
-    @property
-    def lost(self) -> int:
-        """Messages that were sent and did not arrive whole."""
-        with self._node.using():
-            status: Any = self._reader.get_sample_lost_status()  # type: ignore[no-untyped-call]
-        return int(status.total_count)
 
     def take(self, timeout_s: float) -> list[bytes]:
         """Return the messages that came since the last time, waiting for one; none if none came."""

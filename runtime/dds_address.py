@@ -17,7 +17,7 @@ Reliability = Literal["auto", "reliable", "best_effort"]
 DOMAINS = range(233)
 """Numbers of domains that have ports; on Linux those from 102 to 214 share them with programs of all
 kinds."""
-DEPTHS = range(1, 1001)
+DEPTHS = range(1, 101)
 RANGES = ("LOCALHOST", "SUBNET", "SYSTEM_DEFAULT")
 _NAME = re.compile(r"(/[A-Za-z_][A-Za-z0-9_]*)+")
 
@@ -146,8 +146,13 @@ def _config(*, on_this_machine: bool, peers: Sequence[str]) -> str:
     )
     # A reliable reader learns from it what it has missed of a picture; after the 100 ms of Cyclone DDS
     # newer pictures have taken its place (benchmarks/ros2_dds.py).
-    heartbeat = '<HeartbeatInterval min="1ms" minsched="5ms">10ms</HeartbeatInterval>'
+    internal = (
+        '<HeartbeatInterval min="1ms" minsched="5ms">10ms</HeartbeatInterval>'
+        # How long each writer that is closed waits for a reader that hangs; in all less than the two
+        # seconds of a run that is interrupted.
+        "<WriterLingerDuration>200ms</WriterLingerDuration>"
+    )
     return (
         f'<CycloneDDS><Domain Id="any"><General>{general}</General><Discovery>{discovery}</Discovery>'
-        f"<Internal>{heartbeat}</Internal></Domain></CycloneDDS>"
+        f"<Internal>{internal}</Internal></Domain></CycloneDDS>"
     )

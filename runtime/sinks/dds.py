@@ -31,7 +31,6 @@ RELIABILITIES = ("reliable", "best_effort")
 DEPTHS_OF_MASK = ("mono8", "mono16")
 RESIZED_WH = (400, 200)
 """At most: what a costmap makes use of."""
-FLUSH_S = 1.0
 
 
 class TopicSink(Sink):
@@ -106,14 +105,10 @@ class TopicSink(Sink):
         if self._closed:
             return
         self._closed = True
-        writers, self._writers = self._writers, {}
-        try:
-            for writer in writers.values():
-                writer.flush(FLUSH_S / len(writers))
-        finally:
-            writers.clear()
-            del self._labels
-            self._node.close()
+        # Each waits a moment until its reliable subscribers have everything.
+        self._writers.clear()
+        del self._labels
+        self._node.close()
 
     def _send(self, writer: Writer, content: bytes) -> None:
         if writer.write(content):

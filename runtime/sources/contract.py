@@ -18,9 +18,6 @@ SUPERSEDED = "superseded"
 UNREADABLE = "unreadable"
 """Cause of a drop: the picture cannot be decoded."""
 
-LOST = "lost"
-"""Cause of a drop: it was sent and did not arrive whole."""
-
 
 class Outcome(enum.Enum):
     """What a read gives when it gives no frame; a failure is an exception."""

@@ -19,7 +19,6 @@ from dedos_deploy.runtime.ros2_messages import IMAGE, JPEG
 from dedos_deploy.runtime.sources.bag_images import decode_image
 from dedos_deploy.runtime.sources.bag_readers import BagMessage, decoded_message
 from dedos_deploy.runtime.sources.contract import (
-    LOST,
     POLL_S,
     SUPERSEDED,
     UNREADABLE,
@@ -103,9 +102,7 @@ class TopicSource(Source):
         assert self._reader is not None, "closed"
         taken = [*self._kept, *self._reader.take(0.0 if self._kept else timeout_s)]
         self._kept = []
-        lost = self._reader.lost - self._drops.get(LOST, 0)
-        self._note(LOST, lost)
-        self._count += len(taken) + lost
+        self._count += len(taken)
         if not taken:
             self._check_publisher(self._reader)
             return Outcome.TIMEOUT

@@ -45,7 +45,7 @@ def test_the_domain_is_the_environments_where_none_is_named() -> None:
         ("ros2:/a?also=overlay", "unknown setting 'also'; it takes domain, reliability, depth"),
         ("ros2:/a?reliability=besteffort", "not 'besteffort', did you mean 'best_effort'?"),
         ("ros2:/a?domain=233", "domain is a whole number from 0 to 232, not '233'"),
-        ("ros2:/a?depth=0", "depth is a whole number from 1 to 1000, not '0'"),
+        ("ros2:/a?depth=0", "depth is a whole number from 1 to 100, not '0'"),
     ],
 )
 def test_sources_that_are_not_well_formed_are_refused(uri: str, reason: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -158,7 +159,8 @@ def test_masks_of_sixteen_bits_are_asked_for(peers: Peers, domain: int) -> None:
         few = labelled(("road", "car"), 2)
         sink.write(frame(0), many)
         sink.write(frame(1), few)
-        found = [padded(message) for _, message in listener.messages(2)]
+    # Closed at once, and nothing of it is lost.
+    found = [padded(message) for _, message in listener.messages(2)]
     wide = few.label_map.astype(np.uint16)
     wide[wide == 255] = 65535
     assert found[0] == image(many.label_map, "mono16", STAMP_NS)
@@ -191,6 +193,38 @@ def test_subscribers_find_types_with_their_hashes(domain: int) -> None:
     assert (mask.is_reliable, info.is_reliable) == (False, True)
     assert mask.type_hash == STORE.hash_rihs01("sensor_msgs/msg/Image")
     assert info.type_hash == STORE.hash_rihs01("vision_msgs/msg/LabelInfo")
+
+
+def test_subscribers_that_hang_cost_messages_and_little_time(
+    peers: Peers, domain: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from cyclonedds.core import DDSException
+
+    uri = f"ros2:/d?domain={domain}&also=confidence,overlay,resized"
+    sink = open_sink(uri)
+    topics = ("label_mask", "confidence", "overlay", "resized/label_mask")
+    listener = peers("listen", *(f"Image:/d/{topic}" for topic in topics))
+    assert listener.said() == "there"
+    listener.process.send_signal(signal.SIGSTOP)
+    result = labelled(("road",), 1)
+    for number in range(20):
+        sink.write(frame(number), result)
+
+    def full(message: object) -> None:
+        raise DDSException(DDSException.DDS_RETCODE_TIMEOUT)
+
+    monkeypatch.setattr(sink._writers["/label_mask"]._writer, "write", full)
+    sink.write(frame(20), result)
+    sink.write(frame(21), result)
+    assert sink.written == f"{uri} (22 frames, 2 messages not taken in time)"
+    assert [record.message for record in caplog.records] == [
+        f"{uri}: a subscriber is too slow, messages are lost"
+    ]
+    started_s = time.monotonic()
+    sink.close()
+    sink.close()
+    # Each of four topics would wait a second.
+    assert time.monotonic() - started_s < 3.0, "it waits for one that hangs"
 
 
 def test_no_library_of_it_is_loaded_before_it_is_used() -> None:

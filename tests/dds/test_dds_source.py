@@ -92,9 +92,10 @@ def test_what_is_no_picture_is_skipped_and_said(
         next_frame(source)
         camera.send_picture(picture, stamp_ns=2, encoding="32FC1")
         until(lambda: source.read(0.1) is Outcome.TIMEOUT and "unreadable" in source.drops)
-        camera.send_picture(picture, stamp_ns=3)
-        assert next_frame(source).frame_id == 2
-        assert source.drops["unreadable"] == 1
+        camera.send_picture(picture, stamp_ns=3, height=2**31)
+        until(lambda: source.read(0.1) is Outcome.TIMEOUT and source.drops["unreadable"] == 2)
+        camera.send_picture(picture, stamp_ns=4)
+        assert next_frame(source).frame_id == 3
         assert "its encoding '32FC1' is not a picture's" in source.warnings[0]
 
 

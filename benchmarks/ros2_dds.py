@@ -5,8 +5,8 @@ best effort; each that arrives is compared with what was sent. `small buffer` re
 buffer that a Linux has unless its net.core.rmem_max is raised, as the node always does. The node runs
 in the environment that `.ci/ros FOLDER` makes.
 
-    python benchmarks/ros2_dds.py --ros .ros
-    python benchmarks/ros2_dds.py --ros .ros --pictures 100 --json
+    python benchmarks/ros2_dds.py --ros build/ros
+    python benchmarks/ros2_dds.py --ros build/ros --pictures 100 --json
 """
 
 from __future__ import annotations

@@ -144,10 +144,11 @@ def _config(*, on_this_machine: bool, peers: Sequence[str]) -> str:
         "<ParticipantIndex>auto</ParticipantIndex>"
         f"<MaxAutoParticipantIndex>32</MaxAutoParticipantIndex><Peers>{named}</Peers>"
     )
-    # A reliable reader learns from it what it has missed of a picture; after the 100 ms of Cyclone DDS
-    # newer pictures have taken its place (benchmarks/ros2_dds.py).
     internal = (
+        # What is missing of a large message is told, and asked for, at once: after the 100 ms of Cyclone
+        # DDS newer ones have taken its place (benchmarks/ros2_dds.py).
         '<HeartbeatInterval min="1ms" minsched="5ms">10ms</HeartbeatInterval>'
+        "<NackDelay>10ms</NackDelay>"
         # How long each writer that is closed waits for a reader that hangs; in all less than the two
         # seconds of a run that is interrupted.
         "<WriterLingerDuration>200ms</WriterLingerDuration>"

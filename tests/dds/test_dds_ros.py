@@ -22,12 +22,12 @@ CLASSES = "road,sidewalk,car,tree,building,sky"
 
 
 @pytest.fixture
-def setup() -> Path:
-    """What a shell sources before ROS runs; `.ci/ros` makes it."""
-    script = Path(os.environ.get("DEDOS_ROS", ROOT / ".ros")).resolve() / "setup.sh"
-    if not script.is_file():
-        pytest.skip("needs ROS 2 Jazzy: run .ci/ros .ros, or name its folder by DEDOS_ROS")
-    return script
+def ros_folder() -> Path:
+    """Folder of the environment, as in tests/ros."""
+    folder = Path(os.environ.get("DEDOS_ROS", ROOT / "build/ros")).resolve()
+    if not (folder / ".workspace").is_file():
+        pytest.skip(f"ROS 2 is not set up: .ci/ros {os.path.relpath(folder)}")
+    return folder
 
 
 def started(*command: object, domain: int) -> subprocess.Popen[str]:
@@ -42,14 +42,14 @@ def started(*command: object, domain: int) -> subprocess.Popen[str]:
 
 
 def test_a_node_of_ros_publishes_pictures_and_takes_masks_and_names(
-    setup: Path, domain: int, tmp_path: Path
+    ros_folder: Path, domain: int, tmp_path: Path
 ) -> None:
     pictures = [render_image("street", seed=n, size_hw=(480, 640))[0] for n in range(4)]
     np.savez(tmp_path / "pictures.npz", pictures=pictures)
     side = Path(__file__).with_name("ros_side.py")
-    start = '. "$1"; exec "${1%/*}/bin/python" "${@:2}"'
+    start = '. "$1/setup.sh"; exec "$1/bin/python" "${@:2}"'
     files = tmp_path / "pictures.npz", tmp_path / "r.npz"
-    robot = started("bash", "-c", start, "-", setup, side, *files, domain=domain)
+    robot = started("bash", "-c", start, "-", ros_folder, side, *files, domain=domain)
     run = started(
         *(sys.executable, "-m", "dedos_deploy.cli.run", "--source", "ros2:/cam/image"),
         *("--classes", CLASSES, "--output", "ros2:/dedos?also=resized"),

@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
-from urllib.parse import parse_qsl
 from xml.sax.saxutils import quoteattr
 
 from dedos_deploy.borders import Refusal
 from dedos_deploy.errors import nearest
+from dedos_deploy.runtime.uri import settings_of
 
 SCHEME = "ros2:"
 Reliability = Literal["auto", "reliable", "best_effort"]
@@ -68,13 +68,8 @@ def parse_topic(
             "not follow each other and no digit at the start of a part"
         )
     known = ("domain", "reliability", "depth", *others)
-    settings = dict(parse_qsl(query, keep_blank_values=True))
-    for setting in settings:
-        if setting not in known:
-            raise refusal(
-                f"{uri!r} has an unknown setting {setting!r}{nearest(setting, known)}; it takes "
-                f"{', '.join(known)}"
-            )
+    takes = f"it takes {', '.join(known)}"
+    settings = settings_of(query, known, what=repr(uri), takes=takes, refusal=refusal)
     reliability = settings.pop("reliability", reliabilities[0])
     if reliability not in reliabilities:
         raise refusal(

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
-from dedos_deploy.errors import SourceError, nearest
+from dedos_deploy.errors import SourceError
 from dedos_deploy.runtime.flow.feed import Feed
 from dedos_deploy.runtime.flow.feed_options import FeedOptions, Reconnect
 from dedos_deploy.runtime.frame import Frame
@@ -30,7 +30,7 @@ from dedos_deploy.runtime.sources.dds import TopicSource, connect_topic
 from dedos_deploy.runtime.sources.interlaced import read_right, warning_of
 from dedos_deploy.runtime.sources.stream_probe import why_not
 from dedos_deploy.runtime.sources.video import VideoSource
-from dedos_deploy.runtime.uri import RTSP_UDP, redact
+from dedos_deploy.runtime.uri import RTSP_UDP, redact, settings_of
 
 log = logging.getLogger(__name__)
 
@@ -271,14 +271,10 @@ def parse_camera_mode(uri: str, query: str) -> CameraMode:
     >>> parse_camera_mode("0", "size=720x1280&format=mjpg")
     CameraMode(size_hw=(720, 1280), fps=None, fourcc='MJPG')
     """
-    settings = dict(parse_qsl(query, keep_blank_values=True))
+    takes = f"a camera takes {', '.join(CAMERA_SETTINGS)}"
+    settings = settings_of(query, CAMERA_SETTINGS, what=repr(uri), takes=takes, refusal=SourceError)
     patterns = {"size": r"\d{1,5}x\d{1,5}", "fps": r"\d{1,3}(\.\d+)?", "format": r"[A-Za-z0-9]{4}"}
     for name, value in settings.items():
-        if name not in patterns:
-            raise SourceError(
-                f"{uri!r} has an unknown setting {name!r}{nearest(name, patterns)}; a camera takes "
-                f"{', '.join(CAMERA_SETTINGS)}"
-            )
         if not re.fullmatch(patterns[name], value):
             raise SourceError(
                 f"{uri!r}: {name} cannot be {value!r}; write a camera as 0?size=720x1280&fps=30&format=MJPG"

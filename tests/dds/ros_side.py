@@ -62,7 +62,7 @@ def main() -> None:
         while number not in masks:
             # Again, since the first is read before anybody could hear the mask of it.
             camera.publish(image(picture, number))
-            spin_until(lambda wanted=number: wanted in masks, 2.0)
+            spin_until(lambda wanted=number: wanted in masks, 0.5)
     node.create_subscription(LabelInfo, "/dedos/label_info", named.append, LATCHED)
     spin_until(lambda: named and smaller, 30.0)
 

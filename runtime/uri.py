@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
+from urllib.parse import parse_qsl
+
+from dedos_deploy.borders import Refusal
+from dedos_deploy.errors import nearest
 
 RTSP_UDP = "rtsp+udp"
 NETWORK_SCHEMES = ("rtsp", "rtsps", RTSP_UDP, "http", "https", "rtmp", "udp", "tcp", "srt")
@@ -28,6 +33,25 @@ def network_scheme(uri: str) -> str | None:
     """
     match = _SCHEME.match(uri)
     return match[1].lower() if match and match[1].lower() in NETWORK_SCHEMES else None
+
+
+def settings_of(
+    query: str, known: Collection[str], *, what: str, takes: str, refusal: Refusal
+) -> dict[str, str]:
+    """Return the settings behind the question mark of an address, by name.
+
+    what: the address as errors name it; takes: what they say of those that there are. Raises the
+    error that `refusal` makes of a sentence, for one that is not known.
+
+    >>> from dedos_deploy.errors import SourceError
+    >>> settings_of("size=1x2&fps=", ("size", "fps"), what="'0'", takes="", refusal=SourceError)
+    {'size': '1x2', 'fps': ''}
+    """
+    settings = dict(parse_qsl(query, keep_blank_values=True))
+    for name in settings:
+        if name not in known:
+            raise refusal(f"{what} has an unknown setting {name!r}{nearest(name, known)}; {takes}")
+    return settings
 
 
 def redact(uri: str) -> str:

@@ -36,12 +36,14 @@ examples:
 
 sources:   0 or camera:0, /dev/video0, a video file, an image, a folder or "quoted/glob*.jpg",
            rtsp:// or http(s)://, gst:PIPELINE, csi:0, drive.mcap or .bag, test:bars,
-           scene:street or scene:hall (?frames=50&size=240x320&seed=3); see docs/cameras.md
+           ros2:/TOPIC, scene:street or scene:hall (?frames=50&size=240x320&seed=3); see
+           docs/cameras.md
 outputs:   out.mp4 .webm .avi .mkv overlay video      masks:FOLDER     label map PNGs, their classes
            out.png .jpg        overlay, last frame    overlays:FOLDER  overlay JPEGs
            out.jsonl           one JSON line a frame  out.mcap         for Foxglove; as ROS 2
                                                       messages: out.mcap?profile=ros2
            out.rrd, rerun+http://127.0.0.1:9876/proxy for Rerun        window, null
+           ros2:/NAMESPACE     topics of ROS 2
 
 Files give every frame; cameras and streams give the newest, and frames that could not be labelled
 in time are counted as drops. A lost camera or stream is opened again with growing pauses. A video

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import parse_qsl
 
-from dedos_deploy.errors import SinkError, nearest, require
+from dedos_deploy.errors import SinkError, require
 from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.sinks.contract import Sink, SinkOptions
@@ -14,6 +13,7 @@ from dedos_deploy.runtime.sinks.mcap_foxglove import FoxgloveProfile
 from dedos_deploy.runtime.sinks.mcap_profiles import Profile
 from dedos_deploy.runtime.sinks.mcap_ros2 import Ros2Profile
 from dedos_deploy.runtime.sinks.outputs import GrowingFile, writing
+from dedos_deploy.runtime.uri import settings_of
 
 CHUNK_BYTES = 256 * 2**10
 """What a kill may cost: messages are put together, compressed and written in chunks of this size."""
@@ -106,13 +106,13 @@ def open_mcap(path: Path, options: SinkOptions, *, uri: str) -> McapSink:
 
     Raises SinkError.
     """
-    settings = dict(parse_qsl(uri.partition("?")[2], keep_blank_values=True))
-    for name in settings:
-        if name != "profile":
-            raise SinkError(
-                f"output {uri!r} has an unknown setting {name!r}{nearest(name, ['profile'])}; an MCAP "
-                "takes profile, as in out.mcap?profile=ros2"
-            )
+    settings = settings_of(
+        uri.partition("?")[2],
+        ("profile",),
+        what=f"output {uri!r}",
+        takes="an MCAP takes profile, as in out.mcap?profile=ros2",
+        refusal=SinkError,
+    )
     name = settings.get("profile", "foxglove")
     if name not in PROFILES:
         raise SinkError(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dedos_deploy.errors import SinkError
 from dedos_deploy.places import Written
+from dedos_deploy.runtime.dds_address import is_topic
 from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.sinks.contract import Sink, SinkOptions
@@ -20,7 +21,7 @@ MCAP_SUFFIX = ".mcap"
 VIEWER_SCHEMES = ("rerun+http://", "rerun+https://")
 KINDS = (
     "a video (.mp4, .webm, .avi, .mkv), a picture (.png, .jpg), JSON lines (.jsonl), masks:FOLDER, "
-    "overlays:FOLDER, a recording (.mcap, .rrd), window, or null"
+    "overlays:FOLDER, a recording (.mcap, .rrd), ros2:/NAMESPACE, window, or null"
 )
 
 
@@ -50,6 +51,7 @@ def open_sink(uri: str, options: SinkOptions | None = None) -> Sink:
     | `out.mcap` | pictures, label maps, labels and numbers in Foxglove's schemas (extra `bags`) |
     | `out.mcap?profile=ros2` | the same as messages of ROS 2 |
     | `out.rrd`, `rerun+http://host:9876/proxy` | the same for Rerun, as a file or to a viewer (extra `rerun`) |
+    | `ros2:/dedos?domain=3&also=confidence,overlay,resized` | topics of ROS 2, over DDS (extra `dds`) |
     | `window` | a window; q or Esc ends the run |
     | `null` | nothing |
 
@@ -60,6 +62,10 @@ def open_sink(uri: str, options: SinkOptions | None = None) -> Sink:
         from dedos_deploy.runtime.sinks.rerun import RerunSink
 
         return RerunSink(uri, options)
+    if is_topic(uri):
+        from dedos_deploy.runtime.sinks.dds import TopicSink
+
+        return TopicSink(uri, options)
     if uri == "null":
         return NullSink()
     if uri == "window":
@@ -73,7 +79,7 @@ def open_sink(uri: str, options: SinkOptions | None = None) -> Sink:
 
 def written_by(uri: str) -> Written | None:
     """Return the file or folder that the sink at `uri` writes, None for one that writes none."""
-    if uri.startswith(VIEWER_SCHEMES) or uri in ("null", "window"):
+    if uri.startswith(VIEWER_SCHEMES) or is_topic(uri) or uri in ("null", "window"):
         return None
     kind, colon, name = uri.partition(":")
     is_folder = bool(colon) and kind in ("masks", "overlays")

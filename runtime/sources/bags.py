@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from urllib.parse import parse_qsl
 
-from dedos_deploy.errors import SourceError, nearest, require
+from dedos_deploy.errors import SourceError, require
 from dedos_deploy.files import check_regular
 from dedos_deploy.pictures import STRETCHED
 from dedos_deploy.runtime.frame import Frame
@@ -24,6 +23,7 @@ from dedos_deploy.runtime.sources.bag_readers import (
     open_bag_reader,
 )
 from dedos_deploy.runtime.sources.contract import POLL_S, SUPERSEDED, UNREADABLE, Outcome, Source
+from dedos_deploy.runtime.uri import settings_of
 
 BAG_SUFFIXES = (".mcap", ".bag", ".db3", ACTIVE)
 ROS2_MARKER = "metadata.yaml"
@@ -51,13 +51,8 @@ def open_bag(uri: str) -> BagSource:
     require("rosbags", extra="bags", purpose="reading robot recordings")
     require("mcap", extra="bags", purpose="reading robot recordings")
     address, _, query = uri.partition("?")
-    settings = dict(parse_qsl(query, keep_blank_values=True))
-    for name in settings:
-        if name not in SETTINGS:
-            raise SourceError(
-                f"{uri!r} has an unknown setting {name!r}{nearest(name, SETTINGS)}; a recording takes "
-                f"{' and '.join(SETTINGS)}"
-            )
+    takes = f"a recording takes {' and '.join(SETTINGS)}"
+    settings = settings_of(query, SETTINGS, what=repr(uri), takes=takes, refusal=SourceError)
     rate = _rate(uri, settings.get("rate"))
     path = Path(os.path.expanduser(address))
     if not path.exists():

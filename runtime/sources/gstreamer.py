@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import parse_qsl
 
-from dedos_deploy.errors import BadInputError, SourceError, nearest
+from dedos_deploy.errors import BadInputError, SourceError
 from dedos_deploy.runtime.nv12 import Matrix, Nv12Frame
 from dedos_deploy.runtime.opencv import Capture, has_gstreamer, open_capture, opencv_remedy
 from dedos_deploy.runtime.sources.live import CaptureSource
-from dedos_deploy.runtime.uri import redact
+from dedos_deploy.runtime.uri import redact, settings_of
 
 GST = "gst:"
 CSI = "csi:"
@@ -92,15 +91,10 @@ def connect_gstreamer(uri: str) -> CaptureSource:
 
 def _csi_pipeline(uri: str) -> str:
     match = re.fullmatch(r"csi:(\d{1,2})(?:\?(.*))?", uri)
-    settings = (
-        CSI_DEFAULTS | dict(parse_qsl(match[2] or "", keep_blank_values=True)) if match else {}
+    takes = f"it takes {' and '.join(CSI_DEFAULTS)}"
+    settings = CSI_DEFAULTS | settings_of(
+        (match and match[2]) or "", CSI_DEFAULTS, what=repr(uri), takes=takes, refusal=SourceError
     )
-    for name in settings:
-        if name not in CSI_DEFAULTS:
-            hint = nearest(name, CSI_DEFAULTS)
-            raise SourceError(
-                f"{uri!r} has an unknown setting {name!r}{hint}; it takes {' and '.join(CSI_DEFAULTS)}"
-            )
     size = re.fullmatch(r"(\d{2,4})x(\d{2,4})", settings.get("size", ""))
     if match is None or size is None or not re.fullmatch(r"[1-9]\d{0,2}", settings["fps"]):
         raise SourceError(

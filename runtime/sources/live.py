@@ -8,10 +8,11 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
-from dedos_deploy.errors import SourceError, nearest
+from dedos_deploy.errors import SourceError
 from dedos_deploy.runtime.flow.feed import Feed
 from dedos_deploy.runtime.flow.feed_options import FeedOptions, Reconnect
 from dedos_deploy.runtime.frame import Frame
@@ -25,10 +26,11 @@ from dedos_deploy.runtime.opencv import (
 )
 from dedos_deploy.runtime.pixels import HostPixels
 from dedos_deploy.runtime.sources.contract import SUPERSEDED, Outcome, Source
+from dedos_deploy.runtime.sources.dds import TopicSource, connect_topic
 from dedos_deploy.runtime.sources.interlaced import read_right, warning_of
 from dedos_deploy.runtime.sources.stream_probe import why_not
 from dedos_deploy.runtime.sources.video import VideoSource
-from dedos_deploy.runtime.uri import RTSP_UDP, redact
+from dedos_deploy.runtime.uri import RTSP_UDP, redact, settings_of
 
 log = logging.getLogger(__name__)
 
@@ -135,8 +137,8 @@ class CaptureSource(Source):
         self.capture.release()
 
 
-class LiveSource(Source):
-    """A camera or stream behind a Feed, so that frames are never old and a loss is not the end.
+class FedSource(Source):
+    """A source behind a Feed, so that frames are never old and a loss is not the end.
 
     `drops` counts frames that a newer one replaced; `reconnects` how often it was opened again.
     Raises SourceError from `read` once reconnecting has failed.
@@ -146,29 +148,22 @@ class LiveSource(Source):
 
     def __init__(
         self,
-        source_id: str,
-        open_again: Callable[[], Capture],
+        first: Source,
+        open_again: Callable[[], Source],
         *,
-        capture: Capture,
         reconnect: Reconnect,
-        read_timeout_s: float = READ_TIMEOUT_S,
-        in_bursts: bool = False,
-        nv12: Matrix | None = None,
+        close_s: float,
     ) -> None:
-        """Read `capture`, which is open, and replace it by `open_again()` when it fails.
+        """Read `first`, and replace it by `open_again()` when it fails.
 
-        source_id: address without credentials; read_timeout_s: how long a read of the capture may
-        block, which bounds `close`; in_bursts, nv12: as of CaptureSource.
+        close_s: how long `close` waits for a read to end.
         """
-        self.source_id = source_id
-        self._open_again = open_again
-        self._read_timeout_s = read_timeout_s
-        self._in_bursts, self._nv12 = in_bursts, nv12
-        first = [self._source_of(capture)]
-        self.fps = first[0].fps
+        opened = [first]
+        self.source_id, self.fps = first.source_id, first.fps
+        self._close_s = close_s
         self._feed = Feed(
-            source_id,
-            lambda: first.pop() if first else self._reopened(),
+            self.source_id,
+            lambda: opened.pop() if opened else open_again(),
             options=FeedOptions(reconnect, told=False),
         )
 
@@ -188,7 +183,37 @@ class LiveSource(Source):
         return self._feed.read(timeout_s)
 
     def close(self) -> None:
-        self._feed.close(self._read_timeout_s + 1.0)
+        self._feed.close(self._close_s)
+
+
+class LiveSource(FedSource):
+    """A capture of OpenCV behind a Feed."""
+
+    def __init__(
+        self,
+        source_id: str,
+        open_again: Callable[[], Capture],
+        *,
+        capture: Capture,
+        reconnect: Reconnect,
+        read_timeout_s: float = READ_TIMEOUT_S,
+        in_bursts: bool = False,
+        nv12: Matrix | None = None,
+    ) -> None:
+        """Read `capture`, which is open, and replace it by `open_again()` when it fails.
+
+        source_id: address without credentials; read_timeout_s: how long a read of the capture may
+        block, which bounds `close`; in_bursts, nv12: as of CaptureSource.
+        """
+        self.source_id = source_id
+        self._open_again = open_again
+        self._in_bursts, self._nv12 = in_bursts, nv12
+        super().__init__(
+            self._source_of(capture),
+            self._reopened,
+            reconnect=reconnect,
+            close_s=read_timeout_s + 1.0,
+        )
 
     def _source_of(self, capture: Capture) -> CaptureSource:
         return CaptureSource(
@@ -211,6 +236,9 @@ class LiveSource(Source):
 
 def kept_newest(source: Source, reconnect: Reconnect) -> Source:
     """Return a source of which no frame is old, and that comes back; recordings stay as they are."""
+    if isinstance(source, TopicSource):
+        again = partial(connect_topic, source.source_id)
+        return FedSource(source, again, reconnect=reconnect, close_s=READ_TIMEOUT_S)
     if not isinstance(source, CaptureSource):
         return source
     return LiveSource(
@@ -243,14 +271,10 @@ def parse_camera_mode(uri: str, query: str) -> CameraMode:
     >>> parse_camera_mode("0", "size=720x1280&format=mjpg")
     CameraMode(size_hw=(720, 1280), fps=None, fourcc='MJPG')
     """
-    settings = dict(parse_qsl(query, keep_blank_values=True))
+    takes = f"a camera takes {', '.join(CAMERA_SETTINGS)}"
+    settings = settings_of(query, CAMERA_SETTINGS, what=repr(uri), takes=takes, refusal=SourceError)
     patterns = {"size": r"\d{1,5}x\d{1,5}", "fps": r"\d{1,3}(\.\d+)?", "format": r"[A-Za-z0-9]{4}"}
     for name, value in settings.items():
-        if name not in patterns:
-            raise SourceError(
-                f"{uri!r} has an unknown setting {name!r}{nearest(name, patterns)}; a camera takes "
-                f"{', '.join(CAMERA_SETTINGS)}"
-            )
         if not re.fullmatch(patterns[name], value):
             raise SourceError(
                 f"{uri!r}: {name} cannot be {value!r}; write a camera as 0?size=720x1280&fps=30&format=MJPG"

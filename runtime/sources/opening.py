@@ -13,6 +13,7 @@ from dedos_deploy.errors import SourceError
 from dedos_deploy.files import check_regular
 from dedos_deploy.pictures import IMAGE_SUFFIXES
 from dedos_deploy.places import Read
+from dedos_deploy.runtime.dds_address import is_topic
 from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.opencv import require_opencv
 from dedos_deploy.runtime.sources.contract import Source
@@ -33,8 +34,8 @@ _GLOB_LETTERS = re.compile(r"[*?\[]")
 
 KINDS = (
     "a camera number, /dev/video*, a video file, an image, a folder or quoted glob of images, an "
-    "rtsp:// or http:// address, gst:PIPELINE, csi:0, a .mcap or .bag recording, or scene:street / "
-    "scene:hall"
+    "rtsp:// or http:// address, gst:PIPELINE, csi:0, a .mcap or .bag recording, ros2:/TOPIC, or "
+    "scene:street / scene:hall"
 )
 
 
@@ -50,6 +51,7 @@ def open_source(uri: str, *, reconnect: Reconnect | None = None) -> Source:
     | `rtsp://…?decode=gpu`, `?decode=gpu&codec=h265` | stream decoded by the GPU, if GStreamer and OpenCV can | live |
     | `gst:PIPELINE`, `csi:0?size=720x1280&fps=30` | GStreamer, if OpenCV has it | live |
     | `drive.mcap`, `drive.bag`, a ROS 2 bag's folder, `?topic=/image&rate=1` | recording | every; live with rate |
+    | `ros2:/camera/image?domain=3&reliability=best_effort&depth=5` | topic of ROS 2, over DDS (extra `dds`) | live |
     | `scene:street`, `scene:hall?frames=50&size=240x320&seed=3` | drawn by this package | every |
     | `test:bars?fps=30&size=240x320&frames=100` | bars with the frame's number | live |
 
@@ -65,7 +67,11 @@ def reconnect_of(uri: str) -> Reconnect:
     """Return how a live source is opened again where nobody says otherwise."""
     from dedos_deploy.runtime.flow.feed_options import Reconnect
 
-    return Reconnect() if network_scheme(uri) else Reconnect(attempts=5, longest_s=5.0)
+    return (
+        Reconnect()
+        if network_scheme(uri) or is_topic(uri)
+        else Reconnect(attempts=5, longest_s=5.0)
+    )
 
 
 def connect(uri: str) -> Source:
@@ -93,6 +99,10 @@ def connect(uri: str) -> Source:
         from dedos_deploy.runtime.sources.live import connect_network
 
         return connect_network(uri)
+    if is_topic(uri):
+        from dedos_deploy.runtime.sources.dds import connect_topic
+
+        return connect_topic(uri)
     if uri.startswith(_SCENE):
         from dedos_deploy.runtime.sources.scenes import open_scene
 
@@ -142,7 +152,7 @@ def may_come_later(uri: str) -> bool:
     >>> may_come_later("rtsp://gate/live"), may_come_later("drive.mp4")
     (True, False)
     """
-    if _CAMERA.fullmatch(uri) or uri.startswith(_GST):
+    if _CAMERA.fullmatch(uri) or uri.startswith(_GST) or is_topic(uri):
         return True
     return network_scheme(uri) is not None
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dedos_deploy.errors import BadInputError, EngineError
+from dedos_deploy.errors import BadInputError, DedosError, EngineError
 from dedos_deploy.runtime.engines.tensors import Infer, Tensors
 from dedos_deploy.runtime.frame import resize_frame
 from dedos_deploy.runtime.pixels import Pixels, bgr_on_host
@@ -19,6 +20,9 @@ from dedos_deploy.runtime.slots import SlotTable
 from dedos_deploy.spec import GraphSpec
 
 Outcome = TypeVar("Outcome")
+
+Asked = tuple[Pixels, SlotTable]
+"""A frame and the words that it is labelled with."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +88,20 @@ class Labeller(Protocol):
     def close(self) -> None: ...
 
 
+class RunLabeller(Protocol):
+    """What turns several frames into label maps in one run of an engine, for one thread at a time."""
+
+    def label_all(self, frames: Sequence[Asked]) -> list[Labelled | DedosError]:
+        """Label frames in one run, as many as it takes, under tables of the same words.
+
+        Of a frame that cannot be read, or whose scores are no numbers, it returns the error. Raises
+        EngineError when the run fails.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
 class HostLabeller:
     """Resize and label map on the CPU, around any engine."""
 
@@ -91,28 +109,37 @@ class HostLabeller:
         """spec, infer: of the engine, which stays the caller's; threads: for the label map."""
         self._infer = infer
         self._threads = threads
-        self._image = np.empty((1, spec.height, spec.width, 3), dtype=np.uint8)
-        self._scores = np.empty((0, *spec.score_hw), dtype=np.float32)
+        self._image = np.zeros((spec.batch, spec.height, spec.width, 3), dtype=np.uint8)
+        self._scores = np.empty((0, 0, *spec.score_hw), dtype=np.float32)
 
     def label(self, pixels: Pixels, table: SlotTable) -> Labelled:
+        (labelled,) = self.label_all([(pixels, table)])
+        if isinstance(labelled, DedosError):
+            raise labelled
+        return labelled
+
+    def label_all(self, frames: Sequence[Asked]) -> list[Labelled | DedosError]:
         started = time.perf_counter()
-        frame_bgr = bgr_on_host(pixels)
-        resize_frame(frame_bgr, self._image[0])
+        places = [self._placed(row, pixels) for row, (pixels, _) in enumerate(frames)]
+        if all(isinstance(place, DedosError) for place in places):
+            return [place for place in places if isinstance(place, DedosError)]
         resized = time.perf_counter()
-        scores = self._scores_of(table)
+        scores = self._scores_of(frames[0][1])
         inferred = time.perf_counter()
-        label_map, confidence, counts = self._arg_max(scores, table, frame_bgr.shape[:2])
-        done = time.perf_counter()
-        return Labelled(
-            label_map,
-            confidence,
-            counts,
-            {
-                "pre": 1e3 * (resized - started),
-                "engine": 1e3 * (inferred - resized),
-                "post": 1e3 * (done - inferred),
-            },
-        )
+        before_ms = {"pre": 1e3 * (resized - started), "engine": 1e3 * (inferred - resized)}
+        outcomes: list[Labelled | DedosError] = []
+        for place, row, (_, table) in zip(places, scores, frames, strict=True):
+            if isinstance(place, DedosError):
+                outcomes.append(place)
+                continue
+            try:
+                maps = self._arg_max(row, table, place)
+            except EngineError as error:
+                outcomes.append(error)
+                continue
+            post_ms = 1e3 * (time.perf_counter() - inferred)
+            outcomes.append(Labelled(*maps, {**before_ms, "post": post_ms}))
+        return outcomes
 
     def label_on_device(self, pixels: Pixels, table: SlotTable, stream: int) -> DeviceLabelled:
         raise BadInputError(
@@ -126,9 +153,19 @@ class HostLabeller:
     def close(self) -> None:
         """Nothing is held; the engine belongs to the caller."""
 
+    def _placed(self, row: int, pixels: Pixels) -> tuple[int, ...] | DedosError:
+        """Resize a frame into its row of the image; return its size, or why it cannot be read."""
+        try:
+            frame_bgr = bgr_on_host(pixels)
+        except BadInputError as error:
+            return error
+        resize_frame(frame_bgr, self._image[row])
+        return frame_bgr.shape[:2]
+
     def _scores_of(self, table: SlotTable) -> NDArray[np.float32]:
+        """Return the scores of all rows of the image, [B, K, h, w]."""
         inputs: Tensors = {"image": self._image, "text": table.text, "valid": table.valid}
-        scores: NDArray[Any] = self._infer(inputs)["scores"][0]
+        scores: NDArray[Any] = self._infer(inputs)["scores"]
         if scores.dtype == np.float32:
             return scores
         if self._scores.shape != scores.shape:

@@ -32,6 +32,7 @@ from dedos_deploy.runtime.slots import (
     check_slots,
     spare_slots,
 )
+from dedos_deploy.runtime.together import Together
 from dedos_deploy.spec import Background
 from dedos_deploy.text.negatives import close_similarity, negatives
 from dedos_deploy.vocabulary import Vocabulary, parse_vocabulary
@@ -72,7 +73,15 @@ class _Core:
         self._close = close_similarity(base[1]) if base is not None else None
         self.busy = threading.Lock()
         self.labeller = engine.labeller(threads=usable_threads(threads))
+        self.run_labellers = engine.run_labellers(threads=usable_threads(threads))
         self.process = OneProcess("Segmenter", engine, encode, self.labeller)
+
+    def close(self) -> None:
+        """Release what frames are labelled with; the engine is its owner's."""
+        with contextlib.ExitStack() as closing:
+            closing.callback(self.labeller.close)
+            for labeller in self.run_labellers.values():
+                closing.callback(labeller.close)
 
     def encode(self, vocabulary: Vocabulary, timeout_s: float | None) -> Rows:
         """Return the rows of a vocabulary's words; new ones take their time, with few threads."""
@@ -287,10 +296,14 @@ class Segmenter(SegmenterView, Closing):
         """
         core = _Core(engine, encode, thresholds=thresholds, base=base, threads=threads)
         with contextlib.ExitStack() as opened:
-            opened.callback(core.labeller.close)
+            opened.callback(core.close)
             super().__init__(core, classes)
             core.text_threads = text_threads
             labeller = opened.pop_all()
+        self.together = Together(
+            core.labeller, core.run_labellers, self._table_of, busy=core.busy, process=core.process
+        )
+        """Labels frames of views in one run where their words are the same; for `flow.Run`."""
         self._closing = contextlib.ExitStack()
         self._closing.callback(engine.close)
         self._closing.push(labeller)
@@ -308,6 +321,7 @@ class Segmenter(SegmenterView, Closing):
         text_threads: int = 1,
         template: str | None = None,
         gpu: int = 0,
+        batch: int = 1,
         on_progress: Progress = QUIET,
     ) -> Segmenter:
         """Return a segmenter for a bundle.
@@ -323,8 +337,9 @@ class Segmenter(SegmenterView, Closing):
         threads: CPU threads, at most one per usable core, None for as many; text_threads: CPU threads of
         the text tower for words that are new after the first, few so that frames go on; template: one of
         `dedos_deploy.text.templates.TEMPLATES` in place of the bundle's prompt templates; gpu: index
-        of the GPU for engines that use one; on_progress: noted what is being done while an
-        engine is built or checked on this device, at its first use.
+        of the GPU for engines that use one; batch: most frames that `together` labels in one run, one
+        of `Bundle.batches`; on_progress: noted what is being done while an engine is built or checked
+        on this device, at its first use.
 
         Raises BadInputError for unusable arguments, BadBundleError and EngineError for an
         unusable bundle, ParityError when an engine labels differently from ONNX Runtime.
@@ -340,7 +355,8 @@ class Segmenter(SegmenterView, Closing):
                 bundle, background=background, threshold=threshold, template=template
             )
             opened.callback(parts.close)
-            runner = open_engine(parts.bundle, engine, EngineOptions(threads, gpu, on_progress))
+            options = EngineOptions(threads, gpu, on_progress, batch)
+            runner = open_engine(parts.bundle, engine, options)
             opened.callback(runner.close)
             segmenter = cls(
                 runner,
@@ -351,7 +367,7 @@ class Segmenter(SegmenterView, Closing):
                 threads=threads,
                 text_threads=text_threads,
             )
-            opened.callback(segmenter._core.labeller.close)
+            opened.callback(segmenter._core.close)
             segmenter._closing = opened.pop_all()
         return segmenter
 
@@ -363,6 +379,11 @@ class Segmenter(SegmenterView, Closing):
         """
         self._core.process.check()
         return SegmenterView(self._core, classes, timeout_s=timeout_s)
+
+    def _table_of(self, view: object) -> SlotTable | None:
+        if isinstance(view, SegmenterView) and view._core is self._core:
+            return view._table
+        return None
 
     def close(self) -> None:
         """Release the engine and, if `load` opened it, the bundle; may be called twice."""

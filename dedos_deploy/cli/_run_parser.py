@@ -235,6 +235,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--gpu", type=int, default=0, metavar="N", help="which GPU, from 0 (default: 0)"
     )
     parser.add_argument(
+        "--batch",
+        type=int,
+        default=1,
+        metavar="N",
+        help="let up to N sources with the same words share a run of the engine when their frames are "
+        "ready at the same time; the bundle must hold a graph for N (default: 1, each alone)",
+    )
+    parser.add_argument(
         "--threads",
         type=int,
         metavar="N",

@@ -194,6 +194,17 @@ def part_of(args: argparse.Namespace) -> Part:
     return Part(args.every, args.start, args.end)
 
 
+def check_batch(args: argparse.Namespace) -> None:
+    """Raise BadInputError for frames per run that no sources could fill."""
+    if args.batch < 1:
+        raise BadInputError(f"--batch must be at least 1, not {args.batch}")
+    if args.batch > 1 and len(sources_of(args)) == 1:
+        raise BadInputError(
+            f"--batch {args.batch} is for sources that share a run, and there is one; name another with "
+            "--source, or leave --batch out"
+        )
+
+
 def options_of(args: argparse.Namespace) -> RunOptions:
     """Return when the run ends."""
     from dedos_deploy.runtime.flow import RunOptions

@@ -27,6 +27,7 @@ from dedos_deploy.runtime.gpu import result_pool
 from dedos_deploy.runtime.gpu.cuda import Cuda, Event, Stream
 from dedos_deploy.runtime.gpu.cuda_calls import DeviceLostError
 from dedos_deploy.runtime.gpu.device_labeller import DeviceLabeller
+from dedos_deploy.runtime.gpu.device_runs import on_device
 from dedos_deploy.runtime.gpu.kernels_file import KERNEL_NAMES
 from dedos_deploy.runtime.gpu.result_pool import ResultLayout
 from dedos_deploy.runtime.labelling import HostLabeller, Labelled
@@ -334,7 +335,8 @@ def test_any_thread_may_label_and_another_one_close(
 def test_a_labeller_opens_on_any_thread(opened: Opened, kernels_here: Path) -> None:
     engine = opened()
     with ThreadPoolExecutor(1) as other:
-        labeller = other.submit(DeviceLabeller.open, engine, kernels_here).result()
+        labeller = other.submit(on_device, DeviceLabeller, engine, kernels_here).result()
+    assert labeller is not None
     labeller.close()
 
 

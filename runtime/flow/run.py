@@ -128,6 +128,7 @@ class Run:
         self.on_result = on_result
         self._patience = Patience(self._stop)
         self._seats: list[Seat] = []
+        self._most = self._options.max_results or math.inf
         self._turns = Turns()
         self._together = together
         self._failed = 0
@@ -261,7 +262,7 @@ class Run:
         labelled = 0
         under_way: deque[_Begun] = deque()
         while True:
-            enough = labelled + len(under_way) == self._options.max_results
+            enough = labelled + len(under_way) >= self._most
             ends = enough or stop.is_set() or self._stop.is_set()
             turn = None if ends else self._turns.next(self._seats, wait=not under_way)
             if turn is not None:
@@ -290,8 +291,8 @@ class Run:
         """Give a frame to the engine, and those that may share its run; before: frames so far."""
         if self._together is None:
             return [self._begin(*turn)]
-        most = (self._options.max_results or math.inf) - before
-        others = self._turns.beside(turn[0], self._seats, self._together, most)
+        left = self._most - before
+        others = self._turns.beside(turn[0], self._seats, self._together, left)
         if not others:
             return [self._begin(*turn)]
         begun = [_Begun(*turn), *(_Begun(*other, is_timed=False) for other in others)]

@@ -81,6 +81,16 @@ class Rows(Engine):
         self.is_closed = True
 
 
+class OnGpu:
+    """A frame that only engines on a GPU can read."""
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, 0
+
+    def __dlpack__(self, **_: object) -> object:
+        raise AssertionError("it is not read here")
+
+
 class Stand:
     """A Segmenter on such engines; `log` has the frames of every run."""
 
@@ -167,6 +177,10 @@ def test_a_frame_that_fails_takes_nobody_with_it() -> None:
     results = stand.segmenter.together.segment(frames[:3])
     assert isinstance(results[1], BadInputError)
     assert [int(results[n].confidence[0, 0]) for n in (0, 2)] == [10, 12]  # type: ignore[union-attr]
+    frames[2] = (views[2], OnGpu(), 0.0)
+    results = stand.segmenter.together.segment([frames[0], frames[2]])
+    assert stand.log[-1] == 2 and "this frame lies on a GPU" in str(results[1])
+    assert int(results[0].confidence[0, 0]) == 10  # type: ignore[union-attr]
     stranger = Stand(1).view()
     (refused,) = stand.label((stranger, 1))
     assert isinstance(refused, BadInputError) and "make them with `share`" in str(refused)

@@ -16,6 +16,7 @@ from dedos_deploy.runtime.pixels import Pixels, bgr_on_host
 from dedos_deploy.runtime.results import DeviceLabelled
 from dedos_deploy.runtime.segmentation import LabelMap
 from dedos_deploy.runtime.slots import SlotTable
+from dedos_deploy.runtime.stabilising import Stabiliser
 from dedos_deploy.spec import GraphSpec
 
 Outcome = TypeVar("Outcome")
@@ -81,6 +82,12 @@ class Labeller(Protocol):
         """
         ...
 
+    def stable(self) -> Labeller:
+        """Return one for a stream of its own, whose labels are steady in time; it lives as long as this
+        one, and the same thread may use both. Raises BadInputError where results are made on a GPU.
+        """
+        ...
+
     def close(self) -> None: ...
 
 
@@ -94,14 +101,20 @@ class HostLabeller:
         self._image = np.empty((1, spec.height, spec.width, 3), dtype=np.uint8)
         self._scores = np.empty((0, *spec.score_hw), dtype=np.float32)
 
-    def label(self, pixels: Pixels, table: SlotTable) -> Labelled:
+    def label(
+        self, pixels: Pixels, table: SlotTable, stabiliser: Stabiliser | None = None
+    ) -> Labelled:
+        """Label a frame; see Labeller.label. stabiliser: of the frame's stream, None for none."""
         started = time.perf_counter()
         frame_bgr = bgr_on_host(pixels)
+        size_hw = frame_bgr.shape[:2]
         resize_frame(frame_bgr, self._image[0])
         resized = time.perf_counter()
         scores = self._scores_of(table)
         inferred = time.perf_counter()
-        label_map, confidence, counts = self._arg_max(scores, table, frame_bgr.shape[:2])
+        if stabiliser is not None:
+            scores = stabiliser.smoothed(scores, self._image[0], (table.version, size_hw))
+        label_map, confidence, counts = self._arg_max(scores, table, size_hw)
         done = time.perf_counter()
         return Labelled(
             label_map,
@@ -122,6 +135,10 @@ class HostLabeller:
 
     def submit(self, pixels: Pixels, table: SlotTable) -> Pending:
         return Done(self.label(pixels, table))
+
+    def stable(self) -> Labeller:
+        """Return one for a stream of its own; see Labeller.stable."""
+        return StableLabeller(self)
 
     def close(self) -> None:
         """Nothing is held; the engine belongs to the caller."""
@@ -157,6 +174,43 @@ class HostLabeller:
         except ValueError as error:
             raise unusable_scores(str(error)) from error
         return label_map, confidence, counts[:-1].astype(np.int64)
+
+
+class StableLabeller:
+    """Labels the frames of one stream, in their order, with scores that are steady in time."""
+
+    def __init__(self, labeller: HostLabeller) -> None:
+        """labeller: does the rest, and may do so for other streams, too."""
+        self._labeller = labeller
+        self._stabiliser = Stabiliser()
+
+    def label(self, pixels: Pixels, table: SlotTable) -> Labelled:
+        try:
+            return self._labeller.label(pixels, table, self._stabiliser)
+        except EngineError:
+            # Scores that are no numbers must not stay in the past for ever.
+            self._stabiliser.forget()
+            raise
+
+    def label_on_device(self, pixels: Pixels, table: SlotTable, stream: int) -> DeviceLabelled:
+        return self._labeller.label_on_device(pixels, table, stream)
+
+    def submit(self, pixels: Pixels, table: SlotTable) -> Pending:
+        return Done(self.label(pixels, table))
+
+    def stable(self) -> Labeller:
+        return self._labeller.stable()
+
+    def close(self) -> None:
+        """Nothing is held; the other labeller belongs to the caller."""
+
+
+def no_past_on_gpu() -> BadInputError:
+    """Return the error of an engine that labels on the GPU for `stable`."""
+    return BadInputError(
+        "labels that are steady in time are made on the CPU, but this engine makes its results on the "
+        "GPU; leave `stable` out, or choose engine cpu, openvino or cuda"
+    )
 
 
 def unusable_scores(why: str) -> EngineError:

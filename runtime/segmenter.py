@@ -16,6 +16,7 @@ from dedos_deploy.errors import BadBundleError, BadInputError
 from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.runtime.engines.contract import Engine, EngineOptions
 from dedos_deploy.runtime.engines.opening import open_engine
+from dedos_deploy.runtime.labelling import Labeller
 from dedos_deploy.runtime.opencv import require_opencv
 from dedos_deploy.runtime.pending_segmentation import PendingSegmentation
 from dedos_deploy.runtime.pixels import Given, Order, check_pixels, check_stream, stream_of
@@ -54,6 +55,7 @@ class _Core:
         thresholds: Thresholds,
         base: BaseVocabulary | None,
         threads: int | None,
+        stable: bool,
     ) -> None:
         from dedos_deploy.threads import usable_threads
 
@@ -72,7 +74,12 @@ class _Core:
         self._close = close_similarity(base[1]) if base is not None else None
         self.busy = threading.Lock()
         self.labeller = engine.labeller(threads=usable_threads(threads))
+        self.stable = stable
         self.process = OneProcess("Segmenter", engine, encode, self.labeller)
+
+    def labeller_of_a_view(self) -> Labeller:
+        """Return what labels a stream of frames; of stable ones each has a past of its own."""
+        return self.labeller.stable() if self.stable else self.labeller
 
     def encode(self, vocabulary: Vocabulary, timeout_s: float | None) -> Rows:
         """Return the rows of a vocabulary's words; new ones take their time, with few threads."""
@@ -107,7 +114,8 @@ class _Core:
 
 
 class SegmenterView:
-    """A vocabulary of its own on an engine that may have others.
+    """A vocabulary of its own on an engine that may have others, for one stream of frames if labels are to
+    be steady in time.
 
     `segment` is for one thread at a time (a second one waits, also one of another view); `set_classes`
     may come from any thread and takes effect between two frames.
@@ -116,6 +124,7 @@ class SegmenterView:
     def __init__(self, core: _Core, classes: Classes, *, timeout_s: float | None = None) -> None:
         vocabulary = _vocabulary(classes)
         self._core = core
+        self._labeller = core.labeller_of_a_view()
         self._changing = threading.Lock()
         self._asked = 0
         self._done = 0
@@ -230,12 +239,12 @@ class SegmenterView:
         check_stream(pixels, result, handle)
         captured_s = time.monotonic() if timestamp_s is None else timestamp_s
         with self._core.busy:
-            table, labeller = self._table, self._core.labeller
+            table = self._table
             if result == "device":
                 assert handle is not None, "by stream_of"
-                there = labeller.label_on_device(pixels, table, handle)
+                there = self._labeller.label_on_device(pixels, table, handle)
                 return device_segmentation(there, table, captured_s, self._core.busy)
-            labelled = labeller.label(pixels, table)
+            labelled = self._labeller.label(pixels, table)
         return host_segmentation(labelled, table, captured_s)
 
     def submit(
@@ -252,7 +261,7 @@ class SegmenterView:
         captured_s = time.monotonic() if timestamp_s is None else timestamp_s
         with self._core.busy:
             table = self._table
-            pending = self._core.labeller.submit(pixels, table)
+            pending = self._labeller.submit(pixels, table)
         core = self._core
         return PendingSegmentation(pending, table, captured_s, busy=core.busy, process=core.process)
 
@@ -278,14 +287,18 @@ class Segmenter(SegmenterView, Closing):
         base: BaseVocabulary | None = None,
         threads: int | None = None,
         text_threads: int = 1,
+        stable: bool = False,
     ) -> None:
         """Build from parts; `load` does so from a bundle.
 
         encode: words to unit rows float32 [N, D]; base: words and rows of the vocabulary whose
         members serve as negatives, None for no negatives; threads: for the label map, at most one
-        per usable core, None for as many; text_threads: for words that are new after the first.
+        per usable core, None for as many; text_threads: for words that are new after the first; stable:
+        see `load`.
         """
-        core = _Core(engine, encode, thresholds=thresholds, base=base, threads=threads)
+        core = _Core(
+            engine, encode, thresholds=thresholds, base=base, threads=threads, stable=stable
+        )
         with contextlib.ExitStack() as opened:
             opened.callback(core.labeller.close)
             super().__init__(core, classes)
@@ -308,6 +321,7 @@ class Segmenter(SegmenterView, Closing):
         text_threads: int = 1,
         template: str | None = None,
         gpu: int = 0,
+        stable: bool = False,
         on_progress: Progress = QUIET,
     ) -> Segmenter:
         """Return a segmenter for a bundle.
@@ -323,7 +337,9 @@ class Segmenter(SegmenterView, Closing):
         threads: CPU threads, at most one per usable core, None for as many; text_threads: CPU threads of
         the text tower for words that are new after the first, few so that frames go on; template: one of
         `dedos_deploy.text.templates.TEMPLATES` in place of the bundle's prompt templates; gpu: index
-        of the GPU for engines that use one; on_progress: noted what is being done while an
+        of the GPU for engines that use one; stable: smooth scores over time, moved along with the picture,
+        for labels that do not flicker: frames are then those of one video or camera, in their order;
+        cuts and other words begin anew, and engines that label on the GPU refuse it; on_progress: noted what is being done while an
         engine is built or checked on this device, at its first use.
 
         Raises BadInputError for unusable arguments, BadBundleError and EngineError for an
@@ -350,13 +366,15 @@ class Segmenter(SegmenterView, Closing):
                 base=parts.base,
                 threads=threads,
                 text_threads=text_threads,
+                stable=stable,
             )
             opened.callback(segmenter._core.labeller.close)
             segmenter._closing = opened.pop_all()
         return segmenter
 
     def share(self, classes: Classes, *, timeout_s: float | None = None) -> SegmenterView:
-        """Return another vocabulary on the same engine, with ids of its own; for several cameras.
+        """Return another vocabulary on the same engine, with ids of its own, and of a stable segmenter
+        with a past of its own; for several cameras.
 
         It lives as long as this segmenter is open. timeout_s: how long new words may take, None for
         as long as they need. Raises BadInputError, and UnfinishedError as `set_classes` does.

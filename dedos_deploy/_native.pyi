@@ -114,7 +114,7 @@ def stabilise(
     | grey, past_grey | [H, W] | uint8 | this picture and the one before, in grey, of any size |
     | flow | [H, W, 2] | float32 | pixel (y, x) was at (y + flow[y, x, 1], x + flow[y, x, 0]) |
     | past | [h, w, S] | float32 | `next` of the frame before, or what `remember` made of it |
-    | smoothed (out) | [K, h, w] | float32 | scores that are steady in time |
+    | smoothed (out) | [K, h, w] | float32 | scores that are stable in time |
     | next (out) | [h, w, S] | float32 | the same, as the past of the next frame |
 
     A cell takes over up to 85 % of its past: less, the more the moved picture differs around it (all

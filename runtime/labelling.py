@@ -83,7 +83,7 @@ class Labeller(Protocol):
         ...
 
     def stable(self) -> Labeller:
-        """Return one for a stream of its own, whose labels are steady in time; it lives as long as this
+        """Return one for a stream of its own, whose labels are stable in time; it lives as long as this
         one, and the same thread may use both. Raises BadInputError where results are made on a GPU.
         """
         ...
@@ -177,7 +177,7 @@ class HostLabeller:
 
 
 class StableLabeller:
-    """Labels the frames of one stream, in their order, with scores that are steady in time."""
+    """Labels the frames of one stream, in their order, with scores that are stable in time."""
 
     def __init__(self, labeller: HostLabeller) -> None:
         """labeller: does the rest, and may do so for other streams, too."""
@@ -208,8 +208,8 @@ class StableLabeller:
 def no_past_on_gpu() -> BadInputError:
     """Return the error of an engine that labels on the GPU for `stable`."""
     return BadInputError(
-        "labels that are steady in time are made on the CPU, but this engine makes its results on the "
-        "GPU; leave `stable` out, or choose engine cpu, openvino or cuda"
+        "labels that are stable in time are made on the CPU, but this engine makes its results on the "
+        "GPU; leave stable (--stable) out, or choose engine cpu, openvino or cuda"
     )
 
 

@@ -115,7 +115,7 @@ class _Core:
 
 class SegmenterView:
     """A vocabulary of its own on an engine that may have others, for one stream of frames if labels are to
-    be steady in time.
+    be stable in time.
 
     `segment` is for one thread at a time (a second one waits, also one of another view); `set_classes`
     may come from any thread and takes effect between two frames.

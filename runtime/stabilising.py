@@ -1,4 +1,4 @@
-"""Scores that are steady in time: those of the frames before, moved along with the picture, are blended in."""
+"""Scores that are stable in time: those of the frames before, moved along with the picture, are blended in."""
 
 from __future__ import annotations
 

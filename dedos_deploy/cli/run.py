@@ -178,6 +178,7 @@ def _load(args: argparse.Namespace, bundle: Bundle, vocabulary: Vocabulary) -> S
             threads=args.threads,
             engine=args.engine,
             gpu=args.gpu,
+            stable=args.stable,
             on_progress=progress,
         )
 

@@ -1,4 +1,4 @@
-// Scores that are steady in time: those of the frame before are moved along with the picture, and
+// Scores that are stable in time: those of the frame before are moved along with the picture, and
 // blended into this frame's where the moved picture shows what this one does.
 #pragma once
 

@@ -252,11 +252,11 @@ def test_a_gpu_without_life_or_room_is_no_reason_to_label_on_the_host(
         engine.labeller(threads=1)
 
 
-def test_labels_that_are_steady_in_time_are_refused_before_the_first_frame(
+def test_labels_that_are_stable_in_time_are_refused_before_the_first_frame(
     opened: Opened, fake: FakeCuda, kernels_here: Path
 ) -> None:
     encoded = np.eye(SPEC.text_width, dtype=np.float32)[:1]
-    with pytest.raises(BadInputError, match="leave `stable` out, or choose engine cpu, openvino"):
+    with pytest.raises(BadInputError, match=r"leave stable \(--stable\) out, or choose"):
         Segmenter(
             opened(),
             lambda words, **_: encoded,

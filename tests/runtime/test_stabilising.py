@@ -1,4 +1,4 @@
-"""Labels that are steady in time: the motion that is found, whose past is whose, and when it ends."""
+"""Labels that are stable in time: the motion that is found, whose past is whose, and when it ends."""
 
 from __future__ import annotations
 

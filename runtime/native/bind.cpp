@@ -302,10 +302,9 @@ float stabilise(nb::handle scores, nb::handle grey, nb::handle past_grey, nb::ha
                              static_cast<std::int32_t>(given.grey.shape(0)),
                              static_cast<std::int32_t>(given.grey.shape(1))};
   const nb::gil_scoped_release release;
-  return dedos::stabilise(scores_of(given.scores), motion,
-                          static_cast<const float*>(given.past.data()),
-                          static_cast<float*>(given.smoothed.data()),
-                          static_cast<float*>(given.next.data()));
+  return dedos::stabilise(
+      scores_of(given.scores), motion, static_cast<const float*>(given.past.data()),
+      static_cast<float*>(given.smoothed.data()), static_cast<float*>(given.next.data()));
 }
 
 void remember(nb::handle given_scores, nb::handle given_past) {

@@ -19,18 +19,19 @@ constexpr float kSameGrey = 6.0f, kOtherGrey = 18.0f;
 constexpr float kSameScore = 0.6f, kOtherScore = 0.9f;
 constexpr float kLeastExplained = 0.25f;
 
-// Slope of the cubic beside a neighbour, as OpenCV's: scores that were moved by linear interpolation,
-// frame after frame, would lose thin things; -0.5 (Catmull-Rom) keeps them less well.
+// Slope of the cubic beside a neighbour, as OpenCV's: scores that were moved by linear
+// interpolation, frame after frame, would lose thin things; -0.5 (Catmull-Rom) keeps them less
+// well.
 constexpr float kSharpness = -0.75f;
 constexpr int kTaps = 4;  // along an axis
 
-// What is known of one pixel, or on average around one cell.
-struct Moved {
-  float error;  // grey levels between the picture and the past one, moved
-  float x, y;   // offset in the past picture, in pixels
-};
+// What is known of one pixel, or on average around one cell: kError grey levels between the picture
+// and the past one, moved by an offset of kX and kY. A vector, since most of what is done is to add
+// them up.
+typedef float Moved __attribute__((vector_size(4 * sizeof(float))));
+enum { kError, kX, kY };
 
-constexpr Moved kLost{255.0f, 0.0f, 0.0f};
+constexpr Moved kLost = {255.0f, 0.0f, 0.0f, 0.0f};
 
 // 1 up to `same`, 0 from `other` on and for NaN.
 inline float trust(float difference, float same, float other) {
@@ -75,7 +76,7 @@ inline Moved moved_pixel(const Motion& motion, std::int32_t y, std::int32_t x) {
     rows[i] = first + left.beyond * (second - first);
   }
   const float past = rows[0] + top.beyond * (rows[1] - rows[0]);
-  return {std::fabs(past - static_cast<float>(motion.grey[pixel])), across, down};
+  return Moved{std::fabs(past - static_cast<float>(motion.grey[pixel])), across, down, 0.0f};
 }
 
 DEDOS_MULTIVERSION
@@ -103,16 +104,6 @@ std::vector<Window> windows_of(std::int32_t cells, std::int32_t pixels) {
   return windows;
 }
 
-inline void add(Moved& sum, const Moved& value) {
-  sum.error += value.error;
-  sum.x += value.x;
-  sum.y += value.y;
-}
-
-inline Moved part_of(const Moved& sum, float part) {
-  return {sum.error * part, sum.x * part, sum.y * part};
-}
-
 // Means of what moved around every cell, [height][width] of the scores; the offsets in cells.
 std::vector<Moved> moved_cells(const Motion& motion, std::int32_t height, std::int32_t width) {
   const std::vector<Window> columns = windows_of(width, motion.width);
@@ -122,26 +113,23 @@ std::vector<Moved> moved_cells(const Motion& motion, std::int32_t height, std::i
     move_row(motion, y, pixels.data());
     for (std::int32_t j = 0; j < width; ++j) {
       const Window& window = columns[j];
-      Moved sum{0.0f, 0.0f, 0.0f};
-      for (std::int32_t x = window.begin; x < window.end; ++x) add(sum, pixels[x]);
-      across[static_cast<std::size_t>(y) * width + j] = part_of(sum, window.part);
+      Moved sum = {};
+      for (std::int32_t x = window.begin; x < window.end; ++x) sum += pixels[x];
+      across[static_cast<std::size_t>(y) * width + j] = sum * window.part;
     }
   }
   const float scale_x = static_cast<float>(width) / static_cast<float>(motion.width);
   const float scale_y = static_cast<float>(height) / static_cast<float>(motion.height);
-  std::vector<Moved> cells(static_cast<std::size_t>(height) * width, Moved{0.0f, 0.0f, 0.0f});
+  const Moved in_cells = {1.0f, scale_x, scale_y, 0.0f};
+  std::vector<Moved> cells(static_cast<std::size_t>(height) * width);
   for (std::int32_t i = 0; i < height; ++i) {
     const Window& window = rows[i];
     Moved* row = cells.data() + static_cast<std::size_t>(i) * width;
     for (std::int32_t y = window.begin; y < window.end; ++y) {
-      for (std::int32_t j = 0; j < width; ++j) {
-        add(row[j], across[static_cast<std::size_t>(y) * width + j]);
-      }
+      const Moved* from = across.data() + static_cast<std::size_t>(y) * width;
+      for (std::int32_t j = 0; j < width; ++j) row[j] += from[j];
     }
-    for (std::int32_t j = 0; j < width; ++j) {
-      const Moved mean = part_of(row[j], window.part);
-      row[j] = {mean.error, mean.x * scale_x, mean.y * scale_y};
-    }
+    for (std::int32_t j = 0; j < width; ++j) row[j] *= in_cells * window.part;
   }
   return cells;
 }
@@ -177,12 +165,12 @@ struct Source {
 DEDOS_MULTIVERSION
 void find_sources(const Scores& scores, const Moved* cells, std::int32_t i, Source* sources) {
   for (std::int32_t j = 0; j < scores.width; ++j) {
-    float x = static_cast<float>(j) + cells[j].x, y = static_cast<float>(i) + cells[j].y;
+    float x = static_cast<float>(j) + cells[j][kX], y = static_cast<float>(i) + cells[j][kY];
     const bool inside = within(x, scores.width, 0.5f) && within(y, scores.height, 0.5f);
     x = inside ? x : 0.0f;
     y = inside ? y : 0.0f;
     sources[j] = {taps_at(y, scores.height), taps_at(x, scores.width),
-                  inside ? trust(cells[j].error, kSameGrey, kOtherGrey) : 0.0f};
+                  inside ? trust(cells[j][kError], kSameGrey, kOtherGrey) : 0.0f};
   }
 }
 
@@ -254,7 +242,8 @@ void gather(const Scores& scores, std::int32_t i, std::int32_t stride, float* ro
   const float* here = scores.values + static_cast<std::size_t>(i) * scores.width;
   for (std::int32_t k = 0; k < stride; k += kScoreLanes) {
     const float* from[kScoreLanes];
-    for (int l = 0; l < kScoreLanes; ++l) from[l] = here + std::min(k + l, scores.slots - 1) * plane;
+    for (int l = 0; l < kScoreLanes; ++l)
+      from[l] = here + std::min(k + l, scores.slots - 1) * plane;
     const std::int32_t used = std::min(scores.slots - k, kScoreLanes);
     for (std::int32_t j = 0; j < scores.width; ++j) {
       float* to = row + static_cast<std::size_t>(j) * stride + k;
@@ -296,7 +285,7 @@ float stabilise(const Scores& scores, const Motion& motion, const float* past, f
                 float* next) {
   const std::vector<Moved> cells = moved_cells(motion, scores.height, scores.width);
   double sum = 0.0;
-  for (const Moved& cell : cells) sum += trust(cell.error, kSameGrey, kOtherGrey);
+  for (const Moved& cell : cells) sum += trust(cell[kError], kSameGrey, kOtherGrey);
   const float explained = static_cast<float>(sum / static_cast<double>(cells.size()));
   const std::int32_t stride = past_stride(scores.slots);
   const std::size_t row = static_cast<std::size_t>(scores.width) * stride;

@@ -1,5 +1,6 @@
-// Label maps, confusion matrices and steadied scores of made-up inputs, the first two checked against
-// plain functions, and printed as hashes: the same program must print the same on every processor.
+// Label maps, confusion matrices and steadied scores of made-up inputs, the first two checked
+// against plain functions, and printed as hashes: the same program must print the same on every
+// processor.
 #include <cstdint>
 #include <cstdio>
 #include <limits>

@@ -17,6 +17,7 @@ same scores, after its result was compared with float64.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import statistics
 import time
@@ -39,7 +40,6 @@ from dedos_deploy.scenes import class_names, render_video
 
 Array = NDArray[Any]
 NOISE_LEVELS = 4.0
-STILL_FRAMES = 12
 SAME_LEVELS = 8
 SAME_PIXELS = 1.0
 LEAST_FLOW = 0.3
@@ -92,11 +92,9 @@ def noisy(frame: Array, count: int) -> list[Array]:
     return [np.clip(frame + one, 0, 255).astype(np.uint8) for one in noise]
 
 
-def label_maps(bundle: str, clip: Clip, frames: Sequence[Array], *, stable: bool) -> list[Array]:
-    with Segmenter.load(
-        bundle, classes=clip.classes, background="none", stable=stable, threads=1
-    ) as segmenter:
-        return [segmenter.segment(frame).label_map for frame in frames]
+def label_maps(segmenter: Segmenter, clip: Clip, frames: Sequence[Array]) -> list[Array]:
+    view = segmenter.share(clip.classes)  # with a past of its own
+    return [view.segment(frame).label_map for frame in frames]
 
 
 def changed(maps: Sequence[Array]) -> float:
@@ -151,9 +149,9 @@ def rightness(clip: Clip, maps: Sequence[Array]) -> tuple[float, float]:
     return 100 * regions.miou_present, 100 * borders.miou_present
 
 
-def measured(bundle: str, clip: Clip) -> dict[str, Any]:
-    """Return what is seen of a clip, every figure plain and stable."""
-    still = noisy(clip.frames[0], STILL_FRAMES)
+def measured(segmenters: Sequence[Segmenter], clip: Clip, still_frames: int) -> dict[str, Any]:
+    """Return what is seen of a clip, every figure plain and stable, as the segmenters are."""
+    still = noisy(clip.frames[0], still_frames)
     moved = list(flows(clip.frames))
     report: dict[str, Any] = {
         "frames": len(clip.frames),
@@ -161,9 +159,9 @@ def measured(bundle: str, clip: Clip) -> dict[str, Any]:
         "still_change": [],
         "warped_disagreement": [],
     }
-    for stable in (False, True):
-        report["still_change"].append(changed(label_maps(bundle, clip, still, stable=stable)))
-        maps = label_maps(bundle, clip, clip.frames, stable=stable)
+    for segmenter in segmenters:
+        report["still_change"].append(changed(label_maps(segmenter, clip, still)))
+        maps = label_maps(segmenter, clip, clip.frames)
         report["warped_disagreement"].append(disagreement(maps, moved))
         if clip.labels:
             region, border = rightness(clip, maps)
@@ -233,6 +231,7 @@ def parser_of() -> argparse.ArgumentParser:
     parser.add_argument("--split", default="val", help="of that folder (val)")
     parser.add_argument("--frames", type=int, default=60, help="of each --clip at most (60)")
     parser.add_argument("--skip", type=int, default=0, help="frames before them (0)")
+    parser.add_argument("--still", type=int, default=12, help="noisy copies of a frame (12)")
     parser.add_argument("--rounds", type=int, default=200, help="of the timing (200)")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     return parser
@@ -241,26 +240,37 @@ def parser_of() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = parser_of()
     args = parser.parse_args(argv)
-    if args.frames < 2 or args.rounds < 1 or args.skip < 0:
-        parser.error("--frames from 2, --rounds from 1 and --skip from 0 on are needed")
+    if min(args.frames, args.still) < 2 or args.rounds < 1 or args.skip < 0:
+        parser.error("--frames and --still from 2, --rounds from 1 and --skip from 0 on are needed")
     cv2.setNumThreads(1)
     hall = f"scene:hall?size=240x320={','.join(class_names('hall'))}"
     clips = [clip_of(text, args.frames, args.skip) for text in args.clip or [hall]]
     longest = 10**6 if args.labelled else args.frames
     clips.append(labelled_clip(args.labelled, args.split, longest))
     seen = {}
-    for clip in clips:
-        seen[clip.name] = found = measured(args.bundle, clip)
-        shown = ", ".join(
-            f"{name} {plain:.4f} -> {stable:.4f}"
-            for name, (plain, stable) in ((n, v) for n, v in found.items() if isinstance(v, list))
-        )
-        print(f"{clip.name}: {found['frames']} frames, {found['jumps']} jumps, {shown}", flush=True)
+    with contextlib.ExitStack() as opened:
+        segmenters = [
+            opened.enter_context(
+                Segmenter.load(
+                    args.bundle, classes="floor", background="none", stable=stable, threads=1
+                )
+            )
+            for stable in (False, True)
+        ]
+        for clip in clips:
+            seen[clip.name] = found = measured(segmenters, clip, args.still)
+            print(line_of(clip.name, found), flush=True)
     times = timed(args.rounds)
     print(", ".join(f"{name} {value:.2f}" for name, value in times.items()))
     if args.json:
         print(json.dumps(summary(seen, times)))
     return 0
+
+
+def line_of(name: str, found: dict[str, Any]) -> str:
+    pairs = {what: values for what, values in found.items() if isinstance(values, list)}
+    shown = ", ".join(f"{what} {plain:.4f} -> {now:.4f}" for what, (plain, now) in pairs.items())
+    return f"{name}: {found['frames']} frames, {found['jumps']} jumps, {shown}"
 
 
 def summary(seen: dict[str, dict[str, Any]], times: dict[str, float]) -> dict[str, Any]:

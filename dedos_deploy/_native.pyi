@@ -123,7 +123,7 @@ def stabilise(
     aligned and in this machine's byte order, and outputs share no memory with anything else. The
     GIL is released meanwhile.
 
-    Returns the part of the cells, in [0, 1], whose picture the motion explains; below a quarter the
+    Returns the part of the cells, in [0, 1], whose picture the motion explains; below 0.45 the
     picture was cut, and `smoothed` equals `scores`.
 
     Raises:

@@ -17,6 +17,15 @@ LEAST_SIDE = 32
 FINEST_SCALE = 1
 """Motion is found down to half of the picture's size, and interpolated from there."""
 
+STEP = 2
+"""Of the pixels from which the exposure is told, along each axis."""
+
+CLEAR_LEVELS = (12, 245)
+"""What is darker or brighter says nothing of the exposure."""
+
+EXPOSURES = (0.5, 2.0)
+"""Least and most that the brightness may change in a frame."""
+
 Scores = NDArray[np.float32]
 Grey = NDArray[np.uint8]
 
@@ -43,6 +52,8 @@ class Stabiliser:
         anew, as a cut of the picture does. The result is overwritten by the next call; it is `scores`
         themselves where nothing is known of before.
         """
+        import cv2
+
         from dedos_deploy import _native
 
         grey = grey_of(image_bgr)
@@ -54,9 +65,10 @@ class Stabiliser:
             _native.remember(scores, self._past)
             return scores
         assert before is not None, "it does not begin"
-        _native.stabilise(
-            scores, grey, before, self._moved(grey, before), self._past, self._smoothed, self._next
-        )
+        flow = self._moved(grey, before)
+        alike = np.empty_like(before)
+        cv2.convertScaleAbs(before, dst=alike, alpha=exposure(grey, before, flow))
+        _native.stabilise(scores, grey, alike, flow, self._past, self._smoothed, self._next)
         self._past, self._next = self._next, self._past
         return self._smoothed
 
@@ -101,3 +113,22 @@ def grey_of(image_bgr: NDArray[np.uint8]) -> Grey:
     grey = np.empty(small.shape[:2], np.uint8)
     cv2.cvtColor(small, cv2.COLOR_BGR2GRAY, dst=grey)
     return grey
+
+
+def exposure(grey: Grey, before: Grey, flow: Scores) -> float:
+    """Return how many times brighter `grey` is than `before`, whose pixels moved by `flow`.
+
+    Cameras change their exposure as they turn to a window or away from it; that is no other picture.
+    """
+    import cv2
+
+    some = flow[::STEP, ::STEP]
+    rows, columns = np.mgrid[: grey.shape[0] : STEP, : grey.shape[1] : STEP].astype(np.float32)
+    was = cv2.remap(before, columns + some[..., 0], rows + some[..., 1], cv2.INTER_LINEAR)
+    now = grey[::STEP, ::STEP]
+    dark, bright = CLEAR_LEVELS
+    clear = (was > dark) & (was < bright) & (now > dark) & (now < bright)
+    if not clear.any():
+        return 1.0
+    times = np.median(now[clear] / was[clear].astype(np.float32))
+    return float(np.clip(times, *EXPOSURES))

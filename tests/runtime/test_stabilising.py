@@ -14,7 +14,7 @@ from runtime_fakes import ConstantEngine, encode
 from dedos_deploy.errors import EngineError
 from dedos_deploy.runtime import Segmenter
 from dedos_deploy.runtime.slots import Thresholds
-from dedos_deploy.runtime.stabilising import Stabiliser, grey_of
+from dedos_deploy.runtime.stabilising import Stabiliser, exposure, grey_of
 from dedos_deploy.scenes import render_image
 
 Array = NDArray[Any]
@@ -81,6 +81,25 @@ def test_a_cut_and_another_subject_begin_anew(street: Array) -> None:
     assert noisy_pair(street, street, ("words", "words"))
     assert not noisy_pair(street, hall, ("words", "words"))
     assert not noisy_pair(street, street, ("words", "other words"))
+
+
+@pytest.mark.parametrize("times", [0.7, 1.0, 1.4])
+def test_another_exposure_is_no_other_picture(street: Array, times: float) -> None:
+    before, now = view(street), view(street, x=5.0)
+    now = cv2.convertScaleAbs(now, alpha=times)
+    flow = np.broadcast_to(np.float32((6.25, 0)), (120, 160, 2))  # 5 of 128 pixels
+    assert exposure(grey_of(now), grey_of(before), flow) == pytest.approx(times, rel=0.03)
+    stabiliser = Stabiliser()
+    stabiliser.smoothed(scores_of(view(street), 0), before, "words")
+    given = scores_of(view(street, x=5.0), 1)
+    changed = np.abs(stabiliser.smoothed(given, now, "words") - given).max(0) > 1e-6
+    assert changed.mean() > 0.75
+
+
+def test_pictures_without_light_have_no_exposure() -> None:
+    dark, flow = np.zeros((120, 160), np.uint8), np.zeros((120, 160, 2), np.float32)
+    assert exposure(dark, dark, flow) == 1.0 == exposure(dark + 255, dark, flow)
+    assert exposure(dark + 240, dark + 20, flow) == 2.0
 
 
 def test_other_numbers_of_scores_begin_anew(street: Array) -> None:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from dedos_deploy.errors import BadInputError, DedosError, EngineError
-from dedos_deploy.runtime.labelling import Asked, Labelled, Labeller, RunLabeller
+from dedos_deploy.runtime.labelling import Asked, Labelled, Labeller, RunLabeller, past_of
 from dedos_deploy.runtime.pixels import HostPixels, check_pixels
 from dedos_deploy.runtime.processes import OneProcess
 from dedos_deploy.runtime.results import host_segmentation
@@ -19,20 +19,19 @@ class Together:
 
     def __init__(
         self,
-        alone: Labeller,
         several: Mapping[int, RunLabeller],
-        table_of: Callable[[object], SlotTable | None],
+        stream_of: Callable[[object], tuple[SlotTable, Labeller] | None],
         *,
         busy: threading.Lock,
         process: OneProcess,
     ) -> None:
-        """alone: for one frame; several: by the number of frames that each takes; table_of: the words that a view has now, None for what is no view on this engine; busy:
-        held by whoever uses the engine."""
+        """several: by the number of frames that each takes; stream_of: the words that a view has now
+        and what labels its frames alone, None for what is no view on this engine; busy: held by
+        whoever uses the engine."""
         self.batches = (1, *sorted(several))
         """Numbers of frames that one run takes, in growing order."""
-        self._alone = alone
         self._several = several
-        self._table_of = table_of
+        self._stream_of = stream_of
         self._busy = busy
         self._process = process
 
@@ -41,8 +40,8 @@ class Together:
 
         Synonyms and order count, thresholds, colours and class ids do not.
         """
-        table = self._table_of(view)
-        return None if table is None else table.words
+        stream = self._stream_of(view)
+        return None if stream is None else stream[0].words
 
     def segment(
         self, frames: Sequence[tuple[object, HostPixels, float]]
@@ -58,33 +57,37 @@ class Together:
         outcomes: dict[int, Segmentation | DedosError] = {}
         with self._busy:
             asked: dict[int, Asked] = {}
+            labellers: dict[int, Labeller] = {}
             for number, (view, pixels, _) in enumerate(frames):
                 try:
-                    asked[number] = check_pixels(pixels, "bgr"), self._table(view)
+                    table, labellers[number] = self._stream(view)
+                    past = past_of(labellers[number])
+                    asked[number] = Asked(check_pixels(pixels, "bgr"), table, past)
                 except BadInputError as error:
                     outcomes[number] = error
             for numbers in _runs(asked, self.batches):
-                found = self._run([asked[number] for number in numbers])
+                found = self._run([asked[n] for n in numbers], labellers[numbers[0]])
                 for number, labelled in zip(numbers, found, strict=True):
                     outcomes[number] = (
                         labelled
                         if isinstance(labelled, DedosError)
-                        else host_segmentation(labelled, asked[number][1], frames[number][2])
+                        else host_segmentation(labelled, asked[number].table, frames[number][2])
                     )
         return [outcomes[number] for number in range(len(frames))]
 
-    def _table(self, view: object) -> SlotTable:
-        table = self._table_of(view)
-        if table is None:
+    def _stream(self, view: object) -> tuple[SlotTable, Labeller]:
+        stream = self._stream_of(view)
+        if stream is None:
             raise BadInputError(
                 "only frames of views on the same Segmenter are labelled together; make them with `share`"
             )
-        return table
+        return stream
 
-    def _run(self, frames: Sequence[Asked]) -> Sequence[Labelled | DedosError]:
+    def _run(self, frames: Sequence[Asked], alone: Labeller) -> Sequence[Labelled | DedosError]:
+        """alone: what labels the first if it is the only one."""
         try:
             if len(frames) == 1:
-                return [self._alone.label(*frames[0])]
+                return [alone.label(frames[0].pixels, frames[0].table)]
             return self._several[len(frames)].label_all(frames)
         except (BadInputError, EngineError) as error:
             return [error] * len(frames)
@@ -96,8 +99,8 @@ def _runs(asked: Mapping[int, Asked], batches: Sequence[int]) -> Iterator[list[i
     Those of the same words go together, as many as the largest of `batches` that they fill.
     """
     same: dict[bytes, list[int]] = {}
-    for number, (_, table) in asked.items():
-        same.setdefault(table.words, []).append(number)
+    for number, frame in asked.items():
+        same.setdefault(frame.table.words, []).append(number)
     for numbers in same.values():
         while numbers:
             size = max(batch for batch in batches if batch <= len(numbers))

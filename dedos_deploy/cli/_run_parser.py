@@ -100,6 +100,14 @@ def build_parser() -> argparse.ArgumentParser:
         help="score in [0, 1] for classes without their own @X (default: the bundle's)",
     )
     parser.add_argument(
+        "--stable",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="smooth scores over time, moved along with the picture, so that labels flicker less: of every "
+        "source alone, anew after a cut or with other words; pictures of a folder count as a video in "
+        "the order of their names, a single one is refused, and so are engines that label on the GPU",
+    )
+    parser.add_argument(
         "--output",
         action="append",
         default=[],

@@ -189,6 +189,7 @@ def _load(args: argparse.Namespace, bundle: Bundle, vocabulary: Vocabulary) -> S
             engine=args.engine,
             gpu=args.gpu,
             batch=args.batch,
+            stable=args.stable,
             on_progress=progress,
         )
 

@@ -303,6 +303,12 @@ def _open_source(name: str, uri: str, args: argparse.Namespace, opened: Opened) 
             return Ends(name, uri, [], [], part)
     else:
         source = open_source(uri, reconnect=Reconnect(attempts=0))
+    if args.stable and source.frames == 1:
+        source.close()
+        raise BadInputError(
+            f"--stable smooths labels over the frames of a video, but source {source.source_id!r} is a "
+            "single picture; leave --stable out, or name a video, a camera or a folder of its frames"
+        )
     source = part.of(source)
     # Opened here, so that a mistake in an address ends the program before it has begun; the feed
     # opens it again, so that its health and attempts are those that are reported.

@@ -47,15 +47,15 @@ class DeviceRunLabeller(DeviceLabeller):
         """Label frames in one run; see RunLabeller.label_all."""
         with self._engine.exclusive():
             marks, stream = self._marks[0], self._engine.stream
-            row_bytes = self._use_words(frames[0][1])
+            row_bytes = self._use_words(frames[0].table)
             marks.started.record(stream)
-            places = [self._place(row, pixels) for row, (pixels, _) in enumerate(frames)]
+            places = [self._place(row, frame.pixels) for row, frame in enumerate(frames)]
             marks.resized.record(stream)
             self._engine.enqueue()
             marks.inferred.record(stream)
             under_way = [
-                self._begun(place, table, row, row * row_bytes)
-                for row, (place, (_, table)) in enumerate(zip(places, frames, strict=True))
+                self._begun(place, frame.table, row, row * row_bytes)
+                for row, (place, frame) in enumerate(zip(places, frames, strict=True))
             ]
             marks.done.record(stream)
             marks.done.synchronize()

@@ -253,6 +253,22 @@ def test_a_gpu_without_life_or_room_is_no_reason_to_label_on_the_host(
         engine.labeller(threads=1)
 
 
+def test_labels_that_are_stable_in_time_are_refused_before_the_first_frame(
+    opened: Opened, fake: FakeCuda, kernels_here: Path
+) -> None:
+    encoded = np.eye(SPEC.text_width, dtype=np.float32)[:1]
+    with pytest.raises(BadInputError, match=r"leave stable \(--stable\) out, or choose"):
+        Segmenter(
+            opened(),
+            lambda words, **_: encoded,
+            classes="a",
+            thresholds=Thresholds({}, 0.5),
+            threads=1,
+            stable=True,
+        )
+    assert "module" not in fake.live
+
+
 def test_a_frame_that_is_too_large(opened: Opened, kernels: Any) -> None:
     labeller = DeviceLabeller(opened(), kernels)
     huge = np.broadcast_to(np.zeros((1, 1, 3), np.uint8), (2**15, 2**14, 3))

@@ -23,7 +23,7 @@ from dedos_deploy.runtime.engines.batched import BatchedEngine
 from dedos_deploy.runtime.gpu.cuda import Cuda
 from dedos_deploy.runtime.gpu.device_runs import DeviceRunLabeller
 from dedos_deploy.runtime.gpu.engine_store import EngineStore
-from dedos_deploy.runtime.labelling import HostLabeller, Labelled
+from dedos_deploy.runtime.labelling import Asked, HostLabeller, Labelled
 from dedos_deploy.runtime.loading import bundle_parts
 from dedos_deploy.runtime.slots import SlotTable
 from dedos_deploy.spec import GraphSpec
@@ -89,6 +89,10 @@ def asked(count: int, slots: int) -> list[tuple[Any, SlotTable]]:
     ]
 
 
+def as_asked(frames: Sequence[tuple[Any, SlotTable]]) -> list[Asked]:
+    return [Asked(frame, own) for frame, own in frames]
+
+
 def check(found: Sequence[Any], frames: Sequence[Any], host: PixelHost, spec: GraphSpec) -> None:
     for one, (frame, own) in zip(found, frames, strict=True):
         same(one, expected(host, frame, own, spec))
@@ -103,7 +107,7 @@ def test_rows_are_labelled_as_on_the_host(
     labeller = DeviceRunLabeller(opened(spec), kernels)
     for slots in (3, 16, 40, 3):
         frames = asked(batch, slots)
-        check(labeller.label_all(frames), frames, host, spec)
+        check(labeller.label_all(as_asked(frames)), frames, host, spec)
     labeller.close()
 
 
@@ -113,14 +117,14 @@ def test_words_go_up_when_they_change_and_thresholds_with_every_frame(
     spec = replace(SPEC, batch=2)
     labeller = DeviceRunLabeller(opened(spec), kernels)
     frames = asked(2, 4)
-    labeller.label_all(frames)
+    labeller.label_all(as_asked(frames))
     before = fake.calls["cudaMemcpyAsync"]
-    check(labeller.label_all(frames[::-1]), frames[::-1], host, spec)
+    check(labeller.label_all(as_asked(frames[::-1])), frames[::-1], host, spec)
     # Of each row the frame goes up, then its thresholds; its label map comes back.
     assert fake.calls["cudaMemcpyAsync"] - before == 6
     allocated = fake.calls["cudaMalloc"], fake.calls["cudaHostAlloc"]
     for slots in (30, 200, 4):
-        labeller.label_all(asked(2, slots))
+        labeller.label_all(as_asked(asked(2, slots)))
     assert (fake.calls["cudaMalloc"], fake.calls["cudaHostAlloc"]) == allocated
     labeller.close()
 
@@ -132,7 +136,7 @@ def test_a_frame_that_cannot_be_read_takes_nobody_with_it(
     labeller = DeviceRunLabeller(opened(spec), kernels)
     (_, own), good = asked(2, 4)
     huge = np.broadcast_to(np.zeros((1, 1, 3), np.uint8), (2**15, 2**14, 3))
-    refused, found = labeller.label_all([(huge, own), good])
+    refused, found = labeller.label_all(as_asked([(huge, own), good]))
     assert isinstance(refused, BadInputError) and "more than 268435456 pixels" in str(refused)
     same(found, expected(host, *good, spec))
     labeller.close()
@@ -140,7 +144,7 @@ def test_a_frame_that_cannot_be_read_takes_nobody_with_it(
 
 def test_scores_that_are_no_numbers_are_told_by_row(opened: Opened, kernels: Any) -> None:
     labeller = DeviceRunLabeller(opened(replace(SPEC, batch=2), poison=True), kernels)
-    found = labeller.label_all(asked(2, 4))
+    found = labeller.label_all(as_asked(asked(2, 4)))
     assert isinstance(found[0], EngineError) and "slot 1 is not finite" in str(found[0])
     labeller.close()
 
@@ -151,19 +155,19 @@ def test_an_error_on_the_device_ends_one_run(
     spec = replace(SPEC, batch=2)
     labeller = DeviceRunLabeller(opened(spec), kernels)
     frames = asked(2, 4)
-    labeller.label_all(frames)
+    labeller.label_all(as_asked(frames))
     fake.faults["cudaMemcpyAsync"] = Status.cudaErrorInvalidValue
     with pytest.raises(EngineError, match="cudaErrorInvalidValue"):
-        labeller.label_all(frames)
+        labeller.label_all(as_asked(frames))
     assert not any(stream.queue for stream in fake.streams.values())
-    check(labeller.label_all(frames), frames, host, spec)
+    check(labeller.label_all(as_asked(frames)), frames, host, spec)
     labeller.close()
 
 
 def test_everything_is_released(opened: Opened, fake: FakeCuda, kernels: Any) -> None:
     engine = opened(replace(SPEC, batch=4))
     labeller = DeviceRunLabeller(engine, kernels)
-    found = labeller.label_all(asked(4, 4))
+    found = labeller.label_all(as_asked(asked(4, 4)))
     labeller.close()
     engine.close()
     assert fake.live == {"pinned": 4}

@@ -124,6 +124,23 @@ def test_rows_are_what_they_are_alone(held: Path) -> None:
             assert set(found.latency_ms) == {"pre", "engine", "post"}
 
 
+def test_stable_labels_have_the_past_of_their_camera_in_shared_runs(held: Path) -> None:
+    moving = [np.roll(stripes(96, 128), 5 * n, axis=1) for n in range(4)]
+    with (
+        Segmenter.load(held, classes=WORDS, threads=1, batch=2, stable=True) as shared,
+        Segmenter.load(held, classes=WORDS, threads=1, stable=True) as apart,
+    ):
+        together, alone = ([one.share(WORDS) for _ in range(2)] for one in (shared, apart))
+        for frame in moving:
+            # The second camera stands still, and its past is another one.
+            seen = (frame, moving[0] // 2)
+            asked = [(view, picture, 0.0) for view, picture in zip(together, seen, strict=True)]
+            for found, view, picture in zip(
+                shared.together.segment(asked), alone, seen, strict=True
+            ):
+                same(found, view.segment(picture))
+
+
 def test_half_precision_scores_are_rows_too(tmp_path: Path) -> None:
     bundle = write_tiny_bundle(tmp_path / "half", half=True, batches=(2,))
     with Segmenter.load(bundle, classes=WORDS, threads=1, batch=2) as shared:

@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 NATIVE := CMakeLists.txt $(wildcard runtime/native/*)
-RUN_TESTS ?=
+# One pytest leaves a core idle: two share the folders, each with about half of the time.
+MODEL_TESTS := $(addprefix tests/,export model text training)
 
-.PHONY: demo docs test sanitize lint sbom clean
+.PHONY: demo docs test model-tests other-tests sanitize lint sbom clean
 
 demo: $(VENV)/.base
 	mkdir -p demo
@@ -15,7 +16,13 @@ demo: $(VENV)/.base
 	@echo "look at demo/street.mp4 and demo/street.png"
 
 test: lint docs
-	$(BIN)/python -m pytest $(RUN_TESTS)
+	$(MAKE) --jobs 2 --keep-going model-tests other-tests
+
+model-tests: $(VENV)/.dev
+	$(BIN)/python -m pytest -q $(MODEL_TESTS)
+
+other-tests: $(VENV)/.dev
+	$(BIN)/python -m pytest -q $(addprefix --ignore=,$(MODEL_TESTS))
 
 # Part of `test`; alone, and without the right to skip, for work on the native code.
 sanitize: $(VENV)/.dev

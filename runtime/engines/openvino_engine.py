@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, cast
@@ -51,16 +51,27 @@ def load_openvino() -> ModuleType:
     return openvino
 
 
+@cache
+def _core(openvino: ModuleType) -> Any:
+    """Return the one Core of this process, which is never released.
+
+    The CPU plugin gives the thread that loads it a stack for signals. It unmaps that with the plugin,
+    and does not see when another thread has it or another plugin's stack goes back to it: the next Ctrl-C
+    then ends the process (seen up to 2026.4). So the plugin is loaded once, and stays.
+    """
+    return openvino.Core()
+
+
 def processor(openvino: ModuleType) -> str:
     """Return the name of the processor as OpenVINO says it."""
     with foreign(partial(_failed, "does not know this processor"), reason=openvino_reason):
-        return str(openvino.Core().get_property(_DEVICE, "FULL_DEVICE_NAME"))
+        return str(_core(openvino).get_property(_DEVICE, "FULL_DEVICE_NAME"))
 
 
 def arithmetics(openvino: ModuleType) -> tuple[Arithmetic, ...]:
     """Return what this processor computes in at full speed, the fastest first."""
     with foreign(partial(_failed, "does not know this processor"), reason=openvino_reason):
-        able = openvino.Core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
+        able = _core(openvino).get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
     return ("bf16", "fp32") if "BF16" in able else ("fp32",)
 
 
@@ -98,7 +109,7 @@ class OpenVinoEngine(Engine):
         self._scores: NDArray[Any] = np.empty((0, 0, 0, 0), dtype=spec.score_dtype)
         with foreign(partial(_unloadable, model.name), reason=openvino_reason):
             graph = _read(openvino, model)
-            compiled = openvino.Core().compile_model(
+            compiled = _core(openvino).compile_model(
                 graph, _DEVICE, _settings(arithmetic, usable_threads(threads), cache)
             )
             found = _tensors(compiled, spec)
@@ -150,7 +161,7 @@ def openvino_reason(error: BaseException) -> str:
 def _read(openvino: ModuleType, model: Path) -> Any:
     from openvino import passes
 
-    graph = openvino.Core().read_model(os.fspath(model))
+    graph = _core(openvino).read_model(os.fspath(model))
     # Weights that are stored small: of an int8 matrix with several readers, versions from 2025 on make
     # no graph (seen up to 2026.4).
     if any(operation.get_type_name() == "FakeQuantize" for operation in graph.get_ops()):

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import cv2
@@ -365,8 +365,10 @@ def test_an_openvino_that_cannot_be_imported_is_one_sentence(
 
 def test_bf16_comes_first_where_it_is() -> None:
     def having(*able: str) -> Any:
+        openvino = ModuleType("openvino")
         core = SimpleNamespace(get_property=lambda device, name: list(able))
-        return SimpleNamespace(Core=lambda: core)
+        openvino.Core = lambda: core  # type: ignore[attr-defined]
+        return openvino
 
     assert arithmetics(having("FP32", "BF16", "INT8")) == ("bf16", "fp32")
     assert arithmetics(having("FP32", "FP16")) == ("fp32",)

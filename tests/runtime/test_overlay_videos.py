@@ -31,16 +31,26 @@ PLAYED = """async (data) => {
   video.src = data;
   await ready;
   if (video.error) return { error: video.error.message };
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  const shown = () => {
+    context.drawImage(video, 0, 0);
+    return [...context.getImageData(video.videoWidth - 4, 4, 1, 1).data.slice(0, 3)];
+  };
   const seen = [];
+  let before = "0,0,0";
   for (const at of [0.0, 1.0]) {
     const there = new Promise((done) => { video.onseeked = done; });
     video.currentTime = at;
     await there;
-    const canvas = document.createElement("canvas");
-    [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
-    const context = canvas.getContext("2d");
-    context.drawImage(video, 0, 0);
-    seen.push([...context.getImageData(video.videoWidth - 4, 4, 1, 1).data.slice(0, 3)]);
+    // A busy browser paints the picture some time after it was found.
+    const until = performance.now() + 10000;
+    while (String(shown()) === before && performance.now() < until) {
+      await new Promise((done) => { setTimeout(done, 20); });
+    }
+    seen.push(shown());
+    before = String(seen.at(-1));
   }
   return { state: video.readyState, duration: video.duration, width: video.videoWidth, seen };
 }"""

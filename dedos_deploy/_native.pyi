@@ -83,6 +83,54 @@ def majority(
         TypeError: an argument is not an array, or `out` is read-only.
     """
 
+SCORE_LANES: int
+"""Scores of a cell are kept in whole lanes of so many."""
+
+def remember(scores: NDArray[np.float32], past: NDArray[np.float32]) -> None:
+    """Fill `past` with the scores of one frame, for `stabilise` of the next.
+
+    | array | shape | dtype | meaning |
+    |---|---|---|---|
+    | scores | [K, h, w] | float32 | |
+    | past (out) | [h, w, S] | float32 | S is K, rounded up to whole lanes of SCORE_LANES |
+
+    Raises ValueError and TypeError as `stabilise` does.
+    """
+
+def stabilise(
+    scores: NDArray[np.float32],
+    grey: NDArray[np.uint8],
+    past_grey: NDArray[np.uint8],
+    flow: NDArray[np.float32],
+    past: NDArray[np.float32],
+    smoothed: NDArray[np.float32],
+    next: NDArray[np.float32],
+) -> float:
+    """Blend the scores of the frame before, moved with the picture, into those of this frame.
+
+    | array | shape | dtype | meaning |
+    |---|---|---|---|
+    | scores | [K, h, w] | float32 | of this frame, in [0, 1] |
+    | grey, past_grey | [H, W] | uint8 | this picture and the one before, in grey, of any size |
+    | flow | [H, W, 2] | float32 | pixel (y, x) was at (y + flow[y, x, 1], x + flow[y, x, 0]) |
+    | past | [h, w, S] | float32 | `next` of the frame before, or what `remember` made of it |
+    | smoothed (out) | [K, h, w] | float32 | scores that are stable in time |
+    | next (out) | [h, w, S] | float32 | the same, as the past of the next frame |
+
+    A cell takes over up to 85 % of its past: less, the more the moved picture differs around it (all
+    up to 6 grey levels, nothing from 18 on) or its scores do (0.6 and 0.9), and nothing where it came
+    from outside of the picture. Scores that are no numbers stay so. All arrays are C-contiguous,
+    aligned and in this machine's byte order, and outputs share no memory with anything else. The
+    GIL is released meanwhile.
+
+    Returns the part of the cells, in [0, 1], whose picture the motion explains; below 0.45 the
+    picture was cut, and `smoothed` equals `scores`.
+
+    Raises:
+        ValueError: a dtype, shape or layout does not fit, or memory is shared.
+        TypeError: an argument is not an array, or an output is read-only.
+    """
+
 def nv12_to_bgr(
     luma: NDArray[np.uint8], chroma: NDArray[np.uint8], bgr: NDArray[np.uint8], matrix: int
 ) -> None:

@@ -6,10 +6,10 @@ import gc
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dedos_deploy.bundle import BundleWriter, Manifest
+from dedos_deploy.bundle import MODEL, BundleWriter, Manifest, batch_file
 from dedos_deploy.calib.frames import sample_frames
 from dedos_deploy.calib.options import Int8Options
 from dedos_deploy.calib.selection import CalibrationFrames
@@ -26,6 +26,7 @@ from dedos_deploy.export.parity import ParityReport, check_parity, measure_parit
 from dedos_deploy.export.parity_frames import packed_frames
 from dedos_deploy.export.report import ExportReport
 from dedos_deploy.export.rtx import EngineFile, build_rtx_engine, require_rtx
+from dedos_deploy.export.shared_weights import SharedWeights
 from dedos_deploy.export.storage import Matrices, store_small
 from dedos_deploy.export.target_graph import TargetGraph, score_dtype, target_graph
 from dedos_deploy.export.weights import TrainedModel, WeightsSource
@@ -91,9 +92,12 @@ class _Export:
         self, writer: BundleWriter, folder: Path, options: ExportOptions, progress: Progress
     ) -> None:
         self.writer, self.folder, self.options = writer, folder, options
-        extra = (options.target == "rtx") + (options.int8 is not None)
-        self.stages = Stages(progress, total=5 + extra)
+        # One stage for every graph, and one for its engine.
+        each = len(options.batches) * (1 + (options.target == "rtx"))
+        self.stages = Stages(progress, total=4 + (options.int8 is not None) + each)
         self.warnings: list[str] = []
+        several = len(options.batches) > 1
+        self.weights = SharedWeights(folder / f"{MODEL}.data") if several else None
 
     def run(self, weights: WeightsSource | TrainedModel) -> ExportReport:
         options = self.options
@@ -119,7 +123,10 @@ class _Export:
                     frames = int8.checking, "frames that did not calibrate"
                 if graph.kind != "int8":
                     text = self._text(trained, "half")
-        files, parity = self._compared(trained, spec, graph, text, frames)
+        with self.stages.stage("comparing with the FP32 model") as progress:
+            files, parity = self._compared(trained, spec, graph, text, frames, progress)
+        others = [self._batch(trained, spec, size, text, frames) for size in options.batches[1:]]
+        files += tuple(path for path, _ in others)
         built = self._engine(files[0], graph.kind, spec) if options.target == "rtx" else None
         with self.stages.stage("writing the bundle"):
             report = ExportReport(
@@ -133,6 +140,7 @@ class _Export:
                 int8.report if int8 is not None else None,
                 graph.kind,
                 tuple(self.warnings),
+                tuple(parity for _, parity in others),
             )
             calibrated = int8.table.key.sha256 if int8 is not None else None
             precision = {"image": graph.kind, "text": text.precision}
@@ -150,26 +158,45 @@ class _Export:
         graph: TargetGraph,
         text: BundleText,
         frames: tuple[list[Picture], str],
+        progress: Progress,
     ) -> tuple[tuple[Path, ...], ParityReport]:
         """Return the files of the graph and what the parity gate saw; frames: and where from."""
-        with self.stages.stage("comparing with the FP32 model") as progress:
-            files = self._saved(graph)
-            with OnnxEngine(files[0], spec) as engine:
-                parity = measure_parity(
-                    engine.infer,
-                    trained.model,
-                    frames[0],
-                    parity_cases(text.embeddings),
-                    spec=spec,
-                    precision=graph.kind,
-                    frames_from=frames[1],
-                    allow_drift=self.options.allow_drift,
-                    note=progress.note,
-                )
-            check_parity(parity)
-            if not parity.passed:
-                self._warn(f"written with drift: {parity.agreement:.2%} of pixels agree")
+        files = self._saved(graph, spec.batch)
+        with OnnxEngine(files[0], spec) as engine:
+            parity = measure_parity(
+                engine.infer,
+                trained.model,
+                frames[0],
+                parity_cases(text.embeddings),
+                spec=spec,
+                precision=graph.kind,
+                frames_from=frames[1],
+                allow_drift=self.options.allow_drift,
+                note=progress.note,
+            )
+        check_parity(parity)
+        if not parity.passed:
+            which = "" if spec.batch == 1 else f", graph for {spec.batch} frames per run"
+            self._warn(f"written with drift{which}: {parity.agreement:.2%} of pixels agree")
         return files, parity
+
+    def _batch(
+        self,
+        trained: TrainedModel,
+        spec: GraphSpec,
+        size: int,
+        text: BundleText,
+        frames: tuple[list[Picture], str],
+    ) -> tuple[Path, ParityReport]:
+        """Return the file of the graph for `size` frames per run and what the gate saw."""
+        gc.collect()  # The graph before this one lies in reference cycles.
+        with self.stages.stage(f"the graph for {size} frames per run") as progress:
+            wide = replace(spec, batch=size)
+            graph = self._image_graph(trained, wide)
+            (path,), parity = self._compared(trained, wide, graph, text, frames, progress)
+        if self.options.target == "rtx":
+            self._engine(path, graph.kind, wide)
+        return path, parity
 
     def _warn(self, text: str) -> None:
         self.warnings.append(text)
@@ -181,7 +208,7 @@ class _Export:
         height, width = config.check_size(self.options.size_hw or trained_hw)
         options = self.options
         kind = score_dtype(trained.model, options.precision, options.target)
-        return GraphSpec(height, width, config.clip.text_width, options.batch, kind)
+        return GraphSpec(height, width, config.clip.text_width, score_dtype=kind)
 
     def _frames(self) -> tuple[list[Picture], str]:
         count, source = self.options.frame_count, self.options.frames
@@ -241,11 +268,15 @@ class _Export:
         check_ops(found.model, target)
         return TargetGraph(typed.frozen, found.model, "int8", typed.precision, typed.fused), found
 
-    def _saved(self, graph: TargetGraph) -> tuple[Path, ...]:
+    def _saved(self, graph: TargetGraph, batch: int) -> tuple[Path, ...]:
         judged = self.options.int8 is not None and self.options.target == "cpu"
         if self.options.storage == "half" or judged:
             store_small(graph.model)
-        return save_graph(graph.model, self.folder / "model.onnx")
+        if self.weights is None:
+            return save_graph(graph.model, self.folder / MODEL)
+        path = self.folder / (MODEL if batch == 1 else batch_file(batch))
+        self.weights.save(graph.model, path)
+        return (path,)
 
     def _text(self, trained: TrainedModel, matrices: Matrices) -> BundleText:
         return bundle_text(trained, self.options, self.folder, matrices=matrices)
@@ -273,7 +304,8 @@ class _Export:
         report: ExportReport,
         int8: Int8Graph | None,
     ) -> None:
-        for path in (*files, text.tower, text.tokenizer):
+        weights = () if self.weights is None else (self.weights.data,)
+        for path in (*files, *weights, text.tower, text.tokenizer):
             self.writer.add_file(path.name, path)
         self.writer.add_vocabulary(BASE_VOCABULARY, text.words, text.embeddings)
         facts = json.dumps(report.facts(), indent=2) + "\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -20,6 +21,9 @@ from dedos_deploy.vocabulary import Vocabulary
 Storage = Literal["full", "half"]
 
 STORAGES: tuple[Storage, ...] = get_args(Storage)
+MOST_FRAMES = 64
+"""Of a run."""
+
 RTX_CAPABILITIES = ("8.6", "8.9", "12.0")
 """RTX 30, 40 and 50. Turing, 7.5, is not among them: TensorRT for RTX has no float32 matrix product
 there, which the linear attention and the class logits need."""
@@ -40,8 +44,8 @@ class ExportOptions:
     """What will run it."""
     size_hw: tuple[int, int] | None = None
     """Network size, None for the one trained at."""
-    batch: int = 1
-    """Images per run."""
+    batches: tuple[int, ...] = (1,)
+    """Frames per run, growing from 1, which is always among them: one graph each."""
     frames: str | os.PathLike[str] | None = None
     """Picture, folder or video for the parity gate, None for pictures of embedded scenes."""
     frame_count: int = 4
@@ -69,9 +73,14 @@ class ExportOptions:
         _check_choice("target", self.target, TARGETS)
         if self.templates is not None:
             _check_choice("templates", self.templates, tuple(TEMPLATES))
-        for name, value in (("batch", self.batch), ("frame_count", self.frame_count)):
-            if value < 1:
-                raise BadInputError(f"{name} must be at least 1, not {value}")
+        if self.frame_count < 1:
+            raise BadInputError(f"frame_count must be at least 1, not {self.frame_count}")
+        grow = self.batches == tuple(sorted(set(self.batches)))
+        if not grow or self.batches[:1] != (1,) or self.batches[-1] > MOST_FRAMES:
+            raise BadInputError(
+                f"batches must grow from 1 to at most {MOST_FRAMES} frames per run, as 1,2,4, not "
+                f"{','.join(map(str, self.batches))}"
+            )
         self._check_int8()
         if self.threshold is not None and not 0.0 <= self.threshold <= 1.0:
             raise BadInputError(f"threshold must lie in [0, 1], not {self.threshold}")
@@ -92,13 +101,20 @@ class ExportOptions:
                 f"calibration frames were given, but precision {self.precision!r} needs none; choose "
                 "--precision int8, or leave them out"
             )
-        if self.int8 is not None and self.batch != 1:
-            raise BadInputError(f"INT8 is calibrated with batch 1, not {self.batch}")
+        if self.int8 is not None and self.batches != (1,):
+            held = ",".join(map(str, self.batches))
+            raise BadInputError(f"INT8 is calibrated for one frame per run, not for batches {held}")
 
 
 def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise BadInputError(f"{name} {value!r} is unknown; choose one of {', '.join(allowed)}")
+
+
+def _batches(text: str) -> tuple[int, ...]:
+    if re.fullmatch(r"\d{1,4}(,\d{1,4})*", text, re.ASCII) is None:
+        raise BadInputError(f"{text!r} are no numbers of frames per run; write them as 1,2,4")
+    return tuple(map(int, text.split(",")))
 
 
 def _comma_separated(text: str) -> tuple[str, ...]:
@@ -166,11 +182,11 @@ GRAPH_OPTIONS = (
         metavar="HxW",
     ),
     Option(
-        "batch",
-        "images per run (default: {default})",
-        int,
-        metavar="N",
-        default=ExportOptions.batch,
+        "batches",
+        "frames per run, as 1,2,4: a graph each, for cameras with the same words that share a run; the "
+        "weights are in the bundle once (default: 1)",
+        _batches,
+        metavar="LIST",
     ),
     Option(
         "compute_capabilities",

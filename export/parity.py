@@ -67,6 +67,15 @@ class ParityReport:
     frames: int
     frames_from: str
     rows: tuple[ParityRow, ...]
+    batch: int = 1
+    """Frames per run of the graph."""
+
+    @property
+    def graph(self) -> str:
+        """What the graph is called in sentences."""
+        return f"{self.precision} graph" + (
+            f" for {self.batch} frames per run" if self.batch > 1 else ""
+        )
 
 
 def parity_cases(base: NDArray[np.float32]) -> tuple[ParityCase, ...]:
@@ -97,8 +106,8 @@ def measure_parity(
     infer: runs the deployed graph on the tensors of `spec`; frames_bgr: uint8 [H, W, 3], any size;
     frames_from: where the frames came from, for the report.
 
-    The model sees frames one by one, the graph in batches of `spec.batch`: a row that depends on
-    its neighbours shows up as disagreement.
+    The model sees frames one by one, the graph `spec.batch` per run: a row that depends on its
+    neighbours shows up as disagreement. Fewer frames are given again until every row had one.
     """
     if not frames_bgr:
         raise BadInputError("the parity gate got no frame; give at least one picture")
@@ -107,6 +116,8 @@ def measure_parity(
     finite = True
     for case in cases:
         frames = frames_bgr[: case.max_frames]
+        if case.max_frames is None:
+            frames = [frames[index % len(frames)] for index in range(max(len(frames), spec.batch))]
         note(f"{case.name}, K={len(case.text)}, {len(frames)} frames")
         deployed = _deployed_scores(infer, frames, case, spec)
         pixels = agreeing = 0
@@ -138,6 +149,7 @@ def measure_parity(
         frames=len(frames_bgr),
         frames_from=frames_from,
         rows=tuple(rows),
+        batch=spec.batch,
     )
 
 
@@ -148,12 +160,12 @@ def check_parity(report: ParityReport) -> None:
     worst = min(report.rows, key=lambda row: row.agreement)
     if not report.finite:
         raise ParityError(
-            f"the {report.precision} graph gives NaN or infinite scores ({worst.case}, frame "
+            f"the {report.graph} gives NaN or infinite scores ({worst.case}, frame "
             f"{worst.frame}), so no bundle was written; export with --precision fp32, or with "
             f"--allow-drift to look at it"
         )
     raise ParityError(
-        f"the {report.precision} graph agrees with the FP32 model on {report.agreement:.2%} of "
+        f"the {report.graph} agrees with the FP32 model on {report.agreement:.2%} of "
         f"pixels, {report.min_agreement:.1%} are needed (worst: {worst.case}, frame {worst.frame}, "
         f"{worst.agreement:.2%}, scores differ by {worst.max_abs:.2g}), so no bundle was written; "
         f"choose a higher precision, or accept it with --allow-drift"

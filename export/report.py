@@ -34,6 +34,8 @@ class ExportReport:
     """Precision of the image graph, another than was asked for where the verdict is against
     INT8."""
     warnings: tuple[str, ...]
+    batches: tuple[ParityReport, ...] = ()
+    """What the gate saw of the graphs for more frames per run than one."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dedos_deploy.errors import BadInputError, EngineError
+from dedos_deploy.errors import BadInputError, DedosError, EngineError
 from dedos_deploy.runtime.engines.tensors import Infer, Tensors
 from dedos_deploy.runtime.frame import resize_frame
 from dedos_deploy.runtime.pixels import Pixels, bgr_on_host
 from dedos_deploy.runtime.results import DeviceLabelled
 from dedos_deploy.runtime.segmentation import LabelMap
 from dedos_deploy.runtime.slots import SlotTable
+from dedos_deploy.runtime.stabilising import Stabiliser
 from dedos_deploy.spec import GraphSpec
 
 Outcome = TypeVar("Outcome")
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A frame, the words that it is labelled with, and the past of its stream where labels are to be
+    stable in time."""
+
+    pixels: Pixels
+    table: SlotTable
+    stabiliser: Stabiliser | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +93,26 @@ class Labeller(Protocol):
         """
         ...
 
+    def stable(self) -> Labeller:
+        """Return one for a stream of its own, whose labels are stable in time; it lives as long as this
+        one, and the same thread may use both. Raises BadInputError where results are made on a GPU.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+class RunLabeller(Protocol):
+    """What turns several frames into label maps in one run of an engine, for one thread at a time."""
+
+    def label_all(self, frames: Sequence[Asked]) -> list[Labelled | DedosError]:
+        """Label frames in one run, as many as it takes, under tables of the same words.
+
+        Of a frame that cannot be read, or whose scores are no numbers, it returns the error. Raises
+        EngineError when the run fails.
+        """
+        ...
+
     def close(self) -> None: ...
 
 
@@ -91,28 +123,46 @@ class HostLabeller:
         """spec, infer: of the engine, which stays the caller's; threads: for the label map."""
         self._infer = infer
         self._threads = threads
-        self._image = np.empty((1, spec.height, spec.width, 3), dtype=np.uint8)
-        self._scores = np.empty((0, *spec.score_hw), dtype=np.float32)
+        self._image = np.zeros((spec.batch, spec.height, spec.width, 3), dtype=np.uint8)
+        self._scores = np.empty((0, 0, *spec.score_hw), dtype=np.float32)
 
     def label(self, pixels: Pixels, table: SlotTable) -> Labelled:
+        return self.label_row(Asked(pixels, table))
+
+    def label_row(self, frame: Asked) -> Labelled:
+        """Label one frame; see Labeller.label."""
+        (labelled,) = self.label_all([frame])
+        if isinstance(labelled, DedosError):
+            raise labelled
+        return labelled
+
+    def label_all(self, frames: Sequence[Asked]) -> list[Labelled | DedosError]:
         started = time.perf_counter()
-        frame_bgr = bgr_on_host(pixels)
-        resize_frame(frame_bgr, self._image[0])
+        places = [self._placed(row, frame.pixels) for row, frame in enumerate(frames)]
+        if all(isinstance(place, DedosError) for place in places):
+            return [place for place in places if isinstance(place, DedosError)]
         resized = time.perf_counter()
-        scores = self._scores_of(table)
+        scores = self._scores_of(frames[0].table)
         inferred = time.perf_counter()
-        label_map, confidence, counts = self._arg_max(scores, table, frame_bgr.shape[:2])
-        done = time.perf_counter()
-        return Labelled(
-            label_map,
-            confidence,
-            counts,
-            {
-                "pre": 1e3 * (resized - started),
-                "engine": 1e3 * (inferred - resized),
-                "post": 1e3 * (done - inferred),
-            },
-        )
+        before_ms = {"pre": 1e3 * (resized - started), "engine": 1e3 * (inferred - resized)}
+        outcomes: list[Labelled | DedosError] = []
+        for row, (place, frame) in enumerate(zip(places, frames, strict=True)):
+            if isinstance(place, DedosError):
+                outcomes.append(place)
+                continue
+            try:
+                maps = self._arg_max(
+                    self._smoothed(scores[row], row, frame, place), frame.table, place
+                )
+            except EngineError as error:
+                if frame.stabiliser is not None:
+                    # Scores that are no numbers must not stay in the past for ever.
+                    frame.stabiliser.forget()
+                outcomes.append(error)
+                continue
+            post_ms = 1e3 * (time.perf_counter() - inferred)
+            outcomes.append(Labelled(*maps, {**before_ms, "post": post_ms}))
+        return outcomes
 
     def label_on_device(self, pixels: Pixels, table: SlotTable, stream: int) -> DeviceLabelled:
         raise BadInputError(
@@ -123,12 +173,34 @@ class HostLabeller:
     def submit(self, pixels: Pixels, table: SlotTable) -> Pending:
         return Done(self.label(pixels, table))
 
+    def stable(self) -> Labeller:
+        """Return one for a stream of its own; see Labeller.stable."""
+        return StableLabeller(self)
+
     def close(self) -> None:
         """Nothing is held; the engine belongs to the caller."""
 
+    def _placed(self, row: int, pixels: Pixels) -> tuple[int, ...] | DedosError:
+        """Resize a frame into its row of the image; return its size, or why it cannot be read."""
+        try:
+            frame_bgr = bgr_on_host(pixels)
+        except BadInputError as error:
+            return error
+        resize_frame(frame_bgr, self._image[row])
+        return frame_bgr.shape[:2]
+
+    def _smoothed(
+        self, scores: NDArray[np.float32], row: int, frame: Asked, size_hw: tuple[int, ...]
+    ) -> NDArray[np.float32]:
+        if frame.stabiliser is None:
+            return scores
+        kind = (frame.table.version, size_hw)
+        return frame.stabiliser.smoothed(scores, self._image[row], kind)
+
     def _scores_of(self, table: SlotTable) -> NDArray[np.float32]:
+        """Return the scores of all rows of the image, [B, K, h, w]."""
         inputs: Tensors = {"image": self._image, "text": table.text, "valid": table.valid}
-        scores: NDArray[Any] = self._infer(inputs)["scores"][0]
+        scores: NDArray[Any] = self._infer(inputs)["scores"]
         if scores.dtype == np.float32:
             return scores
         if self._scores.shape != scores.shape:
@@ -157,6 +229,44 @@ class HostLabeller:
         except ValueError as error:
             raise unusable_scores(str(error)) from error
         return label_map, confidence, counts[:-1].astype(np.int64)
+
+
+class StableLabeller:
+    """Labels the frames of one stream, in their order, with scores that are stable in time."""
+
+    def __init__(self, labeller: HostLabeller) -> None:
+        """labeller: does the rest, and may do so for other streams, too."""
+        self._labeller = labeller
+        self.stabiliser = Stabiliser()
+        """Of the stream."""
+
+    def label(self, pixels: Pixels, table: SlotTable) -> Labelled:
+        return self._labeller.label_row(Asked(pixels, table, self.stabiliser))
+
+    def label_on_device(self, pixels: Pixels, table: SlotTable, stream: int) -> DeviceLabelled:
+        return self._labeller.label_on_device(pixels, table, stream)
+
+    def submit(self, pixels: Pixels, table: SlotTable) -> Pending:
+        return Done(self.label(pixels, table))
+
+    def stable(self) -> Labeller:
+        return self._labeller.stable()
+
+    def close(self) -> None:
+        """Nothing is held; the other labeller belongs to the caller."""
+
+
+def past_of(labeller: Labeller) -> Stabiliser | None:
+    """Return the past of the stream that a labeller is for, None where each frame is for itself."""
+    return labeller.stabiliser if isinstance(labeller, StableLabeller) else None
+
+
+def no_past_on_gpu() -> BadInputError:
+    """Return the error of an engine that labels on the GPU for `stable`."""
+    return BadInputError(
+        "labels that are stable in time are made on the CPU, but this engine makes its results on the "
+        "GPU; leave stable (--stable) out, or choose engine cpu, openvino or cuda"
+    )
 
 
 def unusable_scores(why: str) -> EngineError:

@@ -9,113 +9,48 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, overload
 
-import numpy as np
-
 from dedos_deploy.closing import Closing
-from dedos_deploy.errors import BadBundleError, BadInputError
+from dedos_deploy.errors import BadInputError
 from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.runtime.engines.contract import Engine, EngineOptions
 from dedos_deploy.runtime.engines.opening import open_engine
+from dedos_deploy.runtime.labelling import Labeller
 from dedos_deploy.runtime.opencv import require_opencv
 from dedos_deploy.runtime.pending_segmentation import PendingSegmentation
 from dedos_deploy.runtime.pixels import Given, Order, check_pixels, check_stream, stream_of
-from dedos_deploy.runtime.processes import OneProcess
 from dedos_deploy.runtime.results import DeviceSegmentation, device_segmentation, host_segmentation
 from dedos_deploy.runtime.segmentation import Segmentation
+from dedos_deploy.runtime.segmenter_core import BaseVocabulary, SegmenterCore
 from dedos_deploy.runtime.sinks.palette import Colour
 from dedos_deploy.runtime.slots import (
     Encode,
-    Rows,
     SlotTable,
     Thresholds,
-    build_table,
-    check_slots,
-    spare_slots,
 )
+from dedos_deploy.runtime.together import Together
 from dedos_deploy.spec import Background
-from dedos_deploy.text.negatives import close_similarity, negatives
 from dedos_deploy.vocabulary import Vocabulary, parse_vocabulary
 
 if TYPE_CHECKING:
     from dedos_deploy.bundle import Bundle
 
 Classes = str | os.PathLike[str] | Sequence[str] | Vocabulary
-BaseVocabulary = tuple[Sequence[str], Rows]
-
-
-class _Core:
-    """What all vocabularies on one engine share; one frame at a time."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        encode: Encode,
-        *,
-        thresholds: Thresholds,
-        base: BaseVocabulary | None,
-        threads: int | None,
-    ) -> None:
-        from dedos_deploy.threads import usable_threads
-
-        if engine.spec.batch != 1:
-            raise BadBundleError(
-                f"this bundle's graph takes {engine.spec.batch} frames at a time, Segmenter needs 1; "
-                "export it with batch 1"
-            )
-        self._engine = engine
-        self._encode = encode
-        # As many as there are until the first words are encoded: no frame waits for them.
-        self.text_threads = threads
-        self._thresholds = thresholds
-        self._base = base
-        # Once here, since it compares all pairs of base words: too slow for every class change.
-        self._close = close_similarity(base[1]) if base is not None else None
-        self.busy = threading.Lock()
-        self.labeller = engine.labeller(threads=usable_threads(threads))
-        self.process = OneProcess("Segmenter", engine, encode, self.labeller)
-
-    def encode(self, vocabulary: Vocabulary, timeout_s: float | None) -> Rows:
-        """Return the rows of a vocabulary's words; new ones take their time, with few threads."""
-        check_slots(len(vocabulary.words), self._engine.max_slots)
-        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-        return self._encode(vocabulary.words, deadline_s=deadline_s, threads=self.text_threads)
-
-    def next_table(
-        self, vocabulary: Vocabulary, rows: Rows, previous: SlotTable | None
-    ) -> SlotTable:
-        return build_table(
-            vocabulary,
-            previous,
-            rows=rows,
-            thresholds=self._thresholds,
-            negatives=self._negatives_for(vocabulary.words, rows),
-        )
-
-    def _negatives_for(self, user_words: Sequence[str], user: Rows) -> BaseVocabulary:
-        if self._base is None:
-            return (), np.empty((0, self._engine.spec.text_width), dtype=np.float32)
-        words, rows = self._base
-        chosen = negatives(
-            user,
-            words,
-            rows,
-            limit=spare_slots(len(user_words), len(words), self._engine.max_slots),
-            user_words=user_words,
-            similarity=self._close,
-        )
-        return [words[index] for index in chosen], rows[chosen]
 
 
 class SegmenterView:
-    """A vocabulary of its own on an engine that may have others.
+    """A vocabulary of its own on an engine that may have others, for one stream of frames if labels are to
+    be stable in time.
 
     `segment` is for one thread at a time (a second one waits, also one of another view); `set_classes`
     may come from any thread and takes effect between two frames.
     """
 
-    def __init__(self, core: _Core, classes: Classes, *, timeout_s: float | None = None) -> None:
+    def __init__(
+        self, core: SegmenterCore, classes: Classes, *, timeout_s: float | None = None
+    ) -> None:
         vocabulary = _vocabulary(classes)
         self._core = core
+        self._labeller = core.labeller_of_a_view()
         self._changing = threading.Lock()
         self._asked = 0
         self._done = 0
@@ -230,12 +165,12 @@ class SegmenterView:
         check_stream(pixels, result, handle)
         captured_s = time.monotonic() if timestamp_s is None else timestamp_s
         with self._core.busy:
-            table, labeller = self._table, self._core.labeller
+            table = self._table
             if result == "device":
                 assert handle is not None, "by stream_of"
-                there = labeller.label_on_device(pixels, table, handle)
+                there = self._labeller.label_on_device(pixels, table, handle)
                 return device_segmentation(there, table, captured_s, self._core.busy)
-            labelled = labeller.label(pixels, table)
+            labelled = self._labeller.label(pixels, table)
         return host_segmentation(labelled, table, captured_s)
 
     def submit(
@@ -252,7 +187,7 @@ class SegmenterView:
         captured_s = time.monotonic() if timestamp_s is None else timestamp_s
         with self._core.busy:
             table = self._table
-            pending = self._core.labeller.submit(pixels, table)
+            pending = self._labeller.submit(pixels, table)
         core = self._core
         return PendingSegmentation(pending, table, captured_s, busy=core.busy, process=core.process)
 
@@ -278,19 +213,27 @@ class Segmenter(SegmenterView, Closing):
         base: BaseVocabulary | None = None,
         threads: int | None = None,
         text_threads: int = 1,
+        stable: bool = False,
     ) -> None:
         """Build from parts; `load` does so from a bundle.
 
         encode: words to unit rows float32 [N, D]; base: words and rows of the vocabulary whose
         members serve as negatives, None for no negatives; threads: for the label map, at most one
-        per usable core, None for as many; text_threads: for words that are new after the first.
+        per usable core, None for as many; text_threads: for words that are new after the first; stable:
+        see `load`.
         """
-        core = _Core(engine, encode, thresholds=thresholds, base=base, threads=threads)
+        core = SegmenterCore(
+            engine, encode, thresholds=thresholds, base=base, threads=threads, stable=stable
+        )
         with contextlib.ExitStack() as opened:
-            opened.callback(core.labeller.close)
+            opened.callback(core.close)
             super().__init__(core, classes)
             core.text_threads = text_threads
             labeller = opened.pop_all()
+        self.together = Together(
+            core.run_labellers, self._stream_of, busy=core.busy, process=core.process
+        )
+        """Labels frames of views in one run where their words are the same; for `flow.Run`."""
         self._closing = contextlib.ExitStack()
         self._closing.callback(engine.close)
         self._closing.push(labeller)
@@ -308,6 +251,8 @@ class Segmenter(SegmenterView, Closing):
         text_threads: int = 1,
         template: str | None = None,
         gpu: int = 0,
+        batch: int = 1,
+        stable: bool = False,
         on_progress: Progress = QUIET,
     ) -> Segmenter:
         """Return a segmenter for a bundle.
@@ -323,8 +268,11 @@ class Segmenter(SegmenterView, Closing):
         threads: CPU threads, at most one per usable core, None for as many; text_threads: CPU threads of
         the text tower for words that are new after the first, few so that frames go on; template: one of
         `dedos_deploy.text.templates.TEMPLATES` in place of the bundle's prompt templates; gpu: index
-        of the GPU for engines that use one; on_progress: noted what is being done while an
-        engine is built or checked on this device, at its first use.
+        of the GPU for engines that use one; stable: smooth scores over time, moved along with the picture,
+        for labels that do not flicker: frames are then those of one video or camera, in their order;
+        cuts and other words begin anew, and engines that label on the GPU refuse it; batch: most frames
+        that `together` labels in one run, one of `Bundle.batches`; on_progress: noted what is being done
+        while an engine is built or checked on this device, at its first use.
 
         Raises BadInputError for unusable arguments, BadBundleError and EngineError for an
         unusable bundle, ParityError when an engine labels differently from ONNX Runtime.
@@ -340,7 +288,8 @@ class Segmenter(SegmenterView, Closing):
                 bundle, background=background, threshold=threshold, template=template
             )
             opened.callback(parts.close)
-            runner = open_engine(parts.bundle, engine, EngineOptions(threads, gpu, on_progress))
+            options = EngineOptions(threads, gpu, on_progress, batch)
+            runner = open_engine(parts.bundle, engine, options)
             opened.callback(runner.close)
             segmenter = cls(
                 runner,
@@ -350,19 +299,26 @@ class Segmenter(SegmenterView, Closing):
                 base=parts.base,
                 threads=threads,
                 text_threads=text_threads,
+                stable=stable,
             )
-            opened.callback(segmenter._core.labeller.close)
+            opened.callback(segmenter._core.close)
             segmenter._closing = opened.pop_all()
         return segmenter
 
     def share(self, classes: Classes, *, timeout_s: float | None = None) -> SegmenterView:
-        """Return another vocabulary on the same engine, with ids of its own; for several cameras.
+        """Return another vocabulary on the same engine, with ids of its own, and of a stable segmenter
+        with a past of its own; for several cameras.
 
         It lives as long as this segmenter is open. timeout_s: how long new words may take, None for
         as long as they need. Raises BadInputError, and UnfinishedError as `set_classes` does.
         """
         self._core.process.check()
         return SegmenterView(self._core, classes, timeout_s=timeout_s)
+
+    def _stream_of(self, view: object) -> tuple[SlotTable, Labeller] | None:
+        if isinstance(view, SegmenterView) and view._core is self._core:
+            return view._table, view._labeller
+        return None
 
     def close(self) -> None:
         """Release the engine and, if `load` opened it, the bundle; may be called twice."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -112,6 +114,11 @@ class SlotTable:
 
     colours_bgr: tuple[Colour, ...] = ()
     """Of all `names`; those of the vocabulary's are told apart from each other."""
+
+    @cached_property
+    def words(self) -> bytes:
+        """Equal for tables of which one run of the engine can serve the frames."""
+        return hashlib.sha256(self.text.tobytes()).digest()
 
     @property
     def none_id(self) -> int:

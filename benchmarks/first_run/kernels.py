@@ -86,7 +86,7 @@ def label_times(
     frame = np.random.default_rng(0).integers(0, 256, (*frame_hw, 3), np.uint8)
     table = some_table(len(scores), len(scores))
     engine = ScoresEngine(cuda, scores, (4 * rows, 4 * columns))
-    labeller = DeviceLabeller.open(engine, fatbin)
+    labeller = DeviceLabeller(engine, engine.cuda.kernels(fatbin.read_bytes()))
     wanted = HostLabeller(engine.spec, engine.infer, threads=2).label(frame, table)
     parts: dict[str, list[float]] = {"pre": [], "post": []}
     for _ in range(runs):

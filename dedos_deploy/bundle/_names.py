@@ -24,6 +24,7 @@ MAX_FILES = 4096
 MAX_NAME = 200
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 _VOCABULARY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_BATCH_GRAPH = re.compile(r"model\.batch([1-9]\d{0,3})\.onnx")
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -58,6 +59,25 @@ def clash(names: Iterable[str]) -> str | None:
             if parent.as_posix() in seen:
                 return f"{shown(name)} lies in {shown(seen[parent.as_posix()])}, which is a file"
     return None
+
+
+def batch_file(batch: int) -> str:
+    """Return the file of the graph that takes so many frames per run, beside `model.onnx`.
+
+    >>> batch_file(4)
+    'model.batch4.onnx'
+    """
+    return f"model.batch{batch}.onnx"
+
+
+def batch_of(name: str) -> int | None:
+    """Return how many frames per run the graph in a file takes, None for any other file.
+
+    >>> batch_of("model.batch4.onnx"), batch_of("model.onnx")
+    (4, None)
+    """
+    match = _BATCH_GRAPH.fullmatch(name)
+    return int(match[1]) if match else None
 
 
 def vocabulary_file(name: str) -> str:

@@ -7,10 +7,18 @@ import os
 import shutil
 import stat
 import weakref
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dedos_deploy.bundle._names import MANIFEST, PARITY_FOLDER, vocabulary_file
+from dedos_deploy.bundle._names import (
+    MANIFEST,
+    MODEL,
+    PARITY_FOLDER,
+    batch_file,
+    batch_of,
+    vocabulary_file,
+)
 from dedos_deploy.bundle._unpack import unpack
 from dedos_deploy.bundle._verify import read_file, verify_folder
 from dedos_deploy.bundle.manifest import Manifest
@@ -42,6 +50,20 @@ PARITY_FRAME_SIDE = 640
 """Pixels of the longer side of a parity frame at most."""
 
 _DEMO_FILE = Path(__file__).parent.parent / "assets" / "demo.dedos"
+
+
+@dataclass(frozen=True)
+class BundleGraph:
+    """One image graph of a bundle."""
+
+    path: Path
+    """Its ONNX file."""
+
+    spec: GraphSpec
+    """Its tensors."""
+
+    sha256: str
+    """Of the file, in hexadecimal."""
 
 
 class Bundle(Closing):
@@ -97,6 +119,28 @@ class Bundle(Closing):
     def spec(self) -> GraphSpec:
         """The tensors of `model.onnx`."""
         return self.manifest.spec
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """Numbers of frames per run that it holds a graph for, in growing order."""
+        others = (batch_of(name) for name in self.manifest.files)
+        return tuple(sorted({self.spec.batch, *(batch for batch in others if batch is not None)}))
+
+    def graph(self, batch: int | None = None) -> BundleGraph:
+        """Return the graph for so many frames per run, `model.onnx` for None.
+
+        Raises BadInputError naming the numbers that the bundle holds.
+        """
+        batch = self.spec.batch if batch is None else batch
+        if batch not in self.batches:
+            held = ", ".join(map(str, self.batches))
+            raise BadInputError(
+                f"{self._label} holds no graph for {batch} frames per run, only for {held}; choose one "
+                "of these, or export it again with --batches"
+            )
+        name = MODEL if batch == self.spec.batch else batch_file(batch)
+        spec = replace(self.spec, batch=batch)
+        return BundleGraph(self.path(name), spec, self.manifest.files[name])
 
     def path(self, name: str) -> Path:
         """Return the path of a file that the manifest lists, for example `model.onnx`.

@@ -102,6 +102,14 @@ def build_parser() -> argparse.ArgumentParser:
         help="score in [0, 1] for classes without their own @X (default: the bundle's)",
     )
     parser.add_argument(
+        "--stable",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="smooth scores over time, moved along with the picture, so that labels flicker less: of every "
+        "source alone, anew after a cut or with other words; pictures of a folder count as a video in "
+        "the order of their names, a single one is refused, and so are engines that label on the GPU",
+    )
+    parser.add_argument(
         "--output",
         action="append",
         default=[],
@@ -235,6 +243,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--gpu", type=int, default=0, metavar="N", help="which GPU, from 0 (default: 0)"
+    )
+    parser.add_argument(
+        "--batch",
+        type=int,
+        default=1,
+        metavar="N",
+        help="let up to N sources with the same words share a run of the engine when their frames are "
+        "ready at the same time; the bundle must hold a graph for N (default: 1, each alone)",
     )
     parser.add_argument(
         "--threads",

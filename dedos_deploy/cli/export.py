@@ -182,6 +182,11 @@ def _summary(report: ExportReport, *, own_frames: bool) -> str:
         f"{parity.frames} frames: {parity.frames_from}",
         f"  text       cosine ≥ {report.text.min_cosine:.5f} to the FP32 tower",
     ]
+    lines += [
+        f"  batch {more.batch:<4} {more.agreement:.2%} of pixels agree with the FP32 model, scores within "
+        f"{more.max_abs:.2g}, every row of {more.batch} frames per run"
+        for more in report.batches
+    ]
     if own_frames:
         kept = min(MOST_PARITY_FRAMES, parity.frames)
         lines.insert(

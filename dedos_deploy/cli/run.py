@@ -49,7 +49,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     from dedos_deploy.cli._run_page import check_serving, state_of, words_with
-    from dedos_deploy.cli.run_cameras import check_places, classes_of, part_of, sources_of
+    from dedos_deploy.cli.run_cameras import (
+        check_batch,
+        check_places,
+        classes_of,
+        part_of,
+        sources_of,
+    )
     from dedos_deploy.interrupts import interrupts_taken
     from dedos_deploy.runtime.opencv import silence_ffmpeg
 
@@ -57,6 +63,7 @@ def _run(args: argparse.Namespace) -> int:
     # What is cheap to check comes first: a typing mistake should not cost a model's loading time.
     words = classes_of(args.classes, sources_of(args))
     part_of(args)
+    check_batch(args)
     if args.max_latency_ms is not None and not args.max_latency_ms > 0:
         raise BadInputError(f"--max-latency-ms must be positive, not {args.max_latency_ms}")
     check_serving(args)
@@ -94,6 +101,8 @@ def _label(
 
     with Opened(interrupts.stop) as opened:
         bundle = opened.enter("bundle", Bundle.open(args.bundle))
+        if args.batch > 1:
+            bundle.graph(args.batch)  # which says what there is instead
         vocabularies = _vocabularies(args, bundle, words)
         cameras = open_cameras(args, interrupts, opened)
         stages = watch(args, opened)
@@ -103,7 +112,8 @@ def _label(
         stop = interrupts.defer()
         views = {name: shared.share(vocabulary) for name, vocabulary in vocabularies.items()}
         seats = [camera.labelled_by(views[camera.name], args) for camera in cameras]
-        run = Run(seats, options_of(args), stop=stop, stages=stages)
+        together = shared.together if args.batch > 1 else None
+        run = Run(seats, options_of(args), stop=stop, stages=stages, together=together)
         open_page(args, Watched(run, shared, views, cameras, bundle, state), opened)
         frames = cameras[0].frames if is_alone(args) else None
         with _status(args, run, frames):
@@ -178,6 +188,8 @@ def _load(args: argparse.Namespace, bundle: Bundle, vocabulary: Vocabulary) -> S
             threads=args.threads,
             engine=args.engine,
             gpu=args.gpu,
+            batch=args.batch,
+            stable=args.stable,
             on_progress=progress,
         )
 

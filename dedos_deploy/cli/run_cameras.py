@@ -194,6 +194,17 @@ def part_of(args: argparse.Namespace) -> Part:
     return Part(args.every, args.start, args.end)
 
 
+def check_batch(args: argparse.Namespace) -> None:
+    """Raise BadInputError for frames per run that no sources could fill."""
+    if args.batch < 1:
+        raise BadInputError(f"--batch must be at least 1, not {args.batch}")
+    if args.batch > 1 and len(sources_of(args)) == 1:
+        raise BadInputError(
+            f"--batch {args.batch} is for sources that share a run, and there is one; name another with "
+            "--source, or leave --batch out"
+        )
+
+
 def options_of(args: argparse.Namespace) -> RunOptions:
     """Return when the run ends."""
     from dedos_deploy.runtime.flow import RunOptions
@@ -292,6 +303,12 @@ def _open_source(name: str, uri: str, args: argparse.Namespace, opened: Opened) 
             return Ends(name, uri, [], [], part)
     else:
         source = open_source(uri, reconnect=Reconnect(attempts=0))
+    if args.stable and source.frames == 1:
+        source.close()
+        raise BadInputError(
+            f"--stable smooths labels over the frames of a video, but source {source.source_id!r} is a "
+            "single picture; leave --stable out, or name a video, a camera or a folder of its frames"
+        )
     source = part.of(source)
     # Opened here, so that a mistake in an address ends the program before it has begun; the feed
     # opens it again, so that its health and attempts are those that are reported.

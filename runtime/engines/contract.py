@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dedos_deploy.closing import Closing
 from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.runtime.engines.tensors import Tensors
-from dedos_deploy.runtime.labelling import HostLabeller, Labeller
+from dedos_deploy.runtime.labelling import HostLabeller, Labeller, RunLabeller
 from dedos_deploy.spec import GraphSpec
 
 
@@ -41,6 +41,13 @@ class Engine(Closing):
         """
         return HostLabeller(self.spec, self.infer, threads=threads)
 
+    def run_labellers(self, *, threads: int) -> dict[int, RunLabeller]:
+        """Return the ways to label several frames in one run, by their number; as `labeller`, which
+        is for one."""
+        if self.spec.batch == 1:
+            return {}
+        return {self.spec.batch: HostLabeller(self.spec, self.infer, threads=threads)}
+
     def facts(self) -> dict[str, Any]:
         """Return what reports say of this engine, as JSON values; nothing, unless it says more."""
         return {}
@@ -62,3 +69,6 @@ class EngineOptions:
 
     on_progress: Progress = QUIET
     """Told what is being done while an engine is built or checked, many times a second."""
+
+    batch: int = 1
+    """Most frames per run; the graphs for fewer that the bundle holds are opened, too."""

@@ -39,7 +39,7 @@ from dedos_deploy.runtime.slots import Rows
 from dedos_deploy.user_cache import cache_root, private_folder
 
 if TYPE_CHECKING:
-    from dedos_deploy.bundle import Bundle
+    from dedos_deploy.bundle import Bundle, BundleGraph
 
 _LOG = logging.getLogger(__name__)
 
@@ -62,14 +62,13 @@ class Verdict:
 class OpenVinoChoice:
     """Opens the fastest OpenVINO engine of a bundle that labels as ONNX Runtime does."""
 
-    def __init__(self, bundle: Bundle, options: EngineOptions) -> None:
+    def __init__(self, bundle: Bundle, graph: BundleGraph, options: EngineOptions) -> None:
         """Raises MissingExtraError, or EngineError for a version that is too old."""
         self._openvino = load_openvino()
         self._bundle = bundle
         self._options = options
         self._folder = cache_root() / "openvino"
-        self._model = bundle.path("model.onnx")
-        self._model_sha256 = bundle.manifest.files["model.onnx"]
+        self._graph = graph
         self._precision = bundle.manifest.precision.get("image", "fp32")
 
     def open(self) -> OpenVinoEngine:
@@ -89,8 +88,8 @@ class OpenVinoChoice:
 
     def _engine(self, arithmetic: Arithmetic) -> OpenVinoEngine:
         return OpenVinoEngine(
-            self._model,
-            self._bundle.spec,
+            self._graph.path,
+            self._graph.spec,
             arithmetic=arithmetic,
             threads=self._options.threads,
             cache=self._compiled,
@@ -116,7 +115,7 @@ class OpenVinoChoice:
         threads = self._options.threads
         with (
             self._engine(arithmetic) as engine,
-            OnnxEngine(self._model, self._bundle.spec, threads=threads) as reference,
+            OnnxEngine(self._graph.path, self._graph.spec, threads=threads) as reference,
         ):
             check = check_on_device(
                 engine,
@@ -127,11 +126,11 @@ class OpenVinoChoice:
             )
             speedup = _speedup(engine, reference, rows) if check.passed else None
         values = {**check.to_dict(), "speedup": speedup}
-        keep_verdict(self._file(arithmetic), self._model_sha256, values)
+        keep_verdict(self._file(arithmetic), self._graph.sha256, values)
         return Verdict(check, speedup)
 
     def _kept(self, arithmetic: Arithmetic) -> Verdict | None:
-        values = kept_verdict(self._file(arithmetic), self._model_sha256)
+        values = kept_verdict(self._file(arithmetic), self._graph.sha256)
         check = check_of(values)
         return None if values is None or check is None else Verdict(check, values.get("speedup"))
 
@@ -139,7 +138,7 @@ class OpenVinoChoice:
         """Path of the verdict, another one for each version and processor."""
         parts = (arithmetic, str(self._openvino.__version__), processor(self._openvino))
         machine = re.sub(r"[^a-z0-9.]+", "-", "-".join(parts).lower()).strip("-")
-        return self._folder / f"{self._model_sha256[:8]}-{machine}.check.json"
+        return self._folder / f"{self._graph.sha256[:8]}-{machine}.check.json"
 
 
 def _tell(arithmetic: Arithmetic, verdict: Verdict, refused: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -29,6 +30,7 @@ from dedos_deploy.runtime.processes import OneProcess
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.sinks.contract import SinkErrors, StopRequested
 from dedos_deploy.runtime.sources.contract import POLL_S, Outcome
+from dedos_deploy.runtime.together import Together
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +70,8 @@ class _Begun:
     pending: PendingResult | None = None
     result: Segmentation | None = None
     error: Exception | None = None
+    is_timed: bool = True
+    """Whether the engine's time is noted with it: of frames that shared a run, with the first."""
 
     @property
     def ready(self) -> bool:
@@ -79,7 +83,8 @@ class Run:
 
     Every source is read on a thread of its own (Feed) and every sink written on one (SinkLane); one
     thread labels, in fair turns and one result ahead (Turns). Of recordings it gives the engine one
-    frame more than is at work, where the engine takes it. What has to happen on the caller's thread
+    frame more than is at work, where the engine takes it. Frames that are ready at the same time, of
+    cameras with the same words, share a run where `together` says so. What has to happen on the caller's thread
     happens on the one that calls `run`: windows are written there, and `on_result` is called there, with
     the results of all cameras, one at a time and in the order in which they were labelled.
 
@@ -100,9 +105,12 @@ class Run:
         stop: threading.Event | None = None,
         on_result: OnCameraResult | None = None,
         stages: StageBoard | None = None,
+        together: Together | None = None,
     ) -> None:
         """stop: set it from anywhere to end the run after the frame in work; on_result: called with
-        camera, frame and result, may raise StopRequested; stages: told what every thread is busy with.
+        camera, frame and result, may raise StopRequested; stages: told what every thread is busy with;
+        together: `Segmenter.together` of the one that the cameras' are views of, None to label every
+        frame alone.
         """
         names = [camera.name for camera in cameras]
         if not names:
@@ -120,7 +128,9 @@ class Run:
         self.on_result = on_result
         self._patience = Patience(self._stop)
         self._seats: list[Seat] = []
+        self._most = self._options.max_results or math.inf
         self._turns = Turns()
+        self._together = together
         self._failed = 0
         self._free_s = 0.0
         self._callback_said = False
@@ -252,11 +262,11 @@ class Run:
         labelled = 0
         under_way: deque[_Begun] = deque()
         while True:
-            enough = labelled + len(under_way) == self._options.max_results
+            enough = labelled + len(under_way) >= self._most
             ends = enough or stop.is_set() or self._stop.is_set()
             turn = None if ends else self._turns.next(self._seats, wait=not under_way)
             if turn is not None:
-                under_way.append(self._begin(*turn))
+                under_way += self._begin_turn(turn, labelled + len(under_way))
             elif not under_way and (ends or all(seat.feed.over for seat in self._seats)):
                 if not ends:
                     self._raise_source_error()
@@ -276,6 +286,34 @@ class Run:
             for seat in self._seats:
                 if seat.feed.failure is not None:
                     raise seat.feed.failure
+
+    def _begin_turn(self, turn: tuple[Seat, Frame], before: int) -> list[_Begun]:
+        """Give a frame to the engine, and those that may share its run; before: frames so far."""
+        if self._together is None:
+            return [self._begin(*turn)]
+        left = self._most - before
+        others = self._turns.beside(turn[0], self._seats, self._together, left)
+        if not others:
+            return [self._begin(*turn)]
+        begun = [_Begun(*turn), *(_Begun(*other, is_timed=False) for other in others)]
+        self._label_together(self._together, begun)
+        return begun
+
+    def _label_together(self, together: Together, begun: Sequence[_Begun]) -> None:
+        names = ", ".join(one.seat.camera.name for one in begun)
+        asked = [
+            (one.seat.camera.segmenter, one.frame.pixels, one.frame.timestamp_s) for one in begun
+        ]
+        try:
+            with self.stages.busy("label", names, begun[0].frame.frame_id) as call:
+                for one, outcome in zip(begun, together.segment(asked), strict=True):
+                    if isinstance(outcome, Exception):
+                        one.error = outcome
+                    else:
+                        one.result, call.parts_ms = outcome, outcome.latency_ms
+        except Exception as error:
+            for one in begun:
+                one.error = error
 
     def _begin(self, seat: Seat, frame: Frame) -> _Begun:
         """Give a frame to the engine; an error of it waits until the frames before are done."""
@@ -309,7 +347,8 @@ class Run:
         self._failed = 0
         now_s = time.monotonic()
         # The time that it waited for the frame before is not the engine's.
-        self._turns.took(now_s - max(begun.begun_s, self._free_s))
+        if begun.is_timed:
+            self._turns.took(now_s - max(begun.begun_s, self._free_s))
         self._free_s = now_s
         return result
 

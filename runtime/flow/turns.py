@@ -24,6 +24,7 @@ from dedos_deploy.runtime.pixels import HostPixels
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.sinks.contract import Sink
 from dedos_deploy.runtime.sources.contract import POLL_S, Source
+from dedos_deploy.runtime.together import Together
 
 LATE = "too late"
 """Cause of a drop: the frame would have been older than its camera allows when it was done."""
@@ -144,7 +145,8 @@ class Seat:
 
 class Turns:
     """Gives frames out, one at a time, fairly: of the cameras with a frame ready, the one that has
-    had the least goes first; a camera that was away does not make up for it."""
+    had the least goes first; a camera that was away does not make up for it. Others that have its
+    words may go with it."""
 
     def __init__(self) -> None:
         self._ready = threading.Condition()
@@ -172,20 +174,55 @@ class Turns:
         for seat in waiting:
             seat.clock = max(seat.clock, self._time)
         for seat in sorted(waiting, key=lambda seat: seat.clock):
-            frame = seat.feed.take()
-            if frame is None:
-                continue
-            if self._is_late(seat, frame) and not self._tries_again():
-                seat.feed.count_drop(LATE)
-                continue
-            self._time = seat.clock
-            seat.clock += 1.0
-            seat.given += 1
-            return seat, frame
+            turn_s = seat.clock
+            frame = self._take(seat)
+            if frame is not None:
+                self._time = turn_s
+                return seat, frame
         return None
 
+    def beside(
+        self, first: Seat, seats: Sequence[Seat], together: Together, most: float
+    ) -> list[tuple[Seat, Frame]]:
+        """Return other cameras with the words of `first` whose frame is ready now, and their frames,
+        at most as many as fill a run with it; a frame that is not there is not waited for.
+
+        most: frames in all. Each counts as a turn of its camera.
+        """
+        words = together.words_of(first.camera.segmenter)
+        others = [
+            seat
+            for seat in seats
+            if seat is not first
+            and seat.can_be_served
+            and words == together.words_of(seat.camera.segmenter) is not None
+        ]
+        there = min(most, 1 + len(others))
+        room = max((size for size in together.batches if size <= there), default=1) - 1
+        found: list[tuple[Seat, Frame]] = []
+        for seat in sorted(others, key=lambda seat: seat.clock):
+            if len(found) == room:
+                break
+            seat.clock = max(seat.clock, self._time)
+            frame = self._take(seat)
+            if frame is not None:
+                found.append((seat, frame))
+        return found
+
+    def _take(self, seat: Seat) -> Frame | None:
+        """Return the camera's frame unless it is gone or too late; then it was the camera's turn."""
+        frame = seat.feed.take()
+        if frame is None:
+            return None
+        if self._is_late(seat, frame) and not self._tries_again():
+            seat.feed.count_drop(LATE)
+            return None
+        seat.clock += 1.0
+        seat.given += 1
+        return frame
+
     def took(self, duration_s: float) -> None:
-        """Note how long the engine took for a frame."""
+        """Note how long the engine took for a frame, or for those that shared a run."""
         if self._is_trying:
             self._durations_s.clear()
         self._is_trying = False

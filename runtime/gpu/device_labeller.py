@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import EngineError
@@ -27,7 +27,7 @@ from dedos_deploy.runtime.gpu.result_pool import (
     ResultLayout,
     ResultPool,
 )
-from dedos_deploy.runtime.labelling import Labelled, unusable_scores
+from dedos_deploy.runtime.labelling import Labelled, Labeller, no_past_on_gpu, unusable_scores
 from dedos_deploy.runtime.pixels import ForeignFrame, Pixels
 from dedos_deploy.runtime.slots import SlotTable
 from dedos_deploy.spec import SLOT_BUCKETS
@@ -44,7 +44,7 @@ class DevicePending:
 
     def __init__(self, labeller: DeviceLabeller, table: SlotTable, frame: DeviceFrame) -> None:
         self._labeller = labeller
-        self.layout = _layout(frame, table)
+        self.layout = layout_of(frame, table)
         self.frame = frame
         self.block: ResultBlock | None = None
         self.latency_ms: dict[str, float] = {}
@@ -87,8 +87,7 @@ class DeviceLabeller(Closing):
 
     Two frames may be under way: the second one's way up runs beside the work of the first. Results
     lie in page-locked memory that their receiver owns, into which a GPU that shares the CPU's memory
-    writes by itself. Buffers of frame size are allocated for the first frame and again only for a
-    larger one; other words allocate nothing.
+    writes by itself. Only a frame larger than all before allocates; other words do not.
     """
 
     def __init__(self, engine: DeviceEngine, kernels: Kernels) -> None:
@@ -107,12 +106,6 @@ class DeviceLabeller(Closing):
             close_all(self._resources)
             raise
 
-    @classmethod
-    def open(cls, engine: DeviceEngine, kernels: Path) -> DeviceLabeller:
-        """Return one with the kernels of a fat binary, on any thread. Raises EngineError."""
-        engine.cuda.activate()
-        return cls(engine, engine.cuda.kernels(kernels.read_bytes()))
-
     def label(self, pixels: Pixels, table: SlotTable) -> Labelled:
         """Label a frame; see Labeller.label."""
         with self._engine.exclusive():
@@ -126,12 +119,16 @@ class DeviceLabeller(Closing):
         with self._engine.exclusive():
             return self._submit(pixels, table)
 
+    def stable(self) -> Labeller:
+        """Refuse; see Labeller.stable."""
+        raise no_past_on_gpu()
+
     def label_on_device(self, pixels: Pixels, table: SlotTable, stream: int) -> OnDevice:
         """Put a frame on its way; its result is ready in order on `stream`. Nothing is waited for."""
         with self._engine.exclusive():
             self._use(table)
             frame = self._brought(pixels)
-            layout = _layout(frame, table)
+            layout = layout_of(frame, table)
             block = self._lent.take(layout, self._engine.stream, stream)
             memory = block.memory
             self._infer(frame, memory.marks)
@@ -305,47 +302,53 @@ class DeviceLabeller(Closing):
         """
         if table is self._engine.text_of:
             return
-        slots, stream = len(table.valid), self._engine.stream
-        self._host_table[: 4 * slots].view(np.float32)[:] = table.thresholds
-        ids = self._host_table[_THRESHOLD_BYTES : _THRESHOLD_BYTES + 2 * slots]
-        ids.view(np.uint16)[:] = table.slot_ids
-        self._cuda.upload(self._table.pointer, self._host_table, stream)
+        self._put(table, self._host_table)
         self._engine.set_text(table.text, table.valid, owner=table)
 
-    def _resize(self, source: ResizeSource) -> None:
+    def _put(self, table: SlotTable, host: NDArray[np.uint8]) -> None:
+        """Upload thresholds and class ids by way of `host`."""
+        slots = len(table.valid)
+        host[: 4 * slots].view(np.float32)[:] = table.thresholds
+        ids = host[_THRESHOLD_BYTES : _THRESHOLD_BYTES + 2 * slots]
+        ids.view(np.uint16)[:] = table.slot_ids
+        self._cuda.upload(self._table.pointer, host, self._engine.stream)
+
+    def _resize(self, source: ResizeSource, row: int = 0) -> None:
+        """From a frame to a row of the engine's image."""
         spec = self._engine.spec
+        image = self._engine.image.pointer + row * spec.height * spec.width * 3
+        size = ((spec.height, ctypes.c_int), (spec.width, ctypes.c_int))
         self._kernels.launch(
             source.kernel,
             _grid(spec.height, spec.width),
             BLOCK,
-            [
-                *source.arguments,
-                (self._engine.image.pointer, ctypes.c_void_p),
-                (spec.height, ctypes.c_int),
-                (spec.width, ctypes.c_int),
-            ],
+            [*source.arguments, (image, ctypes.c_void_p), *size],
             self._engine.stream,
         )
 
-    def _label(self, layout: ResultLayout, table: SlotTable, block: ResultBlock) -> None:
-        """From scores to a block of the host."""
+    def _label(
+        self, layout: ResultLayout, table: SlotTable, block: ResultBlock, first: int = 0
+    ) -> None:
+        """From scores, whose first byte is `first`, to a block of the host."""
         stream = self._engine.stream
         if self._landing is None:
-            self._launch_labels(layout, table, self._tally.pointer, block.device_pointer)
+            self._launch_labels(layout, table, self._tally.pointer, block.device_pointer, first)
             tally = block.bytes[: layout.tally_bytes]
             self._cuda.download(tally, self._tally.pointer, stream)
         else:
             landing = self._landing.pointer
-            self._launch_labels(layout, table, landing, landing)
+            self._launch_labels(layout, table, landing, landing, first)
             self._cuda.download(block.bytes[: layout.size], landing, stream)
 
-    def _launch_labels(self, layout: ResultLayout, table: SlotTable, tally: int, maps: int) -> None:
+    def _launch_labels(
+        self, layout: ResultLayout, table: SlotTable, tally: int, maps: int, first: int = 0
+    ) -> None:
         """From scores to mark and counts at `tally`, ids and confidence in a block at `maps`."""
         spec, stream, cuda = self._engine.spec, self._engine.stream, self._cuda
         rows, columns = spec.score_hw
         kind = "f16" if spec.score_dtype == "float16" else "f32"
         scores = [
-            (self._engine.scores.pointer, ctypes.c_void_p),
+            (self._engine.scores.pointer + first, ctypes.c_void_p),
             (len(table.valid), ctypes.c_int),
             (rows, ctypes.c_int),
             (columns, ctypes.c_int),
@@ -386,7 +389,8 @@ class DeviceLabeller(Closing):
         )
 
 
-def _layout(frame: DeviceFrame, table: SlotTable) -> ResultLayout:
+def layout_of(frame: DeviceFrame, table: SlotTable) -> ResultLayout:
+    """Return where the parts of a frame's result lie."""
     wide = table.empty_label_map((0, 0)).dtype == np.uint16
     return ResultLayout(frame.source.size_hw, len(table.names) + 1, wide)
 

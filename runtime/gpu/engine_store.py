@@ -39,7 +39,7 @@ from dedos_deploy.spec import SLOT_BUCKETS, TYPED_TARGETS
 from dedos_deploy.user_cache import CACHE_VARIABLE, cache_root
 
 if TYPE_CHECKING:
-    from dedos_deploy.bundle import Bundle
+    from dedos_deploy.bundle import Bundle, BundleGraph
 
 _LOG = logging.getLogger(__name__)
 
@@ -68,12 +68,13 @@ class EngineStore:
         bundle: Bundle,
         target: str,
         *,
+        graph: BundleGraph | None = None,
         trt: ModuleType | None = None,
         cuda: Cuda | None = None,
         folder: Path | None = None,
         on_progress: Progress = QUIET,
     ) -> None:
-        """target: `trt` or `rtx`; trt, cuda: what to use instead of the installed ones; folder: of
+        """target: `trt` or `rtx`; graph: one of the bundle's, None for `model.onnx`; trt, cuda: what to use instead of the installed ones; folder: of
         the cache, None for the user's; on_progress: noted what is being done.
 
         Raises BadInputError for a bundle whose graph TensorRT cannot read, MissingExtraError,
@@ -86,13 +87,14 @@ class EngineStore:
                 f"only ONNX Runtime reads; export it again with --target {target}"
             )
         self._bundle = bundle
+        self._graph = graph or bundle.graph()
         self._trt = trt or self.flavour.load(f"running on the {target} engine")
         self._cuda = cuda or Cuda.open()
         self._folder = folder or default_engine_folder()
         self._on_progress = on_progress
         self._precision = bundle.manifest.precision.get("image", "fp32")
         self.wanted = EngineKey(
-            model_sha256=bundle.manifest.files["model.onnx"],
+            model_sha256=self._graph.sha256,
             precision=self._precision,
             flavour=self.flavour.name,
             version=str(self._trt.__version__),
@@ -135,7 +137,7 @@ class EngineStore:
 
         An interrupted build leaves nothing. Raises EngineError, also when the memory will not do.
         """
-        model = self._bundle.path("model.onnx")
+        model = self._graph.path
         memory = build_memory(model, self._available())
         memory.check()
         options = BuildOptions(
@@ -150,7 +152,7 @@ class EngineStore:
             self._trt,
             self.flavour,
             model,
-            self._bundle.spec,
+            self._graph.spec,
             options,
             on_progress=self._on_progress,
         )
@@ -218,7 +220,7 @@ class EngineStore:
             self._trt,
             self.flavour,
             stored.path.read_bytes() if stored.plan is None else stored.plan,
-            self._bundle.spec,
+            self._graph.spec,
             self._cuda,
             name=stored.path.name,
             runtime_cache=cache if self.flavour.portable else None,
@@ -247,7 +249,7 @@ class EngineStore:
         self._on_progress.note("comparing the engine with ONNX Runtime")
         rows = checking_rows(self._bundle)
         frames = self._bundle.parity_frames()
-        with OnnxEngine(self._bundle.path("model.onnx"), self._bundle.spec) as reference:
+        with OnnxEngine(self._graph.path, self._graph.spec) as reference:
             return check_on_device(
                 engine, reference.infer, rows, precision=self._precision, frames=frames
             )
@@ -257,7 +259,7 @@ class EngineStore:
             self.flavour,
             version_of(self._trt),
             precision=self._precision,
-            batch=self._bundle.spec.batch,
+            batch=self._graph.spec.batch,
             integrated=self._cuda.device.integrated,
             capability=self._cuda.device.sm,
         )

@@ -123,7 +123,7 @@ KNOWN_BAD = (
         (10, 11),
         (10, 12),
         "images after the first of a batch may come out wrong (NVIDIA/TensorRT #4853)",
-        "export with --batch 1",
+        "run without --batch",
         batched=True,
     ),
     KnownBad(
@@ -131,7 +131,7 @@ KNOWN_BAD = (
         (11, 1),
         (11, 2),
         "images after the first of a batch may come out wrong (NVIDIA/TensorRT #4853)",
-        "export with --batch 1",
+        "run without --batch",
         batched=True,
     ),
     # Reported of 10.16, and of no version known to be free of it; 10.8 is the first for these GPUs.

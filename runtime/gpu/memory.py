@@ -68,7 +68,9 @@ class BuildMemory:
 
 def build_memory(model: Path, available: int | None) -> BuildMemory:
     """Predict the memory of a build of the graph in `model`, weights beside it counted."""
-    size = sum(path.stat().st_size for path in model.parent.glob(f"{model.name}*"))
+    # Graphs for several frames per run have their weights where model.onnx has them.
+    files = {model, *model.parent.glob(f"{model.name}.data"), *model.parent.glob("model.onnx.data")}
+    size = sum(path.stat().st_size for path in files)
     wanted = FIXED + WORKSPACE + int(PER_MODEL_BYTE * size)
     least = FIXED + LOW_WORKSPACE + int(LOW_PER_MODEL_BYTE * size)
     return BuildMemory(available, wanted, least)

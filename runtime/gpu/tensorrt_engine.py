@@ -25,12 +25,13 @@ from dedos_deploy.runtime.gpu import vendor
 from dedos_deploy.runtime.gpu.cuda import Cuda, DeviceBuffer, Graph, PinnedArray, close_all
 from dedos_deploy.runtime.gpu.cuda_calls import DeviceLostError
 from dedos_deploy.runtime.gpu.device_labeller import DeviceLabeller
+from dedos_deploy.runtime.gpu.device_runs import DeviceRunLabeller, on_device
 from dedos_deploy.runtime.gpu.engine_check import check_engine
 from dedos_deploy.runtime.gpu.flavours import Flavour, is_capturable, new_context, scratch_bytes
-from dedos_deploy.runtime.gpu.kernels_file import KernelsError, kernels_file
+from dedos_deploy.runtime.gpu.kernels_file import kernels_file
 from dedos_deploy.runtime.gpu.library import Library
 from dedos_deploy.runtime.gpu.runtime_cache import KeptRuntimeCache
-from dedos_deploy.runtime.labelling import Labeller
+from dedos_deploy.runtime.labelling import Labeller, RunLabeller
 from dedos_deploy.spec import SLOT_BUCKETS, GraphSpec, TensorSpec, bucket_for
 
 _LOG = logging.getLogger(__name__)
@@ -191,18 +192,17 @@ class TensorRtEngine(Engine):
     def labeller(self, *, threads: int) -> Labeller:
         """Return the way to label whole frames on the device; on the host, with a warning that says
         why, where there are no CUDA kernels or the GPU's driver does not take them."""
-        kernels = kernels_file()
-        why = "this installation has no CUDA kernels; install from source with nvcc to have them"
-        if kernels is not None:
-            try:
-                labeller = DeviceLabeller.open(self, kernels)
-            except KernelsError as error:
-                why = str(error)
-            else:
-                self._labeller_facts = labeller.facts
-                return labeller
-        _LOG.warning("frames are resized and labelled on the CPU: %s", why)
-        return super().labeller(threads=threads)
+        own = on_device(DeviceLabeller, self, kernels_file())
+        if own is None:
+            return super().labeller(threads=threads)
+        self._labeller_facts = own.facts
+        return own
+
+    def run_labellers(self, *, threads: int) -> dict[int, RunLabeller]:
+        if self.spec.batch == 1:
+            return {}
+        own = on_device(DeviceRunLabeller, self, kernels_file())
+        return super().run_labellers(threads=threads) if own is None else {self.spec.batch: own}
 
     def facts(self) -> dict[str, Any]:
         """Return what can be said of this engine: versions, memory, how its work is launched, and
@@ -281,13 +281,15 @@ class TensorRtEngine(Engine):
 
     def _device(self, tensor: TensorSpec) -> DeviceBuffer:
         return self._own(
-            self.cuda.allocate(_most_bytes(tensor), f"the engine's tensor {tensor.name!r}")
+            self.cuda.allocate(
+                int(np.prod(_most_shape(tensor))) * np.dtype(tensor.dtype).itemsize,
+                f"the engine's tensor {tensor.name!r}",
+            )
         )
 
     def _host(self, name: str, tensor: TensorSpec) -> NDArray[Any]:
         if name not in self._pinned:
-            shape = tuple(SLOT_BUCKETS[-1] if dim == "K" else int(dim) for dim in tensor.shape)
-            purpose = f"the host side of tensor {name!r}"
+            shape, purpose = _most_shape(tensor), f"the host side of tensor {name!r}"
             self._pinned[name] = self._own(self.cuda.pinned(shape, tensor.dtype, purpose))
         return self._pinned[name].array
 
@@ -390,6 +392,5 @@ class TensorRtEngine(Engine):
             self._cache.save()
 
 
-def _most_bytes(tensor: TensorSpec) -> int:
-    dims = [SLOT_BUCKETS[-1] if dim == "K" else int(dim) for dim in tensor.shape]
-    return int(np.prod(dims)) * np.dtype(tensor.dtype).itemsize
+def _most_shape(tensor: TensorSpec) -> tuple[int, ...]:
+    return tuple(SLOT_BUCKETS[-1] if dim == "K" else int(dim) for dim in tensor.shape)

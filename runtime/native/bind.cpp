@@ -18,6 +18,7 @@
 #include "label_math.h"
 #include "majority.h"
 #include "nv12.h"
+#include "stabilise.h"
 
 namespace nb = nanobind;
 using nb::literals::operator""_a;
@@ -95,12 +96,15 @@ int threads_from(nb::handle given) {
   return static_cast<int>(std::min<std::int64_t>(asked, usable_cores()));
 }
 
+dedos::Scores scores_of(const Input& scores) {
+  return {static_cast<const float*>(scores.data()), static_cast<std::int32_t>(scores.shape(0)),
+          static_cast<std::int32_t>(scores.shape(1)), static_cast<std::int32_t>(scores.shape(2))};
+}
+
 template <typename Id>
 void run(const LabelArrays& given, int threads) {
   const Input& scores = given.scores;
-  const dedos::Scores source{
-      static_cast<const float*>(scores.data()), static_cast<std::int32_t>(scores.shape(0)),
-      static_cast<std::int32_t>(scores.shape(1)), static_cast<std::int32_t>(scores.shape(2))};
+  const dedos::Scores source = scores_of(scores);
   const dedos::SlotTable slots{static_cast<const float*>(given.thresholds.data()),
                                static_cast<const std::uint16_t*>(given.slot_ids.data())};
   const dedos::LabelImage<Id> image{
@@ -243,6 +247,76 @@ void majority(nb::handle given_ids, nb::handle given_out) {
   wide ? shrink<std::uint16_t>(ids, out) : shrink<std::uint8_t>(ids, out);
 }
 
+void check_past(const char* name, const Input& past, const Input& scores) {
+  dedos::check<float>(name, past, 3);
+  for (std::size_t axis = 0; axis < 2; ++axis) {
+    dedos::check_shape(name, past, "scores", axis, scores.shape(axis + 1));
+  }
+  dedos::check_shape(name, past, "whole lanes of all slots", 2,
+                     dedos::past_stride(static_cast<std::int32_t>(scores.shape(0))));
+}
+
+struct StableArrays {
+  Input scores, grey, past_grey, flow, past;
+  Output smoothed, next;
+
+  void check() const {
+    dedos::check<float>("scores", scores, 3);
+    dedos::check<std::uint8_t>("grey", grey, 2);
+    dedos::check<std::uint8_t>("past_grey", past_grey, 2);
+    dedos::check<float>("flow", flow, 3);
+    dedos::check<float>("smoothed", Input(smoothed), 3);
+    for (std::size_t axis = 0; axis < 2; ++axis) {
+      dedos::check_shape("past_grey", past_grey, "grey", axis, grey.shape(axis));
+      dedos::check_shape("flow", flow, "grey", axis, grey.shape(axis));
+    }
+    dedos::check_shape("flow", flow, "x and y", 2, 2);
+    for (std::size_t axis = 0; axis < 3; ++axis) {
+      dedos::check_shape("smoothed", Input(smoothed), "scores", axis, scores.shape(axis));
+    }
+    check_past("past", past, scores);
+    check_past("next", Input(next), scores);
+    dedos::check_apart({{"scores", scores, false},
+                        {"grey", grey, false},
+                        {"past_grey", past_grey, false},
+                        {"flow", flow, false},
+                        {"past", past, false},
+                        {"smoothed", Input(smoothed), true},
+                        {"next", Input(next), true}});
+  }
+};
+
+float stabilise(nb::handle scores, nb::handle grey, nb::handle past_grey, nb::handle flow,
+                nb::handle past, nb::handle smoothed, nb::handle next) {
+  const StableArrays given{dedos::array_from<Input>("scores", scores),
+                           dedos::array_from<Input>("grey", grey),
+                           dedos::array_from<Input>("past_grey", past_grey),
+                           dedos::array_from<Input>("flow", flow),
+                           dedos::array_from<Input>("past", past),
+                           dedos::array_from<Output>("smoothed", smoothed),
+                           dedos::array_from<Output>("next", next)};
+  given.check();
+  const dedos::Motion motion{static_cast<const std::uint8_t*>(given.grey.data()),
+                             static_cast<const std::uint8_t*>(given.past_grey.data()),
+                             static_cast<const float*>(given.flow.data()),
+                             static_cast<std::int32_t>(given.grey.shape(0)),
+                             static_cast<std::int32_t>(given.grey.shape(1))};
+  const nb::gil_scoped_release release;
+  return dedos::stabilise(
+      scores_of(given.scores), motion, static_cast<const float*>(given.past.data()),
+      static_cast<float*>(given.smoothed.data()), static_cast<float*>(given.next.data()));
+}
+
+void remember(nb::handle given_scores, nb::handle given_past) {
+  const auto scores = dedos::array_from<Input>("scores", given_scores);
+  const auto past = dedos::array_from<Output>("past", given_past);
+  dedos::check<float>("scores", scores, 3);
+  check_past("past", Input(past), scores);
+  dedos::check_apart({{"scores", scores, false}, {"past", Input(past), true}});
+  const nb::gil_scoped_release release;
+  dedos::remember(scores_of(scores), static_cast<float*>(past.data()));
+}
+
 // A plane as cameras give it: rows in one piece each, which may be apart.
 void check_plane(const char* name, const Input& plane, std::size_t height, std::size_t width) {
   if (plane.dtype() != nb::dtype<std::uint8_t>() || plane.ndim() != 2 || plane.shape(0) != height ||
@@ -297,6 +371,10 @@ NB_MODULE(_native, module) {
   module.def("confusion", &confusion, "labels"_a.none(), "predictions"_a.none(), "matrix"_a.none(),
              "ignore"_a.none(), "unlabelled"_a.none());
   module.def("majority", &majority, "ids"_a.none(), "out"_a.none());
+  module.def("remember", &remember, "scores"_a.none(), "past"_a.none());
+  module.def("stabilise", &stabilise, "scores"_a.none(), "grey"_a.none(), "past_grey"_a.none(),
+             "flow"_a.none(), "past"_a.none(), "smoothed"_a.none(), "next"_a.none());
+  module.attr("SCORE_LANES") = dedos::kScoreLanes;
   module.def("nv12_to_bgr", &nv12_to_bgr, "luma"_a.none(), "chroma"_a.none(), "bgr"_a.none(),
              "matrix"_a.none());
   dedos::bind_dlpack(module);

@@ -51,10 +51,24 @@ def majority_arguments() -> dict[str, Any]:
     return {"ids": np.ones((17, 23), np.uint16), "out": np.zeros((5, 6), np.uint16)}
 
 
+def stable_arguments() -> dict[str, Any]:
+    generator = np.random.default_rng(0)
+    return {
+        "scores": generator.random((3, 4, 6), np.float32),
+        "grey": np.zeros((9, 11), np.uint8),
+        "past_grey": np.zeros((9, 11), np.uint8),
+        "flow": np.zeros((9, 11, 2), np.float32),
+        "past": np.zeros((4, 6, 8), np.float32),
+        "smoothed": np.zeros((3, 4, 6), np.float32),
+        "next": np.zeros((4, 6, 8), np.float32),
+    }
+
+
 OPERATIONS = {
     "label_map": (_native.label_map, label_arguments, ("ids", "confidence", "counts")),
     "confusion": (_native.confusion, confusion_arguments, ("matrix",)),
     "majority": (_native.majority, majority_arguments, ("out",)),
+    "stabilise": (_native.stabilise, stable_arguments, ("smoothed", "next")),
 }
 ARRAYS = [
     (operation, name)

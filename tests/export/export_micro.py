@@ -49,3 +49,29 @@ def copied(graph: onnx.ModelProto) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(graph)
     return copy
+
+
+def paired(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a graph for two frames per run: the one given, once for each row of the image."""
+    pair = copied(graph)
+    del pair.graph.node[:], pair.graph.value_info[:]
+    shared = {"", "text", "valid", *(tensor.name for tensor in graph.graph.initializer)}
+    rows = ["image.0", "image.1"]
+    nodes = [onnx.helper.make_node("Split", ["image"], rows, "rows", axis=0, num_outputs=2)]
+    for row in range(2):
+        for node in graph.graph.node:
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            copy.name = f"{node.name}.{row}"
+            for names in (copy.input, copy.output):
+                names[:] = [name if name in shared else f"{name}.{row}" for name in names]
+            nodes.append(copy)
+        for value in graph.graph.value_info:
+            stated = pair.graph.value_info.add()
+            stated.CopyFrom(value)
+            stated.name = f"{value.name}.{row}"
+    nodes.append(onnx.helper.make_node("Concat", ["scores.0", "scores.1"], ["scores"], axis=0))
+    pair.graph.node.extend(nodes)
+    for value in (pair.graph.input[0], pair.graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_value = 2
+    return pair

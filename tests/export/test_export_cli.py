@@ -54,6 +54,7 @@ def folder(tmp_path: Path, model: Dedos, monkeypatch: pytest.MonkeyPatch) -> Pat
         ("--checkpoint good.safetensors --vocabulary a,a", "'a' occurs twice"),
         ("--checkpoint good.safetensors --classes ,", "the class list"),
         ("--checkpoint good.safetensors --frame-count 0", "frame_count must be at least 1"),
+        ("--checkpoint good.safetensors --batches 2,4", "grow from 1 to .* as 1,2,4, not 2,4"),
         (
             "--checkpoint good.safetensors --target rtx --compute-capabilities 6.1,x",
             "capability '6.1' is unknown",
@@ -91,13 +92,22 @@ def test_frames_of_the_user_that_travel_are_told(
     )
     text = SimpleNamespace(min_cosine=1.0)
     report = SimpleNamespace(
-        path=folder, size=1, parity=parity, text=text, int8=None, engine=None, to_dict=dict
+        path=folder,
+        size=1,
+        parity=parity,
+        text=text,
+        int8=None,
+        engine=None,
+        batches=(SimpleNamespace(batch=2, agreement=0.9995, max_abs=0.01),),
+        to_dict=dict,
     )
     monkeypatch.setattr(export, "export_bundle", lambda *_, **__: report)
     monkeypatch.setattr(command, "_words_to_try", lambda path: ("car",))
     assert main(["--checkpoint", "good.safetensors", *options.split()]) == 0
     told = "1 of yours are in the bundle; --no-frames leaves them out"
-    assert (told in capsys.readouterr().out) == said
+    summary = capsys.readouterr().out
+    assert (told in summary) == said
+    assert "  batch 2    99.95% of pixels agree" in summary
 
 
 def test_unknown_choices_are_argparse_errors(capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,6 +124,14 @@ def test_size_is_height_by_width(capsys: pytest.CaptureFixture[str]) -> None:
             main([f"--size={text}"])
         assert stopped.value.code == 2
         assert "is not a size; write HEIGHTxWIDTH, as 240x320" in capsys.readouterr().err
+
+
+def test_batches_are_numbers_with_commas(capsys: pytest.CaptureFixture[str]) -> None:
+    for text in ("1,four", "1, 2", "1,,2", ""):
+        with pytest.raises(SystemExit) as stopped:
+            main([f"--batches={text}"])
+        assert stopped.value.code == 2
+        assert "are no numbers of frames per run; write them as 1,2,4" in capsys.readouterr().err
 
 
 def test_stage_lines_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from export_micro import CONTEXT, copied
+from export_micro import CONTEXT, copied, paired
 from onnx import numpy_helper
 
 from dedos_deploy.bundle import Bundle, BundleWriter
@@ -29,10 +29,13 @@ from dedos_deploy.export import bundle_text as text_module
 from dedos_deploy.export import exporter as exporter_module
 from dedos_deploy.export import manifest as manifest_module
 from dedos_deploy.export import target_graph as target_module
+from dedos_deploy.export.graph import tensor_bytes
+from dedos_deploy.export.shared_weights import SHARED_FROM, SharedWeights
+from dedos_deploy.files import sha256_of_file
 from dedos_deploy.installation import pip_install
 from dedos_deploy.model import Dedos, FrozenDedos, load_checkpoint, save_checkpoint
 from dedos_deploy.progress import Progress
-from dedos_deploy.runtime import Segmenter
+from dedos_deploy.runtime import Segmentation, Segmenter
 from dedos_deploy.spec import GraphSpec, Target
 from dedos_deploy.vocabulary import parse_vocabulary
 
@@ -225,6 +228,74 @@ def test_drift_is_refused_unless_allowed(
     assert stored["warnings"] == progress.warnings
 
 
+@pytest.fixture
+def traced_pair(traced: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> onnx.ModelProto:
+    """As `traced`, with a graph for two frames per run; returns that one."""
+    graphs = {1: traced, 2: paired(traced)}
+    monkeypatch.setattr(target_module, "image_graph", lambda _, spec: copied(graphs[spec.batch]))
+    return graphs[2]
+
+
+def test_a_bundle_holds_a_graph_for_every_batch_and_the_weights_once(
+    trained: TrainedModel, traced_pair: onnx.ModelProto, tmp_path: Path
+) -> None:
+    progress = Recorder()
+    options = replace(QUICK, batches=(1, 2))
+    report = export_bundle(trained, tmp_path / "pair", options=options, progress=progress)
+    assert [stage.split(" ")[0] for stage in progress.stages] == [f"{i}/6" for i in range(1, 7)]
+    (pair,) = report.batches
+    # One frame was given, and both rows were looked at.
+    assert (pair.batch, pair.passed) == (2, True) and report.parity.batch == 1
+    assert [row.frame for row in pair.rows if row.case == "base vocabulary"] == [0, 1]
+    stored = json.loads((tmp_path / "pair" / "report.json").read_text())
+    assert stored["batches"][0]["agreement"] == pair.agreement
+    weights = sum(map(tensor_bytes, traced_pair.graph.initializer))
+    with Bundle.open(report.path) as bundle:
+        assert bundle.batches == (1, 2) and bundle.spec.batch == 1
+        own, two = (bundle.graph(batch).path.stat().st_size for batch in (1, 2))
+        beside = bundle.path("model.onnx.data").stat().st_size
+    # Micro's constants are small; each begins a page.
+    assert beside < weights + 4096 * len(traced_pair.graph.initializer) and own < 2 * two
+    pictures = [np.random.default_rng(n).integers(0, 256, (50, 70, 3), np.uint8) for n in (1, 2)]
+    with Segmenter.load(report.path, classes="road,car", threads=1, batch=2) as shared:
+        views = [shared.share("road,car") for _ in pictures]
+        asked = [(view, picture, 0.0) for view, picture in zip(views, pictures, strict=True)]
+        for found, (view, picture, _) in zip(shared.together.segment(asked), asked, strict=True):
+            assert isinstance(found, Segmentation)
+            alone = view.segment(picture)
+            assert np.mean(found.label_map == alone.label_map) > 0.999
+
+
+def test_a_batch_whose_rows_drift_is_refused(
+    trained: TrainedModel, traced_pair: onnx.ModelProto, tmp_path: Path
+) -> None:
+    name = "model.text_aggregation.class_embedding.weight"
+    tensor = next(one for one in traced_pair.graph.initializer if one.name == name)
+    tensor.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(tensor), name))
+    options = replace(QUICK, batches=(1, 2))
+    with pytest.raises(ParityError, match="fp32 graph for 2 frames per run agrees .* no bundle"):
+        export_bundle(trained, tmp_path / "pair", options=options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_hash_of_a_graph_sees_weights_that_lie_beside_it(
+    float_graph: onnx.ModelProto, tmp_path: Path
+) -> None:
+    def written(name: str, graph: onnx.ModelProto) -> str:
+        (tmp_path / name).mkdir()
+        SharedWeights(tmp_path / name / "model.onnx.data").save(
+            graph, tmp_path / name / "model.onnx"
+        )
+        return sha256_of_file(tmp_path / name / "model.onnx")
+
+    other = copied(float_graph)
+    large = max(other.graph.initializer, key=tensor_bytes)
+    assert tensor_bytes(large) >= SHARED_FROM
+    large.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(large) * 2, large.name))
+    first = written("first", copied(float_graph))
+    assert written("again", copied(float_graph)) == first != written("other", other)
+
+
 def test_vocabulary_templates_and_threshold_of_the_user(
     trained: TrainedModel, traced: Any, tmp_path: Path
 ) -> None:
@@ -282,7 +353,10 @@ def test_missing_tensorrt_is_said_before_any_work(
         ({"precision": "fp8"}, "precision 'fp8' is unknown; choose one of fp32, fp16"),
         ({"target": "tpu"}, "target 'tpu' is unknown; choose one of cpu, rtx, trt, cuda"),
         ({"templates": "many"}, "templates 'many' is unknown; choose one of single"),
-        ({"batch": 0}, "batch must be at least 1, not 0"),
+        *(
+            ({"batches": wrong}, "batches must grow from 1 to at most 64 frames per run, as 1,2,4")
+            for wrong in ((), (0, 1), (2,), (1, 4, 2), (1, 1), (1, 65))
+        ),
         ({"threshold": 1.5}, r"threshold must lie in \[0, 1\], not 1.5"),
     ],
 )

@@ -359,7 +359,7 @@ def test_user_errors_come_before_the_work(
     [
         ("--precision int8", "needs frames to calibrate on; give --calib"),
         ("--calib drive", "precision 'fp32' needs none; choose --precision int8"),
-        ("--precision int8 --calib drive --batch 2", "INT8 is calibrated with batch 1, not 2"),
+        ("--precision int8 --calib drive --batches 1,2", "one frame per run, not for batches 1,2"),
         ("--precision int8 --calib drive --int8-budget 2", r"must lie in \[0, 1\], not 2\.0"),
         ("--precision int8 --calib drive --calib-frames 3", "16"),
         ("--precision int8 --calib nowhere", "'nowhere' does not exist"),
@@ -518,5 +518,5 @@ def test_options_need_each_other() -> None:
         Int8Options("x", estimator="mean")  # type: ignore[arg-type]
     with pytest.raises(BadInputError, match="needs frames to calibrate on"):
         ExportOptions(precision="int8")
-    with pytest.raises(BadInputError, match="batch 1, not 3"):
-        replace(ExportOptions(precision="int8", int8=Int8Options("x")), batch=3)
+    with pytest.raises(BadInputError, match="not for batches 1,3"):
+        replace(ExportOptions(precision="int8", int8=Int8Options("x")), batches=(1, 3))

@@ -27,6 +27,7 @@ from dedos_deploy.runtime.gpu import result_pool
 from dedos_deploy.runtime.gpu.cuda import Cuda, Event, Stream
 from dedos_deploy.runtime.gpu.cuda_calls import DeviceLostError
 from dedos_deploy.runtime.gpu.device_labeller import DeviceLabeller
+from dedos_deploy.runtime.gpu.device_runs import on_device
 from dedos_deploy.runtime.gpu.kernels_file import KERNEL_NAMES
 from dedos_deploy.runtime.gpu.result_pool import ResultLayout
 from dedos_deploy.runtime.labelling import HostLabeller, Labelled
@@ -252,6 +253,22 @@ def test_a_gpu_without_life_or_room_is_no_reason_to_label_on_the_host(
         engine.labeller(threads=1)
 
 
+def test_labels_that_are_stable_in_time_are_refused_before_the_first_frame(
+    opened: Opened, fake: FakeCuda, kernels_here: Path
+) -> None:
+    encoded = np.eye(SPEC.text_width, dtype=np.float32)[:1]
+    with pytest.raises(BadInputError, match=r"leave stable \(--stable\) out, or choose"):
+        Segmenter(
+            opened(),
+            lambda words, **_: encoded,
+            classes="a",
+            thresholds=Thresholds({}, 0.5),
+            threads=1,
+            stable=True,
+        )
+    assert "module" not in fake.live
+
+
 def test_a_frame_that_is_too_large(opened: Opened, kernels: Any) -> None:
     labeller = DeviceLabeller(opened(), kernels)
     huge = np.broadcast_to(np.zeros((1, 1, 3), np.uint8), (2**15, 2**14, 3))
@@ -334,7 +351,8 @@ def test_any_thread_may_label_and_another_one_close(
 def test_a_labeller_opens_on_any_thread(opened: Opened, kernels_here: Path) -> None:
     engine = opened()
     with ThreadPoolExecutor(1) as other:
-        labeller = other.submit(DeviceLabeller.open, engine, kernels_here).result()
+        labeller = other.submit(on_device, DeviceLabeller, engine, kernels_here).result()
+    assert labeller is not None
     labeller.close()
 
 

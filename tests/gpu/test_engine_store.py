@@ -411,3 +411,12 @@ def test_the_cache_folder_follows_the_variable(
 ) -> None:
     monkeypatch.setenv("DEDOS_CACHE_DIR", str(tmp_path))
     assert default_engine_folder() == tmp_path / "engines"
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.batch4.onnx"])
+def test_weights_beside_a_graph_count_for_its_build(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"graph")
+    alone = build_memory(tmp_path / name, None)
+    (tmp_path / "model.onnx.data").write_bytes(bytes(1000))
+    (tmp_path / "text_encoder.onnx.data").write_bytes(bytes(5000))
+    assert build_memory(tmp_path / name, None).wanted - alone.wanted == 6000

@@ -45,6 +45,10 @@ def _need_kernels() -> Path:
     return found
 
 
+def _labeller_on(engine: Any) -> DeviceLabeller:
+    return DeviceLabeller(engine, engine.cuda.kernels(_need_kernels().read_bytes()))
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @pytest.mark.parametrize("names", [12, 254, 300])
 @pytest.mark.parametrize("slots", [1, 40, 171])
@@ -57,7 +61,7 @@ def test_label_maps_equal_those_of_the_cpu(
     planes = [cv2.resize(plane, (48, 36), interpolation=cv2.INTER_LINEAR) for plane in coarse]
     scores = np.stack(planes).astype(dtype)
     engine = ScoresEngine(cuda, scores, (144, 192))
-    labeller = DeviceLabeller.open(engine, _need_kernels())
+    labeller = _labeller_on(engine)
     frame, table = rng.integers(0, 256, (*size, 3), np.uint8), some_table(slots, names)
     found = labeller.label(frame, table)
     wanted = HostLabeller(engine.spec, engine.infer, threads=2).label(frame, table)
@@ -71,7 +75,7 @@ def test_label_maps_equal_those_of_the_cpu(
 @pytest.mark.parametrize("size", [(720, 1280), (100, 90), (144, 192), (200, 150)])
 def test_resized_frames_equal_the_cpu_s(cuda: Cuda, host: PixelHost, size: tuple[int, int]) -> None:
     engine = ScoresEngine(cuda, np.zeros((2, 36, 48), np.float32), (144, 192))
-    labeller = DeviceLabeller.open(engine, _need_kernels())
+    labeller = _labeller_on(engine)
     frame = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     labeller.label(frame, some_table(2, 3))
     back = cuda.pinned((144, 192, 3), np.uint8, "an image")
@@ -93,7 +97,7 @@ def test_torch_gives_and_takes_on_its_own_stream(cuda: Cuda, kind: str, names: i
     rng = np.random.default_rng(0)
     planes = [cv2.resize(rng.random((9, 12), np.float32), (48, 36)) for _ in range(40)]
     engine = ScoresEngine(cuda, np.stack(planes), (144, 192))
-    labeller, table = DeviceLabeller.open(engine, _need_kernels()), some_table(40, names)
+    labeller, table = _labeller_on(engine), some_table(40, names)
     frame = rng.integers(0, 256, (480, 640, 3), np.uint8)
     rows = rng.integers(0, 256, (720, 640), np.uint8)
     pixels: Any = Nv12Frame.from_rows(rows) if kind == "nv12" else frame
@@ -135,7 +139,7 @@ def test_a_score_that_is_no_number_is_found(cuda: Cuda) -> None:
     scores[2, 5, 7] = np.inf
     scores[1, 20, 3] = np.nan
     engine = ScoresEngine(cuda, scores, (144, 192))
-    labeller = DeviceLabeller.open(engine, _need_kernels())
+    labeller = _labeller_on(engine)
     with pytest.raises(EngineError, match="slot 1 is not finite at row 20, column 3"):
         labeller.label(np.zeros((60, 80, 3), np.uint8), some_table(3, 3))
     labeller.close()

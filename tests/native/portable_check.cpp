@@ -1,5 +1,6 @@
-// Label maps and confusion matrices of made-up inputs, checked against the plain functions of
-// label_pixel.h and printed as hashes: the same program must print the same on every processor.
+// Label maps, confusion matrices and steadied scores of made-up inputs, the first two checked
+// against plain functions, and printed as hashes: the same program must print the same on every
+// processor.
 #include <cstdint>
 #include <cstdio>
 #include <limits>
@@ -9,6 +10,7 @@
 #include "confusion.h"
 #include "label_map.h"
 #include "label_pixel.h"
+#include "stabilise.h"
 
 namespace {
 
@@ -119,6 +121,35 @@ bool confusion_case(Random& random, Hash& hash) {
   return mistake.at == pixels && matrix == expected;
 }
 
+// Whether scores change where the picture stays, and only there.
+bool stable_case(Random& random, Hash& hash) {
+  const int slots = 1 + random.below(20), height = 1 + random.below(20),
+            width = 1 + random.below(20), rows = 8 + random.below(40),
+            columns = 8 + random.below(40);
+  const std::size_t pixels = static_cast<std::size_t>(rows) * columns;
+  std::vector<float> now(static_cast<std::size_t>(slots) * height * width), old(now.size()),
+      smoothed(now.size()), flow(2 * pixels);
+  std::vector<float> past(static_cast<std::size_t>(height) * width * dedos::past_stride(slots)),
+      next(past.size());
+  std::vector<std::uint8_t> grey(pixels), before(pixels);
+  for (std::size_t i = 0; i < now.size(); ++i) {
+    old[i] = 0.5f + 0.1f * random.unit();
+    now[i] = old[i] + 0.1f;
+  }
+  for (float& value : flow) value = 2.0f * random.unit() - 1.0f;
+  const bool cut = random.below(4) == 0;
+  for (std::size_t i = 0; i < pixels; ++i) {
+    before[i] = static_cast<std::uint8_t>(100 + random.below(8));
+    grey[i] = static_cast<std::uint8_t>(cut ? 200 : 100 + random.below(8));
+  }
+  dedos::remember(dedos::Scores{old.data(), slots, height, width}, past.data());
+  dedos::stabilise(dedos::Scores{now.data(), slots, height, width},
+                   dedos::Motion{grey.data(), before.data(), flow.data(), rows, columns},
+                   past.data(), smoothed.data(), next.data());
+  hash.add(smoothed);
+  return cut == (smoothed == now);
+}
+
 bool broken_scores_are_refused() {
   std::vector<float> values(12, 0.5f);
   values[7] = std::numeric_limits<float>::quiet_NaN();
@@ -146,6 +177,7 @@ int main() {
     failed += label_case<std::uint8_t>(random, hash, 1 + i % 7) ? 0 : 1;
     failed += label_case<std::uint16_t>(random, hash, 1 + i % 7) ? 0 : 1;
     failed += confusion_case(random, hash) ? 0 : 1;
+    failed += stable_case(random, hash) ? 0 : 1;
   }
   std::printf("%d failed, hash %016llx\n", failed, hash.value());
   return failed == 0 ? 0 : 1;

@@ -11,7 +11,14 @@ import pytest
 
 HERE = Path(__file__).parent
 NATIVE = Path(__file__).parents[2] / "runtime" / "native"
-CORE = ("confusion.cpp", "label_loops.cpp", "label_map.cpp", "majority.cpp", "nv12.cpp")
+CORE = (
+    "confusion.cpp",
+    "label_loops.cpp",
+    "label_map.cpp",
+    "majority.cpp",
+    "nv12.cpp",
+    "stabilise.cpp",
+)
 # Those of CMakeLists.txt.
 FLAGS = [
     "-std=c++17",

@@ -468,7 +468,9 @@ def test_what_gains_nothing_says_so_and_runs(
 
 def test_the_gain_is_measured_beside_onnx_runtime(bundle: Bundle) -> None:
     open_engine(bundle, "openvino").close()
-    path = next(choice.OpenVinoChoice(bundle, EngineOptions())._folder.glob("*.check.json"))
+    path = next(
+        choice.OpenVinoChoice(bundle, bundle.graph(), EngineOptions())._folder.glob("*.check.json")
+    )
     values = choice.kept_verdict(path, bundle.manifest.files["model.onnx"])
     assert values is not None and values["passed"] and values["speedup"] > 0
 

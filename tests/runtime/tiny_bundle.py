@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from dedos_deploy.bundle import BundleWriter, Manifest
+from dedos_deploy.bundle import BundleWriter, Manifest, batch_file
 from dedos_deploy.presets import PRESETS
 from dedos_deploy.runtime import Segmentation
 from dedos_deploy.spec import GraphSpec
@@ -146,9 +146,10 @@ def write_tiny_bundle(
     thresholds: dict[str, float] | None = None,
     target: str = "cpu",
     batch: int = 1,
+    batches: Sequence[int] = (),
     files: dict[str, bytes] | None = None,
 ) -> Path:
-    """Write the bundle to `dest` and return it."""
+    """Write the bundle to `dest` and return it; batches: frames per run of graphs besides the first."""
     config = PRESETS["nano"]
     manifest = Manifest(
         preset="nano",
@@ -173,6 +174,8 @@ def write_tiny_bundle(
         writer.add_bytes("model.onnx", model or image_graph(half=half, batch=batch))
         writer.add_bytes("text_encoder.onnx", text_graph())
         writer.add_bytes("tokenizer.json", _tokenizer_json())
+        for size in batches:
+            writer.add_bytes(batch_file(size), image_graph(half=half, batch=size))
         for name, content in (files or {}).items():
             writer.add_bytes(name, content)
         if base:

@@ -1,0 +1,105 @@
+"""What all vocabularies on one engine share."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from dedos_deploy.errors import BadBundleError
+from dedos_deploy.runtime.engines.contract import Engine
+from dedos_deploy.runtime.labelling import Labeller
+from dedos_deploy.runtime.processes import OneProcess
+from dedos_deploy.runtime.slots import (
+    Encode,
+    Rows,
+    SlotTable,
+    Thresholds,
+    build_table,
+    check_slots,
+    spare_slots,
+)
+from dedos_deploy.text.negatives import close_similarity, negatives
+from dedos_deploy.vocabulary import Vocabulary
+
+BaseVocabulary = tuple[Sequence[str], Rows]
+
+
+class SegmenterCore:
+    """What all vocabularies on one engine share; one frame at a time."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        encode: Encode,
+        *,
+        thresholds: Thresholds,
+        base: BaseVocabulary | None,
+        threads: int | None,
+        stable: bool,
+    ) -> None:
+        from dedos_deploy.threads import usable_threads
+
+        if engine.spec.batch != 1:
+            raise BadBundleError(
+                f"this bundle's graph takes {engine.spec.batch} frames at a time, Segmenter needs 1; "
+                "export it with batch 1"
+            )
+        self._engine = engine
+        self._encode = encode
+        # As many as there are until the first words are encoded: no frame waits for them.
+        self.text_threads = threads
+        self._thresholds = thresholds
+        self._base = base
+        # Once here, since it compares all pairs of base words: too slow for every class change.
+        self._close = close_similarity(base[1]) if base is not None else None
+        self.busy = threading.Lock()
+        self.labeller = engine.labeller(threads=usable_threads(threads))
+        self.run_labellers = engine.run_labellers(threads=usable_threads(threads))
+        self.stable = stable
+        self.process = OneProcess("Segmenter", engine, encode, self.labeller)
+
+    def close(self) -> None:
+        """Release what frames are labelled with; the engine is its owner's."""
+        with contextlib.ExitStack() as closing:
+            closing.callback(self.labeller.close)
+            for labeller in self.run_labellers.values():
+                closing.callback(labeller.close)
+
+    def labeller_of_a_view(self) -> Labeller:
+        """Return what labels a stream of frames; of stable ones each has a past of its own."""
+        return self.labeller.stable() if self.stable else self.labeller
+
+    def encode(self, vocabulary: Vocabulary, timeout_s: float | None) -> Rows:
+        """Return the rows of a vocabulary's words; new ones take their time, with few threads."""
+        check_slots(len(vocabulary.words), self._engine.max_slots)
+        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        return self._encode(vocabulary.words, deadline_s=deadline_s, threads=self.text_threads)
+
+    def next_table(
+        self, vocabulary: Vocabulary, rows: Rows, previous: SlotTable | None
+    ) -> SlotTable:
+        return build_table(
+            vocabulary,
+            previous,
+            rows=rows,
+            thresholds=self._thresholds,
+            negatives=self._negatives_for(vocabulary.words, rows),
+        )
+
+    def _negatives_for(self, user_words: Sequence[str], user: Rows) -> BaseVocabulary:
+        if self._base is None:
+            return (), np.empty((0, self._engine.spec.text_width), dtype=np.float32)
+        words, rows = self._base
+        chosen = negatives(
+            user,
+            words,
+            rows,
+            limit=spare_slots(len(user_words), len(words), self._engine.max_slots),
+            user_words=user_words,
+            similarity=self._close,
+        )
+        return [words[index] for index in chosen], rows[chosen]

@@ -14,6 +14,8 @@ setup(
     ],
     # dedos-deploy comes from pip: rosdep knows no key for it.
     install_requires=["setuptools", "dedos-deploy"],
+    # By which colcon knows that the tests are pytest's.
+    extras_require={"test": ["pytest"]},
     zip_safe=True,
     maintainer="DEDOS Deploy",
     maintainer_email="dedos-deploy@users.noreply.github.com",

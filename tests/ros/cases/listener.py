@@ -1,4 +1,7 @@
-"""Prints the stamps of so many images of a topic, or of those that came within ten seconds of quiet."""
+"""Prints a line once somebody publishes images on a topic, and then the stamps of so many of them.
+
+Ten seconds without one end it before.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import sys
 import time
 
 import rclpy
+from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
@@ -17,7 +21,13 @@ def main(topic: str, count: int) -> None:
     stamps: list[int] = []
     quality = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
     node.create_subscription(
-        Image, topic, lambda message: stamps.append(message.header.stamp.nanosec), quality
+        Image,
+        topic,
+        lambda message: stamps.append(message.header.stamp.nanosec),
+        quality,
+        event_callbacks=SubscriptionEventCallbacks(
+            matched=lambda status: print("matched", status.current_count, flush=True)
+        ),
     )
     quiet_s = time.monotonic() + 10
     while len(stamps) < count and time.monotonic() < quiet_s:

@@ -124,11 +124,22 @@ class Robot:
         found = (each for each in reversed(self.by_topic[topic]) if stamp_ns(each) == stamp_ns_)
         return next(found, None)
 
-    def labelled(self, message: Any, topic: str = "label_mask", to: str = "/image") -> Any:
-        """Send an image, again until it was the newest for a moment, and return what comes of it."""
+    def labelled(
+        self,
+        message: Any,
+        topic: str = "label_mask",
+        to: str = "/image",
+        before: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Send an image, what belongs to it before, and return what comes of it.
+
+        They are sent again until something does: who listens may not know yet of who sends.
+        """
         stamp = stamp_ns(message)
         end_s = time.monotonic() + WAIT_S
         while time.monotonic() < end_s:
+            for other, belongs in (before or {}).items():
+                self.send(belongs, other)
             self.send(message, to)
             with contextlib.suppress(AssertionError):
                 return wait_for(lambda: self.heard_of(topic, stamp), topic, timeout_s=5)

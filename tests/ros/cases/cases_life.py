@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import signal
+import threading
 
 import cv2
 import numpy as np
+import rclpy
+from dedos_ros.node import SegmentationNode
+from rclpy.parameter import Parameter
 from robot import CLASSES, Robot, image, node, robot, stamp_ns, wait_for
 from sensor_msgs.msg import CompressedImage
 
@@ -62,6 +66,27 @@ def test_transitions_and_a_kill() -> None:
             assert [each.class_name for each in again.class_map] == CLASSES
             assert again.header.frame_id == "version=1"
             assert running.stop() == 0 and "Traceback" not in running.log()
+
+
+def test_nodes_are_composed_in_one_process_by_name() -> None:
+    executor = rclpy.executors.MultiThreadedExecutor(2)
+    given = [Parameter("classes", value=["road", "sky"]), Parameter("threads", value=1)]
+    nodes = [SegmentationNode(name, parameter_overrides=given) for name in ("left", "right")]
+    spinning = threading.Thread(target=executor.spin, daemon=True)
+    try:
+        for each in nodes:
+            executor.add_node(each)
+            assert each.trigger_configure() == each.trigger_activate()
+        spinning.start()
+        for name in ("left", "right"):
+            with robot(name) as around:
+                around.listen("label_mask")
+                mask = around.labelled(image(picture(), 9))
+                assert set(np.frombuffer(mask.data, np.uint8)) <= {0, 1, 255}
+    finally:
+        executor.shutdown()
+        for each in nodes:
+            each.destroy_node()
 
 
 def test_two_cameras_share_an_engine_compressed_and_in_16_bits() -> None:

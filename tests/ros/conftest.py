@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from ros_runs import ROOT
 
+collect_ignore = ["cases"]
+"""They need rclpy: `test_ros_node.py` runs them in the environment of ROS."""
+
 
 @pytest.fixture(scope="session")
 def ros_folder() -> Path:

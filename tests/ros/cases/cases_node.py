@@ -87,7 +87,8 @@ def test_a_bag_comes_out_frame_by_frame_as_nav2_takes_it(
 
 def test_points_are_where_the_camera_sees_them(around: Robot) -> None:
     stamp = 7_000_000_000
-    around.labelled(image(picture(), 1), "points", before=seen_with(1))
+    first = stamp - 10**9
+    around.labelled(image(picture(), first), "points", before=seen_with(first))
     # A depth within 100 ms serves, once one came that is not older than the mask.
     for offset_ns in (-40_000_000, 60_000_000):
         around.send(depth_image(HW, stamp + offset_ns), "/depth")

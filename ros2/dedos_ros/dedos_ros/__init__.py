@@ -1,0 +1,1 @@
+"""DEDOS Deploy as a lifecycle node of ROS 2."""

@@ -1,0 +1,44 @@
+"""Runs of programs in the environment of ROS, and what a run of pytest there came to."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PROFILES = ROOT / "ros2/dedos_ros/config/fastdds_shared_memory.xml"
+
+
+def run_in_ros(folder: Path, *command: str | Path, timeout_s: float = 540) -> str:
+    """Return what a command says in the environment, on a domain of its own."""
+    environment = {
+        **os.environ,
+        "DEDOS_ROS": str(folder),
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+        "ROS_DOMAIN_ID": str(20 + os.getpid() % 80),
+        "FASTRTPS_DEFAULT_PROFILES_FILE": str(PROFILES),
+    }
+    environment.pop("PYTHONPATH", None)
+    done = subprocess.run(
+        ["bash", "-c", '. "$DEDOS_ROS/setup.sh"; exec "$@"', "bash", *command],
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        env=environment,
+        cwd=ROOT,
+        check=False,
+    )
+    return done.stdout + done.stderr
+
+
+def verdicts(report: Path) -> dict[str, str]:
+    """Return by name of each test of a report in JUnit's XML what went wrong, "" for nothing."""
+    found = {}
+    for case in ET.parse(report).iter("testcase"):
+        wrong = [each for each in case if each.tag in ("failure", "error", "skipped")]
+        found[case.attrib["name"]] = "\n".join(
+            f"{each.get('message')}\n{each.text}" for each in wrong
+        )
+    return found

@@ -122,7 +122,9 @@ void Bundle::open_archive(std::unique_ptr<ByteSource> source, bool verify) {
   }
   manifest_ = Manifest::parse(as_text(archive_->read(*listing)), label_);
   for (const Member& member : archive_->members()) {
-    if (member.name != kManifest && manifest_.files.count(member.name) == 0) {
+    // The engine cache is the runtime's own business.
+    const bool cached = member.name.rfind(std::string(kEngines) + "/", 0) == 0;
+    if (!cached && member.name != kManifest && manifest_.files.count(member.name) == 0) {
       throw bad_bundle(label_ + ": file " + shown(member.name) + " is not listed in " + kManifest +
                        "; export the bundle again");
     }

@@ -94,17 +94,18 @@ Letters collapsed(const Letters& text) {
   return out;
 }
 
+// A mark of a path after a backslash is a letter of a word, and no such mark.
 bool looks_like_a_file(const Letters& text) {
-  std::string plain = utf8_of(text);
-  std::transform(plain.begin(), plain.end(), plain.begin(),
-                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
-  const auto ends = plain.size() >= 4 && plain.compare(plain.size() - 4, 4, ".txt") == 0;
-  const auto slash = [&](std::size_t at) {
-    return at < plain.size() && (plain[at] == '/' || plain[at] == '\\');
-  };
-  const bool dots = plain[0] == '.' && (slash(1) || (plain[1] == '.' && slash(2)));
-  const bool drive = plain[0] >= 'a' && plain[0] <= 'z' && plain[1] == ':' && slash(2);
-  return ends || slash(0) || plain[0] == '~' || dots || drive;
+  const auto at = [&](std::size_t index) { return index < text.size() ? text[index] : U' '; };
+  const auto slash = [&](std::size_t index) { return at(index) == '/' || at(index) == '\\'; };
+  const auto lower = [](char32_t c) { return c >= 'A' && c <= 'Z' ? c + 32 : c; };
+  const Letters suffix = U".txt";
+  const bool ends = text.size() >= suffix.size() &&
+                    std::equal(suffix.rbegin(), suffix.rend(), text.rbegin(),
+                               [&](char32_t a, char32_t b) { return a == lower(b); });
+  const bool dots = at(0) == '.' && (slash(1) || (at(1) == '.' && slash(2)));
+  const bool drive = lower(at(0)) >= 'a' && lower(at(0)) <= 'z' && at(1) == ':' && slash(2);
+  return ends || slash(0) || at(0) == '~' || dots || drive;
 }
 
 class EntryReader {

@@ -26,7 +26,7 @@ namespace {
 
 #define DEDOS_TEXT(number) #number
 #define DEDOS_TEXT_OF(number) DEDOS_TEXT(number)
-constexpr const char* kVersion = DEDOS_TEXT_OF(DEDOS_VERSION_MAJOR) "." DEDOS_TEXT_OF(
+constexpr const char* kVersionText = DEDOS_TEXT_OF(DEDOS_VERSION_MAJOR) "." DEDOS_TEXT_OF(
     DEDOS_VERSION_MINOR) "." DEDOS_TEXT_OF(DEDOS_VERSION_PATCH);
 
 // Fields of the first release, which every caller has.
@@ -114,7 +114,7 @@ void check_options(const dedos_options& options) {
 
 }  // namespace
 
-const char* dedos_version(void) { return kVersion; }
+const char* dedos_version(void) { return kVersionText; }
 
 const char* dedos_last_error(void) { return last_error().c_str(); }
 

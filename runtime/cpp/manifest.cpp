@@ -18,7 +18,6 @@ constexpr int kMaxSide = 16384;
 constexpr int kMaxBatch = 1024;
 constexpr std::size_t kMaxTemplates = 256;
 constexpr std::size_t kMaxTemplate = 500;
-constexpr int kScoreStride = 4;
 
 using Kind = Json::Kind;
 

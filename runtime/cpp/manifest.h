@@ -9,6 +9,7 @@
 namespace dedos::lib {
 
 constexpr int kFormatVersion = 1;
+constexpr int kScoreStride = 4;  // pixels of the network input per cell of the score map
 
 struct Manifest {
   std::string preset;

@@ -20,7 +20,7 @@ constexpr std::uint32_t kApiVersion = 17;
 
 // Places in its table of functions, which is only ever added to: as in onnxruntime_c_api.h of
 // versions 1.23 and 1.29, counted there, and run with 1.20 to 1.32 (docs/cpp.md).
-enum Entry : std::size_t {
+enum ApiEntry : std::size_t {
   kGetErrorMessage = 2,
   kCreateEnv = 3,
   kCreateSession = 7,
@@ -186,7 +186,7 @@ void Session::open(const SessionOptions& options, const Opening& opening) {
   void* made = nullptr;
   runtime_.check(runtime_.entry<Make>(kCreateSessionOptions)(&made), failed);
   const Handle settings(runtime_.entry<Release>(kReleaseSessionOptions), made);
-  const auto set = [&](Entry entry, int value) {
+  const auto set = [&](ApiEntry entry, int value) {
     runtime_.check(runtime_.entry<SetNumber>(entry)(made, value), failed);
   };
   set(kSetSessionGraphOptimizationLevel, kOptimizeAll);

@@ -9,7 +9,6 @@ namespace dedos::lib {
 
 namespace {
 
-constexpr int kChannels = 3;
 constexpr int kWeightBits = 11;
 
 // Rounded half to even; sums of levels are in [0, 255] up to rounding.

@@ -7,6 +7,8 @@
 
 namespace dedos::lib {
 
+constexpr int kChannels = 3;
+
 // uint8 [height][width][3]; bytes from row to row.
 struct Picture {
   const std::uint8_t* pixels;

@@ -16,9 +16,6 @@ namespace dedos::lib {
 
 namespace {
 
-constexpr int kScoreStride = 4;
-constexpr int kChannels = 3;
-
 using Clock = std::chrono::steady_clock;
 
 double milliseconds(Clock::time_point from, Clock::time_point to) {

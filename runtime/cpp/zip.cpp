@@ -17,8 +17,8 @@ constexpr std::uint64_t kMaxUnpacked = std::uint64_t{16} << 30;
 constexpr std::uint64_t kMaxRatio = 100;
 constexpr std::uint64_t kSmallTotal = 64u << 20;
 constexpr std::uint64_t kMaxDirectory = 8u << 20;
-constexpr std::size_t kChunk = 1 << 18;
-constexpr std::size_t kEnd = 22, kWideEnd = 56, kWideLocator = 20, kEntry = 46, kHeader = 30;
+constexpr std::size_t kPiece = 1 << 18;
+constexpr std::size_t kEndRecord = 22, kWideEnd = 56, kWideLocator = 20, kEntry = 46, kHeader = 30;
 
 std::uint32_t u16(const std::uint8_t* at) { return at[0] | std::uint32_t{at[1]} << 8; }
 std::uint32_t u32(const std::uint8_t* at) { return u16(at) | u16(at + 2) << 16; }
@@ -56,11 +56,11 @@ Bytes Archive::part(std::uint64_t offset, std::uint64_t count) const {
 Archive::Directory Archive::locate() const {
   const std::uint64_t size = source_.size();
   // A comment of any length may follow the end's record.
-  const std::uint64_t searched = std::min<std::uint64_t>(size, kEnd + 0xffff);
+  const std::uint64_t searched = std::min<std::uint64_t>(size, kEndRecord + 0xffff);
   const Bytes tail = part(size - searched, searched);
-  for (std::size_t at = tail.size() < kEnd ? 0 : tail.size() - kEnd + 1; at-- > 0;) {
+  for (std::size_t at = tail.size() < kEndRecord ? 0 : tail.size() - kEndRecord + 1; at-- > 0;) {
     const std::uint8_t* end = tail.data() + at;
-    if (!begins(end, "PK\5\6") || u16(end + 20) != tail.size() - at - kEnd) continue;
+    if (!begins(end, "PK\5\6") || u16(end + 20) != tail.size() - at - kEndRecord) continue;
     const Directory found{u32(end + 16), u32(end + 12), u16(end + 10)};
     const bool wide =
         found.offset == 0xffffffff || found.size == 0xffffffff || found.count == 0xffff;
@@ -207,8 +207,8 @@ void Archive::unpack(const Member& member, const Sink& sink) const {
 }
 
 void Archive::copy(const Member& member, std::uint64_t start, const Sink& sink) const {
-  for (std::uint64_t at = 0; at < member.packed; at += kChunk) {
-    const Bytes piece = part(start + at, std::min<std::uint64_t>(kChunk, member.packed - at));
+  for (std::uint64_t at = 0; at < member.packed; at += kPiece) {
+    const Bytes piece = part(start + at, std::min<std::uint64_t>(kPiece, member.packed - at));
     sink(piece.data(), piece.size());
   }
 }
@@ -222,10 +222,10 @@ void Archive::inflate(const Member& member, std::uint64_t start, const Sink& sin
     z_stream& stream;
     ~Closing() { inflateEnd(&stream); }
   } closing{stream};
-  Bytes out(std::min<std::uint64_t>(kChunk, member.size + 1));
+  Bytes out(std::min<std::uint64_t>(kPiece, member.size + 1));
   int state = Z_OK;
-  for (std::uint64_t at = 0; at < member.packed && state == Z_OK; at += kChunk) {
-    Bytes piece = part(start + at, std::min<std::uint64_t>(kChunk, member.packed - at));
+  for (std::uint64_t at = 0; at < member.packed && state == Z_OK; at += kPiece) {
+    Bytes piece = part(start + at, std::min<std::uint64_t>(kPiece, member.packed - at));
     stream.next_in = piece.data();
     stream.avail_in = static_cast<uInt>(piece.size());
     do {

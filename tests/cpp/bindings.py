@@ -27,12 +27,16 @@ def onnx_runtime() -> Path:
     return found
 
 
-def build(folder: Path, *settings: str) -> Path:
+UNITY = ("-DCMAKE_UNITY_BUILD=ON", "-DCMAKE_UNITY_BUILD_BATCH_SIZE=11")
+"""In two pieces, which takes a third of the time of one for each file."""
+
+
+def build(folder: Path) -> Path:
     """Build libdedos with CMake, install it below `folder`, and return the library."""
     place = folder / "build"
     prefix = folder / "prefix"
     configure = ["cmake", "-S", str(SOURCE), "-B", str(place), f"-DCMAKE_INSTALL_PREFIX={prefix}"]
-    run(*configure, "-DCMAKE_INSTALL_LIBDIR=lib", "-DDEDOS_WERROR=ON", *settings)
+    run(*configure, "-DCMAKE_INSTALL_LIBDIR=lib", "-DDEDOS_WERROR=ON", *UNITY)
     run("cmake", "--build", str(place), "--parallel", "2", "--target", "install")
     return prefix / "lib" / "libdedos.so"
 

@@ -88,12 +88,16 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
+def as_json(listing: dict[str, Any]) -> str:
+    return json.dumps(listing)
+
+
 def archive(files: dict[str, bytes], listing: dict[str, Any], *, deflated: bool = False) -> bytes:
     """Return the `.dedos` file of some files and their manifest."""
     stream = io.BytesIO()
     kind = zipfile.ZIP_DEFLATED if deflated else zipfile.ZIP_STORED
     with zipfile.ZipFile(stream, "w", kind) as whole:
-        for name, content in ({"manifest.json": json.dumps(listing).encode()} | files).items():
+        for name, content in ({"manifest.json": as_json(listing).encode()} | files).items():
             whole.writestr(zipfile.ZipInfo(name), content, compress_type=kind)
     return stream.getvalue()
 

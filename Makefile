@@ -32,7 +32,8 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(wildcard runtime/native/*.cpp runtime/native/*.h)
+	$(BIN)/clang-format --dry-run --Werror $(wildcard runtime/native/*.cpp runtime/native/*.h \
+		runtime/cpp/*.cpp runtime/cpp/*.h runtime/cpp/*.hpp)
 
 # A page that is linked from nowhere, a link or a heading that is not there ends it.
 docs: $(VENV)/.dev

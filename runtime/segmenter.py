@@ -7,6 +7,8 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
@@ -30,6 +32,7 @@ from dedos_deploy.runtime.slots import (
     Thresholds,
     build_table,
     check_slots,
+    rows_of,
     spare_slots,
 )
 from dedos_deploy.spec import Background
@@ -54,6 +57,7 @@ class _Core:
         thresholds: Thresholds,
         base: BaseVocabulary | None,
         threads: int | None,
+        model_sha256: str | None,
     ) -> None:
         from dedos_deploy.threads import usable_threads
 
@@ -68,6 +72,7 @@ class _Core:
         self.text_threads = threads
         self._thresholds = thresholds
         self._base = base
+        self._model_sha256 = model_sha256
         # Once here, since it compares all pairs of base words: too slow for every class change.
         self._close = close_similarity(base[1]) if base is not None else None
         self.busy = threading.Lock()
@@ -78,7 +83,10 @@ class _Core:
         """Return the rows of a vocabulary's words; new ones take their time, with few threads."""
         check_slots(len(vocabulary.words), self._engine.max_slots)
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-        return self._encode(vocabulary.words, deadline_s=deadline_s, threads=self.text_threads)
+        if vocabulary.tuned is not None:
+            vocabulary.tuned.check_model(self._model_sha256, self._engine.spec.text_width)
+        encode = partial(self._encode, deadline_s=deadline_s, threads=self.text_threads)
+        return rows_of(vocabulary, encode)
 
     def next_table(
         self, vocabulary: Vocabulary, rows: Rows, previous: SlotTable | None
@@ -119,6 +127,7 @@ class SegmenterView:
         self._changing = threading.Lock()
         self._asked = 0
         self._done = 0
+        self._tuned = vocabulary.tuned
         self._table = core.next_table(vocabulary, core.encode(vocabulary, timeout_s), None)
 
     @property
@@ -155,6 +164,8 @@ class SegmenterView:
 
         classes: as `parse_vocabulary` takes them: a string is a list of words, a `pathlib.Path`
         names a file; timeout_s: how long new words may take, None for as long as they need.
+        Words that a words file gave this view keep the rows of it, in other lists too, until another
+        words file comes; a new view (`share`) begins with the text tower's.
 
         Names keep their ids while they are among the last 254 that were asked for; then the id that
         was not asked for longest goes to a new name, and every result says what its own ids mean.
@@ -170,10 +181,13 @@ class SegmenterView:
         with self._changing:
             self._asked += 1
             turn = self._asked
+            if vocabulary.tuned is None:
+                vocabulary = replace(vocabulary, tuned=self._tuned)
         rows = self._core.encode(vocabulary, timeout_s)
         with self._changing:
             if turn > self._done:
                 self._done = turn
+                self._tuned = vocabulary.tuned
                 # One reference assignment: a frame sees the old table or the new one, never a mix.
                 self._table = self._core.next_table(vocabulary, rows, self._table)
             return self._table.version
@@ -278,14 +292,23 @@ class Segmenter(SegmenterView, Closing):
         base: BaseVocabulary | None = None,
         threads: int | None = None,
         text_threads: int = 1,
+        model_sha256: str | None = None,
     ) -> None:
         """Build from parts; `load` does so from a bundle.
 
         encode: words to unit rows float32 [N, D]; base: words and rows of the vocabulary whose
         members serve as negatives, None for no negatives; threads: for the label map, at most one
-        per usable core, None for as many; text_threads: for words that are new after the first.
+        per usable core, None for as many; text_threads: for words that are new after the first;
+        model_sha256: of the checkpoint behind the engine, by which words files are told to belong to it.
         """
-        core = _Core(engine, encode, thresholds=thresholds, base=base, threads=threads)
+        core = _Core(
+            engine,
+            encode,
+            thresholds=thresholds,
+            base=base,
+            threads=threads,
+            model_sha256=model_sha256,
+        )
         with contextlib.ExitStack() as opened:
             opened.callback(core.labeller.close)
             super().__init__(core, classes)
@@ -350,6 +373,7 @@ class Segmenter(SegmenterView, Closing):
                 base=parts.base,
                 threads=threads,
                 text_threads=text_threads,
+                model_sha256=parts.bundle.manifest.checkpoint_sha256,
             )
             opened.callback(segmenter._core.labeller.close)
             segmenter._closing = opened.pop_all()

@@ -147,6 +147,7 @@ def write_tiny_bundle(
     target: str = "cpu",
     batch: int = 1,
     files: dict[str, bytes] | None = None,
+    checkpoint_sha256: str | None = None,
 ) -> Path:
     """Write the bundle to `dest` and return it."""
     config = PRESETS["nano"]
@@ -162,7 +163,7 @@ def write_tiny_bundle(
         context_length=CONTEXT,
         thresholds=thresholds or {},
         default_threshold=DEFAULT_THRESHOLD,
-        checkpoint_sha256=None,
+        checkpoint_sha256=checkpoint_sha256,
         tools={},
         sources=[],
         licence="Apache-2.0",

@@ -165,11 +165,17 @@ class Dedos(nn.Module):
 
     def scores_of(self, features: ImageFeatures, text: Tensor, valid: Tensor) -> Tensor:
         """Return scores [B, K, h, w] of images whose `image_features` are known."""
+        objects, mask_logits = self.objects_of(features, text, valid)
+        class_logits = self.text_aggregation(objects, text, valid)
+        return scores_from_logits(class_logits, mask_logits, valid)
+
+    def objects_of(
+        self, features: ImageFeatures, text: Tensor, valid: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the decoder's last queries [B, n, c] and their mask logits [B, n, h, w]."""
         found = self._with_words(features, text, valid)
         objects = found.objects[-1]
-        class_logits = self.text_aggregation(objects, text, valid)
-        mask_logits = self.mask_decoder.mask_logits(objects, found.mask_features)
-        return scores_from_logits(class_logits, mask_logits, valid)
+        return objects, self.mask_decoder.mask_logits(objects, found.mask_features)
 
     def _features(
         self, image: Tensor, text: Tensor, valid: Tensor, proxy: Tensor | None

@@ -35,24 +35,22 @@ from dedos_deploy.evaluation.predictors import open_bundle_predictor
 from dedos_deploy.label_files import Items, split_items, splits
 from dedos_deploy.vocabulary import Vocabulary, vocabulary_from_file
 
-MOST_SCORED = 80
-"""Frames that are scored, spread evenly: more cost time and change nothing."""
 
-
-def parts_of(root: Path, leave_out: str | None) -> tuple[Items, Items]:
-    """Return the frames to tune on and those to score on."""
+def parts_of(root: Path, only: str, leave_out: str | None, most: int) -> tuple[Items, Items]:
+    """Return the frames to tune on and at most so many to score on."""
+    pairs = (pair for split in splits(root) for pair in split_items(root, split))
     every = sorted(
-        (pair for split in splits(root) for pair in split_items(root, split)),
-        key=lambda pair: pair[0].name,
+        (pair for pair in pairs if pair[0].name.startswith(only)), key=lambda pair: pair[0].name
     )
     if leave_out is None:
-        return tuple(every[: len(every) // 2]), spread(every[-(len(every) // 3) :], MOST_SCORED)
+        return tuple(every[: len(every) // 2]), spread(every[-(len(every) // 3) :], most)
     there = [pair[0].name.startswith(leave_out) for pair in every]
     if not any(there) or all(there):
         raise BadInputError(f"{sum(there)} of {len(there)} frames begin with {leave_out!r}")
-    pairs = list(zip(every, there, strict=True))
-    scored = [pair for pair, left in pairs if left]
-    return tuple(pair for pair, left in pairs if not left), spread(scored, MOST_SCORED)
+    scored = [pair for pair, left in zip(every, there, strict=True) if left]
+    return tuple(one for one, left in zip(every, there, strict=True) if not left), spread(
+        scored, most
+    )
 
 
 def spread(pairs: Sequence[tuple[Path, Path]], most: int) -> Items:
@@ -104,7 +102,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     from dedos_deploy.training.words import Given, TuneRequest, tune_words
 
     root = Path(args.data)
-    tuned_on, scored = parts_of(root, args.leave_out)
+    tuned_on, scored = parts_of(root, args.only, args.leave_out, args.scored)
     weights = WeightsSource(preset="nano") if args.init == "embedded" else WeightsSource(args.init)
     trained = weights.load()
     assert trained.checkpoint_sha256 is not None
@@ -141,6 +139,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         print(json.dumps(runs[-1]), file=sys.stderr, flush=True)
     return {
         "data": root.resolve().name,
+        "only": args.only,
         "left_out": args.leave_out,
         "tuned_on": len(tuned_on),
         "scored": len(scored),
@@ -157,9 +156,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--data", required=True, metavar="FOLDER")
     parser.add_argument("--leave-out", metavar="PREFIX", help="score on frames called so instead")
+    parser.add_argument("--only", default="", metavar="PREFIX", help="leave all other frames out")
     parser.add_argument("--init", default="embedded", metavar="embedded|CHECKPOINT")
     parser.add_argument("--bundle", nargs="+", default=["demo"])
     parser.add_argument("--frames", type=int, nargs="+", default=[5, 20, 50])
+    parser.add_argument("--scored", type=int, default=60, metavar="N", help="frames, evenly spread")
     parser.add_argument("--output", type=Path, metavar="JSON")
     args = parser.parse_args(argv)
     try:

@@ -94,17 +94,14 @@ class Judge:
         """
         own: Rows = [self._words.rows] * FOLDS
         before = self._confusions(own)
-        best = Choice(0, torch.zeros_like(self._words.moving), before, before, own)
+        none = Choice(0, torch.zeros_like(self._words.moving), before, before, own)
         rounds = self._tuned(settings, progress)
         tried = [
             Choice(number, self._words.moving, before, self._confusions(rows), rows)
             for number, rows in enumerate(zip(*rounds, strict=True), start=1)
         ]
         top = max(tried, key=lambda one: mean_iou_of(one.after))
-        for one in (*tried, self._without_losers(top)):
-            if _most_lost(one) <= MOST_LOST and mean_iou_of(one.after) > mean_iou_of(best.after):
-                best = one
-        return best
+        return best_of(none, [*tried, self._without_losers(top)])
 
     def _tuned(self, settings: TuneSettings, progress: Progress) -> list[list[Tensor]]:
         """Return for every part the rows after each round on the other parts."""
@@ -204,6 +201,13 @@ class Judge:
 def put_back(words: Words, tuned: Tensor, moving: Tensor) -> Tensor:
     """Return the tuned rows of the words in `moving`, bool [K], and the own rows of all others."""
     return torch.where(moving[:, None], tuned, words.rows)
+
+
+def best_of(none: Choice, tried: Sequence[Choice]) -> Choice:
+    """Return the choice of highest mean IoU on held-out frames by which no class loses too much, or
+    `none`, which leaves the words alone, where that is no higher than its own."""
+    allowed = [one for one in tried if _most_lost(one) <= MOST_LOST]
+    return max([none, *allowed], key=lambda one: mean_iou_of(one.after))
 
 
 def iou_by_name(data: WordData, confusions: Sequence[Confusion]) -> Mapping[str, float | None]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from dedos_deploy.bundle import Bundle
 from dedos_deploy.cli import _progress
 from dedos_deploy.cli.train import main
+from dedos_deploy.evaluation.confusion import Confusion
 from dedos_deploy.head_numbers import HEADS, WindowConfig
 from dedos_deploy.model import build_model, load_checkpoint, save_checkpoint
 from dedos_deploy.model.heads import build_dense
@@ -28,7 +29,15 @@ from dedos_deploy.runtime import Segmenter
 from dedos_deploy.training.setup import checkpoint_path
 from dedos_deploy.training.word_data import WordData, WordFrame
 from dedos_deploy.training.word_heads import WordHead, word_head
-from dedos_deploy.training.word_judging import FOLDS, Judge, mean_iou_of, parts_of, tunable
+from dedos_deploy.training.word_judging import (
+    FOLDS,
+    Choice,
+    Judge,
+    best_of,
+    mean_iou_of,
+    parts_of,
+    tunable,
+)
 from dedos_deploy.training.word_tuning import TuneSettings, Words, see, tuned_rounds
 from dedos_deploy.training.words import Given, TuneRequest, tune_words
 from dedos_deploy.vocabulary import parse_vocabulary, vocabulary_from_file
@@ -106,6 +115,29 @@ def test_words_that_are_right_stay_as_they_are() -> None:
     choice = judge.choose(TuneSettings(rounds=2))
     assert not choice.kept and choice.after is choice.before
     assert not choice.moving.any()
+
+
+def chosen_round(before: list[float], *after: list[float]) -> int:
+    """Return the round that is chosen, by the IoU of every class: before, and after each round."""
+
+    def confusions(iou: list[float]) -> tuple[Confusion, ...]:
+        found = Confusion(len(iou))
+        right = np.round(1000 * np.array(iou)).astype(np.int64)
+        np.fill_diagonal(found.matrix, right)
+        found.matrix[:, -1] = 1000 - right
+        return (found,)
+
+    own, moving = confusions(before), torch.ones(len(before), dtype=torch.bool)
+    none = Choice(0, ~moving, own, own, ())
+    tried = [Choice(n, moving, own, confusions(iou), ()) for n, iou in enumerate(after, 1)]
+    return best_of(none, tried).round
+
+
+def test_the_best_round_is_taken_by_which_no_class_loses_two_points() -> None:
+    assert chosen_round([0.5, 0.5], [0.9, 0.45], [0.6, 0.49], [0.55, 0.55]) == 3
+    assert chosen_round([0.5, 0.5], [0.9, 0.45], [0.61, 0.485]) == 2
+    assert chosen_round([0.5, 0.5], [0.9, 0.45]) == 0
+    assert chosen_round([0.5, 0.5], [0.49, 0.5], [0.5, 0.5]) == 0
 
 
 def test_what_is_better_here_and_worse_elsewhere_is_not_kept() -> None:

@@ -53,7 +53,6 @@ class _Core:
         self,
         engine: Engine,
         encode: Encode,
-        *,
         thresholds: Thresholds,
         base: BaseVocabulary | None,
         threads: int | None,
@@ -301,14 +300,7 @@ class Segmenter(SegmenterView, Closing):
         per usable core, None for as many; text_threads: for words that are new after the first;
         model_sha256: of the checkpoint behind the engine, by which words files are told to belong to it.
         """
-        core = _Core(
-            engine,
-            encode,
-            thresholds=thresholds,
-            base=base,
-            threads=threads,
-            model_sha256=model_sha256,
-        )
+        core = _Core(engine, encode, thresholds, base, threads, model_sha256)
         with contextlib.ExitStack() as opened:
             opened.callback(core.labeller.close)
             super().__init__(core, classes)

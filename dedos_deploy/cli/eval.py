@@ -211,7 +211,7 @@ def run(args: argparse.Namespace, command: str | None = None) -> int:
 
     command: the whole command line, for the report.
     """
-    from dedos_deploy.evaluation.batch import evaluate_subjects, read_sections, report_of
+    from dedos_deploy.evaluation import batch
     from dedos_deploy.evaluation.report_page import write_report
 
     kept = [Path(one) for one in args.compare if _is_output(one)]
@@ -227,10 +227,13 @@ def run(args: argparse.Namespace, command: str | None = None) -> int:
     found = []
     if subjects:
         data, running = _data(args), _running(args)
-        found = evaluate_subjects(subjects, data, running, keeping, progress=ProgressLines())
-    comparisons = _comparisons(args.compare, subjects, found, read_sections(kept) if kept else [])
-    comparisons += _words_compared(args.words, found)
-    report = report_of(found, comparisons)
+        found = batch.evaluate_subjects(subjects, data, running, keeping, progress=ProgressLines())
+    comparisons = _comparisons(
+        args.compare, subjects, found, batch.read_sections(kept) if kept else []
+    )
+    if args.words is not None:
+        comparisons += batch.compare_pairs(found)
+    report = batch.report_of(found, comparisons)
     for _, section in found:
         print(result_text(section.result))
     _print_sections(report.sections)
@@ -379,18 +382,6 @@ def _comparisons(
     measured, read = iter(found), iter(kept)
     first, second = (next(read if _is_output(name) else measured)[0] for name in compared)
     return [compare_evaluated(first, second)]
-
-
-def _words_compared(words: str | None, found: Sequence[Any]) -> list[Comparison]:
-    """Return for every model the comparison of its words with the tuned ones, which come in pairs."""
-    from dedos_deploy.evaluation.batch import compare_evaluated
-
-    if words is None:
-        return []
-    return [
-        compare_evaluated(own[0], tuned[0])
-        for tuned, own in zip(found[::2], found[1::2], strict=True)
-    ]
 
 
 def _print_sections(sections: Sequence[Section]) -> None:

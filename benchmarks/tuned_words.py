@@ -36,9 +36,12 @@ from dedos_deploy.label_files import Items, split_items, splits
 from dedos_deploy.vocabulary import Vocabulary, vocabulary_from_file
 
 
-def parts_of(root: Path, only: str, leave_out: str | None, most: int) -> tuple[Items, Items]:
+def parts_of(
+    root: Path, split: str | None, only: str, leave_out: str | None, most: int
+) -> tuple[Items, Items]:
     """Return the frames to tune on and at most so many to score on."""
-    pairs = (pair for split in splits(root) for pair in split_items(root, split))
+    used = splits(root) if split is None else (split,)
+    pairs = (pair for one in used for pair in split_items(root, one))
     every = sorted(
         (pair for pair in pairs if pair[0].name.startswith(only)), key=lambda pair: pair[0].name
     )
@@ -102,7 +105,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     from dedos_deploy.training.words import Given, TuneRequest, tune_words
 
     root = Path(args.data)
-    tuned_on, scored = parts_of(root, args.only, args.leave_out, args.scored)
+    tuned_on, scored = parts_of(root, args.split, args.only, args.leave_out, args.scored)
     weights = WeightsSource(preset="nano") if args.init == "embedded" else WeightsSource(args.init)
     trained = weights.load()
     assert trained.checkpoint_sha256 is not None
@@ -139,6 +142,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         print(json.dumps(runs[-1]), file=sys.stderr, flush=True)
     return {
         "data": root.resolve().name,
+        "split": args.split,
         "only": args.only,
         "left_out": args.leave_out,
         "tuned_on": len(tuned_on),
@@ -156,6 +160,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--data", required=True, metavar="FOLDER")
     parser.add_argument("--leave-out", metavar="PREFIX", help="score on frames called so instead")
+    parser.add_argument("--split", help="of the folder (default: all of them)")
     parser.add_argument("--only", default="", metavar="PREFIX", help="leave all other frames out")
     parser.add_argument("--init", default="embedded", metavar="embedded|CHECKPOINT")
     parser.add_argument("--bundle", nargs="+", default=["demo"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,10 @@ from dedos_deploy.training.word_tuning import Seen, TuneSettings, Words, tuned_r
 FOLDS = FEWEST_FRAMES
 MOST_LOST = 0.02
 """IoU on held-out frames that no class may lose."""
+
+LEAST_GAIN = 0.01
+"""Mean IoU that tuned words must gain on held-out frames: less is no reason to leave the text, and was
+lost again on frames that came later."""
 
 _ALONE = 0.005
 """IoU lost from which a word is tried with its own row instead of the tuned one."""
@@ -89,8 +93,8 @@ class Judge:
         """Return when to stop, by frames that took no part; progress: counts rounds.
 
         Of the rounds, and of the best one with words that lost put back, the one of highest mean IoU
-        is taken among those by which no class loses more than MOST_LOST, if it is higher than that of
-        the words themselves.
+        is taken among those by which no class loses more than MOST_LOST, if it is LEAST_GAIN higher than
+        that of the words themselves and the interval of the gain leaves 0 out.
         """
         own: Rows = [self._words.rows] * FOLDS
         before = self._confusions(own)
@@ -101,7 +105,7 @@ class Judge:
             for number, rows in enumerate(zip(*rounds, strict=True), start=1)
         ]
         top = max(tried, key=lambda one: mean_iou_of(one.after))
-        return best_of(none, [*tried, self._without_losers(top)])
+        return best_of(none, [*tried, self._without_losers(top)], self.gain)
 
     def _tuned(self, settings: TuneSettings, progress: Progress) -> list[list[Tensor]]:
         """Return for every part the rows after each round on the other parts."""
@@ -203,11 +207,14 @@ def put_back(words: Words, tuned: Tensor, moving: Tensor) -> Tensor:
     return torch.where(moving[:, None], tuned, words.rows)
 
 
-def best_of(none: Choice, tried: Sequence[Choice]) -> Choice:
-    """Return the choice of highest mean IoU on held-out frames by which no class loses too much, or
-    `none`, which leaves the words alone, where that is no higher than its own."""
+def best_of(none: Choice, tried: Sequence[Choice], gain: Callable[[Choice], Interval]) -> Choice:
+    """Return the choice of highest mean IoU on held-out frames by which no class loses more than
+    MOST_LOST, or `none`, which leaves the words alone, where its gain is under LEAST_GAIN or may as
+    well be 0."""
     allowed = [one for one in tried if _most_lost(one) <= MOST_LOST]
-    return max([none, *allowed], key=lambda one: mean_iou_of(one.after))
+    best = max([none, *allowed], key=lambda one: mean_iou_of(one.after))
+    found = gain(best)
+    return best if found.difference >= LEAST_GAIN and found.low > 0 else none
 
 
 def iou_by_name(data: WordData, confusions: Sequence[Confusion]) -> Mapping[str, float | None]:

@@ -32,13 +32,13 @@ def test_halves_thirds_and_drives(
     benchmark: ModuleType, write_folder: Write, tmp_path: Path
 ) -> None:
     root = write_folder(items=12)
-    tuned_on, scored = benchmark.parts_of(root, "", None, 60)
+    tuned_on, scored = benchmark.parts_of(root, None, "", None, 60)
     assert names(tuned_on) == [f"{index:03}" for index in range(6)]
     assert names(scored) == ["008", "009", "010", "011"]
-    tuned_on, scored = benchmark.parts_of(root, "", "01", 1)
+    tuned_on, scored = benchmark.parts_of(root, None, "", "01", 1)
     assert names(tuned_on) == [f"{index:03}" for index in range(10)] and names(scored) == ["011"]
-    assert names(benchmark.parts_of(root, "00", None, 2)[1]) == ["007", "009"]
+    assert names(benchmark.parts_of(root, None, "00", None, 2)[1]) == ["007", "009"]
     with pytest.raises(BadInputError, match="0 of 12 frames begin with 'x'"):
-        benchmark.parts_of(root, "", "x", 60)
+        benchmark.parts_of(root, None, "", "x", 60)
     folder = benchmark.as_folder(root, tuned_on, tmp_path / "linked")
     assert names(split_items(folder, "train")) == names(tuned_on)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,7 +94,7 @@ class Judge:
 
         Of the rounds, and of the best one with words that lost put back, the one of highest mean IoU
         is taken among those by which no class loses more than MOST_LOST, if it is LEAST_GAIN higher than
-        that of the words themselves and the interval of the gain leaves 0 out.
+        that of the words themselves.
         """
         own: Rows = [self._words.rows] * FOLDS
         before = self._confusions(own)
@@ -105,7 +105,7 @@ class Judge:
             for number, rows in enumerate(zip(*rounds, strict=True), start=1)
         ]
         top = max(tried, key=lambda one: mean_iou_of(one.after))
-        return best_of(none, [*tried, self._without_losers(top)], self.gain)
+        return best_of(none, [*tried, self._without_losers(top)])
 
     def _tuned(self, settings: TuneSettings, progress: Progress) -> list[list[Tensor]]:
         """Return for every part the rows after each round on the other parts."""
@@ -207,14 +207,12 @@ def put_back(words: Words, tuned: Tensor, moving: Tensor) -> Tensor:
     return torch.where(moving[:, None], tuned, words.rows)
 
 
-def best_of(none: Choice, tried: Sequence[Choice], gain: Callable[[Choice], Interval]) -> Choice:
+def best_of(none: Choice, tried: Sequence[Choice]) -> Choice:
     """Return the choice of highest mean IoU on held-out frames by which no class loses more than
-    MOST_LOST, or `none`, which leaves the words alone, where its gain is under LEAST_GAIN or may as
-    well be 0."""
+    MOST_LOST, or `none`, which leaves the words alone, where that gains less than LEAST_GAIN."""
     allowed = [one for one in tried if _most_lost(one) <= MOST_LOST]
     best = max([none, *allowed], key=lambda one: mean_iou_of(one.after))
-    found = gain(best)
-    return best if found.difference >= LEAST_GAIN and found.low > 0 else none
+    return best if mean_iou_of(best.after) >= mean_iou_of(none.after) + LEAST_GAIN else none
 
 
 def iou_by_name(data: WordData, confusions: Sequence[Confusion]) -> Mapping[str, float | None]:

@@ -22,7 +22,7 @@ _SMALL = 1e-6
 class TuneSettings:
     """How words are moved."""
 
-    rounds: int = 3
+    rounds: int = 2
     """Times that the queries of the decoder follow the words, and that held-out frames are asked."""
     steps: int = 15
     """Steps of Adam in a round, each on all frames."""
@@ -33,8 +33,11 @@ class TuneSettings:
     keep: float = 3.0
     """Weight of the divergence from what the model said of every pixel, labelled or not, before: what
     no frame shows must not be given away to what some show."""
-    spread: float = 10.0
-    """Weight of coming nearer to a neighbour or negative than the word itself was."""
+    spread: float = 3.0
+    """Weight of coming nearer to a neighbour or negative than the word itself was, by more than `free`."""
+    free: float = 0.2
+    """Cosine by which a word may come nearer for nothing: with none, words hardly move, since every way
+    leads nearer to some of fifty others."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,13 +138,13 @@ class _Objective:
             self._before = shares.detach()
         missed = F.nll_loss(shares, self._labels, weight=self._weights, ignore_index=-100)
         stayed = F.kl_div(shares, self._before, log_target=True, reduction="none").sum(1).mean()
-        nearer = (text @ self._others.t() - self._near).clamp(min=0) * self._words.moving[:, None]
+        nearer = (text @ self._others.t() - self._near - settings.free).clamp(min=0)
         return (
             missed
             + self._overlap_missed(shares.exp())
             + settings.keep * stayed
             + settings.pull * way.square().sum()
-            + settings.spread * nearer.square().sum()
+            + settings.spread * (nearer * self._words.moving[:, None]).square().sum()
         )
 
     def _overlap_missed(self, shares: Tensor) -> Tensor:

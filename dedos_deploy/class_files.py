@@ -32,34 +32,42 @@ _COUNTED = (
 )
 
 
-def class_lines(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
-    """Return place, such as "line 3 of FILE", and text of every line of a UTF-8 file that says
-    something.
+def class_content(path: str | os.PathLike[str]) -> bytes:
+    """Return what is in a class file; a pipe is read to its end.
 
-    Blank lines and comments (# at the start of a line or after a space, but not a colour such as
-    `#808080` at the end) are left out. A pipe is read to its end.
-
-    Raises BadInputError for a file that cannot be read, is no file, has more than MOST_BYTES, or looks
-    like another format.
+    Raises BadInputError for a file that cannot be read, is no file, or has more than MOST_BYTES.
     """
-    name = f"class file {os.fspath(path)!r}"
+    name = _named(path)
     try:
-        # "utf-8-sig" also accepts the byte order mark that some editors write.
-        text = _read(Path(path), name).decode("utf-8-sig")
+        return _read(Path(path), name)
     except FileNotFoundError:
         raise BadInputError(
             f"{name} does not exist; check the path, or, if it is a class whose name has a "
             "separator, name another one beside it"
         ) from None
+    except (OSError, ValueError) as error:
+        # ValueError: a path with a NUL character.
+        reason = getattr(error, "strerror", None) or error
+        raise BadInputError(f"{name} cannot be read: {reason}; check the path") from error
+
+
+def class_lines(path: str | os.PathLike[str], content: bytes) -> list[tuple[str, str]]:
+    """Return place, such as "line 3 of FILE", and text of every line that says something.
+
+    content: of the file, UTF-8. Blank lines and comments (# at the start of a line or after a space,
+    but not a colour such as `#808080` at the end) are left out.
+
+    Raises BadInputError for what is no text, or looks like another format.
+    """
+    name = _named(path)
+    try:
+        # "utf-8-sig" also accepts the byte order mark that some editors write.
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         # Not chained: the error holds the whole content.
         raise BadInputError(
             f"{name} is not UTF-8 text at byte {error.start}; save it as UTF-8"
         ) from None
-    except (OSError, ValueError) as error:
-        # ValueError: a path with a NUL character.
-        reason = getattr(error, "strerror", None) or error
-        raise BadInputError(f"{name} cannot be read: {reason}; check the path") from error
     lines = ((number, _COMMENT.sub("", line)) for number, line in enumerate(text.split("\n"), 1))
     found = [(f"line {number} of {path}", line) for number, line in lines if line.strip()]
     other = other_format([line for _, line in found]) if found else None
@@ -96,6 +104,10 @@ def _is_counted(rows: Sequence[re.Match[str] | None]) -> bool:
     if not len(rows) == len(words) == len(set(numbers)) or numbers != sorted(numbers):
         return False
     return len(rows) > 2 or numbers in ([0], [0, 1], [1, 2])
+
+
+def _named(path: str | os.PathLike[str]) -> str:
+    return f"class file {os.fspath(path)!r}"
 
 
 def _read(path: Path, name: str) -> bytes:

@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping
 def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], object]:
     """Return the `__getattr__` of a package.
 
-    homes: module within the package -> the names that it has, separated by spaces.
+    homes: module within the package, or, after a dot, beside it -> the names that it has, separated by
+    spaces.
     """
     module_of = {name: module for module, names in homes.items() for name in names.split()}
 
     def get(name: str) -> object:
         if name not in module_of:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(f"{package}.{module_of[name]}"), name)
+        return getattr(importlib.import_module(f".{module_of[name]}", package), name)
 
     return get

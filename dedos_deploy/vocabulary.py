@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from dedos_deploy.class_files import class_lines
+from dedos_deploy.class_files import class_content, class_lines
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.spec import MAX_CLASSES, SLOT_BUCKETS
+from dedos_deploy.words_file import TunedRows, is_words_file, read_words_file
 
 BACKGROUND_WORDS = ("background", "void", "ignore", "unknown", "unlabelled", "unlabeled", "other")
 """Class names of data sets that say what a pixel is not; no text embedding could mean them."""
@@ -20,6 +21,9 @@ WORDS_PER_REQUEST = SLOT_BUCKETS[-1]
 
 MOST_LETTERS = 512
 """Longest word; every text tower takes less."""
+
+SUFFIXES = (".txt", ".words")
+"""How the name of a class file ends."""
 
 # Unicode's categories Cc (controls) and Cs (lone surrogates), as ranges: a category look-up per
 # letter would be most of the time of a class change.
@@ -126,6 +130,9 @@ class Vocabulary:
 
     entries: tuple[Entry, ...]
 
+    tuned: TunedRows | None = None
+    """Embeddings that some of the words, or others, have instead of those of the text tower."""
+
     def __post_init__(self) -> None:
         _check_count(len(self.entries), "the vocabulary")
         places = [f"entry {index}" for index in range(1, len(self.entries) + 1)]
@@ -188,7 +195,8 @@ Entry(name='road', synonyms=(), threshold=0.4, colour='#808080'))
 
 
 def vocabulary_from_file(path: str | os.PathLike[str]) -> Vocabulary:
-    """Return the vocabulary in a UTF-8 file with one entry a line, as `parse_vocabulary` takes them.
+    """Return the vocabulary in a UTF-8 file with one entry a line, as `parse_vocabulary` takes them, or
+    in a words file (see `words_file`), whose rows come with it.
 
     Blank lines and comments (# at the start of a line or after a space, but not a colour) are skipped.
     The path must come from a person or a program, never from a request. A pipe is read to its end.
@@ -197,13 +205,24 @@ def vocabulary_from_file(path: str | os.PathLike[str]) -> Vocabulary:
     `class_files.MOST_BYTES`, and for lines that are no entries: by their numbers, without their
     text.
     """
-    return _vocabulary_of(class_lines(path), str(path), quoting=False)
+    content = class_content(path)
+    if not is_words_file(content):
+        return _vocabulary_of(class_lines(path, content), str(path), quoting=False)
+    tuned = read_words_file(path, content)
+    places = [(f"entry {number} of {path}", entry) for number, entry in enumerate(tuned.entries, 1)]
+    vocabulary = replace(_vocabulary_of(places, str(path)), tuned=tuned)
+    without = set(map(canonical_word, vocabulary.words)) - set(map(canonical_word, tuned.words))
+    if without:
+        raise BadInputError(
+            f"words file {str(path)!r} has no row for {shortened(min(without))!r}; tune the words again"
+        )
+    return vocabulary
 
 
 def typed_vocabulary(text: str) -> Vocabulary:
     """Return the vocabulary that a person typed on a command line: a list of words, or a file.
 
-    Text with a path separator or the suffix .txt, and no comma, names a file. No other place in the
+    Text with a path separator or one of SUFFIXES, and no comma, names a file. No other place in the
     program may take a string for a file name: this function is for `--classes` and its like alone.
 
     Raises BadInputError, as `parse_vocabulary` and `vocabulary_from_file` do.
@@ -222,7 +241,7 @@ def _unmasked(text: str) -> str:
 def _names_a_file(text: str) -> bool:
     if "," in text:
         return False
-    return text.strip().lower().endswith(".txt") or "/" in text or os.sep in text
+    return text.strip().lower().endswith(SUFFIXES) or "/" in text or os.sep in text
 
 
 def _vocabulary_of(
@@ -253,7 +272,7 @@ def _split(classes: str) -> list[str]:
 
 
 def _looks_like_a_file(text: str) -> bool:
-    return text.lower().endswith(".txt") or _PATH_START.match(text) is not None
+    return text.lower().endswith(SUFFIXES) or _PATH_START.match(text) is not None
 
 
 def _parse_entry(text: str, place: str, quoting: bool) -> Entry:

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, overload
 
 from dedos_deploy.closing import Closing
@@ -54,6 +55,7 @@ class SegmenterView:
         self._changing = threading.Lock()
         self._asked = 0
         self._done = 0
+        self._tuned = vocabulary.tuned
         self._table = core.next_table(vocabulary, core.encode(vocabulary, timeout_s), None)
 
     @property
@@ -90,6 +92,8 @@ class SegmenterView:
 
         classes: as `parse_vocabulary` takes them: a string is a list of words, a `pathlib.Path`
         names a file; timeout_s: how long new words may take, None for as long as they need.
+        Words that a words file gave this view keep the rows of it, in other lists too, until another
+        words file comes; a new view (`share`) begins with the text tower's.
 
         Names keep their ids while they are among the last 254 that were asked for; then the id that
         was not asked for longest goes to a new name, and every result says what its own ids mean.
@@ -105,10 +109,13 @@ class SegmenterView:
         with self._changing:
             self._asked += 1
             turn = self._asked
+            if vocabulary.tuned is None:
+                vocabulary = replace(vocabulary, tuned=self._tuned)
         rows = self._core.encode(vocabulary, timeout_s)
         with self._changing:
             if turn > self._done:
                 self._done = turn
+                self._tuned = vocabulary.tuned
                 # One reference assignment: a frame sees the old table or the new one, never a mix.
                 self._table = self._core.next_table(vocabulary, rows, self._table)
             return self._table.version
@@ -214,16 +221,24 @@ class Segmenter(SegmenterView, Closing):
         threads: int | None = None,
         text_threads: int = 1,
         stable: bool = False,
+        model_sha256: str | None = None,
     ) -> None:
         """Build from parts; `load` does so from a bundle.
 
         encode: words to unit rows float32 [N, D]; base: words and rows of the vocabulary whose
         members serve as negatives, None for no negatives; threads: for the label map, at most one
         per usable core, None for as many; text_threads: for words that are new after the first; stable:
-        see `load`.
+        see `load`; model_sha256: of the checkpoint behind the engine, by which words files are told to
+        belong to it.
         """
         core = SegmenterCore(
-            engine, encode, thresholds=thresholds, base=base, threads=threads, stable=stable
+            engine,
+            encode,
+            thresholds=thresholds,
+            base=base,
+            threads=threads,
+            stable=stable,
+            model_sha256=model_sha256,
         )
         with contextlib.ExitStack() as opened:
             opened.callback(core.close)
@@ -300,6 +315,7 @@ class Segmenter(SegmenterView, Closing):
                 threads=threads,
                 text_threads=text_threads,
                 stable=stable,
+                model_sha256=parts.bundle.manifest.checkpoint_sha256,
             )
             opened.callback(segmenter._core.close)
             segmenter._closing = opened.pop_all()

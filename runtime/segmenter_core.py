@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from dedos_deploy.runtime.slots import (
     Thresholds,
     build_table,
     check_slots,
+    rows_of,
     spare_slots,
 )
 from dedos_deploy.text.negatives import close_similarity, negatives
@@ -40,6 +42,7 @@ class SegmenterCore:
         base: BaseVocabulary | None,
         threads: int | None,
         stable: bool,
+        model_sha256: str | None,
     ) -> None:
         from dedos_deploy.threads import usable_threads
 
@@ -54,6 +57,7 @@ class SegmenterCore:
         self.text_threads = threads
         self._thresholds = thresholds
         self._base = base
+        self._model_sha256 = model_sha256
         # Once here, since it compares all pairs of base words: too slow for every class change.
         self._close = close_similarity(base[1]) if base is not None else None
         self.busy = threading.Lock()
@@ -77,7 +81,10 @@ class SegmenterCore:
         """Return the rows of a vocabulary's words; new ones take their time, with few threads."""
         check_slots(len(vocabulary.words), self._engine.max_slots)
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-        return self._encode(vocabulary.words, deadline_s=deadline_s, threads=self.text_threads)
+        if vocabulary.tuned is not None:
+            vocabulary.tuned.check_model(self._model_sha256, self._engine.spec.text_width)
+        encode = partial(self._encode, deadline_s=deadline_s, threads=self.text_threads)
+        return rows_of(vocabulary, encode)
 
     def next_table(
         self, vocabulary: Vocabulary, rows: Rows, previous: SlotTable | None

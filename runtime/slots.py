@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -16,7 +16,7 @@ from dedos_deploy.errors import BadInputError
 from dedos_deploy.runtime.segmentation import LabelMap
 from dedos_deploy.runtime.sinks.palette import Colour, colour_bgr, colours_of, word_colour_bgr
 from dedos_deploy.spec import MAX_UINT8_CLASSES, NONE_UINT16, SLOT_BUCKETS, bucket_for, none_id
-from dedos_deploy.vocabulary import Vocabulary
+from dedos_deploy.vocabulary import Vocabulary, canonical_word
 
 Rows = NDArray[np.float32]
 
@@ -193,6 +193,18 @@ def _colours(vocabulary: Vocabulary, names: Sequence[str]) -> tuple[Colour, ...]
     # Names of earlier vocabularies do not occur in the pictures: they take no colour from the others.
     found = dict(zip(vocabulary.names, colours_of(vocabulary.names, chosen), strict=True))
     return tuple(found.get(name) or word_colour_bgr(name) for name in names)
+
+
+def rows_of(vocabulary: Vocabulary, encode: Callable[[Sequence[str]], Rows]) -> Rows:
+    """Return the rows of a vocabulary's words, float32 [N, D]: tuned ones, and those of `encode`."""
+    if vocabulary.tuned is None:
+        return encode(vocabulary.words)
+    tuned = vocabulary.tuned
+    places = {canonical_word(word): place for place, word in enumerate(tuned.words)}
+    found = [places.get(canonical_word(word)) for word in vocabulary.words]
+    others = [word for word, at in zip(vocabulary.words, found, strict=True) if at is None]
+    encoded = iter(encode(others) if others else ())
+    return np.stack([next(encoded) if at is None else tuned.embeddings[at] for at in found])
 
 
 def check_slots(used: int, max_slots: int | None) -> None:

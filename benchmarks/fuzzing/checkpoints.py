@@ -34,8 +34,8 @@ class Checkpoints(Subject):
         import numpy as np
 
         from dedos_deploy.model.checkpoint import save_checkpoint
-        from dedos_deploy.text.vocabulary_file import save_vocabulary
         from dedos_deploy.training.state import save_state
+        from dedos_deploy.vocabulary_file import save_vocabulary
 
         training, settings = beginning()
         save_checkpoint(folder / "plain.checkpoint", training.model, extra={"sources": ["scenes"]})
@@ -67,7 +67,7 @@ class Checkpoints(Subject):
 
     def attempt(self, made: Path) -> None:
         from dedos_deploy.model.checkpoint import load_checkpoint
-        from dedos_deploy.text.vocabulary_file import read_vocabulary_file
+        from dedos_deploy.vocabulary_file import read_vocabulary_file
 
         readers: dict[str, Callable[[Path], object]] = {
             ".checkpoint": load_checkpoint,

@@ -245,7 +245,7 @@ class Bundle(Closing):
         )
 
     def _load_vocabulary(self, name: str) -> tuple[tuple[str, ...], NDArray[np.float32]]:
-        from dedos_deploy.text.vocabulary_file import load_vocabulary
+        from dedos_deploy.vocabulary_file import load_vocabulary
 
         file = vocabulary_file(name)
         content = self.read(file)

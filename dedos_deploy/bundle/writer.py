@@ -138,7 +138,7 @@ class BundleWriter:
 
         Raises BadInputError for a name that is taken or not plain, or unusable embeddings.
         """
-        from dedos_deploy.text.vocabulary_file import save_vocabulary
+        from dedos_deploy.vocabulary_file import save_vocabulary
 
         if not is_vocabulary_name(name):
             raise BadInputError(

@@ -6,7 +6,7 @@ import argparse
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,7 +70,10 @@ def words_with(
             args.state,
             "" if args.classes is None else ", whatever --classes says",
         )
-    return {**words, **{name: chosen.vocabulary for name, chosen in kept.items()}}
+    # The file keeps words, not rows: those of a words file still come from there.
+    tuned = {name: words[name].tuned for name in kept if name in words}
+    own = {name: replace(chosen.vocabulary, tuned=tuned.get(name)) for name, chosen in kept.items()}
+    return {**words, **own}
 
 
 def open_page(args: argparse.Namespace, watched: Watched, opened: Opened) -> None:

@@ -83,7 +83,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--classes",
         action="append",
         metavar="LIST",
-        help='"car|automobile,road@0.3#808080" or a text file with one class a line: synonyms, least score '
+        help='"car|automobile,road@0.3#808080", a text file with one class a line, or a words file of '
+        "dedos-train tune-words: synonyms, least score "
         "and colour are optional (default: the bundle's base vocabulary); of several sources, NAME:LIST "
         "is for that one alone, and may be repeated",
     )

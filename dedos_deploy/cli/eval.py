@@ -7,6 +7,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,8 @@ examples:
       also a report with pictures in runs/camvid; after Ctrl-C, --resume goes on
   dedos-eval --compare old.dedos new.dedos --data camvid
       is the new one better, how sure is that, and which classes moved
+  dedos-eval --bundle street.dedos --words my.words --data camvid
+      the same of words that dedos-train tune-words has tuned
   dedos-eval --bundle street.dedos --data camvid --templates single vild14 --synonyms both
       the same model under other prompts
   dedos-eval --bundle any.dedos --protocol VOC21 --data datasets
@@ -142,6 +145,12 @@ def _add_text(group: argparse._ArgumentGroup) -> None:
         "counted (default: all of them)",
     )
     group.add_argument(
+        "--words",
+        metavar="FILE",
+        help="a words file of dedos-train tune-words: its classes, once with their own embeddings and "
+        "once with the tuned ones, with a paired bootstrap over images",
+    )
+    group.add_argument(
         "--background",
         choices=BACKGROUNDS,
         help="what may leave a pixel unlabelled, which counts as wrong, or as background where the "
@@ -202,7 +211,7 @@ def run(args: argparse.Namespace, command: str | None = None) -> int:
 
     command: the whole command line, for the report.
     """
-    from dedos_deploy.evaluation.batch import evaluate_subjects, read_sections, report_of
+    from dedos_deploy.evaluation import batch
     from dedos_deploy.evaluation.report_page import write_report
 
     kept = [Path(one) for one in args.compare if _is_output(one)]
@@ -218,9 +227,13 @@ def run(args: argparse.Namespace, command: str | None = None) -> int:
     found = []
     if subjects:
         data, running = _data(args), _running(args)
-        found = evaluate_subjects(subjects, data, running, keeping, progress=ProgressLines())
-    comparisons = _comparisons(args.compare, subjects, found, read_sections(kept) if kept else [])
-    report = report_of(found, comparisons)
+        found = batch.evaluate_subjects(subjects, data, running, keeping, progress=ProgressLines())
+    comparisons = _comparisons(
+        args.compare, subjects, found, batch.read_sections(kept) if kept else []
+    )
+    if args.words is not None:
+        comparisons += batch.compare_pairs(found)
+    report = batch.report_of(found, comparisons)
     for _, section in found:
         print(result_text(section.result))
     _print_sections(report.sections)
@@ -246,6 +259,7 @@ def _check_places(args: argparse.Namespace) -> None:
         *bundles_read(*args.bundle, *(one for one in args.compare if not _is_output(one))),
         *named("checkpoint", *args.checkpoint),
         *named("net", args.net, args.net_words),
+        *named("words file", args.words),
     ]
     check_run_folder(args.output, WRITTEN, read)
 
@@ -276,6 +290,10 @@ def _subjects(args: argparse.Namespace, compared: Sequence[str]) -> list[Subject
         for template in templates
         for with_synonyms in synonyms
     ]
+    if args.words is not None:
+        _check_words(args)
+        # The tuned ones first: a file of another model is then refused at once.
+        subjects = [replace(one, tuned=tuned) for one in subjects for tuned in (True, False)]
     if compared and len(templates) * len(synonyms) > 1:
         raise BadInputError("--compare takes one choice of --templates and --synonyms, not several")
     if (args.net is None) != (args.net_words is None):
@@ -285,14 +303,31 @@ def _subjects(args: argparse.Namespace, compared: Sequence[str]) -> list[Subject
     return subjects
 
 
+def _check_words(args: argparse.Namespace) -> None:
+    others = {"classes": args.classes, "protocol": args.protocol, "net": args.net}
+    given = [f"--{name}" for name, value in {**others, "compare": args.compare}.items() if value]
+    if given:
+        raise BadInputError(
+            f"--words has the classes of its file and compares them with themselves; leave {given[0]} "
+            "out"
+        )
+
+
 def _data(args: argparse.Namespace) -> Callable[[bool | None], EvaluationData]:
     """Return what opens the data, asking for synonyms or not; opened once to see that it is there."""
     from dedos_deploy.evaluation.data import open_data
-    from dedos_deploy.vocabulary import typed_vocabulary
+    from dedos_deploy.vocabulary import typed_vocabulary, vocabulary_from_file
 
     if args.data is None:
         raise BadInputError("no data was named; give --data FOLDER")
     vocabulary = typed_vocabulary(args.classes) if args.classes is not None else None
+    if args.words is not None:
+        vocabulary = vocabulary_from_file(args.words)
+        if vocabulary.tuned is None:
+            raise BadInputError(
+                f"--words {args.words!r} is a list of words without rows; give a file of dedos-train "
+                "tune-words, or the list to --classes"
+            )
 
     @lru_cache(maxsize=3)
     def data_for(synonyms: bool | None) -> EvaluationData:

@@ -87,7 +87,12 @@ def run(args: argparse.Namespace) -> int:
 
     given = fields_of(args, EXPORT_OPTIONS)
     if "vocabulary" in given:
-        given["vocabulary"] = typed_vocabulary(given["vocabulary"])
+        given["vocabulary"] = vocabulary = typed_vocabulary(given["vocabulary"])
+        if vocabulary.tuned is not None:
+            raise BadInputError(
+                f"--vocabulary takes words, and {vocabulary.tuned.file!r} has rows of a model that is "
+                "exported already; give it to dedos-run --classes"
+            )
     options = ExportOptions(**given, int8=_int8(args))
     require("torch", extra="export", purpose="exporting a model")
     require("onnxscript", extra="export", purpose="exporting a model")

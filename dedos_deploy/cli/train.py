@@ -29,6 +29,7 @@ VERBS = {
     "pseudo-labels": "train_pseudo",
     "text": "train_text",
     "trunk": "train_trunk",
+    "tune-words": "train_words",
 }
 """Further commands, `dedos-train VERB ...`, and the module of each."""
 
@@ -65,7 +66,8 @@ further commands, each with its own --help:
   dedos-train miniature        the whole method at small scale, on a CPU
   dedos-train pseudo-labels    label folders from pictures, videos and trained nets
   dedos-train text             a small text tower that repeats a sentence encoder
-  dedos-train trunk            a small trunk that repeats what trained nets see"""
+  dedos-train trunk            a small trunk that repeats what trained nets see
+  dedos-train tune-words       words that learn one camera, for an engine that stays as it is"""
 
 
 RUN_HOLDS = (

@@ -103,6 +103,12 @@ def compare_evaluated(first: Evaluated, second: Evaluated) -> Comparison:
     return compare((first.header, first.records), (second.header, second.records))
 
 
+def compare_pairs(found: Sequence[tuple[Evaluated, Section]]) -> list[Comparison]:
+    """Return of pairs, such as tuned words and words themselves, how the first is beside the second."""
+    pairs = zip(found[::2], found[1::2], strict=True)
+    return [compare_evaluated(second, first) for (first, _), (second, _) in pairs]
+
+
 def read_sections(folders: Sequence[Path]) -> list[tuple[Evaluated, Section]]:
     """Return evaluations that were kept, with their pictures; a folder may hold several.
 

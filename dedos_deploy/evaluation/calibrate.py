@@ -86,4 +86,5 @@ def _elsewhere(folder: LabelledFolder, left_out: NDArray[np.bool_]) -> NDArray[n
 
 
 def _without_thresholds(vocabulary: Vocabulary) -> Vocabulary:
-    return Vocabulary(tuple(replace(entry, threshold=None) for entry in vocabulary.entries))
+    entries = tuple(replace(entry, threshold=None) for entry in vocabulary.entries)
+    return replace(vocabulary, entries=entries)

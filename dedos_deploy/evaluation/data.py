@@ -82,7 +82,8 @@ class FolderData:
 
 def without_synonyms(vocabulary: Vocabulary) -> Vocabulary:
     """Return the vocabulary with the names of its entries alone."""
-    return Vocabulary(tuple(replace(entry, synonyms=()) for entry in vocabulary.entries))
+    entries = tuple(replace(entry, synonyms=()) for entry in vocabulary.entries)
+    return replace(vocabulary, entries=entries)
 
 
 def open_data(

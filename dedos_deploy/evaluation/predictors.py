@@ -99,6 +99,11 @@ class SegmenterPredictor(Closing):
             self._closing()
 
 
+def tuned_identity(vocabulary: Vocabulary) -> dict[str, str]:
+    """Return what tells tuned words from those of the text tower in the identity of a predictor."""
+    return {} if vocabulary.tuned is None else {"tuned_words": vocabulary.tuned.sha256}
+
+
 def own_ids(result: Segmentation, vocabulary: Vocabulary) -> Ids:
     """Return the label map with ids of `vocabulary`, and its length where there is none of them.
 
@@ -163,6 +168,7 @@ def open_bundle_predictor(
         "threshold": lowest if background != "none" else None,
         "thresholds": manifest.thresholds if background != "none" and threshold is None else {},
         "model": model_facts(manifest.model_config, manifest.sources, (spec.height, spec.width)),
+        **tuned_identity(vocabulary),
     }
     closing = opened.close if opened is not bundle else None
     return SegmenterPredictor(
@@ -206,6 +212,7 @@ def open_checkpoint_predictor(
         device=device,
         threads=threads,
     )
+    identity |= tuned_identity(vocabulary)
     return SegmenterPredictor(
         segmenter, vocabulary, name=name or Path(path).name, identity=identity, taught=taught
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -64,6 +64,8 @@ class Subject:
     """Whether to ask for synonyms, None as the data has it."""
     net: NetWords | None = None
     """Words of a net; given for that kind alone."""
+    tuned: bool | None = None
+    """Whether a words file's rows are used, None as the data has it."""
 
     @property
     def name(self) -> str:
@@ -74,6 +76,8 @@ class Subject:
             parts.append(self.template)
         if self.synonyms is not None:
             parts.append("synonyms" if self.synonyms else "no synonyms")
+        if self.tuned is not None:
+            parts.append("tuned words" if self.tuned else "words")
         return ", ".join(parts)
 
     def open(self, vocabulary: Vocabulary, running: Running, name: str | None = None) -> Predictor:
@@ -82,6 +86,8 @@ class Subject:
         Raises BadInputError for what cannot be used as asked.
         """
         name = name or self.name
+        if self.tuned is False:
+            vocabulary = replace(vocabulary, tuned=None)
         if self.kind == "net":
             assert self.net is not None
             return NetPredictor(

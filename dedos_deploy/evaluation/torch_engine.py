@@ -87,6 +87,7 @@ def open_torch_segmenter(
     model.config.check_size(size)
     chosen = template or str(extra.get("template", "single"))
     prompt_templates(chosen)
+    sha256 = sha256_of_file(path)
     spec = GraphSpec(size[0], size[1], model.config.clip.text_width)
     segmenter = Segmenter(
         TorchEngine(model, spec, device),
@@ -94,9 +95,10 @@ def open_torch_segmenter(
         classes=vocabulary,
         thresholds=Thresholds({}, threshold, enabled=background != "none"),
         threads=threads,
+        model_sha256=sha256,
     )
     identity = {
-        "checkpoint": sha256_of_file(path),
+        "checkpoint": sha256,
         "size_hw": list(size),
         "template": chosen,
         "background": background,

@@ -39,6 +39,22 @@ class Predictions:
 
 
 @dataclass(frozen=True)
+class ImageFeatures:
+    """What the words of a list have no part in: made once per image, for any number of lists."""
+
+    proxy: Tensor
+    """[n, c] or [B, n, c], the queries."""
+    levels: tuple[Tensor, ...]
+    """Coarse to fine, [B, c, h, w]."""
+    detail: tuple[Tensor, ...]
+    """Maps of the detail branch, [B, ...]; empty without it."""
+    clip_embedding: Tensor | None
+    """[B, N, D], CLIP's own projection of its patches; None without cost aggregation."""
+    score_hw: tuple[int, int]
+    """Size of the score map."""
+
+
+@dataclass(frozen=True)
 class _Features:
     objects: list[Tensor]
     mask_features: Tensor
@@ -99,11 +115,7 @@ class Dedos(nn.Module):
         self, image: Tensor, text: Tensor, valid: Tensor, proxy: Tensor | None = None
     ) -> Tensor:
         """Return what `forward` returns, by the queries `proxy` (as `predict`) or the bank's."""
-        features = self._features(image, text, valid, proxy)
-        objects = features.objects[-1]
-        class_logits = self.text_aggregation(objects, text, valid)
-        mask_logits = self.mask_decoder.mask_logits(objects, features.mask_features)
-        return scores_from_logits(class_logits, mask_logits, valid)
+        return self.scores_of(self.image_features(image, proxy), text, valid)
 
     def predict(
         self, image: Tensor, text: Tensor, valid: Tensor, proxy: Tensor | None = None
@@ -132,9 +144,11 @@ class Dedos(nn.Module):
                 return self.detail(image)  # type: ignore[no-any-return]
         return self.detail(image)  # type: ignore[no-any-return]
 
-    def _features(
-        self, image: Tensor, text: Tensor, valid: Tensor, proxy: Tensor | None
-    ) -> _Features:
+    def image_features(self, image: Tensor, proxy: Tensor | None = None) -> ImageFeatures:
+        """Return all of `scores` that the words have no part in, by the queries `proxy` or the bank's.
+
+        image: uint8 [B, H, W, 3] BGR.
+        """
         patch = self.config.clip.patch
         height, width = image.shape[1], image.shape[2]
         grid_hw = (height // patch, width // patch)
@@ -143,13 +157,38 @@ class Dedos(nn.Module):
         taps = self.trunk(image, self.refinement, q_hat, self.taps)
         detail = self._detail_maps(image)
         levels = self.pixel_decoder(taps, grid_hw, detail)
-        dense: Tensor | None = None
+        clip_embedding: Tensor | None = None
         if self.cost_aggregation is not None:
             clip_embedding = self.trunk.proj(self.trunk.ln_post(taps[-1]))
-            levels, dense = self.cost_aggregation(levels, clip_embedding, text, valid)
         score_hw = (height // SCORE_STRIDE, width // SCORE_STRIDE)
-        mask_features = self.mask_features(levels[-1], score_hw, detail)
-        objects = self.mask_decoder(proxy, levels, mask_features)
+        return ImageFeatures(proxy, tuple(levels), tuple(detail), clip_embedding, score_hw)
+
+    def scores_of(self, features: ImageFeatures, text: Tensor, valid: Tensor) -> Tensor:
+        """Return scores [B, K, h, w] of images whose `image_features` are known."""
+        objects, mask_logits = self.objects_of(features, text, valid)
+        class_logits = self.text_aggregation(objects, text, valid)
+        return scores_from_logits(class_logits, mask_logits, valid)
+
+    def objects_of(
+        self, features: ImageFeatures, text: Tensor, valid: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the decoder's last queries [B, n, c] and their mask logits [B, n, h, w]."""
+        found = self._with_words(features, text, valid)
+        objects = found.objects[-1]
+        return objects, self.mask_decoder.mask_logits(objects, found.mask_features)
+
+    def _features(
+        self, image: Tensor, text: Tensor, valid: Tensor, proxy: Tensor | None
+    ) -> _Features:
+        return self._with_words(self.image_features(image, proxy), text, valid)
+
+    def _with_words(self, features: ImageFeatures, text: Tensor, valid: Tensor) -> _Features:
+        levels, detail = list(features.levels), features.detail
+        dense: Tensor | None = None
+        if self.cost_aggregation is not None:
+            levels, dense = self.cost_aggregation(levels, features.clip_embedding, text, valid)
+        mask_features = self.mask_features(levels[-1], features.score_hw, detail)
+        objects = self.mask_decoder(features.proxy, levels, mask_features)
         return _Features(objects, mask_features, dense)
 
 

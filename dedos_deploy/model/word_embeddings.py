@@ -13,10 +13,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dedos_deploy.model.dedos import Dedos
+from dedos_deploy.model.heads import DenseClip
 from dedos_deploy.text.templates import TEMPLATES
 from dedos_deploy.text.tokenizer import Tokenizer, write_tokenizer_json
 
 _LOG = logging.getLogger(__name__)
+
+WordModel = Dedos | DenseClip
+"""What has a text tower of CLIP's kind."""
 
 ALIKE = 0.98
 """Cosine above which two words can hardly be told apart by any head."""
@@ -28,7 +32,9 @@ class WordEmbeddings:
     A frozen text tower is run once; one that trains is run for every batch.
     """
 
-    def __init__(self, model: Dedos, words: Sequence[str], *, template: str, tuned: bool) -> None:
+    def __init__(
+        self, model: WordModel, words: Sequence[str], *, template: str, tuned: bool
+    ) -> None:
         tokenizer = clip_tokenizer(model.config.clip.text.context_length)
         prompts = TEMPLATES[template]
         rows = [tokenizer.encode([prompt.format(word) for prompt in prompts]) for word in words]
@@ -42,7 +48,7 @@ class WordEmbeddings:
         if not tuned:
             self._cached = frozen
 
-    def __call__(self, slots: Sequence[int], *, model: Dedos | None = None) -> Tensor:
+    def __call__(self, slots: Sequence[int], *, model: WordModel | None = None) -> Tensor:
         """Return float32 [K, D] for indices into the word list; model: another set of weights."""
         chosen = torch.as_tensor(slots, device=self._tokens.device)
         if self._cached is not None:
@@ -50,7 +56,7 @@ class WordEmbeddings:
         return encode(model or self._model, self._tokens[chosen])
 
 
-def encode(model: Dedos, tokens: Tensor) -> Tensor:
+def encode(model: WordModel, tokens: Tensor) -> Tensor:
     """Return float32 [N, D]: over templates T of tokens int64 [N, T, L], the mean unit vector."""
     words, prompts, _ = tokens.shape
     each = F.normalize(model.encode_text(tokens.flatten(0, 1)).float(), dim=-1)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from dedos_deploy.text.encoder import TextEncoder
     from dedos_deploy.text.tokenizer import Tokenizer, write_tokenizer_json
     from dedos_deploy.text.tower import TowerFiles
-    from dedos_deploy.text.vocabulary_file import (
+    from dedos_deploy.vocabulary_file import (
         VocabularyFile,
         load_vocabulary,
         read_vocabulary_file,
@@ -42,6 +42,6 @@ __getattr__ = lazy_names(
         "encoder": "TextEncoder",
         "tokenizer": "Tokenizer write_tokenizer_json",
         "tower": "TowerFiles",
-        "vocabulary_file": "VocabularyFile load_vocabulary read_vocabulary_file save_vocabulary",
+        ".vocabulary_file": "VocabularyFile load_vocabulary read_vocabulary_file save_vocabulary",
     },
 )

@@ -17,8 +17,8 @@ from dedos_deploy.errors import BadInputError, EngineError, UnfinishedError, sho
 from dedos_deploy.text.cache import CacheKey, EmbeddingCache, Row
 from dedos_deploy.text.tokenizer import Tokenizer
 from dedos_deploy.text.tower import BATCH, TextTower, TowerFiles
-from dedos_deploy.text.vocabulary_file import Rows, read_vocabulary_file, save_vocabulary
 from dedos_deploy.vocabulary import canonical_word, shortened
+from dedos_deploy.vocabulary_file import Rows, read_vocabulary_file, save_vocabulary
 
 ROWS_KEPT = 4096
 """Embeddings kept in memory besides the shipped ones; the least recently used go first."""

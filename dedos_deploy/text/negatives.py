@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dedos_deploy.text.vocabulary_file import Rows
 from dedos_deploy.vocabulary import canonical_word
+from dedos_deploy.vocabulary_file import Rows
 
 CLOSE_DEVIATIONS = 4.0
 """How many standard deviations above the usual a similarity must be for two words to be close.

@@ -19,7 +19,7 @@ from dedos_deploy.threads import usable_threads
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-    from dedos_deploy.text.vocabulary_file import Rows
+    from dedos_deploy.vocabulary_file import Rows
 
 BATCH = 16
 """Prompts per run of the text tower: bounds its memory and how long others wait for their turn."""

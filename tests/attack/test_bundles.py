@@ -454,7 +454,7 @@ def test_a_word_given_twice_among_very_many_is_found_at_once(tmp_path: Path) -> 
     import numpy as np
     from safetensors.numpy import save
 
-    from dedos_deploy.text.vocabulary_file import load_vocabulary
+    from dedos_deploy.vocabulary_file import load_vocabulary
 
     words = [str(number) for number in range(200_000)]
     words[-1] = words[-2]

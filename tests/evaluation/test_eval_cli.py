@@ -18,6 +18,7 @@ from dedos_deploy.bundle import Bundle
 from dedos_deploy.cli import _progress
 from dedos_deploy.cli import eval as eval_cli
 from dedos_deploy.evaluation.evaluate import read_evaluation
+from dedos_deploy.words_file import save_words_file
 
 Run = Callable[..., dict[str, object]]
 
@@ -124,6 +125,41 @@ def test_parts_add_up_to_the_whole(run: Run, bundle: Path, data: Path, tmp_path:
     for key, value in whole.items():
         if not key.startswith(("seconds", "results")):
             assert merged[key] == value, key
+
+
+def tuned_words(path: Path, model_sha256: str) -> Path:
+    """Write a words file whose word for green also answers to half of blue: worse than the words."""
+    rows = np.array([[1, 0, 0], [0.8, 0.6, 0], [0, 0, 1]], np.float32)
+    return save_words_file(
+        path,
+        entries=["blue", "green@0.9", "red"],
+        words=["blue", "green", "red"],
+        embeddings=rows,
+        model_sha256=model_sha256,
+        tuning={},
+    )
+
+
+def test_tuned_words_are_compared_with_the_words_themselves(
+    run: Run, refused: Callable[..., str], data: Path, tmp_path: Path
+) -> None:
+    place = write_bundle(tmp_path / "made.dedos", checkpoint_sha256="a" * 64)
+    words, out = tuned_words(tmp_path / "my.words", "a" * 64), tmp_path / "out"
+    command = ("--bundle", place, "--data", data, "--words", words, "--output", out)
+    values = run(*command, "--no-pictures")
+    results, (comparison,) = values["results"], values["comparisons"]  # type: ignore[misc]
+    assert [one["predictor"] for one in results] == ["made, tuned words", "made, words"]
+    assert results[1]["iou"] == pytest.approx(EXPECTED, abs=0.02)
+    assert comparison["first"] == "made, words"
+    gain = results[0]["miou_present"] - results[1]["miou_present"]
+    assert comparison["miou_present"]["difference"] == pytest.approx(gain)
+    assert run("--bundle", place, "--data", data, "--classes", words)["iou"] == results[0]["iou"]
+    tuned_words(words, "b" * 64)
+    assert "tuned on another model" in refused(*command[:-2])
+    assert "leave --classes out" in refused(*command[:-2], "--classes", "red")
+    (tmp_path / "plain.words").write_text("red\n")
+    plain = (*command[:4], "--words", tmp_path / "plain.words")
+    assert "a list of words without rows" in refused(*plain)
 
 
 def test_a_bundle_may_be_called_like_a_class(run: Run, data: Path, tmp_path: Path) -> None:

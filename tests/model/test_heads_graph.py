@@ -172,7 +172,7 @@ def test_windows_are_averaged_where_they_overlap() -> None:
         for left in (0, 24, 32):
             crop = image[:, top : top + 48, left : left + 48]
             with torch.no_grad():
-                part = f64(alone._logits(crop, text, torch.ones(4)))[0]
+                part = f64(alone._logits(alone.dense(crop), text, torch.ones(4), (48, 48)))[0]
             rows, columns = slice(top // 4, top // 4 + 12), slice(left // 4, left // 4 + 12)
             total[:, rows, columns] += part
             count[rows, columns] += 1

@@ -148,6 +148,7 @@ def write_tiny_bundle(
     batch: int = 1,
     batches: Sequence[int] = (),
     files: dict[str, bytes] | None = None,
+    checkpoint_sha256: str | None = None,
 ) -> Path:
     """Write the bundle to `dest` and return it; batches: frames per run of graphs besides the first."""
     config = PRESETS["nano"]
@@ -163,7 +164,7 @@ def write_tiny_bundle(
         context_length=CONTEXT,
         thresholds=thresholds or {},
         default_threshold=DEFAULT_THRESHOLD,
-        checkpoint_sha256=None,
+        checkpoint_sha256=checkpoint_sha256,
         tools={},
         sources=[],
         licence="Apache-2.0",

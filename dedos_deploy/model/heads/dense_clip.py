@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -58,19 +60,33 @@ class DenseClip(nn.Module):
         return self.text_tower(tokens)  # type: ignore[no-any-return]
 
     def forward(self, image: Tensor, text: Tensor, valid: Tensor) -> Tensor:
+        return self.scores_of(self.image_features(image), text, valid, image.shape[1:3])
+
+    def image_features(self, image: Tensor) -> Tensor:
+        """Return the patch embeddings of `dense` of pictures, or of their windows one after another."""
+        windows = self.config.windows
+        return self.dense(image if windows is None else cut_windows(image, windows))
+
+    def scores_of(
+        self, features: Tensor, text: Tensor, valid: Tensor, size_hw: Sequence[int]
+    ) -> Tensor:
+        """Return scores [B, K, H / 4, W / 4] of pictures of H x W whose `image_features` are known."""
+        height, width = size_hw
         windows = self.config.windows
         if windows is None:
-            logits = self._logits(image, text, valid)
+            logits = self._logits(features, text, valid, (height, width))
         else:
-            maps = self._logits(cut_windows(image, windows), text, valid)
-            logits = averaged(maps, windows, (image.shape[1], image.shape[2]))
+            maps = self._logits(features, text, valid, (windows.size, windows.size))
+            logits = averaged(maps, windows, (height, width))
         return word_shares(logits, text.shape[0])
 
-    def _logits(self, image: Tensor, text: Tensor, valid: Tensor) -> Tensor:
+    def _logits(
+        self, features: Tensor, text: Tensor, valid: Tensor, size_hw: tuple[int, int]
+    ) -> Tensor:
         """Return τ·cos [B, K + M, H / 4, W / 4]; resized before the softmax, as the papers do."""
-        height, width = image.shape[1], image.shape[2]
+        height, width = size_hw
         patch = self.config.clip.patch
-        logits = self.word_logits(self.dense(image), text, valid)
+        logits = self.word_logits(features, text, valid)
         grid = map_from_tokens(logits.transpose(1, 2), (height // patch, width // patch))
         return resize_map(grid, (height // SCORE_STRIDE, width // SCORE_STRIDE))
 

@@ -208,6 +208,7 @@ def _steps(scores: Array, picture: Array) -> dict[str, Callable[[], object]]:
     ids, confidence = np.empty(FRAME_HW, np.uint8), np.empty(FRAME_HW, np.uint8)
     counts = np.empty(SLOTS + 1, np.uint64)
     stabiliser = Stabiliser()
+    stabiliser.smoothed(scores, picture, None)  # the first frame of a stream has nothing to move
     return {
         "native_ms": lambda: _native.stabilise(scores, grey, grey, flow, past, smoothed, following),
         "all_ms": lambda: stabiliser.smoothed(scores, picture, None),

@@ -24,7 +24,7 @@ def drawn(frame: Frame, result: Segmentation, rows: np.ndarray) -> np.ndarray:
 
 
 def main(source: str, folder: str) -> None:
-    Path(folder).mkdir()
+    Path(folder).mkdir(exist_ok=True)
     with Segmenter.load(classes="floor,wall", stable=True) as segmenter, open_source(source) as bag:
         for frame in bag:
             result = segmenter.segment(frame.pixels, timestamp_s=frame.timestamp_s)

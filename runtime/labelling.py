@@ -93,12 +93,6 @@ class Labeller(Protocol):
         """
         ...
 
-    def stable(self) -> Labeller:
-        """Return one for a stream of its own, whose labels are stable in time; it lives as long as this
-        one, and the same thread may use both. Raises BadInputError where results are made on a GPU.
-        """
-        ...
-
     def close(self) -> None: ...
 
 
@@ -173,10 +167,6 @@ class HostLabeller:
     def submit(self, pixels: Pixels, table: SlotTable) -> Pending:
         return Done(self.label(pixels, table))
 
-    def stable(self) -> Labeller:
-        """Return one for a stream of its own; see Labeller.stable."""
-        return StableLabeller(self)
-
     def close(self) -> None:
         """Nothing is held; the engine belongs to the caller."""
 
@@ -235,7 +225,8 @@ class StableLabeller:
     """Labels the frames of one stream, in their order, with scores that are stable in time."""
 
     def __init__(self, labeller: HostLabeller) -> None:
-        """labeller: does the rest, and may do so for other streams, too."""
+        """labeller: does the rest, and may do so for other streams, too, by the same thread; the
+        caller closes it."""
         self._labeller = labeller
         self.stabiliser = Stabiliser()
         """Of the stream."""
@@ -244,13 +235,12 @@ class StableLabeller:
         return self._labeller.label_row(Asked(pixels, table, self.stabiliser))
 
     def label_on_device(self, pixels: Pixels, table: SlotTable, stream: int) -> DeviceLabelled:
-        return self._labeller.label_on_device(pixels, table, stream)
+        raise BadInputError(
+            "labels that are stable in time are made on the host; leave result='device' out, or stable"
+        )
 
     def submit(self, pixels: Pixels, table: SlotTable) -> Pending:
         return Done(self.label(pixels, table))
-
-    def stable(self) -> Labeller:
-        return self._labeller.stable()
 
     def close(self) -> None:
         """Nothing is held; the other labeller belongs to the caller."""
@@ -259,14 +249,6 @@ class StableLabeller:
 def past_of(labeller: Labeller) -> Stabiliser | None:
     """Return the past of the stream that a labeller is for, None where each frame is for itself."""
     return labeller.stabiliser if isinstance(labeller, StableLabeller) else None
-
-
-def no_past_on_gpu() -> BadInputError:
-    """Return the error of an engine that labels on the GPU for `stable`."""
-    return BadInputError(
-        "labels that are stable in time are made on the CPU, but this engine makes its results on the "
-        "GPU; leave stable (--stable) out, or choose engine cpu, openvino or cuda"
-    )
 
 
 def unusable_scores(why: str) -> EngineError:

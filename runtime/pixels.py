@@ -108,5 +108,6 @@ def bgr_on_host(pixels: Pixels) -> NDArray[np.uint8]:
         return pixels.frame_bgr
     raise BadInputError(
         "this frame lies on a GPU, but this engine reads frames on the host; copy it there, in torch "
-        "with frame.cpu(), or choose engine trt or rtx on an installation with CUDA kernels"
+        "with frame.cpu(), or choose engine trt or rtx on an installation with CUDA kernels, "
+        "without labels that are stable in time"
     )

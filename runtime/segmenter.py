@@ -285,7 +285,7 @@ class Segmenter(SegmenterView, Closing):
         `dedos_deploy.text.templates.TEMPLATES` in place of the bundle's prompt templates; gpu: index
         of the GPU for engines that use one; stable: smooth scores over time, moved along with the picture,
         for labels that do not flicker: frames are then those of one video or camera, in their order;
-        cuts and other words begin anew, and engines that label on the GPU refuse it; batch: most frames
+        cuts and other words begin anew, and engines on a GPU give their scores to the CPU; batch: most frames
         that `together` labels in one run, one of `Bundle.batches`; on_progress: noted what is being done
         while an engine is built or checked on this device, at its first use.
 

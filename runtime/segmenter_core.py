@@ -12,7 +12,7 @@ import numpy as np
 
 from dedos_deploy.errors import BadBundleError
 from dedos_deploy.runtime.engines.contract import Engine
-from dedos_deploy.runtime.labelling import Labeller
+from dedos_deploy.runtime.labelling import Labeller, StableLabeller
 from dedos_deploy.runtime.processes import OneProcess
 from dedos_deploy.runtime.slots import (
     Encode,
@@ -61,9 +61,10 @@ class SegmenterCore:
         # Once here, since it compares all pairs of base words: too slow for every class change.
         self._close = close_similarity(base[1]) if base is not None else None
         self.busy = threading.Lock()
-        self.labeller = engine.labeller(threads=usable_threads(threads))
-        self.run_labellers = engine.run_labellers(threads=usable_threads(threads))
-        self.stable = stable
+        cores = usable_threads(threads)
+        self._smoothing = engine.host_labeller(threads=cores) if stable else None
+        self.labeller = self._smoothing or engine.labeller(threads=cores)
+        self.run_labellers = engine.run_labellers(threads=cores, on_host=stable)
         self.process = OneProcess("Segmenter", engine, encode, self.labeller)
 
     def close(self) -> None:
@@ -75,7 +76,7 @@ class SegmenterCore:
 
     def labeller_of_a_view(self) -> Labeller:
         """Return what labels a stream of frames; of stable ones each has a past of its own."""
-        return self.labeller.stable() if self.stable else self.labeller
+        return StableLabeller(self._smoothing) if self._smoothing is not None else self.labeller
 
     def encode(self, vocabulary: Vocabulary, timeout_s: float | None) -> Rows:
         """Return the rows of a vocabulary's words; new ones take their time, with few threads."""

@@ -32,6 +32,7 @@ def test_a_robot_walks_through_a_bag_with_other_words_half_way(tmp_path: Path) -
 
     hall, bag = "scene:hall?frames=8&size=96x128", str(tmp_path / "hall.mcap")
     assert main(["--source", hall, "--classes", "floor", "--output", bag, "--quiet"]) == 0
+    (tmp_path / "walked").mkdir()  # as after a walk before
     lines = ran("robot_loop.py", f"{bag}?topic=/image", "walked", folder=tmp_path)
     first, then = "('floor', 'wall')", "('floor', 'wall', 'door', 'chair')"
     assert [line.partition(", among ")[2] for line in lines] == [first] * 4 + [then] * 4

@@ -108,7 +108,8 @@ def build_parser() -> argparse.ArgumentParser:
         default=False,
         help="smooth scores over time, moved along with the picture, so that labels flicker less: of every "
         "source alone, anew after a cut or with other words; pictures of a folder count as a video in "
-        "the order of their names, a single one is refused, and so are engines that label on the GPU",
+        "the order of their names, a single one is refused; labels are then made on the CPU, whatever the "
+        "engine runs on",
     )
     parser.add_argument(
         "--output",

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dedos_deploy.runtime.engines.contract import Engine
 from dedos_deploy.runtime.engines.tensors import Tensors
-from dedos_deploy.runtime.labelling import Labeller, RunLabeller
+from dedos_deploy.runtime.labelling import HostLabeller, Labeller, RunLabeller
 
 
 class BatchedEngine(Engine):
@@ -29,11 +29,15 @@ class BatchedEngine(Engine):
     def labeller(self, *, threads: int) -> Labeller:
         return self._first.labeller(threads=threads)
 
-    def run_labellers(self, *, threads: int) -> dict[int, RunLabeller]:
+    def host_labeller(self, *, threads: int) -> HostLabeller:
+        return self._first.host_labeller(threads=threads)
+
+    def run_labellers(self, *, threads: int, on_host: bool = False) -> dict[int, RunLabeller]:
         found: dict[int, RunLabeller] = {}
         with ExitStack() as opened:
             for engine in self._engines:
-                for batch, labeller in engine.run_labellers(threads=threads).items():
+                several = engine.run_labellers(threads=threads, on_host=on_host)
+                for batch, labeller in several.items():
                     opened.callback(labeller.close)
                     found[batch] = labeller
             opened.pop_all()

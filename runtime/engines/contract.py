@@ -39,11 +39,16 @@ class Engine(Closing):
         threads: for the label map on the host. The caller closes what is returned, before the
         engine.
         """
+        return self.host_labeller(threads=threads)
+
+    def host_labeller(self, *, threads: int) -> HostLabeller:
+        """Return the way to label on the host, where labels that are stable in time are made; as
+        `labeller`."""
         return HostLabeller(self.spec, self.infer, threads=threads)
 
-    def run_labellers(self, *, threads: int) -> dict[int, RunLabeller]:
+    def run_labellers(self, *, threads: int, on_host: bool = False) -> dict[int, RunLabeller]:
         """Return the ways to label several frames in one run, by their number; as `labeller`, which
-        is for one."""
+        is for one, or, `on_host`, as `host_labeller`."""
         if self.spec.batch == 1:
             return {}
         return {self.spec.batch: HostLabeller(self.spec, self.infer, threads=threads)}

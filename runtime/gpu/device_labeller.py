@@ -27,7 +27,7 @@ from dedos_deploy.runtime.gpu.result_pool import (
     ResultLayout,
     ResultPool,
 )
-from dedos_deploy.runtime.labelling import Labelled, Labeller, no_past_on_gpu, unusable_scores
+from dedos_deploy.runtime.labelling import Labelled, unusable_scores
 from dedos_deploy.runtime.pixels import ForeignFrame, Pixels
 from dedos_deploy.runtime.slots import SlotTable
 from dedos_deploy.spec import SLOT_BUCKETS
@@ -118,10 +118,6 @@ class DeviceLabeller(Closing):
         """
         with self._engine.exclusive():
             return self._submit(pixels, table)
-
-    def stable(self) -> Labeller:
-        """Refuse; see Labeller.stable."""
-        raise no_past_on_gpu()
 
     def label_on_device(self, pixels: Pixels, table: SlotTable, stream: int) -> OnDevice:
         """Put a frame on its way; its result is ready in order on `stream`. Nothing is waited for."""

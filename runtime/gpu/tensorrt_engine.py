@@ -31,7 +31,7 @@ from dedos_deploy.runtime.gpu.flavours import Flavour, is_capturable, new_contex
 from dedos_deploy.runtime.gpu.kernels_file import kernels_file
 from dedos_deploy.runtime.gpu.library import Library
 from dedos_deploy.runtime.gpu.runtime_cache import KeptRuntimeCache
-from dedos_deploy.runtime.labelling import Labeller, RunLabeller
+from dedos_deploy.runtime.labelling import HostLabeller, Labeller, RunLabeller
 from dedos_deploy.spec import SLOT_BUCKETS, GraphSpec, TensorSpec, bucket_for
 
 _LOG = logging.getLogger(__name__)
@@ -194,15 +194,23 @@ class TensorRtEngine(Engine):
         why, where there are no CUDA kernels or the GPU's driver does not take them."""
         own = on_device(DeviceLabeller, self, kernels_file())
         if own is None:
-            return super().labeller(threads=threads)
+            return super().host_labeller(threads=threads)
         self._labeller_facts = own.facts
         return own
 
-    def run_labellers(self, *, threads: int) -> dict[int, RunLabeller]:
-        if self.spec.batch == 1:
-            return {}
+    def host_labeller(self, *, threads: int) -> HostLabeller:
+        """Return the way to label on the host; a line of the log says so, as frames take longer."""
+        _LOG.warning(
+            "frames are resized and labelled on the CPU: labels that are stable in time are made there"
+        )
+        return super().host_labeller(threads=threads)
+
+    def run_labellers(self, *, threads: int, on_host: bool = False) -> dict[int, RunLabeller]:
+        several = super().run_labellers(threads=threads)
+        if not several or on_host:
+            return several
         own = on_device(DeviceRunLabeller, self, kernels_file())
-        return super().run_labellers(threads=threads) if own is None else {self.spec.batch: own}
+        return several if own is None else {self.spec.batch: own}
 
     def facts(self) -> dict[str, Any]:
         """Return what can be said of this engine: versions, memory, how its work is launched, and

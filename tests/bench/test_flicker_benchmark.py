@@ -7,9 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "flicker.py"
+sys.path.append(str(SCRIPT.parent))
+
+import flicker  # noqa: E402
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -43,3 +47,10 @@ def test_labels_flicker_less_when_smoothed() -> None:
 def test_what_measures_nothing_is_refused(arguments: list[str], said: str) -> None:
     done = run(*arguments)
     assert done.returncode != 0 and said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_no_time_is_that_of_a_first_frame() -> None:
+    """Which has nothing to move, and is done sooner."""
+    scores = np.random.default_rng(0).random((flicker.SLOTS, 12, 16), np.float32)
+    steps = flicker._steps(scores, np.full((48, 64, 3), 90, np.uint8))
+    assert steps["all_ms"]() is not scores

@@ -21,7 +21,8 @@ from pixel_host import PixelHost
 from runtime_fakes import SyntheticSource
 
 from dedos_deploy.errors import BadInputError, EngineError
-from dedos_deploy.runtime import Frame
+from dedos_deploy.runtime import Frame, Segmentation
+from dedos_deploy.runtime.engines.batched import BatchedEngine
 from dedos_deploy.runtime.flow import Pipeline
 from dedos_deploy.runtime.gpu import result_pool
 from dedos_deploy.runtime.gpu.cuda import Cuda, Event, Stream
@@ -253,20 +254,38 @@ def test_a_gpu_without_life_or_room_is_no_reason_to_label_on_the_host(
         engine.labeller(threads=1)
 
 
-def test_labels_that_are_stable_in_time_are_refused_before_the_first_frame(
-    opened: Opened, fake: FakeCuda, kernels_here: Path
+@pytest.mark.usefixtures("kernels_here")
+def test_labels_that_are_stable_in_time_are_made_on_the_host_which_says_so(
+    opened: Opened, fake: FakeCuda, caplog: pytest.LogCaptureFixture
 ) -> None:
-    encoded = np.eye(SPEC.text_width, dtype=np.float32)[:1]
-    with pytest.raises(BadInputError, match=r"leave stable \(--stable\) out, or choose"):
-        Segmenter(
-            opened(),
-            lambda words, **_: encoded,
-            classes="a",
-            thresholds=Thresholds({}, 0.5),
-            threads=1,
-            stable=True,
-        )
-    assert "module" not in fake.live
+    engine = BatchedEngine([opened(), opened(replace(SPEC, batch=2))])
+    encoded = np.eye(SPEC.text_width, dtype=np.float32)[:2]
+    frames = [np.full((32, 48, 3), grey, np.uint8) for grey in (90, 94)]
+    thresholds = Thresholds({}, 0.5)
+    with Segmenter(
+        engine,
+        lambda words, **_: encoded,
+        classes="a,b",
+        thresholds=thresholds,
+        threads=1,
+        stable=True,
+    ) as segmenter:
+        said = {record.message for record in caplog.records}
+        assert said == {
+            "frames are resized and labelled on the CPU: labels that are stable in time are made there"
+        }
+        views = [segmenter.share("a,b") for _ in range(3)]
+        alone = [views[0].segment(frame).confidence for frame in frames]
+        pairs = [[(view, frame, 0.0) for view in views[1:]] for frame in frames]
+        _, together = (segmenter.together.segment(pair) for pair in pairs)
+        for one in together:
+            assert isinstance(one, Segmentation)
+            np.testing.assert_array_equal(one.confidence, alone[1])
+        # It takes over from the first frame: alone, the second would have another confidence.
+        assert (segmenter.share("a,b").segment(frames[1]).confidence != alone[1]).any()
+        with pytest.raises(BadInputError, match=r"leave result='device' out, or stable"):
+            segmenter.segment(frames[0], result="device")
+        assert "module" not in fake.live
 
 
 def test_a_frame_that_is_too_large(opened: Opened, kernels: Any) -> None:

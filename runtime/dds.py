@@ -50,6 +50,11 @@ class Publication:
     """Of the type's definition, "" where the publisher tells none."""
 
 
+def check_installed(purpose: str) -> None:
+    """Raise MissingExtraError without the library; purpose: what it is needed for."""
+    require("cyclonedds.domain", extra=EXTRA, purpose=purpose)
+
+
 class Node(Closing):
     """A participant of a domain. Domains are the process's: the first node configures its own."""
 
@@ -59,7 +64,7 @@ class Node(Closing):
         Raises MissingExtraError, and what `refusal` makes of settings of the environment and where
         the network cannot be used.
         """
-        require("cyclonedds.domain", extra=EXTRA, purpose=purpose)
+        check_installed(purpose)
         self.messages = Ros2Messages(extra=EXTRA, purpose=purpose)
         from cyclonedds.builtin import BuiltinDataReader, BuiltinTopicDcpsPublication
 

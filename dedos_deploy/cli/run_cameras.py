@@ -292,11 +292,12 @@ def _outputs_of(args: argparse.Namespace, cameras: int) -> list[str]:
 def _open_source(name: str, uri: str, args: argparse.Namespace, opened: Opened) -> Ends:
     from dedos_deploy.runtime import open_source
     from dedos_deploy.runtime.flow import Reconnect
-    from dedos_deploy.runtime.sources.opening import connect, may_come_later
+    from dedos_deploy.runtime.sources.opening import check_later, connect, may_come_later
     from dedos_deploy.runtime.sources.playback import Playback
 
     part = part_of(args)
     if may_come_later(uri) and (args.reconnect is not None or not is_alone(args)):
+        check_later(uri)
         source = _recording_at(uri)
         if source is None:
             part.check_live(f"source {name}")

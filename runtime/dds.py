@@ -73,7 +73,12 @@ class Node(Closing):
         self._domain = domain
         with self.using():
             self.participant = _joined(domain, config)
-            self._found = BuiltinDataReader(self.participant, BuiltinTopicDcpsPublication)
+            try:
+                self._found = BuiltinDataReader(self.participant, BuiltinTopicDcpsPublication)
+            except BaseException:
+                del self.participant
+                _left(domain)
+                raise
         self._closed = False
 
     @contextlib.contextmanager
@@ -257,7 +262,12 @@ def _joined(domain: int, config: str | None) -> DomainParticipant:
                 # The program around us has joined it by itself, with settings of its own.
                 if error.code != DDSException.DDS_RETCODE_PRECONDITION_NOT_MET:
                     raise
-        participant = DomainParticipant(domain)
+        try:
+            participant = DomainParticipant(domain)
+        except BaseException:
+            if not _nodes[domain]:
+                _configured.pop(domain, None)
+            raise
         _nodes[domain] += 1
     return participant
 

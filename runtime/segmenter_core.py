@@ -46,7 +46,7 @@ class SegmenterCore:
         if engine.spec.batch != 1:
             raise BadBundleError(
                 f"this bundle's graph takes {engine.spec.batch} frames at a time, Segmenter needs 1; "
-                "export it with batch 1"
+                "export it again"
             )
         self._engine = engine
         self._encode = encode
@@ -57,8 +57,11 @@ class SegmenterCore:
         # Once here, since it compares all pairs of base words: too slow for every class change.
         self._close = close_similarity(base[1]) if base is not None else None
         self.busy = threading.Lock()
-        self.labeller = engine.labeller(threads=usable_threads(threads))
-        self.run_labellers = engine.run_labellers(threads=usable_threads(threads))
+        with contextlib.ExitStack() as opened:
+            self.labeller = engine.labeller(threads=usable_threads(threads))
+            opened.callback(self.labeller.close)
+            self.run_labellers = engine.run_labellers(threads=usable_threads(threads))
+            opened.pop_all()
         self.stable = stable
         self.process = OneProcess("Segmenter", engine, encode, self.labeller)
 

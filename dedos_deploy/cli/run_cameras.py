@@ -198,10 +198,16 @@ def check_batch(args: argparse.Namespace) -> None:
     """Raise BadInputError for frames per run that no sources could fill."""
     if args.batch < 1:
         raise BadInputError(f"--batch must be at least 1, not {args.batch}")
-    if args.batch > 1 and len(sources_of(args)) == 1:
+    count = len(sources_of(args))
+    if args.batch > 1 and count == 1:
         raise BadInputError(
             f"--batch {args.batch} is for sources that share a run, and there is one; name another with "
             "--source, or leave --batch out"
+        )
+    if args.batch > count:
+        raise BadInputError(
+            f"--batch {args.batch} is more than the {count} sources, and no run would ever be that full; "
+            f"choose at most {count}"
         )
 
 

@@ -45,6 +45,7 @@ def test_the_domain_is_the_environments_where_none_is_named() -> None:
         ),
         ("ros2:/a?also=overlay", "unknown setting 'also'; it takes domain, reliability, depth"),
         ("ros2:/a?reliability=besteffort", "not 'besteffort', did you mean 'best_effort'?"),
+        ("ros2:/a?domain=3&depth=2&domain=4", "has the setting 'domain' twice; write it once"),
         ("ros2:/a?domain=233", "domain is a whole number from 0 to 232, not '233'"),
         ("ros2:/a?depth=0", "depth is a whole number from 1 to 100, not '0'"),
     ],

@@ -37,6 +37,10 @@ class ParityCase:
     """How many frames to compare."""
 
 
+_GOLDEN = 0.618
+"""Part of a picture's width: multiples of it lie far apart."""
+
+
 @dataclass(frozen=True)
 class ParityRow:
     """One frame of one case: part of pixels with the same label, largest difference of scores."""
@@ -107,7 +111,8 @@ def measure_parity(
     frames_from: where the frames came from, for the report.
 
     The model sees frames one by one, the graph `spec.batch` per run: a row that depends on its
-    neighbours shows up as disagreement. Fewer frames are given again until every row had one.
+    neighbours shows up as disagreement. Fewer frames are given again, moved sideways, until every row
+    had one of its own.
     """
     if not frames_bgr:
         raise BadInputError("the parity gate got no frame; give at least one picture")
@@ -117,7 +122,7 @@ def measure_parity(
     for case in cases:
         frames = frames_bgr[: case.max_frames]
         if case.max_frames is None:
-            frames = [frames[index % len(frames)] for index in range(max(len(frames), spec.batch))]
+            frames = [_distinct(frames, index) for index in range(max(len(frames), spec.batch))]
         note(f"{case.name}, K={len(case.text)}, {len(frames)} frames")
         deployed = _deployed_scores(infer, frames, case, spec)
         pixels = agreeing = 0
@@ -170,6 +175,14 @@ def check_parity(report: ParityReport) -> None:
         f"{worst.agreement:.2%}, scores differ by {worst.max_abs:.2g}), so no bundle was written; "
         f"choose a higher precision, or accept it with --allow-drift"
     )
+
+
+def _distinct(frames: Sequence[NDArray[np.uint8]], index: int) -> NDArray[np.uint8]:
+    """Return a frame that is like none before it: with the same one in two rows of a run, nobody would
+    see that they are mixed up."""
+    again, number = divmod(index, len(frames))
+    frame = frames[number]
+    return np.roll(frame, int(again * _GOLDEN % 1 * frame.shape[1]), axis=1)
 
 
 def _deployed_scores(

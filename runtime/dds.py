@@ -50,6 +50,11 @@ class Publication:
     """Of the type's definition, "" where the publisher tells none."""
 
 
+def check_installed(purpose: str) -> None:
+    """Raise MissingExtraError without the library; purpose: what it is needed for."""
+    require("cyclonedds.domain", extra=EXTRA, purpose=purpose)
+
+
 class Node(Closing):
     """A participant of a domain. Domains are the process's: the first node configures its own."""
 
@@ -59,7 +64,7 @@ class Node(Closing):
         Raises MissingExtraError, and what `refusal` makes of settings of the environment and where
         the network cannot be used.
         """
-        require("cyclonedds.domain", extra=EXTRA, purpose=purpose)
+        check_installed(purpose)
         self.messages = Ros2Messages(extra=EXTRA, purpose=purpose)
         from cyclonedds.builtin import BuiltinDataReader, BuiltinTopicDcpsPublication
 
@@ -68,7 +73,12 @@ class Node(Closing):
         self._domain = domain
         with self.using():
             self.participant = _joined(domain, config)
-            self._found = BuiltinDataReader(self.participant, BuiltinTopicDcpsPublication)
+            try:
+                self._found = BuiltinDataReader(self.participant, BuiltinTopicDcpsPublication)
+            except BaseException:
+                del self.participant
+                _left(domain)
+                raise
         self._closed = False
 
     @contextlib.contextmanager
@@ -252,7 +262,12 @@ def _joined(domain: int, config: str | None) -> DomainParticipant:
                 # The program around us has joined it by itself, with settings of its own.
                 if error.code != DDSException.DDS_RETCODE_PRECONDITION_NOT_MET:
                     raise
-        participant = DomainParticipant(domain)
+        try:
+            participant = DomainParticipant(domain)
+        except BaseException:
+            if not _nodes[domain]:
+                _configured.pop(domain, None)
+            raise
         _nodes[domain] += 1
     return participant
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -19,6 +20,7 @@ DOMAINS = range(233)
 kinds."""
 DEPTHS = range(1, 101)
 RANGES = ("LOCALHOST", "SUBNET", "SYSTEM_DEFAULT")
+_NO_HOST = "0.0.0.0"
 _NAME = re.compile(r"(/[A-Za-z_][A-Za-z0-9_]*)+")
 
 
@@ -117,8 +119,23 @@ def discovery_config(environment: Mapping[str, str], *, refusal: Refusal) -> str
         )
     if area == "SYSTEM_DEFAULT":
         return None
-    peers = [peer for peer in environment.get("ROS_STATIC_PEERS", "").split(";") if peer.strip()]
-    return _config(on_this_machine=area == "LOCALHOST", peers=[peer.strip() for peer in peers])
+    peers = [peer.strip() for peer in environment.get("ROS_STATIC_PEERS", "").split(";")]
+    found = [_host_address(peer, refusal) for peer in peers if peer]
+    return _config(on_this_machine=area == "LOCALHOST", peers=found)
+
+
+def _host_address(peer: str, refusal: Refusal) -> str:
+    """Return the address of a host, for Cyclone DDS ends the process over one that it does not know."""
+    try:
+        found = str(socket.getaddrinfo(peer, None, socket.AF_INET, socket.SOCK_DGRAM)[0][4][0])
+    except (OSError, UnicodeError):
+        found = _NO_HOST
+    if found == _NO_HOST:
+        raise refusal(
+            f"ROS_STATIC_PEERS names {peer[:80]!r}, which is no host that this machine knows by an IPv4 "
+            "address; write names or addresses with ; between them, as 10.0.0.5;robot.local"
+        )
+    return found
 
 
 def _config(*, on_this_machine: bool, peers: Sequence[str]) -> str:

@@ -69,8 +69,18 @@ class Serialized:
         return cls.holding(b"")
 
 
+_MADE: dict[str, type[Serialized]] = {}
+
+
 def serialized_type(messages: Ros2Messages, kind: str) -> type[Serialized]:
     """Return the described type `kind`, whose messages stay serialized."""
+    # Once for a process: Cyclone DDS never lets go of a type, and topics are opened again and again.
+    if kind not in _MADE:
+        _MADE[kind] = _described(messages, kind)
+    return _MADE[kind]
+
+
+def _described(messages: Ros2Messages, kind: str) -> type[Serialized]:
     described: type[Serialized] = _struct(messages, kind)
     # As a base class it would count as a part of the type's description.
     for name in ("holding", "serialize", "deserialize", "deserialize_key"):

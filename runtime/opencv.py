@@ -33,12 +33,21 @@ LOG_LEVEL = "OPENCV_FFMPEG_LOGLEVEL"
 FFMPEG_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 
 
+_loading = threading.Lock()
+
+
 @functools.cache
 def require_opencv() -> None:
     """Make sure that there is an OpenCV that can be used, for those who are about to import it.
 
     Raises OpenCvError for none, one that is too old, and one that was made for another NumPy.
     """
+    # Sources are opened at once: of two threads that take stderr, the second gives back the first's.
+    with _loading:
+        _load()
+
+
+def _load() -> None:
     said = io.StringIO()
     # A package of OpenCV that failed leaves this mark, and calls it a recursion when asked again.
     vars(sys).pop("OpenCV_LOADER", None)

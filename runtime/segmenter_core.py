@@ -49,7 +49,7 @@ class SegmenterCore:
         if engine.spec.batch != 1:
             raise BadBundleError(
                 f"this bundle's graph takes {engine.spec.batch} frames at a time, Segmenter needs 1; "
-                "export it with batch 1"
+                "export it again"
             )
         self._engine = engine
         self._encode = encode
@@ -63,8 +63,11 @@ class SegmenterCore:
         self.busy = threading.Lock()
         cores = usable_threads(threads)
         self._smoothing = engine.host_labeller(threads=cores) if stable else None
-        self.labeller = self._smoothing or engine.labeller(threads=cores)
-        self.run_labellers = engine.run_labellers(threads=cores, on_host=stable)
+        with contextlib.ExitStack() as opened:
+            self.labeller = self._smoothing or engine.labeller(threads=cores)
+            opened.callback(self.labeller.close)
+            self.run_labellers = engine.run_labellers(threads=cores, on_host=stable)
+            opened.pop_all()
         self.process = OneProcess("Segmenter", engine, encode, self.labeller)
 
     def close(self) -> None:

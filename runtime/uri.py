@@ -41,16 +41,19 @@ def settings_of(
     """Return the settings behind the question mark of an address, by name.
 
     what: the address as errors name it; takes: what they say of those that there are. Raises the
-    error that `refusal` makes of a sentence, for one that is not known.
+    error that `refusal` makes of a sentence, for one that is not known or comes twice.
 
     >>> from dedos_deploy.errors import SourceError
     >>> settings_of("size=1x2&fps=", ("size", "fps"), what="'0'", takes="", refusal=SourceError)
     {'size': '1x2', 'fps': ''}
     """
-    settings = dict(parse_qsl(query, keep_blank_values=True))
-    for name in settings:
+    settings: dict[str, str] = {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
         if name not in known:
             raise refusal(f"{what} has an unknown setting {name!r}{nearest(name, known)}; {takes}")
+        if name in settings:
+            raise refusal(f"{what} has the setting {name!r} twice; write it once")
+        settings[name] = value
     return settings
 
 

@@ -198,10 +198,16 @@ def check_batch(args: argparse.Namespace) -> None:
     """Raise BadInputError for frames per run that no sources could fill."""
     if args.batch < 1:
         raise BadInputError(f"--batch must be at least 1, not {args.batch}")
-    if args.batch > 1 and len(sources_of(args)) == 1:
+    count = len(sources_of(args))
+    if args.batch > 1 and count == 1:
         raise BadInputError(
             f"--batch {args.batch} is for sources that share a run, and there is one; name another with "
             "--source, or leave --batch out"
+        )
+    if args.batch > count:
+        raise BadInputError(
+            f"--batch {args.batch} is more than the {count} sources, and no run would ever be that full; "
+            f"choose at most {count}"
         )
 
 
@@ -292,11 +298,12 @@ def _outputs_of(args: argparse.Namespace, cameras: int) -> list[str]:
 def _open_source(name: str, uri: str, args: argparse.Namespace, opened: Opened) -> Ends:
     from dedos_deploy.runtime import open_source
     from dedos_deploy.runtime.flow import Reconnect
-    from dedos_deploy.runtime.sources.opening import connect, may_come_later
+    from dedos_deploy.runtime.sources.opening import check_later, connect, may_come_later
     from dedos_deploy.runtime.sources.playback import Playback
 
     part = part_of(args)
     if may_come_later(uri) and (args.reconnect is not None or not is_alone(args)):
+        check_later(uri)
         source = _recording_at(uri)
         if source is None:
             part.check_live(f"source {name}")

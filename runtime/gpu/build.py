@@ -25,6 +25,7 @@ from dedos_deploy.runtime.gpu.flavours import (
     set_capabilities,
 )
 from dedos_deploy.runtime.gpu.library import Library, label
+from dedos_deploy.runtime.gpu.memory import graph_bytes
 from dedos_deploy.spec import SLOT_BUCKETS, GraphSpec
 
 _LOG = logging.getLogger(__name__)
@@ -190,7 +191,7 @@ class _Build:
 
     def _check_weights(self, engine: bytes, model: Path) -> None:
         # Weights beside the graph are counted too; an engine may store float32 ones as float16.
-        weights = sum(path.stat().st_size for path in model.parent.glob(f"{model.name}*"))
+        weights = graph_bytes(model)
         if len(engine) < weights * LEAST_ENGINE:
             raise EngineError(
                 f"{self._library.name} wrote an engine of {len(engine)} bytes for a graph of {weights} "

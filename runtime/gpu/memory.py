@@ -66,11 +66,16 @@ class BuildMemory:
         )
 
 
-def build_memory(model: Path, available: int | None) -> BuildMemory:
-    """Predict the memory of a build of the graph in `model`, weights beside it counted."""
+def graph_bytes(model: Path) -> int:
+    """Return the bytes of the graph in `model` and of the weights beside it."""
     # Graphs for several frames per run have their weights where model.onnx has them.
     files = {model, *model.parent.glob(f"{model.name}.data"), *model.parent.glob("model.onnx.data")}
-    size = sum(path.stat().st_size for path in files)
+    return sum(path.stat().st_size for path in files)
+
+
+def build_memory(model: Path, available: int | None) -> BuildMemory:
+    """Predict the memory of a build of the graph in `model`, weights beside it counted."""
+    size = graph_bytes(model)
     wanted = FIXED + WORKSPACE + int(PER_MODEL_BYTE * size)
     least = FIXED + LOW_WORKSPACE + int(LOW_PER_MODEL_BYTE * size)
     return BuildMemory(available, wanted, least)

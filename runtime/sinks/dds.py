@@ -91,8 +91,9 @@ class TopicSink(Sink):
         header = messages.header(frame.captured_ns, frame_id)
         mask = messages.picture(header, self._pixels(MASK, frame, result))
         if result.vocabulary_version != self._version:
-            self._version = result.vocabulary_version
-            self._send(self._labels, messages.label_info(header, result))
+            # Names that were not taken in time come again: masks mean nothing without them.
+            if self._send(self._labels, messages.label_info(header, result)):
+                self._version = result.vocabulary_version
         for topic, writer in self._writers.items():
             if topic == MASK:
                 self._send(writer, mask)
@@ -110,12 +111,13 @@ class TopicSink(Sink):
         del self._labels
         self._node.close()
 
-    def _send(self, writer: Writer, content: bytes) -> None:
+    def _send(self, writer: Writer, content: bytes) -> bool:
         if writer.write(content):
-            return
+            return True
         if not self._late:
             log.warning("%s: a subscriber is too slow, messages are lost", self.uri)
         self._late += 1
+        return False
 
     def _pixels(self, topic: str, frame: Frame, result: Segmentation) -> NDArray[Any]:
         if topic == CONFIDENCE:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dedos_deploy.errors import SourceError, listed, nearest
 from dedos_deploy.pictures import STRETCHED
-from dedos_deploy.runtime.dds import Node, Publication, Reader
+from dedos_deploy.runtime.dds import Node, Publication, Reader, check_installed
 from dedos_deploy.runtime.dds_address import TopicAddress, parse_topic
 from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.ros2_messages import IMAGE, JPEG
@@ -35,12 +35,20 @@ RELIABILITIES = ("auto", "reliable", "best_effort")
 KINDS = (IMAGE, JPEG)
 
 
+def check_topic(uri: str) -> TopicAddress:
+    """Return what an address asks for. Raises SourceError and MissingExtraError where no waiting for a
+    publisher would help."""
+    address = parse_topic(uri, os.environ, refusal=SourceError, reliabilities=RELIABILITIES)
+    check_installed(f"reading {uri}")
+    return address
+
+
 def connect_topic(uri: str, *, open_timeout_s: float = OPEN_TIMEOUT_S) -> TopicSource:
     """Return the pictures of `ros2:/camera/image?domain=3`, once the first one has come.
 
     Raises SourceError, MissingExtraError.
     """
-    address = parse_topic(uri, os.environ, refusal=SourceError, reliabilities=RELIABILITIES)
+    address = check_topic(uri)
     node = Node(address.domain, refusal=SourceError, purpose=f"reading {uri}")
     try:
         ends_s = time.monotonic() + open_timeout_s

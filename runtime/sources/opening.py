@@ -157,6 +157,15 @@ def may_come_later(uri: str) -> bool:
     return network_scheme(uri) is not None
 
 
+def check_later(uri: str) -> None:
+    """Raise SourceError, or MissingExtraError, where what may come later never can: of a topic, whose
+    address is known to be wrong before anybody is asked."""
+    if is_topic(uri):
+        from dedos_deploy.runtime.sources.dds import check_topic
+
+        check_topic(uri)
+
+
 def read_from(uri: str) -> Read:
     """Return the files and folders that the source at `uri` is read from, as far as they exist."""
     what = f"source {redact(uri)!r}"

@@ -7,6 +7,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from dedos_deploy.cli.run import main
 from dedos_deploy.errors import MissingExtraError, SinkError, SourceError
 from dedos_deploy.runtime import open_sink, open_source
 from dedos_deploy.runtime.dds_address import discovery_config, parse_topic
@@ -44,6 +45,7 @@ def test_the_domain_is_the_environments_where_none_is_named() -> None:
         ),
         ("ros2:/a?also=overlay", "unknown setting 'also'; it takes domain, reliability, depth"),
         ("ros2:/a?reliability=besteffort", "not 'besteffort', did you mean 'best_effort'?"),
+        ("ros2:/a?domain=3&depth=2&domain=4", "has the setting 'domain' twice; write it once"),
         ("ros2:/a?domain=233", "domain is a whole number from 0 to 232, not '233'"),
         ("ros2:/a?depth=0", "depth is a whole number from 1 to 100, not '0'"),
     ],
@@ -71,6 +73,13 @@ def test_outputs_that_are_not_well_formed_are_refused(uri: str, reason: str) -> 
     assert reason in str(caught.value)
 
 
+def test_a_topic_that_can_never_come_is_not_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--source", "test:bars?frames=1", "--classes", "road", "--output", "null"]
+    assert main([*asked, "--source", "ros2:/cam?dmain=3", "--max-frames", "1"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "error: 'ros2:/cam?dmain=3' has an unknown setting 'dmain'" in line
+
+
 def discovery(**environment: str) -> tuple[str | None, list[str], list[str]]:
     """Whether multicast is allowed, the interfaces and the peers of a configuration."""
     config = discovery_config(environment, refusal=SourceError)
@@ -87,10 +96,10 @@ def test_whom_a_process_looks_for_is_what_ros_says() -> None:
     here = ("false", ["127.0.0.1"], ["127.0.0.1"])
     assert discovery() == discovery(ROS_AUTOMATIC_DISCOVERY_RANGE="LOCALHOST") == here
     assert discovery(ROS_LOCALHOST_ONLY="1", ROS_AUTOMATIC_DISCOVERY_RANGE="SUBNET") == here
-    assert discovery(ROS_STATIC_PEERS="10.0.0.5; robot.local;") == (
+    assert discovery(ROS_STATIC_PEERS="10.0.0.5; localhost;") == (
         "false",
         [],
-        ["127.0.0.1", "10.0.0.5", "robot.local"],
+        ["127.0.0.1", "10.0.0.5", "127.0.0.1"],
     )
     assert discovery(ROS_AUTOMATIC_DISCOVERY_RANGE="SUBNET", ROS_STATIC_PEERS="10.0.0.5") == (
         None,
@@ -118,6 +127,15 @@ def test_a_range_of_discovery_that_cannot_be_used_is_refused(area: str, reason: 
     with pytest.raises(SourceError) as caught:
         discovery_config({"ROS_AUTOMATIC_DISCOVERY_RANGE": area}, refusal=SourceError)
     assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "peer",
+    ["no.such.host.invalid", "300.1.1.1", "0.0.0.0", "::1", "10.0.0.5:7400", "a" * 80 + ".b"],
+)
+def test_peers_over_which_the_library_would_end_the_process_are_refused(peer: str) -> None:
+    with pytest.raises(SourceError, match="ROS_STATIC_PEERS names .* write names or addresses"):
+        discovery_config({"ROS_STATIC_PEERS": f"10.0.0.5;{peer}"}, refusal=SourceError)
 
 
 def test_without_the_extra_both_ends_name_it(monkeypatch: pytest.MonkeyPatch) -> None:

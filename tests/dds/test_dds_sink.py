@@ -120,13 +120,25 @@ def test_the_names_of_new_ids_are_sent_before_the_first_mask_with_them(
 ) -> None:
     with open_sink(f"ros2:/dedos?domain={domain}") as sink:
         sent: list[Any] = []
-        monkeypatch.setattr(sink, "_send", lambda writer, content: sent.append(content))
+        monkeypatch.setattr(sink, "_send", lambda writer, content: sent.append(content) is None)
         for number, version in enumerate((1, 1, 2)):
             sink.write(frame(number), labelled(("road", "car"), version))
     info, first, second, changed, third = sent
     assert label_info(info)[0] == STAMP_NS and label_info(changed)[0] == STAMP_NS + 2
     assert [len(one) for one in (first, second, third)] == [len(first)] * 3
     assert len(info) == len(changed) != len(first)
+
+
+def test_names_that_were_not_taken_in_time_are_sent_again(
+    domain: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_sink(f"ros2:/d?domain={domain}") as sink:
+        taken = iter((False, True))
+        monkeypatch.setattr(sink._labels, "write", lambda content: next(taken))
+        for number in range(3):
+            sink.write(frame(number), labelled(("road",), 1))
+        assert next(taken, None) is None
+        assert sink.written is not None and "3 frames, 1 messages not taken" in sink.written
 
 
 def test_more_topics_are_made_when_somebody_listens(peers: Peers, domain: int) -> None:

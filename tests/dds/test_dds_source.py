@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import time
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from dedos_deploy.errors import SourceError
 from dedos_deploy.runtime import Frame, Outcome, open_source
+from dedos_deploy.runtime import dds as runtime_dds
 from dedos_deploy.runtime.dds import Node
 from dedos_deploy.runtime.flow import Reconnect
 from dedos_deploy.runtime.sources import dds
@@ -186,3 +188,33 @@ def test_discovery_tells_type_and_hash_and_a_closed_node_is_gone(peers: Peers, d
         (found,) = node.publications()
         assert found.type_hash == node.messages.type_hash(found.kind) == IMAGE_HASH
     assert (found.topic, found.kind, found.is_reliable) == ("/cam", "sensor_msgs/msg/Image", False)
+
+
+def test_topics_that_are_opened_again_leave_nothing_behind(domain: int) -> None:
+    def objects_after(times: int) -> int:
+        for _ in range(times):
+            with Node(domain, refusal=SourceError, purpose="a test") as node:
+                node.reader("/cam", "sensor_msgs/msg/Image", reliable=True, depth=5)
+        gc.collect()
+        return len(gc.get_objects())
+
+    before = objects_after(2)
+    assert objects_after(4) - before < 100
+
+
+@pytest.mark.parametrize(
+    "what", ["cyclonedds.domain.DomainParticipant", "cyclonedds.builtin.BuiltinDataReader"]
+)
+def test_a_domain_that_could_not_be_joined_is_configured_anew(
+    domain: int, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    from cyclonedds.core import DDSException
+
+    def refuse(*_: object) -> None:
+        raise DDSException(DDSException.DDS_RETCODE_OUT_OF_RESOURCES)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(what, refuse)
+        with pytest.raises(SourceError, match="check the network"):
+            Node(domain, refusal=SourceError, purpose="a test")
+    assert domain not in runtime_dds._configured and not runtime_dds._nodes[domain]

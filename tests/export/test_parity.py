@@ -78,6 +78,28 @@ def test_batches_are_compared_row_by_row(
     assert broken.max_abs > 10 * report.max_abs
 
 
+def test_rows_that_are_mixed_up_are_seen_with_a_single_frame(
+    model: Dedos,
+    wide_spec: GraphSpec,
+    wide_graph: Any,
+    open_graph: Any,
+    frames: Frames,
+    base_text: Any,
+) -> None:
+    with open_graph(wide_graph, wide_spec) as engine:
+        report = _measure(engine, model, frames[:1], base_text, wide_spec)
+
+        def mixed(inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+            scores = engine.infer(inputs)["scores"]
+            return {"scores": np.repeat(scores[:1], len(scores), axis=0)}
+
+        cases = parity_cases(base_text)[:1]
+        broken = measure_parity(
+            mixed, model, frames[:1], cases, spec=wide_spec, precision="fp32", frames_from="a test"
+        )
+    assert report.passed and broken.max_abs > 10 * report.max_abs
+
+
 def test_broken_weight_is_refused(
     model: Dedos, spec: GraphSpec, float_graph: Any, open_graph: Any, frames: Frames, base_text: Any
 ) -> None:

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 from fake_cuda import FakeCuda
 from fake_tensorrt import fake_module, serialized
-from tiny_bundle import BASE_WORDS, embeddings, tiny_spec, write_tiny_bundle
+from tiny_bundle import BASE_WORDS, embeddings, image_graph, tiny_spec, write_tiny_bundle
 
 from dedos_deploy.bundle import Bundle
 from dedos_deploy.errors import BadInputError, EngineError, ParityError
 from dedos_deploy.progress import Progress
 from dedos_deploy.runtime.gpu import engine_store, kept_verdict
+from dedos_deploy.runtime.gpu.build import build_engine
 from dedos_deploy.runtime.gpu.cuda import Cuda
 from dedos_deploy.runtime.gpu.engine_key import EngineKey, l4t_release
 from dedos_deploy.runtime.gpu.engine_store import EngineStore, default_engine_folder
@@ -420,3 +421,15 @@ def test_weights_beside_a_graph_count_for_its_build(tmp_path: Path, name: str) -
     (tmp_path / "model.onnx.data").write_bytes(bytes(1000))
     (tmp_path / "text_encoder.onnx.data").write_bytes(bytes(5000))
     assert build_memory(tmp_path / name, None).wanted - alone.wanted == 6000
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.batch4.onnx"])
+def test_an_engine_without_the_weights_beside_its_graph_is_refused(
+    fake: FakeCuda, tmp_path: Path, name: str
+) -> None:
+    model = tmp_path / name
+    model.write_bytes(image_graph())
+    build_engine(fake_module(fake), TENSORRT, model, tiny_spec())
+    (tmp_path / "model.onnx.data").write_bytes(bytes(2**20))
+    with pytest.raises(EngineError, match="for a graph of 10.* bytes, so it is incomplete"):
+        build_engine(fake_module(fake), TENSORRT, model, tiny_spec())

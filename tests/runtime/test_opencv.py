@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
+import io
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -172,3 +176,26 @@ def test_an_opencv_that_pips_hides_is_named(another: Path, monkeypatch: pytest.M
     findings = {finding.topic: finding for finding in doctor._opencv(Machine())}
     assert findings["opencv"].found == f"{cv2.__version__}, {whose} of pip, {opencvs()[0]}"
     assert remedy in findings["opencv gstreamer"].advice
+
+
+def test_threads_that_ask_at_once_leave_stderr_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(contextlib.redirect_stderr[io.StringIO]):
+        def __enter__(self) -> io.StringIO:
+            found = super().__enter__()
+            entered.append(self)
+            # The first one waits for the second, which leaves last.
+            time.sleep(0.1 * len(entered))
+            return found
+
+    entered: list[Slow] = []
+    before = sys.stderr
+    monkeypatch.setattr(contextlib, "redirect_stderr", Slow)
+    require_opencv.cache_clear()
+    threads = [threading.Thread(target=require_opencv) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    after = sys.stderr
+    monkeypatch.setattr(sys, "stderr", before)
+    assert after is before

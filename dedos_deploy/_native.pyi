@@ -83,6 +83,25 @@ def majority(
         TypeError: an argument is not an array, or `out` is read-only.
     """
 
+def connect(
+    ids: NDArray[np.uint8] | NDArray[np.uint16], regions: NDArray[np.int32]
+) -> NDArray[np.int64]:
+    """Number the regions of a label map: pixels of one id that hang together, corners counted.
+
+    | array | shape | dtype | meaning |
+    |---|---|---|---|
+    | ids | [H, W] | uint8 or uint16 | ids of pixels |
+    | regions (out) | [H, W] | int32 | number of each pixel's region, in the order of their first pixels |
+    | returned | [R, 8] | int64 | of each region: id, pixels, left, top, right and bottom (the last two beyond), sum of its pixels' columns, of their rows |
+
+    Arrays are C-contiguous, aligned, in this machine's byte order, and share no memory. The GIL is
+    released meanwhile.
+
+    Raises:
+        ValueError: a dtype, shape or layout does not fit, there are 2^31 pixels or more, or memory is shared.
+        TypeError: an argument is not an array, or `regions` is read-only.
+    """
+
 SCORE_LANES: int
 """Scores of a cell are kept in whole lanes of so many."""
 

@@ -51,6 +51,10 @@ def majority_arguments() -> dict[str, Any]:
     return {"ids": np.ones((17, 23), np.uint16), "out": np.zeros((5, 6), np.uint16)}
 
 
+def connect_arguments() -> dict[str, Any]:
+    return {"ids": np.ones((17, 23), np.uint16), "regions": np.zeros((17, 23), np.int32)}
+
+
 def stable_arguments() -> dict[str, Any]:
     generator = np.random.default_rng(0)
     return {
@@ -68,6 +72,7 @@ OPERATIONS = {
     "label_map": (_native.label_map, label_arguments, ("ids", "confidence", "counts")),
     "confusion": (_native.confusion, confusion_arguments, ("matrix",)),
     "majority": (_native.majority, majority_arguments, ("out",)),
+    "connect": (_native.connect, connect_arguments, ("regions",)),
     "stabilise": (_native.stabilise, stable_arguments, ("smoothed", "next")),
 }
 ARRAYS = [

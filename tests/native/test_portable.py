@@ -17,6 +17,7 @@ CORE = (
     "label_map.cpp",
     "majority.cpp",
     "nv12.cpp",
+    "regions.cpp",
     "stabilise.cpp",
 )
 # Those of CMakeLists.txt.

@@ -105,7 +105,15 @@ def run(
 
 
 def test_the_module_s_tests_find_no_fault(module: Installed, tmp_path: Path) -> None:
-    names = ("label_map", "confusion_native", "majority", "nv12", "dlpack", "stabilise")
+    names = (
+        "label_map",
+        "confusion_native",
+        "majority",
+        "connect",
+        "nv12",
+        "dlpack",
+        "stabilise",
+    )
     files = (*(f"native/test_{name}.py" for name in names), "attack/test_native.py")
     done = run(
         module,

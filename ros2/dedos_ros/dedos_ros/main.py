@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 
 import rclpy
+from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import TransitionCallbackReturn
 
 from dedos_ros.node import SegmentationNode
@@ -15,9 +17,14 @@ THREADS = 2
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run until interrupted; 2 if it was to start on its own and could not."""
-    rclpy.init(args=argv)
-    node = SegmentationNode()
+    """Run until interrupted; 2 for arguments that cannot be, or if it was to start on its own and could not."""
+    try:
+        rclpy.init(args=argv)
+        node = SegmentationNode()
+    except (rclpy_implementation.RCLError, InvalidParameterTypeException) as error:
+        print(f"segmentation: {_sentence(error)}", file=sys.stderr)
+        rclpy.try_shutdown()
+        return 2
     executor = MultiThreadedExecutor(THREADS)
     executor.add_node(node)
     try:
@@ -31,6 +38,13 @@ def main(argv: list[str] | None = None) -> int:
         node.destroy_node()
         rclpy.try_shutdown()
     return 0
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, InvalidParameterTypeException):
+        return f"{error}; write a DOUBLE as 0.5 or 1.0, and an array as [a, b]"
+    # What follows is a place in the sources of rcl.
+    return f"{str(error).split(', at /')[0]}; correct that argument"
 
 
 def _started(node: SegmentationNode) -> bool:

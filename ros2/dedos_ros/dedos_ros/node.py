@@ -12,7 +12,7 @@ from rclpy.parameter import Parameter
 from std_msgs.msg import String
 
 from dedos_deploy import Segmenter
-from dedos_deploy.errors import DedosError
+from dedos_deploy.errors import DedosError, nearest
 from dedos_deploy.progress import Progress
 from dedos_ros import messages
 from dedos_ros.camera import Camera
@@ -39,6 +39,7 @@ class SegmentationNode(LifecycleNode):
         self.create_timer(DIAGNOSTICS_PERIOD_S, self._report)
         for key, value in Settings.defaults().items():
             self.declare_parameter(key, value, ParameterDescriptor())
+        self._warn_of_unknown()
         self.create_subscription(String, "~/change_prompt", self._prompted, 10)
         self.add_on_set_parameters_callback(self._setting)
 
@@ -92,7 +93,15 @@ class SegmentationNode(LifecycleNode):
         super().destroy_node()
 
     def _arrived(self, camera: str, message: Any) -> bool:
-        return self._labeller is not None and self._labeller.put(camera, message)
+        labeller = self._labeller  # another thread may take it away
+        return labeller is not None and labeller.put(camera, message)
+
+    def _warn_of_unknown(self) -> None:
+        """Say which parameters were given and are nobody's: ROS takes them in silence."""
+        for name in self._parameter_overrides:
+            if not (self.has_parameter(name) or name.startswith("qos_overrides.")):
+                hint = nearest(name, Settings.defaults())
+                self.get_logger().warning(f"parameter {name!r} is unknown and has no effect{hint}")
 
     def _rest(self) -> None:
         for camera in self._cameras.values():

@@ -12,6 +12,7 @@ from rclpy.lifecycle import TransitionCallbackReturn
 
 from dedos_ros.node import SegmentationNode
 
+RCLError = rclpy_implementation.RCLError
 THREADS = 2
 """One for images, one for everything else."""
 
@@ -20,31 +21,40 @@ def main(argv: list[str] | None = None) -> int:
     """Run until interrupted; 2 for arguments that cannot be, or if it was to start on its own and could not."""
     try:
         rclpy.init(args=argv)
-        node = SegmentationNode()
-    except (rclpy_implementation.RCLError, InvalidParameterTypeException) as error:
-        print(f"segmentation: {_sentence(error)}", file=sys.stderr)
+    except RCLError as error:
+        # What follows is a place in the sources of rcl.
+        return _refused(f"{str(error).split(', at /')[0]}; correct that argument")
+    try:
+        return _run()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        return 0
+    except InvalidParameterTypeException as error:
+        return _refused(f"{error}; write a DOUBLE as 0.5 or 1.0, and an array as [a, b]")
+    except RCLError:
+        if rclpy.ok():
+            raise
+        return 0  # a signal took the context away in the middle of a start
+    finally:
         rclpy.try_shutdown()
-        return 2
+
+
+def _run() -> int:
+    node = SegmentationNode()
     executor = MultiThreadedExecutor(THREADS)
     executor.add_node(node)
     try:
         if node.get_parameter("autostart").value and not _started(node):
-            return 2
+            return 2 if rclpy.ok() else 0
         executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        return 0
     finally:
         executor.shutdown(timeout_sec=5)
         node.destroy_node()
-        rclpy.try_shutdown()
     return 0
 
 
-def _sentence(error: Exception) -> str:
-    if isinstance(error, InvalidParameterTypeException):
-        return f"{error}; write a DOUBLE as 0.5 or 1.0, and an array as [a, b]"
-    # What follows is a place in the sources of rcl.
-    return f"{str(error).split(', at /')[0]}; correct that argument"
+def _refused(sentence: str) -> int:
+    print(f"segmentation: {sentence}", file=sys.stderr)
+    return 2
 
 
 def _started(node: SegmentationNode) -> bool:

@@ -165,6 +165,7 @@ def test_a_smaller_mask_keeps_the_proportions() -> None:
     ("values", "sentence"),
     [
         ({"classes": []}, "class"),
+        ({"classes": None}, "classes must not be empty; give it a value or leave it out"),
         ({"image_transport": "theora"}, "image_transport must be one of raw, compressed"),
         ({"resized_wh": [400]}, "resized_wh must be a width and a height above 0"),
         ({"cameras": ["front", "front"]}, "names of their own"),

@@ -13,6 +13,7 @@ import pytest
 import rclpy
 import yaml
 from dedos_ros.node import SegmentationNode
+from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from robot import CLASSES, PROGRAM, Robot, image, node, robot, stamp_ns, wait_for
 from sensor_msgs.msg import CompressedImage
@@ -82,6 +83,7 @@ def begun(*arguments: object) -> subprocess.CompletedProcess[str]:
     [
         (("-p", "threshold:=1"), "'threshold' to '1' of type 'INTEGER', expecting type 'DOUBLE'"),
         (("-p", "classes:=road"), "expecting type 'STRING_ARRAY'"),
+        (("-p", "autostart:=true", "-p", "classes:=[]"), "classes must not be empty; give it"),
         (("--params-file", "/no/such.yaml"), "/no/such.yaml"),
     ],
 )
@@ -119,6 +121,37 @@ def test_the_parameter_file_of_the_package_is_taken_and_a_wrong_name_is_told() -
     assert [each.class_name for each in info.class_map] == [each.split("|")[0] for each in names]
     assert process.returncode == 0 and said.count("has no effect") == 1
     assert "parameter 'clases' is unknown and has no effect, did you mean 'classes'?" in said
+
+
+def test_a_signal_in_the_middle_of_a_start_ends_it_quietly() -> None:
+    program = """
+import os, signal, sys, time
+from dedos_ros import main, node
+def interrupted(*_):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.5)
+node._segmenter = interrupted
+sys.exit(main.main(["--ros-args", "-p", "autostart:=true"]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+
+
+def test_what_a_transition_raises_is_logged(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("no memory left")
+
+    monkeypatch.setattr("dedos_ros.node._segmenter", broken)
+    composed = SegmentationNode("broken")
+    try:
+        assert composed.trigger_configure() == TransitionCallbackReturn.ERROR
+    finally:
+        composed.destroy_node()
+    assert "RuntimeError: no memory left" in capfd.readouterr().err
 
 
 def test_nodes_are_composed_in_one_process_by_name() -> None:

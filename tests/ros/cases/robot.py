@@ -143,7 +143,7 @@ class Robot:
                 self.send(belongs, other)
             self.send(message, to)
             with contextlib.suppress(AssertionError):
-                return wait_for(lambda: self.heard_of(topic, stamp), topic, timeout_s=5)
+                return wait_for(lambda: self.heard_of(topic, stamp), topic, timeout_s=1)
         raise AssertionError(f"no {topic} within {WAIT_S:g} s")
 
     def call(self, service: str, kind: type, request: Any) -> Any:

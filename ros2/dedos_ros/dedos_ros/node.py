@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import traceback
+from collections.abc import Callable
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -12,7 +15,7 @@ from rclpy.parameter import Parameter
 from std_msgs.msg import String
 
 from dedos_deploy import Segmenter
-from dedos_deploy.errors import DedosError
+from dedos_deploy.errors import DedosError, nearest
 from dedos_deploy.progress import Progress
 from dedos_ros import messages
 from dedos_ros.camera import Camera
@@ -21,6 +24,27 @@ from dedos_ros.settings import Settings
 
 DIAGNOSTICS_PERIOD_S = 1.0
 LIVE = "classes"
+
+
+Step = Callable[[Any, LifecycleState], TransitionCallbackReturn]
+
+
+def _told(step: Step) -> Step:
+    """Log what a transition raises, which rclpy takes for an ERROR without a word."""
+
+    @functools.wraps(step)
+    def run(node: Any, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            return step(node, state)
+        except DedosError as error:
+            node.get_logger().error(str(error))
+            return TransitionCallbackReturn.FAILURE
+        except Exception:
+            if node.context.ok():  # else a signal has ended it
+                node.get_logger().error(traceback.format_exc())
+            raise
+
+    return run
 
 
 class SegmentationNode(LifecycleNode):
@@ -39,17 +63,15 @@ class SegmentationNode(LifecycleNode):
         self.create_timer(DIAGNOSTICS_PERIOD_S, self._report)
         for key, value in Settings.defaults().items():
             self.declare_parameter(key, value, ParameterDescriptor())
+        self._warn_of_unknown()
         self.create_subscription(String, "~/change_prompt", self._prompted, 10)
         self.add_on_set_parameters_callback(self._setting)
 
+    @_told
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Open the bundle and encode the words."""
-        try:
-            settings = Settings.from_values(self._values())
-            self._segmenter = _segmenter(settings, _Logged(self.get_logger()))
-        except DedosError as error:
-            self.get_logger().error(str(error))
-            return TransitionCallbackReturn.FAILURE
+        settings = Settings.from_values(self._values())
+        self._segmenter = _segmenter(settings, _Logged(self.get_logger()))
         self._settings = settings
         self._cameras = {
             name: Camera(self, name, self._segmenter, settings, self._arrived)
@@ -57,6 +79,7 @@ class SegmentationNode(LifecycleNode):
         }
         return super().on_configure(state)
 
+    @_told
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Take images and publish."""
         done = super().on_activate(state)
@@ -66,16 +89,19 @@ class SegmentationNode(LifecycleNode):
             camera.subscribe(self._images)
         return done
 
+    @_told
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Take no more images; the words and their ids stay."""
         self._rest()
         return super().on_deactivate(state)
 
+    @_told
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Release the engine."""
         self._release()
         return super().on_cleanup(state)
 
+    @_told
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Take no more images and release the engine."""
         self._release()
@@ -92,7 +118,15 @@ class SegmentationNode(LifecycleNode):
         super().destroy_node()
 
     def _arrived(self, camera: str, message: Any) -> bool:
-        return self._labeller is not None and self._labeller.put(camera, message)
+        labeller = self._labeller  # another thread may take it away
+        return labeller is not None and labeller.put(camera, message)
+
+    def _warn_of_unknown(self) -> None:
+        """Say which parameters were given and are nobody's: ROS takes them in silence."""
+        for name in self._parameter_overrides:
+            if not (self.has_parameter(name) or name.startswith("qos_overrides.")):
+                hint = nearest(name, Settings.defaults())
+                self.get_logger().warning(f"parameter {name!r} is unknown and has no effect{hint}")
 
     def _rest(self) -> None:
         for camera in self._cameras.values():
@@ -111,7 +145,8 @@ class SegmentationNode(LifecycleNode):
             self._segmenter = None
 
     def _values(self) -> dict[str, Any]:
-        return {name: self.get_parameter(name).value for name in Settings.defaults()}
+        empty = Parameter("empty", Parameter.Type.NOT_SET)
+        return {name: self.get_parameter_or(name, empty).value for name in Settings.defaults()}
 
     def _setting(self, parameters: list[Parameter]) -> SetParametersResult:
         """Check parameters; a new list of classes holds once this returns, or none of them does."""

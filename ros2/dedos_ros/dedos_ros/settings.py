@@ -69,7 +69,13 @@ class Settings:
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> Settings:
-        """Return settings from parameters by name; those left out have their defaults."""
+        """Return settings from parameters by name; those left out have their defaults.
+
+        Raises BadInputError.
+        """
+        for name, value in values.items():
+            if value is None:  # as an empty list comes from a file or a command line
+                raise BadInputError(f"{name} must not be empty; give it a value or leave it out")
         listed = {
             name: tuple(value)
             if isinstance(value, Sequence) and not isinstance(value, str)

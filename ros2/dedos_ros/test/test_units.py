@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import py_compile
+import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
@@ -162,6 +165,7 @@ def test_a_smaller_mask_keeps_the_proportions() -> None:
     ("values", "sentence"),
     [
         ({"classes": []}, "class"),
+        ({"classes": None}, "classes must not be empty; give it a value or leave it out"),
         ({"image_transport": "theora"}, "image_transport must be one of raw, compressed"),
         ({"resized_wh": [400]}, "resized_wh must be a width and a height above 0"),
         ({"cameras": ["front", "front"]}, "names of their own"),
@@ -187,6 +191,27 @@ def test_files_of_parameters_hold_what_the_node_knows() -> None:
     configured = {word for kind in camera["class_types"] for word in camera[kind]["classes"]}
     own = yaml.safe_load((ROOT / "config/segmentation.yaml").read_text())
     assert configured == set(Settings.from_values(own["/**"]["ros__parameters"]).vocabulary.names)
+
+
+def test_what_is_imported_is_in_the_manifest() -> None:
+    modules = [*ROOT.glob("dedos_ros/*.py"), *ROOT.glob("launch/*.py")]
+    imported = {
+        name.split(".")[0]
+        for path in modules
+        for found in ast.walk(ast.parse(path.read_text()))
+        for name in (
+            [each.name for each in found.names]
+            if isinstance(found, ast.Import)
+            else [str(found.module)]
+            if isinstance(found, ast.ImportFrom)
+            else []
+        )
+    }
+    # From pip: rosdep knows no key for it.
+    foreign = imported - set(sys.stdlib_module_names) - {"dedos_ros", "dedos_deploy"}
+    manifest = ET.parse(ROOT / "package.xml")
+    named = {str(each.text).removeprefix("python3-") for each in manifest.iter("exec_depend")}
+    assert foreign == named
 
 
 def test_launch_files_compile(tmp_path: Path) -> None:

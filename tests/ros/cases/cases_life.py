@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import threading
 
 import cv2
 import numpy as np
+import pytest
 import rclpy
+import yaml
 from dedos_ros.node import SegmentationNode
+from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from robot import CLASSES, Robot, image, node, robot, stamp_ns, wait_for
+from robot import CLASSES, PROGRAM, Robot, image, node, robot, stamp_ns, wait_for
 from sensor_msgs.msg import CompressedImage
 
 from dedos_deploy import Segmenter
@@ -66,6 +71,87 @@ def test_transitions_and_a_kill() -> None:
             assert [each.class_name for each in again.class_map] == CLASSES
             assert again.header.frame_id == "version=1"
             assert running.stop() == 0 and "Traceback" not in running.log()
+
+
+def begun(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, PROGRAM, "--ros-args", *(str(each) for each in arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("-p", "threshold:=1"), "'threshold' to '1' of type 'INTEGER', expecting type 'DOUBLE'"),
+        (("-p", "classes:=road"), "expecting type 'STRING_ARRAY'"),
+        (("-p", "autostart:=true", "-p", "classes:=[]"), "classes must not be empty; give it"),
+        (("--params-file", "/no/such.yaml"), "/no/such.yaml"),
+    ],
+)
+def test_arguments_that_cannot_be(arguments: tuple[str, ...], sentence: str) -> None:
+    done = begun(*arguments)
+    own = [line for line in done.stderr.splitlines() if "[rcl]" not in line]
+    assert done.returncode == 2 and len(own) == 1 and sentence in own[0]
+
+
+def test_the_parameter_file_of_the_package_is_taken_and_a_wrong_name_is_told() -> None:
+    (path,) = PROGRAM.parents[2].glob("share/dedos_ros/config/segmentation.yaml")
+    # `threads` here keeps the node from the cores of other tests; the rest is the file's.
+    given = (
+        "--params-file",
+        path,
+        "-p",
+        "threads:=1",
+        "-p",
+        "clases:=[sky]",
+        "-r",
+        "__node:=filed",
+    )
+    command = [sys.executable, PROGRAM, "--ros-args", *(str(each) for each in given)]
+    with (
+        subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process,
+        robot("filed") as around,
+    ):
+        try:
+            around.listen("label_info")
+            (info,) = wait_for(lambda: around.by_topic["label_info"], "label_info")
+        finally:
+            process.send_signal(signal.SIGINT)
+            said = process.communicate(timeout=60)[1]
+    names = yaml.safe_load(path.read_text())["/**"]["ros__parameters"]["classes"]
+    assert [each.class_name for each in info.class_map] == [each.split("|")[0] for each in names]
+    assert process.returncode == 0 and said.count("has no effect") == 1
+    assert "parameter 'clases' is unknown and has no effect, did you mean 'classes'?" in said
+
+
+def test_a_signal_in_the_middle_of_a_start_ends_it_quietly() -> None:
+    program = """
+import os, signal, sys, time
+from dedos_ros import main, node
+def interrupted(*_):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.5)
+node._segmenter = interrupted
+sys.exit(main.main(["--ros-args", "-p", "autostart:=true"]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+
+
+def test_what_a_transition_raises_is_logged(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("no memory left")
+
+    monkeypatch.setattr("dedos_ros.node._segmenter", broken)
+    composed = SegmentationNode("broken")
+    try:
+        assert composed.trigger_configure() == TransitionCallbackReturn.ERROR
+    finally:
+        composed.destroy_node()
+    assert "RuntimeError: no memory left" in capfd.readouterr().err
 
 
 def test_nodes_are_composed_in_one_process_by_name() -> None:

@@ -44,6 +44,7 @@ LATCHED = QoSProfile(
     durability=DurabilityPolicy.TRANSIENT_LOCAL,
 )
 TYPES = {"label_info": (LabelInfo, LATCHED), "points": (PointCloud2, LISTENS)}
+PROGRAM = Path(os.environ["DEDOS_ROS"], "workspace/install/lib/dedos_ros/segmentation")
 CLASSES = ["road", "sidewalk", "car", "tree", "building", "sky"]
 
 
@@ -142,7 +143,7 @@ class Robot:
                 self.send(belongs, other)
             self.send(message, to)
             with contextlib.suppress(AssertionError):
-                return wait_for(lambda: self.heard_of(topic, stamp), topic, timeout_s=5)
+                return wait_for(lambda: self.heard_of(topic, stamp), topic, timeout_s=1)
         raise AssertionError(f"no {topic} within {WAIT_S:g} s")
 
     def call(self, service: str, kind: type, request: Any) -> Any:
@@ -203,8 +204,7 @@ class Node:
             for name, value in {**settings, **parameters}.items()
             for part in ("-p", f"{name}:={json.dumps(value)}")
         ]
-        program = Path(os.environ["DEDOS_ROS"], "workspace/install/lib/dedos_ros/segmentation")
-        command = [sys.executable, program, "--ros-args", *given, *arguments]
+        command = [sys.executable, PROGRAM, "--ros-args", *given, *arguments]
         self.process = subprocess.Popen(command, stdout=self._log, stderr=subprocess.STDOUT)
 
     def log(self) -> str:

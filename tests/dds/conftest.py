@@ -9,6 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 from dds_sides import Peer, Peers
+from ros_environment import ros_folder
+
+__all__ = ["ros_folder"]
 
 SETTINGS = (
     "ROS_DOMAIN_ID",

@@ -17,17 +17,7 @@ from dedos_deploy.scenes import render_image
 
 pytest.importorskip("cyclonedds", reason="needs the extra dds")
 
-ROOT = Path(__file__).parents[2]
 CLASSES = "road,sidewalk,car,tree,building,sky"
-
-
-@pytest.fixture
-def ros_folder() -> Path:
-    """Folder of the environment, as in tests/ros."""
-    folder = Path(os.environ.get("DEDOS_ROS", ROOT / "build/ros")).resolve()
-    if not (folder / ".workspace").is_file():
-        pytest.skip(f"ROS 2 is not set up: .ci/ros {os.path.relpath(folder)}")
-    return folder
 
 
 def started(*command: object, domain: int) -> subprocess.Popen[str]:

@@ -30,7 +30,7 @@ class TuneSettings:
     """Step of Adam, in a space where rows have length 1."""
     pull: float = 0.01
     """Weight of the squared way from the words' own rows, summed over the words."""
-    keep: float = 0.3
+    keep: float = 3.0
     """Weight of the divergence from what the model said before, of every pixel but those that it got
     wrong: what no frame shows must not be given away to what some show, and mistakes need not stay."""
     spread: float = 3.0

@@ -92,20 +92,19 @@ class Judge:
     def choose(self, settings: TuneSettings, progress: Progress = QUIET) -> Choice:
         """Return when to stop, by frames that took no part; progress: counts rounds.
 
-        Of the rounds, and of the best one with words that lost put back, the one of highest mean IoU
-        is taken among those by which no class loses more than MOST_LOST, if it is LEAST_GAIN higher than
-        that of the words themselves.
+        Of the rounds, each also with words that lost put back, the one of highest mean IoU is taken
+        among those by which no class loses more than MOST_LOST, if it is LEAST_GAIN higher than that of
+        the words themselves.
         """
         own: Rows = [self._words.rows] * FOLDS
         before = self._confusions(own)
         none = Choice(0, torch.zeros_like(self._words.moving), before, before, own)
         rounds = self._tuned(settings, progress)
-        tried = [
-            Choice(number, self._words.moving, before, self._confusions(rows), rows)
-            for number, rows in enumerate(zip(*rounds, strict=True), start=1)
-        ]
-        top = max(tried, key=lambda one: mean_iou_of(one.after))
-        return best_of(none, [*tried, self._without_losers(top)])
+        tried: list[Choice] = []
+        for number, rows in enumerate(zip(*rounds, strict=True), start=1):
+            whole = Choice(number, self._words.moving, before, self._confusions(rows), rows)
+            tried += [whole, *self._without_losers(whole)]
+        return best_of(none, tried)
 
     def _tuned(self, settings: TuneSettings, progress: Progress) -> list[list[Tensor]]:
         """Return for every part the rows after each round on the other parts."""
@@ -121,12 +120,17 @@ class Judge:
             found.append(rows)
         return found
 
-    def _without_losers(self, choice: Choice) -> Choice:
-        """Return a choice in which words that lost have their own rows again."""
-        lost = _iou(choice.before) - _iou(choice.after) > _ALONE
-        moving = self._words.moving & ~torch.from_numpy(lost)[list(self._words.slot_ids)]
-        rows = [put_back(self._words, tuned, moving) for tuned in choice.held_out]
-        return Choice(choice.round, moving, choice.before, self._confusions(rows), rows)
+    def _without_losers(self, choice: Choice) -> Iterator[Choice]:
+        """Yield a choice in which words that lost have their own rows again, then one without those
+        that lose now, or that take from a class which loses all the same."""
+        while True:
+            back = torch.from_numpy(to_put_back(choice, self._words))
+            moving = choice.moving & ~back[list(self._words.slot_ids)]
+            if not moving.any() or torch.equal(moving, choice.moving):
+                return
+            rows = [put_back(self._words, tuned, moving) for tuned in choice.held_out]
+            choice = Choice(choice.round, moving, choice.before, self._confusions(rows), rows)
+            yield choice
 
     def _confusions(self, rows: Rows) -> tuple[Confusion, ...]:
         found = []
@@ -200,6 +204,22 @@ class Judge:
             ImageRecord(frame.name, frame.labels.shape, _cells(confusion), (), 0.0)
             for frame, confusion in zip(self._data.frames, confusions, strict=True)
         ]
+
+
+def to_put_back(choice: Choice, words: Words) -> NDArray[np.bool_]:
+    """Return bool [classes]: moved words that lost, or else the one that other classes lose most to."""
+    before, after = _whole(choice.before), _whole(choice.after)
+    moved = np.zeros(before.classes, dtype=bool)
+    moved[[words.slot_ids[slot] for slot in torch.nonzero(choice.moving)[:, 0].tolist()]] = True
+    lost = np.nan_to_num(before.iou) - np.nan_to_num(after.iou)
+    found: NDArray[np.bool_] = moved & (lost > _ALONE)
+    losers = lost > MOST_LOST
+    if found.any() or not losers.any():
+        return found
+    grown = (after.matrix - before.matrix)[: len(moved), : len(moved)].clip(min=0)
+    taken = np.where(moved, (grown + grown.T)[losers].sum(0), 0)
+    found[taken.argmax()] = taken.max() > 0
+    return found
 
 
 def put_back(words: Words, tuned: Tensor, moving: Tensor) -> Tensor:

@@ -31,8 +31,8 @@ class TuneSettings:
     pull: float = 0.01
     """Weight of the squared way from the words' own rows, summed over the words."""
     keep: float = 3.0
-    """Weight of the divergence from what the model said of every pixel, labelled or not, before: what
-    no frame shows must not be given away to what some show."""
+    """Weight of the divergence from what the model said before, of every pixel but those that it got
+    wrong: what no frame shows must not be given away to what some show, and mistakes need not stay."""
     spread: float = 3.0
     """Weight of coming nearer to a neighbour or negative than the word itself was, by more than `free`."""
     free: float = 0.2
@@ -123,6 +123,7 @@ class _Objective:
         others = torch.cat([words.rows[~words.moving], words.negatives])
         self._others, self._near = others, words.rows @ others.t()
         self._before: Tensor | None = None
+        self._wrong = torch.zeros_like(self._known)
 
     def moved(self, way: Tensor) -> Tensor:
         """Return the rows, float32 [K, D], after a way from the words' own."""
@@ -136,8 +137,10 @@ class _Objective:
         shares = (scores + _SMALL).log().log_softmax(1)
         if self._before is None:
             self._before = shares.detach()
+            self._wrong = self._known & (self._before.argmax(1) != self._labels)
         missed = F.nll_loss(shares, self._labels, weight=self._weights, ignore_index=-100)
-        stayed = F.kl_div(shares, self._before, log_target=True, reduction="none").sum(1).mean()
+        stayed = F.kl_div(shares, self._before, log_target=True, reduction="none").sum(1)
+        stayed = stayed.masked_fill(self._wrong, 0.0).mean()
         nearer = (text @ self._others.t() - self._near - settings.free).clamp(min=0)
         return (
             missed

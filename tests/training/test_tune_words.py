@@ -36,9 +36,10 @@ from dedos_deploy.training.word_judging import (
     best_of,
     mean_iou_of,
     parts_of,
+    to_put_back,
     tunable,
 )
-from dedos_deploy.training.word_tuning import TuneSettings, Words, see, tuned_rounds
+from dedos_deploy.training.word_tuning import Seen, TuneSettings, Words, see, tuned_rounds
 from dedos_deploy.training.words import Given, TuneRequest, tune_words
 from dedos_deploy.vocabulary import parse_vocabulary, vocabulary_from_file
 
@@ -170,11 +171,48 @@ def test_the_pull_and_the_neighbours_hold_words_back() -> None:
 
     free = moved()
     assert torch.equal(free, moved()), "nothing is drawn"
-    ways = [(moved(**one) - CONFUSED).norm() for one in ({"pull": 5.0}, {"keep": 300.0})]
-    assert all(way < 0.7 * (free - CONFUSED).norm() for way in ways)
+    assert (moved(pull=5.0) - CONFUSED).norm() < 0.7 * (free - CONFUSED).norm()
     near = torch.nn.functional.normalize(torch.tensor([[0.95, 0.3, 0.0]]), dim=-1)
     nearest = [(rows[:2] @ near[0]).max() for rows in (free, moved(near, spread=1e4, free=0.0))]
     assert nearest[1] < nearest[0] - 0.003
+
+
+def test_what_is_unlabelled_stays_and_mistakes_need_not() -> None:
+    head: WordHead = ColourHead()
+    seen = see(head, frames_of(4), Progress().counted)
+    hidden = [replace(frame, labels=torch.full_like(frame.labels, 255)) for frame in seen]
+    words = Words(CONFUSED, (0, 1, 2), torch.ones(3, dtype=torch.bool), torch.zeros(0, 3))
+
+    def way(frames: list[Seen], keep: float) -> Tensor:
+        settings = TuneSettings(rounds=1, pull=0.0, spread=0.0, keep=keep)
+        *_, rows = tuned_rounds(head, frames, words, settings)
+        return (rows - CONFUSED).norm()
+
+    free = way(seen, 0.0)
+    assert way(seen, 300.0) > 0.9 * free, "labels say that these pixels were called wrongly"
+    assert way([*seen, *hidden], 300.0) < 0.7 * free
+
+
+def choice_of(before: Any, after: Any, moving: list[bool]) -> Choice:
+    """Return a choice by matrices [label, prediction] of three words on one frame."""
+    sides = []
+    for matrix in (before, after):
+        confusion = Confusion(3)
+        confusion.matrix[:, :3] = matrix
+        sides.append((confusion,))
+    return Choice(1, torch.tensor(moving), sides[0], sides[1], ())
+
+
+def test_what_loses_is_put_back_and_then_what_takes_from_it() -> None:
+    words = Words(CONFUSED, (0, 1, 2), torch.ones(3, dtype=torch.bool), torch.zeros(0, 3))
+    before = [[50, 50, 0], [50, 150, 0], [0, 0, 200]]
+    after = [[38, 62, 0], [10, 190, 0], [0, 0, 200]]
+    assert to_put_back(choice_of(before, after, [True] * 3), words).tolist() == [False] * 3
+    after = [[20, 80, 0], [0, 200, 0], [0, 0, 200]]
+    own = choice_of(before, after, [True] * 3)
+    assert to_put_back(own, words).tolist() == [True, False, False]
+    own = choice_of(before, after, [False, True, True])
+    assert to_put_back(own, words).tolist() == [False, True, False]
 
 
 def test_frames_near_each_other_are_held_out_together() -> None:

@@ -206,6 +206,7 @@ def test_a_forked_child(library: Library, demo: Path) -> None:
         child = os.fork()
         if child == 0:
             # Closing would wait for threads that are the parent's; nothing of pytest may run here.
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)  # whatever pytest does with it
             signal.alarm(20)
             refused = 0
             try:

@@ -21,7 +21,6 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr std::uint64_t kSmallFile = 1u << 20;
-constexpr std::uint64_t kMaxRead = std::uint64_t{2} << 30;
 constexpr std::size_t kChunk = 1 << 18;
 
 std::string reason(int number) { return std::generic_category().message(number); }
@@ -61,13 +60,6 @@ void list_files(const fs::path& folder, const std::string& prefix,
       names.push_back(name);
     }
   }
-}
-
-Bytes all_of(const ByteSource& source, std::uint64_t limit, const std::string& file) {
-  if (source.size() > limit) throw bad_bundle(file + " has more bytes than it may");
-  Bytes bytes(source.size());
-  if (!source.read(0, bytes.data(), bytes.size())) throw bad_bundle(file + " cannot be read");
-  return bytes;
 }
 
 std::string hash_of(const ByteSource& source, const std::string& file) {

@@ -49,4 +49,11 @@ bool MemorySource::read(std::uint64_t offset, void* out, std::size_t count) cons
   return true;
 }
 
+Bytes all_of(const ByteSource& source, std::uint64_t limit, const std::string& file) {
+  if (source.size() > limit) throw bad_bundle(file + " has more bytes than it may");
+  Bytes bytes(source.size());
+  if (!source.read(0, bytes.data(), bytes.size())) throw bad_bundle(file + " cannot be read");
+  return bytes;
+}
+
 }  // namespace dedos::lib

@@ -10,6 +10,9 @@ namespace dedos::lib {
 
 using Bytes = std::vector<std::uint8_t>;
 
+// The most bytes of a file that is read as a whole.
+constexpr std::uint64_t kMaxRead = std::uint64_t{2} << 30;
+
 class ByteSource {
  public:
   virtual ~ByteSource() = default;
@@ -47,5 +50,9 @@ class MemorySource : public ByteSource {
   const std::uint8_t* bytes_;
   std::size_t count_;
 };
+
+// The whole of a source. Throws Error (bad bundle) for more than `limit` bytes; file: what messages
+// call it.
+Bytes all_of(const ByteSource& source, std::uint64_t limit, const std::string& file);
 
 }  // namespace dedos::lib

@@ -1,6 +1,8 @@
 // The C interface: checks what it is given, and lets no exception out.
 #include "dedos.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstring>
 #include <exception>
@@ -16,6 +18,8 @@ struct dedos_segmenter {
   dedos_segmenter(const char* bundle, const char* classes, const dedos_options& options)
       : segmenter(bundle, classes, options) {}
   dedos::lib::Segmenter segmenter;
+  // A forked child has none of its threads, and locks which nobody will release.
+  pid_t process = ::getpid();
 };
 
 struct dedos_result {
@@ -64,6 +68,13 @@ dedos_status guarded(const Work& work) noexcept {
 
 void need(const void* given, const char* name) {
   if (given == nullptr) throw bad_input(std::string(name) + " is NULL, and must be given");
+}
+
+void need_usable(const dedos_segmenter* segmenter) {
+  need(segmenter, "segmenter");
+  if (segmenter->process == ::getpid()) return;
+  throw dedos::lib::engine_error(
+      "this segmenter was made in another process; open one after the fork");
 }
 
 void check_size(std::size_t size, std::size_t least, const char* name) {
@@ -139,7 +150,10 @@ dedos_status dedos_open(const char* bundle, const char* classes, const dedos_opt
   });
 }
 
-void dedos_close(dedos_segmenter* segmenter) { delete segmenter; }
+void dedos_close(dedos_segmenter* segmenter) {
+  // In a forked child it would wait for threads that are the parent's.
+  if (segmenter != nullptr && segmenter->process == ::getpid()) delete segmenter;
+}
 
 dedos_status dedos_network_size(const dedos_segmenter* segmenter, int32_t* height, int32_t* width) {
   return guarded([&] {
@@ -153,7 +167,7 @@ dedos_status dedos_network_size(const dedos_segmenter* segmenter, int32_t* heigh
 
 dedos_status dedos_set_classes(dedos_segmenter* segmenter, const char* classes, int64_t* version) {
   return guarded([&] {
-    need(segmenter, "segmenter");
+    need_usable(segmenter);
     need(classes, "classes");
     const std::int64_t now = segmenter->segmenter.set_classes(classes);
     if (version != nullptr) *version = now;
@@ -173,9 +187,10 @@ void dedos_result_free(dedos_result* result) { delete result; }
 dedos_status dedos_segment(dedos_segmenter* segmenter, const dedos_frame* frame,
                            dedos_result* result) {
   return guarded([&] {
-    need(segmenter, "segmenter");
-    need(frame, "frame");
     need(result, "result");
+    result->result.table = nullptr;
+    need_usable(segmenter);
+    need(frame, "frame");
     check_size(frame->size, kLeastFrame, "dedos_frame");
     segmenter->segmenter.segment(*frame, result->result);
   });

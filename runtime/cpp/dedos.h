@@ -4,7 +4,10 @@
  * dedos_last_error. Threads: a segmenter may be used by any number of threads at once. Frames of
  * one segmenter are labelled one after another; dedos_set_classes takes effect between two of them.
  * A result is for one thread at a time, and belongs to no segmenter: it may be read, and freed,
- * after that is closed. No other call may be under way on a segmenter that is closed.
+ * after that is closed. No other call may be under way on a segmenter that is closed. After a fork
+ * the child opens segmenters of its own: one of its parent is refused there, and closing it frees
+ * nothing. Such a child ends by _exit or exec, since ONNX Runtime's own end waits for threads that
+ * only its parent has.
  */
 #ifndef DEDOS_H_
 #define DEDOS_H_

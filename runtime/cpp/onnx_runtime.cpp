@@ -105,8 +105,8 @@ void* library_at(const std::string& path) {
   throw no_runtime(::dlerror());
 }
 
-// What loading has freed goes back to the system: glibc keeps it for the thread that loaded, and
-// frames may be labelled by another one.
+// What loading and closing a graph have freed goes back to the system: glibc keeps it for the thread
+// that did so, and frames may be labelled, or words changed, by another one.
 void release_freed_memory() {
 #ifdef __GLIBC__
   ::malloc_trim(0);
@@ -173,7 +173,10 @@ Session::Session(const OnnxRuntime& runtime, const Bytes& graph, const std::stri
   });
 }
 
-Session::~Session() { runtime_.entry<Release>(kReleaseSession)(session_); }
+Session::~Session() {
+  runtime_.entry<Release>(kReleaseSession)(session_);
+  release_freed_memory();
+}
 
 Error Session::unloadable(const std::string& reason) const {
   return engine_error("ONNX Runtime " + runtime_.version() + " cannot load " + name_ + ": " +

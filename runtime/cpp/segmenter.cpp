@@ -33,9 +33,10 @@ std::string size_text(const dedos_frame& frame) {
   return std::to_string(frame.height) + "x" + std::to_string(frame.width);
 }
 
-// The most bytes of a picture, so that no product of its sides overflows.
+// So that no product of sides and pitch overflows.
 constexpr std::int32_t kMostSide = 1 << 20;
 constexpr std::int64_t kMostPixels = std::int64_t{1} << 30;
+constexpr std::int64_t kMostPitch = std::int64_t{1} << 32;
 
 void check_frame(const dedos_frame& frame) {
   if (frame.format < DEDOS_BGR || frame.format > DEDOS_NV12_BT709_FULL) {
@@ -54,7 +55,10 @@ void check_frame(const dedos_frame& frame) {
   }
   const std::int64_t row = std::int64_t{frame.width} * (nv12 ? 1 : kChannels);
   const std::int64_t chroma = nv12 ? frame.chroma_pitch : 0;
-  if ((frame.pitch != 0 && frame.pitch < row) || (chroma != 0 && chroma < row)) {
+  const auto is_wrong = [&](std::int64_t pitch) {
+    return pitch != 0 && (pitch < row || pitch > kMostPitch);
+  };
+  if (is_wrong(frame.pitch) || is_wrong(chroma)) {
     throw bad_input("the pitch of a frame is " + std::to_string(frame.pitch) + " and " +
                     std::to_string(chroma) + " bytes, but a row has " + std::to_string(row) +
                     "; give bytes from row to row, or 0 for rows without gaps");
@@ -237,7 +241,6 @@ void Segmenter::label(const SlotTable& table, std::vector<Id>& ids, Result& resu
 
 void Segmenter::segment(const dedos_frame& frame, Result& result) {
   check_frame(frame);
-  result.table = nullptr;
   const std::lock_guard<std::mutex> lock(busy_);
   const std::shared_ptr<const SlotTable> table = this->table();
   const Clock::time_point started = Clock::now();

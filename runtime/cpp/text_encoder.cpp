@@ -116,6 +116,15 @@ Row mean_of(const std::vector<std::vector<double>>& prompts, const std::string& 
   return {mean.begin(), mean.end()};
 }
 
+// What the caller named: its absence is no fault of a bundle.
+Bytes content_of(const std::string& path, const std::string& name) {
+  try {
+    return all_of(FileSource(path, name), kMaxRead, name);
+  } catch (const Error& error) {
+    throw bad_input(std::string(error.what()) + "; check the path");
+  }
+}
+
 std::string prompt_of(const std::string& sentence, const std::string& word) {
   std::string prompt = sentence;
   return prompt.replace(prompt.find("{}"), 2, word);
@@ -156,10 +165,7 @@ void TextEncoder::know_shipped() {
 
 void TextEncoder::know(const std::string& path) {
   const std::string name = "vocabulary file " + shown(path, 300);
-  const FileSource source(path, name);
-  Bytes bytes(source.size());
-  if (!source.read(0, bytes.data(), bytes.size())) throw bad_input(name + " cannot be read");
-  VocabularyFile file = VocabularyFile::parse(bytes, name);
+  VocabularyFile file = VocabularyFile::parse(content_of(path, name), name);
   const Manifest& manifest = bundle_.manifest();
   std::string templates;
   for (const std::string& sentence : manifest.templates) {
@@ -224,9 +230,8 @@ std::vector<float> TextEncoder::encode(const std::vector<std::string>& words, in
                     std::to_string(kRowsKept) + " words in all; make a vocabulary file of them");
   }
   const std::lock_guard<std::mutex> lock(encoding_);
-  // Another call may have encoded some of them meanwhile.
-  if (!collect(keys, rows, missing)) encode_new(missing, threads);
-  collect(keys, rows, missing);
+  // Another call may have encoded some of them meanwhile, or, with very many words, displaced some.
+  while (!collect(keys, rows, missing)) encode_new(missing, threads);
   return rows;
 }
 

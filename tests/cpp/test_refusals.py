@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import signal
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -160,6 +162,8 @@ def test_a_vocabulary_file_brings_other_words(library: Library, demo: Path, tmp_
     other = save_vocabulary(tmp_path / "other", ["x"], row, {**identity, "context_length": "77"})
     error = refused(library, demo, vocabulary_files=[other])
     assert "has context_length '77', this bundle '32'" in str(error)
+    error = refused(library, demo, vocabulary_files=[tmp_path / "none"])
+    assert error.status == "bad input" and str(error).endswith("check the path")
 
 
 def test_arguments(library: Library, demo: Path, tmp_path: Path) -> None:
@@ -187,6 +191,29 @@ def test_frames(library: Library, demo: Path) -> None:
         wrong = np.lib.stride_tricks.as_strided(narrow, strides=(5, 3, 1))
         with pytest.raises(Failed, match="pitch of a frame is 5"):
             segmenter.segment(wrong)
-        # What a failed call leaves is no frame's.
+        with pytest.raises(Failed, match=f"pitch of a frame is {1 << 62}"):
+            segmenter.segment(np.lib.stride_tricks.as_strided(wrong[:1], strides=(1 << 62, 3, 1)))
+        # What a failed call leaves is no frame's, of an earlier one neither.
+        segmenter.segment(np.zeros((8, 8, 3), np.uint8))
+        with pytest.raises(Failed, match="pitch of a frame is 5"):
+            segmenter.segment(wrong)
         with pytest.raises(Failed, match="holds no frame"):
             segmenter.result()
+
+
+def test_a_forked_child(library: Library, demo: Path) -> None:
+    with library.open(demo, "road") as segmenter:
+        child = os.fork()
+        if child == 0:
+            # Closing would wait for threads that are the parent's; nothing of pytest may run here.
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)  # whatever pytest does with it
+            signal.alarm(20)
+            refused = 0
+            try:
+                segmenter.segment(np.zeros((8, 8, 3), np.uint8))
+            except Failed as error:
+                refused = "open one after the fork" in str(error)
+            segmenter.close()
+            os._exit(7 * refused)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        assert segmenter.segment(np.zeros((8, 8, 3), np.uint8)).classes == ("road",)

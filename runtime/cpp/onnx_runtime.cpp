@@ -105,8 +105,8 @@ void* library_at(const std::string& path) {
   throw no_runtime(::dlerror());
 }
 
-// What loading and closing a graph have freed goes back to the system: glibc keeps it for the thread
-// that did so, and frames may be labelled, or words changed, by another one.
+// What loading and closing a graph have freed goes back to the system: glibc keeps it for the
+// thread that did so, and frames may be labelled, or words changed, by another one.
 void release_freed_memory() {
 #ifdef __GLIBC__
   ::malloc_trim(0);
@@ -130,6 +130,7 @@ OnnxRuntime::OnnxRuntime(const std::string& path) {
   void* symbol = ::dlsym(library, "OrtGetApiBase");
   if (symbol == nullptr) throw no_runtime("the library has no OrtGetApiBase");
   const ApiBase* base = reinterpret_cast<const ApiBase* (*)()>(symbol)();
+  if (base == nullptr) throw no_runtime("its OrtGetApiBase gives nothing");
   version_ = base->get_version();
   table_ = base->get_api(kApiVersion);
   if (table_ == nullptr) throw no_runtime("version " + version_ + " is too old");

@@ -18,7 +18,7 @@ def ros_folder() -> Iterator[Path]:
     folder = Path(os.environ.get("DEDOS_ROS", ROOT / "build/ros")).resolve()
     if not (folder / ".workspace").is_file():
         pytest.skip(f"ROS 2 is not set up: .ci/ros {os.path.relpath(folder)}")
-    with (folder / ".lock").open() as lock:
+    with (folder / ".owned").open() as lock:
         while True:
             bring_up_to_date(folder)
             fcntl.flock(lock, fcntl.LOCK_SH)

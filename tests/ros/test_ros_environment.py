@@ -113,7 +113,7 @@ def test_who_uses_an_environment_keeps_another_checkout_from_taking_it(
 ) -> None:
     one, two = checkouts
     made(one)
-    with (one.parent / "env/.lock").open() as lock:
+    with (one.parent / "env/.owned").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
         # Its own checkout's runs go on.
         assert made(one) == []

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dedos_deploy.text.tokenizer import _SPLIT, END, START
-from dedos_deploy.text.vocabulary_file import save_vocabulary
+from dedos_deploy.vocabulary_file import save_vocabulary
 
 TEXT_WIDTH = 2
 

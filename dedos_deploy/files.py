@@ -94,6 +94,8 @@ class Temporary:
             path = self._dest.with_name(name)
             descriptor = _open_new(path, self._mode, folder=self._folder)
             # Somebody who swept before it was locked may have removed it.
+            if descriptor is None:
+                continue
             if _lock(descriptor) is not False and _is_at(descriptor, path):
                 return path, descriptor
             os.close(descriptor)
@@ -233,13 +235,17 @@ def sha256_of_file(path: Path) -> str:
         return sha256_of(stream)
 
 
-def _open_new(path: Path, mode: int, *, folder: bool) -> int:
+def _open_new(path: Path, mode: int, *, folder: bool) -> int | None:
+    """Return a descriptor of a new file or folder; None for a folder that is gone already."""
     if not folder:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         return os.open(path, flags, mode & 0o666)
     path.mkdir(mode)
     # Windows opens no folders; nothing is swept there.
-    return os.open(path if sys.platform != "win32" else os.devnull, os.O_RDONLY)
+    try:
+        return os.open(path if sys.platform != "win32" else os.devnull, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
 
 
 def _lock(descriptor: int) -> bool | None:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dedos_deploy import _native
 from dedos_deploy.errors import BadInputError, shown
 from dedos_deploy.runtime.arguments import as_finite
 
@@ -126,6 +125,8 @@ def _connected(
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Return what `_native.connect` tells of the regions that are asked for, with their numbers in a
     ninth column, and the number of every pixel's region, int32 [H, W]."""
+    from dedos_deploy import _native
+
     region_of_pixel = np.empty(label_map.shape, np.int32)
     measured = _native.connect(np.ascontiguousarray(label_map), region_of_pixel)
     numbers = np.flatnonzero(np.isin(measured[:, 0], class_ids) & (measured[:, 1] >= min_area))

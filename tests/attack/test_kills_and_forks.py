@@ -104,6 +104,25 @@ def test_only_what_is_certainly_ours_is_removed(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == sorted([*kept, "target", ".link.0123abcd.dedos.tmp"])
 
 
+def test_a_folder_that_is_swept_before_it_is_opened_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    mkdir = Path.mkdir
+
+    def swept(path: Path, *given: object, **named: object) -> None:
+        mkdir(path, *given, **named)  # type: ignore[arg-type]
+        made.append(path)
+        if len(made) == 1:
+            sweep(tmp_path)
+
+    monkeypatch.setattr(Path, "mkdir", swept)
+    staging = Temporary(tmp_path / "bundle", folder=True)
+    assert made[0] != made[1] == staging.path and not made[0].exists()
+    staging.publish()
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
 def test_many_who_sweep_and_write_lose_nothing(tmp_path: Path) -> None:
     """A temporary file is locked a moment after it was made; who sweeps in between takes none away."""
     errors: list[Exception] = []

@@ -383,7 +383,7 @@ def test_a_segmenter_that_cannot_be_made_lets_go_of_what_it_had() -> None:
         def labeller(self, *, threads: int) -> Any:
             return self.held
 
-        def run_labellers(self, *, threads: int) -> Any:
+        def run_labellers(self, *, threads: int, on_host: bool) -> Any:
             raise EngineError("no room for several frames")
 
     with pytest.raises(EngineError, match="no room"):

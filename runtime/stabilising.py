@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 GREY_SIDE = 160
-"""Longer side of the pictures in which motion is looked for: a millisecond of one core."""
+"""Longer side of the pictures in which motion is looked for: with the exposure two milliseconds of one core."""
 
 LEAST_SIDE = 32
 """Shorter side at least; the search for motion works in patches of eight pixels on three scales."""

@@ -22,7 +22,14 @@ from dedos_deploy.runtime.sources.bag_readers import (
     BagReader,
     open_bag_reader,
 )
-from dedos_deploy.runtime.sources.contract import POLL_S, SUPERSEDED, UNREADABLE, Outcome, Source
+from dedos_deploy.runtime.sources.contract import (
+    POLL_S,
+    SUPERSEDED,
+    UNREADABLE,
+    Drops,
+    Outcome,
+    Source,
+)
 from dedos_deploy.runtime.uri import settings_of
 
 BAG_SUFFIXES = (".mcap", ".bag", ".db3", ACTIVE)
@@ -97,22 +104,16 @@ class BagSource(Source):
         self._read = 0
         self._first_ns: int | None = None
         self._started_s = 0.0
-        self._drops: dict[str, int] = {}
-        self._damage = ""
+        self._drops = Drops()
         self._stretched = False
 
     @property
     def drops(self) -> Mapping[str, int]:
-        return dict(self._drops)
+        return dict(self._drops.counts)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        said = []
-        if self._damage:
-            said.append(
-                f"{self._drops[UNREADABLE]} messages of {self.source_id!r} were skipped, the first "
-                f"because {self._damage}"
-            )
+        said = self._drops.warnings(self.source_id)
         if self._clock.used_log:
             said.append(
                 f"{self._clock.used_log} of {self._read} messages of {self.source_id!r} have a header "
@@ -149,10 +150,10 @@ class BagSource(Source):
             raise SourceError(
                 f"recording {self.source_id!r} has no message on the topic {self._reader.topic!r}"
             )
-        if self._drops.get(UNREADABLE) == self._read:
+        if self._drops.counts.get(UNREADABLE) == self._read:
             raise SourceError(
                 f"none of the {self._read} messages of {self.source_id!r} on the topic "
-                f"{self._reader.topic!r} is a picture: {self._damage}"
+                f"{self._reader.topic!r} is a picture: {self._drops.damage}"
             )
 
     def _timed(self, message: BagMessage) -> _Picture | None:
@@ -160,16 +161,12 @@ class BagSource(Source):
         index = self._read
         self._read += 1
         if isinstance(message.image, SourceError):
-            self._skip(message.image)
+            self._drops.skip(message.image)
             return None
         clock_ns = self._clock.time_ns(message.stamp_ns, message.logged_ns)
         if self._first_ns is None:
             self._first_ns, self._started_s = clock_ns, time.monotonic()
         return _Picture(index, message.image, clock_ns)
-
-    def _skip(self, error: SourceError) -> None:
-        self._drops[UNREADABLE] = self._drops.get(UNREADABLE, 0) + 1
-        self._damage = self._damage or str(error)
 
     def _media_s(self, picture: _Picture) -> float:
         assert self._first_ns is not None
@@ -191,7 +188,7 @@ class BagSource(Source):
             if not self._is_due(following, 0.0):
                 self._next = following
                 break
-            self._drops[SUPERSEDED] = self._drops.get(SUPERSEDED, 0) + 1
+            self._drops.add(SUPERSEDED)
             picture = following
         return picture
 
@@ -199,7 +196,7 @@ class BagSource(Source):
         try:
             frame_bgr = decode_image(picture.message, on_stretch=self._note_stretch)
         except SourceError as error:
-            self._skip(error)
+            self._drops.skip(error)
             return Outcome.TIMEOUT
         return Frame(
             frame_bgr,

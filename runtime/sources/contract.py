@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 
 from dedos_deploy.closing import Closing
+from dedos_deploy.errors import SourceError
 from dedos_deploy.runtime.frame import Frame
 
 POLL_S = 0.1
@@ -24,6 +25,34 @@ class Outcome(enum.Enum):
 
     END = "end"
     TIMEOUT = "timeout"
+
+
+class Drops:
+    """Messages that gave no frame: how many, by cause, and what was wrong with the first of the unreadable."""
+
+    def __init__(self, *causes: str) -> None:
+        """causes: those that are told from the beginning, with 0."""
+        self.counts = dict.fromkeys(causes, 0)
+        self.damage = ""
+
+    def add(self, cause: str, number: int = 1) -> None:
+        """Count messages; none is no drop."""
+        if number:
+            self.counts[cause] = self.counts.get(cause, 0) + number
+
+    def skip(self, error: SourceError) -> None:
+        """Count a message that is no picture."""
+        self.add(UNREADABLE)
+        self.damage = self.damage or str(error)
+
+    def warnings(self, source_id: str) -> list[str]:
+        """Return a sentence of the unreadable ones, if there are any."""
+        if not self.damage:
+            return []
+        return [
+            f"{self.counts[UNREADABLE]} messages of {source_id!r} were skipped, the first because "
+            f"{self.damage}"
+        ]
 
 
 class Source(Closing):

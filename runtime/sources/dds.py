@@ -21,7 +21,7 @@ from dedos_deploy.runtime.sources.bag_readers import BagMessage, decoded_message
 from dedos_deploy.runtime.sources.contract import (
     POLL_S,
     SUPERSEDED,
-    UNREADABLE,
+    Drops,
     Outcome,
     Source,
 )
@@ -86,22 +86,16 @@ class TopicSource(Source):
         self._kept: list[bytes] = []
         self._count = 0
         self._heard_s = time.monotonic()
-        self._drops = {SUPERSEDED: 0}
-        self._damage = ""
+        self._drops = Drops(SUPERSEDED)
         self._stretched = False
 
     @property
     def drops(self) -> Mapping[str, int]:
-        return dict(self._drops)
+        return dict(self._drops.counts)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        said = []
-        if self._damage:
-            said.append(
-                f"{self._drops[UNREADABLE]} messages of {self.source_id!r} were skipped, the first "
-                f"because {self._damage}"
-            )
+        said = self._drops.warnings(self.source_id)
         if self._stretched:
             said.append(f"{STRETCHED}, as {self.source_id!r}")
         return tuple(said)
@@ -115,7 +109,7 @@ class TopicSource(Source):
             self._check_publisher(self._reader)
             return Outcome.TIMEOUT
         self._heard_s = time.monotonic()
-        self._note(SUPERSEDED, len(taken) - 1)
+        self._drops.add(SUPERSEDED, len(taken) - 1)
         return self._frame(self._decoded(taken[-1], self._reader.kind))
 
     def close(self) -> None:
@@ -137,10 +131,6 @@ class TopicSource(Source):
             _picture(message, self._note_stretch)
         except SourceError as error:
             raise SourceError(f"source {self.source_id!r} gives no picture: {error}") from error
-
-    def _note(self, cause: str, number: int) -> None:
-        if number:
-            self._drops[cause] = self._drops.get(cause, 0) + number
 
     def _note_stretch(self) -> None:
         self._stretched = True
@@ -165,8 +155,7 @@ class TopicSource(Source):
         try:
             frame_bgr, coordinate_frame = _picture(message, self._note_stretch)
         except SourceError as error:
-            self._note(UNREADABLE, 1)
-            self._damage = self._damage or str(error)
+            self._drops.skip(error)
             return Outcome.TIMEOUT
         frame_id = self.first_id + self._count - 1
         return Frame(

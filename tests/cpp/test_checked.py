@@ -48,9 +48,14 @@ def test_tokens_equal_the_tokenizer_s(address: Path, demo: Path) -> None:
             parts.append("".join(chance.choice(letters + "-'.0A ") for _ in range(6)))
             prompts.append(chance.choice(["a photo of a ", "the "]) + " ".join(parts))
         given = "".join(f"{prompt}\n" for prompt in prompts).encode()
-        lines = checks.call(address, "tokens", path, "77", given=given).decode().split("\n")
+        lines = (
+            checks.call(address, "tokens", path, "77", given=given)
+            .decode()
+            .removesuffix("\n")
+            .split("\n")
+        )
     compared = 0
-    for prompt, line in zip(prompts, lines, strict=False):
+    for prompt, line in zip(prompts, lines, strict=True):
         if line == "error: not plain":
             assert "&" in prompt
             continue
@@ -80,9 +85,9 @@ def test_class_lists_are_read_as_in_python(address: Path) -> None:
     ]
     lists += ["~/a", "C:\\x", "..\\x", "a.TXT", "x" * 513, "a\x7fb", ",".join("abc")]
     given = "".join(f"{text}\n" for text in lists).encode()
-    lines = checks.call(address, "classes", given=given).decode().split("\n")
+    lines = checks.call(address, "classes", given=given).decode().removesuffix("\n").split("\n")
     good = 0
-    for text, line in zip(lists, lines, strict=False):
+    for text, line in zip(lists, lines, strict=True):
         try:
             entries = parse_vocabulary(text).entries
         except BadInputError:

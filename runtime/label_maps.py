@@ -55,3 +55,14 @@ def majority(label_map: NDArray[Any], size_hw: tuple[int, int]) -> NDArray[Any]:
     smaller = np.empty(sides, label_map.dtype)
     _native.majority(np.ascontiguousarray(label_map), smaller)
     return smaller
+
+
+def fitted(size_hw: tuple[int, ...], most_wh: tuple[int, int]) -> tuple[int, int]:
+    """Return height and width within `most_wh`: as they are, or smaller by one factor.
+
+    >>> fitted((480, 640), (400, 200)), fitted((100, 100), (400, 200)), fitted((10, 8000), (400, 200))
+    ((200, 267), (100, 100), (1, 400))
+    """
+    height, width = size_hw
+    factor = min(1.0, most_wh[0] / width, most_wh[1] / height)
+    return max(1, round(factor * height)), max(1, round(factor * width))

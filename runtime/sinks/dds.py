@@ -14,6 +14,7 @@ from dedos_deploy.errors import SinkError, nearest
 from dedos_deploy.runtime.dds import Node, Writer
 from dedos_deploy.runtime.dds_address import TopicAddress, parse_topic
 from dedos_deploy.runtime.frame import Frame
+from dedos_deploy.runtime.label_maps import fitted
 from dedos_deploy.runtime.ros2_messages import IMAGE, LABEL_INFO
 from dedos_deploy.runtime.segmentation import LabelMap, Segmentation
 from dedos_deploy.runtime.sinks.contract import Sink, SinkOptions
@@ -125,7 +126,7 @@ class TopicSink(Sink):
         if topic == OVERLAY:
             return self._options.painter.paint(frame.frame_bgr, result)
         if topic == RESIZED:
-            return self._mask(result.resized(_fitted(result.label_map.shape)), result)
+            return self._mask(result.resized(fitted(result.label_map.shape, RESIZED_WH)), result)
         return self._mask(result.label_map, result)
 
     def _mask(self, label_map: LabelMap, result: Segmentation) -> LabelMap:
@@ -139,17 +140,6 @@ class TopicSink(Sink):
                 f"{len(result.classes)}; ask for fewer, or add mask=mono16 for readers that know it"
             )
         return label_map
-
-
-def _fitted(size_hw: tuple[int, ...]) -> tuple[int, int]:
-    """Return the size of what is published resized, as it is or smaller by the same factor.
-
-    >>> _fitted((480, 640)), _fitted((100, 100)), _fitted((10, 8000))
-    ((200, 267), (100, 100), (1, 400))
-    """
-    height, width = size_hw
-    factor = min(1.0, RESIZED_WH[0] / width, RESIZED_WH[1] / height)
-    return max(1, round(factor * height)), max(1, round(factor * width))
 
 
 def _choices(address: TopicAddress, setting: str, text: str, known: Collection[str]) -> None:

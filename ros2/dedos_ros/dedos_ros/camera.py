@@ -23,11 +23,12 @@ from vision_msgs.msg import LabelInfo
 
 from dedos_deploy.errors import DedosError
 from dedos_deploy.runtime import OverlayPainter, Segmentation, SegmenterView
+from dedos_deploy.runtime.label_maps import fitted
 from dedos_ros import messages
 from dedos_ros.clouds import CloudMaker, Pinhole, depth_m
 from dedos_ros.frames import frame_bgr, frame_of_compressed, frame_of_image
 from dedos_ros.health import Health
-from dedos_ros.labels import Announcements, Mask, entries_of, fitting
+from dedos_ros.labels import Announcements, Mask, entries_of
 from dedos_ros.pairing import Pairing
 from dedos_ros.settings import Settings
 
@@ -158,7 +159,7 @@ class Camera:
             self._send_image("overlay", header, overlay, "bgr8")
         if self._wanted("resized/label_mask"):
             width, height = self._settings.resized_wh
-            smaller = result.resized(fitting(result.label_map.shape, (width, height)))
+            smaller = result.resized(fitted(result.label_map.shape, (width, height)))
             mask = self._settings.format.mask(smaller, result.none_id)
             self._send_image("resized/label_mask", header, mask, self._settings.mask_encoding)
 

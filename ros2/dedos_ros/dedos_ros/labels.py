@@ -102,14 +102,3 @@ class Announcements:
 def entries_of(result: Segmentation) -> list[tuple[int, str]]:
     """Return id and name of every class that a frame was asked for."""
     return [(class_id, result.classes[class_id]) for class_id in result.class_ids]
-
-
-def fitting(size_hw: tuple[int, int], most_wh: tuple[int, int]) -> tuple[int, int]:
-    """Return the largest height and width within `most_wh` in the proportions of `size_hw`.
-
-    >>> fitting((480, 640), (400, 200)), fitting((100, 100), (400, 200))
-    ((200, 267), (100, 100))
-    """
-    height, width = size_hw
-    scale = min(most_wh[0] / width, most_wh[1] / height, 1.0)
-    return max(1, round(height * scale)), max(1, round(width * scale))

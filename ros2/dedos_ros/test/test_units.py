@@ -16,12 +16,13 @@ import yaml
 from dedos_ros.clouds import CloudMaker, Pinhole, depth_m
 from dedos_ros.frames import frame_bgr, frame_of_image
 from dedos_ros.health import Health
-from dedos_ros.labels import Announcements, MaskFormat, fitting
+from dedos_ros.labels import Announcements, MaskFormat
 from dedos_ros.newest import Newest
 from dedos_ros.pairing import DEPTHS_KEPT, MASKS_KEPT, Pairing
 from dedos_ros.settings import Settings
 
 from dedos_deploy.errors import BadInputError, SourceError
+from dedos_deploy.runtime.label_maps import fitted
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -156,9 +157,9 @@ def test_what_is_wrong_is_news_once() -> None:
 
 
 def test_a_smaller_mask_keeps_the_proportions() -> None:
-    assert fitting((480, 640), (400, 200)) == (200, 267)
-    assert fitting((100, 1000), (400, 200)) == (40, 400)
-    assert fitting((50, 60), (400, 200)) == (50, 60)
+    assert fitted((480, 640), (400, 200)) == (200, 267)
+    assert fitted((100, 1000), (400, 200)) == (40, 400)
+    assert fitted((50, 60), (400, 200)) == (50, 60)
 
 
 @pytest.mark.parametrize(

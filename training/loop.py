@@ -314,12 +314,13 @@ class Trainer:
         denoise = objective.reads_diffusion(step)
         losses = []
         for number, batch in enumerate(micro):
-            # Each micro-batch has its own seed, whoever computes it, so that nothing random needs to
-            # be saved to resume exactly.
+            # All micro-batches of a step draw the same numbers (of cells to match by, of a mask), and
+            # noise belongs to a picture, so that nothing depends on how the step is cut, or who
+            # computes it, and nothing random needs to be saved to resume exactly.
+            torch.manual_seed(self.settings.seed * ENDLESS + step)
             each = number * self.processes.count + self.processes.rank
-            piece = step * len(micro) * self.processes.count + each
-            torch.manual_seed(self.settings.seed * ENDLESS + piece)
-            loss = objective(batch, totals, denoise=denoise, seed=piece)
+            first = step * self.settings.batch + each * len(batch.images)
+            loss = objective(batch, totals, denoise=denoise, seed=first)
             torch.autograd.backward(loss.total)
             losses.append(replace(loss, total=loss.total.detach()))
         names = list(losses[0].terms)

@@ -66,7 +66,8 @@ class Objective:
     def __call__(self, batch: Batch, totals: Totals, *, denoise: bool, seed: int) -> Loss:
         """Return the loss of one micro-batch.
 
-        totals: of the whole step; denoise: read the diffusion; seed: of its noise.
+        totals: of the whole step; denoise: read the diffusion; seed: of the first image's noise,
+        the next ones have the next.
         """
         device = self.model.proxy_queries.bank.device
         text = self.embeddings(batch.slots)

@@ -221,7 +221,7 @@ def _recorded(settings: str) -> dict[str, Any]:
 FREE_FIELDS = frozenset(
     (
         "steps minutes save_minutes save_steps eval_minutes eval_images samples tensorboard "
-        "workers threads device diffusion diffusion_cache"
+        "workers threads device diffusion diffusion_cache micro_batch"
     ).split()
 )
 

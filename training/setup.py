@@ -167,6 +167,7 @@ def batch_settings(settings: TrainSettings, whole_hw: tuple[int, int] | None) ->
     return BatchSettings(
         settings.network_hw,
         settings.micro_batch or settings.batch,
+        settings.batch // (settings.micro_batch or settings.batch),
         seed=settings.seed,
         vocabulary=settings.vocabulary,
         drop_words=settings.drop_words,

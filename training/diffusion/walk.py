@@ -160,8 +160,8 @@ class LatentDiffusion(nn.Module):
         """Return the features and the denoised code of latents [B, c, h, w] (Eq. 2).
 
         DDIM without noise (eta 0) from each timestep to the next lower one, and from the lowest to
-        the clean code. The latents are taken as z_t as they are, unless `add_noise`; `seed` then
-        decides it.
+        the clean code. The latents are taken as z_t as they are, unless `add_noise`; image i then
+        has the noise of `seed` + i, whatever it is walked together with.
 
         Raises BadInputError when half precision overflows.
         """
@@ -208,8 +208,11 @@ class LatentDiffusion(nn.Module):
 
     def _noised(self, z: Tensor, time: int, seed: int) -> Tensor:
         # Drawn on the CPU, so that a seed means the same noise on every device.
-        generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn(z.shape, generator=generator).to(z.device)
+        drawn = [
+            torch.randn(z.shape[1:], generator=torch.Generator().manual_seed(seed + index))
+            for index in range(len(z))
+        ]
+        noise = torch.stack(drawn).to(z.device)
         alpha = self._alpha[time]
         return math.sqrt(alpha) * z + math.sqrt(1 - alpha) * noise
 

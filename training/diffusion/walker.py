@@ -40,7 +40,7 @@ class Walker:
     def __call__(self, batch: Batch, seed: int) -> Walked:
         """Return the walk of the batch's whole images, or of its crops when it has none.
 
-        seed: of the noise, where noise is added.
+        seed: of the noise of the first image, where noise is added; the next ones have the next.
         """
         device = self.diffusion.alphas.device
         # What the cache holds must not depend on a run's --amp; half precision is an option of its

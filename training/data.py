@@ -136,7 +136,7 @@ class BatchStream(Dataset["Batch | DedosError"]):
         random = np.random.default_rng((self.settings.seed, 3, step))
         pictures = self.settings.batch * self.settings.pieces
         picked = [self._pick(step * pictures + index) for index in range(pictures)]
-        candidates = self._known([owner for owner, _ in picked]).any(axis=0)
+        candidates = np.logical_or.reduce(self._known([owner for owner, _ in picked]))
         present = np.unique(np.concatenate([self._words_of(*pick) for pick in picked]))
         return self._choose(candidates, present, random)
 

@@ -17,6 +17,8 @@ from dedos_deploy.errors import BadInputError
 from dedos_deploy.evaluation.result import EvaluationResult
 from dedos_deploy.files import write_atomically
 from dedos_deploy.model import save_checkpoint
+from dedos_deploy.model.blocks import fused_attention
+from dedos_deploy.model.tuned_clip import choose_trained
 from dedos_deploy.model.word_embeddings import WordEmbeddings
 from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.threads import usable_threads
@@ -35,7 +37,6 @@ from dedos_deploy.training.objective import Loss, Objective
 from dedos_deploy.training.optimizer import (
     WeightAverage,
     build_optimizer,
-    choose_trained,
     part_done,
     rate_factor,
     set_rate,
@@ -105,7 +106,15 @@ class Trainer:
         if output.exists() and not output.is_dir():
             raise BadInputError(f"--output {output} is a file; give a folder for the run")
         self.processes: Processes = open_processes(settings.device)
-        settings = replace(settings, micro_batch=micro_batch_size(settings, self.processes.count))
+        cuda = self.processes.device.type == "cuda"
+        settings = replace(
+            settings,
+            micro_batch=micro_batch_size(settings, self.processes.count),
+            amp=cuda if settings.amp is None else settings.amp,
+        )
+        if cuda:
+            # TF32 for what autocast leaves in float32, the VAE first of all.
+            torch.set_float32_matmul_precision("high")
         self.settings, self.output = settings, output
         if resume:
             settings.check_continues(saved_settings(output / STATE))
@@ -217,7 +226,7 @@ class Trainer:
         index = {word: slot for slot, word in enumerate(self.stream.words)}
         training_mode = model.training
         model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), fused_attention():
             results = [
                 evaluate(
                     model,

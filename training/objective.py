@@ -72,7 +72,7 @@ class Objective:
         device = self.model.proxy_queries.bank.device
         text = self.embeddings(batch.slots)
         valid = torch.ones(len(text), device=device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.amp):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bool(self.settings.amp)):
             proxy, learned = self._queries(batch, denoise, seed)
             found = self.model.predict(batch.images.to(device), text, valid, proxy)
         layers = (*found.auxiliary, (found.class_logits, found.mask_logits))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ def initial_model(settings: TrainSettings) -> tuple[Dedos, dict[str, Any]]:
     """
     preset = get_preset(settings.preset)
     config = config_for(preset, settings.component, len(settings.walked))
+    config = replace(config, clip_tune=settings.tuned)
     if settings.init and settings.init not in DENSE_PRESETS:
         return _initial_checkpoint(settings, settings.init, config)
     model = build_model(config, seed=settings.seed)
@@ -60,7 +61,7 @@ def initial_model(settings: TrainSettings) -> tuple[Dedos, dict[str, Any]]:
         return model, _take_clip_weights(model, clip_weights)
     if model.config.clip_tune != "all":
         raise BadInputError(
-            f"preset {settings.preset} keeps CLIP frozen and needs its weights; give "
+            f"preset {settings.preset} does not train all of CLIP and needs its weights; give "
             f"--clip-weights openai, a local file, or --init CHECKPOINT"
         )
     if model.config.detail == _HAS_DETAIL:
@@ -80,6 +81,7 @@ def _initial_checkpoint(
             f"{', '.join(DENSE_PRESETS)}"
         )
     model, record = load_checkpoint(path, preset=settings.preset)
+    model.config = replace(model.config, clip_tune=config.clip_tune)
     if model.config != config:
         raise BadInputError(
             f"checkpoint {init} has other parts than component {settings.component} with "

@@ -15,6 +15,7 @@ from dedos_deploy.cli._options import add_options, fields_of
 from dedos_deploy.export.options import EXPORT_OPTIONS, WEIGHT_OPTIONS, ExportOptions
 from dedos_deploy.export.weights import WeightsSource
 from dedos_deploy.options import Option, size_hw
+from dedos_deploy.training.components import CONTROLS
 from dedos_deploy.training.miniature.options import MINIATURE_OPTIONS
 from dedos_deploy.training.miniature.plan import MiniaturePlan
 from dedos_deploy.training.options import (
@@ -113,8 +114,8 @@ def test_type_and_choices_are_those_of_the_field(
     if optional and get_origin(alternatives[0]) is Literal:
         hint = alternatives[0]
     if get_origin(hint) is Literal:
-        # The baseline (I) reads no diffusion, so there is nothing of it to cache.
-        choices = set(get_args(hint)) - ({"I"} if name == "cache" else set())
+        # The baseline (I) and the controls have nothing of their own to cache.
+        choices = set(get_args(hint)) - ({"I", *CONTROLS} if name == "cache" else set())
         assert set(option.choices) == choices
     elif option.switch:
         assert alternatives == [bool]

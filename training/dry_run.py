@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dedos_deploy.model.cost import LiveBytes
 from dedos_deploy.training.data import Batch
+from dedos_deploy.training.diffusion.walker import Walker
 from dedos_deploy.training.loop import Trainer
 from dedos_deploy.training.preview import FIRST_BATCH, write_first_batch
 
@@ -46,7 +47,7 @@ def _parameters(trainer: Trainer) -> Iterator[str]:
 
 def _diffusion(trainer: Trainer) -> nn.Module | None:
     walker = trainer.objective.walker
-    return walker.diffusion if walker is not None else None
+    return walker.diffusion if isinstance(walker, Walker) else None
 
 
 def _of(module: nn.Module | None) -> Iterable[Tensor]:

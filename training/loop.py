@@ -24,12 +24,14 @@ from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.threads import usable_threads
 from dedos_deploy.training.balance import word_weights
 from dedos_deploy.training.bank import fill_bank
+from dedos_deploy.training.components import COMPONENTS
 from dedos_deploy.training.data import Batch, BatchStream, Share, batches
 from dedos_deploy.training.denoising import DenoisingLearning, LearningSource, save_learning
-from dedos_deploy.training.diffusion.walker import Walker
+from dedos_deploy.training.diffusion.walker import LabelWalker, Walker
 from dedos_deploy.training.distributed import Processes, open_processes
 from dedos_deploy.training.evaluate import evaluate, summary
 from dedos_deploy.training.failure import DivergedError, failed_path, save_failed_step
+from dedos_deploy.training.folders import union_words
 from dedos_deploy.training.interrupts import interruptible, stopped
 from dedos_deploy.training.logs import RunLog, StepReport
 from dedos_deploy.training.losses import Totals
@@ -51,6 +53,7 @@ from dedos_deploy.training.setup import (
     open_diffusion,
     open_folders,
     open_learning,
+    open_oracle,
 )
 from dedos_deploy.training.state import (
     Training,
@@ -133,10 +136,14 @@ class Trainer:
         choose_trained(model, tune_text=settings.tune_text)
         diffusion = open_diffusion(settings, self.processes)
         learning: DenoisingLearning | None = None
-        walker: Walker | None = None
+        walker: Walker | LabelWalker | None = None
         self._source: LearningSource | None = None
         if diffusion is not None:
             learning, walker, self._source = open_learning(settings, model, diffusion)
+        elif COMPONENTS[settings.component].reads == "labels":
+            opened = open_oracle(settings, model, len(union_words(folders)), self.device)
+            learning, walker, self._source = opened
+        if learning is not None:
             learning = learning.to(self.device).train()
         whole_hw = diffusion.size_hw if diffusion and settings.view == "whole" else None
         self.stream = BatchStream(folders, batch_settings(settings, whole_hw))

@@ -12,7 +12,7 @@ from dedos_deploy.model import Dedos
 from dedos_deploy.model.word_embeddings import WordEmbeddings
 from dedos_deploy.training.data import Batch
 from dedos_deploy.training.denoising import DenoisingLearning, Learned
-from dedos_deploy.training.diffusion.walker import Walker
+from dedos_deploy.training.diffusion.walker import LabelWalker, Walker
 from dedos_deploy.training.losses import Outputs, Totals, count_labels, segmentation_loss
 from dedos_deploy.training.settings import TrainSettings
 
@@ -42,7 +42,7 @@ class Objective:
         model: Dedos,
         embeddings: WordEmbeddings,
         learning: DenoisingLearning | None,
-        walker: Walker | None,
+        walker: Walker | LabelWalker | None,
         word_weights: Tensor | None = None,
     ) -> None:
         self.word_weights = word_weights

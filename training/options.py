@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dedos_deploy.options import Option, size_hw
+from dedos_deploy.training.components import COMPONENTS
 
 TRAIN_OPTIONS = {
     "where to start": (
@@ -111,8 +112,9 @@ TRAIN_OPTIONS = {
             "component",
             "row of the paper's Table 3: baseline, + proxy queries (one step), + progressive "
             "walk, + separation of texture, + text interaction; V is the whole method, the "
-            "others are for ablations",
-            choices=("I", "II", "III", "IV", "V"),
+            "others are for ablations. V0, V-random, V-shuffled and oracle are controls of V: no diffusion, "
+            "one of random weights, another picture's features, the true labels in its place",
+            choices=tuple(COMPONENTS),
         ),
         Option(
             "timesteps",

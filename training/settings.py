@@ -172,12 +172,29 @@ class TrainSettings:
             raise BadInputError(f"bank_drop is {self.bank_drop}, but a probability lies in [0, 1]")
         if self.component not in COMPONENTS:
             raise BadInputError(
-                f"unknown component {self.component!r}; rows of Table 3: {', '.join(COMPONENTS)}"
+                f"unknown component {self.component!r}; rows of Table 3 and controls: "
+                f"{', '.join(COMPONENTS)}"
             )
-        if self.diffusion and not COMPONENTS[self.component].queries:
+        parts = COMPONENTS[self.component]
+        if self.diffusion and not parts.queries:
             raise BadInputError(
                 f"component {self.component} is the baseline without proxy queries, so it cannot "
                 "learn from --diffusion; leave that out or choose II to V"
+            )
+        if self.diffusion and not parts.walks:
+            raise BadInputError(
+                f"component {self.component} is a control that reads no diffusion; leave --diffusion "
+                "out or choose V"
+            )
+        if parts.reads in ("random", "shuffled") and not self.diffusion:
+            raise BadInputError(
+                f"component {self.component} is a control for what --diffusion tells; give the one that "
+                "V reads"
+            )
+        if parts.reads == "shuffled" and (self.micro_batch or self.batch) < 2:
+            raise BadInputError(
+                f"component {self.component} reads another picture of the micro-batch, which has 1; "
+                "make --batch or --micro-batch 2 at least"
             )
         if self.diffusion_cache and (self.view != "whole" or self.add_noise or not self.diffusion):
             raise BadInputError(

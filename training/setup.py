@@ -8,6 +8,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dedos_deploy.assets import EMBEDDED_WEIGHTS, assets_path
 from dedos_deploy.errors import BadInputError, nearest
 from dedos_deploy.model import Dedos, build_model, load_checkpoint, load_open_clip
@@ -22,7 +24,7 @@ from dedos_deploy.training.diffusion.walk import (
     LatentDiffusion,
     load_diffusion,
 )
-from dedos_deploy.training.diffusion.walker import Walker
+from dedos_deploy.training.diffusion.walker import LabelWalker, Walker
 from dedos_deploy.training.distributed import Processes
 from dedos_deploy.training.folders import LabelFolder
 from dedos_deploy.training.settings import TrainSettings
@@ -41,6 +43,9 @@ DETAIL_CREDIT = "Detail branch: "
 """Begins the credit of a checkpoint's pretrained branch."""
 
 CLIP_PARTS = ("trunk", "text_tower")
+
+LABELS = "labels"
+"""Fingerprint of what the oracle reads in the place of a diffusion."""
 
 _HAS_DETAIL = "mobile"
 
@@ -180,8 +185,9 @@ def batch_settings(settings: TrainSettings, whole_hw: tuple[int, int] | None) ->
 
 def open_diffusion(settings: TrainSettings, processes: Processes) -> LatentDiffusion | None:
     """Return the frozen diffusion model, None for a run without one."""
+    parts = COMPONENTS[settings.component]
     if not settings.diffusion:
-        if COMPONENTS[settings.component].queries:
+        if parts.queries and parts.reads != "labels":
             _LOG.info("no --diffusion: proxy queries learn from masks alone, the bank is static")
         return None
     chosen = DiffusionSettings(
@@ -190,6 +196,7 @@ def open_diffusion(settings: TrainSettings, processes: Processes) -> LatentDiffu
         size_hw=settings.diffusion_hw,
         add_noise=settings.add_noise,
         half=settings.diffusion_half,
+        random=parts.reads == "random",
     )
     return load_diffusion(chosen, device=processes.device)
 
@@ -198,7 +205,8 @@ def open_learning(
     settings: TrainSettings, model: Dedos, diffusion: LatentDiffusion
 ) -> tuple[DenoisingLearning, Walker, LearningSource]:
     """Return what reads the diffusion, what walks it, and which diffusion it is."""
-    separation = COMPONENTS[settings.component].separation and settings.gamma > 0
+    parts = COMPONENTS[settings.component]
+    separation = parts.separation and settings.gamma > 0
     learning = DenoisingLearning(
         model.config,
         diffusion.channels,
@@ -210,4 +218,17 @@ def open_learning(
     if settings.diffusion_cache:
         cache = DiffusionCache(Path(settings.diffusion_cache), diffusion)
     source = LearningSource(asdict(diffusion.settings), diffusion.fingerprint)
-    return learning, Walker(diffusion, separation=separation, cache=cache), source
+    shuffled = parts.reads == "shuffled"
+    walker = Walker(diffusion, separation=separation, cache=cache, shuffled=shuffled)
+    return learning, walker, source
+
+
+def open_oracle(
+    settings: TrainSettings, model: Dedos, words: int, device: torch.device
+) -> tuple[DenoisingLearning, LabelWalker, LearningSource]:
+    """Return what reads the labels of a union vocabulary of `words`, and what hands them over."""
+    steps = len(settings.walked)
+    learning = DenoisingLearning(
+        model.config, (words,), steps=steps, mask_map=settings.mask_map, separation=False
+    )
+    return learning, LabelWalker(words, steps, device), LearningSource({}, LABELS)

@@ -33,11 +33,16 @@ class Parts:
     @property
     def walks(self) -> bool:
         """Whether a diffusion model takes part."""
-        return self.reads not in ("nothing", "labels")
+        return self.learns and self.reads != "labels"
+
+    @property
+    def learns(self) -> bool:
+        """Whether proxy queries read anything."""
+        return self.queries and self.reads != "nothing"
 
 
 COMPONENTS: dict[Component, Parts] = {
-    "I": Parts(False, False, False, False, "nothing"),
+    "I": Parts(False, False, False, False),
     "II": Parts(True, False, False, False),
     "III": Parts(True, True, False, False),
     "IV": Parts(True, True, True, False),

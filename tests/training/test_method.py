@@ -20,7 +20,14 @@ from dedos_deploy.cli.train import main
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.model import build_model, load_checkpoint, save_checkpoint
 from dedos_deploy.presets import ModelConfig
-from dedos_deploy.training.components import COMPONENTS, Component, config_for, timesteps_for
+from dedos_deploy.training.components import (
+    COMPONENTS,
+    CONTROLS,
+    TABLE3,
+    Component,
+    config_for,
+    timesteps_for,
+)
 from dedos_deploy.training.data import Batch
 from dedos_deploy.training.diffusion.walk import DiffusionSettings, load_diffusion
 from dedos_deploy.training.failure import FAILED, DivergedError
@@ -211,7 +218,7 @@ def test_a_failed_step_keeps_every_micro_batch(
 def test_each_component_trains_and_exports_its_own_graph(
     micro: ModelConfig, write_folder: Write, tmp_path: Path, diffusion: Path, component: Component
 ) -> None:
-    teacher = None if component == "I" else diffusion
+    teacher = diffusion if COMPONENTS[component].walks else None
     chosen = settings(write_folder(), teacher, component=component, bank_drop=0.0, steps=1)
     trainer = Trainer(chosen, tmp_path / "run")
     terms: dict[str, float] = {}
@@ -231,10 +238,12 @@ def test_each_component_trains_and_exports_its_own_graph(
 
 
 def test_components_differ_by_one_part_each() -> None:
-    rows = list(COMPONENTS.values())
+    rows = [COMPONENTS[component] for component in TABLE3]
     for earlier, later in itertools.pairwise(rows):
         changed = [name for name in vars(earlier) if getattr(earlier, name) != getattr(later, name)]
         assert len(changed) == 1 and getattr(later, changed[0])
+    for control in CONTROLS:
+        assert COMPONENTS[control].reads != "features" and COMPONENTS[control].text
     assert timesteps_for("II", (50, 100, 200)) == (100,)
 
 
@@ -406,7 +415,7 @@ def test_the_oracle_reads_the_labels(
     [
         ("V0", {}, "V0 is a control that reads no diffusion"),
         ("oracle", {}, "oracle is a control that reads no diffusion"),
-        ("V-random", {"diffusion": None}, "V-random is a control for what --diffusion tells"),
+        ("V-random", {}, "V-random is a control for what --diffusion tells"),
         ("V-shuffled", {"micro_batch": 1}, "another picture of the micro-batch, which has 1"),
     ],
 )
@@ -418,5 +427,6 @@ def test_controls_refuse_what_they_cannot_be(
     changes: dict[str, object],
     told: str,
 ) -> None:
+    teacher = None if component == "V-random" else diffusion
     with pytest.raises(BadInputError, match=told):
-        settings(write_folder(), diffusion, component=component, **changes)
+        settings(write_folder(), teacher, component=component, **changes)

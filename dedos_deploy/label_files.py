@@ -160,11 +160,24 @@ def read_item(
     holds a value that stands for nothing.
     """
     image, labels = read_values(item)
+    return image, _classes(labels, item[1], count, values)
+
+
+def read_label_classes(
+    path: Path, count: int, values: tuple[int, ...] | None = None
+) -> NDArray[np.uint16]:
+    """Return the classes of a label file without its image, else like `read_item`."""
+    return _classes(read_label_values(path), path, count, values)
+
+
+def _classes(
+    labels: NDArray[np.uint16], path: Path, count: int, values: tuple[int, ...] | None
+) -> NDArray[np.uint16]:
     classes = _class_of_value(count, values)[labels]
     unknown = classes == _NO_CLASS
     if unknown.any():
-        raise BadInputError(_unknown_value(item[1], int(labels[unknown][0]), count, values))
-    return image, classes
+        raise BadInputError(_unknown_value(path, int(labels[unknown][0]), count, values))
+    return classes
 
 
 def read_values(item: tuple[Path, Path]) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:

@@ -15,6 +15,7 @@ from dedos_deploy.cli._options import add_options, fields_of
 from dedos_deploy.export.options import EXPORT_OPTIONS, WEIGHT_OPTIONS, ExportOptions
 from dedos_deploy.export.weights import WeightsSource
 from dedos_deploy.options import Option, size_hw
+from dedos_deploy.training.components import CONTROLS
 from dedos_deploy.training.miniature.options import MINIATURE_OPTIONS
 from dedos_deploy.training.miniature.plan import MiniaturePlan
 from dedos_deploy.training.options import (
@@ -40,7 +41,7 @@ TABLES = {
     "train": (
         TrainSettings,
         tuple(chain(*TRAIN_OPTIONS.values())),
-        {"preset", "data", "clip_norm", "loss", "augmentation", "eval_images"},
+        {"preset", "data", "loss", "augmentation", "eval_images"},
     ),
     "cache": (
         TrainSettings,
@@ -108,13 +109,16 @@ def test_type_and_choices_are_those_of_the_field(
     name: str, kind: type[Any], option: Option
 ) -> None:
     hint = get_type_hints(kind)[option.field]
+    optional = type(None) in get_args(hint)
     alternatives = [one for one in (get_args(hint) or [hint]) if one is not type(None)]
+    if optional and get_origin(alternatives[0]) is Literal:
+        hint = alternatives[0]
     if get_origin(hint) is Literal:
-        # The baseline (I) reads no diffusion, so there is nothing of it to cache.
-        choices = set(get_args(hint)) - ({"I"} if name == "cache" else set())
+        # The baseline (I) and the controls have nothing of their own to cache.
+        choices = set(get_args(hint)) - ({"I", *CONTROLS} if name == "cache" else set())
         assert set(option.choices) == choices
     elif option.switch:
-        assert hint is bool
+        assert alternatives == [bool]
         # A switch of one way would do nothing if the field stood there already.
         assert option.switch == "both" or field_of(kind, option).default is (option.switch == "off")
     elif option.type in (int, float) and not option.several:

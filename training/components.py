@@ -1,4 +1,8 @@
-"""The paper's components as switches: the rows of Table 3, each adding one to the one before."""
+"""The paper's components as switches: the rows of Table 3, each adding one to the one before.
+
+Beside them stand controls: the whole method (V) with something else in the place of what a picture's own
+diffusion features tell, so that a gain of (V) can be told from one of its extra parts.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,11 @@ from typing import Literal
 
 from dedos_deploy.presets import ModelConfig
 
-Component = Literal["I", "II", "III", "IV", "V"]
+Component = Literal["I", "II", "III", "IV", "V", "V0", "V-random", "V-shuffled", "oracle"]
+
+Reads = Literal["nothing", "features", "random", "shuffled", "labels"]
+"""What proxy queries read while training: the diffusion's features of the picture; those of a noise
+predictor with random weights; those of another picture of the micro-batch; the picture's true labels."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +28,17 @@ class Parts:
     progressive: bool
     separation: bool
     text: bool
+    reads: Reads = "features"
+
+    @property
+    def walks(self) -> bool:
+        """Whether a diffusion model takes part."""
+        return self.learns and self.reads != "labels"
+
+    @property
+    def learns(self) -> bool:
+        """Whether proxy queries read anything."""
+        return self.queries and self.reads != "nothing"
 
 
 COMPONENTS: dict[Component, Parts] = {
@@ -28,7 +47,15 @@ COMPONENTS: dict[Component, Parts] = {
     "III": Parts(True, True, False, False),
     "IV": Parts(True, True, True, False),
     "V": Parts(True, True, True, True),
+    "V0": Parts(True, True, False, True, "nothing"),
+    "V-random": Parts(True, True, True, True, "random"),
+    "V-shuffled": Parts(True, True, True, True, "shuffled"),
+    "oracle": Parts(True, True, False, True, "labels"),
 }
+"""`oracle` shows what a constant bank can transmit at all, had the diffusion known the layout."""
+
+TABLE3: tuple[Component, ...] = ("I", "II", "III", "IV", "V")
+CONTROLS: tuple[Component, ...] = ("V0", "V-random", "V-shuffled", "oracle")
 
 
 def timesteps_for(component: Component, timesteps: tuple[int, ...]) -> tuple[int, ...]:

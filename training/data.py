@@ -1,4 +1,7 @@
-"""Batches as a pure function of (seed, step): what makes a resumed run repeat the first one."""
+"""Batches as a pure function of (seed, step): what makes a resumed run repeat the first one.
+
+A picture varies by its number in the run, and a step's words are drawn for all of its pictures: how a
+step is cut into micro-batches, and who makes them, changes nothing about either."""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from dedos_deploy.errors import DedosError
 from dedos_deploy.interrupts import SIGNALS
 from dedos_deploy.training.augment import AugmentSettings, augment
-from dedos_deploy.training.folders import LabelFolder, read_pair, union_words
+from dedos_deploy.training.folders import LabelFolder, read_labels, read_pair, union_words
 from dedos_deploy.training.targets import IGNORE, OTHER
 
 
@@ -58,12 +61,15 @@ class BatchSettings:
 
     size_hw: tuple[int, int]
     batch: int
+    """Images of a micro-batch."""
+    pieces: int = 1
+    """Micro-batches of a step."""
     seed: int = 0
     vocabulary: int = 64
-    """Most slots in a batch; every class seen in the batch comes first, absent ones fill up at
-    random as negatives."""
+    """Most slots in a step; every class in the label files of its pictures comes first, absent ones
+    fill up at random as negatives."""
     drop_words: float = 0.25
-    """Probability that a batch loses a random part of its words, pixels of lost classes becoming
+    """Probability that a step loses a random part of its words, pixels of lost classes becoming
     OTHER: users ask for "car,road" alone, too."""
     augmentation: AugmentSettings = field(default_factory=AugmentSettings)
     whole_hw: tuple[int, int] | None = None
@@ -71,7 +77,7 @@ class BatchSettings:
 
 
 class BatchStream(Dataset["Batch | DedosError"]):
-    """Endless shuffled batches over several folders; item number `step` never changes.
+    """Endless shuffled micro-batches over several folders; item number n never changes.
 
     An unreadable file is returned as the error itself: a worker process cannot raise through the
     loader without wrapping the message in a traceback.
@@ -84,31 +90,33 @@ class BatchStream(Dataset["Batch | DedosError"]):
         self._slots = {word: index for index, word in enumerate(self.words)}
         self._tables = [folder.lookup(self._slots) for folder in self.folders]
         self._epoch: tuple[int, NDArray[np.int64]] | None = None
+        self._seen: dict[tuple[int, int], NDArray[np.int64]] = {}
 
     @property
     def epoch_items(self) -> int:
         """Images in one epoch, shares counted."""
         return sum(_shown(folder) for folder in self.folders)
 
-    def __getitem__(self, step: int) -> Batch | DedosError:
+    def __getitem__(self, number: int) -> Batch | DedosError:
         try:
-            return self._make(step)
+            return self._make(number)
         except DedosError as error:
             return error
 
-    def _make(self, step: int) -> Batch:
+    def _make(self, number: int) -> Batch:
         settings = self.settings
-        random = np.random.default_rng((settings.seed, 1, step))
         images, labels, owners, whole, keys = [], [], [], [], []
-        for number in range(step * settings.batch, (step + 1) * settings.batch):
-            owner, item = self._pick(number)
+        for picture in range(number * settings.batch, (number + 1) * settings.batch):
+            owner, item = self._pick(picture)
             image, raw = read_pair(self.folders[owner], item)
+            named = self._tables[owner][raw]
+            self._seen[owner, item] = _words_in(named, len(self.words))
             pair = augment(
                 image,
-                self._tables[owner][raw],
+                named,
                 settings.size_hw,
                 settings.augmentation,
-                random,
+                np.random.default_rng((settings.seed, 1, picture)),
                 outside=IGNORE,
             )
             images.append(pair[0])
@@ -117,10 +125,27 @@ class BatchStream(Dataset["Batch | DedosError"]):
             if settings.whole_hw is not None:
                 whole.append(resized(image, settings.whole_hw))
                 keys.append(image_key(image))
-        batch = self._with_vocabulary(np.stack(images), np.stack(labels), owners, random)
+        chosen = self._vocabulary(number // settings.pieces)
+        batch = self._with_vocabulary(np.stack(images), np.stack(labels), owners, chosen)
         if not whole:
             return batch
         return replace(batch, whole=torch.from_numpy(np.stack(whole)), keys=tuple(keys))
+
+    def _vocabulary(self, step: int) -> NDArray[np.int64]:
+        """Return the words of a step, drawn by what the label files of all its pictures hold."""
+        random = np.random.default_rng((self.settings.seed, 3, step))
+        pictures = self.settings.batch * self.settings.pieces
+        picked = [self._pick(step * pictures + index) for index in range(pictures)]
+        candidates = np.logical_or.reduce(self._known([owner for owner, _ in picked]))
+        present = np.unique(np.concatenate([self._words_of(*pick) for pick in picked]))
+        return self._choose(candidates, present, random)
+
+    def _words_of(self, owner: int, item: int) -> NDArray[np.int64]:
+        """Return the words in one label file, read for it at its first appearance elsewhere."""
+        if (owner, item) not in self._seen:
+            named = self._tables[owner][read_labels(self.folders[owner], item)]
+            self._seen[owner, item] = _words_in(named, len(self.words))
+        return self._seen[owner, item]
 
     def _pick(self, number: int) -> tuple[int, int]:
         epoch, position = divmod(number, self.epoch_items)
@@ -144,14 +169,9 @@ class BatchStream(Dataset["Batch | DedosError"]):
         images: NDArray[np.uint8],
         labels: NDArray[np.int64],
         owners: list[int],
-        random: np.random.Generator,
+        chosen: NDArray[np.int64],
     ) -> Batch:
-        known = np.zeros((len(owners), len(self.words)), dtype=bool)
-        for row, owner in enumerate(owners):
-            known[row, [self._slots[word] for word in self.folders[owner].annotated]] = True
-        # Counting, not sorting: a batch of crops has millions of pixels.
-        counts = np.bincount(labels.ravel() - OTHER, minlength=len(self.words) - OTHER)[-OTHER:]
-        chosen = self._choose(np.logical_or.reduce(known), counts.nonzero()[0], random)
+        known = self._known(owners)
         # IGNORE and OTHER are -1 and -2, so they index the two entries after the words.
         slot_of = np.full(len(self.words) + 2, OTHER, dtype=np.int64)
         slot_of[chosen] = np.arange(len(chosen))
@@ -164,10 +184,17 @@ class BatchStream(Dataset["Batch | DedosError"]):
             torch.from_numpy(np.ascontiguousarray(known[:, chosen])),
         )
 
+    def _known(self, owners: Sequence[int]) -> NDArray[np.bool_]:
+        """Return bool [len(owners), words], which words the folders `owners` annotate."""
+        known = np.zeros((len(owners), len(self.words)), dtype=bool)
+        for row, owner in enumerate(owners):
+            known[row, [self._slots[word] for word in self.folders[owner].annotated]] = True
+        return known
+
     def _choose(
         self, candidates: NDArray[np.bool_], present: NDArray[np.int64], random: np.random.Generator
     ) -> NDArray[np.int64]:
-        """Return the words of one batch: present ones first in rank, absent ones as negatives."""
+        """Return the words of one step: present ones first in rank, absent ones as negatives."""
         rank = random.random(len(self.words)) + 2.0 * ~candidates
         rank[present] -= 1.0
         order = np.argsort(rank)[: int(candidates.sum())]
@@ -176,6 +203,12 @@ class BatchStream(Dataset["Batch | DedosError"]):
             order = random.permutation(order)
             limit = min(limit, int(random.integers(1, len(order))))
         return np.sort(order[:limit]).astype(np.int64)
+
+
+def _words_in(labels: NDArray[np.int64], words: int) -> NDArray[np.int64]:
+    """Return the words that `labels` holds; IGNORE and OTHER, -1 and -2, are none."""
+    # Counting, not sorting: a picture has a million pixels.
+    return np.bincount(labels.ravel() - OTHER, minlength=words - OTHER)[-OTHER:].nonzero()[0]
 
 
 def image_key(image_bgr: NDArray[np.uint8]) -> str:

@@ -20,6 +20,7 @@ from dedos_deploy.errors import BadInputError, shown
 from dedos_deploy.fields import FieldError, checked, load_json
 from dedos_deploy.files import write_atomically
 from dedos_deploy.model import Dedos
+from dedos_deploy.model.blocks import fused_attention
 from dedos_deploy.model.dedos import decoder_taps
 from dedos_deploy.model.tensor_files import load_strictly, read_tensors
 from dedos_deploy.presets import ModelConfig
@@ -140,7 +141,8 @@ def clip_pair(
     grid_hw = (max(1, round(x_b.shape[1] / patch)), max(1, round(x_b.shape[2] / patch)))
     size_hw = (grid_hw[0] * patch, grid_hw[1] * patch)
     both = torch.cat([_resized(x_b, size_hw), _resized(x_a, size_hw)])
-    pairs = [tokens.chunk(2) for tokens in model.trunk.plain_features(both, layers)]
+    with fused_attention():
+        pairs = [tokens.chunk(2) for tokens in model.trunk.plain_features(both, layers)]
     return [before for before, _ in pairs], [after for _, after in pairs], grid_hw
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
+from dedos_deploy.model.cost import LiveBytes
 from dedos_deploy.training.data import Batch
+from dedos_deploy.training.diffusion.walker import Walker
 from dedos_deploy.training.loop import Trainer
 from dedos_deploy.training.preview import FIRST_BATCH, write_first_batch
 
@@ -18,8 +19,8 @@ _MIB = 2.0**20
 def dry_run(trainer: Trainer) -> Iterator[str]:
     """Yield lines about parameters, memory and the first batch, whose picture is written.
 
-    Activations are measured: one image's forward pass, diffusion included, counted by what autograd
-    keeps, times the micro-batch.
+    Activations are measured: the most that one image's forward pass, diffusion included, holds at once,
+    for its backward pass or in passing, times the micro-batch.
     """
     yield from _parameters(trainer)
     batch = trainer.stream[0]
@@ -46,7 +47,7 @@ def _parameters(trainer: Trainer) -> Iterator[str]:
 
 def _diffusion(trainer: Trainer) -> nn.Module | None:
     walker = trainer.objective.walker
-    return walker.diffusion if walker is not None else None
+    return walker.diffusion if isinstance(walker, Walker) else None
 
 
 def _of(module: nn.Module | None) -> Iterable[Tensor]:
@@ -64,7 +65,7 @@ def _memory(trainer: Trainer, batch: Batch) -> Iterator[str]:
     weights = sum(_bytes(_of(module)) for module in modules)
     trained = [p for group in training.optimizer.param_groups for p in group["params"]]
     optimizer = 3 * _bytes(trained)
-    activations = _kept_by_autograd(trainer, batch) * (settings.micro_batch or settings.batch)
+    activations = _held_at_once(trainer, batch) * (settings.micro_batch or settings.batch)
     parts = {"weights": weights, "gradients and Adam": optimizer, "activations": activations}
     for name, size in (*parts.items(), ("sum, for one process", sum(parts.values()))):
         yield f"{name + ':':<37}{size / _MIB:>9.0f} MiB"
@@ -74,8 +75,8 @@ def _bytes(parameters: Iterable[Tensor]) -> int:
     return sum(p.numel() * p.element_size() for p in parameters)
 
 
-def _kept_by_autograd(trainer: Trainer, batch: Batch) -> int:
-    """Return bytes that the backward pass of one image needs, weights left out."""
+def _held_at_once(trainer: Trainer, batch: Batch) -> int:
+    """Return the most bytes that a forward pass of one image holds at once, weights left out."""
     one = replace(
         batch,
         images=batch.images[:1],
@@ -84,19 +85,8 @@ def _kept_by_autograd(trainer: Trainer, batch: Batch) -> int:
         whole=None if batch.whole is None else batch.whole[:1],
         keys=batch.keys[:1],
     )
-    weights = {p.untyped_storage().data_ptr() for p in trainer.training.model.parameters()}
-    kept: dict[int, int] = {}
-
-    def pack(value: Tensor) -> Tensor:
-        storage = value.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return value
-
-    def unpack(value: Tensor) -> Tensor:
-        return value
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+    live = LiveBytes()
+    with live:
         loss = trainer.objective(
             one,
             trainer.objective.totals(one),
@@ -104,4 +94,4 @@ def _kept_by_autograd(trainer: Trainer, batch: Batch) -> int:
             seed=0,
         )
     del loss
-    return sum(kept.values())
+    return live.peak

@@ -20,6 +20,7 @@ from dedos_deploy.label_files import (
     class_file,
     read_classes,
     read_item,
+    read_label_classes,
     read_text,
     split_items,
     unlabelled,
@@ -140,3 +141,11 @@ def read_pair(folder: LabelFolder, item: int) -> tuple[NDArray[np.uint8], NDArra
     holds a value that stands for no class.
     """
     return read_item(folder.items[item], len(folder.words), folder.values)
+
+
+def read_labels(folder: LabelFolder, item: int) -> NDArray[np.uint16]:
+    """Return the class numbers of `read_pair` without reading the image, uint16 [H, W].
+
+    Raises BadInputError naming the file that cannot be read or holds a value that stands for no class.
+    """
+    return read_label_classes(folder.items[item][1], len(folder.words), folder.values)

@@ -17,17 +17,21 @@ from dedos_deploy.errors import BadInputError
 from dedos_deploy.evaluation.result import EvaluationResult
 from dedos_deploy.files import write_atomically
 from dedos_deploy.model import save_checkpoint
+from dedos_deploy.model.blocks import fused_attention
+from dedos_deploy.model.tuned_clip import choose_trained
 from dedos_deploy.model.word_embeddings import WordEmbeddings
 from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.threads import usable_threads
 from dedos_deploy.training.balance import word_weights
 from dedos_deploy.training.bank import fill_bank
+from dedos_deploy.training.components import COMPONENTS
 from dedos_deploy.training.data import Batch, BatchStream, Share, batches
 from dedos_deploy.training.denoising import DenoisingLearning, LearningSource, save_learning
-from dedos_deploy.training.diffusion.walker import Walker
+from dedos_deploy.training.diffusion.walker import LabelWalker, Walker
 from dedos_deploy.training.distributed import Processes, open_processes
 from dedos_deploy.training.evaluate import evaluate, summary
 from dedos_deploy.training.failure import DivergedError, failed_path, save_failed_step
+from dedos_deploy.training.folders import union_words
 from dedos_deploy.training.interrupts import interruptible, stopped
 from dedos_deploy.training.logs import RunLog, StepReport
 from dedos_deploy.training.losses import Totals
@@ -35,7 +39,6 @@ from dedos_deploy.training.objective import Loss, Objective
 from dedos_deploy.training.optimizer import (
     WeightAverage,
     build_optimizer,
-    choose_trained,
     part_done,
     rate_factor,
     set_rate,
@@ -50,6 +53,7 @@ from dedos_deploy.training.setup import (
     open_diffusion,
     open_folders,
     open_learning,
+    open_oracle,
 )
 from dedos_deploy.training.state import (
     Training,
@@ -105,7 +109,15 @@ class Trainer:
         if output.exists() and not output.is_dir():
             raise BadInputError(f"--output {output} is a file; give a folder for the run")
         self.processes: Processes = open_processes(settings.device)
-        settings = replace(settings, micro_batch=micro_batch_size(settings, self.processes.count))
+        cuda = self.processes.device.type == "cuda"
+        settings = replace(
+            settings,
+            micro_batch=micro_batch_size(settings, self.processes.count),
+            amp=cuda if settings.amp is None else settings.amp,
+        )
+        if cuda:
+            # TF32 for what autocast leaves in float32, the VAE first of all.
+            torch.set_float32_matmul_precision("high")
         self.settings, self.output = settings, output
         if resume:
             settings.check_continues(saved_settings(output / STATE))
@@ -124,10 +136,14 @@ class Trainer:
         choose_trained(model, tune_text=settings.tune_text)
         diffusion = open_diffusion(settings, self.processes)
         learning: DenoisingLearning | None = None
-        walker: Walker | None = None
+        walker: Walker | LabelWalker | None = None
         self._source: LearningSource | None = None
         if diffusion is not None:
             learning, walker, self._source = open_learning(settings, model, diffusion)
+        elif COMPONENTS[settings.component].reads == "labels":
+            opened = open_oracle(settings, model, len(union_words(folders)), self.device)
+            learning, walker, self._source = opened
+        if learning is not None:
             learning = learning.to(self.device).train()
         whole_hw = diffusion.size_hw if diffusion and settings.view == "whole" else None
         self.stream = BatchStream(folders, batch_settings(settings, whole_hw))
@@ -217,7 +233,7 @@ class Trainer:
         index = {word: slot for slot, word in enumerate(self.stream.words)}
         training_mode = model.training
         model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), fused_attention():
             results = [
                 evaluate(
                     model,
@@ -314,12 +330,13 @@ class Trainer:
         denoise = objective.reads_diffusion(step)
         losses = []
         for number, batch in enumerate(micro):
-            # Each micro-batch has its own seed, whoever computes it, so that nothing random needs to
-            # be saved to resume exactly.
+            # All micro-batches of a step draw the same numbers (of cells to match by, of a mask), and
+            # noise belongs to a picture, so that nothing depends on how the step is cut, or who
+            # computes it, and nothing random needs to be saved to resume exactly.
+            torch.manual_seed(self.settings.seed * ENDLESS + step)
             each = number * self.processes.count + self.processes.rank
-            piece = step * len(micro) * self.processes.count + each
-            torch.manual_seed(self.settings.seed * ENDLESS + piece)
-            loss = objective(batch, totals, denoise=denoise, seed=piece)
+            first = step * self.settings.batch + each * len(batch.images)
+            loss = objective(batch, totals, denoise=denoise, seed=first)
             torch.autograd.backward(loss.total)
             losses.append(replace(loss, total=loss.total.detach()))
         names = list(losses[0].terms)

@@ -12,7 +12,7 @@ from dedos_deploy.model import Dedos
 from dedos_deploy.model.word_embeddings import WordEmbeddings
 from dedos_deploy.training.data import Batch
 from dedos_deploy.training.denoising import DenoisingLearning, Learned
-from dedos_deploy.training.diffusion.walker import Walker
+from dedos_deploy.training.diffusion.walker import LabelWalker, Walker
 from dedos_deploy.training.losses import Outputs, Totals, count_labels, segmentation_loss
 from dedos_deploy.training.settings import TrainSettings
 
@@ -42,7 +42,7 @@ class Objective:
         model: Dedos,
         embeddings: WordEmbeddings,
         learning: DenoisingLearning | None,
-        walker: Walker | None,
+        walker: Walker | LabelWalker | None,
         word_weights: Tensor | None = None,
     ) -> None:
         self.word_weights = word_weights
@@ -66,12 +66,13 @@ class Objective:
     def __call__(self, batch: Batch, totals: Totals, *, denoise: bool, seed: int) -> Loss:
         """Return the loss of one micro-batch.
 
-        totals: of the whole step; denoise: read the diffusion; seed: of its noise.
+        totals: of the whole step; denoise: read the diffusion; seed: of the first image's noise,
+        the next ones have the next.
         """
         device = self.model.proxy_queries.bank.device
         text = self.embeddings(batch.slots)
         valid = torch.ones(len(text), device=device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.amp):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bool(self.settings.amp)):
             proxy, learned = self._queries(batch, denoise, seed)
             found = self.model.predict(batch.images.to(device), text, valid, proxy)
         layers = (*found.auxiliary, (found.class_logits, found.mask_logits))

@@ -8,43 +8,18 @@ from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dedos_deploy.model import Dedos
 from dedos_deploy.training.muon import MuonAdamW
 from dedos_deploy.training.settings import Schedule, TrainSettings
 
 _MAPS = ("trunk.blocks.", "pixel_decoder.", "mask_features.", "mask_decoder.", "text_aggregation.")
+_EMBEDDINGS = frozenset(
+    ("place", "level_embedding", "cls", "table", "position", "basic_kernel", "diffusion_kernels")
+)
 _SMALLEST_MAP = 8
 _MOMENTUM = 0.95
-
-
-def choose_trained(model: Dedos, *, tune_text: bool) -> None:
-    """Set requires_grad of every parameter by the preset's `clip_tune` and `tune_text`.
-
-    `qv` trains the query and value rows of the fused projections; their key rows get no gradient.
-    A pretrained detail branch stays as it is.
-    """
-    tune = model.config.clip_tune
-    if not model.config.refine_blocks:
-        model.refinement.requires_grad_(False)
-    for name, parameter in model.named_parameters():
-        if name.startswith("detail.") and model.config.detail == "mobile":
-            parameter.requires_grad_(False)
-        elif name.startswith("text_tower."):
-            parameter.requires_grad_(tune_text)
-        elif name.startswith("trunk."):
-            wanted = {"none": False, "all": True, "ln": ".ln_" in name, "qv": ".qkv." in name}
-            parameter.requires_grad_(wanted[tune])
-            if tune == "qv" and ".qkv." in name:
-                parameter.register_hook(_without_keys)  # type: ignore[no-untyped-call]
-
-
-def _without_keys(gradient: Tensor) -> Tensor:
-    third = gradient.shape[0] // 3
-    kept = gradient.clone()
-    kept[third : 2 * third] = 0
-    return kept
 
 
 def build_optimizer(
@@ -55,8 +30,9 @@ def build_optimizer(
     With `settings.muon` the matrices of trunk blocks and decoders take orthogonal steps, those of
     the trunk at a rate as much lower as `backbone_lr` is than `lr`.
 
-    Vectors, scales and embeddings are not decayed, nor is a partly trained projection, whose
-    frozen rows would shrink. Each group keeps its peak rate as `peak_lr`.
+    Vectors, scales and embeddings, the kernels of the proxy queries among them, are not decayed, nor
+    is a partly trained projection, whose frozen rows would shrink. Each group keeps its peak rate as
+    `peak_lr`.
     """
     groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in named_parameters(model, learning):
@@ -102,7 +78,7 @@ def named_parameters(
 
 
 def _is_embedding(name: str) -> bool:
-    return name.rpartition(".")[2] in ("place", "level_embedding", "cls", "table", "position")
+    return name.rpartition(".")[2] in _EMBEDDINGS
 
 
 def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dedos_deploy.options import Option, size_hw
+from dedos_deploy.training.components import COMPONENTS
 
 TRAIN_OPTIONS = {
     "where to start": (
@@ -38,7 +39,14 @@ TRAIN_OPTIONS = {
         ),
         Option("size_hw", "network size, such as 240x320", size_hw, flag="--size", metavar="HxW"),
         Option("lr", "peak learning rate of the head", float),
-        Option("backbone_lr", "peak learning rate of the CLIP trunk", float),
+        Option("backbone_lr", "peak learning rate of what is trained of CLIP", float),
+        Option(
+            "clip_norm",
+            "largest norm of a step's gradient, all parameters together (paper-*: 0.01 as Mask2Former, "
+            "else 1)",
+            float,
+            metavar="NORM",
+        ),
         Option(
             "muon",
             "peak learning rate of the matrices that take orthogonal steps, which a model that "
@@ -53,6 +61,12 @@ TRAIN_OPTIONS = {
         Option("seed", "one seed for weights, order and augmentation", int),
     ),
     "what is learned": (
+        Option(
+            "clip_tune",
+            "what is trained of the CLIP trunk: nothing (edge-*), its LayerNorms (paper-*), queries and "
+            "values of its attention, or all of it (nano)",
+            choices=("none", "ln", "qv", "all"),
+        ),
         Option(
             "tune_text",
             "train the text tower, too; words it was not trained on suffer",
@@ -98,8 +112,9 @@ TRAIN_OPTIONS = {
             "component",
             "row of the paper's Table 3: baseline, + proxy queries (one step), + progressive "
             "walk, + separation of texture, + text interaction; V is the whole method, the "
-            "others are for ablations",
-            choices=("I", "II", "III", "IV", "V"),
+            "others are for ablations. V0, V-random, V-shuffled and oracle are controls of V: no diffusion, "
+            "one of random weights, another picture's features, the true labels in its place",
+            choices=tuple(COMPONENTS),
         ),
         Option(
             "timesteps",
@@ -112,17 +127,16 @@ TRAIN_OPTIONS = {
         ),
         Option(
             "diffusion_hw",
-            "image size the diffusion reads (default: what it was trained at); smaller is faster "
-            "and sees less detail",
+            "image size the diffusion reads (default: 640x640 for paper-*, else what it was trained "
+            "at); smaller is faster and sees less detail",
             size_hw,
             flag="--diffusion-size",
             metavar="HxW",
         ),
         Option(
             "view",
-            "the diffusion reads the image as it is in its file, which can be cached (whole, the "
-            "default), or the very crop that the model sees, for images much larger than the "
-            "network (crop)",
+            "the diffusion reads the image as it is in its file, which can be cached (whole), or the "
+            "very crop that the model sees (crop, the default of paper-*)",
             choices=("whole", "crop"),
         ),
         Option(
@@ -174,7 +188,8 @@ TRAIN_OPTIONS = {
         Option("device", "where to train", choices=("auto", "cpu", "cuda")),
         Option(
             "amp",
-            "bfloat16 where it is safe; faster on CPUs with AVX512-BF16 or AMX and on GPUs",
+            "bfloat16 where it is safe (default: on GPUs, and for nano); faster on CPUs with "
+            "AVX512-BF16 or AMX, too",
             switch="both",
         ),
         Option("save_minutes", "time between saved states", float),

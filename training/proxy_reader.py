@@ -105,7 +105,8 @@ class LayerReader(nn.Module):
             return logit.sigmoid(), F.logsigmoid(logit)
         shape = (*tokens.shape[:2], 1, tokens.shape[2])
         if self.mask_map == "random" and self.training:
-            seen = torch.rand(shape, device=tokens.device) < RANDOM_KEPT
+            # One for all pictures of a step, however it is cut into micro-batches.
+            seen = (torch.rand(shape[1:], device=tokens.device) < RANDOM_KEPT).expand(shape)
             return seen.float(), torch.where(seen, 0.0, MASKED)
         return torch.ones(shape, device=tokens.device), torch.zeros(shape, device=tokens.device)
 

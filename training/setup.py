@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from dedos_deploy.assets import EMBEDDED_WEIGHTS, assets_path
 from dedos_deploy.errors import BadInputError, nearest
@@ -22,7 +24,7 @@ from dedos_deploy.training.diffusion.walk import (
     LatentDiffusion,
     load_diffusion,
 )
-from dedos_deploy.training.diffusion.walker import Walker
+from dedos_deploy.training.diffusion.walker import LabelWalker, Walker
 from dedos_deploy.training.distributed import Processes
 from dedos_deploy.training.folders import LabelFolder
 from dedos_deploy.training.settings import TrainSettings
@@ -42,6 +44,9 @@ DETAIL_CREDIT = "Detail branch: "
 
 CLIP_PARTS = ("trunk", "text_tower")
 
+LABELS = "labels"
+"""Fingerprint of what the oracle reads in the place of a diffusion."""
+
 _HAS_DETAIL = "mobile"
 
 
@@ -52,6 +57,7 @@ def initial_model(settings: TrainSettings) -> tuple[Dedos, dict[str, Any]]:
     """
     preset = get_preset(settings.preset)
     config = config_for(preset, settings.component, len(settings.walked))
+    config = replace(config, clip_tune=settings.tuned)
     if settings.init and settings.init not in DENSE_PRESETS:
         return _initial_checkpoint(settings, settings.init, config)
     model = build_model(config, seed=settings.seed)
@@ -60,7 +66,7 @@ def initial_model(settings: TrainSettings) -> tuple[Dedos, dict[str, Any]]:
         return model, _take_clip_weights(model, clip_weights)
     if model.config.clip_tune != "all":
         raise BadInputError(
-            f"preset {settings.preset} keeps CLIP frozen and needs its weights; give "
+            f"preset {settings.preset} does not train all of CLIP and needs its weights; give "
             f"--clip-weights openai, a local file, or --init CHECKPOINT"
         )
     if model.config.detail == _HAS_DETAIL:
@@ -80,6 +86,7 @@ def _initial_checkpoint(
             f"{', '.join(DENSE_PRESETS)}"
         )
     model, record = load_checkpoint(path, preset=settings.preset)
+    model.config = replace(model.config, clip_tune=config.clip_tune)
     if model.config != config:
         raise BadInputError(
             f"checkpoint {init} has other parts than component {settings.component} with "
@@ -167,6 +174,7 @@ def batch_settings(settings: TrainSettings, whole_hw: tuple[int, int] | None) ->
     return BatchSettings(
         settings.network_hw,
         settings.micro_batch or settings.batch,
+        settings.batch // (settings.micro_batch or settings.batch),
         seed=settings.seed,
         vocabulary=settings.vocabulary,
         drop_words=settings.drop_words,
@@ -177,8 +185,9 @@ def batch_settings(settings: TrainSettings, whole_hw: tuple[int, int] | None) ->
 
 def open_diffusion(settings: TrainSettings, processes: Processes) -> LatentDiffusion | None:
     """Return the frozen diffusion model, None for a run without one."""
+    parts = COMPONENTS[settings.component]
     if not settings.diffusion:
-        if COMPONENTS[settings.component].queries:
+        if parts.queries and parts.reads != "labels":
             _LOG.info("no --diffusion: proxy queries learn from masks alone, the bank is static")
         return None
     chosen = DiffusionSettings(
@@ -187,6 +196,7 @@ def open_diffusion(settings: TrainSettings, processes: Processes) -> LatentDiffu
         size_hw=settings.diffusion_hw,
         add_noise=settings.add_noise,
         half=settings.diffusion_half,
+        random=parts.reads == "random",
     )
     return load_diffusion(chosen, device=processes.device)
 
@@ -195,7 +205,8 @@ def open_learning(
     settings: TrainSettings, model: Dedos, diffusion: LatentDiffusion
 ) -> tuple[DenoisingLearning, Walker, LearningSource]:
     """Return what reads the diffusion, what walks it, and which diffusion it is."""
-    separation = COMPONENTS[settings.component].separation and settings.gamma > 0
+    parts = COMPONENTS[settings.component]
+    separation = parts.separation and settings.gamma > 0
     learning = DenoisingLearning(
         model.config,
         diffusion.channels,
@@ -207,4 +218,17 @@ def open_learning(
     if settings.diffusion_cache:
         cache = DiffusionCache(Path(settings.diffusion_cache), diffusion)
     source = LearningSource(asdict(diffusion.settings), diffusion.fingerprint)
-    return learning, Walker(diffusion, separation=separation, cache=cache), source
+    shuffled = parts.reads == "shuffled"
+    walker = Walker(diffusion, separation=separation, cache=cache, shuffled=shuffled)
+    return learning, walker, source
+
+
+def open_oracle(
+    settings: TrainSettings, model: Dedos, words: int, device: torch.device
+) -> tuple[DenoisingLearning, LabelWalker, LearningSource]:
+    """Return what reads the labels of a union vocabulary of `words`, and what hands them over."""
+    steps = len(settings.walked)
+    learning = DenoisingLearning(
+        model.config, (words,), steps=steps, mask_map=settings.mask_map, separation=False
+    )
+    return learning, LabelWalker(words, steps, device), LearningSource({}, LABELS)

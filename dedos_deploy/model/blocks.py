@@ -8,7 +8,10 @@ normalisation, linear attention's normaliser. In float32 these casts are no-ops 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Literal
 
 import torch
@@ -24,6 +27,21 @@ MASKED = -1.0e4
 FUSED_FROM = 2**18
 """Entries of an attention matrix from which training uses fused attention: it keeps no matrix, but on
 a CPU the plain form is a tenth faster for the few hundred tokens of `nano`."""
+
+_fused: ContextVar[bool] = ContextVar("_fused", default=False)
+
+
+@contextlib.contextmanager
+def fused_attention() -> Iterator[None]:
+    """Make no large attention matrix in here, although no gradient flows.
+
+    Not while a graph is exported or counted, which needs the plain form.
+    """
+    before = _fused.set(True)
+    try:
+        yield
+    finally:
+        _fused.reset(before)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -97,7 +115,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None = No
     q: [B, N, C]; k, v: [B, M, C]; d = C / heads; bias: float32, broadcast to [B, heads, N, M].
     """
     q, k, v = (split_heads(part, heads) for part in (q, k, v))
-    if q.requires_grad and q.shape[-2] * k.shape[-2] >= FUSED_FROM:
+    if (q.requires_grad or _fused.get()) and q.shape[-2] * k.shape[-2] >= FUSED_FROM:
         # The same function without the [N, M] matrices, which autograd would keep: they are most of
         # the memory of a ViT at 640. Graphs to export need the plain form, and have no gradient.
         mask = bias if bias is None else bias.to(q.dtype)

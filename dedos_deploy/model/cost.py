@@ -20,6 +20,7 @@ from dedos_deploy.model.dedos import Dedos
 from dedos_deploy.model.freeze import AnyModel, FrozenDedos, freeze
 from dedos_deploy.model.heads import build_dense
 from dedos_deploy.model.peers import CatSeg, San
+from dedos_deploy.model.tuned_clip import tuned_count
 from dedos_deploy.peer_configs import CatSegConfig, SanConfig
 from dedos_deploy.presets import DenseConfig, ModelConfig
 
@@ -69,7 +70,7 @@ def model_cost(config: AnyConfig, *, size_hw: tuple[int, int], slots: int) -> Mo
         valid = torch.ones(slots)
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             frozen(image, text, valid)
-        with torch.no_grad(), _LiveBytes() as live:
+        with torch.no_grad(), LiveBytes() as live:
             frozen(image, text, valid)
     counts = counter.get_flop_counts()
     macs = counter.get_total_flops() // 2
@@ -135,7 +136,9 @@ def _learned(model: AnyModel, frozen: FrozenDedos) -> tuple[int, int]:
         trained -= _parameters(model.detail)
     if config.clip_tune == "all":
         return trained, shipped
-    return trained - _parameters(model.trunk), shipped - _parameters(frozen.model.trunk)
+    tuned = tuned_count(model)
+    frozen_part = _parameters(model.trunk) - tuned
+    return trained - frozen_part, shipped - _parameters(frozen.model.trunk) + tuned
 
 
 def _trunk_attention(config: AnyConfig, size_hw: tuple[int, int]) -> int:
@@ -156,13 +159,13 @@ def _trunk_attention(config: AnyConfig, size_hw: tuple[int, int]) -> int:
     return 2 * pairs * clip.width * views
 
 
-class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Peak bytes of storages that operations created and that are still alive."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.live = 0
-        self.peak = 0
+        self.peak: int = 0
         self._seen: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -58,12 +58,26 @@ def test_paper_l_keeps_inside_the_papers_budget() -> None:
 
 
 def test_activation_peak_counts_live_tensors_only() -> None:
-    from dedos_deploy.model.cost import _LiveBytes
+    from dedos_deploy.model.cost import LiveBytes
 
-    with torch.device("meta"), _LiveBytes() as live:
+    with torch.device("meta"), LiveBytes() as live:
         a = torch.zeros(1000)
         b = a + 1
         del a
         c = b.reshape(10, 100) + 1
         del b, c
     assert live.peak == 8000
+
+
+def test_fused_attention_holds_no_matrix_and_changes_no_result() -> None:
+    from dedos_deploy.model.blocks import attend, fused_attention
+    from dedos_deploy.model.cost import LiveBytes
+
+    q, k, v = torch.randn(3, 1, 1024, 8)
+    with torch.no_grad():
+        with LiveBytes() as plain:
+            expected = attend(q, k, v, 2)
+        with fused_attention(), LiveBytes() as fused:
+            found = attend(q, k, v, 2)
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert plain.peak >= 2 * 1024 * 1024 * 4 > 8 * fused.peak

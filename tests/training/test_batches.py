@@ -48,6 +48,21 @@ def test_a_batch_depends_on_seed_and_step_alone(write_folder: Write) -> None:
     assert not torch.equal(forward[0].images, other.images)
 
 
+@pytest.mark.parametrize("vocabulary", [3, 64])
+def test_how_a_step_is_cut_changes_no_picture_and_no_word(
+    write_folder: Write, vocabulary: int
+) -> None:
+    settings = replace(SETTINGS, vocabulary=vocabulary)
+    whole = BatchStream(two_folders(write_folder).folders, settings)
+    apart = BatchStream(whole.folders, replace(settings, batch=1, pieces=4))
+    for step in (5, 0, 2):
+        pieces = [apart[4 * step + piece] for piece in range(4)]
+        assert all(piece.slots == whole[step].slots for piece in pieces)
+        for name in ("images", "labels", "annotated"):
+            joined = torch.cat([getattr(piece, name) for piece in pieces])
+            assert torch.equal(joined, getattr(whole[step], name)), name
+
+
 def test_worker_processes_give_the_same_batches_in_order(write_folder: Write) -> None:
     stream = two_folders(write_folder)
     for step, batch in enumerate(batches(stream, Share(2, 6), workers=2), start=2):

@@ -211,9 +211,16 @@ def test_the_clean_latent_is_taken_as_noisy_unless_noise_is_asked_for(
     plain = tiny.denoise(latents, seed=1).latents
     assert torch.equal(plain, tiny.denoise(latents, seed=2).latents)
     one, same, other = (noisy.denoise(latents, seed=seed).latents for seed in (1, 1, 2))
+    alone = noisy.denoise(latents[1:], seed=2).latents
+    assert torch.allclose(alone, one[1:], atol=1e-5)
     assert torch.equal(one, same) and not torch.equal(one, other) and not torch.equal(one, plain)
     alpha = float(noisy.alphas[200])
-    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(1))
+    noise = torch.stack(
+        [
+            torch.randn(latents.shape[1:], generator=torch.Generator().manual_seed(1 + index))
+            for index in range(len(latents))
+        ]
+    )
     expected = alpha**0.5 * latents + (1 - alpha) ** 0.5 * noise
     assert torch.allclose(noisy._noised(latents, 200, 1), expected)
 

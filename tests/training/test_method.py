@@ -20,8 +20,16 @@ from dedos_deploy.cli.train import main
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.model import build_model, load_checkpoint, save_checkpoint
 from dedos_deploy.presets import ModelConfig
-from dedos_deploy.training.components import COMPONENTS, Component, config_for, timesteps_for
+from dedos_deploy.training.components import (
+    COMPONENTS,
+    CONTROLS,
+    TABLE3,
+    Component,
+    config_for,
+    timesteps_for,
+)
 from dedos_deploy.training.data import Batch
+from dedos_deploy.training.diffusion.walk import DiffusionSettings, load_diffusion
 from dedos_deploy.training.failure import FAILED, DivergedError
 from dedos_deploy.training.loop import CHECKPOINT, LEARNING, STATE, Trainer
 from dedos_deploy.training.losses import Outputs, segmentation_loss
@@ -210,7 +218,7 @@ def test_a_failed_step_keeps_every_micro_batch(
 def test_each_component_trains_and_exports_its_own_graph(
     micro: ModelConfig, write_folder: Write, tmp_path: Path, diffusion: Path, component: Component
 ) -> None:
-    teacher = None if component == "I" else diffusion
+    teacher = diffusion if COMPONENTS[component].walks else None
     chosen = settings(write_folder(), teacher, component=component, bank_drop=0.0, steps=1)
     trainer = Trainer(chosen, tmp_path / "run")
     terms: dict[str, float] = {}
@@ -230,10 +238,12 @@ def test_each_component_trains_and_exports_its_own_graph(
 
 
 def test_components_differ_by_one_part_each() -> None:
-    rows = list(COMPONENTS.values())
+    rows = [COMPONENTS[component] for component in TABLE3]
     for earlier, later in itertools.pairwise(rows):
         changed = [name for name in vars(earlier) if getattr(earlier, name) != getattr(later, name)]
         assert len(changed) == 1 and getattr(later, changed[0])
+    for control in CONTROLS:
+        assert COMPONENTS[control].reads != "features" and COMPONENTS[control].text
     assert timesteps_for("II", (50, 100, 200)) == (100,)
 
 
@@ -355,3 +365,68 @@ def test_samples_and_tensorboard_files_are_written(
     assert len(events) == 1 and b"terms/dice" in events[0].read_bytes()
     line = json.loads((tmp_path / "run/log.jsonl").read_text())
     assert line["step"] == 10
+
+
+def test_shuffled_features_are_those_of_the_picture_before(
+    micro: ModelConfig, write_folder: Write, tmp_path: Path, diffusion: Path
+) -> None:
+    root = write_folder()
+    plain = Trainer(settings(root, diffusion), tmp_path / "plain")
+    mixed = Trainer(settings(root, diffusion, component="V-shuffled"), tmp_path / "mixed")
+    batch = first(plain)
+    assert plain.objective.walker is not None and mixed.objective.walker is not None
+    own, other = plain.objective.walker(batch, 0), mixed.objective.walker(batch, 0)
+    for mine, swapped in zip(own.features[0], other.features[0], strict=True):
+        assert torch.equal(mine.flip(0), swapped) and not torch.equal(mine, swapped)
+    assert own.after is not None and other.after is not None
+    assert torch.equal(own.after, other.after)
+
+
+def test_a_random_noise_predictor_keeps_the_autoencoder(diffusion: Path) -> None:
+    chosen = DiffusionSettings(str(diffusion), size_hw=(32, 32))
+    known, random, again = (
+        load_diffusion(replace(chosen, random=value)) for value in (False, True, True)
+    )
+    images = torch.randint(0, 255, (1, 32, 32, 3), dtype=torch.uint8)
+    code = known.encode(images)
+    assert torch.equal(code, random.encode(images))
+    features = [m.denoise(code).features[0][0] for m in (known, random, again)]
+    assert torch.equal(features[1], features[2]) and not torch.allclose(features[0], features[1])
+    assert known.fingerprint != random.fingerprint == again.fingerprint
+
+
+def test_the_oracle_reads_the_labels(
+    micro: ModelConfig, write_folder: Write, tmp_path: Path
+) -> None:
+    root = write_folder(words=("sky", "road", "car"))
+    trainer = Trainer(settings(root, None, component="oracle", drop_words=0.0), tmp_path / "run")
+    batch, walker = first(trainer), trainer.objective.walker
+    assert walker is not None and trainer.training.learning is not None
+    (maps,) = walker(batch, 0).features[0]
+    assert maps.shape == (2, 3, 8, 8) and len(walker(batch, 0).features) == 3
+    for slot, word in enumerate(batch.slots):
+        expected = (batch.labels == slot).float().reshape(2, 8, 4, 8, 4).mean((2, 4))
+        assert torch.allclose(maps[:, word], expected)
+    assert {name.split(".")[1] for name in gradients(trainer, denoise=True) if "reader" in name}
+
+
+@pytest.mark.parametrize(
+    ("component", "changes", "told"),
+    [
+        ("V0", {}, "V0 is a control that reads no diffusion"),
+        ("oracle", {}, "oracle is a control that reads no diffusion"),
+        ("V-random", {}, "V-random is a control for what --diffusion tells"),
+        ("V-shuffled", {"micro_batch": 1}, "another picture of the micro-batch, which has 1"),
+    ],
+)
+def test_controls_refuse_what_they_cannot_be(
+    micro: ModelConfig,
+    write_folder: Write,
+    diffusion: Path,
+    component: str,
+    changes: dict[str, object],
+    told: str,
+) -> None:
+    teacher = None if component == "V-random" else diffusion
+    with pytest.raises(BadInputError, match=told):
+        settings(write_folder(), teacher, component=component, **changes)

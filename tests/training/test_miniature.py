@@ -60,6 +60,11 @@ def test_spread_and_paired_difference_by_hand() -> None:
     half = 4.302653 * 0.01 / math.sqrt(3)
     assert gain.mean == pytest.approx(0.03)
     assert (gain.low, gain.high) == pytest.approx((0.03 - half, 0.03 + half), rel=1e-5)
+    # t(0.8, 2) = 1.060660.
+    assert gain.smallest == pytest.approx(half + 1.060660 * 0.01 / math.sqrt(3), rel=1e-5)
+    # Of four looks each has 1.25 % a side: t(0.99375, 2) = 8.860200.
+    four = paired_difference([0.30, 0.34, 0.38], [0.33, 0.36, 0.42], looks=4)
+    assert four.low == pytest.approx(0.03 - 8.860200 * 0.01 / math.sqrt(3), rel=1e-5)
 
 
 def score(base: float, novel: float) -> Score:
@@ -85,6 +90,19 @@ def test_rows_pair_the_same_seeds_whatever_the_order_of_the_runs() -> None:
     rows = fillings(runs)
     assert [row["fill"] for row in rows] == ["static", "ema", "calibrated", "live"]
     assert rows[2]["base"]["mean"] == pytest.approx(0.42)
+
+
+def test_controls_are_compared_with_the_baseline_and_with_no_diffusion() -> None:
+    plan = MiniaturePlan(components=("I", "V0", "V", "oracle"), seeds=2)
+    base = {"I": 0.2, "V0": 0.24, "V": 0.25, "oracle": 0.31}
+    runs = [result(c, s, value + 0.01 * s) for c, value in base.items() for s in (0, 1)]
+    rows = {row["component"]: row for row in table(plan, runs)}
+    assert rows["V"]["gain_over_I"]["base"]["mean"] == pytest.approx(0.05)
+    assert rows["V"]["gain_over_V0"]["base"]["mean"] == pytest.approx(0.01)
+    assert rows["oracle"]["gain_over_V0"]["base"]["mean"] == pytest.approx(0.07)
+    assert "gain_over_V0" not in rows["V0"] and "gain_over_I" in rows["V0"]
+    # The row before a control is none that it adds to.
+    assert "base_gain" not in rows["oracle"] and "base_gain" not in rows["V0"]
 
 
 def evaluated(words: Sequence[str], percent: Sequence[int | None]) -> EvaluationResult:
@@ -234,6 +252,8 @@ def test_the_whole_miniature_quickly(tmp_path: Path, capfd: pytest.CaptureFixtur
         "--quick",
         "--components",
         "I",
+        "V0",
+        "oracle",
         "V",
         "--results",
         str(tmp_path / "results"),
@@ -242,10 +262,13 @@ def test_the_whole_miniature_quickly(tmp_path: Path, capfd: pytest.CaptureFixtur
     shown = capfd.readouterr()
     assert "| (V) | (IV) + Text interaction |" in shown.out
     record = json.loads((tmp_path / "results/miniature.json").read_text())
-    assert [row["component"] for row in record["table3"]] == ["I", "V"]
+    assert [row["component"] for row in record["table3"]] == ["I", "V0", "oracle", "V"]
+    assert "Against the baseline, and against the method without a diffusion" in shown.out
     assert {row["fill"] for row in record["fillings"]} == set(FILLS)
     runs = [read_result(path) for path in sorted((tmp_path / "run/runs").glob("*/result.json"))]
-    assert {run.component for run in runs} == {"I", "V"}
+    assert {run.component for run in runs} == {"I", "V0", "oracle", "V"}
+    fills = {run.component: set(run.fillings) for run in runs}
+    assert fills["oracle"] == {"static", "ema", "live"} and not fills["V0"]
     assert (tmp_path / "run/miniature.dedos").stat().st_size > 1e6
     for name in ("table3", "loss", "samples"):
         assert (tmp_path / f"results/miniature_{name}.png").is_file()

@@ -12,10 +12,11 @@ from micro import Recorder
 
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.model import build_model
+from dedos_deploy.model.tuned_clip import choose_trained
 from dedos_deploy.presets import ModelConfig
 from dedos_deploy.training.loop import Trainer
 from dedos_deploy.training.muon import MuonAdamW, orthogonal
-from dedos_deploy.training.optimizer import build_optimizer, choose_trained
+from dedos_deploy.training.optimizer import build_optimizer
 from dedos_deploy.training.settings import settings_for
 
 

@@ -96,6 +96,24 @@ def test_two_processes_equal_one(one_thread: None, write_folder: Write, tmp_path
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+@pytest.mark.parametrize("mask_map", ["gate", "random"])
+def test_a_smaller_micro_batch_gives_the_same_steps(
+    one_thread: None, write_folder: Write, tmp_path: Path, mask_map: str
+) -> None:
+    root, losses = write_folder(), []
+    more = ("--diffusion", "stand-in", "--bank-drop", "0.4", "--mask-map", mask_map)
+    for micro in ("4", "1"):
+        output = tmp_path / micro
+        assert main(options(root, output, *more, "--steps", "2", "--micro-batch", micro)) == 0
+        # Half of the run as it was cut before, and half cut otherwise.
+        again = ("--steps", "4", "--resume", "--micro-batch", "2")
+        assert main(options(root, output, *more, *again)) == 0
+        lines = (output / "log.jsonl").read_text().splitlines()
+        losses.append([line["loss"] for line in map(json.loads, lines) if "loss" in line])
+    assert len(losses[0]) == 2
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
 def test_a_killed_run_repeats_the_losses_of_one_that_was_not(
     one_thread: None, write_folder: Write, tmp_path: Path
 ) -> None:

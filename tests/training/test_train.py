@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,7 +23,8 @@ from safetensors import safe_open
 from dedos_deploy.cli.train import main
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.model import build_model, load_checkpoint, save_checkpoint
-from dedos_deploy.presets import ModelConfig
+from dedos_deploy.model.tuned_clip import choose_trained, tuned_count
+from dedos_deploy.presets import ClipTune, ModelConfig
 from dedos_deploy.training.evaluate import evaluate_scores
 from dedos_deploy.training.failure import FAILED, DivergedError
 from dedos_deploy.training.folders import LabelFolder
@@ -32,8 +34,9 @@ from dedos_deploy.training.loop import (
     STATE,
     Trainer,
 )
-from dedos_deploy.training.optimizer import build_optimizer, choose_trained, rate_factor
+from dedos_deploy.training.optimizer import build_optimizer, rate_factor
 from dedos_deploy.training.settings import TrainSettings, settings_for
+from dedos_deploy.training.setup import initial_model
 from dedos_deploy.training.targets import OTHER
 
 Write = Callable[..., Path]
@@ -178,6 +181,70 @@ def test_clip_tune_decides_what_moves(
     assert all(p.requires_grad for p in model.mask_decoder.parameters())
 
 
+@pytest.mark.parametrize("tune", ["none", "ln", "qv", "all"])
+def test_the_count_of_tuned_numbers_is_what_an_optimizer_moves(
+    micro: ModelConfig, write_folder: Write, tune: ClipTune
+) -> None:
+    model = build_model(replace(micro, clip_tune=tune))
+    choose_trained(model, tune_text=False)
+    trunk = [p for p in model.trunk.parameters() if p.requires_grad]
+    keys = sum(p.numel() // 3 for p in trunk) if tune == "qv" else 0
+    assert tuned_count(model) == sum(p.numel() for p in trunk) - keys
+
+
+def test_kernels_and_embeddings_of_queries_are_not_decayed(
+    micro: ModelConfig, write_folder: Write
+) -> None:
+    model = build_model(micro)
+    choose_trained(model, tune_text=False)
+    optimizer = build_optimizer(model, settings(write_folder()))
+    decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    named = dict(model.named_parameters())
+    for name in ("basic_kernel", "diffusion_kernels"):
+        assert decay[id(named[f"proxy_queries.{name}"])] == 0
+    assert decay[id(named["mask_decoder.place"])] == 0
+    assert decay[id(named["proxy_queries.aggregate.weight"])] > 0
+
+
+def test_the_papers_presets_train_as_section_4_2_says(write_folder: Write) -> None:
+    root = str(write_folder())
+    paper, edge = (settings_for(preset, (root,)) for preset in ("paper-l", "edge-l"))
+    assert (paper.lr, paper.backbone_lr, paper.batch, paper.steps) == (2e-4, 2e-6, 4, 60_000)
+    assert (paper.tuned, edge.tuned, settings_for("nano", (root,)).tuned) == ("ln", "none", "all")
+    assert (paper.vocabulary, paper.clip_norm, paper.view) == (171, 0.01, "crop")
+    assert paper.diffusion_hw == (640, 640)
+    assert settings_for("paper-l", (root,), clip_tune="qv").tuned == "qv"
+
+
+@pytest.mark.parametrize(
+    ("preset", "given", "told"),
+    [
+        ("edge-b", {"backbone_lr": 1e-5}, "backbone_lr 1e-05 has no effect: CLIP stays as it is"),
+        ("paper-b", {"backbone_lr": 1e-5, "clip_tune": "none"}, "has no effect"),
+        ("paper-b", {"balance": 0.5}, "balance 0.5 has no effect"),
+    ],
+)
+def test_a_value_that_nothing_would_come_of_is_refused(
+    write_folder: Write, preset: str, given: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(BadInputError, match=told):
+        settings_for(preset, (str(write_folder()),), **given)
+
+
+def test_what_is_trained_of_clip_stands_in_the_checkpoint(
+    micro: ModelConfig, write_folder: Write, tmp_path: Path
+) -> None:
+    save_checkpoint(tmp_path / "first.safetensors", build_model(micro))
+    start = str(tmp_path / "first.safetensors")
+    chosen = settings(write_folder(), clip_tune="ln", steps=1, init=start)
+    Trainer(chosen, tmp_path / "run").train(Recorder())
+    model, _ = load_checkpoint(tmp_path / "run" / CHECKPOINT, preset="micro")
+    assert model.config == replace(micro, clip_tune="ln")
+    # It can be the start of a run that trains other parts.
+    again = settings(write_folder("two"), init=str(tmp_path / "run" / CHECKPOINT), clip_tune="qv")
+    assert initial_model(again)[0].config.clip_tune == "qv"
+
+
 def test_qv_tuning_leaves_key_rows_alone(micro: ModelConfig, write_folder: Write) -> None:
     model = build_model(replace(micro, clip_tune="qv"))
     choose_trained(model, tune_text=False)
@@ -311,7 +378,7 @@ def test_the_command_trains_and_says_what_comes_next(
         (["--resume"], "there is nothing to resume"),
         (["--init", "none.safetensors"], "checkpoint none.safetensors does not exist"),
         (["--init", "a", "--clip-weights", "b"], "init and clip_weights exclude each other"),
-        (["--preset", "edge-b"], "preset edge-b keeps CLIP frozen and needs its weights"),
+        (["--preset", "edge-b"], "preset edge-b does not train all of CLIP and needs its weights"),
     ],
 )
 def test_a_wrong_option_is_one_sentence_and_exit_2(

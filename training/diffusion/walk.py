@@ -44,6 +44,9 @@ class DiffusionSettings:
     half: bool = False
     """Noise predictor in float16 on CUDA and in bfloat16 on a CPU."""
 
+    random: bool = False
+    """The noise predictor with random weights, always the same ones: a control."""
+
     taps: Taps = "blocks"
     """The L layers that proxy queries read: all `blocks` (down, mid, up: 9 in SD 2.1) or `up`
     alone."""
@@ -160,8 +163,8 @@ class LatentDiffusion(nn.Module):
         """Return the features and the denoised code of latents [B, c, h, w] (Eq. 2).
 
         DDIM without noise (eta 0) from each timestep to the next lower one, and from the lowest to
-        the clean code. The latents are taken as z_t as they are, unless `add_noise`; `seed` then
-        decides it.
+        the clean code. The latents are taken as z_t as they are, unless `add_noise`; image i then
+        has the noise of `seed` + i, whatever it is walked together with.
 
         Raises BadInputError when half precision overflows.
         """
@@ -208,8 +211,11 @@ class LatentDiffusion(nn.Module):
 
     def _noised(self, z: Tensor, time: int, seed: int) -> Tensor:
         # Drawn on the CPU, so that a seed means the same noise on every device.
-        generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn(z.shape, generator=generator).to(z.device)
+        drawn = [
+            torch.randn(z.shape[1:], generator=torch.Generator().manual_seed(seed + index))
+            for index in range(len(z))
+        ]
+        noise = torch.stack(drawn).to(z.device)
         alpha = self._alpha[time]
         return math.sqrt(alpha) * z + math.sqrt(1 - alpha) * noise
 
@@ -263,7 +269,20 @@ def load_diffusion(
     dtype = torch.float32
     if settings.half:
         dtype = torch.float16 if device.type == "cuda" else torch.bfloat16
-    return LatentDiffusion(settings, read_parts(settings.model, unet_dtype=dtype)).to(device)
+    model = LatentDiffusion(settings, read_parts(settings.model, unet_dtype=dtype))
+    if settings.random:
+        _forget(model.unet)
+    return model.to(device)
+
+
+def _forget(module: nn.Module) -> None:
+    """Draw all weights anew, the same ones each time, as the layers' own initialisation does."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for part in module.modules():
+            reset = getattr(part, "reset_parameters", None)
+            if reset is not None:
+                reset()
 
 
 def tapped_layers(unet: Any, taps: Taps = "blocks") -> tuple[nn.Module, ...]:
@@ -305,6 +324,7 @@ def _config(module: Any) -> dict[str, Any]:
 def _fingerprint(model: LatentDiffusion) -> str:
     digest = hashlib.sha256()
     settings = {**asdict(model.settings), "model": None, "size_hw": model.size_hw}
+    del settings["random"]  # Its weights tell.
     known = [settings, _config(model.vae), _config(model.unet), model.prediction]
     digest.update(json.dumps(known, sort_keys=True, default=str).encode())
     tensors = {

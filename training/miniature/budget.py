@@ -65,13 +65,14 @@ def steps_for(plan: MiniaturePlan, costs: dict[Component, Cost]) -> int:
 
 def scored_images(plan: MiniaturePlan, component: Component) -> int:
     """Return how many images a run evaluates: once by the trainer, twice with every filling."""
-    fillings = len(FILLS) if COMPONENTS[component].queries else 1
+    parts = COMPONENTS[component]
+    fillings = len(FILLS) - (parts.reads == "labels") if parts.learns else 1
     return plan.val * (1 + 2 * fillings)
 
 
 def measure(plan: MiniaturePlan, places: Places, component: Component, output: Path) -> Cost:
     """Return what one run costs on this machine, by a short one with and one without reading."""
-    reads = COMPONENTS[component].queries
+    reads = COMPONENTS[component].learns
     clocks = []
     for drop in (0.0, 1.0) if reads else (1.0,):
         shutil.rmtree(output, ignore_errors=True)

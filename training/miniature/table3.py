@@ -30,12 +30,20 @@ from dedos_deploy.training.calibration import (
     run_diffusion,
 )
 from dedos_deploy.training.components import COMPONENTS, Component
+from dedos_deploy.training.diffusion.walker import LabelWalker
 from dedos_deploy.training.evaluate import Queries, evaluate, network_input
-from dedos_deploy.training.folders import LabelFolder, open_folder, read_pair
+from dedos_deploy.training.folders import (
+    LabelFolder,
+    open_folder,
+    read_labels,
+    read_pair,
+    union_words,
+)
 from dedos_deploy.training.loop import Trainer
 from dedos_deploy.training.miniature.plan import MiniaturePlan, plan_from_json
 from dedos_deploy.training.pretraining.scenes import BASE_WORDS, NOVEL_WORDS
 from dedos_deploy.training.settings import TrainSettings, settings_for
+from dedos_deploy.training.setup import LABELS
 from dedos_deploy.training.targets import IGNORE
 
 RESULT = "result.json"
@@ -126,8 +134,8 @@ def run_settings(
         seed=seed,
         clip_weights=str(places.clip),
         component=component,
-        diffusion=str(places.diffusion) if COMPONENTS[component].queries else None,
-        diffusion_cache=str(places.cache) if COMPONENTS[component].queries else None,
+        diffusion=str(places.diffusion) if COMPONENTS[component].walks else None,
+        diffusion_cache=str(places.cache) if COMPONENTS[component].walks else None,
         gamma=plan.gamma,
         bank_drop=plan.bank_drop,
         eval_minutes=0.0,
@@ -164,7 +172,7 @@ def run_component(
     trainer = Trainer(settings, output, resume=(output / "state.safetensors").exists())
     trainer.train(last)
     fillings, refined = score_run(plan, places, output)
-    shipped = "ema" if COMPONENTS[component].queries else "static"
+    shipped = "ema" if "ema" in fillings else "static"
     result = RunResult(
         component,
         seed,
@@ -208,14 +216,19 @@ def score_run(
     refined = refined_part(run.model, torch.cat([network_input(i, plan.size_hw) for i in images]))
     if run.learning is None:
         return {FILLS[0]: score_of(asked(folder), asked(alone))}, refined
-    diffusion = run_diffusion(run)
     seen = open_folder(str(places.base), split="train")
-    calibrated = calibrate_run(run, diffusion, [seen], plan.calibration)
+    live: Queries
+    if run.require_learning()[1].fingerprint == LABELS:
+        live, calibrated = LabelQueries(run, folder, union_words([seen])), None
+    else:
+        diffusion = run_diffusion(run)
+        calibrated = calibrate_run(run, diffusion, [seen], plan.calibration)
+        live = LiveQueries(run, diffusion)
     scores: dict[str, Score] = {}
     for fill in BANK_FILLS:
-        fill_run(run, fill, calibrated)
-        scores[fill] = score_of(asked(folder), asked(alone))
-    live = LiveQueries(run, diffusion)
+        if fill != "calibrated" or calibrated is not None:
+            fill_run(run, fill, calibrated)
+            scores[fill] = score_of(asked(folder), asked(alone))
     scores["live"] = score_of(asked(folder, live), asked(alone, live))
     return scores, refined
 
@@ -237,6 +250,27 @@ class LiveQueries:
             )
             self._kept[item] = self.learning(self.model, walked.features).queries
         return self._kept[item]
+
+
+class LabelQueries:
+    """Every picture's own queries read from its true labels (`oracle`)."""
+
+    def __init__(self, run: Run, folder: LabelFolder, words: Sequence[str]) -> None:
+        self.model, self.folder = run.model, folder
+        self.learning, _ = run.require_learning()
+        self.walker = LabelWalker(len(words), run.model.config.steps, run.device)
+        slots = {word: index for index, word in enumerate(words)}
+        none = len(words)
+        known = [slots.get(word, none) if word else none for word in folder.words]
+        self._word_of = np.full(2**16, none, np.int64)
+        self._word_of[: len(known)] = known
+
+    @torch.no_grad()
+    def __call__(self, item: int, image_bgr: NDArray[np.uint8]) -> Tensor:
+        """Return Q, [1, n, c], of picture number `item`."""
+        labels = self._word_of[read_labels(self.folder, item)]
+        features = self.walker.features(torch.from_numpy(labels)[None])
+        return self.learning(self.model, features).queries  # type: ignore[no-any-return]
 
 
 @torch.no_grad()

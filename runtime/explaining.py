@@ -107,17 +107,18 @@ class Evidence:
         return tuple(sorted(rows, key=lambda one: -one.score))
 
     def _ranked(self, scores: NDArray[np.float32], n: int) -> list[Candidate]:
-        """Return the best `n` classes and negatives, the best first, of equal ones the lowest slot."""
+        """Return the best `n` classes and negatives, the best first, of equal ones the lowest slot; and
+        the best class where only negatives are better."""
         contest, found = self.contest, dict[tuple[Kind, str], Candidate]()
         first_negative = len(scores) - contest.negatives
         for slot in np.argsort(-scores, kind="stable").tolist():
             kind: Kind = "negative" if slot >= first_negative else "word"
             key = kind, contest.names[slot]
-            if key not in found:
+            if key not in found and (len(found) < n or kind == "word"):
                 threshold = max(0.0, float(contest.thresholds[slot]))
                 word = contest.words[slot]
                 found[key] = Candidate(key[1], float(scores[slot]), kind, threshold, word)
-            if len(found) == n:
+            if len(found) >= n and any(kind == "word" for kind, _ in found):
                 break
         return list(found.values())
 

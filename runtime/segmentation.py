@@ -97,10 +97,10 @@ class Segmentation:
     def top(self, y: int, x: int, n: int = 5) -> tuple[Candidate, ...]:
         """Return what competed for pixel (y, x) of the frame, the highest score first.
 
-        n: classes and negatives at most. Beside them stands the background with the score that the best
-        word had to reach, where there is a threshold, and a null with what no word got, where the
-        graph has such. The first that is no null has `decided`: a class that is the pixel's label, or
-        the background or a negative, which left it unlabelled.
+        n: classes and negatives at most. Beside them stand the best class, where only negatives are better;
+        the background with the score that the best word had to reach, where it has a threshold; and a null
+        with what no word got, where the graph has such. The first that is no null has `decided`: a class
+        that is the pixel's label, or the background or a negative, which left it unlabelled.
 
         Needs a segmenter with `explain`. Raises BadInputError without the scores, for a pixel outside of
         the frame, and for an `n` below 1.

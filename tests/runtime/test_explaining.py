@@ -178,6 +178,8 @@ def test_a_negative_that_wins_leaves_the_pixel_unlabelled() -> None:
         ("negative", "door", 0.25, 0.0, False),
     ]
     assert result.unlabelled == 1.0
+    # However many negatives are better, the best of the words that were asked for is named.
+    assert [row.name for row in result.top(0, 0, n=1)] == ["lamp", "car"]
 
 
 def test_nulls_have_what_no_word_got_and_never_decide() -> None:

@@ -12,7 +12,8 @@ the one that is wrong in more places than this: of the true word the part of its
 loses, of the other the part of what it wins that is not its own, both without this mistake.
 
 Counts are kept per image in bins of the margin, so that parts and resumed runs add up; what they need
-of an image is the scores of all classes at SAMPLED of its pixels.
+of an image is the scores of all classes at SAMPLED of its pixels. Of large data sets some IMAGES are
+looked at, which bounds memory and records.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ from dedos_deploy.runtime.explaining import Evidence
 
 SAMPLED = 1024
 """Pixels of an image that are looked at, all of them where fewer count."""
+
+IMAGES = 256
+"""Images of a data set that are looked at, at most, from all over it."""
 
 BINS = 25
 """Half octaves of a margin: bin i has those of at most 2 ** ((i - 24) / 2), down to 2 ** -12."""
@@ -56,6 +60,15 @@ class Kind(IntEnum):
     """Of a class: they become right when it goes down."""
     LOWERED_WRONG = 5
     """Of a class: they were right, and are lost when it goes down."""
+
+
+def looked_at(index: int, images: int) -> bool:
+    """Return whether an image of a data set of so many is looked at.
+
+    >>> [sum(looked_at(index, images) for index in range(images)) for images in (9, 256, 257, 5105)]
+    [9, 256, 129, 256]
+    """
+    return index % -(-images // IMAGES) == 0
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dedos_deploy.evaluation.confusion import Confusion
 from dedos_deploy.evaluation.data import open_data
 from dedos_deploy.evaluation.evaluate import evaluate_predictor
-from dedos_deploy.evaluation.moves import SAMPLED, Move, move_cells, moves_of, sample
+from dedos_deploy.evaluation.moves import SAMPLED, Move, looked_at, move_cells, moves_of, sample
 from dedos_deploy.evaluation.predictors import Prediction, open_bundle_predictor
 from dedos_deploy.evaluation.records import ImageRecord
 from dedos_deploy.evaluation.report import Report, Section, markdown, move_rows
@@ -219,6 +219,14 @@ def test_few_pixels_of_an_image_are_looked_at_and_none_that_does_not_count() -> 
     np.testing.assert_array_equal(first.scores, again.scores)
 
 
+@pytest.mark.parametrize(("images", "known"), [(9, 9), (256, 256), (257, 129), (5105, 256)])
+def test_of_many_images_some_are_looked_at(images: int, known: int) -> None:
+    seen = [looked_at(index, images) for index in range(images)]
+    assert sum(seen) == known
+    # Everywhere alike, and the same ones whoever evaluates which part.
+    assert seen[0] and sum(seen[: images // 2]) == pytest.approx(known / 2, abs=1)
+
+
 def test_synonyms_count_as_their_class() -> None:
     scores = np.float32([0.25, 0.75, 0.5])[:, None, None]
     words = ("road", "street", "kerb")
@@ -258,10 +266,16 @@ def test_without_scores_nothing_is_said(data: Path) -> None:
     assert move_rows(result) == [] and "have to move" not in markdown(Report([section]))
 
 
-def test_an_evaluation_says_it_in_text_page_and_record(data: Path, bundle: Path) -> None:
+def test_an_evaluation_says_it_in_text_page_and_record(
+    data: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     labelled_data = open_data(data)
     with open_bundle_predictor(bundle, labelled_data.vocabulary) as predictor:
         evaluated = evaluate_predictor(predictor, labelled_data)
+        with monkeypatch.context() as patch:
+            patch.setattr("dedos_deploy.evaluation.moves.IMAGES", 2)
+            fewer = evaluate_predictor(predictor, labelled_data).records
+    assert [bool(record.moves) for record in fewer] == [True, False, False]
     result = evaluated.result
     assert result.moves is not None
     # Of two images half of one's blue is seen as green, which is as sure there as anywhere.

@@ -55,12 +55,17 @@ def test_python_example_runs() -> None:
 
 
 def test_what_a_planner_asks_is_answered(capsys: pytest.CaptureFixture[str]) -> None:
-    (example,) = blocks(ROOT / "docs" / "robots.md", "python")
+    example, explained = blocks(ROOT / "docs" / "robots.md", "python")
     scope: dict[str, Any] = {}
     exec(compile(example, "robots.md", "exec"), scope)
     assert int(capsys.readouterr().out.splitlines()[-1].split()[0]) > 100
     assert scope["small"].shape == (120, 160)
     assert scope["drivable"].mean() > 0.2
+    exec(compile(explained, "robots.md", "exec"), scope)
+    (said,) = blocks(ROOT / "docs" / "robots.md", "")[-1:]
+    kinds = [line.split()[-3] for line in said.strip().splitlines()]
+    rows = capsys.readouterr().out.splitlines()
+    assert [row.split()[-3] for row in rows] == kinds and rows[0].startswith("-> ")
 
 
 def test_links_lead_to_files() -> None:

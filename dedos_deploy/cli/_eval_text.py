@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 
 
 def result_text(result: EvaluationResult) -> str:
-    """Return the table of one evaluation."""
+    """Return the tables of one evaluation."""
+    from dedos_deploy.evaluation.report import move_rows
+
     total = sum(result.labelled)
     boundary = result.boundary_iou
     rows = [("class", "IoU", *(("boundary",) if boundary else ()), "share of labelled pixels")]
@@ -35,6 +37,8 @@ def result_text(result: EvaluationResult) -> str:
         f"{result.images} images, {len(result.skipped)} skipped for want of labels, "
         f"{per_image:.0f} ms each in the model, {result.seconds_total:.1f} s in all\n"
     )
+    if moves := move_rows(result):
+        lines += [columns_text(moves), ""]
     return "\n".join(lines)
 
 

@@ -9,14 +9,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from dedos_deploy.bundle.manifest import created_now
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.evaluation.boundary import BoundaryIou
-from dedos_deploy.evaluation.confusion import Confusion
+from dedos_deploy.evaluation.confusion import Confusion, Ids
 from dedos_deploy.evaluation.data import EvaluationData, FolderData, open_data
 from dedos_deploy.evaluation.folder import LabelledFolder, LabelledImage
+from dedos_deploy.evaluation.moves import looked_at, move_cells, sample
 from dedos_deploy.evaluation.predictors import (
     FrameSegmenter,
+    Prediction,
     Predictor,
     SegmenterPredictor,
     open_bundle_predictor,
@@ -191,14 +195,23 @@ def _evaluated(
     total = before + len(indices)
     progress.count(before, total)
     for done, index in enumerate(indices, start=before + 1):
-        yield evaluate_image(predictor, data, data.image(index), boundary=boundary)
+        moves = looked_at(index, len(data.image_names))
+        yield evaluate_image(predictor, data, data.image(index), boundary=boundary, moves=moves)
         progress.count(done, total)
 
 
 def evaluate_image(
-    predictor: Predictor, data: EvaluationData, image: LabelledImage, *, boundary: bool
+    predictor: Predictor,
+    data: EvaluationData,
+    image: LabelledImage,
+    *,
+    boundary: bool,
+    moves: bool = True,
 ) -> ImageRecord:
-    """Return the record of one image; raises BadInputError naming it when labels do not fit."""
+    """Return the record of one image; raises BadInputError naming it when labels do not fit.
+
+    moves: whether it has what words would have to move, where scores are known.
+    """
     classes = len(data.classes)
     height, width = image.labels.shape
     record = ImageRecord(image.name, (height, width), (), (), 0.0)
@@ -225,7 +238,27 @@ def evaluate_image(
         boundary=bands,
         seconds=seconds,
         reliability=reliability_cells(prediction.confidence, answered, predictions == image.labels),
+        moves=_moves(prediction, predictions, data, image) if moves else (),
     )
+
+
+def _moves(
+    prediction: Prediction, predictions: Ids, data: EvaluationData, image: LabelledImage
+) -> tuple[int, ...]:
+    if prediction.evidence is None:
+        return ()
+    names, classes = data.vocabulary.names, len(data.classes)
+    folded = data.fold(np.arange(len(names) + 1, dtype=np.uint16)[None])[0].tolist()
+    sampled = sample(
+        prediction.evidence,
+        image.labels,
+        predictions,
+        class_of=dict(zip(names, folded[:-1], strict=True)),
+        nothing=folded[-1],
+        ignore=data.ignore,
+        classes=classes,
+    )
+    return move_cells(sampled)
 
 
 def read_evaluation(folder: Path) -> Evaluated:

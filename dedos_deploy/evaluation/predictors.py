@@ -21,6 +21,7 @@ from dedos_deploy.vocabulary import Vocabulary, canonical_word
 
 if TYPE_CHECKING:
     from dedos_deploy.bundle import Bundle
+    from dedos_deploy.runtime.explaining import Evidence
     from dedos_deploy.runtime.segmentation import Segmentation
     from dedos_deploy.spec import Background
 
@@ -33,6 +34,8 @@ class Prediction:
     """uint8 or uint16 [H, W], class ids of the vocabulary, its length where there is no class."""
     confidence: NDArray[np.uint8] | None = None
     """uint8 [H, W], 255 times the score of the best class; None where scores are not known."""
+    evidence: Evidence | None = None
+    """The scores that it was labelled by; None where they are not known."""
 
 
 class Predictor(Protocol):
@@ -91,7 +94,7 @@ class SegmenterPredictor(Closing):
 
     def predict(self, image_bgr: NDArray[np.uint8]) -> Prediction:
         result = self.segmenter.segment(image_bgr)
-        return Prediction(own_ids(result, self.vocabulary), result.confidence)
+        return Prediction(own_ids(result, self.vocabulary), result.confidence, result.evidence)
 
     def close(self) -> None:
         self.segmenter.close()
@@ -150,6 +153,7 @@ def open_bundle_predictor(
             threshold=threshold,
             threads=threads,
             template=template,
+            explain=True,
         )
     except BaseException:
         if opened is not bundle:

@@ -50,6 +50,9 @@ class ImageRecord:
     reliability: tuple[tuple[int, int, int, int], ...] = ()
     """(bin, pixels, right ones, sum of confidences in 255ths) of the pixels that got a class, empty
     when scores are not known; see `reliability.py`."""
+    moves: tuple[int, ...] = ()
+    """What happens to some of its pixels when words move, kind, index, bin, count, kind, ...; empty when
+    scores are not known; see `moves.py`."""
 
     @property
     def skipped(self) -> bool:
@@ -69,6 +72,7 @@ class ImageRecord:
                 "boundary": self.boundary,
                 "seconds": round(self.seconds, 6),
                 "reliability": self.reliability,
+                "moves": self.moves,
             }
         )
 
@@ -88,7 +92,15 @@ class ImageRecord:
                 (b, pixels, right, total)
                 for b, pixels, right, total in values.get("reliability", ())
             ),
+            _move_cells(values.get("moves", ())),
         )
+
+
+def _move_cells(values: Sequence[int]) -> tuple[int, ...]:
+    cells = tuple(map(int, values))
+    if len(cells) % 4:
+        raise ValueError(f"moves has {len(cells)} numbers, not four a cell")
+    return cells
 
 
 def confusion_of(records: Iterable[ImageRecord], classes: int) -> Confusion:

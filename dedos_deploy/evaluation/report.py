@@ -136,6 +136,28 @@ def class_rows(sections: Sequence[Section]) -> list[tuple[str, ...]]:
     return rows
 
 
+def move_rows(result: EvaluationResult) -> list[tuple[str, ...]]:
+    """Return header and one row per frequent mistake with the word that would have to move; [] where
+    scores are not known, or nothing was mistaken."""
+    rows: list[tuple[str, ...]] = [
+        ("mistake", "of the class", "to move", "by", "label up", "answer down")
+    ]
+    for move in result.moves or ():
+        label, predicted = f"{move.label} up", f"{move.predicted} down"
+        said = {"label": label, "predicted": predicted, "either": f"{label}, or {predicted}"}
+        rows.append(
+            (
+                f"{move.label} as {move.predicted or 'nothing'}",
+                percent(move.part),
+                said[move.move] if move.shift else f"{move.word}, by no shift",
+                f"{move.by:.2g}",
+                f"{100 * move.raised:+.2f}",
+                "-" if move.lowered is None else f"{100 * move.lowered:+.2f}",
+            )
+        )
+    return rows if len(rows) > 1 else []
+
+
 def mess_rows(sections: Sequence[Section]) -> list[tuple[str, ...]]:
     """Return Table 2 of the paper with a row per predictor that was scored on MESS; [] without one.
 
@@ -172,6 +194,8 @@ def markdown(report: Report) -> str:
         lines += [f"## {group[0].result.data}", "", *table_md(class_rows(group)), ""]
         for section in group:
             lines += [f"- {note}" for note in notes(section)]
+            if moves := move_rows(section.result):
+                lines += ["", f"{section.result.predictor}: {MOVES}", "", *table_md(moves)]
             for table in tables_beside(section):
                 lines += ["", *table_md(table)]
             lines.append("")
@@ -188,6 +212,12 @@ MEASURES = (
     "as wrong, or as background where a benchmark has that class. Precision: of the pixels given a "
     "class, those that carry its label. Recall: of those that carry it, those that got it. ECE: mean "
     "distance between confidence and accuracy. All in percent."
+)
+
+MOVES = (
+    "the word that would have to move for a mistake to go away. With its label up, or the answer down, by "
+    "a score that undoes half of it, so many percent of all pixels more are right, all else as it is; "
+    "where neither helps, the word that is wrong in more places has to turn."
 )
 
 

@@ -15,6 +15,7 @@ from dedos_deploy.errors import SinkError
 from dedos_deploy.evaluation.overlays import Shown
 from dedos_deploy.evaluation.report import (
     MEASURES,
+    MOVES,
     Report,
     Section,
     by_data,
@@ -22,6 +23,7 @@ from dedos_deploy.evaluation.report import (
     made_by,
     markdown,
     mess_rows,
+    move_rows,
     moved_rows,
     notes,
     percent,
@@ -89,6 +91,8 @@ def page(report: Report) -> str:
 def _section_html(section: Section) -> str:
     name = html.escape(section.result.predictor)
     parts = [f"<p>{html.escape(note)}</p>" for note in notes(section)]
+    if moves := move_rows(section.result):
+        parts.append(f"<p>{name}: {html.escape(MOVES)}</p>{_table_html(moves)}")
     parts += [_table_html(table) for table in tables_beside(section)]
     if section.matrix is not None:
         caption = f"{name}: labels in rows, answers in columns, percent of the pixels of each label"

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dedos_deploy.evaluation.boundary import BoundaryIou
 from dedos_deploy.evaluation.confusion import Confusion, mean
+from dedos_deploy.evaluation.moves import Move, moves_of
 from dedos_deploy.evaluation.records import ImageRecord, confusion_of
 from dedos_deploy.evaluation.reliability import Reliability, reliability_of
 
@@ -67,6 +68,8 @@ class EvaluationResult:
     """Mean IoU weighted by labelled pixels."""
     pairs: tuple[ConfusionPair, ...]
     """Most frequent mistakes."""
+    moves: tuple[Move, ...] | None
+    """Which word would have to move for them to go away, None when scores are not known."""
     groups: dict[str, float | None]
     """miou_present of the base and the novel classes, where they were told apart."""
     images: int
@@ -105,6 +108,7 @@ class EvaluationResult:
             "reliability": None if self.reliability is None else self.reliability.to_dict(),
             "groups": self.groups,
             "pairs": [vars(pair) for pair in self.pairs],
+            "moves": None if self.moves is None else [move.to_dict() for move in self.moves],
             "images": self.images,
             "skipped": len(self.skipped),
             "skipped_images": list(self.skipped),
@@ -154,6 +158,7 @@ def result_of(
             )
             for label, predicted, pixels, part in confusion.pairs(PAIRS)
         ),
+        moves=moves_of((record.moves for record in counted), confusion, classes, PAIRS),
         groups={} if base is None else _groups(confusion, classes, base),
         images=len(counted),
         skipped=tuple(record.name for record in records if record.skipped),

@@ -96,6 +96,7 @@ def open_torch_segmenter(
         thresholds=Thresholds({}, threshold, enabled=background != "none"),
         threads=threads,
         model_sha256=sha256,
+        explain=True,
     )
     identity = {
         "checkpoint": sha256,

@@ -72,6 +72,20 @@ def test_label_maps_equal_those_of_the_cpu(
     engine.close()
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_scores_that_explain_labels_come_along(cuda: Cuda, dtype: Any) -> None:
+    scores = np.random.default_rng(0).random((40, 36, 48)).astype(dtype)
+    engine = ScoresEngine(cuda, scores, (144, 192))
+    labeller, table = _labeller_on(engine), some_table(40, 12)
+    frame = np.random.default_rng(1).integers(0, 256, (90, 120, 3), np.uint8)
+    assert labeller.label(frame, table).scores is None
+    under_way = [labeller.submit(frame, table, explain=True) for _ in range(2)]
+    for pending in under_way:
+        np.testing.assert_array_equal(pending.result().scores, scores)
+    labeller.close()
+    engine.close()
+
+
 @pytest.mark.parametrize("size", [(720, 1280), (100, 90), (144, 192), (200, 150)])
 def test_resized_frames_equal_the_cpu_s(cuda: Cuda, host: PixelHost, size: tuple[int, int]) -> None:
     engine = ScoresEngine(cuda, np.zeros((2, 36, 48), np.float32), (144, 192))

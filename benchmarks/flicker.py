@@ -20,6 +20,7 @@ import argparse
 import contextlib
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy import Segmenter, _native
+from dedos_deploy.errors import DedosError
 from dedos_deploy.evaluation.boundary import BoundaryIou
 from dedos_deploy.evaluation.confusion import Confusion
 from dedos_deploy.evaluation.folder import LabelledFolder
@@ -246,6 +248,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     if min(args.frames, args.still) < 2 or args.rounds < 1 or args.skip < 0:
         parser.error("--frames and --still from 2, --rounds from 1 and --skip from 0 on are needed")
     cv2.setNumThreads(1)
+    try:
+        seen = measured_clips(args)
+    except DedosError as error:
+        print(f"flicker: error: {error}", file=sys.stderr)
+        return 2
+    times = timed(args.rounds)
+    print(", ".join(f"{name} {value:.2f}" for name, value in times.items()))
+    if args.json:
+        print(json.dumps(summary(seen, times)))
+    return 0
+
+
+def measured_clips(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Return by name what is seen of the clips that are asked for, and print it as it comes."""
     hall = f"scene:hall?size=240x320={','.join(class_names('hall'))}"
     clips = [clip_of(text, args.frames, args.skip) for text in args.clip or [hall]]
     longest = 10**6 if args.labelled else args.frames
@@ -263,11 +279,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for clip in clips:
             seen[clip.name] = found = measured(segmenters, clip, args.still)
             print(line_of(clip.name, found), flush=True)
-    times = timed(args.rounds)
-    print(", ".join(f"{name} {value:.2f}" for name, value in times.items()))
-    if args.json:
-        print(json.dumps(summary(seen, times)))
-    return 0
+    return seen
 
 
 def line_of(name: str, found: dict[str, Any]) -> str:

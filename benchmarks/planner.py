@@ -2,7 +2,8 @@
 
 The label map is of a scene of this package, labelled by the embedded nano bundle. All answers but the
 ground from above, which the tests hold against rays cast one by one, are first compared with plain
-references; then all are timed in turns, in thread CPU time.
+references; then all are timed in turns, in thread CPU time: the median, and the fastest, which other
+programs on the machine disturb least.
 
     python benchmarks/planner.py
     python benchmarks/planner.py --size 720x1280 --json
@@ -118,6 +119,7 @@ def measure(frame_hw: tuple[int, int], seed: int, rounds: int) -> dict[str, obje
         "regions": len(result.regions()),
         "agreed": True,
         "ms": {name: statistics.median(values) for name, values in taken.items()},
+        "fastest_ms": {name: min(values) for name, values in taken.items()},
     }
 
 
@@ -133,9 +135,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if min(args.size) < 8 or args.rounds < 1:
         parser.error("--size from 8x8 and --rounds from 1 on are needed")
     values = measure(args.size, args.seed, args.rounds)
-    print(f"{args.size[0]}x{args.size[1]}, {values['regions']} regions; median ms of one core")
+    print(
+        f"{args.size[0]}x{args.size[1]}, {values['regions']} regions; ms of one core: median, fastest"
+    )
+    fastest: dict[str, float] = values["fastest_ms"]  # type: ignore[assignment]
     for name, ms in values["ms"].items():  # type: ignore[attr-defined]
-        print(f"  {name:15} {ms:6.2f}")
+        print(f"  {name:15} {ms:6.2f} {fastest[name]:6.2f}")
     if args.json:
         print(json.dumps(values))
     return 0

@@ -107,23 +107,41 @@ def majority(
         TypeError: an argument is not an array, or `out` is read-only.
     """
 
-def connect(
-    ids: NDArray[np.uint8] | NDArray[np.uint16], regions: NDArray[np.int32]
-) -> NDArray[np.int64]:
-    """Number the regions of a label map: pixels of one id that hang together, corners counted.
+def connect(ids: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.int64]:
+    """Measure the regions of a label map: pixels of one id that hang together, corners counted.
 
     | array | shape | dtype | meaning |
     |---|---|---|---|
     | ids | [H, W] | uint8 or uint16 | ids of pixels |
-    | regions (out) | [H, W] | int32 | number of each pixel's region, in the order of their first pixels |
-    | returned | [R, 8] | int64 | of each region: id, pixels, left, top, right and bottom (the last two beyond), sum of its pixels' columns, of their rows |
+    | returned | [R, 8] | int64 | of each region, in the order of their first pixels: id, pixels, left, top, right and bottom (the last two beyond), sum of its pixels' columns, of their rows |
 
-    Arrays are C-contiguous, aligned, in this machine's byte order, and share no memory. The GIL is
+    The array is C-contiguous, aligned and in this machine's byte order. The GIL is released meanwhile.
+
+    Raises:
+        ValueError: a dtype, shape or layout does not fit, or there are 2^31 pixels or more.
+        TypeError: an argument is not an array.
+    """
+
+def outline(
+    ids: NDArray[np.uint8] | NDArray[np.uint16], wanted: NDArray[np.uint8], min_area: int
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Return the outlines of the regions of a label map, as `connect` finds them.
+
+    | array | shape | dtype | meaning |
+    |---|---|---|---|
+    | ids | [H, W] | uint8 or uint16 | ids of pixels |
+    | wanted | [C] | uint8 | whether each id's regions count, those of at least `min_area` pixels; ids from C on do not |
+    | returned points | [P, 2] | int32 | columns and rows where outlines turn |
+    | returned lines | [L, 4] | int64 | id, 0 around the region or 1 around a hole of it, first point, first point beyond |
+
+    Lines are in the order of the regions' first pixels, each region's holes after what is around it.
+    Points of a region are those that OpenCV's findContours tells of its mask alone (RETR_CCOMP,
+    CHAIN_APPROX_SIMPLE). Arrays are C-contiguous, aligned and in this machine's byte order. The GIL is
     released meanwhile.
 
     Raises:
-        ValueError: a dtype, shape or layout does not fit, there are 2^31 pixels or more, or memory is shared.
-        TypeError: an argument is not an array, or `regions` is read-only.
+        ValueError: a dtype, shape or layout does not fit, or there are 2^31 pixels or more.
+        TypeError: an argument is not an array, or no whole number.
     """
 
 SCORE_LANES: int

@@ -188,7 +188,7 @@ def occupancy(kinds: NDArray[np.uint8], camera: GroundCamera, grid: GroundGrid) 
             f"GroundGrid, not by {shown(camera)} into {shown(grid)}"
         )
     view = _view(camera, grid, (kinds.shape[0], kinds.shape[1]))
-    seen = np.append(kinds.reshape(-1), FREE)[view.pixels]
+    seen = np.append(kinds.reshape(-1), np.uint8(FREE)).take(view.pixels)
     blocked = seen != FREE
     first = blocked.argmax(axis=1)
     rays = np.arange(len(first))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +12,6 @@ from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError, shown
 from dedos_deploy.runtime.arguments import as_finite
-
-_Contour = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,10 @@ def regions_of(
     of the smallest that counts. Raises BadInputError for a `min_area` below 1.
     """
     _check_min_area(min_area)
-    measured, _ = _connected(label_map, class_ids, min_area)
+    from dedos_deploy import _native
+
+    measured = _native.connect(np.ascontiguousarray(label_map))
+    measured = measured[np.isin(measured[:, 0], class_ids) & (measured[:, 1] >= min_area)]
     measured = measured[np.argsort(-measured[:, 1], kind="stable")]
     return tuple(
         Region(
@@ -74,7 +76,7 @@ def regions_of(
             (left, top, right, bottom),
             (columns / area, rows / area),
         )
-        for class_id, area, left, top, right, bottom, columns, rows in measured[:, :-1].tolist()
+        for class_id, area, left, top, right, bottom, columns, rows in measured.tolist()
     )
 
 
@@ -96,22 +98,21 @@ def polygons_of(
         raise BadInputError(f"tolerance is 0 or more pixels, not {shown(tolerance)}")
     _check_min_area(min_area)
     pixels = min(pixels, float(sum(label_map.shape)))  # OpenCV refuses what is astronomical
-    measured, region_of_pixel = _connected(label_map, class_ids, min_area)
-    outlines = [
-        (class_id, *_outline(region_of_pixel, number, (left, top, right, bottom)))
-        for class_id, _, left, top, right, bottom, _, _, number in measured.tolist()
+    from dedos_deploy import _native
+
+    wanted = np.zeros(max(class_ids, default=0) + 1, np.uint8)
+    wanted[list(class_ids)] = True
+    smallest = math.ceil(min(min_area, label_map.size + 1))
+    points, lines = _native.outline(np.ascontiguousarray(label_map), wanted, smallest)
+    rows = lines.tolist()
+    outlines = [_simplified(points[begin:end], pixels) for _, _, begin, end in rows]
+    exteriors = [at for at, (_, is_hole, _, _) in enumerate(rows) if not is_hole]
+    ends = [*exteriors, len(rows)][1:]
+    polygons = [
+        Polygon(names[rows[at][0]], rows[at][0], outlines[at], tuple(outlines[at + 1 : after]))
+        for at, after in zip(exteriors, ends, strict=True)
     ]
-    return tuple(
-        Polygon(
-            names[class_id],
-            class_id,
-            _simplified(exterior, pixels),
-            tuple(_simplified(hole, pixels) for hole in holes),
-        )
-        for class_id, exterior, holes in sorted(
-            outlines, key=lambda outline: class_ids.index(outline[0])
-        )
-    )
+    return tuple(sorted(polygons, key=lambda polygon: class_ids.index(polygon.class_id)))
 
 
 def _check_min_area(min_area: float) -> None:
@@ -120,39 +121,11 @@ def _check_min_area(min_area: float) -> None:
         raise BadInputError(f"min_area is at least 1 pixel, not {shown(min_area)}")
 
 
-def _connected(
-    label_map: NDArray[Any], class_ids: Sequence[int], min_area: int
-) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Return what `_native.connect` tells of the regions that are asked for, with their numbers in a
-    ninth column, and the number of every pixel's region, int32 [H, W]."""
-    from dedos_deploy import _native
-
-    region_of_pixel = np.empty(label_map.shape, np.int32)
-    measured = _native.connect(np.ascontiguousarray(label_map), region_of_pixel)
-    numbers = np.flatnonzero(np.isin(measured[:, 0], class_ids) & (measured[:, 1] >= min_area))
-    return np.column_stack([measured[numbers], numbers]), region_of_pixel
-
-
-def _outline(
-    region_of_pixel: NDArray[np.int32], number: int, box_xyxy: tuple[int, int, int, int]
-) -> tuple[_Contour, Sequence[_Contour]]:
-    """Return the exact outline of a region, and those of its holes, int32 [N, 1, 2]."""
+def _simplified(outline: NDArray[np.int32], tolerance: float) -> NDArray[np.int32]:
+    """Return an outline of its own memory, int32 [N, 2], within a tolerance of one."""
     import cv2
 
-    left, top, right, bottom = box_xyxy
-    mask = (region_of_pixel[top:bottom, left:right] == number).view(np.uint8)
-    contours, hierarchy = cv2.findContours(
-        mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=(left, top)
-    )
-    if len(contours) == 1:
-        return contours[0], ()
-    exterior = int(np.flatnonzero(hierarchy[0, :, 3] < 0)[0])
-    return contours[exterior], contours[:exterior] + contours[exterior + 1 :]
-
-
-def _simplified(contour: _Contour, tolerance: float) -> NDArray[np.int32]:
-    import cv2
-
-    if tolerance:
-        contour = cv2.approxPolyDP(contour, tolerance, closed=True)
-    return contour.reshape(-1, 2)
+    if not tolerance:
+        return np.array(outline)
+    simple = cv2.approxPolyDP(outline, tolerance, closed=True)
+    return simple.reshape(-1, 2).astype(np.int32, copy=False)

@@ -14,6 +14,8 @@ IMAGE = "sensor_msgs/msg/Image"
 JPEG = "sensor_msgs/msg/CompressedImage"
 LABEL_INFO = "vision_msgs/msg/LabelInfo"
 TEXT = "std_msgs/msg/String"
+STAMP_SECONDS = range(-(2**31), 2**31)
+"""Seconds after 1970 began that a header can hold."""
 VISION_MSGS = {
     "vision_msgs/msg/VisionClass": "uint16 class_id\nstring class_name\n",
     LABEL_INFO: "std_msgs/Header header\nvision_msgs/VisionClass[] class_map\nfloat32 threshold\n",
@@ -46,7 +48,7 @@ class Ros2Messages:
         return bytes(self.store.serialize_cdr(self.store.types[kind](**fields), kind))
 
     def header(self, stamp_ns: int, frame_id: str) -> Any:
-        """Return the header of a message. stamp_ns: nanoseconds since 1970."""
+        """Return the header of a message. stamp_ns: nanoseconds since 1970, within STAMP_SECONDS."""
         seconds, nanoseconds = divmod(stamp_ns, 10**9)
         stamp = self.store.types["builtin_interfaces/msg/Time"](sec=seconds, nanosec=nanoseconds)
         return self.store.types["std_msgs/msg/Header"](stamp=stamp, frame_id=frame_id)

@@ -226,12 +226,13 @@ def options_of(args: argparse.Namespace) -> RunOptions:
 def check_places(args: argparse.Namespace) -> None:
     """Raise BadInputError where an output would destroy what is read, or another output."""
     from dedos_deploy.places import Written, check_apart, named
-    from dedos_deploy.runtime.sinks.opening import written_by
+    from dedos_deploy.runtime.sinks.opening import check_topics_apart, written_by
     from dedos_deploy.runtime.sources.opening import read_from
 
     sources = sources_of(args)
     outputs = _outputs_of(args, len(sources))
-    addresses = (uri.replace(PLACE, name) for name in sources for uri in outputs)
+    addresses = [uri.replace(PLACE, name) for name in sources for uri in outputs]
+    check_topics_apart(addresses)
     written = [one for one in map(written_by, addresses) if one is not None]
     if args.trace is not None:
         written.append(Written(f"trace {args.trace!r}", Path(args.trace)))

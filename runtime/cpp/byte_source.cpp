@@ -56,4 +56,12 @@ Bytes all_of(const ByteSource& source, std::uint64_t limit, const std::string& f
   return bytes;
 }
 
+Bytes content_of(const std::string& path, std::uint64_t limit, const std::string& name) {
+  try {
+    return all_of(FileSource(path, name), limit, name);
+  } catch (const Error& error) {
+    throw bad_input(std::string(error.what()) + "; check the path");
+  }
+}
+
 }  // namespace dedos::lib

@@ -55,4 +55,7 @@ class MemorySource : public ByteSource {
 // call it.
 Bytes all_of(const ByteSource& source, std::uint64_t limit, const std::string& file);
 
+// The whole of a file that the caller named: what is wrong with it is bad input, no bad bundle.
+Bytes content_of(const std::string& path, std::uint64_t limit, const std::string& name);
+
 }  // namespace dedos::lib

@@ -1,6 +1,7 @@
 #include "classes.h"
 
 #include <algorithm>
+#include <functional>
 #include <locale>
 #include <map>
 #include <sstream>
@@ -110,12 +111,12 @@ bool looks_like_a_file(const Letters& text) {
 
 class EntryReader {
  public:
-  EntryReader(Letters text, std::size_t number)
-      : text_(std::move(text)),
-        subject_("position " + std::to_string(number) + " of the class list is " +
-                 shown(utf8_of(collapsed(text_)))) {}
+  // place: what messages call it.
+  EntryReader(Letters text, const std::string& place)
+      : text_(std::move(text)), subject_(place + " is " + shown(utf8_of(collapsed(text_)))) {}
 
   Entry read() {
+    if (text_.find(U',') != Letters::npos) fail("has a comma; a comma of a word is '\\,'");
     drop_colour();
     const std::size_t at = text_.find(U'@');
     const Letters body = text_.substr(0, at);
@@ -191,17 +192,33 @@ class EntryReader {
   std::string subject_;
 };
 
-void check_unique(const std::vector<Entry>& entries) {
+// Where an entry stands, for messages.
+using Places = std::function<std::string(std::size_t)>;
+
+void check_unique(const std::vector<Entry>& entries, const Places& place) {
   std::map<std::string, std::size_t> first;
   for (std::size_t i = 0; i < entries.size(); ++i) {
     for (const std::string& word : entries[i].words) {
       const auto [known, is_new] = first.emplace(canonical(word), i);
       if (is_new) continue;
-      throw bad_input(shown(word) + " occurs twice, in position " +
-                      std::to_string(known->second + 1) + " and in position " +
-                      std::to_string(i + 1) + " of the class list; remove one of them");
+      throw bad_input(shown(word) + " occurs twice, in " + place(known->second + 1) + " and in " +
+                      place(i + 1) + "; remove one of them");
     }
   }
+}
+
+std::vector<Entry> entries_of(const std::vector<Letters>& items, const std::string& source,
+                              const Places& place) {
+  if (items.size() > kMaxClasses) {
+    throw bad_input(source + " has " + std::to_string(items.size()) + " classes, at most " +
+                    std::to_string(kMaxClasses) + " are possible; shorten it");
+  }
+  std::vector<Entry> entries;
+  for (const Letters& item : items) {
+    entries.push_back(EntryReader(item, place(entries.size() + 1)).read());
+  }
+  check_unique(entries, place);
+  return entries;
 }
 
 }  // namespace
@@ -225,14 +242,18 @@ std::vector<Entry> parse_classes(const std::string& text) {
                     ", which looks like a file, and a string is always a list of words; read the " +
                     "file and give its content");
   }
-  if (items.size() > kMaxClasses) {
-    throw bad_input("the class list has " + std::to_string(items.size()) + " classes, at most " +
-                    std::to_string(kMaxClasses) + " are possible; shorten it");
-  }
-  std::vector<Entry> entries;
-  for (const Letters& item : items) entries.push_back(EntryReader(item, entries.size() + 1).read());
-  check_unique(entries);
-  return entries;
+  return entries_of(items, "the class list", [](std::size_t number) {
+    return "position " + std::to_string(number) + " of the class list";
+  });
+}
+
+std::vector<Entry> parse_entries(const std::vector<std::string>& spelled,
+                                 const std::string& source) {
+  std::vector<Letters> items;
+  for (const std::string& text : spelled) items.push_back(masked(letters_of(text)));
+  return entries_of(items, source, [&](std::size_t number) {
+    return "entry " + std::to_string(number) + " of " + source;
+  });
 }
 
 }  // namespace dedos::lib

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
 #include <exception>
 #include <new>
@@ -34,7 +35,7 @@ constexpr const char* kVersionText = DEDOS_TEXT_OF(DEDOS_VERSION_MAJOR) "." DEDO
     DEDOS_VERSION_MINOR) "." DEDOS_TEXT_OF(DEDOS_VERSION_PATCH);
 
 // Fields of the first release, which every caller has.
-constexpr std::size_t kLeastOptions = sizeof(dedos_options);
+constexpr std::size_t kLeastOptions = offsetof(dedos_options, words_file);
 constexpr std::size_t kLeastFrame = sizeof(dedos_frame);
 constexpr std::size_t kLeastView = sizeof(dedos_view);
 
@@ -143,9 +144,13 @@ dedos_status dedos_open(const char* bundle, const char* classes, const dedos_opt
     need(segmenter, "segmenter");
     *segmenter = nullptr;
     need(bundle, "bundle");
-    need(classes, "classes");
     const dedos_options used = options == nullptr ? defaults() : known_fields(*options);
     check_options(used);
+    if (used.words_file == nullptr) need(classes, "classes");
+    if (used.words_file != nullptr && classes != nullptr) {
+      throw bad_input(
+          "classes and dedos_options.words_file are both given; give one, and NULL for the other");
+    }
     *segmenter = new dedos_segmenter(bundle, classes, used);
   });
 }
@@ -170,6 +175,15 @@ dedos_status dedos_set_classes(dedos_segmenter* segmenter, const char* classes, 
     need_usable(segmenter);
     need(classes, "classes");
     const std::int64_t now = segmenter->segmenter.set_classes(classes);
+    if (version != nullptr) *version = now;
+  });
+}
+
+dedos_status dedos_set_words_file(dedos_segmenter* segmenter, const char* path, int64_t* version) {
+  return guarded([&] {
+    need_usable(segmenter);
+    need(path, "path");
+    const std::int64_t now = segmenter->segmenter.set_words_file(path);
     if (version != nullptr) *version = now;
   });
 }

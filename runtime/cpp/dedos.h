@@ -65,6 +65,8 @@ typedef struct dedos_options {
   const char* const* vocabulary_files; /* made by the Python package for this bundle: words that
                                           need not be encoded */
   size_t vocabulary_count;
+  const char* words_file; /* opens with the words of this file, as dedos_set_words_file takes it,
+                             and `classes` NULL; NULL: there is none */
 } dedos_options;
 
 /* A picture of the caller's, which is only read during the call. */
@@ -108,7 +110,8 @@ DEDOS_API const char* dedos_last_error(void);
 DEDOS_API void dedos_options_init(dedos_options* options, size_t size);
 
 /* Opens a bundle, a folder or a .dedos file, with a class list such as "road,car|automobile@0.4";
- * options: NULL for defaults. *segmenter is NULL after a failure. */
+ * or NULL for that of options->words_file; options: NULL for defaults. *segmenter is NULL after a
+ * failure. */
 DEDOS_API dedos_status dedos_open(const char* bundle, const char* classes,
                                   const dedos_options* options, dedos_segmenter** segmenter);
 
@@ -123,6 +126,12 @@ DEDOS_API dedos_status dedos_network_size(const dedos_segmenter* segmenter, int3
  * their ids. version: may be NULL. Of two calls at once the later one wins. */
 DEDOS_API dedos_status dedos_set_classes(dedos_segmenter* segmenter, const char* classes,
                                          int64_t* version);
+
+/* The same with the class list of a words file, as dedos-train tune-words of the Python package
+ * writes it: words with embeddings that were tuned on one model, which another model refuses. Words
+ * keep what the file gave them in later class lists, too, until another words file comes. */
+DEDOS_API dedos_status dedos_set_words_file(dedos_segmenter* segmenter, const char* path,
+                                            int64_t* version);
 
 /* An empty result, which any number of frames may be labelled into, one after another. */
 DEDOS_API dedos_status dedos_result_create(dedos_result** result);

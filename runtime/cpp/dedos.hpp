@@ -40,6 +40,7 @@ struct Options {
   bool verify = true;
   std::string onnxruntime;  // path of libonnxruntime.so; "": DEDOS_ONNXRUNTIME, or the loader's
   std::vector<std::string> vocabulary_files;
+  std::string words_file;  // opens with its words, and with "" as classes; "": there is none
 };
 
 // A picture of the caller's. pitch: bytes from row to row, 0 for rows without gaps.
@@ -101,8 +102,11 @@ class Segmenter {
     given.onnxruntime = options.onnxruntime.empty() ? nullptr : options.onnxruntime.c_str();
     given.vocabulary_files = files.data();
     given.vocabulary_count = files.size();
+    const bool from_file = !options.words_file.empty();
+    given.words_file = from_file ? options.words_file.c_str() : nullptr;
     dedos_segmenter* made = nullptr;
-    check(dedos_open(bundle.c_str(), classes.c_str(), &given, &made));
+    check(dedos_open(bundle.c_str(), from_file && classes.empty() ? nullptr : classes.c_str(),
+                     &given, &made));
     owned_.reset(made);
   }
 
@@ -110,6 +114,13 @@ class Segmenter {
   std::int64_t set_classes(const std::string& classes) {
     std::int64_t version = 0;
     check(dedos_set_classes(owned_.get(), classes.c_str(), &version));
+    return version;
+  }
+
+  // The same with the class list and the embeddings of a words file.
+  std::int64_t set_words_file(const std::string& path) {
+    std::int64_t version = 0;
+    check(dedos_set_words_file(owned_.get(), path.c_str(), &version));
     return version;
   }
 

@@ -173,6 +173,10 @@ void read_spec(const Fields& spec, Manifest& manifest) {
 
 void check_model(const Fields& fields, const Manifest& manifest, const Rules& rules) {
   const Fields config = fields.object("config"), clip = config.object("clip");
+  const std::string& checkpoint = manifest.checkpoint_sha256;
+  rules.check(
+      checkpoint.empty() || is_sha256(checkpoint),
+      "field 'checkpoint_sha256' must be a SHA-256 in hexadecimal, not " + shown(checkpoint));
   rules.check(!manifest.preset.empty(), "field 'preset' must not be empty");
   rules.check(config.text("preset") == manifest.preset, "field 'preset' is not 'config.preset'");
   rules.check(clip.text("activation") == fields.text("activation"),
@@ -286,6 +290,7 @@ Manifest Manifest::parse(const std::string& text, const std::string& label) {
   manifest.thresholds = thresholds.map<double>([&](const Json& value, const std::string& path) {
     return thresholds.number_of(value, path);
   });
+  manifest.checkpoint_sha256 = fields.text_or_null("checkpoint_sha256");
   manifest.base_vocabulary = fields.text_or_null("base_vocabulary");
   manifest.vocabularies = fields.texts("vocabularies");
   manifest.files = files.map<std::string>(

@@ -23,7 +23,8 @@ struct Manifest {
   std::int32_t context_length = 0;
   std::map<std::string, double> thresholds;  // by class name
   double default_threshold = 0.0;
-  std::string base_vocabulary;  // "" for none
+  std::string checkpoint_sha256;  // of the model; "" where it is not known
+  std::string base_vocabulary;    // "" for none
   std::vector<std::string> vocabularies;
   std::map<std::string, std::string> files;  // SHA-256 of every file but the manifest
 

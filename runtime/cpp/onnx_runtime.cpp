@@ -1,11 +1,15 @@
 #include "onnx_runtime.h"
 
 #include <dlfcn.h>
+#include <elf.h>
+#include <sys/stat.h>
+#include <unistd.h>
 #ifdef __GLIBC__
 #include <malloc.h>
 #endif
 
 #include <cstdlib>
+#include <cstring>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -93,12 +97,40 @@ class Handle {
   void* object_;
 };
 
+// Of a library that is cut off, dlopen maps what is not there, and the process ends where it is
+// first looked at. What else is wrong with a file dlopen says itself. A name without a slash is
+// looked for by the loader, which does not tell where it found it.
+void check_whole(const std::string& path) {
+  struct stat found;
+  if (path.find('/') == std::string::npos || ::stat(path.c_str(), &found) != 0 ||
+      !S_ISREG(found.st_mode) || ::access(path.c_str(), R_OK) != 0) {
+    return;
+  }
+  const FileSource source(path, path);
+  Elf64_Ehdr header;
+  if (!source.read(0, &header, sizeof header) || header.e_phentsize != sizeof(Elf64_Phdr) ||
+      std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0 || header.e_ident[EI_CLASS] != ELFCLASS64) {
+    return;
+  }
+  for (std::size_t i = 0; i < header.e_phnum; ++i) {
+    Elf64_Phdr part;
+    const bool there = source.read(header.e_phoff + i * sizeof part, &part, sizeof part);
+    if (there && (part.p_type != PT_LOAD || (part.p_filesz <= source.size() &&
+                                             part.p_offset <= source.size() - part.p_filesz))) {
+      continue;
+    }
+    throw no_runtime(shown(path, 300) + " is cut off after " + std::to_string(source.size()) +
+                     " bytes; copy it again");
+  }
+}
+
 void* library_at(const std::string& path) {
   const char* named = std::getenv("DEDOS_ONNXRUNTIME");
   std::vector<std::string> places{"libonnxruntime.so.1", "libonnxruntime.so"};
   if (named != nullptr && *named != '\0') places = {named};
   if (!path.empty()) places = {path};
   for (const std::string& place : places) {
+    check_whole(place);
     void* library = ::dlopen(place.c_str(), RTLD_NOW | RTLD_LOCAL);
     if (library != nullptr) return library;
   }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <iterator>
 #include <stdexcept>
 
 #include "cores.h"
@@ -67,8 +68,7 @@ void check_frame(const dedos_frame& frame) {
 
 }  // namespace
 
-Segmenter::Segmenter(const std::string& bundle, const std::string& classes,
-                     const dedos_options& options)
+Segmenter::Segmenter(const std::string& bundle, const char* classes, const dedos_options& options)
     : bundle_(Bundle::open(bundle, options.verify != 0)),
       runtime_(OnnxRuntime::load(options.onnxruntime == nullptr ? "" : options.onnxruntime)),
       threads_(usable_threads(options.threads)),
@@ -82,9 +82,11 @@ Segmenter::Segmenter(const std::string& bundle, const std::string& classes,
     encoder_.know(options.vocabulary_files[i]);
   }
   open_graph();
-  const std::vector<Entry> entries = parse_classes(classes);
+  if (classes == nullptr) words_file_ = words_file(options.words_file);
+  const std::vector<Entry> entries =
+      classes == nullptr ? words_file_->entries() : parse_classes(classes);
   // With all threads: no frame waits for the first words.
-  table_ = rules_.table(entries, encoder_.encode(words_of(entries), threads_), nullptr);
+  table_ = rules_.table(entries, rows_of(entries, words_file_.get(), threads_), nullptr);
 }
 
 const VocabularyFile* Segmenter::negatives(dedos_background background) const {
@@ -145,20 +147,60 @@ std::shared_ptr<const SlotTable> Segmenter::table() const {
   return table_;
 }
 
+std::shared_ptr<const WordsFile> Segmenter::words_file(const std::string& path) const {
+  return std::make_shared<const WordsFile>(WordsFile::read(path, manifest()));
+}
+
 std::int64_t Segmenter::set_classes(const std::string& classes) {
-  const std::vector<Entry> entries = parse_classes(classes);
+  return change(parse_classes(classes), nullptr);
+}
+
+std::int64_t Segmenter::set_words_file(const std::string& path) {
+  const std::shared_ptr<const WordsFile> file = words_file(path);
+  return change(file->entries(), file);
+}
+
+// file: nullptr for the one that there was.
+std::int64_t Segmenter::change(const std::vector<Entry>& entries,
+                               std::shared_ptr<const WordsFile> file) {
   std::uint64_t turn;
   {
     const std::lock_guard<std::mutex> lock(changing_);
     turn = ++asked_;
+    if (file == nullptr) file = words_file_;
   }
-  const std::vector<float> rows = encoder_.encode(words_of(entries), text_threads_);
+  const std::vector<float> rows = rows_of(entries, file.get(), text_threads_);
   const std::lock_guard<std::mutex> lock(changing_);
   if (turn > done_) {
     table_ = rules_.table(entries, rows, table_.get());
+    words_file_ = std::move(file);
     done_ = turn;
   }
   return table_->version;
+}
+
+// Those of the words file, nullptr for none, and of the text encoder for all other words.
+std::vector<float> Segmenter::rows_of(const std::vector<Entry>& entries, const WordsFile* file,
+                                      int threads) {
+  const std::vector<std::string> words = words_of(entries);
+  if (file == nullptr) return encoder_.encode(words, threads);
+  std::vector<std::string> others;
+  std::copy_if(words.begin(), words.end(), std::back_inserter(others),
+               [&](const std::string& word) { return file->find(word) == nullptr; });
+  const std::vector<float> encoded =
+      others.empty() ? std::vector<float>() : encoder_.encode(others, threads);
+  std::vector<float> rows;
+  auto next = encoded.begin();
+  for (const std::string& word : words) {
+    const Row* row = file->find(word);
+    if (row != nullptr) {
+      rows.insert(rows.end(), row->begin(), row->end());
+    } else {
+      rows.insert(rows.end(), next, next + manifest().text_width);
+      next += manifest().text_width;
+    }
+  }
+  return rows;
 }
 
 Picture Segmenter::picture_of(const dedos_frame& frame) {

@@ -13,6 +13,7 @@
 #include "resize.h"
 #include "slots.h"
 #include "text_encoder.h"
+#include "words_file.h"
 
 namespace dedos::lib {
 
@@ -31,9 +32,11 @@ struct Result {
 // All of this may be called from any thread.
 class Segmenter {
  public:
-  Segmenter(const std::string& bundle, const std::string& classes, const dedos_options& options);
+  // classes: nullptr for those of options.words_file.
+  Segmenter(const std::string& bundle, const char* classes, const dedos_options& options);
 
   std::int64_t set_classes(const std::string& classes);
+  std::int64_t set_words_file(const std::string& path);
   void segment(const dedos_frame& frame, Result& result);
   const Manifest& manifest() const { return bundle_.manifest(); }
 
@@ -41,6 +44,9 @@ class Segmenter {
   const VocabularyFile* negatives(dedos_background background) const;
   void open_graph();
   void check_graph() const;
+  std::shared_ptr<const WordsFile> words_file(const std::string& path) const;
+  std::int64_t change(const std::vector<Entry>& entries, std::shared_ptr<const WordsFile> file);
+  std::vector<float> rows_of(const std::vector<Entry>& entries, const WordsFile* file, int threads);
   std::shared_ptr<const SlotTable> table() const;
   Picture picture_of(const dedos_frame& frame);
   void infer(const SlotTable& table);
@@ -59,8 +65,9 @@ class Segmenter {
   std::vector<float> scores_;
   std::vector<std::uint16_t> half_scores_;
   std::mutex busy_;              // of a frame
-  mutable std::mutex changing_;  // of the four below
+  mutable std::mutex changing_;  // of the five below
   std::shared_ptr<const SlotTable> table_;
+  std::shared_ptr<const WordsFile> words_file_;  // the last one, whose rows later lists have, too
   std::uint64_t asked_ = 0, done_ = 0;
 };
 

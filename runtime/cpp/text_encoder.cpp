@@ -116,15 +116,6 @@ Row mean_of(const std::vector<std::vector<double>>& prompts, const std::string& 
   return {mean.begin(), mean.end()};
 }
 
-// What the caller named: its absence is no fault of a bundle.
-Bytes content_of(const std::string& path, const std::string& name) {
-  try {
-    return all_of(FileSource(path, name), kMaxRead, name);
-  } catch (const Error& error) {
-    throw bad_input(std::string(error.what()) + "; check the path");
-  }
-}
-
 std::string prompt_of(const std::string& sentence, const std::string& word) {
   std::string prompt = sentence;
   return prompt.replace(prompt.find("{}"), 2, word);
@@ -165,7 +156,7 @@ void TextEncoder::know_shipped() {
 
 void TextEncoder::know(const std::string& path) {
   const std::string name = "vocabulary file " + shown(path, 300);
-  VocabularyFile file = VocabularyFile::parse(content_of(path, name), name);
+  VocabularyFile file = VocabularyFile::parse(content_of(path, kMaxRead, name), name);
   const Manifest& manifest = bundle_.manifest();
   std::string templates;
   for (const std::string& sentence : manifest.templates) {

@@ -97,6 +97,20 @@ void check(const char* name, const Input& array, std::size_t rank) {
   }
 }
 
+inline void check_id_type(const char* name, const Input& ids, bool fits, const char* needed) {
+  if (fits) return;
+  throw std::invalid_argument(std::string(name) + " has dtype " + dtype_text(ids.dtype()) +
+                              ", but " + needed + " is needed; convert it with astype");
+}
+
+// Whatever keeps `ids` from being a label map; whether its ids are wide.
+inline bool check_ids(const Input& ids) {
+  const bool wide = ids.dtype() == nb::dtype<std::uint16_t>();
+  check_id_type("ids", ids, wide || ids.dtype() == nb::dtype<std::uint8_t>(), "uint8 or uint16");
+  wide ? check<std::uint16_t>("ids", ids, 2) : check<std::uint8_t>("ids", ids, 2);
+  return wide;
+}
+
 inline void check_shape(const char* name, const Input& array, const char* like, std::size_t axis,
                         std::size_t expected) {
   if (array.shape(axis) == expected) return;

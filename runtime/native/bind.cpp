@@ -10,10 +10,9 @@
 #include <stdexcept>
 #include <string>
 #include <thread>
-#include <utility>
-#include <vector>
 
 #include "arguments.h"
+#include "bind_regions.h"
 #include "confusion.h"
 #include "dlpack.h"
 #include "label_map.h"
@@ -21,7 +20,6 @@
 #include "majority.h"
 #include "nv12.h"
 #include "pixel_scores.h"
-#include "regions.h"
 #include "stabilise.h"
 
 namespace nb = nanobind;
@@ -202,12 +200,6 @@ dedos::Mistake count(const Input& labels, const Input& predictions, const dedos:
 }
 
 // Ids may be of several types; without this the message of `check` would name only one of them.
-void check_id_type(const char* name, const Input& ids, bool fits, const char* needed) {
-  if (fits) return;
-  throw std::invalid_argument(std::string(name) + " has dtype " + dedos::dtype_text(ids.dtype()) +
-                              ", but " + needed + " is needed; convert it with astype");
-}
-
 template <typename Label>
 dedos::Mistake count_any(const Input& labels, const Input& predictions,
                          const dedos::ConfusionIds& ids, const Output& matrix) {
@@ -226,13 +218,13 @@ void confusion(nb::handle given_labels, nb::handle given_predictions, nb::handle
   const std::int64_t ignore = dedos::integer_from("ignore", given_ignore);
   const std::int64_t unlabelled = dedos::integer_from("unlabelled", given_unlabelled);
   const bool wide = predictions.dtype() == nb::dtype<std::uint16_t>();
-  check_id_type("labels", labels,
-                labels.dtype() == nb::dtype<std::uint8_t>() ||
-                    labels.dtype() == nb::dtype<std::uint16_t>() ||
-                    labels.dtype() == nb::dtype<std::int32_t>(),
-                "uint8, uint16 or int32");
-  check_id_type("predictions", predictions,
-                wide || predictions.dtype() == nb::dtype<std::uint8_t>(), "uint8 or uint16");
+  dedos::check_id_type("labels", labels,
+                       labels.dtype() == nb::dtype<std::uint8_t>() ||
+                           labels.dtype() == nb::dtype<std::uint16_t>() ||
+                           labels.dtype() == nb::dtype<std::int32_t>(),
+                       "uint8, uint16 or int32");
+  dedos::check_id_type("predictions", predictions,
+                       wide || predictions.dtype() == nb::dtype<std::uint8_t>(), "uint8 or uint16");
   wide ? dedos::check<std::uint16_t>("predictions", predictions, 2)
        : dedos::check<std::uint8_t>("predictions", predictions, 2);
   dedos::check<std::int64_t>("matrix", Input(matrix), 2);
@@ -284,47 +276,7 @@ void shrink(const Input& ids, const Output& out) {
 void majority(nb::handle given_ids, nb::handle given_out) {
   const auto ids = dedos::array_from<Input>("ids", given_ids);
   const auto out = dedos::array_from<Output>("out", given_out);
-  const bool wide = ids.dtype() == nb::dtype<std::uint16_t>();
-  check_id_type("ids", ids, wide || ids.dtype() == nb::dtype<std::uint8_t>(), "uint8 or uint16");
-  wide ? dedos::check<std::uint16_t>("ids", ids, 2) : dedos::check<std::uint8_t>("ids", ids, 2);
-  wide ? shrink<std::uint16_t>(ids, out) : shrink<std::uint8_t>(ids, out);
-}
-
-// int64 [R, 8], in the order of the fields of Region.
-using Regions = nb::ndarray<nb::numpy, std::int64_t, nb::ndim<2>>;
-
-template <typename Id>
-Regions connected(const Input& ids, const Output& regions) {
-  static_assert(sizeof(dedos::Region) == 8 * sizeof(std::int64_t));
-  std::vector<dedos::Region> found;
-  {
-    const nb::gil_scoped_release release;
-    found = dedos::connect(
-        static_cast<const Id*>(ids.data()), static_cast<std::int64_t>(ids.shape(0)),
-        static_cast<std::int64_t>(ids.shape(1)), static_cast<std::int32_t*>(regions.data()));
-  }
-  auto* kept = new std::vector<dedos::Region>(std::move(found));
-  const nb::capsule owner(
-      kept, [](void* held) noexcept { delete static_cast<std::vector<dedos::Region>*>(held); });
-  return Regions(&kept->front().id, {kept->size(), 8}, owner);
-}
-
-Regions connect(nb::handle given_ids, nb::handle given_regions) {
-  const auto ids = dedos::array_from<Input>("ids", given_ids);
-  const auto regions = dedos::array_from<Output>("regions", given_regions);
-  const bool wide = ids.dtype() == nb::dtype<std::uint16_t>();
-  check_id_type("ids", ids, wide || ids.dtype() == nb::dtype<std::uint8_t>(), "uint8 or uint16");
-  wide ? dedos::check<std::uint16_t>("ids", ids, 2) : dedos::check<std::uint8_t>("ids", ids, 2);
-  dedos::check<std::int32_t>("regions", Input(regions), 2);
-  for (std::size_t axis = 0; axis < 2; ++axis) {
-    dedos::check_shape("regions", Input(regions), "ids", axis, ids.shape(axis));
-  }
-  if (ids.shape(0) * ids.shape(1) > std::size_t{std::numeric_limits<std::int32_t>::max()}) {
-    throw std::invalid_argument("ids has shape " + dedos::shape_text(ids) +
-                                ", but at most 2147483647 pixels are numbered");
-  }
-  dedos::check_apart({{"ids", ids, false}, {"regions", Input(regions), true}});
-  return wide ? connected<std::uint16_t>(ids, regions) : connected<std::uint8_t>(ids, regions);
+  dedos::check_ids(ids) ? shrink<std::uint16_t>(ids, out) : shrink<std::uint8_t>(ids, out);
 }
 
 void check_past(const char* name, const Input& past, const Input& scores) {
@@ -453,12 +405,12 @@ NB_MODULE(_native, module) {
   module.def("confusion", &confusion, "labels"_a.none(), "predictions"_a.none(), "matrix"_a.none(),
              "ignore"_a.none(), "unlabelled"_a.none());
   module.def("majority", &majority, "ids"_a.none(), "out"_a.none());
-  module.def("connect", &connect, "ids"_a.none(), "regions"_a.none());
   module.def("remember", &remember, "scores"_a.none(), "past"_a.none());
   module.def("stabilise", &stabilise, "scores"_a.none(), "grey"_a.none(), "past_grey"_a.none(),
              "flow"_a.none(), "past"_a.none(), "smoothed"_a.none(), "next"_a.none());
   module.attr("SCORE_LANES") = dedos::kScoreLanes;
   module.def("nv12_to_bgr", &nv12_to_bgr, "luma"_a.none(), "chroma"_a.none(), "bgr"_a.none(),
              "matrix"_a.none());
+  dedos::bind_regions(module);
   dedos::bind_dlpack(module);
 }

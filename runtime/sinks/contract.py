@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from dedos_deploy.closing import Closing
+from dedos_deploy.errors import SinkError
 from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.sinks.overlay import OverlayPainter
@@ -43,6 +44,16 @@ class SinkOptions:
 
     protected: tuple[Path, ...] = ()
     """Files and folders that the source is read from, which no output may replace."""
+
+
+def checked_time(uri: str, clock_ns: int, seconds: range) -> int:
+    """Return a frame's time if messages can hold it. seconds: since 1970. Raises SinkError."""
+    if clock_ns // 10**9 in seconds:
+        return clock_ns
+    raise SinkError(
+        f"output {uri!r}: its messages hold times from {seconds[0]} to {seconds[-1]} s after 1970 began, "
+        f"and a frame's is {clock_ns // 10**9} s; correct the clock of what sent or recorded it"
+    )
 
 
 class Sink(Closing):

@@ -15,9 +15,9 @@ from dedos_deploy.runtime.dds import Node, Writer
 from dedos_deploy.runtime.dds_address import TopicAddress, parse_topic
 from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.label_maps import fitted
-from dedos_deploy.runtime.ros2_messages import IMAGE, LABEL_INFO
+from dedos_deploy.runtime.ros2_messages import IMAGE, LABEL_INFO, STAMP_SECONDS
 from dedos_deploy.runtime.segmentation import LabelMap, Segmentation
-from dedos_deploy.runtime.sinks.contract import Sink, SinkOptions
+from dedos_deploy.runtime.sinks.contract import Sink, SinkOptions, checked_time
 
 log = logging.getLogger(__name__)
 
@@ -51,13 +51,7 @@ class TopicSink(Sink):
 
     def __init__(self, uri: str, options: SinkOptions) -> None:
         """uri: ros2:/NAMESPACE and settings. Raises SinkError, MissingExtraError."""
-        address = parse_topic(
-            uri,
-            os.environ,
-            refusal=SinkError,
-            reliabilities=RELIABILITIES,
-            others=("also", "mask"),
-        )
+        address = topics_at(uri)
         self.uri = uri
         self._options = options
         also = _also(address)
@@ -89,7 +83,8 @@ class TopicSink(Sink):
         messages = self._node.messages
         # What came on a topic has a header, also where its `frame_id` is empty.
         frame_id = frame.coordinate_frame or ("" if frame.topic else frame.source_id)
-        header = messages.header(frame.captured_ns, frame_id)
+        stamp_ns = checked_time(self.uri, frame.captured_ns, STAMP_SECONDS)
+        header = messages.header(stamp_ns, frame_id)
         mask = messages.picture(header, self._pixels(MASK, frame, result))
         if result.vocabulary_version != self._version:
             # Names that were not taken in time come again: masks mean nothing without them.
@@ -140,6 +135,17 @@ class TopicSink(Sink):
                 f"{len(result.classes)}; ask for fewer, or add mask=mono16 for readers that know it"
             )
         return label_map
+
+
+def topics_at(uri: str) -> TopicAddress:
+    """Return the namespace that an output's address names, with its settings. Raises SinkError."""
+    return parse_topic(
+        uri,
+        os.environ,
+        refusal=SinkError,
+        reliabilities=RELIABILITIES,
+        others=("also", "mask"),
+    )
 
 
 def _choices(address: TopicAddress, setting: str, text: str, known: Collection[str]) -> None:

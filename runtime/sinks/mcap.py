@@ -8,7 +8,7 @@ from pathlib import Path
 from dedos_deploy.errors import SinkError, require
 from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.segmentation import Segmentation
-from dedos_deploy.runtime.sinks.contract import Sink, SinkOptions
+from dedos_deploy.runtime.sinks.contract import Sink, SinkOptions, checked_time
 from dedos_deploy.runtime.sinks.mcap_foxglove import FoxgloveProfile
 from dedos_deploy.runtime.sinks.mcap_profiles import Profile
 from dedos_deploy.runtime.sinks.mcap_ros2 import Ros2Profile
@@ -61,7 +61,7 @@ class McapSink(Sink):
         return f"{self.uri} ({self._count} frames)" if self._count else None
 
     def write(self, frame: Frame, result: Segmentation) -> None:
-        clock_ns = frame.captured_ns
+        clock_ns = checked_time(self.uri, frame.captured_ns, self._profile.seconds)
         # Of a camera it is found anew at each look; all messages must have the same.
         frame = replace(frame, clock_ns=clock_ns)
         overlay = self._options.painter.paint(frame.frame_bgr, result)

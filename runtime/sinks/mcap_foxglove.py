@@ -23,6 +23,7 @@ class FoxgloveProfile(Profile):
     """Protobuf messages, and JSON for the numbers."""
 
     name = ""
+    seconds = range(2**32)
 
     def __init__(self, purpose: str) -> None:
         """purpose: what the library is needed for, for the error where it is missing."""

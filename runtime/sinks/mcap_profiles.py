@@ -38,6 +38,9 @@ class Profile(ABC):
     name: str
     """Of the profile, in the file's header."""
 
+    seconds: range
+    """After 1970 began, that its messages and the file's own index, which knows nothing earlier, can hold."""
+
     @abstractmethod
     def kinds(self) -> dict[str, Kind]:
         """Return the topics, without what is before them in the recording that is labelled."""

@@ -8,7 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.runtime.frame import Frame
-from dedos_deploy.runtime.ros2_messages import IMAGE, JPEG, LABEL_INFO, TEXT, Ros2Messages
+from dedos_deploy.runtime.ros2_messages import (
+    IMAGE,
+    JPEG,
+    LABEL_INFO,
+    STAMP_SECONDS,
+    TEXT,
+    Ros2Messages,
+)
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.sinks.files import encode_picture
 from dedos_deploy.runtime.sinks.mcap_profiles import Kind, Profile, numbers_of
@@ -34,6 +41,7 @@ class Ros2Profile(Profile):
     """CDR messages of standard types: pictures as JPEG, label maps and the names of their ids."""
 
     name = "ros2"
+    seconds = range(STAMP_SECONDS.stop)
 
     def __init__(self, purpose: str) -> None:
         """purpose: what the library is needed for, for the error where it is missing."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from dedos_deploy.errors import SinkError
+from dedos_deploy.errors import BadInputError, SinkError
 from dedos_deploy.places import Written
 from dedos_deploy.runtime.dds_address import is_topic
 from dedos_deploy.runtime.frame import Frame
@@ -85,6 +86,24 @@ def written_by(uri: str) -> Written | None:
     is_folder = bool(colon) and kind in ("masks", "overlays")
     path = Path(os.path.expanduser(name)) if is_folder else _file_of(uri)
     return Written(f"output {uri!r}", path, FOLDER_HOLDS if is_folder else ())
+
+
+def check_topics_apart(uris: Sequence[str]) -> None:
+    """Raise BadInputError where two outputs would publish the same topics, SinkError for addresses."""
+    topics = [uri for uri in uris if is_topic(uri)]
+    if len(topics) < 2:
+        return
+    from dedos_deploy.runtime.sinks.dds import topics_at
+
+    taken: dict[tuple[str, int], str] = {}
+    for uri in topics:
+        address = topics_at(uri)
+        earlier = taken.setdefault((address.name, address.domain), uri)
+        if earlier is not uri:
+            raise BadInputError(
+                f"output {earlier!r} and output {uri!r} publish the same topics; write one with the "
+                "settings of both, or give each a name of its own"
+            )
 
 
 def _file_of(uri: str) -> Path:

@@ -52,7 +52,11 @@ def majority_arguments() -> dict[str, Any]:
 
 
 def connect_arguments() -> dict[str, Any]:
-    return {"ids": np.ones((17, 23), np.uint16), "regions": np.zeros((17, 23), np.int32)}
+    return {"ids": np.ones((17, 23), np.uint16)}
+
+
+def outline_arguments() -> dict[str, Any]:
+    return {**connect_arguments(), "wanted": np.ones(2, np.uint8), "min_area": 1}
 
 
 def stable_arguments() -> dict[str, Any]:
@@ -82,7 +86,8 @@ OPERATIONS = {
     "label_map": (_native.label_map, label_arguments, ("ids", "confidence", "counts")),
     "confusion": (_native.confusion, confusion_arguments, ("matrix",)),
     "majority": (_native.majority, majority_arguments, ("out",)),
-    "connect": (_native.connect, connect_arguments, ("regions",)),
+    "connect": (_native.connect, connect_arguments, ()),
+    "outline": (_native.outline, outline_arguments, ()),
     "pixel_scores": (_native.pixel_scores, pixel_arguments, ("out",)),
     "stabilise": (_native.stabilise, stable_arguments, ("smoothed", "next")),
 }
@@ -180,7 +185,12 @@ def test_results_go_to_memory_of_their_own(operation: str, name: str) -> None:
 @pytest.mark.parametrize("value", [None, "1", 1.5, 2**63, -(2**63) - 1, 10**30])
 @pytest.mark.parametrize(
     ("operation", "name"),
-    [("label_map", "threads"), ("confusion", "ignore"), ("confusion", "unlabelled")],
+    [
+        ("label_map", "threads"),
+        ("confusion", "ignore"),
+        ("confusion", "unlabelled"),
+        ("outline", "min_area"),
+    ],
 )
 def test_what_is_no_number_is_refused(operation: str, name: str, value: Any) -> None:
     refused(operation, {name: value}, TypeError, f"^{name} must be a whole number of 64 bits$")

@@ -41,6 +41,8 @@ def test_labels_flicker_less_when_smoothed() -> None:
             "--frames and --still from 2, --rounds from 1 and --skip from 0 on are needed",
         ),
         (["--clip", "walk.mp4"], "names no words; write ADDRESS=WORD,WORD"),
+        (["--clip", "/no/walk.mp4=floor"], "flicker: error: source '/no/walk.mp4' does not exist"),
+        (["--labelled", "/no/folder", "--frames", "2"], "flicker: error: "),
         (["--clip", "scene:hall?frames=3&size=24x32=floor", "--skip", "2"], "fewer than two fr"),
     ],
 )

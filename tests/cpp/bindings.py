@@ -58,6 +58,7 @@ class _Options(ctypes.Structure):
         ("onnxruntime", ctypes.c_char_p),
         ("vocabulary_files", ctypes.POINTER(ctypes.c_char_p)),
         ("vocabulary_count", ctypes.c_size_t),
+        ("words_file", ctypes.c_char_p),
     )
 
 
@@ -135,7 +136,7 @@ class Library:
     def open(
         self,
         bundle: str | Path,
-        classes: str,
+        classes: str | None,
         *,
         background: str = "threshold",
         threshold: float = -1.0,
@@ -143,6 +144,7 @@ class Library:
         verify: bool = True,
         onnxruntime: str | Path | None = None,
         vocabulary_files: Sequence[Path] = (),
+        words_file: Path | None = None,
     ) -> Segmenter:
         options = _Options()
         self.c.dedos_options_init(ctypes.byref(options), ctypes.sizeof(options))
@@ -153,8 +155,10 @@ class Library:
             *(str(path).encode() for path in vocabulary_files)
         )
         options.vocabulary_files, options.vocabulary_count = files, len(files)
+        options.words_file = None if words_file is None else str(words_file).encode()
         handle = ctypes.c_void_p()
-        given = str(bundle).encode(), classes.encode(), ctypes.byref(options), ctypes.byref(handle)
+        listed = None if classes is None else classes.encode()
+        given = str(bundle).encode(), listed, ctypes.byref(options), ctypes.byref(handle)
         self.check(self.c.dedos_open(*given))
         return Segmenter(self, handle)
 
@@ -187,6 +191,12 @@ class Segmenter:
         version = ctypes.c_int64()
         given = self._handle, classes.encode(), ctypes.byref(version)
         self._library.check(self._library.c.dedos_set_classes(*given))
+        return version.value
+
+    def set_words_file(self, path: Path) -> int:
+        version = ctypes.c_int64()
+        given = self._handle, str(path).encode(), ctypes.byref(version)
+        self._library.check(self._library.c.dedos_set_words_file(*given))
         return version.value
 
     def run(self, pixels: NDArray[np.uint8], form: str = "bgr", matrix: int = 0) -> None:

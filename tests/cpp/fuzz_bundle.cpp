@@ -1,4 +1,5 @@
-// libFuzzer's entry: bytes opened as a `.dedos` file, and its vocabularies and tokenizer read.
+// libFuzzer's entry: bytes opened as a `.dedos` file, and its vocabularies and tokenizer read; and
+// bytes read as a words file.
 // Built with FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION, where files need not match their SHA-256.
 #include <cstddef>
 #include <cstdint>
@@ -9,8 +10,13 @@
 #include "names.h"
 #include "tokenizer.h"
 #include "vocabulary_file.h"
+#include "words_file.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t count) {
+  try {
+    dedos::lib::WordsFile::parse({bytes, bytes + count}, "words");
+  } catch (const dedos::lib::Error&) {
+  }
   try {
     const auto bundle = dedos::lib::Bundle::from_memory(bytes, count, true);
     for (const std::string& name : bundle.manifest().vocabularies) {

@@ -14,6 +14,7 @@ import numpy as np
 
 from dedos_deploy.text.tokenizer import _SPLIT, END, START
 from dedos_deploy.vocabulary_file import save_vocabulary
+from dedos_deploy.words_file import save_words_file
 
 TEXT_WIDTH = 2
 
@@ -88,6 +89,19 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
+def words_file(folder: Path) -> bytes:
+    """Return a words file with a threshold, a synonym and a letter that is not ASCII."""
+    place = save_words_file(
+        folder / "tuned",
+        entries=["ab@0.25", "c|\u00e4"],
+        words=["ab", "c", "\u00e4"],
+        embeddings=np.eye(2, dtype=np.float32)[[0, 1, 0]],
+        model_sha256="a" * 64,
+        tuning={"frames": 20},
+    )
+    return place.read_bytes()
+
+
 def as_json(listing: dict[str, Any]) -> str:
     return json.dumps(listing)
 
@@ -103,9 +117,11 @@ def archive(files: dict[str, bytes], listing: dict[str, Any], *, deflated: bool 
 
 
 def write_seeds(folder: Path) -> None:
-    """Write a few small bundles, from which a fuzzer begins."""
+    """Write a few small bundles and a words file, from which a fuzzer begins."""
     content = files(folder)
     (folder / "words").unlink()
+    (folder / "seed-2").write_bytes(words_file(folder))
+    (folder / "tuned").unlink()
     for deflated in (False, True):
         seed = archive(content, manifest(content), deflated=deflated)
         (folder / f"seed-{int(deflated)}").write_bytes(seed)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import small_bundles
-from bindings import Failed, Library
+from bindings import Failed, Library, onnx_runtime
 
 from dedos_deploy.bundle import Bundle
 from dedos_deploy.errors import BadBundleError
@@ -173,6 +173,14 @@ def test_arguments(library: Library, demo: Path, tmp_path: Path) -> None:
     assert "must lie in [0, 1]" in str(refused(library, demo, threshold=1.5))
     error = refused(library, demo, onnxruntime=demo)
     assert error.status == "engine error" and "name its libonnxruntime.so" in str(error)
+    whole = onnx_runtime()
+    for length in (0, 40, 4096, whole.stat().st_size // 2):
+        cut = tmp_path / "cut.so"
+        with whole.open("rb") as stream:
+            cut.write_bytes(stream.read(length))
+        error = refused(library, demo, onnxruntime=cut)
+        assert error.status == "engine error" and "is not usable (" in str(error)
+        assert length < 64 or f"is cut off after {length} bytes; copy it again" in str(error)
     library.c.dedos_close(None)
     library.c.dedos_result_free(None)
     with pytest.raises(Failed, match="bundle is NULL"):

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import random
-import socket
 from collections.abc import Iterator
 
 import pytest
 from dds_sides import Peer, Peers
-from ros_environment import ros_folder
+from ros_environment import ros_domain, ros_folder
 
 __all__ = ["ros_folder"]
 
@@ -23,18 +20,12 @@ SETTINGS = (
 
 
 @pytest.fixture
-def domain(monkeypatch: pytest.MonkeyPatch) -> int:
+def domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """The number of a domain that nobody on this machine is in."""
     for name in SETTINGS:
         monkeypatch.delenv(name, raising=False)
-    for number in random.Random(os.getpid()).sample(range(1, 100), 99):
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            try:
-                probe.bind(("127.0.0.1", 7410 + 250 * number))
-            except OSError:
-                continue
-            return number
-    raise AssertionError("every domain is in use")
+    with ros_domain() as number:
+        yield number
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from dedos_deploy.cli.run import main
 from dedos_deploy.errors import MissingExtraError, SinkError, SourceError
 from dedos_deploy.runtime import open_sink, open_source
 from dedos_deploy.runtime.dds_address import discovery_config, parse_topic
+from dedos_deploy.runtime.sinks.opening import check_topics_apart
 
 
 def test_an_address_says_topic_domain_and_quality() -> None:
@@ -78,6 +79,14 @@ def test_a_topic_that_can_never_come_is_not_waited_for(capsys: pytest.CaptureFix
     assert main([*asked, "--source", "ros2:/cam?dmain=3", "--max-frames", "1"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "error: 'ros2:/cam?dmain=3' has an unknown setting 'dmain'" in line
+
+
+def test_two_outputs_of_the_same_topics_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--source", "test:bars?frames=1", "--classes", "road", "--output", "ros2:/dedos"]
+    assert main([*asked, "--output", "ros2:/dedos?also=overlay&domain=0"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "output 'ros2:/dedos' and output 'ros2:/dedos?also=overlay&domain=0' publish the" in line
+    check_topics_apart(["ros2:/dedos", "ros2:/dedos?domain=1", "ros2:/other", "null"])
 
 
 def discovery(**environment: str) -> tuple[str | None, list[str], list[str]]:

@@ -194,6 +194,14 @@ def test_frames_of_no_topic_are_called_by_their_source_and_time(peers: Peers, do
     assert padded(second) == image(result.label_map, "mono8", STAMP_NS + 2, frame_id="")
 
 
+@pytest.mark.parametrize("seconds", [2**31, -(2**31) - 1, 2**40])
+def test_a_time_that_no_header_holds_is_one_sentence(domain: int, seconds: int) -> None:
+    with open_sink(f"ros2:/d?domain={domain}") as sink:
+        with pytest.raises(SinkError, match=f"from -2147483648 to 2147483647 s .* is {seconds} s"):
+            sink.write(frame(1, clock_ns=seconds * 10**9), labelled(("road",), 1))
+        sink.write(frame(1, clock_ns=-(2**31) * 10**9), labelled(("road",), 1))
+
+
 def test_subscribers_find_types_with_their_hashes(domain: int) -> None:
     with (
         open_sink(f"ros2:/d?domain={domain}&reliability=best_effort"),

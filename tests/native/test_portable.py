@@ -86,7 +86,7 @@ def test_the_module_links_for_aarch64(tmp_path: Path) -> None:
             "-fvisibility=hidden",
             "-fno-strict-aliasing",
             *(f"-I{path}" for path in headers),
-            *(str(NATIVE / name) for name in ("bind.cpp", "dlpack.cpp")),
+            *(str(NATIVE / name) for name in ("bind.cpp", "bind_regions.cpp", "dlpack.cpp")),
             *(str(NATIVE / name) for name in CORE),
             str(bind.parent / "src/nb_combined.cpp"),
             "-o",

@@ -7,6 +7,8 @@ import subprocess
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+from ros_environment import ros_domain
+
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = ROOT / "ros2/dedos_ros/config/fastdds_shared_memory.xml"
 
@@ -17,19 +19,19 @@ def run_in_ros(folder: Path, *command: str | Path, timeout_s: float = 540) -> st
         **os.environ,
         "DEDOS_ROS": str(folder),
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-        "ROS_DOMAIN_ID": str(20 + os.getpid() % 80),
         "FASTRTPS_DEFAULT_PROFILES_FILE": str(PROFILES),
     }
     environment.pop("PYTHONPATH", None)
-    done = subprocess.run(
-        ["bash", "-c", '. "$DEDOS_ROS/setup.sh"; exec "$@"', "bash", *command],
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        env=environment,
-        cwd=ROOT,
-        check=False,
-    )
+    with ros_domain() as domain:
+        done = subprocess.run(
+            ["bash", "-c", '. "$DEDOS_ROS/setup.sh"; exec "$@"', "bash", *command],
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            env={**environment, "ROS_DOMAIN_ID": str(domain)},
+            cwd=ROOT,
+            check=False,
+        )
     return done.stdout + done.stderr
 
 

@@ -160,3 +160,18 @@ def test_a_run_writes_ros2_messages_and_never_over_its_source(
     both = ["--output", f"{tmp_path / 'p.mcap'}", "--output", f"{tmp_path / 'p.mcap'}?profile=ros2"]
     assert main(["--source", str(bag), *both, "--overwrite", *common]) == 2
     assert not (tmp_path / "p.mcap").exists()
+
+
+@pytest.mark.parametrize(
+    ("profile", "seconds"),
+    [("foxglove", -1), ("foxglove", 2**32), ("ros2", -1), ("ros2", 2**31)],
+)
+def test_a_time_that_no_message_holds_is_one_sentence(
+    profile: str, seconds: int, tmp_path: Path
+) -> None:
+    frame = replace(live_frames()[0], clock_ns=seconds * 10**9)
+    place = tmp_path / "o.mcap"
+    with open_sink(f"{place}?profile={profile}") as sink:
+        with pytest.raises(SinkError, match=f"its messages hold times from 0 .* is {seconds} s"):
+            sink.write(frame, result_for(frame.frame_bgr))
+    assert not place.exists()

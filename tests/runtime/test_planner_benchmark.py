@@ -22,6 +22,8 @@ def test_every_answer_agrees_and_is_timed() -> None:
     assert set(report["ms"]) == set(
         "mask regions polygons free_space project_ground resized painted".split()
     )
+    assert all(0 < ms <= report["ms"][name] for name, ms in report["fastest_ms"].items())
+    assert set(report["fastest_ms"]) == set(report["ms"])
 
 
 @pytest.mark.parametrize("given", [["--rounds", "0"], ["--size", "7x64"]])

@@ -129,3 +129,14 @@ def test_the_smallest_area_is_a_pixel(min_area: Any) -> None:
     for find in (regions_of, polygons_of):
         with pytest.raises(BadInputError, match=f"min_area is at least 1 pixel, not '?{min_area}"):
             find(MAPS["noise"], NAMES, IDS, min_area=min_area)
+
+
+def test_polygons_have_memory_of_their_own() -> None:
+    """One that is kept does not keep the others, and a change of one changes no other."""
+    for polygon in polygons_of(MAPS["noise"], NAMES, IDS):
+        assert polygon.exterior_xy.base is None
+        assert all(hole.base is None for hole in polygon.holes_xy)
+
+
+def test_no_classes_have_no_polygons() -> None:
+    assert polygons_of(MAPS["noise"], NAMES, ()) == ()

@@ -17,6 +17,7 @@ from std_msgs.msg import String
 from dedos_deploy import Segmenter
 from dedos_deploy.errors import DedosError, nearest
 from dedos_deploy.progress import Progress
+from dedos_deploy.vocabulary import Vocabulary
 from dedos_ros import messages
 from dedos_ros.camera import Camera
 from dedos_ros.labeller import Labeller
@@ -153,28 +154,28 @@ class SegmentationNode(LifecycleNode):
         changed = {each.name: each.value for each in parameters if each.name in Settings.defaults()}
         try:
             if changed:
-                self._check(changed)
+                settings = self._check(changed)
             if LIVE in changed and self._segmenter is not None:
-                self._change_classes(changed[LIVE])
+                self._change_classes(settings.vocabulary)
         except DedosError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
 
-    def _check(self, changed: dict[str, Any]) -> None:
+    def _check(self, changed: dict[str, Any]) -> Settings:
         fixed = sorted(set(changed) - {LIVE})
         if fixed and self._segmenter is not None:
             raise DedosError(f"{fixed[0]} is read at configure; clean the node up first")
-        Settings.from_values({**self._values(), **changed})
+        return Settings.from_values({**self._values(), **changed})
 
-    def _change_classes(self, classes: list[str]) -> None:
+    def _change_classes(self, vocabulary: Vocabulary) -> None:
         assert self._segmenter is not None, "by its caller"
-        self._segmenter.set_classes(list(classes))
+        self._segmenter.set_classes(vocabulary)
         if self._labeller is not None:
             for camera in self._cameras.values():
                 camera.announce()
 
     def _prompted(self, message: String) -> None:
-        """Take a list of words, as `road,car|automobile`, for the parameter `classes`."""
+        """Take a list of words, as `road,car|automobile`, or a words file for the parameter `classes`."""
         words = [word.strip() for word in message.data.split(",")]
         (result,) = self.set_parameters([Parameter(LIVE, Parameter.Type.STRING_ARRAY, words)])
         if not result.successful:

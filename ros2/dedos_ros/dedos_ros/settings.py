@@ -6,13 +6,17 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from dedos_deploy.errors import BadInputError
-from dedos_deploy.vocabulary import Vocabulary, parse_vocabulary
+from dedos_deploy.vocabulary import Vocabulary, parse_vocabulary, vocabulary_from_file
 from dedos_ros.labels import MaskFormat
 
 TRANSPORTS = ("raw", "compressed")
+WORDS_FILE = ".words"
+"""How an entry ends that is no word but the path of a words file; no other file is read."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class Settings:
     bundle: str = "demo"
     """Folder or `.dedos` file, `demo` for the embedded one."""
     classes: tuple[str, ...] = ("road", "sidewalk", "car", "person", "tree", "building", "sky")
-    """Entries as `car|automobile@0.3`; masks name each by its first word."""
+    """Entries as `car|automobile@0.3`, or the path of one words file; masks name each by its first word."""
     engine: str = "cpu"
     background: str = "threshold"
     threshold: float = -1.0
@@ -97,10 +101,17 @@ class Settings:
         """How masks write ids."""
         return MaskFormat(self.mask_encoding, self.unlabelled)
 
-    @property
+    @cached_property
     def vocabulary(self) -> Vocabulary:
-        """The classes, parsed."""
-        return parse_vocabulary(list(self.classes))
+        """The classes, parsed; a words file is read once, so that what was checked is what comes to hold."""
+        files = [name.strip() for name in self.classes if name.strip().endswith(WORDS_FILE)]
+        if not files:
+            return parse_vocabulary(list(self.classes))
+        if len(self.classes) > 1:
+            raise BadInputError(
+                f"classes name the words file {files[0]!r} beside others; give the file alone, or words"
+            )
+        return vocabulary_from_file(Path(files[0]))
 
 
 def _check_cameras(cameras: tuple[str, ...]) -> None:

@@ -173,6 +173,8 @@ def test_a_smaller_mask_keeps_the_proportions() -> None:
         ({"cameras": ["left arm"]}, "a camera's name is one for topics"),
         ({"mask_encoding": "bgr8"}, "mask_encoding must be one of mono8, mono16"),
         ({"classes": [f"thing {number}" for number in range(255)]}, "mono16"),
+        ({"classes": ["/no/such.words"]}, "class file '/no/such.words' does not exist"),
+        ({"classes": ["road", "my.words"]}, "the words file 'my.words' beside others; give the"),
     ],
 )
 def test_parameters_that_cannot_be(values: dict[str, object], sentence: str) -> None:

@@ -139,6 +139,23 @@ sys.exit(main.main(["--ros-args", "-p", "autostart:=true"]))
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
 
 
+def test_a_signal_while_ros_is_imported_ends_it_quietly() -> None:
+    program = """
+import os, signal, sys
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == "dedos_ros.node":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupting())
+from dedos_ros.main import main
+sys.exit(main([]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+
+
 def test_what_a_transition_raises_is_logged(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 import rclpy
 from nav2_layer import Nav2Layer
-from robot import CLASSES, LATCHED, Node, Robot, image, stamp_ns, wait_for
+from robot import CLASSES, LATCHED, Node, Robot, image, node, stamp_ns, wait_for
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 from vision_msgs.msg import LabelInfo
 
-from dedos_deploy import Segmenter
+from dedos_deploy import Bundle, Segmenter
 from dedos_deploy.runtime import Frame, Nv12Frame, OverlayPainter
+from dedos_deploy.words_file import save_words_file
 
 HW = 120, 160
 TWO = (["road", "car", "tree"], ["building", "sky", "sidewalk"])
@@ -249,6 +250,57 @@ def test_words_come_by_the_prompt_and_to_who_joins_late(around: Robot) -> None:
     assert [each.class_name for each in got[-1].class_map] == ["floor", "wall"]
     assert got[-1] == around.by_topic["label_info"][-1]
     assert around.set_parameters(classes=CLASSES).successful
+
+
+def tuned(path: Path, words: list[str], model_sha256: str | None = None) -> Path:
+    """Write a words file for the embedded model whose words have the rows of each other."""
+    with Bundle.open("demo") as bundle:
+        known = bundle.known_embeddings()
+        model_sha256 = model_sha256 or bundle.manifest.checkpoint_sha256
+    rows = np.stack([known[word] for word in words[::-1]])
+    said = {"model_sha256": model_sha256, "tuning": {"frames": 20}}
+    entries = [f"{words[0]}@0.25", *words[1:]]
+    return save_words_file(path, entries=entries, words=words, embeddings=rows, **said)
+
+
+def test_a_words_file_is_taken_like_words(around: Robot, running: Node, tmp_path: Path) -> None:
+    file = tuned(tmp_path / "my.words", ["road", "tree", "sky"])
+    frame = picture()
+    with Segmenter.load("demo", classes=file, background="none", threads=1) as alone:
+        expected = alone.segment(frame).label_map
+        assert len(np.unique(expected)) > 1
+        assert around.set_parameters(classes=[str(file)]).successful
+        names = [each.class_name for each in around.by_topic["label_info"][-1].class_map]
+        mask = around.labelled(image(frame, 700))
+        ids = {number: name for name, number, _ in alone.entries}
+        info = {
+            each.class_id: each.class_name for each in around.by_topic["label_info"][-1].class_map
+        }
+        told = np.vectorize(info.get)(pixels(mask))
+        np.testing.assert_array_equal(told, np.vectorize(ids.get)(expected))
+    assert names == ["road", "tree", "sky"]
+    # By the prompt as well; what cannot be is refused in a sentence and leaves the words as they are.
+    seen = len(around.by_topic["label_info"])
+    around.send(
+        String(data=str(tuned(tmp_path / "two.words", ["car", "sky"]))), "/dedos/change_prompt"
+    )
+    wait_for(lambda: len(around.by_topic["label_info"]) > seen, "label_info")
+    other = tuned(tmp_path / "other.words", ["car", "sky"], model_sha256="b" * 64)
+    (tmp_path / "cut.words").write_bytes(file.read_bytes()[:-7])
+    for classes, sentence in (
+        ([str(other)], "was tuned on another model"),
+        ([str(tmp_path / "cut.words")], "cannot be used: vocabulary is damaged"),
+        ([str(tmp_path / "none.words")], "does not exist"),
+        ([str(file), "road"], "beside others; give the file alone, or words"),
+    ):
+        result = around.set_parameters(classes=classes)
+        assert not result.successful and sentence in result.reason and "\n" not in result.reason
+    around.labelled(image(frame, 701))
+    names = [each.class_name for each in around.by_topic["label_info"][-1].class_map]
+    assert names == ["car", "sky"]
+    with node({"classes": [str(other)]}, "-r", "__node:=wrong") as wrong:
+        wait_for(lambda: "was tuned on another model" in wrong.log(), "no sentence in the log")
+        assert wrong.process.wait(60) == 2 and "Traceback" not in wrong.log()
 
 
 def test_pictures_of_900_kilobytes_all_arrive() -> None:

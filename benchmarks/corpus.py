@@ -3,8 +3,8 @@
 Videos are named again and again, by links, until there are enough frames. Some frames are first labelled
 both ways and compared. Then rounds, in turn: the bare engine, which gets frames that are decoded already
 and throws its label maps away, and the loop with all that it has to do: decoding, PNG, Parquet, processes.
-`loop_ratio` is the median over the rounds of frames a second, `cpu_ratio` that of frames per CPU second,
-which a busy machine leaves alone. Last the command is killed at random moments, all its processes at once
+`loop_ratio` is the median over the rounds of frames a second, from the first engine that is loaded on;
+`cpu_ratio` that of frames per CPU second, which a busy machine leaves alone, and where loading counts. Last the command is killed at random moments, all its processes at once
 or the first alone, goes on, and is verified.
 
     python benchmarks/corpus.py drive.mp4 street.mp4 --json

@@ -50,6 +50,7 @@ ALLOWED: dict[str, set[str]] = {
     "runtime.flow": {"runtime", "runtime.sinks", "runtime.sources"},
     "runtime.serving": {"runtime", "runtime.flow", "runtime.sinks", "runtime.sources"},
     "evaluation": BELOW,
+    "corpus": {"bundle"} | RUNTIME,
     "bench": BELOW,
     "calib": BELOW | {"evaluation"},
     "export": BELOW | {"calib", "evaluation"},
@@ -60,7 +61,7 @@ ALLOWED: dict[str, set[str]] = {
     "training.miniature": BELOW | TRAINING | {"evaluation", "export"},
     "training.recipes": BELOW | TRAINING | {"evaluation", "export"},
     "cli": BELOW
-    | {"bench", "calib", "evaluation", "export", "runtime.serving"}
+    | {"bench", "calib", "corpus", "evaluation", "export", "runtime.serving"}
     | TRAINING
     | PROGRAMS,
 }

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +11,14 @@ import cv2
 import numpy as np
 import pytest
 from conftest import CLASSES
-from servers import PROTOCOLS, Server, ask
+from triton_clients import clients_at_once, expected_of
+from triton_server import PROTOCOLS, Server, ask
 from tritonclient.utils import InferenceServerException
 
 from dedos_deploy import Segmenter
 
 EXAMPLE = Path(__file__).parents[3] / "examples/triton_client.py"
 SECONDS = 4.0
-VOCABULARIES = [
-    "road,sky",
-    "sky,road",
-    "car|automobile,building,tree",
-    "tree@0.6,road@0.05",
-    "sidewalk,person,car",
-    "sky",
-    "building,window,door,roof,wall",
-    "zebra crossing,road,car,sky,tree,grass",
-]
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -136,31 +125,12 @@ def test_wrong_requests_get_one_sentence(
 
 
 def test_words_of_clients_never_mix(server: Server, frame: np.ndarray) -> None:
-    """Eight clients at once, half over each protocol: each gets the labels of its own words."""
-    expected = []
-    for words in VOCABULARIES:
-        with Segmenter.load("demo", classes=words, threads=1) as one:
-            expected.append((one.segment(frame).label_map, [name.encode() for name in one.classes]))
-    assert len({labels.tobytes() for labels, _ in expected}) == len(VOCABULARIES)
-    until_s, wrong, counts = time.monotonic() + SECONDS, [], [0] * len(VOCABULARIES)
-
-    def client_of(number: int) -> None:
-        labels, names = expected[number]
-        with server.client(list(PROTOCOLS)[number % 2]) as client:
-            # The first words and the last of each are never those that were asked for just before.
-            while time.monotonic() < until_s or not counts[number]:
-                answer = ask(client, frame, classes=VOCABULARIES[number])
-                same = np.array_equal(answer["label_map"], labels)
-                if not same or answer["class_names"].tolist() != names:
-                    wrong.append((number, answer["class_names"].tolist()))
-                counts[number] += 1
-
-    threads = [threading.Thread(target=client_of, args=(n,)) for n in range(len(VOCABULARIES))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert not wrong and all(counts), (wrong, counts)
+    """Eight clients at once, half over each protocol, whose words change with every request."""
+    expected = expected_of(frame, 12)
+    assert len({labels.tobytes() for labels in expected.labels.values()}) > 8
+    tally = clients_at_once(server, expected, 8, SECONDS)
+    assert not tally.failed and not tally.mixed
+    assert all(len(times) >= 4 for times in tally.times_ms.values())
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import exported
-from servers import Server, ask, serving
+from triton_server import Server, ask, exported, serving
 from tritonclient.utils import InferenceServerException
 
 from dedos_deploy import Segmenter

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from servers import PROGRAMS, Server, serving
 
 from dedos_deploy import Segmenter
 from dedos_deploy.scenes import render_image
 
+sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
+from triton_server import Server, exported, serving  # noqa: E402
+
 CLASSES = "road,car|automobile,sky"
-
-
-def exported(repository: Path, *options: str) -> Path:
-    command = [PROGRAMS / "dedos-export", "--bundle", "demo", "--triton", repository, *options]
-    subprocess.run(command, check=True, timeout=60)
-    return repository
 
 
 @pytest.fixture(scope="session")

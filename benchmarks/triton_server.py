@@ -1,4 +1,4 @@
-"""A Triton server that is started, killed and asked."""
+"""A Triton server that is started, killed and asked; for the environment that `.ci/triton FOLDER` makes."""
 
 from __future__ import annotations
 
@@ -96,6 +96,13 @@ def is_alive(pid: int) -> bool:
         return False
     state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     return state != "Z"
+
+
+def exported(repository: Path, *options: str) -> Path:
+    """Write the embedded bundle into a model repository, and return that."""
+    command = [PROGRAMS / "dedos-export", "--bundle", "demo", "--triton", repository, *options]
+    subprocess.run(command, check=True, timeout=60, stdout=subprocess.DEVNULL)
+    return repository
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import cv2
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from dedos_deploy import Segmenter
-from dedos_deploy.errors import BadInputError, UnfinishedError
+from dedos_deploy.errors import BadInputError, DedosError, EngineError, UnfinishedError
 from dedos_deploy.runtime.serving import recent_views, triton, triton_answers
 from dedos_deploy.runtime.serving.recent_views import RecentViews
 from dedos_deploy.runtime.serving.triton_answers import Answers, Asked
@@ -176,3 +177,47 @@ def test_an_instance_has_its_device_and_its_share_of_the_cores(
     assert loaded == [
         {**expected, "classes": tmp_path / "2" / name} for name in ("classes.txt", "classes.words")
     ]
+
+
+class FakeTriton(ModuleType):
+    """What Triton's Python backend gives a model, as far as it is used."""
+
+    class TritonError(SimpleNamespace):
+        INVALID_ARG, UNAVAILABLE, INTERNAL = "invalid argument", "unavailable", "internal"
+
+        def __init__(self, message: str, code: str) -> None:
+            super().__init__(message=message, code=code)
+
+    class InferenceResponse(SimpleNamespace):
+        pass
+
+    def get_input_tensor_by_name(self, request: SimpleNamespace, name: str) -> Any:
+        return request.inputs.get(name)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (BadInputError("the picture is damaged; send a whole one"), "invalid argument"),
+        (UnfinishedError("3 of 9 new words were encoded; ask again"), "unavailable"),
+        (EngineError("the engine gave no numbers; export it again"), "internal"),
+    ],
+)
+def test_what_a_client_may_do_about_an_error_is_told_by_its_code(
+    monkeypatch: pytest.MonkeyPatch, error: DedosError, code: str
+) -> None:
+    def refuse(asked: Asked) -> None:
+        assert asked.classes == b"road" and asked.parameters == {"encoding": "png"}
+        raise error
+
+    model = triton.TritonPythonModel()
+    model._triton = FakeTriton("triton_python_backend_utils")
+    model._answers = SimpleNamespace(answer=refuse)  # type: ignore[assignment]
+    words = SimpleNamespace(as_numpy=lambda: np.array([b"road"], np.object_))
+    request = SimpleNamespace(
+        inputs={"classes": words},
+        parameters=lambda: '{"encoding": "png"}',
+        requested_output_names=lambda: ["label_map_png"],
+    )
+    (response,) = model.execute([request])
+    assert (response.error.message, response.error.code) == (str(error), code)

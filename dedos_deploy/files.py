@@ -221,6 +221,40 @@ def _refuse_irregular(status: os.stat_result, path: str | os.PathLike[str]) -> N
         raise OSError(errno.EINVAL, f"it is {kind}, not a regular file", os.fspath(path))
 
 
+def replace_folder(staging: Path, dest: Path) -> None:
+    """Rename a finished folder to `dest`, in place of one that stands there. Raises OSError."""
+    if not dest.exists():
+        os.rename(staging, dest)
+        return
+    # No name of a temporary: nobody sweeps away the only bundle there is after a kill in between.
+    aside = dest.with_name(f".{dest.name}.{secrets.token_hex(4)}.replaced")
+    try:
+        # A folder with contents cannot be renamed over: it steps aside, and back on any failure.
+        os.rename(dest, aside)
+        os.rename(staging, dest)
+    finally:
+        if not dest.exists():
+            os.rename(aside, dest)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def sync_tree(folder: Path) -> None:
+    """Wait until the disk has a folder and all below it. Raises OSError."""
+    for path in [*folder.rglob("*"), folder]:
+        sync(path)
+
+
+def sync(path: Path) -> None:
+    """Wait until the disk has a file, or the names in a folder. Raises OSError."""
+    if path.is_dir() and os.name == "nt":
+        return  # Windows does not open folders
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sha256_of(stream: BinaryIO) -> str:
     """Return the SHA-256 of all bytes from the position of `stream` to its end."""
     digest = hashlib.sha256()

@@ -4,31 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 import socket
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from wheels import ROOT
+from ci_environments import environment
 
 
 @pytest.fixture(scope="session")
 def ros_folder() -> Iterator[Path]:
-    """Folder of the environment, brought up to date and kept from other checkouts meanwhile."""
-    folder = Path(os.environ.get("DEDOS_ROS", ROOT / "build/ros")).resolve()
-    if not (folder / ".workspace").is_file():
-        pytest.skip(f"ROS 2 is not set up: .ci/ros {os.path.relpath(folder)}")
-    with (folder / ".owned").open() as lock:
-        while True:
-            bring_up_to_date(folder)
-            fcntl.flock(lock, fcntl.LOCK_SH)
-            # Another checkout may have taken it over in between.
-            if (folder / ".workspace").read_text().endswith(f" {ROOT}\n"):
-                break
-            fcntl.flock(lock, fcntl.LOCK_UN)
+    with environment("ros", "workspace") as folder:
         yield folder
 
 
@@ -58,10 +45,3 @@ def _is_empty(domain: int) -> bool:
         except OSError:
             return False
     return True
-
-
-def bring_up_to_date(folder: Path) -> None:
-    done = subprocess.run(
-        [ROOT / ".ci/ros", folder], capture_output=True, text=True, timeout=570, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]

@@ -13,6 +13,7 @@ import pytest
 from dedos_deploy.calib.options import INT8_OPTIONS, Int8Options
 from dedos_deploy.cli._options import add_options, fields_of
 from dedos_deploy.export.options import EXPORT_OPTIONS, WEIGHT_OPTIONS, ExportOptions
+from dedos_deploy.export.triton_options import TRITON_OPTIONS, TritonOptions
 from dedos_deploy.export.weights import WeightsSource
 from dedos_deploy.options import Option, size_hw
 from dedos_deploy.training.components import CONTROLS
@@ -38,6 +39,7 @@ TABLES = {
     "export": (ExportOptions, EXPORT_OPTIONS, {"int8"}),
     "weights": (WeightsSource, WEIGHT_OPTIONS, set()),
     "int8": (Int8Options, INT8_OPTIONS, set()),
+    "triton": (TritonOptions, TRITON_OPTIONS, set()),
     "train": (
         TrainSettings,
         tuple(chain(*TRAIN_OPTIONS.values())),
@@ -186,6 +188,6 @@ def test_every_dataclass_of_a_table_checks_without_its_options() -> None:
     """A field without a default would be missed by `fields_of`, which names only what was given."""
     for name, (kind, options, _) in TABLES.items():
         for option in options:
-            if (name, option.field) not in INSIDE | {("int8", "calib")}:
+            if (name, option.field) not in INSIDE | {("int8", "calib"), ("triton", "repository")}:
                 field = field_of(kind, option)
                 assert field.default is not MISSING or field.default_factory is not MISSING

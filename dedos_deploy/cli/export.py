@@ -11,6 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dedos_deploy.calib.options import INT8_OPTIONS, Int8Options
+from dedos_deploy.cli._export_triton import (
+    check_nothing_to_export,
+    model_written,
+    serving_line,
+    triton_options,
+    write_model,
+)
 from dedos_deploy.cli._main import command_parser, run_command
 from dedos_deploy.cli._options import add_options, bundle_holds, data_read, fields_of
 from dedos_deploy.errors import BadInputError, require
@@ -23,6 +30,7 @@ from dedos_deploy.export.options import (
     WORD_OPTIONS,
     ExportOptions,
 )
+from dedos_deploy.export.triton_options import TRITON_OPTIONS, TritonOptions
 from dedos_deploy.places import Written, check_apart, named
 
 if TYPE_CHECKING:
@@ -45,6 +53,7 @@ examples:
   dedos-export --preset dense-b-gelu --clip-weights laion2b_s34b_b88k --windows 224/112
   dedos-export --from san:san_vit_b_16.pth                SAN as its authors published it
   dedos-export --preset edge-b --random-weights           to measure size and speed only
+  dedos-export --bundle any.dedos --triton models         a bundle that is there, as a model of Triton
 
 Before anything is written, the exported graph labels --frames beside the FP32 model; a bundle
 whose labels differ on more than 0.1 % (fp32) or 1 % (fp16) of pixels is refused.
@@ -77,11 +86,33 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_options(output, [OVERWRITE])
     output.add_argument("--json", action="store_true", help="print the report as JSON")
+    triton = parser.add_argument_group("triton")
+    add_options(triton, TRITON_OPTIONS)
+    triton.add_argument(
+        "--bundle",
+        metavar="PATH",
+        help="the bundle of the model, a folder, a file or 'demo', instead of one that is exported",
+    )
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
     """Export and print the report."""
+    triton = triton_options(args)
+    if args.bundle is not None:
+        assert triton is not None, "by triton_options"
+        return _write_model_only(args, triton)
+    return _export(args, triton)
+
+
+def _write_model_only(args: argparse.Namespace, triton: TritonOptions) -> int:
+    check_nothing_to_export(args)
+    folder = write_model(args, triton, args.bundle)
+    print(json.dumps({"triton": str(folder)}) if args.json else serving_line(folder))
+    return 0
+
+
+def _export(args: argparse.Namespace, triton: TritonOptions | None) -> int:
     from dedos_deploy.cli._progress import ProgressLines
     from dedos_deploy.vocabulary import typed_vocabulary
 
@@ -102,7 +133,7 @@ def run(args: argparse.Namespace) -> int:
         _require_device(options.target)
     weights = WeightsSource(**fields_of(args, WEIGHT_OPTIONS))
     dest = args.output or _default_output(weights, options)
-    _check_places(args, dest)
+    _check_places(args, dest, triton)
     report = export_bundle(weights, dest, options=options, progress=ProgressLines())
     own_frames = options.keep_frames and options.frames is not None
     values, summary = report.to_dict(), _summary(report, own_frames=own_frames)
@@ -112,22 +143,28 @@ def run(args: argparse.Namespace) -> int:
             f"\n  device     {facts['device']} (SM {facts['compute_capability']}): engine built, labels "
             "as ONNX Runtime's"
         )
+    if triton is not None:
+        folder = write_model(args, triton, report.path)
+        values["triton"] = str(folder)
+        summary += "\n" + serving_line(folder)
     print(json.dumps(values) if args.json else summary)
     return 0
 
 
-def _check_places(args: argparse.Namespace, dest: str) -> None:
+def _check_places(args: argparse.Namespace, dest: str, triton: TritonOptions | None) -> None:
     """Raise BadInputError where the bundle or the table would lie over what is read."""
     from dedos_deploy.runtime.sources.opening import read_from
 
     written = [Written(f"output {dest!r}", Path(dest), bundle_holds(dest))]
     if args.calib_table is not None:
         written.append(Written(f"calibration table {args.calib_table!r}", Path(args.calib_table)))
+    if triton is not None:
+        written.append(model_written(args, triton, dest))
     published = fields_of(args, WEIGHT_OPTIONS).get("published")
     files = (args.checkpoint, args.clip_weights, published.path if published else None)
     weights = named("checkpoint", *files)
     frames = [read_from(uri) for uri in (args.frames, args.calib) if uri is not None]
-    words = named("vocabulary", args.vocabulary)
+    words = named("vocabulary", args.vocabulary, triton.classes if triton else None)
     check_apart(written, [*weights, *frames, *words, *data_read(args.labels)])
 
 

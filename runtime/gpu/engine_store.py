@@ -60,6 +60,15 @@ class StoredEngine:
     """The engine itself where `path` could not be written."""
 
 
+def check_readable(bundle: Bundle, target: str) -> None:
+    """Raise BadInputError unless `target`, one of `spec.TYPED_TARGETS`, reads the graph of a bundle."""
+    if bundle.manifest.target not in TYPED_TARGETS:
+        raise BadInputError(
+            f"bundle {bundle.name!r} was exported for {bundle.manifest.target!r}, whose graph "
+            f"only ONNX Runtime reads; export it again with --target {target}"
+        )
+
+
 class EngineStore:
     """Finds, builds and checks the engine of one bundle for one GPU."""
 
@@ -81,11 +90,7 @@ class EngineStore:
         EngineError without a usable GPU.
         """
         self.flavour: Flavour = FLAVOURS[target]
-        if bundle.manifest.target not in TYPED_TARGETS:
-            raise BadInputError(
-                f"bundle {bundle.name!r} was exported for {bundle.manifest.target!r}, whose graph "
-                f"only ONNX Runtime reads; export it again with --target {target}"
-            )
+        check_readable(bundle, target)
         self._bundle = bundle
         self._graph = graph or bundle.graph()
         self._trt = trt or self.flavour.load(f"running on the {target} engine")

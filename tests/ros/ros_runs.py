@@ -1,10 +1,9 @@
-"""Runs of programs in the environment of ROS, and what a run of pytest there came to."""
+"""Runs of programs in the environment of ROS."""
 
 from __future__ import annotations
 
 import os
 import subprocess
-import xml.etree.ElementTree as ET
 from pathlib import Path
 
 from ros_environment import ros_domain
@@ -33,14 +32,3 @@ def run_in_ros(folder: Path, *command: str | Path, timeout_s: float = 540) -> st
             check=False,
         )
     return done.stdout + done.stderr
-
-
-def verdicts(report: Path) -> dict[str, str]:
-    """Return by name of each test of a report in JUnit's XML what went wrong, "" for nothing."""
-    found = {}
-    for case in ET.parse(report).iter("testcase"):
-        wrong = [each for each in case if each.tag in ("failure", "error", "skipped")]
-        found[case.attrib["name"]] = "\n".join(
-            f"{each.get('message')}\n{each.text}" for each in wrong
-        )
-    return found

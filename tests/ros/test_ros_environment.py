@@ -47,7 +47,7 @@ def checkouts(tmp_path: Path) -> list[Path]:
         for place in ("ros2", "tests/ros/vision_msgs", ".ci"):
             (tmp_path / name / place).mkdir(parents=True)
         (tmp_path / name / "ros2/a.py").touch()
-        for place in (".ci/ros", ".ci/ros-requirements.txt"):
+        for place in (".ci/environment", ".ci/ros", ".ci/ros-requirements.txt"):
             shutil.copy(ROOT / place, tmp_path / name / place)
         found.append(tmp_path / name)
     return found

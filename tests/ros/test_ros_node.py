@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import ast
-import re
 from pathlib import Path
 
 import pytest
-from ros_runs import ROOT, run_in_ros, verdicts
+from ci_environments import case_names, check_case, verdicts
+from ros_runs import ROOT, run_in_ros
 
 CASES = Path(__file__).with_name("cases")
-NAMES = [
-    node.name
-    for path in sorted(CASES.glob("cases_*.py"))
-    for node in ast.parse(path.read_text()).body
-    if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
-]
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +24,9 @@ def found(ros_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     return verdicts(report)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", case_names(CASES))
 def test_case(found: dict[str, str], name: str) -> None:
-    wrong = {case: text for case, text in found.items() if re.fullmatch(rf"{name}(\[.*\])?", case)}
-    assert wrong, f"{name} did not run"
-    assert not any(wrong.values()), "\n".join(wrong.values())
+    check_case(found, name)
 
 
 def test_units_of_the_package_pass_under_colcon(ros_folder: Path) -> None:

@@ -45,7 +45,12 @@ class Watched:
 
 def check_serving(args: argparse.Namespace) -> None:
     """Raise BadInputError for an option that does nothing without --serve."""
-    given = {"--token": args.token, "--record-to": args.record_to, "--state": args.state}
+    given = {
+        "--token": args.token,
+        "--record-to": args.record_to,
+        "--state": args.state,
+        "--collect": args.collect,
+    }
     for name, value in given.items():
         if value is not None and args.serve is None:
             raise BadInputError(f"{name} does nothing without --serve; add it, or leave {name} out")
@@ -95,6 +100,7 @@ def open_page(args: argparse.Namespace, watched: Watched, opened: Opened) -> Non
         watched.segmenter,
         watched.views,
         record_to=record_to,
+        collect_to=None if args.collect is None else Path(args.collect),
         background=args.background,
         state=watched.state,
         playbacks=playbacks,

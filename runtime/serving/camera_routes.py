@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Path, Query, Response
+from fastapi import APIRouter, HTTPException, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from dedos_deploy.runtime.serving.answers import KNOWN, Places, WordList, known_camera
+from dedos_deploy.runtime.serving.answers import (
+    KNOWN,
+    ClassId,
+    Opacity,
+    Places,
+    VocabularyVersion,
+    WordList,
+    known_camera,
+)
 from dedos_deploy.runtime.serving.controls import COLOUR, Controls
 from dedos_deploy.runtime.serving.hub import DEFAULT_OPACITY
 from dedos_deploy.runtime.serving.recordings import Recorded
 from dedos_deploy.runtime.serving.streams import MOST_WATCHERS, StreamResponse
 from dedos_deploy.runtime.sources.playback import PlaybackState
-
-MOST_IDS = 2**16
-
-ClassId = Annotated[int, Path(ge=0, lt=MOST_IDS)]
-Opacity = Annotated[
-    float, Query(ge=0.0, le=1.0, allow_inf_nan=False, description="of the class colours")
-]
 
 Place = Annotated[
     float, Query(ge=0.0, lt=1.0, allow_inf_nan=False, description="part of the width or height")
@@ -65,12 +66,6 @@ class Pixel(BaseModel):
 
     word: str | None = Field(description="null where it stayed unlabelled")
     confidence: float = Field(description="of the best word, in [0, 1], also of one that lost")
-
-
-class VocabularyVersion(BaseModel):
-    """The version that the next frame will carry."""
-
-    version: int
 
 
 def camera_routes(controls: Controls, heavy: Places) -> APIRouter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import threading
@@ -17,7 +18,9 @@ from dedos_deploy.runtime.flow.stages import STALL_S, Call
 from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.segmenter import Segmenter, SegmenterView
+from dedos_deploy.runtime.serving.collecting import CollectFolder
 from dedos_deploy.runtime.serving.decoder import MOST_SENT_PIXELS, PictureDecoder
+from dedos_deploy.runtime.serving.drawings import Drawings
 from dedos_deploy.runtime.serving.hub import Hub, WordColours
 from dedos_deploy.runtime.serving.recordings import Recordings
 from dedos_deploy.runtime.serving.state_file import Chosen, StateFile
@@ -38,7 +41,8 @@ COLOUR = "^#[0-9a-fA-F]{6}$"
 
 
 class Controls(Closing):
-    """Of all cameras of a run; `hub` has what they show, `recordings` what is kept of it."""
+    """Of all cameras of a run; `hub` has what they show, `recordings` what is kept of it, `drawings`
+    what is made of what somebody draws on it."""
 
     def __init__(
         self,
@@ -46,12 +50,14 @@ class Controls(Closing):
         views: Mapping[str, SegmenterView],
         *,
         record_to: Path | None = None,
+        collect_to: Path | None = None,
         background: Background = "threshold",
         state: StateFile | None = None,
         playbacks: Mapping[str, Playback] | None = None,
         spelled_out: SpelledOut = lambda words: [],
     ) -> None:
         """record_to: an existing folder for recordings that are asked for, None to refuse them;
+        collect_to: a label folder, made where there is none, for frames that are put right;
         background: what the segmenter leaves unlabelled, to be shown; state: has the colours to begin
         with, and keeps what is changed; playbacks: of those that can be paused and moved;
         spelled_out: tells words that the text tower may not know. Raises BadInputError."""
@@ -69,6 +75,10 @@ class Controls(Closing):
         self._decoder = PictureDecoder(most_pixels=MOST_SENT_PIXELS)
         self._segmenter = segmenter
         self._views = dict(views)
+        self._folder = None if collect_to is None else CollectFolder(collect_to)
+        self.drawings = Drawings(
+            self.hub, self._views, changed=self._words_changed, folder=self._folder
+        )
         self._run: Run | None = None
         self._imaging = threading.Lock()
 
@@ -83,10 +93,11 @@ class Controls(Closing):
 
     def close(self) -> None:
         """End all recordings, and the processes that decode pictures."""
-        try:
-            self.recordings.close()
-        finally:
-            self._decoder.close()
+        with contextlib.ExitStack() as closing:
+            closing.callback(self._decoder.close)
+            if self._folder is not None:
+                closing.callback(self._folder.close)
+            closing.callback(self.recordings.close)
 
     def view(self, name: str) -> SegmenterView:
         """Return the vocabulary of a camera. Raises BadInputError for an unknown name."""
@@ -104,11 +115,14 @@ class Controls(Closing):
         UnfinishedError when new words take longer than `WORDS_S`: ask again then.
         """
         version = self.view(name).set_classes(_words(classes), timeout_s=WORDS_S)
+        self._words_changed(name)
+        return version
+
+    def _words_changed(self, name: str) -> None:
         with self._choosing:
             self._keep(name)
         if name in self._playbacks:
             self._playbacks[name].repeat()
-        return version
 
     def set_colour(self, name: str, class_id: int, colour: str) -> None:
         """Give a class another colour in the pictures of a camera, for as long as it is one of its
@@ -152,6 +166,7 @@ class Controls(Closing):
                     "id": class_id,
                     "colour": css_colour(colours.get(word) or own[word]),
                     "spelled_out": self._spelled_out(parse_vocabulary([entry]).words),
+                    "learned": self.drawings.learned(name, word),
                 }
                 for word, class_id, entry in view.entries
             ],
@@ -164,6 +179,8 @@ class Controls(Closing):
         reports = {report.name: report for report in self.reports()}
         return {
             "can_record": self.recordings.are_possible,
+            "collects_to": self.drawings.collects_to,
+            "cannot_learn": None,
             "not_kept": None if self._state is None else self._state.error,
             "cameras": [
                 {

@@ -38,6 +38,30 @@ def label_map(
         TypeError: an argument is not an array or not a whole number, or an output is read-only.
     """
 
+def pixel_scores(
+    scores: NDArray[np.float32],
+    pixels: NDArray[np.int32],
+    height: int,
+    width: int,
+    out: NDArray[np.float32],
+) -> None:
+    """Fill `out` with the scores of some pixels of a frame, those that `label_map` compares, to the bit.
+
+    | array | shape | dtype | meaning |
+    |---|---|---|---|
+    | scores | [K, h, w] | float32 | |
+    | pixels | [P, 2] | int32 | row and column of each, in a frame of `height` x `width` |
+    | out (out) | [P, K] | float32 | score of every slot |
+
+    All arrays are C-contiguous, aligned, in this machine's byte order, and share no memory. The GIL is
+    released meanwhile.
+
+    Raises:
+        IndexError: a pixel lies outside of the frame.
+        ValueError: a dtype, shape, layout or size does not fit, or memory is shared.
+        TypeError: an argument is not an array or not a whole number, or `out` is read-only.
+    """
+
 def confusion(
     labels: NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.int32],
     predictions: NDArray[np.uint8] | NDArray[np.uint16],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dedos_deploy.runtime.engines.contract import Engine, EngineOptions
 from dedos_deploy.runtime.engines.opening import open_engine
+from dedos_deploy.runtime.explaining import Candidate
 from dedos_deploy.runtime.flow.pipeline import Pipeline, run
 from dedos_deploy.runtime.flow.statistics import Statistics
 from dedos_deploy.runtime.frame import Frame
@@ -25,6 +26,7 @@ if __name__ == "runtime":
     raise ImportError("import dedos_deploy.runtime; this folder is a room of that package")
 
 __all__ = [
+    "Candidate",
     "DeviceSegmentation",
     "Engine",
     "EngineOptions",

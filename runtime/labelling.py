@@ -31,17 +31,21 @@ class Asked:
     pixels: Pixels
     table: SlotTable
     stabiliser: Stabiliser | None = None
+    explain: bool = False
+    """Whether its result keeps the scores that it is labelled by."""
 
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """A label map [H, W], its confidence uint8 [H, W], pixels per class id int64 [names], and
-    milliseconds of `pre`, `engine` and `post`; the arrays belong to the receiver."""
+    """A label map [H, W], its confidence uint8 [H, W], pixels per class id int64 [names], milliseconds
+    of `pre`, `engine` and `post`, and the scores [K, h, w] where they are kept; the arrays belong to the
+    receiver."""
 
     label_map: LabelMap
     confidence: NDArray[np.uint8]
     counts: NDArray[np.int64]
     latency_ms: dict[str, float]
+    scores: NDArray[Any] | None = None
 
 
 class Pending(Protocol):
@@ -71,8 +75,8 @@ class Done(Generic[Outcome]):
 class Labeller(Protocol):
     """What turns frames into label maps under a slot table, for one thread at a time."""
 
-    def label(self, pixels: Pixels, table: SlotTable) -> Labelled:
-        """Label a frame.
+    def label(self, pixels: Pixels, table: SlotTable, *, explain: bool = False) -> Labelled:
+        """Label a frame; explain: keep the scores that it is labelled by.
 
         Raises EngineError, also for scores that are no numbers, BadInputError for pixels that it
         cannot read where they lie.
@@ -86,7 +90,7 @@ class Labeller(Protocol):
         """
         ...
 
-    def submit(self, pixels: Pixels, table: SlotTable) -> Pending:
+    def submit(self, pixels: Pixels, table: SlotTable, *, explain: bool = False) -> Pending:
         """Begin with a frame as `label` does and return as soon as its array is the caller's again.
 
         A second one may be begun before the first is done; a third waits for the first.
@@ -120,8 +124,8 @@ class HostLabeller:
         self._image = np.zeros((spec.batch, spec.height, spec.width, 3), dtype=np.uint8)
         self._scores = np.empty((0, 0, *spec.score_hw), dtype=np.float32)
 
-    def label(self, pixels: Pixels, table: SlotTable) -> Labelled:
-        return self.label_row(Asked(pixels, table))
+    def label(self, pixels: Pixels, table: SlotTable, *, explain: bool = False) -> Labelled:
+        return self.label_row(Asked(pixels, table, explain=explain))
 
     def label_row(self, frame: Asked) -> Labelled:
         """Label one frame; see Labeller.label."""
@@ -145,9 +149,8 @@ class HostLabeller:
                 outcomes.append(place)
                 continue
             try:
-                maps = self._arg_max(
-                    self._smoothed(scores[row], row, frame, place), frame.table, place
-                )
+                compared = self._smoothed(scores[row], row, frame, place)
+                maps = self._arg_max(compared, frame.table, place)
             except EngineError as error:
                 if frame.stabiliser is not None:
                     # Scores that are no numbers must not stay in the past for ever.
@@ -155,7 +158,9 @@ class HostLabeller:
                 outcomes.append(error)
                 continue
             post_ms = 1e3 * (time.perf_counter() - inferred)
-            outcomes.append(Labelled(*maps, {**before_ms, "post": post_ms}))
+            # A copy: the next frame, of whichever stream, overwrites them.
+            kept = compared.copy() if frame.explain else None
+            outcomes.append(Labelled(*maps, {**before_ms, "post": post_ms}, kept))
         return outcomes
 
     def label_on_device(self, pixels: Pixels, table: SlotTable, stream: int) -> DeviceLabelled:
@@ -164,8 +169,8 @@ class HostLabeller:
             "or rtx on an installation with CUDA kernels"
         )
 
-    def submit(self, pixels: Pixels, table: SlotTable) -> Pending:
-        return Done(self.label(pixels, table))
+    def submit(self, pixels: Pixels, table: SlotTable, *, explain: bool = False) -> Pending:
+        return Done(self.label(pixels, table, explain=explain))
 
     def close(self) -> None:
         """Nothing is held; the engine belongs to the caller."""
@@ -231,16 +236,16 @@ class StableLabeller:
         self.stabiliser = Stabiliser()
         """Of the stream."""
 
-    def label(self, pixels: Pixels, table: SlotTable) -> Labelled:
-        return self._labeller.label_row(Asked(pixels, table, self.stabiliser))
+    def label(self, pixels: Pixels, table: SlotTable, *, explain: bool = False) -> Labelled:
+        return self._labeller.label_row(Asked(pixels, table, self.stabiliser, explain))
 
     def label_on_device(self, pixels: Pixels, table: SlotTable, stream: int) -> DeviceLabelled:
         raise BadInputError(
             "labels that are stable in time are made on the host; leave result='device' out, or stable"
         )
 
-    def submit(self, pixels: Pixels, table: SlotTable) -> Pending:
-        return Done(self.label(pixels, table))
+    def submit(self, pixels: Pixels, table: SlotTable, *, explain: bool = False) -> Pending:
+        return Done(self.label(pixels, table, explain=explain))
 
     def close(self) -> None:
         """Nothing is held; the other labeller belongs to the caller."""

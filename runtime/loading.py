@@ -14,6 +14,7 @@ from dedos_deploy.text.templates import prompt_templates
 
 if TYPE_CHECKING:
     from dedos_deploy.bundle import Bundle
+    from dedos_deploy.config_json import AnyConfig
     from dedos_deploy.text.tower import TowerFiles
 
 
@@ -26,6 +27,9 @@ class BundleParts:
     thresholds: Thresholds
     base: tuple[tuple[str, ...], Rows] | None
     """Words and rows [M, D] of the base vocabulary where negatives are wanted, else None."""
+
+    nulls: bool
+    """Whether the graph's scores are parts of one that null words share."""
 
     close: Callable[[], None]
     """Releases the bundle if it was opened here."""
@@ -53,12 +57,19 @@ def bundle_parts(
             encode=_text_encoder(opened, template, templates),
             thresholds=_thresholds(opened, background, threshold),
             base=_base(opened, template) if background == "negatives" else None,
+            nulls=_has_nulls(opened.manifest.model_config),
             close=_nothing if is_open else opened.close,
         )
     except BaseException:
         if not is_open:
             opened.close()
         raise
+
+
+def _has_nulls(config: AnyConfig) -> bool:
+    from dedos_deploy.presets import DenseConfig
+
+    return isinstance(config, DenseConfig) and bool(config.null_words)
 
 
 def _nothing() -> None:

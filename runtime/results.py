@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from dedos_deploy.runtime.explaining import Evidence
 from dedos_deploy.runtime.foreign_arrays import CudaArray, DlpackArray
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.slots import SlotTable
@@ -36,6 +37,9 @@ class HostMaps(Protocol):
 
     @property
     def latency_ms(self) -> Mapping[str, float]: ...
+
+    @property
+    def scores(self) -> NDArray[Any] | None: ...
 
 
 class DeviceLabelled(Protocol):
@@ -135,6 +139,7 @@ def host_segmentation(labelled: HostMaps, table: SlotTable, captured_s: float) -
         timestamp_s=captured_s,
         latency_ms=labelled.latency_ms,
         colours_bgr=table.colours_bgr,
+        evidence=None if labelled.scores is None else Evidence(labelled.scores, table.contest),
     )
 
 

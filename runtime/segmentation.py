@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError, listed, nearest, shown
+from dedos_deploy.runtime.explaining import Candidate, Evidence
 from dedos_deploy.runtime.ground import (
     FREE,
     OCCUPIED,
@@ -68,6 +69,9 @@ class Segmentation:
     colours_bgr: tuple[Colour, ...] = ()
     """Colour of every class id, each part in [0, 255]; left out, those of the words themselves."""
 
+    evidence: Evidence | None = field(default=None, repr=False)
+    """The scores that it was labelled by, kept on request; see `top`."""
+
     def __post_init__(self) -> None:
         if not self.colours_bgr:
             object.__setattr__(self, "colours_bgr", tuple(colours_of(self.classes)))
@@ -89,6 +93,24 @@ class Segmentation:
     def unlabelled(self) -> float:
         """Fraction of the frame's pixels that have no class."""
         return 1.0 - int(self.counts.sum()) / self.label_map.size
+
+    def top(self, y: int, x: int, n: int = 5) -> tuple[Candidate, ...]:
+        """Return what competed for pixel (y, x) of the frame, the highest score first.
+
+        n: classes and negatives at most. Beside them stands the background with the score that the best
+        word had to reach, where there is a threshold, and a null with what no word got, where the
+        graph has such. The first that is no null has `decided`: a class that is the pixel's label, or
+        the background or a negative, which left it unlabelled.
+
+        Needs a segmenter with `explain`. Raises BadInputError without the scores, for a pixel outside of
+        the frame, and for an `n` below 1.
+        """
+        if self.evidence is None:
+            raise BadInputError(
+                "this result kept no scores to explain its labels by; load the segmenter with "
+                "explain=True, or set its `explain`, and label the frame again"
+            )
+        return self.evidence.top(y, x, n, self.label_map.shape)
 
     def ids(self, words: Words | None = None) -> tuple[int, ...]:
         """Return the ids of some classes of this frame's vocabulary, None for all.

@@ -50,6 +50,9 @@ class SegmenterView:
         self, core: SegmenterCore, classes: Classes, *, timeout_s: float | None = None
     ) -> None:
         vocabulary = _vocabulary(classes)
+        self.explain = core.explain
+        """Whether results keep the scores that they are labelled by, for `Segmentation.top`, from the next
+        frame on. Each keeps 4 bytes per word and cell of the score map, and costs a copy of them."""
         self._core = core
         self._labeller = core.labeller_of_a_view()
         self._changing = threading.Lock()
@@ -174,10 +177,11 @@ class SegmenterView:
         with self._core.busy:
             table = self._table
             if result == "device":
+                self._check_explained_on_device()
                 assert handle is not None, "by stream_of"
                 there = self._labeller.label_on_device(pixels, table, handle)
                 return device_segmentation(there, table, captured_s, self._core.busy)
-            labelled = self._labeller.label(pixels, table)
+            labelled = self._labeller.label(pixels, table, explain=self.explain)
         return host_segmentation(labelled, table, captured_s)
 
     def submit(
@@ -194,9 +198,15 @@ class SegmenterView:
         captured_s = time.monotonic() if timestamp_s is None else timestamp_s
         with self._core.busy:
             table = self._table
-            pending = self._labeller.submit(pixels, table)
+            pending = self._labeller.submit(pixels, table, explain=self.explain)
         core = self._core
         return PendingSegmentation(pending, table, captured_s, busy=core.busy, process=core.process)
+
+    def _check_explained_on_device(self) -> None:
+        if self.explain:
+            raise BadInputError(
+                "scores that explain labels are kept on the host; leave result='device' out, or explain"
+            )
 
 
 class Segmenter(SegmenterView, Closing):
@@ -222,6 +232,8 @@ class Segmenter(SegmenterView, Closing):
         text_threads: int = 1,
         stable: bool = False,
         model_sha256: str | None = None,
+        explain: bool = False,
+        nulls: bool = False,
     ) -> None:
         """Build from parts; `load` does so from a bundle.
 
@@ -229,7 +241,8 @@ class Segmenter(SegmenterView, Closing):
         members serve as negatives, None for no negatives; threads: for the label map, at most one
         per usable core, None for as many; text_threads: for words that are new after the first; stable:
         see `load`; model_sha256: of the checkpoint behind the engine, by which words files are told to
-        belong to it.
+        belong to it; explain: see `load`; nulls: whether the graph's scores are parts of one that words of
+        its own share.
         """
         core = SegmenterCore(
             engine,
@@ -239,6 +252,8 @@ class Segmenter(SegmenterView, Closing):
             threads=threads,
             stable=stable,
             model_sha256=model_sha256,
+            explain=explain,
+            nulls=nulls,
         )
         with contextlib.ExitStack() as opened:
             opened.callback(core.close)
@@ -268,6 +283,7 @@ class Segmenter(SegmenterView, Closing):
         gpu: int = 0,
         batch: int = 1,
         stable: bool = False,
+        explain: bool = False,
         on_progress: Progress = QUIET,
     ) -> Segmenter:
         """Return a segmenter for a bundle.
@@ -285,8 +301,9 @@ class Segmenter(SegmenterView, Closing):
         `dedos_deploy.text.templates.TEMPLATES` in place of the bundle's prompt templates; gpu: index
         of the GPU for engines that use one; stable: smooth scores over time, moved along with the picture,
         for labels that do not flicker: frames are then those of one video or camera, in their order;
-        cuts and other words begin anew, and engines on a GPU give their scores to the CPU; batch: most frames
-        that `together` labels in one run, one of `Bundle.batches`; on_progress: noted what is being done
+        cuts and other words begin anew, and engines on a GPU give their scores to the CPU; explain: keep the
+        scores of every result, so that `Segmentation.top` says why a pixel has its label (`explain` of
+        the segmenter switches it between frames); batch: most frames that `together` labels in one run, one of `Bundle.batches`; on_progress: noted what is being done
         while an engine is built or checked on this device, at its first use.
 
         Raises BadInputError for unusable arguments, BadBundleError and EngineError for an
@@ -316,6 +333,8 @@ class Segmenter(SegmenterView, Closing):
                 text_threads=text_threads,
                 stable=stable,
                 model_sha256=parts.bundle.manifest.checkpoint_sha256,
+                explain=explain,
+                nulls=parts.nulls,
             )
             opened.callback(segmenter._core.close)
             segmenter._closing = opened.pop_all()
@@ -331,9 +350,9 @@ class Segmenter(SegmenterView, Closing):
         self._core.process.check()
         return SegmenterView(self._core, classes, timeout_s=timeout_s)
 
-    def _stream_of(self, view: object) -> tuple[SlotTable, Labeller] | None:
+    def _stream_of(self, view: object) -> tuple[SlotTable, Labeller, bool] | None:
         if isinstance(view, SegmenterView) and view._core is self._core:
-            return view._table, view._labeller
+            return view._table, view._labeller, view.explain
         return None
 
     def close(self) -> None:

@@ -43,6 +43,8 @@ class SegmenterCore:
         threads: int | None,
         stable: bool,
         model_sha256: str | None,
+        explain: bool,
+        nulls: bool,
     ) -> None:
         from dedos_deploy.threads import usable_threads
 
@@ -58,6 +60,8 @@ class SegmenterCore:
         self._thresholds = thresholds
         self._base = base
         self._model_sha256 = model_sha256
+        self.explain = explain
+        self._nulls = nulls
         # Once here, since it compares all pairs of base words: too slow for every class change.
         self._close = close_similarity(base[1]) if base is not None else None
         self.busy = threading.Lock()
@@ -99,6 +103,7 @@ class SegmenterCore:
             rows=rows,
             thresholds=self._thresholds,
             negatives=self._negatives_for(vocabulary.words, rows),
+            nulls=self._nulls,
         )
 
     def _negatives_for(self, user_words: Sequence[str], user: Rows) -> BaseVocabulary:

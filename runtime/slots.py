@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.runtime.explaining import Contest
 from dedos_deploy.runtime.segmentation import LabelMap
 from dedos_deploy.runtime.sinks.palette import Colour, colour_bgr, colours_of, word_colour_bgr
 from dedos_deploy.spec import MAX_UINT8_CLASSES, NONE_UINT16, SLOT_BUCKETS, bucket_for, none_id
@@ -115,6 +116,20 @@ class SlotTable:
     colours_bgr: tuple[Colour, ...] = ()
     """Of all `names`; those of the vocabulary's are told apart from each other."""
 
+    slot_words: tuple[str, ...] = ()
+    """Word of every slot, K."""
+
+    nulls: bool = False
+    """Whether the scores of all slots are parts of one that words of the graph's own share."""
+
+    @cached_property
+    def contest(self) -> Contest:
+        """What the scores of its slots stand for."""
+        slots = zip(self.slot_words, self.slot_ids.tolist(), strict=True)
+        names = tuple(word if at == NONE_UINT16 else self.names[at] for word, at in slots)
+        negatives = len(self.negatives)
+        return Contest(self.slot_words, names, self.thresholds, negatives, self.nulls)
+
     @cached_property
     def words(self) -> bytes:
         """Equal for tables of which one run of the engine can serve the frames."""
@@ -154,10 +169,12 @@ def build_table(
     rows: Rows,
     thresholds: Thresholds,
     negatives: tuple[Sequence[str], Rows],
+    nulls: bool = False,
 ) -> SlotTable:
     """Return the slot table of `vocabulary` that follows `previous` in a session.
 
-    rows: unit rows of its words, float32 [N, D]; negatives: words and their rows, [M, D].
+    rows: unit rows of its words, float32 [N, D]; negatives: words and their rows, [M, D]; nulls: see
+    SlotTable.
     """
     version = previous.version + 1 if previous else 1
     known = SessionIds(previous.names, previous.used) if previous else SessionIds()
@@ -181,6 +198,8 @@ def build_table(
         entries=tuple(entry.spelled for entry in vocabulary.entries),
         used=session.used,
         colours_bgr=_colours(vocabulary, session.names),
+        slot_words=(*vocabulary.words, *words),
+        nulls=nulls,
     )
 
 

@@ -20,14 +20,14 @@ class Together:
     def __init__(
         self,
         several: Mapping[int, RunLabeller],
-        stream_of: Callable[[object], tuple[SlotTable, Labeller] | None],
+        stream_of: Callable[[object], tuple[SlotTable, Labeller, bool] | None],
         *,
         busy: threading.Lock,
         process: OneProcess,
     ) -> None:
-        """several: by the number of frames that each takes; stream_of: the words that a view has now
-        and what labels its frames alone, None for what is no view on this engine; busy: held by
-        whoever uses the engine."""
+        """several: by the number of frames that each takes; stream_of: the words that a view has now,
+        what labels its frames alone, and whether results keep their scores, None for what is no view on
+        this engine; busy: held by whoever uses the engine."""
         self.batches = (1, *sorted(several))
         """Numbers of frames that one run takes, in growing order."""
         self._several = several
@@ -60,9 +60,9 @@ class Together:
             labellers: dict[int, Labeller] = {}
             for number, (view, pixels, _) in enumerate(frames):
                 try:
-                    table, labellers[number] = self._stream(view)
+                    table, labellers[number], explain = self._stream(view)
                     past = past_of(labellers[number])
-                    asked[number] = Asked(check_pixels(pixels, "bgr"), table, past)
+                    asked[number] = Asked(check_pixels(pixels, "bgr"), table, past, explain)
                 except BadInputError as error:
                     outcomes[number] = error
             for numbers in _runs(asked, self.batches):
@@ -75,7 +75,7 @@ class Together:
                     )
         return [outcomes[number] for number in range(len(frames))]
 
-    def _stream(self, view: object) -> tuple[SlotTable, Labeller]:
+    def _stream(self, view: object) -> tuple[SlotTable, Labeller, bool]:
         stream = self._stream_of(view)
         if stream is None:
             raise BadInputError(
@@ -87,7 +87,8 @@ class Together:
         """alone: what labels the first if it is the only one."""
         try:
             if len(frames) == 1:
-                return [alone.label(frames[0].pixels, frames[0].table)]
+                (one,) = frames
+                return [alone.label(one.pixels, one.table, explain=one.explain)]
             return self._several[len(frames)].label_all(frames)
         except (BadInputError, EngineError) as error:
             return [error] * len(frames)

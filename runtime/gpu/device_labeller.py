@@ -19,6 +19,7 @@ from dedos_deploy.runtime.gpu.device_results import DeviceBlock, DeviceResultPoo
 from dedos_deploy.runtime.gpu.foreign_frames import ForeignFrames
 from dedos_deploy.runtime.gpu.frame_marks import FrameMarks
 from dedos_deploy.runtime.gpu.frame_places import DeviceFrame, FramePlaces, check_size
+from dedos_deploy.runtime.gpu.kept_scores import KeptScores, ScoresUnderWay
 from dedos_deploy.runtime.gpu.resize_source import ResizeSource
 from dedos_deploy.runtime.gpu.result_pool import (
     MARK_BYTES,
@@ -27,14 +28,13 @@ from dedos_deploy.runtime.gpu.result_pool import (
     ResultLayout,
     ResultPool,
 )
-from dedos_deploy.runtime.labelling import Labelled, unusable_scores
+from dedos_deploy.runtime.labelling import Asked, Labelled, unusable_scores
 from dedos_deploy.runtime.pixels import ForeignFrame, Pixels
 from dedos_deploy.runtime.slots import SlotTable
 from dedos_deploy.spec import SLOT_BUCKETS
 
 BLOCK = (32, 8)
-LEADER_BYTES = 16
-RIVALS_BYTES = 16
+LEADER_BYTES = RIVALS_BYTES = 16
 _THRESHOLD_BYTES = 4 * SLOT_BUCKETS[-1]
 """Of thresholds, before the class ids of slots, so that both go up in one copy."""
 
@@ -47,6 +47,7 @@ class DevicePending:
         self.layout = layout_of(frame, table)
         self.frame = frame
         self.block: ResultBlock | None = None
+        self.scores: ScoresUnderWay | None = None
         self.latency_ms: dict[str, float] = {}
         self.error: EngineError | None = None
         """What came of it instead of a result."""
@@ -106,18 +107,18 @@ class DeviceLabeller(Closing):
             close_all(self._resources)
             raise
 
-    def label(self, pixels: Pixels, table: SlotTable) -> Labelled:
+    def label(self, pixels: Pixels, table: SlotTable, *, explain: bool = False) -> Labelled:
         """Label a frame; see Labeller.label."""
         with self._engine.exclusive():
-            return self._collect(self._submit(pixels, table))
+            return self._collect(self._submit(Asked(pixels, table, explain=explain)))
 
-    def submit(self, pixels: Pixels, table: SlotTable) -> DevicePending:
+    def submit(self, pixels: Pixels, table: SlotTable, *, explain: bool = False) -> DevicePending:
         """Put a frame on its way and return at once; its array on the host is the caller's again.
 
         A third one waits for the first. Raises as `label` does.
         """
         with self._engine.exclusive():
-            return self._submit(pixels, table)
+            return self._submit(Asked(pixels, table, explain=explain))
 
     def label_on_device(self, pixels: Pixels, table: SlotTable, stream: int) -> OnDevice:
         """Put a frame on its way; its result is ready in order on `stream`. Nothing is waited for."""
@@ -178,14 +179,14 @@ class DeviceLabeller(Closing):
 
     # One frame
 
-    def _submit(self, pixels: Pixels, table: SlotTable) -> DevicePending:
+    def _submit(self, asked: Asked) -> DevicePending:
         marks = self._marks[self._turn]
         marks.settle()
         self._turn = 1 - self._turn
-        self._use(table)
-        frame = self._brought(pixels)
+        self._use(asked.table)
+        frame = self._brought(asked.pixels)
         self._fit(frame.source.size_hw)
-        return self._enqueue(frame, table, marks)
+        return self._enqueue(frame, asked, marks)
 
     def _brought(self, pixels: Pixels) -> DeviceFrame:
         """Return the frame where the device sees it."""
@@ -198,12 +199,14 @@ class DeviceLabeller(Closing):
         self._frames.fit(height * width)
         return self._frames.place(pixels)
 
-    def _enqueue(self, frame: DeviceFrame, table: SlotTable, marks: _Marks) -> DevicePending:
+    def _enqueue(self, frame: DeviceFrame, asked: Asked, marks: _Marks) -> DevicePending:
         """Put all work of a frame on the stream."""
-        pending = DevicePending(self, table, frame)
+        pending = DevicePending(self, asked.table, frame)
         pending.block = block = self._pool.take()
         self._infer(frame, marks)
-        self._label(pending.layout, table, block)
+        self._label(pending.layout, asked.table, block)
+        if asked.explain:
+            pending.scores = self._kept.fetch(len(asked.table.valid))
         marks.done.record(self._engine.stream)
         marks.pending = pending
         return pending
@@ -227,7 +230,7 @@ class DeviceLabeller(Closing):
             raise pending.error
         block, pending.block = pending.block, None
         assert block is not None, "collected once"
-        return self._labelled(pending.layout, block, pending.latency_ms)
+        return self._labelled(pending.layout, block, pending.latency_ms, scores=pending.scores)
 
     def _labelled(
         self,
@@ -236,15 +239,16 @@ class DeviceLabeller(Closing):
         ms: dict[str, float],
         *,
         whole: bool = True,
+        scores: ScoresUnderWay | None = None,
     ) -> Labelled:
-        """whole: whether the maps are in the block, too."""
+        """whole: whether the maps are in the block, too; scores: those that are kept."""
         self._check_scores(layout.broken(block.bytes))
         label_map, confidence = layout.maps_in(block.bytes)
         if whole and not block.lends:
             self._copied += 1
             label_map, confidence = label_map.copy(), confidence.copy()
         counts = layout.counts_in(block.bytes)[:-1].astype(np.int64)
-        return Labelled(label_map, confidence, counts, ms)
+        return Labelled(label_map, confidence, counts, ms, scores.array() if scores else None)
 
     # Memory
 
@@ -267,9 +271,9 @@ class DeviceLabeller(Closing):
         self._resources.append(foreign := ForeignFrames(self._cuda, self._engine.stream))
         self._resources.append(fetches := self._cuda.stream())
         self._frames, self._foreign, self._fetches = frames, foreign, fetches
-        self._lent = DeviceResultPool(self._cuda)
+        self._lent, self._kept = DeviceResultPool(self._cuda), KeptScores(self._engine)
         self._pool = ResultPool(self._cuda, mapped=self._mapped)
-        self._resources += [self._lent, self._pool]
+        self._resources += [self._lent, self._pool, self._kept]
 
     def _device(self, size: int, purpose: str) -> DeviceBuffer:
         buffer = self._cuda.allocate(size, purpose)

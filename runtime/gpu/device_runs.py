@@ -14,6 +14,7 @@ from dedos_deploy.runtime.gpu.cuda import Kernels
 from dedos_deploy.runtime.gpu.device_engine import DeviceEngine
 from dedos_deploy.runtime.gpu.device_labeller import DeviceLabeller, layout_of
 from dedos_deploy.runtime.gpu.frame_places import DeviceFrame
+from dedos_deploy.runtime.gpu.kept_scores import ScoresUnderWay
 from dedos_deploy.runtime.gpu.kernels_file import KernelsError
 from dedos_deploy.runtime.gpu.result_pool import ResultBlock, ResultLayout
 from dedos_deploy.runtime.labelling import Asked, Labelled
@@ -25,7 +26,7 @@ _LOG = logging.getLogger(__name__)
 
 _Device = TypeVar("_Device", bound=DeviceLabeller)
 _Place = DeviceFrame | BadInputError
-_OnItsWay = tuple[ResultLayout, ResultBlock] | BadInputError
+_OnItsWay = tuple[ResultLayout, ResultBlock, ScoresUnderWay | None] | BadInputError
 
 
 class DeviceRunLabeller(DeviceLabeller):
@@ -54,7 +55,7 @@ class DeviceRunLabeller(DeviceLabeller):
             self._engine.enqueue()
             marks.inferred.record(stream)
             under_way = [
-                self._begun(place, frame.table, row, row * row_bytes)
+                self._begun(place, frame, row, row * row_bytes)
                 for row, (place, frame) in enumerate(zip(places, frames, strict=True))
             ]
             marks.done.record(stream)
@@ -81,21 +82,24 @@ class DeviceRunLabeller(DeviceLabeller):
         frame.was_read(self._engine.stream)
         return frame
 
-    def _begun(self, place: _Place, table: SlotTable, row: int, first: int) -> _OnItsWay:
+    def _begun(self, place: _Place, frame: Asked, row: int, first: int) -> _OnItsWay:
         """Put a row's label map on the stream; first: byte of the scores at which it begins."""
         if isinstance(place, BadInputError):
             return place
+        table = frame.table
         self._fit(place.source.size_hw)
         layout, block = layout_of(place, table), self._pool.take()
         self._put(table, self._host_tables[row])
         self._label(layout, table, block, first)
-        return layout, block
+        scores = self._kept.fetch(len(table.valid), first) if frame.explain else None
+        return layout, block, scores
 
     def _outcome(self, one: _OnItsWay, latency_ms: dict[str, float]) -> Labelled | DedosError:
         if isinstance(one, BadInputError):
             return one
         try:
-            return self._labelled(*one, dict(latency_ms))
+            layout, block, scores = one
+            return self._labelled(layout, block, dict(latency_ms), scores=scores)
         except EngineError as error:
             return error
 

@@ -141,7 +141,11 @@ class ResultPool(Closing):
 
     def fit(self, pixels: int) -> None:
         """Make blocks for results of up to so many pixels from now on, if they are smaller."""
-        self._size = max(self._size, ResultLayout.room_for(pixels))
+        self.fit_bytes(ResultLayout.room_for(pixels))
+
+    def fit_bytes(self, size: int) -> None:
+        """Make blocks of at least `size` bytes from now on."""
+        self._size = max(self._size, size)
 
     def take(self) -> ResultBlock:
         """Return a block. Raises EngineError when a new one is needed and there is no room."""

@@ -20,6 +20,7 @@
 #include "label_math.h"
 #include "majority.h"
 #include "nv12.h"
+#include "pixel_scores.h"
 #include "regions.h"
 #include "stabilise.h"
 
@@ -131,6 +132,45 @@ void label_map(nb::handle scores, nb::handle thresholds, nb::handle slot_ids, nb
   given.check();
   given.wide() ? run<std::uint16_t>(given, threads_from(threads))
                : run<std::uint8_t>(given, threads_from(threads));
+}
+
+std::int32_t side_from(const char* name, nb::handle given) {
+  const std::int64_t side = dedos::integer_from(name, given);
+  if (side >= 1 && side <= 1 << 24) return static_cast<std::int32_t>(side);
+  throw std::invalid_argument(std::string(name) + " is " + std::to_string(side) +
+                              ", but a frame has 1 to 16777216");
+}
+
+void check_pixels(const Input& pixels, std::int32_t height, std::int32_t width) {
+  const auto* at = static_cast<const std::int32_t*>(pixels.data());
+  for (std::size_t i = 0; i < pixels.shape(0); ++i) {
+    const std::int32_t y = at[2 * i], x = at[2 * i + 1];
+    if (y >= 0 && y < height && x >= 0 && x < width) continue;
+    throw std::out_of_range("pixel " + std::to_string(i) + " is row " + std::to_string(y) +
+                            ", column " + std::to_string(x) + ", but the frame has " +
+                            std::to_string(height) + " rows of " + std::to_string(width));
+  }
+}
+
+void pixel_scores(nb::handle given_scores, nb::handle given_pixels, nb::handle given_height,
+                  nb::handle given_width, nb::handle given_out) {
+  const auto scores = dedos::array_from<Input>("scores", given_scores);
+  const auto pixels = dedos::array_from<Input>("pixels", given_pixels);
+  const auto out = dedos::array_from<Output>("out", given_out);
+  const std::int32_t height = side_from("height", given_height);
+  const std::int32_t width = side_from("width", given_width);
+  dedos::check<float>("scores", scores, 3);
+  dedos::check<std::int32_t>("pixels", pixels, 2);
+  dedos::check<float>("out", Input(out), 2);
+  dedos::check_shape("pixels", pixels, "row and column", 1, 2);
+  dedos::check_shape("out", Input(out), "pixels", 0, pixels.shape(0));
+  dedos::check_shape("out", Input(out), "scores", 1, scores.shape(0));
+  dedos::check_apart(
+      {{"scores", scores, false}, {"pixels", pixels, false}, {"out", Input(out), true}});
+  check_pixels(pixels, height, width);
+  const nb::gil_scoped_release release;
+  dedos::pixel_scores(scores_of(scores), static_cast<const std::int32_t*>(pixels.data()),
+                      pixels.shape(0), height, width, static_cast<float*>(out.data()));
 }
 
 // The matrix goes on from image to image, so a cell can be full before this one is counted.
@@ -408,6 +448,8 @@ NB_MODULE(_native, module) {
   module.attr("__doc__") = "Operations of the runtime in C++.";
   module.def("label_map", &label_map, "scores"_a.none(), "thresholds"_a.none(), "slot_ids"_a.none(),
              "ids"_a.none(), "confidence"_a.none(), "counts"_a.none(), "threads"_a.none());
+  module.def("pixel_scores", &pixel_scores, "scores"_a.none(), "pixels"_a.none(), "height"_a.none(),
+             "width"_a.none(), "out"_a.none());
   module.def("confusion", &confusion, "labels"_a.none(), "predictions"_a.none(), "matrix"_a.none(),
              "ignore"_a.none(), "unlabelled"_a.none());
   module.def("majority", &majority, "ids"_a.none(), "out"_a.none());

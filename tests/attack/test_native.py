@@ -68,11 +68,22 @@ def stable_arguments() -> dict[str, Any]:
     }
 
 
+def pixel_arguments() -> dict[str, Any]:
+    return {
+        "scores": np.random.default_rng(0).random((3, 4, 6), np.float32),
+        "pixels": np.array([[0, 0], [16, 22], [7, 5]], np.int32),
+        "height": 17,
+        "width": 23,
+        "out": np.zeros((3, 3), np.float32),
+    }
+
+
 OPERATIONS = {
     "label_map": (_native.label_map, label_arguments, ("ids", "confidence", "counts")),
     "confusion": (_native.confusion, confusion_arguments, ("matrix",)),
     "majority": (_native.majority, majority_arguments, ("out",)),
     "connect": (_native.connect, connect_arguments, ("regions",)),
+    "pixel_scores": (_native.pixel_scores, pixel_arguments, ("out",)),
     "stabilise": (_native.stabilise, stable_arguments, ("smoothed", "next")),
 }
 ARRAYS = [

@@ -136,6 +136,19 @@ def test_its_graph_holds_the_null_rows_of_its_own_text_tower(bundle: Path) -> No
         parts.close()
 
 
+def test_a_pixel_says_what_the_null_rows_took(bundle: Path) -> None:
+    from dedos_deploy.runtime import Segmenter
+
+    frame = np.random.default_rng(1).integers(0, 256, (30, 50, 3)).astype(np.uint8)
+    options = {"background": "none", "threads": 1, "explain": True}
+    with Segmenter.load(bundle, classes="car,road", **options) as segmenter:
+        rows = segmenter.segment(frame).top(15, 25)
+    assert sorted(row.kind for row in rows) == ["null", "word", "word"]
+    null = next(row for row in rows if row.kind == "null")
+    assert 0 < null.score < 1 and not null.decided
+    assert sum(row.score for row in rows) == pytest.approx(1, abs=1e-6)
+
+
 def open_clip_dense(weights: Path, image: np.ndarray) -> np.ndarray:
     """Return unit patch embeddings [48, D] by open_clip's own modules: its values are dense."""
     import torch

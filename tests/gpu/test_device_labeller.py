@@ -110,6 +110,27 @@ def test_label_maps_are_those_of_the_host(
     labeller.close()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_scores_come_from_the_device_when_they_are_asked_for(
+    opened: Opened, host: PixelHost, kernels: Any, dtype: Any
+) -> None:
+    spec = GraphSpec(SPEC.height, SPEC.width, SPEC.text_width, score_dtype=dtype)
+    labeller = DeviceLabeller(opened(spec), kernels)
+    frame, table = _frame(60, 80), _table(20)
+    under_way = [labeller.submit(_frame(60, 80, seed), table, explain=seed == 1) for seed in (1, 2)]
+    silent, later = labeller.label(frame, table), labeller.label(frame, table, explain=True)
+    first = under_way[0].result()
+    assert silent.scores is None and under_way[1].result().scores is None
+    for found, seen in ((first, _frame(60, 80, 1)), (later, frame)):
+        wanted = _expected(host, seen, table, spec)
+        assert found.scores is not None and found.scores.dtype == dtype
+        small = host.resize(seen, (spec.height, spec.width))
+        scores = reference_scores(small[None], table.text, table.valid, dtype=np.dtype(dtype))
+        np.testing.assert_array_equal(found.scores, scores[0])
+        _same(found, wanted)
+    labeller.close()
+
+
 def test_a_view_of_a_frame_is_labelled_too(opened: Opened, host: PixelHost, kernels: Any) -> None:
     labeller = DeviceLabeller(opened(), kernels)
     frame, table = _frame(60, 160)[:, ::2], _table(4)
@@ -304,6 +325,21 @@ def _segmenter(opened: Opened) -> Segmenter:
         return np.stack([words[word] for word in asked])
 
     return Segmenter(opened(), encode, classes="blue,green", thresholds=Thresholds({}, 0.0))
+
+
+@pytest.mark.usefixtures("kernels_here")
+def test_labels_made_on_the_device_are_explained_by_its_scores(opened: Opened) -> None:
+    with _segmenter(opened) as segmenter:
+        segmenter.explain = True
+        frame = np.zeros((50, 60, 3), np.uint8)
+        frame[:, :30, 0], frame[:, 30:, 1] = 255, 200
+        result = segmenter.segment(frame)
+        for y, x in ((0, 0), (25, 29), (25, 30), (49, 59)):
+            first = result.top(y, x)[0]
+            assert first.decided and first.name == result.classes[result.label_map[y, x]]
+            assert result.confidence[y, x] == np.rint(255 * first.score)
+        with pytest.raises(BadInputError, match=r"leave result='device' out, or explain"):
+            segmenter.segment(frame, result="device")
 
 
 @pytest.mark.usefixtures("kernels_here")

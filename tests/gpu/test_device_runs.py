@@ -111,6 +111,24 @@ def test_rows_are_labelled_as_on_the_host(
     labeller.close()
 
 
+def test_rows_keep_their_own_scores_when_they_are_asked_for(
+    opened: Opened, host: PixelHost, kernels: Any
+) -> None:
+    spec = replace(SPEC, batch=3)
+    labeller = DeviceRunLabeller(opened(spec), kernels)
+    frames = as_asked(asked(3, 20))
+    silent, *explained = labeller.label_all(
+        [frames[0], *(replace(f, explain=True) for f in frames[1:])]
+    )
+    assert isinstance(silent, Labelled) and silent.scores is None
+    for found, frame in zip(explained, frames[1:], strict=True):
+        small = host.resize(np.asarray(frame.pixels), (spec.height, spec.width))
+        wanted = reference_scores(small[None], frame.table.text, frame.table.valid, np.float32)
+        assert isinstance(found, Labelled) and found.scores is not None
+        np.testing.assert_array_equal(found.scores, wanted[0])
+    labeller.close()
+
+
 def test_words_go_up_when_they_change_and_thresholds_with_every_frame(
     opened: Opened, fake: FakeCuda, host: PixelHost, kernels: Any
 ) -> None:

@@ -110,6 +110,7 @@ def test_the_module_s_tests_find_no_fault(module: Installed, tmp_path: Path) -> 
         "confusion_native",
         "majority",
         "connect",
+        "pixel_scores",
         "nv12",
         "dlpack",
         "stabilise",

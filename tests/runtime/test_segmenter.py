@@ -105,7 +105,9 @@ class OwnLabeller:
     def __init__(self) -> None:
         self.open = True
 
-    def label(self, frame_bgr: NDArray[np.uint8], table: SlotTable) -> Labelled:
+    def label(
+        self, frame_bgr: NDArray[np.uint8], table: SlotTable, *, explain: bool = False
+    ) -> Labelled:
         size = frame_bgr.shape[:2]
         counts = np.array([size[0] * size[1]] + [0] * (len(table.names) - 1), np.int64)
         return Labelled(table.empty_label_map(size) * 0, np.ones(size, np.uint8), counts, {})

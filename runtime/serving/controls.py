@@ -21,6 +21,7 @@ from dedos_deploy.runtime.segmenter import Segmenter, SegmenterView
 from dedos_deploy.runtime.serving.collecting import CollectFolder
 from dedos_deploy.runtime.serving.decoder import MOST_SENT_PIXELS, PictureDecoder
 from dedos_deploy.runtime.serving.drawings import Drawings
+from dedos_deploy.runtime.serving.explanations import Explanations
 from dedos_deploy.runtime.serving.hub import Hub, WordColours
 from dedos_deploy.runtime.serving.recordings import Recordings
 from dedos_deploy.runtime.serving.state_file import Chosen, StateFile
@@ -42,7 +43,7 @@ COLOUR = "^#[0-9a-fA-F]{6}$"
 
 class Controls(Closing):
     """Of all cameras of a run; `hub` has what they show, `recordings` what is kept of it, `drawings`
-    what is made of what somebody draws on it."""
+    what is made of what somebody draws on it, and `explanations` tells why it is labelled so."""
 
     def __init__(
         self,
@@ -79,6 +80,7 @@ class Controls(Closing):
         self.drawings = Drawings(
             self.hub, self._views, changed=self._words_changed, folder=self._folder
         )
+        self.explanations = Explanations(self.hub, self._views, self._repeat)
         self._run: Run | None = None
         self._imaging = threading.Lock()
 
@@ -121,6 +123,9 @@ class Controls(Closing):
     def _words_changed(self, name: str) -> None:
         with self._choosing:
             self._keep(name)
+        self._repeat(name)
+
+    def _repeat(self, name: str) -> None:
         if name in self._playbacks:
             self._playbacks[name].repeat()
 

@@ -272,6 +272,7 @@ def test_openapi_describes_all_of_it(site: Site) -> None:
         "/api/cameras/{name}/playback",
         "/api/cameras/{name}/recording",
         "/api/cameras/{name}/snapshot.jpg",
+        "/api/cameras/{name}/top",
         "/api/segment",
         "/metrics",
     }

@@ -2,7 +2,11 @@
 import { ask, cell, make, path } from "./api.js";
 import { Cross, pixelAt } from "./surface.js";
 
-const KINDS = { word: "", negative: "negative", null: "null", background: "background" };
+const KINDS = {
+  negative: "competes, and leaves pixels unlabelled",
+  background: "what the best word had to reach",
+  null: "what the scores leave to words of the model's own",
+};
 
 export class Explained {
   constructor(name, { picture, cross, panel }) {
@@ -56,11 +60,12 @@ export class Explained {
 
 function row(candidate) {
   const item = make("tr", "", candidate.decided ? { class: "decided" } : {});
-  const name = make("th", candidate.name, { scope: "row" });
+  const synonym = candidate.word === candidate.name ? "" : ` as ${candidate.word}`;
+  const name = make("th", candidate.name + synonym, { scope: "row" });
   if (KINDS[candidate.kind]) name.append(make("small", KINDS[candidate.kind], { class: "hint" }));
   const score = make("td", candidate.score.toFixed(3), { class: "share" });
   score.style.setProperty("--part", candidate.score);
-  const needs = candidate.threshold === null ? "" : candidate.threshold.toFixed(2);
+  const needs = candidate.threshold > 0 ? candidate.threshold.toFixed(3) : "";
   item.append(name, score, cell(needs));
   return item;
 }

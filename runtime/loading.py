@@ -14,6 +14,7 @@ from dedos_deploy.text.templates import prompt_templates
 
 if TYPE_CHECKING:
     from dedos_deploy.bundle import Bundle
+    from dedos_deploy.runtime.engines.embedding import EmbeddingEngine
     from dedos_deploy.text.tower import TowerFiles
 
 
@@ -59,6 +60,15 @@ def bundle_parts(
         if not is_open:
             opened.close()
         raise
+
+
+def open_embedding_of(bundle: Bundle, *, threads: int | None) -> EmbeddingEngine:
+    """Open the graph for words by example. Raises BadInputError for a bundle that was exported without
+    one, EngineError for one that cannot be loaded."""
+    from dedos_deploy.runtime.engines.embedding import EmbeddingEngine
+
+    graph = bundle.examples_graph()
+    return EmbeddingEngine(graph.path, graph.spec, threads=threads)
 
 
 def _nothing() -> None:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal, overload
 
 from dedos_deploy.closing import Closing
@@ -16,6 +17,8 @@ from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.runtime.engines.contract import Engine, EngineOptions
 from dedos_deploy.runtime.engines.opening import open_engine
 from dedos_deploy.runtime.labelling import Labeller
+from dedos_deploy.runtime.learned_words import LearningView
+from dedos_deploy.runtime.learning import Open, no_examples
 from dedos_deploy.runtime.opencv import require_opencv
 from dedos_deploy.runtime.pending_segmentation import PendingSegmentation
 from dedos_deploy.runtime.pixels import Given, Order, check_pixels, check_stream, stream_of
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
 Classes = str | os.PathLike[str] | Sequence[str] | Vocabulary
 
 
-class SegmenterView:
+class SegmenterView(LearningView):
     """A vocabulary of its own on an engine that may have others, for one stream of frames if labels are to
     be stable in time.
 
@@ -222,6 +225,7 @@ class Segmenter(SegmenterView, Closing):
         text_threads: int = 1,
         stable: bool = False,
         model_sha256: str | None = None,
+        open_embedding: Open = no_examples,
     ) -> None:
         """Build from parts; `load` does so from a bundle.
 
@@ -229,7 +233,7 @@ class Segmenter(SegmenterView, Closing):
         members serve as negatives, None for no negatives; threads: for the label map, at most one
         per usable core, None for as many; text_threads: for words that are new after the first; stable:
         see `load`; model_sha256: of the checkpoint behind the engine, by which words files are told to
-        belong to it.
+        belong to it; open_embedding: opens the graph that words by example need, at the first of them.
         """
         core = SegmenterCore(
             engine,
@@ -239,6 +243,7 @@ class Segmenter(SegmenterView, Closing):
             threads=threads,
             stable=stable,
             model_sha256=model_sha256,
+            open_embedding=open_embedding,
         )
         with contextlib.ExitStack() as opened:
             opened.callback(core.close)
@@ -292,7 +297,7 @@ class Segmenter(SegmenterView, Closing):
         Raises BadInputError for unusable arguments, BadBundleError and EngineError for an
         unusable bundle, ParityError when an engine labels differently from ONNX Runtime.
         """
-        from dedos_deploy.runtime.loading import bundle_parts
+        from dedos_deploy.runtime.loading import bundle_parts, open_embedding_of
 
         require_opencv()
         vocabulary = _vocabulary(classes)
@@ -316,6 +321,7 @@ class Segmenter(SegmenterView, Closing):
                 text_threads=text_threads,
                 stable=stable,
                 model_sha256=parts.bundle.manifest.checkpoint_sha256,
+                open_embedding=partial(open_embedding_of, parts.bundle, threads=threads),
             )
             opened.callback(segmenter._core.close)
             segmenter._closing = opened.pop_all()

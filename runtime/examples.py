@@ -19,7 +19,7 @@ STROKE = 1 / 80
 """Width of a scribble, of the picture's shorter side."""
 
 Frames = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]
-Mask = NDArray[Any] | tuple[int, int, int, int]
+Mask = NDArray[Any] | tuple[int, int, int, int] | list[NDArray[Any]]
 Masks = Mask | Sequence[Mask]
 
 
@@ -102,13 +102,15 @@ def _example(frame: Any, region: Any, number: str) -> Example:
     if isinstance(region, tuple):
         inside, outside = _box(region, (height, width), number)
     else:
-        array = np.asarray(region)
-        stroke = array.ndim == 2 and array.shape[1] == 2 and array.dtype.kind in "iu"
+        arrays = [np.asarray(one) for one in (region if isinstance(region, list) else [region])]
+        stroke = all(
+            array.ndim == 2 and array.shape[1] == 2 and array.dtype.kind in "iu" for array in arrays
+        )
         if stroke:
-            inside, outside = _stroke(array, (height, width), number)
+            inside = _strokes(arrays, (height, width), number)
         else:
-            inside = _mask(array, (height, width), number)
-            outside = ~inside
+            inside = _mask(np.asarray(region), (height, width), number)
+        outside = ~inside
     if not inside.any():
         raise BadInputError(f"mask{number} is empty; mark what the word means")
     if not outside.any():
@@ -151,21 +153,21 @@ def _box(
     return (x * x)[None] + (y * y)[:, None] <= 0.25, outside
 
 
-def _stroke(
-    points: NDArray[Any], size_hw: tuple[int, int], number: str
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Inside is the stroke through the points in their order."""
+def _strokes(
+    strokes: Sequence[NDArray[Any]], size_hw: tuple[int, int], number: str
+) -> NDArray[np.bool_]:
+    """Return the strokes through the points of each, in their order."""
     import cv2
 
     height, width = size_hw
-    if len(points) and ((points < 0) | (points >= (width, height))).any():
-        raise BadInputError(
-            f"scribble{number} leaves its frame of {width}x{height}; give points x, y within it"
-        )
     drawn = np.zeros(size_hw, dtype=np.uint8)
-    if len(points):
-        thickness = max(1, round(STROKE * min(size_hw)))
-        line = points.astype(np.int32).reshape(-1, 1, 2)
-        cv2.polylines(drawn, [line], False, 1, thickness)
-    inside = drawn.astype(bool)
-    return inside, ~inside
+    thickness = max(1, round(STROKE * min(size_hw)))
+    for points in strokes:
+        if len(points) and ((points < 0) | (points >= (width, height))).any():
+            raise BadInputError(
+                f"scribble{number} leaves its frame of {width}x{height}; give points x, y within it"
+            )
+        if len(points):
+            line = points.astype(np.int32).reshape(-1, 1, 2)
+            cv2.polylines(drawn, [line], False, 1, thickness)
+    return drawn.astype(bool)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 LEARNED = "learned words"
 """What rows by example are called in messages where others have the name of a file."""
 
-_EXAMPLES = "examples"
+EXAMPLES = "examples"
 """Under what a words file says of its words that were learned from pictures."""
 
 
@@ -88,6 +88,12 @@ class LearningView:
     _done: int
     """The last of them that came to be."""
 
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The current entries, with the rows that words, also others, have instead of the text tower's."""
+        with self._changing:
+            return Words(self._table, self._tuned).vocabulary
+
     def learn(
         self,
         word: str,
@@ -103,7 +109,8 @@ class LearningView:
         too, gets the new row and keeps its place, id, threshold and colour. What it had from words files
         or earlier examples is forgotten.
         frames: uint8 [H, W, 3] BGR on the host, one or a sequence; masks: for each frame one of bool [H, W]; a
-        box (x0, y0, x1, y1) in pixels, a tuple; a scribble, whole numbers [P, 2] of x, y, an array.
+        box (x0, y0, x1, y1) in pixels, a tuple; a scribble, whole numbers [P, 2] of x, y, an array, or
+        several, a list of such arrays.
         anyway: add the word also if the examples do not separate it from the rest of their frames, which
         the result says; else nothing changes then. timeout_s: as `set_classes`.
 
@@ -212,7 +219,7 @@ def _with_row(
     pairs = [pair for pair in kept if canonical_word(pair[0]) != canonical_word(word)]
     pairs.append((word, found.row))
     tuning: dict[str, Any] = {} if old is None else dict(old.tuning)
-    learned: Mapping[str, Any] = tuning.get(_EXAMPLES, {})
+    learned: Mapping[str, Any] = tuning.get(EXAMPLES, {})
     facts = {
         "examples": found.examples,
         "margin": round(found.margin, 4),
@@ -224,7 +231,7 @@ def _with_row(
         model_sha256,
         tuple(name for name, _ in pairs),
         np.stack([row for _, row in pairs]),
-        tuning={**tuning, _EXAMPLES: {**learned, word: facts}},
+        tuning={**tuning, EXAMPLES: {**learned, word: facts}},
     )
 
 
@@ -239,7 +246,7 @@ def save_words(path: str | os.PathLike[str], words: Words, *, model_sha256: str 
     tuned = set() if words.tuned is None else set(map(canonical_word, words.tuned.words))
     said: Mapping[str, Any] = {} if words.tuned is None else words.tuned.tuning
     present = set(map(canonical_word, vocabulary.words))
-    learned = said.get(_EXAMPLES, {})
+    learned = said.get(EXAMPLES, {})
     return save_words_file(
         path,
         entries=[entry.spelled for entry in vocabulary.entries],
@@ -248,10 +255,80 @@ def save_words(path: str | os.PathLike[str], words: Words, *, model_sha256: str 
         model_sha256=model_sha256,
         tuning={
             **said,
-            _EXAMPLES: {
+            EXAMPLES: {
                 word: how for word, how in learned.items() if canonical_word(word) in present
             },
             "text_rows": [word for word in vocabulary.words if canonical_word(word) not in tuned],
             "dedos_deploy": __version__,
         },
     )
+
+
+def examples_behind(vocabulary: Vocabulary) -> dict[str, dict[str, Any]]:
+    """Return, by name, how the words of a vocabulary that were learned from examples were: `examples`,
+    `margin`, `separates`, `from_text`."""
+    if vocabulary.tuned is None:
+        return {}
+    learned = {canonical_word(word): how for word, how in _facts(vocabulary.tuned).items()}
+    named = ((name, learned.get(canonical_word(name))) for name in vocabulary.names)
+    return {name: dict(how) for name, how in named if how is not None}
+
+
+def learned_rows(vocabulary: Vocabulary) -> dict[str, Row]:
+    """Return, by name, the rows float32 [D] of the words that `examples_behind` has."""
+    tuned, learned = vocabulary.tuned, examples_behind(vocabulary)
+    if tuned is None:
+        return {}
+    rows = dict(zip(map(canonical_word, tuned.words), tuned.embeddings, strict=True))
+    return {name: rows[canonical_word(name)] for name in learned}
+
+
+def joined(under: TunedRows | None, over: TunedRows | None) -> TunedRows | None:
+    """Return the rows of both, those of `over` where both have a word.
+
+    Raises BadInputError for rows of two models.
+    """
+    if under is None or over is None:
+        return over if under is None else under
+    over.check_model(under.model_sha256, under.embeddings.shape[1])
+    left = under
+    for word in over.words:
+        left = without(left, word)
+    return replace(
+        left,
+        words=(*left.words, *over.words),
+        embeddings=np.concatenate([left.embeddings, over.embeddings]),
+        tuning={**left.tuning, EXAMPLES: {**_facts(left), **_facts(over)}},
+    )
+
+
+def renamed(tuned: TunedRows, old: str, new: str) -> TunedRows:
+    """Return rows in which that of a word is another one's."""
+    left = without(tuned, new) if canonical_word(old) != canonical_word(new) else tuned
+    words = (new if canonical_word(word) == canonical_word(old) else word for word in left.words)
+    facts = {
+        new if canonical_word(word) == canonical_word(old) else word: how
+        for word, how in _facts(left).items()
+    }
+    return replace(left, words=tuple(words), tuning={**left.tuning, EXAMPLES: facts})
+
+
+def without(tuned: TunedRows, word: str) -> TunedRows:
+    """Return rows in which a word has none."""
+    keep = [canonical_word(one) != canonical_word(word) for one in tuned.words]
+    facts = {
+        one: how
+        for one, how in _facts(tuned).items()
+        if canonical_word(one) != canonical_word(word)
+    }
+    return replace(
+        tuned,
+        words=tuple(one for one, kept in zip(tuned.words, keep, strict=True) if kept),
+        embeddings=tuned.embeddings[keep],
+        tuning={**tuned.tuning, EXAMPLES: facts},
+    )
+
+
+def _facts(tuned: TunedRows) -> Mapping[str, Any]:
+    found = tuned.tuning.get(EXAMPLES, {})
+    return found if isinstance(found, Mapping) else {}

@@ -16,11 +16,12 @@ from dedos_deploy.errors import BadInputError, nearest
 from dedos_deploy.runtime.flow import CameraReport, Run
 from dedos_deploy.runtime.flow.stages import STALL_S, Call
 from dedos_deploy.runtime.frame import Frame
+from dedos_deploy.runtime.learned_words import examples_behind
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.segmenter import Segmenter, SegmenterView
 from dedos_deploy.runtime.serving.collecting import CollectFolder
 from dedos_deploy.runtime.serving.decoder import MOST_SENT_PIXELS, PictureDecoder
-from dedos_deploy.runtime.serving.drawings import Drawings
+from dedos_deploy.runtime.serving.drawings import WORDS_S, Drawings, one_word
 from dedos_deploy.runtime.serving.explanations import Explanations
 from dedos_deploy.runtime.serving.hub import Hub, WordColours
 from dedos_deploy.runtime.serving.recordings import Recordings
@@ -29,9 +30,6 @@ from dedos_deploy.runtime.sinks.palette import colour_bgr, css_colour
 from dedos_deploy.runtime.sources.playback import Playback
 from dedos_deploy.spec import Background
 from dedos_deploy.vocabulary import WORDS_PER_REQUEST, Vocabulary, parse_vocabulary
-
-WORDS_S = 10.0
-"""Seconds that new words of one request may take to be encoded."""
 
 log = logging.getLogger(__package__)
 
@@ -52,6 +50,7 @@ class Controls(Closing):
         *,
         record_to: Path | None = None,
         collect_to: Path | None = None,
+        cannot_learn: str | None = None,
         background: Background = "threshold",
         state: StateFile | None = None,
         playbacks: Mapping[str, Playback] | None = None,
@@ -59,6 +58,7 @@ class Controls(Closing):
     ) -> None:
         """record_to: an existing folder for recordings that are asked for, None to refuse them;
         collect_to: a label folder, made where there is none, for frames that are put right;
+        cannot_learn: what keeps words from being learned from examples, to be shown;
         background: what the segmenter leaves unlabelled, to be shown; state: has the colours to begin
         with, and keeps what is changed; playbacks: of those that can be paused and moved;
         spelled_out: tells words that the text tower may not know. Raises BadInputError."""
@@ -76,6 +76,7 @@ class Controls(Closing):
         self._decoder = PictureDecoder(most_pixels=MOST_SENT_PIXELS)
         self._segmenter = segmenter
         self._views = dict(views)
+        self._cannot_learn = cannot_learn
         self._folder = None if collect_to is None else CollectFolder(collect_to)
         self.drawings = Drawings(
             self.hub, self._views, changed=self._words_changed, folder=self._folder
@@ -148,20 +149,28 @@ class Controls(Closing):
             self._colours[name] = {**kept, words[class_id]: colour_bgr(colour)}
             self._keep(name)
 
+    def rename(self, name: str, class_id: int, word: str) -> int:
+        """Call a learned word of a camera otherwise, as `Drawings.rename`; its colour stays."""
+        colours = {one["id"]: one["colour"] for one in self.classes(name)["classes"]}
+        version = self.drawings.rename(name, class_id, word)
+        ids = {own: number for own, number, _ in self.view(name).entries}
+        self.set_colour(name, ids[one_word(word)], colours[class_id])
+        return version
+
     def _keep(self, name: str) -> None:
         """Write what a camera has now, which may be newer than what the caller chose."""
         if self._state is None:
             return
-        entries = [entry for _, _, entry in self.view(name).entries]
-        self._state.put(name, Chosen(parse_vocabulary(entries), self._colours[name]))
+        self._state.put(name, Chosen(self.view(name).vocabulary, self._colours[name]))
         if self._state.error is not None:
             log.error("%s", self._state.error)
 
     def classes(self, name: str) -> dict[str, Any]:
-        """Return the words of a camera: version, and per class name, spelling, id, colour, and those of
-        its words that the text tower may not know."""
+        """Return the words of a camera: version, and per class name, spelling, id, colour, those of
+        its words that the text tower may not know, and, of one that was learned from examples, their
+        number and margin."""
         view, colours = self.view(name), self._colours[name]
-        own = view.colours_bgr
+        own, learned = view.colours_bgr, examples_behind(view.vocabulary)
         return {
             "version": view.vocabulary_version,
             "classes": [
@@ -171,7 +180,7 @@ class Controls(Closing):
                     "id": class_id,
                     "colour": css_colour(colours.get(word) or own[word]),
                     "spelled_out": self._spelled_out(parse_vocabulary([entry]).words),
-                    "learned": self.drawings.learned(name, word),
+                    "learned": learned.get(word),
                 }
                 for word, class_id, entry in view.entries
             ],
@@ -185,7 +194,7 @@ class Controls(Closing):
         return {
             "can_record": self.recordings.are_possible,
             "collects_to": self.drawings.collects_to,
-            "cannot_learn": None,
+            "cannot_learn": self._cannot_learn,
             "not_kept": None if self._state is None else self._state.error,
             "cameras": [
                 {

@@ -8,7 +8,14 @@ from fastapi import APIRouter, HTTPException, Path, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from dedos_deploy.errors import BadInputError
-from dedos_deploy.runtime.serving.answers import KNOWN, Opacity, Places, known_camera
+from dedos_deploy.runtime.serving.answers import (
+    KNOWN,
+    ClassId,
+    Opacity,
+    Places,
+    VocabularyVersion,
+    known_camera,
+)
 from dedos_deploy.runtime.serving.controls import Controls
 from dedos_deploy.runtime.serving.frozen import Frozen
 from dedos_deploy.runtime.serving.hub import DEFAULT_OPACITY
@@ -23,6 +30,7 @@ from dedos_deploy.runtime.serving.marks import (
 
 MOST_EXAMPLES = 5
 MOST_REGIONS = 64
+WORDS_TYPE = "application/octet-stream"
 MOST_LETTERS = 200
 
 Number = Annotated[int, Field(ge=1, lt=2**53, description="of a frozen frame")]
@@ -83,17 +91,21 @@ class ToLearn(BaseModel):
     model_config = ConfigDict(extra="forbid")
     word: Word
     examples: list[Example] = Field(min_length=1, max_length=MOST_EXAMPLES)
+    anyway: bool = Field(
+        default=False, description="add it also if it does not separate what is drawn from the rest"
+    )
 
 
 class Learned(BaseModel):
-    """What became of it: the camera has the word from its next frame on."""
+    """What became of a word that was to be learned."""
 
     word: str
     margin: float = Field(
-        description="how much nearer the drawn pixels are to the word than the others"
+        description="in [-1, 1]: the part of what is drawn that is labelled so, less the part of the rest"
     )
-    separates: bool = Field(description="whether that is enough to tell them apart")
-    examples: int
+    separates: bool = Field(description="whether that is enough")
+    added: bool = Field(description="whether the camera has the word now; else nothing has changed")
+    examples: int = Field(description="frames that it was learned from")
     version: int = Field(description="of the words that the next frame will carry")
 
 
@@ -139,6 +151,7 @@ def drawing_routes(controls: Controls, heavy: Places) -> APIRouter:
     """Return the routes under /api/cameras/{name} for frozen frames."""
     router = APIRouter(prefix="/api/cameras/{name}", responses=KNOWN)
     _add_frozen(router, controls)
+    _add_learning(router, controls, heavy)
     _add_collecting(router, controls, heavy)
     return router
 
@@ -176,6 +189,41 @@ def _known_frame(controls: Controls, name: str, number: int) -> Frozen:
         return controls.drawings.frozen.get(known_camera(controls, name), number)
     except BadInputError as error:
         raise HTTPException(404, str(error)) from error
+
+
+def _add_learning(router: APIRouter, controls: Controls, heavy: Places) -> None:
+    drawings = controls.drawings
+
+    @router.post("/examples", summary="Learn a word from what is drawn on frozen frames")
+    def learn(name: str, body: ToLearn) -> Learned:
+        known_camera(controls, name)
+        with heavy.place():
+            examples = [(one.frozen, _marks(one.marks)) for one in body.examples]
+            return Learned(**vars(drawings.learn(name, body.word, examples, anyway=body.anyway)))
+
+    @router.put("/classes/{class_id}/name", summary="Call a learned word otherwise")
+    def rename(name: str, class_id: ClassId, body: NewName) -> VocabularyVersion:
+        known_camera(controls, name)
+        with heavy.place():
+            return VocabularyVersion(version=controls.rename(name, class_id, body.name))
+
+    @router.delete(
+        "/classes/{class_id}/examples", summary="Let a learned word mean what its text means again"
+    )
+    def forget(name: str, class_id: ClassId) -> VocabularyVersion:
+        known_camera(controls, name)
+        with heavy.place():
+            return VocabularyVersion(version=drawings.forget(name, class_id))
+
+    @router.get(
+        "/words",
+        response_class=Response,
+        responses={200: {"content": {WORDS_TYPE: {}}}},
+        summary="The camera's words with what was learned, as a words file",
+    )
+    def words_file(name: str) -> Response:
+        content = drawings.words_file(known_camera(controls, name))
+        return Response(content, media_type=WORDS_TYPE)
 
 
 def _add_collecting(router: APIRouter, controls: Controls, heavy: Places) -> None:

@@ -41,6 +41,9 @@ class Box:
     """x0, y0, x1, y1 in pixels, half-open; what lies outside of the frame does not count."""
 
 
+Example = Mask | tuple[int, int, int, int] | list[NDArray[np.int64]]
+"""As `SegmenterView.learn` takes it: pixels, a box x0, y0, x1, y1, or strokes int64 [P, 2] of x, y."""
+
 Marks = Sequence[Stroke | Box]
 """In the order in which they were drawn."""
 
@@ -62,14 +65,21 @@ def mask_of_marks(marks: Marks, size_hw: tuple[int, int]) -> Mask:
     return drawn.astype(np.bool_)
 
 
-def lone_box(marks: Marks, size_hw: tuple[int, int]) -> tuple[int, int, int, int] | None:
-    """Return the part of a box that lies in the frame if it is all that is drawn."""
-    if len(marks) != 1 or not isinstance(marks[0], Box):
-        return None
+def example_of(marks: Marks, size_hw: tuple[int, int]) -> Example:
+    """Return a drawing as what a word is learned from. Raises as `mask_of_marks`.
+
+    A single box is a box around the thing, strokes of the brush alone are scribbles on it, which goes on
+    beyond them; of anything else, what is drawn is the thing and all else is not.
+    """
+    mask = mask_of_marks(marks, size_hw)
     height, width = size_hw
-    x0, y0, x1, y1 = marks[0].box_xyxy
-    inside = max(0, x0), max(0, y0), min(width, x1), min(height, y1)
-    return inside if inside[0] < inside[2] and inside[1] < inside[3] else None
+    if len(marks) == 1 and isinstance(marks[0], Box) and mask.any():
+        x0, y0, x1, y1 = marks[0].box_xyxy
+        return max(0, x0), max(0, y0), min(width, x1), min(height, y1)
+    strokes = [mark for mark in marks if isinstance(mark, Stroke) and not mark.erases]
+    if len(strokes) < len(marks):
+        return mask
+    return [np.clip(stroke.points, 0, (width - 1, height - 1)) for stroke in strokes]
 
 
 def _draw(drawn: NDArray[np.uint8], stroke: Stroke) -> None:

@@ -18,7 +18,9 @@ from dedos_deploy.runtime.serving.hub import Hub
 MOST_WATCHERS = 16
 BOUNDARY = "frame"
 LONGEST_PAUSE_S = 5.0
-"""After so long without a picture an empty line is sent, for proxies that end what is silent."""
+"""After so long without a picture the last one is sent again, or an empty line where there is none, for
+proxies that end what is silent."""
+_BOUNDARY_LINE = f"--{BOUNDARY}\r\n".encode()
 
 
 class StreamResponse(Response):
@@ -53,20 +55,23 @@ class StreamResponse(Response):
     async def _send_pictures(
         self, arrived: asyncio.Event, gone: asyncio.Future[Any], send: Send
     ) -> None:
-        seen = 0
+        seen, asked = 0, 0
         while not gone.done():
             # Cleared before looking, so that what comes while one is painted is not missed.
             arrived.clear()
             newest = await run_in_threadpool(
-                self._hub.jpeg, self._name, newer_than=seen, opacity=self._opacity
+                self._hub.jpeg, self._name, newer_than=asked, opacity=self._opacity
             )
-            if newest is None:
-                if await _first_of(arrived, gone):
-                    continue
-                body = b"\r\n"
+            if newest is not None:
+                body = _part(newest[1]) if seen else _BOUNDARY_LINE + _part(newest[1])
+                seen = asked = newest[0]
+            elif await _first_of(arrived, gone):
+                continue
+            elif seen:
+                asked = 0
+                continue
             else:
-                seen, picture = newest
-                body = _part(picture)
+                body = b"\r\n"
             await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
@@ -102,5 +107,6 @@ def _arrivals(hub: Hub, name: str) -> Iterator[asyncio.Event]:
 
 
 def _part(picture: bytes) -> bytes:
-    head = f"--{BOUNDARY}\r\ncontent-type: image/jpeg\r\ncontent-length: {len(picture)}\r\n\r\n"
-    return head.encode() + picture + b"\r\n"
+    """Return a picture and the boundary after it, without which Chromium does not show it yet."""
+    head = f"content-type: image/jpeg\r\ncontent-length: {len(picture)}\r\n\r\n"
+    return head.encode() + picture + b"\r\n" + _BOUNDARY_LINE

@@ -12,7 +12,9 @@ import pytest
 sys.path += [str(Path(__file__).parents[1] / name) for name in ("runtime", "cameras")]
 
 from browsing import CHROMIUM  # noqa: E402
-from tiny_bundle import write_tiny_bundle  # noqa: E402
+from tiny_bundle import examples_graph, write_tiny_bundle  # noqa: E402
+
+from dedos_deploy.bundle import EXAMPLES  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +27,16 @@ def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def learning_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One that learns words from examples, and whose words files say which model they are of."""
+    return write_tiny_bundle(
+        tmp_path_factory.mktemp("bundles") / "learning",
+        files={EXAMPLES: examples_graph()},
+        checkpoint_sha256="ab" * 32,
+    )
 
 
 @pytest.fixture(scope="module")

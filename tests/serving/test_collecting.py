@@ -9,11 +9,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from dedos_deploy.cli.run import main
 from dedos_deploy.errors import BadInputError, SinkError
 from dedos_deploy.evaluation.folder import LabelledFolder
 from dedos_deploy.runtime.serving import collecting
 from dedos_deploy.runtime.serving.collecting import LEAST_FREE, CollectFolder
-from dedos_deploy.runtime.serving.marks import MOST_POINTS, Box, Stroke, lone_box, mask_of_marks
+from dedos_deploy.runtime.serving.marks import MOST_POINTS, Box, Stroke, example_of, mask_of_marks
 from dedos_deploy.training.folders import open_folder, read_pair
 
 FRAME = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
@@ -106,6 +107,19 @@ def test_two_programs_do_not_collect_into_one_folder(tmp_path: Path) -> None:
     CollectFolder(tmp_path).close()
 
 
+def test_what_is_read_is_not_collected_into(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "images/train").mkdir(parents=True)
+    (tmp_path / "images/train/a.png").write_bytes(b"")
+    for source in (tmp_path / "images/train", tmp_path / "images/train" / "*.png"):
+        assert main(["--source", str(source), "--serve", "0", "--collect", str(tmp_path)]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"dedos-run: error: collect {str(tmp_path)!r} ")
+        assert error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]
+
+
 def test_drawings_become_pixels() -> None:
     size = 20, 30
     box = mask_of_marks([Box((-5, 2, 4, 99))], size)
@@ -124,7 +138,14 @@ def test_drawings_become_pixels() -> None:
         mask_of_marks([Stroke(((1, 1),) * (MOST_POINTS + 1), 2)], size)
 
 
-def test_a_box_alone_stays_a_box() -> None:
-    assert lone_box([Box((-5, 2, 40, 10))], (20, 30)) == (0, 2, 30, 10)
-    assert lone_box([Box((40, 2, 50, 10))], (20, 30)) is None
-    assert lone_box([Box((1, 2, 9, 10)), Stroke(((1, 1),), 2)], (20, 30)) is None
+def test_what_a_word_is_learned_from() -> None:
+    size = 20, 30
+    assert example_of([Box((-5, 2, 40, 10))], size) == (0, 2, 30, 10)
+    strokes = example_of([Stroke(((-1, 5), (9, 99)), 2), Stroke(((3, 4),), 9)], size)
+    assert [points.tolist() for points in strokes] == [[[0, 5], [9, 19]], [[3, 4]]]  # type: ignore[union-attr]
+    for marks in (
+        [Box((1, 2, 9, 10)), Stroke(((1, 1),), 2)],
+        [Stroke(((9, 9),), 4), Stroke(((9, 9),), 2, erases=True)],
+        [Box((40, 2, 50, 10))],
+    ):
+        assert np.array_equal(example_of(marks, size), mask_of_marks(marks, size))

@@ -38,6 +38,10 @@ export function clock(seconds) {
   return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
 }
 
+export function frames(count) {
+  return count === 1 ? "one frame" : `${count} frames`;
+}
+
 // Words that begin so, for every field that takes some.
 export async function suggest(text) {
   const prefix = text.split("|").at(-1);

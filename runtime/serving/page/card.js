@@ -27,6 +27,7 @@ export class Card {
       recolour: (id, colour) => this.send(`classes/${id}/colour`, { colour }),
       replace: (words) => this.put(words),
       rename: (id, word) => this.send(`classes/${id}/name`, { name: word }),
+      forget: (id) => this.change(`classes/${id}/examples`, { method: "DELETE" }),
     });
     this.drawing = new Drawing(name, this.find, { opacity: page.opacity, changed: page.refresh });
     this.explained = new Explained(name, {
@@ -73,7 +74,8 @@ export class Card {
     this.find(".error").hidden = troubles.length === 0;
     this.find(".error").textContent = troubles.join("; ");
     if (this.table.show(camera.vocabulary, camera.coverage ?? {}, camera.unlabelled)) {
-      this.drawing.forget(new Set(camera.vocabulary.classes.map((entry) => entry.name.toLowerCase())));
+      const learned = camera.vocabulary.classes.filter((entry) => entry.learned !== null);
+      this.drawing.forget(new Set(learned.map((entry) => entry.name.toLowerCase())));
     }
     this.find(".background").textContent = BACKGROUND[camera.vocabulary.background];
     this.find(".all").hidden = this.page.others(this).length === 0;

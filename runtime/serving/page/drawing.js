@@ -1,5 +1,5 @@
 // Draw on a frozen frame: words that are learned from it, frames that are collected to train on.
-import { ask, json, make, path, suggest } from "./api.js";
+import { ask, frames, json, make, path, suggest } from "./api.js";
 import { Pad } from "./pad.js";
 
 const MOST_EXAMPLES = 5;
@@ -12,6 +12,7 @@ export class Drawing {
     this.changed = changed;
     this.frozen = null;
     this.examples = new Map();
+    this.learned = new Set();
     this.pad = new Pad(find(".pad"), find(".of-pad"), {
       changed: () => this.list(),
       said: (text) => { find(".place").textContent = text; },
@@ -24,7 +25,11 @@ export class Drawing {
     find(".undo").addEventListener("click", () => this.pad.undo());
     find(".next").addEventListener("click", () => this.another());
     find(".collect").addEventListener("click", () => this.collect());
-    find(".tools").addEventListener("submit", (event) => this.learn(event));
+    find(".tools").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.learn(false);
+    });
+    find(".anyway").addEventListener("click", () => this.learn(true));
     find(".region").addEventListener("input", (event) => {
       this.pad.region.word = event.target.value;
       suggest(event.target.value);
@@ -84,6 +89,7 @@ export class Drawing {
     this.find(".draw").setAttribute("aria-pressed", String(on));
     this.find(".pad").hidden = this.find(".tools").hidden = !on;
     this.find(".region").value = "";
+    this.find(".anyway").hidden = true;
   }
 
   // The slider goes in hundredths of the picture's longer side, so that a brush looks the same on each.
@@ -127,33 +133,36 @@ export class Drawing {
     return null;
   }
 
-  async learn(event) {
-    event.preventDefault();
+  async learn(anyway) {
     const regions = this.named();
     if (regions === null) return;
     const said = [];
+    let added = true;
     try {
-      for (const region of regions) said.push(await this.learnOne(region));
+      for (const region of regions) {
+        const learned = await this.learnOne(region, anyway);
+        added &&= learned.added;
+        said.push(sentence(learned));
+      }
       await this.changed();
-      this.thaw();
     } catch (error) {
+      added = false;
       said.push(error.message);
     }
+    if (added) this.thaw();
+    this.find(".anyway").hidden = added;
     this.say(said.join(" "));
   }
 
-  async learnOne({ word, marks }) {
+  async learnOne({ word, marks }, anyway) {
     const key = word.trim().toLowerCase();
     const kept = (this.examples.get(key) ?? []).filter(
       (one) => one.frozen !== this.frozen.number && this.frozen.kept.includes(one.frozen),
     );
     const examples = [...kept, { frozen: this.frozen.number, marks }].slice(-MOST_EXAMPLES);
-    const learned = await ask(path(this.name, "examples"), json("POST", { word, examples }));
+    const learned = await ask(path(this.name, "examples"), json("POST", { word, examples, anyway }));
     this.examples.set(key, examples);
-    const frames = learned.examples === 1 ? "one frame" : `${learned.examples} frames`;
-    const margin = learned.margin.toFixed(3);
-    if (learned.separates) return `“${learned.word}” was learned from ${frames}, with a margin of ${margin}.`;
-    return `“${learned.word}” does not stand apart from the rest of ${frames} (margin ${margin}): draw it on another frame, or more closely.`;
+    return learned;
   }
 
   async collect() {
@@ -163,20 +172,28 @@ export class Drawing {
     const body = { frozen: this.frozen.number, regions: regions.map(({ word, marks }) => ({ word, marks })), rest };
     try {
       const kept = await ask(path(this.name, "collected"), json("POST", body));
-      this.say(`${kept.picture}: ${kept.frames === 1 ? "the first frame" : `${kept.frames} frames`} collected`);
+      this.say(`${kept.picture}: ${frames(kept.frames)} collected`);
     } catch (error) {
       this.say(error.message);
     }
   }
 
-  // A word that went has no examples any more.
-  forget(words) {
-    for (const key of this.examples.keys()) {
-      if (!words.has(key)) this.examples.delete(key);
+  // A word that went, or means its text again, has no examples any more.
+  forget(learned) {
+    for (const word of this.learned) {
+      if (!learned.has(word)) this.examples.delete(word);
     }
+    this.learned = learned;
   }
 
   say(text) {
     this.find(".drawn").textContent = text;
   }
+}
+
+function sentence({ word, margin, added, separates, examples }) {
+  const from = `${frames(examples)}, margin ${margin.toFixed(2)}`;
+  if (separates) return `“${word}” was learned from ${from}.`;
+  const told = `“${word}” does not stand apart from the rest of ${from}`;
+  return added ? `${told}, and was learned all the same.` : `${told}, and was not learned: draw it more closely, or on another frame, too.`;
 }

@@ -1,8 +1,8 @@
 // The table of a camera's words: colours, thresholds, shares, names of learned words.
-import { cell, make } from "./api.js";
+import { cell, frames, make } from "./api.js";
 
 export class WordsTable {
-  // does: recolour(id, colour), replace(words), rename(id, name)
+  // does: recolour(id, colour), replace(words), rename(id, name), forget(id)
   constructor(table, does) {
     this.body = table.tBodies[0];
     this.foot = table.tFoot.rows[0];
@@ -60,11 +60,14 @@ export class WordsTable {
 
   learned(entry, name) {
     const { examples, margin } = entry.learned;
-    const frames = examples === 1 ? "one frame" : `${examples} frames`;
-    const line = make("small", `learned from ${frames}, margin ${margin.toFixed(3)} `, { class: "hint" });
-    const button = make("button", "Rename", { type: "button", class: "rename", "aria-label": `Rename ${entry.name}` });
-    button.addEventListener("click", () => this.rename(entry, name));
-    line.append(button);
+    const line = make("small", `learned from ${frames(examples)}, margin ${margin.toFixed(2)} `, { class: "hint" });
+    const rename = make("button", "Rename", { type: "button", class: "rename", "aria-label": `Rename ${entry.name}` });
+    rename.addEventListener("click", () => this.rename(entry, name));
+    const forget = make("button", "Forget", {
+      type: "button", class: "forget", title: "let it mean what its text means", "aria-label": `Forget the examples of ${entry.name}`,
+    });
+    forget.addEventListener("click", () => this.does.forget(entry.id));
+    line.append(rename, forget);
     return line;
   }
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dedos_deploy.runtime.examples import Example
 
-AGAINST = 0.5
+AGAINST = 1.0
 """How much of the background's direction is taken from the foreground's; see docs/examples.md."""
 
 TEXT_SHARE = 0.5

@@ -151,7 +151,7 @@ class Bundle(Closing):
         if EXAMPLES not in self.manifest.files:
             raise BadInputError(
                 f"{self._label} was exported without --examples, so it cannot learn words from pictures; "
-                f"export it again with it, or add the graph with dedos-export --add-examples"
+                f"export it again with it"
             )
         spec = replace(self.spec, batch=1)
         return BundleGraph(self.path(EXAMPLES), spec, self.manifest.files[EXAMPLES])

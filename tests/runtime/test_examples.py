@@ -45,7 +45,7 @@ def test_a_region_becomes_a_word_from_the_next_frame_on(segmenter: Segmenter) ->
     frame = stripes()
     version = segmenter.vocabulary_version
     learned = segmenter.learn("xyzzy", frame, middle(frame))
-    assert learned.separates and learned.added and learned.margin > 0.9 and learned.examples == 1
+    assert learned.separates and learned.added and learned.margin > 0.8 and learned.examples == 1
     assert learned.row.shape == (TEXT_WIDTH,) and learned.row.dtype == np.float32
     assert abs(float(np.linalg.norm(learned.row)) - 1) < 1e-5
     assert segmenter.classes == ("blue", "red", "xyzzy")
@@ -58,14 +58,14 @@ def test_box_and_scribble_mean_the_same(segmenter: Segmenter) -> None:
     frame = stripes()
     for region in ((32, 2, 58, 58), np.array([[40, 10], [50, 50]])):
         learned = segmenter.learn("xyzzy", frame, region)
-        assert learned.margin > 0.9
+        assert learned.margin > 0.8
         assert at(segmenter.segment(frame), "green", frame) == 2
 
 
 def test_five_frames_count_the_same(segmenter: Segmenter) -> None:
     frames = [stripes(60, width) for width in (60, 90, 120, 150, 180)]
     learned = segmenter.learn("xyzzy", frames, [middle(frame) for frame in frames])
-    assert learned.examples == 5 and learned.margin > 0.9
+    assert learned.examples == 5 and learned.margin > 0.8
 
 
 def test_a_word_that_is_there_keeps_id_threshold_and_place(segmenter: Segmenter) -> None:

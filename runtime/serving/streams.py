@@ -17,10 +17,12 @@ from dedos_deploy.runtime.serving.hub import Hub
 
 MOST_WATCHERS = 16
 BOUNDARY = "frame"
+AGAIN_S = 0.2
+"""A picture that no other one follows for so long is sent once more: Chromium shows none before it has the
+beginning of the next."""
 LONGEST_PAUSE_S = 5.0
-"""After so long without a picture the last one is sent again, or an empty line where there is none, for
-proxies that end what is silent."""
-_BOUNDARY_LINE = f"--{BOUNDARY}\r\n".encode()
+"""From then on it is sent again after so long, or an empty line where there is none, for proxies that end
+what is silent."""
 
 
 class StreamResponse(Response):
@@ -55,24 +57,28 @@ class StreamResponse(Response):
     async def _send_pictures(
         self, arrived: asyncio.Event, gone: asyncio.Future[Any], send: Send
     ) -> None:
-        seen, asked = 0, 0
+        seen, pause_s = 0, LONGEST_PAUSE_S
         while not gone.done():
             # Cleared before looking, so that what comes while one is painted is not missed.
             arrived.clear()
-            newest = await run_in_threadpool(
-                self._hub.jpeg, self._name, newer_than=asked, opacity=self._opacity
-            )
+            newest = await self._picture(newer_than=seen)
             if newest is not None:
-                body = _part(newest[1]) if seen else _BOUNDARY_LINE + _part(newest[1])
-                seen = asked = newest[0]
-            elif await _first_of(arrived, gone):
-                continue
-            elif seen:
-                asked = 0
+                pause_s = AGAIN_S
+            elif await _first_of(arrived, gone, pause_s):
                 continue
             else:
+                newest, pause_s = await self._picture(newer_than=0), LONGEST_PAUSE_S
+            if newest is None:
                 body = b"\r\n"
+            else:
+                seen, picture = newest
+                body = _part(picture)
             await send({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def _picture(self, *, newer_than: int) -> tuple[int, bytes] | None:
+        return await run_in_threadpool(
+            self._hub.jpeg, self._name, newer_than=newer_than, opacity=self._opacity
+        )
 
 
 async def _until_gone(receive: Receive) -> None:
@@ -80,12 +86,12 @@ async def _until_gone(receive: Receive) -> None:
         pass
 
 
-async def _first_of(arrived: asyncio.Event, gone: asyncio.Future[Any]) -> bool:
-    """Wait for a picture or the end; return False when neither came for long."""
+async def _first_of(arrived: asyncio.Event, gone: asyncio.Future[Any], pause_s: float) -> bool:
+    """Wait for a picture or the end; return False when neither came for so long."""
     waiting: asyncio.Future[Any] = asyncio.ensure_future(arrived.wait())
     try:
         done, _ = await asyncio.wait(
-            [waiting, gone], timeout=LONGEST_PAUSE_S, return_when=asyncio.FIRST_COMPLETED
+            [waiting, gone], timeout=pause_s, return_when=asyncio.FIRST_COMPLETED
         )
     finally:
         waiting.cancel()
@@ -107,6 +113,5 @@ def _arrivals(hub: Hub, name: str) -> Iterator[asyncio.Event]:
 
 
 def _part(picture: bytes) -> bytes:
-    """Return a picture and the boundary after it, without which Chromium does not show it yet."""
-    head = f"content-type: image/jpeg\r\ncontent-length: {len(picture)}\r\n\r\n"
-    return head.encode() + picture + b"\r\n" + _BOUNDARY_LINE
+    head = f"--{BOUNDARY}\r\ncontent-type: image/jpeg\r\ncontent-length: {len(picture)}\r\n\r\n"
+    return head.encode() + picture + b"\r\n"

@@ -265,6 +265,8 @@ def test_a_picture_that_stands_still_is_shown_at_once(
             with Server(controls, Access(port=0, per_second=2000)) as server:
                 site = Site(controls, server.url.rstrip("/"), None)
                 page, _ = opened(browser, site)
+                # One that was sent for the silence would show the second one, too.
+                monkeypatch.setattr(streams, "LONGEST_PAUSE_S", 60.0)
                 give(pictures[1])
                 for _ in range(30):
                     shot = page.locator("img.picture").screenshot()

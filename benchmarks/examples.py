@@ -49,7 +49,7 @@ Picture = tuple[NDArray[np.uint8], NDArray[Any]]
 def pictures(folder: LabelledFolder) -> Iterator[Picture]:
     """Yield frames uint8 [H, W, 3] BGR and their labels [H, W]."""
     for item in folder:
-        yield item.image, item.labels
+        yield item.image_bgr, item.labels
 
 
 def examples_of(shown: Sequence[Picture], class_id: int, most: int) -> list[Picture]:
@@ -113,7 +113,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             for place, name in enumerate(classes):
                 chosen = examples_of(given, place, max(args.examples))
                 there = sum(int((labels == place).sum()) for _, labels in later)
-                if len(chosen) < max(args.examples) or not there:
+                left_out = args.classes is not None and name not in args.classes
+                if left_out or len(chosen) < max(args.examples) or not there:
                     continue
                 score = {"scored": later, "class_id": place, "ignore": ignore}
                 others = [NOTHING if one == name else one for one in classes]
@@ -177,6 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--leave-out", metavar="PREFIX", help="score on frames called so instead")
     parser.add_argument("--split", help="of the folder (default: all of them)")
     parser.add_argument("--only", default="", metavar="PREFIX", help="leave all other frames out")
+    parser.add_argument("--classes", nargs="+", metavar="NAME", help="learn these alone")
     parser.add_argument("--bundle", default="demo")
     parser.add_argument("--examples", type=int, nargs="+", default=[1, 5], metavar="N")
     parser.add_argument(

@@ -197,12 +197,13 @@ class _Export:
     ) -> Path:
         """Return the file of the graph for words by example, whose constants lie in `image_graph`."""
         gc.collect()  # The graph before this one lies in reference cycles.
-        with self.stages.stage("the graph for words by example"):
+        with self.stages.stage("the graph for words by example") as progress:
             small, fused = self._stores_small(), graph.fused > 0
             model = examples_graph(graph.frozen, spec, text.embeddings, small=small, fused=fused)
             path = self.folder / EXAMPLES
             save_beside(model, image_graph, path)
-            check_examples(path, graph.frozen, spec, text.embeddings, frames[:1])
+            cosine = check_examples(path, graph.frozen, spec, text.embeddings, frames[:1])
+            progress.note(f"embeddings at a cosine of {cosine:.4f} to the model's")
         return path
 
     def _batch(

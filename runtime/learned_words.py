@@ -59,13 +59,12 @@ class Words:
     def with_word(self, entry: Entry, row: Row) -> NewWords:
         """Return the words with a row in the place of a word, which comes last if it is not there."""
         vocabulary, rows = self.vocabulary, self.rows
-        places = [canonical_word(word) for word in vocabulary.words]
-        word = canonical_word(entry.name)
-        if word not in places:
+        place = _place(vocabulary, entry)
+        if place is None:
             entries = (*vocabulary.entries, entry)
             return NewWords(replace(vocabulary, entries=entries), np.concatenate([rows, row[None]]))
         changed = rows.copy()
-        changed[places.index(word)] = row
+        changed[place] = row
         return NewWords(vocabulary, changed)
 
     def with_row(self, entry: Entry, found: LearnedWord, *, model_sha256: str | None) -> NewWords:
@@ -73,6 +72,13 @@ class Words:
         new = self.with_word(entry, found.row)
         tuned = _with_row(self.tuned, entry.name, found, model_sha256)
         return replace(new, vocabulary=replace(new.vocabulary, tuned=tuned))
+
+
+def _place(vocabulary: Vocabulary, entry: Entry) -> int | None:
+    """Return which of a vocabulary's words is that of an entry, None if none is."""
+    words = [canonical_word(word) for word in vocabulary.words]
+    word = canonical_word(entry.name)
+    return words.index(word) if word in words else None
 
 
 class LearningView:
@@ -135,6 +141,7 @@ class LearningView:
                 now = Words(self._table, self._tuned).with_row(
                     entry, found, model_sha256=self._core.model_sha256
                 )
+                self._core.check_slots(len(now.rows))
                 self._asked += 1
                 self._done = self._asked
                 self._tuned = now.vocabulary.tuned
@@ -172,23 +179,21 @@ def learn_word(
     timeout_s: float | None,
 ) -> LearnedWord:
     """Return what a word becomes among others, tried on the engine itself. Nothing changes."""
+    slots = len(words.rows) + (_place(words.vocabulary, entry) is None)
+    core.check_slots(slots)
     embeddings = core.embedder.embed(examples)
     text = _own_row(core, entry, timeout_s)
 
     def labelled(example: Example, row: Row) -> LabelMap:
         new = words.with_word(entry, row)
         table = core.next_table(new.vocabulary, new.rows, words.table)
-        number = new.vocabulary.slot_ids[
-            [canonical_word(word) for word in new.vocabulary.words].index(
-                canonical_word(entry.name)
-            )
-        ]
+        place = _place(new.vocabulary, entry)
+        assert place is not None
         pixels = check_pixels(example.frame_bgr, "bgr")
         with core.busy:
             found = core.labeller.label(pixels, table).label_map
-        return np.asarray(found == table.class_ids[number])
+        return np.asarray(found == table.class_ids[new.vocabulary.slot_ids[place]])
 
-    core.check_slots(len(words.with_word(entry, words.rows[0]).vocabulary.words))
     best = best_candidate(embeddings, examples, text, labelled)
     return LearnedWord(
         name=entry.name,

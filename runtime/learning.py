@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dedos_deploy.closing import Closing
-from dedos_deploy.errors import BadInputError
+from dedos_deploy.errors import BadInputError, EngineError
 from dedos_deploy.runtime.engines.embedding import EmbeddingEngine
 from dedos_deploy.runtime.example_rows import Map, Row, blended, example_row, settled
 from dedos_deploy.runtime.examples import Example
@@ -40,11 +40,14 @@ class Embedder(Closing):
         """open_engine: raises BadInputError where there is none."""
         self._open = open_engine
         self._engine: EmbeddingEngine | None = None
+        self._closed = False
         self._one_at_a_time = threading.Lock()
 
     def embed(self, examples: Sequence[Example]) -> list[Map]:
         """Return float32 [D, h, w] of each picture. Raises BadInputError, EngineError."""
         with self._one_at_a_time:
+            if self._closed:
+                raise EngineError("this segmenter is closed; load it again")
             if self._engine is None:
                 self._engine = self._open()
             engine = self._engine
@@ -58,6 +61,7 @@ class Embedder(Closing):
     def close(self) -> None:
         """Release the graph; may be called twice."""
         with self._one_at_a_time:
+            self._closed = True
             if self._engine is not None:
                 self._engine.close()
 

@@ -75,7 +75,7 @@ class SegmenterCore:
             opened.callback(self.labeller.close)
             self.run_labellers = engine.run_labellers(threads=cores, on_host=stable)
             opened.pop_all()
-        self.process = OneProcess("Segmenter", engine, encode, self.labeller)
+        self.process = OneProcess("Segmenter", engine, encode, self.labeller, self.embedder)
 
     def close(self) -> None:
         """Release what frames are labelled with; the engine is its owner's."""

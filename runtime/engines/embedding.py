@@ -63,7 +63,7 @@ class EmbeddingEngine(Closing):
         Raises EngineError when the graph fails or gives something that is not a number.
         """
         if self._session is None:
-            raise EngineError("this engine is closed; open the segmenter again")
+            raise EngineError("this engine is closed; open it again")
         with foreign(failed_on_frame, reason=spoken_reason):
             (found,) = self._session.run([self._spec.embedding.name], {"image": image[None]})
         embedding: NDArray[np.float32] = found[0]

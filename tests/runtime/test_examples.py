@@ -184,12 +184,14 @@ def test_refuses_synonyms_and_a_bundle_without_the_graph(
         other.words_file(tmp_path / "my.words")
 
 
-def test_refuses_after_close(bundle: Path) -> None:
+@pytest.mark.parametrize("before", [True, False])
+def test_refuses_after_close(bundle: Path, before: bool) -> None:
     frame = stripes()
     opened = Segmenter.load(bundle, classes="blue", threads=1)
-    opened.learn("xyzzy", frame, middle(frame))
+    if before:
+        opened.learn("xyzzy", frame, middle(frame))
     opened.close()
-    with pytest.raises(EngineError, match="closed"):
+    with pytest.raises(EngineError, match="this segmenter is closed"):
         opened.learn("again", frame, middle(frame))
 
 

@@ -141,6 +141,12 @@ def test_drawn_by_finger_on_a_phone_and_collected(
     # Without the graph words are not learned, which is said, and all else works.
     assert card.get_by_role("button", name="Learn", exact=True).is_disabled()
     assert card.locator(".cannot").inner_text() == WITHOUT
+    # However long the state is that the camera is in, the picture stays where it is.
+    tops = page.evaluate(
+        "['live', 'connecting'].map((text) => { document.querySelector('.state').textContent = text;"
+        " return document.querySelector('.picture').getBoundingClientRect().top; })"
+    )
+    assert tops[0] == tops[1]
     fingers = page.context.new_cdp_session(page)
 
     def touch(kind: str, *place: float) -> None:

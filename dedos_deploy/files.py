@@ -118,6 +118,19 @@ def remove_aside(path: Path) -> None:
         aside.discard()
 
 
+def hold_folder(path: Path) -> int:
+    """Return a descriptor of a folder; no other process can hold it until that is closed.
+
+    Raises OSError: BlockingIOError when another one holds it. Where there are no locks (Windows, some
+    network file systems) all may.
+    """
+    descriptor = _open_folder(path)
+    if _lock(descriptor) is False:
+        os.close(descriptor)
+        raise BlockingIOError(errno.EWOULDBLOCK, "another process holds it", str(path))
+    return descriptor
+
+
 def discard_unfinished() -> None:
     """Remove every temporary file and folder of this process, for an end that unwinds nothing."""
     for temporary in list(_unfinished):
@@ -275,11 +288,15 @@ def _open_new(path: Path, mode: int, *, folder: bool) -> int | None:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         return os.open(path, flags, mode & 0o666)
     path.mkdir(mode)
-    # Windows opens no folders; nothing is swept there.
     try:
-        return os.open(path if sys.platform != "win32" else os.devnull, os.O_RDONLY)
+        return _open_folder(path)
     except FileNotFoundError:
         return None
+
+
+def _open_folder(path: Path) -> int:
+    # Windows opens no folders; nothing is swept or held there.
+    return os.open(path if sys.platform != "win32" else os.devnull, os.O_RDONLY)
 
 
 def _lock(descriptor: int) -> bool | None:

@@ -56,10 +56,18 @@ def class_word(name: str) -> str:
 def read_classes(path: Path) -> tuple[str, ...]:
     """Return the class words of a `classes.txt`, indexed by label value.
 
-    Raises BadInputError for a file that is missing, not UTF-8, or looks like another format than a
-    word a line, and for lines that are empty, repeated or no text.
+    Raises BadInputError for a file that is missing or not UTF-8, and as `parse_classes`.
     """
     text = read_text(path, advice="it names one class per line, the first for label value 0")
+    return parse_classes(text, path)
+
+
+def parse_classes(text: str, path: Path) -> tuple[str, ...]:
+    """Return the class words in the text of a `classes.txt`; path: of the file, for messages.
+
+    Raises BadInputError for what looks like another format than a word a line, and for lines that are
+    empty, repeated or no text.
+    """
     lines = text.rstrip().split("\n")
     other = other_format(lines)
     if other is not None:

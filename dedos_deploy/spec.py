@@ -115,6 +115,14 @@ class GraphSpec:
         return TensorSpec("scores", shape, self.score_dtype, "per-class evidence in [0, 1]")
 
     @property
+    def embedding(self) -> TensorSpec:
+        """What the graph for words by example gives instead of scores; h, w are the model's own."""
+        shape = (self.batch, self.text_width, "h", "w")
+        return TensorSpec(
+            "embedding", shape, "float32", "what is where, in the space of the text rows"
+        )
+
+    @property
     def inputs(self) -> tuple[TensorSpec, TensorSpec, TensorSpec]:
         return self.image, self.text, self.valid
 

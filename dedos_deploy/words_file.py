@@ -32,8 +32,9 @@ class TunedRows:
     file: str
     """Where they are from, for messages."""
 
-    model_sha256: str
-    """Hash of the checkpoint that they were tuned on."""
+    model_sha256: str | None
+    """Hash of the checkpoint that they were tuned on, None for rows that were learned on a model of which
+    it is not known."""
 
     words: tuple[str, ...]
     """N words."""
@@ -60,10 +61,12 @@ class TunedRows:
         """
         if self.model_sha256 == model_sha256 and self.embeddings.shape[1] == text_width:
             return
-        this = "an unknown one" if model_sha256 is None else model_sha256[:_SHOWN]
+        own, this = (
+            "an unknown one" if one is None else one[:_SHOWN]
+            for one in (self.model_sha256, model_sha256)
+        )
         raise BadInputError(
-            f"words file {self.file!r} was tuned on another model (checkpoint "
-            f"{self.model_sha256[:_SHOWN]}, not {this}); tune the words on this one with "
+            f"words file {self.file!r} was tuned on another model (checkpoint {own}, not {this}); tune the words on this one with "
             "dedos-train tune-words, or name them without the file"
         )
 

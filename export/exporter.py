@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dedos_deploy.bundle import MODEL, BundleWriter, Manifest, batch_file
+from dedos_deploy.bundle import EXAMPLES, MODEL, BundleWriter, Manifest, batch_file
 from dedos_deploy.calib.frames import sample_frames
 from dedos_deploy.calib.options import Int8Options
 from dedos_deploy.calib.selection import CalibrationFrames
@@ -17,6 +17,7 @@ from dedos_deploy.calib.sensitivity_plot import sensitivity_png, sensitivity_tab
 from dedos_deploy.errors import SinkError
 from dedos_deploy.evaluation.data import EvaluationData
 from dedos_deploy.export.bundle_text import BundleText, bundle_text, set_null_words
+from dedos_deploy.export.examples_graph import check_examples, examples_graph, save_beside
 from dedos_deploy.export.graph import check_ops, save_graph
 from dedos_deploy.export.int8 import FloatGraphs, Int8Graph, calibration_of, int8_graph
 from dedos_deploy.export.int8_labels import label_measure, open_labels
@@ -31,6 +32,7 @@ from dedos_deploy.export.storage import Matrices, store_small
 from dedos_deploy.export.target_graph import TargetGraph, score_dtype, target_graph
 from dedos_deploy.export.weights import TrainedModel, WeightsSource
 from dedos_deploy.files import sha256_of_file
+from dedos_deploy.model.dense_embedding import check_has_embedding
 from dedos_deploy.pictures import Picture
 from dedos_deploy.progress import QUIET, Progress, Stages
 from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
@@ -94,7 +96,8 @@ class _Export:
         self.writer, self.folder, self.options = writer, folder, options
         # One stage for every graph, and one for its engine.
         each = len(options.batches) * (1 + (options.target == "rtx"))
-        self.stages = Stages(progress, total=4 + (options.int8 is not None) + each)
+        asked = (options.int8 is not None) + options.examples
+        self.stages = Stages(progress, total=4 + asked + each)
         self.warnings: list[str] = []
         several = len(options.batches) > 1
         self.weights = SharedWeights(folder / f"{MODEL}.data") if several else None
@@ -103,6 +106,8 @@ class _Export:
         options = self.options
         with self.stages.stage("loading the model and the frames"):
             trained = weights.load() if isinstance(weights, WeightsSource) else weights
+            if options.examples:
+                check_has_embedding(trained.model)
             spec = self._spec(trained)
             frames = self._frames()
             calibration = self._calibration(spec)
@@ -125,6 +130,8 @@ class _Export:
                     text = self._text(trained, "half")
         with self.stages.stage("comparing with the FP32 model") as progress:
             files, parity = self._compared(trained, spec, graph, text, frames, progress)
+        if options.examples:
+            files += (self._examples(graph, spec, files[0], text, frames[0]),)
         others = [self._batch(trained, spec, size, text, frames) for size in options.batches[1:]]
         files += tuple(path for path, _ in others)
         built = self._engine(files[0], graph.kind, spec) if options.target == "rtx" else None
@@ -179,6 +186,25 @@ class _Export:
             which = "" if spec.batch == 1 else f", graph for {spec.batch} frames per run"
             self._warn(f"written with drift{which}: {parity.agreement:.2%} of pixels agree")
         return files, parity
+
+    def _examples(
+        self,
+        graph: TargetGraph,
+        spec: GraphSpec,
+        image_graph: Path,
+        text: BundleText,
+        frames: list[Picture],
+    ) -> Path:
+        """Return the file of the graph for words by example, whose constants lie in `image_graph`."""
+        gc.collect()  # The graph before this one lies in reference cycles.
+        with self.stages.stage("the graph for words by example") as progress:
+            small, fused = self._stores_small(), graph.fused > 0
+            model = examples_graph(graph.frozen, spec, text.embeddings, small=small, fused=fused)
+            path = self.folder / EXAMPLES
+            save_beside(model, image_graph, path)
+            cosine = check_examples(path, graph.frozen, spec, text.embeddings, frames[:1])
+            progress.note(f"embeddings at a cosine of {cosine:.4f} to the model's")
+        return path
 
     def _batch(
         self,
@@ -269,14 +295,17 @@ class _Export:
         return TargetGraph(typed.frozen, found.model, "int8", typed.precision, typed.fused), found
 
     def _saved(self, graph: TargetGraph, batch: int) -> tuple[Path, ...]:
-        judged = self.options.int8 is not None and self.options.target == "cpu"
-        if self.options.storage == "half" or judged:
+        if self._stores_small():
             store_small(graph.model)
         if self.weights is None:
             return save_graph(graph.model, self.folder / MODEL)
         path = self.folder / (MODEL if batch == 1 else batch_file(batch))
         self.weights.save(graph.model, path)
         return (path,)
+
+    def _stores_small(self) -> bool:
+        judged = self.options.int8 is not None and self.options.target == "cpu"
+        return self.options.storage == "half" or judged
 
     def _text(self, trained: TrainedModel, matrices: Matrices) -> BundleText:
         return bundle_text(trained, self.options, self.folder, matrices=matrices)

@@ -46,6 +46,8 @@ class ExportOptions:
     """Network size, None for the one trained at."""
     batches: tuple[int, ...] = (1,)
     """Frames per run, growing from 1, which is always among them: one graph each."""
+    examples: bool = False
+    """Put in the small graph with which words are learned from pictures; see docs/examples.md."""
     frames: str | os.PathLike[str] | None = None
     """Picture, folder or video for the parity gate, None for pictures of embedded scenes."""
     frame_count: int = 4
@@ -187,6 +189,12 @@ GRAPH_OPTIONS = (
         "weights are in the bundle once (default: 1)",
         _batches,
         metavar="LIST",
+    ),
+    Option(
+        "examples",
+        "put in the graph with which Segmenter.learn makes words from regions of pictures; its weights are "
+        "those of the image graph, so it is small",
+        switch="on",
     ),
     Option(
         "compute_capabilities",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dedos_deploy.runtime.engines.contract import Engine, EngineOptions
 from dedos_deploy.runtime.engines.opening import open_engine
+from dedos_deploy.runtime.examples import LearnedWord
 from dedos_deploy.runtime.explaining import Candidate
 from dedos_deploy.runtime.flow.pipeline import Pipeline, run
 from dedos_deploy.runtime.flow.statistics import Statistics
@@ -33,6 +34,7 @@ __all__ = [
     "Frame",
     "GroundCamera",
     "GroundGrid",
+    "LearnedWord",
     "Nv12Frame",
     "OccupancyGrid",
     "Outcome",

@@ -15,6 +15,7 @@ from dedos_deploy.text.templates import prompt_templates
 if TYPE_CHECKING:
     from dedos_deploy.bundle import Bundle
     from dedos_deploy.config_json import AnyConfig
+    from dedos_deploy.runtime.engines.embedding import EmbeddingEngine
     from dedos_deploy.text.tower import TowerFiles
 
 
@@ -70,6 +71,15 @@ def _has_nulls(config: AnyConfig) -> bool:
     from dedos_deploy.presets import DenseConfig
 
     return isinstance(config, DenseConfig) and bool(config.null_words)
+
+
+def open_embedding_of(bundle: Bundle, *, threads: int | None) -> EmbeddingEngine:
+    """Open the graph for words by example. Raises BadInputError for a bundle that was exported without
+    one, EngineError for one that cannot be loaded."""
+    from dedos_deploy.runtime.engines.embedding import EmbeddingEngine
+
+    graph = bundle.examples_graph()
+    return EmbeddingEngine(graph.path, graph.spec, threads=threads)
 
 
 def _nothing() -> None:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal, overload
 
 from dedos_deploy.closing import Closing
@@ -16,6 +17,8 @@ from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.runtime.engines.contract import Engine, EngineOptions
 from dedos_deploy.runtime.engines.opening import open_engine
 from dedos_deploy.runtime.labelling import Labeller
+from dedos_deploy.runtime.learned_words import LearningView
+from dedos_deploy.runtime.learning import Open, no_examples
 from dedos_deploy.runtime.opencv import require_opencv
 from dedos_deploy.runtime.pending_segmentation import PendingSegmentation
 from dedos_deploy.runtime.pixels import Given, Order, check_pixels, check_stream, stream_of
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
 Classes = str | os.PathLike[str] | Sequence[str] | Vocabulary
 
 
-class SegmenterView:
+class SegmenterView(LearningView):
     """A vocabulary of its own on an engine that may have others, for one stream of frames if labels are to
     be stable in time.
 
@@ -241,6 +244,7 @@ class Segmenter(SegmenterView, Closing):
         model_sha256: str | None = None,
         explain: bool = False,
         nulls: bool = False,
+        open_embedding: Open = no_examples,
     ) -> None:
         """Build from parts; `load` does so from a bundle.
 
@@ -249,7 +253,7 @@ class Segmenter(SegmenterView, Closing):
         per usable core, None for as many; text_threads: for words that are new after the first; stable:
         see `load`; model_sha256: of the checkpoint behind the engine, by which words files are told to
         belong to it; explain: see `load`; nulls: whether the graph's scores are parts of one that words of
-        its own share.
+        its own share; open_embedding: opens the graph that words by example need, at the first of them.
         """
         core = SegmenterCore(
             engine,
@@ -261,6 +265,7 @@ class Segmenter(SegmenterView, Closing):
             model_sha256=model_sha256,
             explain=explain,
             nulls=nulls,
+            open_embedding=open_embedding,
         )
         with contextlib.ExitStack() as opened:
             opened.callback(core.close)
@@ -316,7 +321,7 @@ class Segmenter(SegmenterView, Closing):
         Raises BadInputError for unusable arguments, BadBundleError and EngineError for an
         unusable bundle, ParityError when an engine labels differently from ONNX Runtime.
         """
-        from dedos_deploy.runtime.loading import bundle_parts
+        from dedos_deploy.runtime.loading import bundle_parts, open_embedding_of
 
         require_opencv()
         vocabulary = _vocabulary(classes)
@@ -342,6 +347,7 @@ class Segmenter(SegmenterView, Closing):
                 model_sha256=parts.bundle.manifest.checkpoint_sha256,
                 explain=explain,
                 nulls=parts.nulls,
+                open_embedding=partial(open_embedding_of, parts.bundle, threads=threads),
             )
             opened.callback(segmenter._core.close)
             segmenter._closing = opened.pop_all()

@@ -13,6 +13,7 @@ import numpy as np
 from dedos_deploy.errors import BadBundleError
 from dedos_deploy.runtime.engines.contract import Engine
 from dedos_deploy.runtime.labelling import Labeller, StableLabeller
+from dedos_deploy.runtime.learning import Embedder, Open
 from dedos_deploy.runtime.processes import OneProcess
 from dedos_deploy.runtime.slots import (
     Encode,
@@ -45,6 +46,7 @@ class SegmenterCore:
         model_sha256: str | None,
         explain: bool,
         nulls: bool,
+        open_embedding: Open,
     ) -> None:
         from dedos_deploy.threads import usable_threads
 
@@ -59,9 +61,10 @@ class SegmenterCore:
         self.text_threads = threads
         self._thresholds = thresholds
         self._base = base
-        self._model_sha256 = model_sha256
         self.explain = explain
         self._nulls = nulls
+        self.model_sha256 = model_sha256
+        self.embedder = Embedder(open_embedding)
         # Once here, since it compares all pairs of base words: too slow for every class change.
         self._close = close_similarity(base[1]) if base is not None else None
         self.busy = threading.Lock()
@@ -72,12 +75,13 @@ class SegmenterCore:
             opened.callback(self.labeller.close)
             self.run_labellers = engine.run_labellers(threads=cores, on_host=stable)
             opened.pop_all()
-        self.process = OneProcess("Segmenter", engine, encode, self.labeller)
+        self.process = OneProcess("Segmenter", engine, encode, self.labeller, self.embedder)
 
     def close(self) -> None:
         """Release what frames are labelled with; the engine is its owner's."""
         with contextlib.ExitStack() as closing:
             closing.callback(self.labeller.close)
+            closing.callback(self.embedder.close)
             for labeller in self.run_labellers.values():
                 closing.callback(labeller.close)
 
@@ -87,12 +91,16 @@ class SegmenterCore:
 
     def encode(self, vocabulary: Vocabulary, timeout_s: float | None) -> Rows:
         """Return the rows of a vocabulary's words; new ones take their time, with few threads."""
-        check_slots(len(vocabulary.words), self._engine.max_slots)
+        self.check_slots(len(vocabulary.words))
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         if vocabulary.tuned is not None:
-            vocabulary.tuned.check_model(self._model_sha256, self._engine.spec.text_width)
+            vocabulary.tuned.check_model(self.model_sha256, self._engine.spec.text_width)
         encode = partial(self._encode, deadline_s=deadline_s, threads=self.text_threads)
         return rows_of(vocabulary, encode)
+
+    def check_slots(self, words: int) -> None:
+        """Raise BadInputError where so many words do not fit the engine."""
+        check_slots(words, self._engine.max_slots)
 
     def next_table(
         self, vocabulary: Vocabulary, rows: Rows, previous: SlotTable | None

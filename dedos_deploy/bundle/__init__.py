@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dedos_deploy.bundle._names import MODEL, PARITY_FOLDER, batch_file
+from dedos_deploy.bundle._names import EXAMPLES, MODEL, PARITY_FOLDER, batch_file
 from dedos_deploy.bundle.bundle import (
     DEMO_NAME,
     MOST_PARITY_FRAMES,
@@ -16,6 +16,7 @@ from dedos_deploy.bundle.writer import BundleWriter
 
 __all__ = [
     "DEMO_NAME",
+    "EXAMPLES",
     "FORMAT_VERSION",
     "MODEL",
     "MOST_PARITY_FRAMES",

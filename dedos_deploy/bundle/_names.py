@@ -10,6 +10,8 @@ from dedos_deploy.errors import shown
 
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
+EXAMPLES = "examples.onnx"
+"""The graph of dense embeddings that words by example are made with; not in every bundle."""
 TEXT_ENCODER = "text_encoder.onnx"
 TOKENIZER = "tokenizer.json"
 REPORT = "report.json"

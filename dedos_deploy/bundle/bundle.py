@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dedos_deploy.bundle._names import (
+    EXAMPLES,
     MANIFEST,
     MODEL,
     PARITY_FOLDER,
@@ -147,6 +148,19 @@ class Bundle(Closing):
         name = MODEL if batch == self.spec.batch else batch_file(batch)
         spec = replace(self.spec, batch=batch)
         return BundleGraph(self.path(name), spec, self.manifest.files[name])
+
+    def examples_graph(self) -> BundleGraph:
+        """Return the graph that words by example are made with, image -> embedding, for one picture.
+
+        Raises BadInputError for a bundle without one.
+        """
+        if EXAMPLES not in self.manifest.files:
+            raise BadInputError(
+                f"{self._label} was exported without --examples, so it cannot learn words from pictures; "
+                f"export it again with it"
+            )
+        spec = replace(self.spec, batch=1)
+        return BundleGraph(self.path(EXAMPLES), spec, self.manifest.files[EXAMPLES])
 
     def path(self, name: str) -> Path:
         """Return the path of a file that the manifest lists, for example `model.onnx`.

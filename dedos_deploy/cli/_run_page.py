@@ -45,7 +45,12 @@ class Watched:
 
 def check_serving(args: argparse.Namespace) -> None:
     """Raise BadInputError for an option that does nothing without --serve."""
-    given = {"--token": args.token, "--record-to": args.record_to, "--state": args.state}
+    given = {
+        "--token": args.token,
+        "--record-to": args.record_to,
+        "--state": args.state,
+        "--collect": args.collect,
+    }
     for name, value in given.items():
         if value is not None and args.serve is None:
             raise BadInputError(f"{name} does nothing without --serve; add it, or leave {name} out")
@@ -62,6 +67,8 @@ def words_with(
     state: StateFile | None, words: Mapping[str, Vocabulary], args: argparse.Namespace
 ) -> dict[str, Vocabulary]:
     """Return the vocabularies of sources, those that were kept instead of those given."""
+    from dedos_deploy.runtime.learned_words import joined
+
     kept = {} if state is None else state.chosen(sources_of(args))
     if kept:
         log.info(
@@ -70,9 +77,12 @@ def words_with(
             args.state,
             "" if args.classes is None else ", whatever --classes says",
         )
-    # The file keeps words, not rows: those of a words file still come from there.
+    # The file keeps rows of learned words alone: those of a words file still come from there.
     tuned = {name: words[name].tuned for name in kept if name in words}
-    own = {name: replace(chosen.vocabulary, tuned=tuned.get(name)) for name, chosen in kept.items()}
+    own = {
+        name: replace(chosen.vocabulary, tuned=joined(tuned.get(name), chosen.vocabulary.tuned))
+        for name, chosen in kept.items()
+    }
     return {**words, **own}
 
 
@@ -95,6 +105,8 @@ def open_page(args: argparse.Namespace, watched: Watched, opened: Opened) -> Non
         watched.segmenter,
         watched.views,
         record_to=record_to,
+        collect_to=None if args.collect is None else Path(args.collect),
+        cannot_learn=_without_examples(watched.bundle),
         background=args.background,
         state=watched.state,
         playbacks=playbacks,
@@ -107,3 +119,12 @@ def open_page(args: argparse.Namespace, watched: Watched, opened: Opened) -> Non
     suggested = tuple(Entry(word).spelled for word in base)
     server = page.enter_context(Server(controls, access, words=suggested))
     log.info("watch at %s%s", server.url, "?token=…" if access.token else "")
+
+
+def _without_examples(bundle: Bundle) -> str | None:
+    """Return why a bundle's words cannot be learned from examples, None where they can."""
+    try:
+        bundle.examples_graph()
+    except BadInputError as error:
+        return str(error)
+    return None

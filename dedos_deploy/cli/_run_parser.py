@@ -170,6 +170,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="with --serve: where the page's record button puts its videos (default: no button)",
     )
     parser.add_argument(
+        "--collect",
+        metavar="FOLDER",
+        help="with --serve: where the page puts frames whose labels are put right, a label folder for "
+        "dedos-train, made where there is none; one that is there gets more frames, and more words at the "
+        "end of its classes.txt (default: no button)",
+    )
+    parser.add_argument(
         "--state",
         metavar="FILE",
         help="with --serve: keep the words and colours chosen in the page in this file, and begin with "

@@ -238,6 +238,10 @@ def check_places(args: argparse.Namespace) -> None:
         written.append(Written(f"trace {args.trace!r}", Path(args.trace)))
     if args.state is not None:
         written.append(Written(f"state {args.state!r}", Path(args.state)))
+    if args.collect is not None:
+        from dedos_deploy.runtime.serving.collecting import HOLDS
+
+        written.append(Written(f"collect {args.collect!r}", Path(args.collect), HOLDS))
     read = [read_from(uri) for uri in sources.values()]
     # A file of words may be that of one source alone, as NAME:FILE.
     lists = {part for text in args.classes or () for part in (text, text.partition(":")[2])}

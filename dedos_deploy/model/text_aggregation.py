@@ -53,11 +53,14 @@ class TextAggregation(nn.Module):
         self.bias = nn.Parameter(torch.tensor(-4.0))
 
     def forward(self, objects: Tensor, text: Tensor, valid: Tensor) -> Tensor:
+        cosine = self.embedding(objects, text, valid) @ text.float().t()
+        return cosine * self.log_scale.float().exp() + self.bias.float()
+
+    def embedding(self, objects: Tensor, text: Tensor, valid: Tensor) -> Tensor:
+        """Return what is compared with the words, unit rows float32 [B, n, D]."""
         for block in self.blocks:
             objects = block(objects, text, valid)
-        embedding = normalize(self.class_embedding(self.norm(objects)))
-        cosine = embedding @ text.float().t()
-        return cosine * self.log_scale.float().exp() + self.bias.float()
+        return normalize(self.class_embedding(self.norm(objects)))
 
 
 def scores_from_logits(class_logits: Tensor, mask_logits: Tensor, valid: Tensor) -> Tensor:

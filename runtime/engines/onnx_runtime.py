@@ -59,7 +59,7 @@ class OnnxEngine(Engine):
 
         if not model.is_file():
             raise EngineError(f"the model {model.name} is missing; export the bundle again")
-        with foreign(partial(_unloadable, model.name), reason=spoken_reason):
+        with foreign(partial(unloadable, model.name), reason=spoken_reason):
             self._session: Any = onnxruntime.InferenceSession(
                 os.fspath(model),
                 session_options(threads),
@@ -101,11 +101,15 @@ class OnnxEngine(Engine):
 
 def check_graph(session: Any, spec: GraphSpec, name: str) -> None:
     """Raise EngineError when the tensors of a session are not those of `spec`; name: its file."""
+    check_tensors(tensors_of(session, name), (*spec.inputs, *spec.outputs), name)
+
+
+def tensors_of(session: Any, name: str) -> dict[str, tuple[str, list[Any]]]:
+    """Return dtype and shape of a session's tensors by their names; name: of its file."""
     # Names are decoded only now, and may be no text.
-    with foreign(partial(_unloadable, name), reason=spoken_reason):
+    with foreign(partial(unloadable, name), reason=spoken_reason):
         nodes = [*session.get_inputs(), *session.get_outputs()]
-        found = {node.name: (_dtype(str(node.type)), list(node.shape)) for node in nodes}
-    check_tensors(found, spec, name)
+        return {node.name: (_dtype(str(node.type)), list(node.shape)) for node in nodes}
 
 
 def release_freed_memory() -> None:
@@ -129,5 +133,6 @@ def failed_on_frame(reason: str) -> EngineError:
     return EngineError(f"ONNX Runtime failed on a frame: {reason}")
 
 
-def _unloadable(name: str, reason: str) -> EngineError:
+def unloadable(name: str, reason: str) -> EngineError:
+    """Return the error of a graph that does not load; name: of its file."""
     return EngineError(f"ONNX Runtime cannot load {name}: {reason}; {onnx_runtime_advice()}")

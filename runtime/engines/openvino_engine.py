@@ -116,7 +116,7 @@ class OpenVinoEngine(Engine):
             self._request: Any = compiled.create_infer_request()
         del graph
         release_freed_memory()
-        check_tensors(found, spec, model.name)
+        check_tensors(found, (*spec.inputs, *spec.outputs), model.name)
 
     def infer(self, inputs: Mapping[str, NDArray[Any]]) -> Tensors:
         """Run the graph; see Engine.infer."""

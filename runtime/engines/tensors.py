@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -48,12 +48,13 @@ def _check_tensor(tensor: TensorSpec, array: NDArray[Any], slots: int) -> None:
         )
 
 
-def check_tensors(found: Mapping[str, tuple[str, list[Any]]], spec: GraphSpec, model: str) -> None:
-    """Raise EngineError when the tensors of a loaded graph are not those of `spec`.
+def check_tensors(
+    found: Mapping[str, tuple[str, list[Any]]], wanted: Sequence[TensorSpec], model: str
+) -> None:
+    """Raise EngineError when the tensors of a loaded graph are not those that are wanted.
 
     found: dtype and shape by name, anything but a number for a dynamic side; model: the graph's file.
     """
-    wanted = (*spec.inputs, *spec.outputs)
     if found.keys() != {tensor.name for tensor in wanted}:
         raise EngineError(
             f"{model} has the tensors {listed(found)}, but the bundle promises "

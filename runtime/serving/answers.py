@@ -7,10 +7,10 @@ import threading
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, HTTPException, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from dedos_deploy.errors import BadInputError, DedosError, SinkError, UnfinishedError
 from dedos_deploy.runtime.serving.controls import Controls
@@ -24,7 +24,19 @@ KNOWN: dict[int | str, dict[str, Any]] = {
 STATUS = ((UnfinishedError, 503), (BadInputError, 422), (SinkError, 507))
 """Of errors, the first that fits."""
 
+MOST_IDS = 2**16
+
 WordList = Annotated[str, Field(min_length=1, max_length=MOST_WORDS_LENGTH)]
+ClassId = Annotated[int, Path(ge=0, lt=MOST_IDS)]
+Opacity = Annotated[
+    float, Query(ge=0.0, le=1.0, allow_inf_nan=False, description="of the class colours")
+]
+
+
+class VocabularyVersion(BaseModel):
+    """The version that the next frame will carry."""
+
+    version: int
 
 
 class Places:

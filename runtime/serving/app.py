@@ -38,6 +38,7 @@ def build_app(controls: Controls, *, words: tuple[str, ...] = ()) -> Any:
 
     from dedos_deploy.runtime.serving.answers import Places, add_refusals
     from dedos_deploy.runtime.serving.camera_routes import camera_routes
+    from dedos_deploy.runtime.serving.drawing_routes import drawing_routes
     from dedos_deploy.runtime.serving.routes import page_routes, picture_routes, state_routes
     from dedos_deploy.version import __version__
 
@@ -54,6 +55,7 @@ def build_app(controls: Controls, *, words: tuple[str, ...] = ()) -> Any:
     for router in (
         state_routes(controls, words),
         camera_routes(controls, heavy),
+        drawing_routes(controls, heavy),
         picture_routes(controls, heavy),
         page_routes(),
     ):

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Path, Query, Response
+from fastapi import APIRouter, HTTPException, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from dedos_deploy.runtime.serving.answers import KNOWN, Places, WordList, known_camera
+from dedos_deploy.runtime.serving.answers import (
+    KNOWN,
+    ClassId,
+    Opacity,
+    Places,
+    VocabularyVersion,
+    WordList,
+    known_camera,
+)
 from dedos_deploy.runtime.serving.controls import COLOUR, Controls
+from dedos_deploy.runtime.serving.explanations import why
 from dedos_deploy.runtime.serving.hub import DEFAULT_OPACITY
 from dedos_deploy.runtime.serving.recordings import Recorded
 from dedos_deploy.runtime.serving.streams import MOST_WATCHERS, StreamResponse
 from dedos_deploy.runtime.sources.playback import PlaybackState
-
-MOST_IDS = 2**16
-
-ClassId = Annotated[int, Path(ge=0, lt=MOST_IDS)]
-Opacity = Annotated[
-    float, Query(ge=0.0, le=1.0, allow_inf_nan=False, description="of the class colours")
-]
+from dedos_deploy.vocabulary import WORDS_PER_REQUEST
 
 Place = Annotated[
     float, Query(ge=0.0, lt=1.0, allow_inf_nan=False, description="part of the width or height")
+]
+Count = Annotated[
+    int, Query(ge=1, le=WORDS_PER_REQUEST, description="classes and negatives at most")
 ]
 
 
@@ -67,10 +73,25 @@ class Pixel(BaseModel):
     confidence: float = Field(description="of the best word, in [0, 1], also of one that lost")
 
 
-class VocabularyVersion(BaseModel):
-    """The version that the next frame will carry."""
+class Competitor(BaseModel):
+    """What may have become of a pixel."""
 
-    version: int
+    name: str
+    word: str = Field(description="which of the class's words scored: its name, or a synonym")
+    kind: str = Field(
+        description="word, negative (a word of the bundle that leaves pixels unlabelled), background (no "
+        "label), or null (what the scores leave to words of the model's own)"
+    )
+    score: float = Field(description="in [0, 1]; of the background what the best word had to reach")
+    threshold: float = Field(description="lowest score with which it decides, 0 for any")
+    decided: bool = Field(description="whether the pixel's label came of it")
+
+
+class Explanation(BaseModel):
+    """What competed for one pixel, the highest score first."""
+
+    why: str = Field(description="what decided, in one sentence")
+    candidates: list[Competitor]
 
 
 def camera_routes(controls: Controls, heavy: Places) -> APIRouter:
@@ -80,6 +101,7 @@ def camera_routes(controls: Controls, heavy: Places) -> APIRouter:
     _add_playback(router, controls)
     _add_recordings(router, controls)
     _add_pictures(router, controls)
+    _add_places(router, controls, heavy)
     return router
 
 
@@ -138,6 +160,12 @@ def _add_pictures(router: APIRouter, controls: Controls) -> None:
             raise HTTPException(503, f"camera {name!r} has no frame yet; ask again")
         return Response(newest[1], media_type="image/jpeg")
 
+    @router.get("/stream", response_class=Response, include_in_schema=False)
+    async def stream(name: str, opacity: Opacity = DEFAULT_OPACITY) -> Response:
+        return StreamResponse(controls.hub, watchers, known_camera(controls, name), opacity)
+
+
+def _add_places(router: APIRouter, controls: Controls, heavy: Places) -> None:
     @router.get("/at", responses={503: {"description": "no frame yet"}}, summary="Word at a place")
     def pixel(name: str, x: Place, y: Place) -> Pixel:
         found = controls.pixel(known_camera(controls, name), x, y)
@@ -145,9 +173,16 @@ def _add_pictures(router: APIRouter, controls: Controls) -> None:
             raise HTTPException(503, f"camera {name!r} has no frame yet; ask again")
         return Pixel(**found)
 
-    @router.get("/stream", response_class=Response, include_in_schema=False)
-    async def stream(name: str, opacity: Opacity = DEFAULT_OPACITY) -> Response:
-        return StreamResponse(controls.hub, watchers, known_camera(controls, name), opacity)
+    @router.get(
+        "/top",
+        responses={503: {"description": "no frame comes"}},
+        summary="Why a place of the next frame is what it is",
+    )
+    def explain(name: str, x: Place, y: Place, n: Count = 5) -> Explanation:
+        known_camera(controls, name)
+        with heavy.place():
+            found = controls.explanations.top(name, x, y, n)
+        return Explanation(why=why(found), candidates=[Competitor(**vars(one)) for one in found])
 
 
 def _recording(recorded: Recorded) -> Recording:

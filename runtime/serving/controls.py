@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import threading
@@ -15,9 +16,13 @@ from dedos_deploy.errors import BadInputError, nearest
 from dedos_deploy.runtime.flow import CameraReport, Run
 from dedos_deploy.runtime.flow.stages import STALL_S, Call
 from dedos_deploy.runtime.frame import Frame
+from dedos_deploy.runtime.learned_words import examples_behind
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.segmenter import Segmenter, SegmenterView
+from dedos_deploy.runtime.serving.collecting import CollectFolder
 from dedos_deploy.runtime.serving.decoder import MOST_SENT_PIXELS, PictureDecoder
+from dedos_deploy.runtime.serving.drawings import WORDS_S, Drawings, one_word
+from dedos_deploy.runtime.serving.explanations import Explanations
 from dedos_deploy.runtime.serving.hub import Hub, WordColours
 from dedos_deploy.runtime.serving.recordings import Recordings
 from dedos_deploy.runtime.serving.state_file import Chosen, StateFile
@@ -25,9 +30,6 @@ from dedos_deploy.runtime.sinks.palette import colour_bgr, css_colour
 from dedos_deploy.runtime.sources.playback import Playback
 from dedos_deploy.spec import Background
 from dedos_deploy.vocabulary import WORDS_PER_REQUEST, Vocabulary, parse_vocabulary
-
-WORDS_S = 10.0
-"""Seconds that new words of one request may take to be encoded."""
 
 log = logging.getLogger(__package__)
 
@@ -38,7 +40,8 @@ COLOUR = "^#[0-9a-fA-F]{6}$"
 
 
 class Controls(Closing):
-    """Of all cameras of a run; `hub` has what they show, `recordings` what is kept of it."""
+    """Of all cameras of a run; `hub` has what they show, `recordings` what is kept of it, `drawings`
+    what is made of what somebody draws on it, and `explanations` tells why it is labelled so."""
 
     def __init__(
         self,
@@ -46,12 +49,16 @@ class Controls(Closing):
         views: Mapping[str, SegmenterView],
         *,
         record_to: Path | None = None,
+        collect_to: Path | None = None,
+        cannot_learn: str | None = None,
         background: Background = "threshold",
         state: StateFile | None = None,
         playbacks: Mapping[str, Playback] | None = None,
         spelled_out: SpelledOut = lambda words: [],
     ) -> None:
         """record_to: an existing folder for recordings that are asked for, None to refuse them;
+        collect_to: a label folder, made where there is none, for frames that are put right;
+        cannot_learn: what keeps words from being learned from examples, to be shown;
         background: what the segmenter leaves unlabelled, to be shown; state: has the colours to begin
         with, and keeps what is changed; playbacks: of those that can be paused and moved;
         spelled_out: tells words that the text tower may not know. Raises BadInputError."""
@@ -69,6 +76,12 @@ class Controls(Closing):
         self._decoder = PictureDecoder(most_pixels=MOST_SENT_PIXELS)
         self._segmenter = segmenter
         self._views = dict(views)
+        self._cannot_learn = cannot_learn
+        self._folder = None if collect_to is None else CollectFolder(collect_to)
+        self.drawings = Drawings(
+            self.hub, self._views, changed=self._words_changed, folder=self._folder
+        )
+        self.explanations = Explanations(self.hub, self._views, self._repeat)
         self._run: Run | None = None
         self._imaging = threading.Lock()
 
@@ -83,10 +96,11 @@ class Controls(Closing):
 
     def close(self) -> None:
         """End all recordings, and the processes that decode pictures."""
-        try:
-            self.recordings.close()
-        finally:
-            self._decoder.close()
+        with contextlib.ExitStack() as closing:
+            closing.callback(self._decoder.close)
+            if self._folder is not None:
+                closing.callback(self._folder.close)
+            closing.callback(self.recordings.close)
 
     def view(self, name: str) -> SegmenterView:
         """Return the vocabulary of a camera. Raises BadInputError for an unknown name."""
@@ -104,11 +118,17 @@ class Controls(Closing):
         UnfinishedError when new words take longer than `WORDS_S`: ask again then.
         """
         version = self.view(name).set_classes(_words(classes), timeout_s=WORDS_S)
+        self._words_changed(name)
+        return version
+
+    def _words_changed(self, name: str) -> None:
         with self._choosing:
             self._keep(name)
+        self._repeat(name)
+
+    def _repeat(self, name: str) -> None:
         if name in self._playbacks:
             self._playbacks[name].repeat()
-        return version
 
     def set_colour(self, name: str, class_id: int, colour: str) -> None:
         """Give a class another colour in the pictures of a camera, for as long as it is one of its
@@ -129,20 +149,28 @@ class Controls(Closing):
             self._colours[name] = {**kept, words[class_id]: colour_bgr(colour)}
             self._keep(name)
 
+    def rename(self, name: str, class_id: int, word: str) -> int:
+        """Call a learned word of a camera otherwise, as `Drawings.rename`; its colour stays."""
+        colours = {one["id"]: one["colour"] for one in self.classes(name)["classes"]}
+        version = self.drawings.rename(name, class_id, word)
+        ids = {own: number for own, number, _ in self.view(name).entries}
+        self.set_colour(name, ids[one_word(word)], colours[class_id])
+        return version
+
     def _keep(self, name: str) -> None:
         """Write what a camera has now, which may be newer than what the caller chose."""
         if self._state is None:
             return
-        entries = [entry for _, _, entry in self.view(name).entries]
-        self._state.put(name, Chosen(parse_vocabulary(entries), self._colours[name]))
+        self._state.put(name, Chosen(self.view(name).vocabulary, self._colours[name]))
         if self._state.error is not None:
             log.error("%s", self._state.error)
 
     def classes(self, name: str) -> dict[str, Any]:
-        """Return the words of a camera: version, and per class name, spelling, id, colour, and those of
-        its words that the text tower may not know."""
+        """Return the words of a camera: version, and per class name, spelling, id, colour, those of
+        its words that the text tower may not know, and, of one that was learned from examples, their
+        number and margin."""
         view, colours = self.view(name), self._colours[name]
-        own = view.colours_bgr
+        own, learned = view.colours_bgr, examples_behind(view.vocabulary)
         return {
             "version": view.vocabulary_version,
             "classes": [
@@ -152,6 +180,7 @@ class Controls(Closing):
                     "id": class_id,
                     "colour": css_colour(colours.get(word) or own[word]),
                     "spelled_out": self._spelled_out(parse_vocabulary([entry]).words),
+                    "learned": learned.get(word),
                 }
                 for word, class_id, entry in view.entries
             ],
@@ -164,6 +193,8 @@ class Controls(Closing):
         reports = {report.name: report for report in self.reports()}
         return {
             "can_record": self.recordings.are_possible,
+            "collects_to": self.drawings.collects_to,
+            "cannot_learn": self._cannot_learn,
             "not_kept": None if self._state is None else self._state.error,
             "cameras": [
                 {

@@ -82,7 +82,7 @@ class Hub:
             drawn = count, opacity, self._colours[name]
             kept = self._encoded.get(name)
             if kept is None or kept[:3] != drawn:
-                kept = *drawn, encode_jpeg(self._painted(name, frame, result, opacity))
+                kept = *drawn, self.picture(name, frame, result, opacity=opacity)
                 self._encoded[name] = kept
         return count, kept[3]
 
@@ -90,6 +90,17 @@ class Hub:
         """Return the newest result of a camera, None before the first."""
         newest = self._latest[name]
         return None if newest is None else newest[2]
+
+    def newest_frame(self, name: str) -> tuple[Frame, Segmentation] | None:
+        """Return the frame of the newest result and the result, None before the first."""
+        newest = self._latest[name]
+        return None if newest is None else newest[1:]
+
+    def picture(
+        self, name: str, frame: Frame, result: Segmentation, *, opacity: float = DEFAULT_OPACITY
+    ) -> bytes:
+        """Return an overlay as `jpeg` does, of any frame of a camera and its result."""
+        return encode_jpeg(self._painted(name, frame, result, opacity))
 
     def history(self, name: str) -> list[dict[str, Any]]:
         """Return the coverage of a camera's classes lately: one point a second, with its age."""

@@ -114,8 +114,7 @@ class Recordings(Closing):
             raise BadInputError(
                 "there is no folder for recordings; start with --record-to FOLDER to have some"
             )
-        at = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%fZ")
-        path = self._folder / f"{re.sub(r'[^A-Za-z0-9_-]', '_', name)}-{at}.mp4"
+        path = self._folder / f"{stamped(name)}.mp4"
         sink = GrowingVideo(path, SinkOptions(live=True))
         return _Running(path, sink, SinkLane(sink, when_full="drop_oldest"))
 
@@ -131,3 +130,9 @@ class Recordings(Closing):
 
     def _end_stuck(self) -> None:
         self._stuck = [one for one in self._stuck if not one.end()]
+
+
+def stamped(camera: str) -> str:
+    """Return the stem of a file from a camera, with the time of now in UTC."""
+    at = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%fZ")
+    return f"{re.sub(r'[^A-Za-z0-9_-]', '_', camera)}-{at}"

@@ -22,9 +22,10 @@ POLICY = (
     "frame-ancestors 'none'"
 )
 _PAGE = Path(__file__).with_name("page")
+_PARTS = ("api", "card", "drawing", "explain", "pad", "page", "surface", "words_table")
 _FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
-    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    **{f"/{part}.js": (f"{part}.js", "text/javascript; charset=utf-8") for part in _PARTS},
     "/page.css": ("page.css", "text/css; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }

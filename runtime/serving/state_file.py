@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dedos_deploy.errors import BadInputError, shown
 from dedos_deploy.fields import FieldError, checked, load_json
 from dedos_deploy.files import Temporary, read_regular, write_atomically
+from dedos_deploy.runtime.serving.kept_rows import KeptRows, kept_rows, rows_of_kept
 from dedos_deploy.runtime.sinks.palette import Colour, colour_bgr, css_colour
 from dedos_deploy.vocabulary import Entry, Vocabulary, parse_vocabulary
+from dedos_deploy.words_file import TunedRows
 
 FORMAT = 1
+WITH_ROWS = 2
+"""Format of a file that has rows of learned words."""
 MOST_BYTES = 1 << 24
 
 
@@ -35,10 +39,17 @@ class _Content:
 
 
 @dataclass(frozen=True)
+class _WithRows(_Content):
+    learned: dict[str, KeptRows]
+    """Of cameras that have learned words."""
+
+
+@dataclass(frozen=True)
 class Chosen:
     """What was chosen for a camera."""
 
     vocabulary: Vocabulary
+    """With the rows of words that were learned from examples; others are not kept."""
     colours: Mapping[str, Colour]
     """Of some words, instead of those of their entries and the palette."""
 
@@ -86,17 +97,28 @@ class StateFile:
             name: [_word(entry, chosen) for entry in chosen.vocabulary.entries]
             for name, chosen in self._cameras.items()
         }
-        content = {"format": FORMAT, "cameras": cameras}
+        rows = {name: kept_rows(chosen.vocabulary) for name, chosen in self._cameras.items()}
+        learned = {name: kept for name, kept in rows.items() if kept is not None}
+        content: dict[str, Any] = {"format": FORMAT, "cameras": cameras}
+        if learned:
+            content = {**content, "format": WITH_ROWS, "learned": learned}
         return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
 
     def _parsed(self, content: bytes) -> dict[str, Chosen]:
         try:
             values = load_json(content.decode())
             newest = values.get("format") if isinstance(values, dict) else None
-            if isinstance(newest, int) and newest > FORMAT:
-                raise FieldError(f"has format {newest}, this version reads {FORMAT}")
-            found = checked(_Content, values, "")
-            return {name: _chosen(words, name) for name, words in found.cameras.items()}
+            if isinstance(newest, int) and newest > WITH_ROWS:
+                raise FieldError(f"has format {newest}, this version reads {WITH_ROWS}")
+            found = checked(_WithRows if newest == WITH_ROWS else _Content, values, "")
+            learned = found.learned if isinstance(found, _WithRows) else {}
+            rows = {
+                name: rows_of_kept(kept, str(self._path), f"learned.{name}")
+                for name, kept in learned.items()
+            }
+            return {
+                name: _chosen(words, name, rows.get(name)) for name, words in found.cameras.items()
+            }
         except (FieldError, BadInputError, UnicodeDecodeError) as error:
             said = "is no text" if isinstance(error, UnicodeDecodeError) else error
             raise BadInputError(
@@ -110,9 +132,9 @@ def _word(entry: Entry, chosen: Chosen) -> dict[str, str | None]:
     return {"entry": entry.spelled, "colour": None if colour is None else css_colour(colour)}
 
 
-def _chosen(words: list[_Word], name: str) -> Chosen:
+def _chosen(words: list[_Word], name: str, rows: TunedRows | None) -> Chosen:
     try:
-        vocabulary = parse_vocabulary([word.entry for word in words])
+        vocabulary = replace(parse_vocabulary([word.entry for word in words]), tuned=rows)
         coloured = {
             entry.name: colour_bgr(Entry(entry.name, colour=word.colour).colour or "")
             for entry, word in zip(vocabulary.entries, words, strict=True)

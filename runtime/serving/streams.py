@@ -17,8 +17,12 @@ from dedos_deploy.runtime.serving.hub import Hub
 
 MOST_WATCHERS = 16
 BOUNDARY = "frame"
+AGAIN_S = 0.2
+"""A picture that no other one follows for so long is sent once more: Chromium shows none before it has the
+beginning of the next."""
 LONGEST_PAUSE_S = 5.0
-"""After so long without a picture an empty line is sent, for proxies that end what is silent."""
+"""From then on it is sent again after so long, or an empty line where there is none, for proxies that end
+what is silent."""
 
 
 class StreamResponse(Response):
@@ -53,21 +57,28 @@ class StreamResponse(Response):
     async def _send_pictures(
         self, arrived: asyncio.Event, gone: asyncio.Future[Any], send: Send
     ) -> None:
-        seen = 0
+        seen, pause_s = 0, LONGEST_PAUSE_S
         while not gone.done():
             # Cleared before looking, so that what comes while one is painted is not missed.
             arrived.clear()
-            newest = await run_in_threadpool(
-                self._hub.jpeg, self._name, newer_than=seen, opacity=self._opacity
-            )
+            newest = await self._picture(newer_than=seen)
+            if newest is not None:
+                pause_s = AGAIN_S
+            elif await _first_of(arrived, gone, pause_s):
+                continue
+            else:
+                newest, pause_s = await self._picture(newer_than=0), LONGEST_PAUSE_S
             if newest is None:
-                if await _first_of(arrived, gone):
-                    continue
                 body = b"\r\n"
             else:
                 seen, picture = newest
                 body = _part(picture)
             await send({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def _picture(self, *, newer_than: int) -> tuple[int, bytes] | None:
+        return await run_in_threadpool(
+            self._hub.jpeg, self._name, newer_than=newer_than, opacity=self._opacity
+        )
 
 
 async def _until_gone(receive: Receive) -> None:
@@ -75,12 +86,12 @@ async def _until_gone(receive: Receive) -> None:
         pass
 
 
-async def _first_of(arrived: asyncio.Event, gone: asyncio.Future[Any]) -> bool:
-    """Wait for a picture or the end; return False when neither came for long."""
+async def _first_of(arrived: asyncio.Event, gone: asyncio.Future[Any], pause_s: float) -> bool:
+    """Wait for a picture or the end; return False when neither came for so long."""
     waiting: asyncio.Future[Any] = asyncio.ensure_future(arrived.wait())
     try:
         done, _ = await asyncio.wait(
-            [waiting, gone], timeout=LONGEST_PAUSE_S, return_when=asyncio.FIRST_COMPLETED
+            [waiting, gone], timeout=pause_s, return_when=asyncio.FIRST_COMPLETED
         )
     finally:
         waiting.cancel()

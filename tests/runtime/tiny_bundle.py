@@ -97,6 +97,31 @@ def graph_of(
     return _serialised(graph)
 
 
+def examples_graph() -> bytes:
+    """Return embedding [1, D, h, w]: the mean BGR of a cell of 4x4 pixels / 255, and D - 3 zeros."""
+    rows, columns = HEIGHT // 4, WIDTH // 4
+    zeros = np.zeros((1, TEXT_WIDTH - 3, rows, columns), dtype=np.float32)
+    nodes = [
+        helper.make_node("Cast", ["image"], ["cast"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["cast"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("AveragePool", ["planes"], ["cells"], kernel_shape=[4, 4], strides=[4, 4]),
+        helper.make_node("Div", ["cells", "most"], ["scaled"]),
+        helper.make_node("Concat", ["scaled", "zeros"], ["embedding"], axis=1),
+    ]
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "embedding",
+        [value("image", TensorProto.UINT8, (1, HEIGHT, WIDTH, 3))],
+        [value("embedding", TensorProto.FLOAT, (1, TEXT_WIDTH, rows, columns))],
+        [
+            numpy_helper.from_array(zeros, "zeros"),
+            numpy_helper.from_array(np.float32(255), "most"),
+        ],
+    )
+    return _serialised(graph)
+
+
 def _float_type(half: bool) -> int:
     return int(TensorProto.FLOAT16 if half else TensorProto.FLOAT)
 

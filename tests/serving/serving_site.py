@@ -37,14 +37,22 @@ class Site:
 
 
 def served(
-    bundle: Path, access: Access, *, size: str = "48x96", record_to: Path | None = None
+    bundle: Path,
+    access: Access,
+    *,
+    size: str = "48x96",
+    record_to: Path | None = None,
+    collect_to: Path | None = None,
+    cannot_learn: str | None = None,
 ) -> Iterator[Site]:
     import httpx
 
     stop = threading.Event()
     with Segmenter.load(bundle, classes="lamp", threads=1) as shared:
         views = {"gate": shared.share("red,green"), "back yard": shared.share("blue")}
-        controls = Controls(shared, views, record_to=record_to)
+        controls = Controls(
+            shared, views, record_to=record_to, collect_to=collect_to, cannot_learn=cannot_learn
+        )
         cameras = [
             Camera(name, lambda: open_test(f"test:bars?fps=50&size={size}"), view)
             for name, view in views.items()

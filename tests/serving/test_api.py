@@ -24,11 +24,13 @@ from dedos_deploy.runtime.sinks.palette import colours_of, css_colour
 pytest.importorskip("fastapi", reason="needs pip install 'dedos-deploy[serve]'")
 httpx = pytest.importorskip("httpx")
 
+from dedos_deploy.runtime.serving import routes  # noqa: E402
 from dedos_deploy.runtime.serving.app import Server, build_app  # noqa: E402
 from dedos_deploy.runtime.serving.bodies import MAX_BODY  # noqa: E402
 from dedos_deploy.runtime.serving.guard import Access, is_loopback  # noqa: E402
 from dedos_deploy.runtime.serving.streams import MOST_WATCHERS  # noqa: E402
 
+PAGE = Path(routes.__file__).with_name("page")
 TOKEN = "a-token-that-is-long-enough"
 
 
@@ -245,8 +247,12 @@ def test_metrics(site: Site) -> None:
 def test_the_page_loads_nothing_from_elsewhere(site: Site) -> None:
     page = site.client.get("/")
     assert "default-src 'self'" in page.headers["content-security-policy"]
-    for path in ("/", "/page.js", "/page.css", "/icon.svg"):
-        text = site.client.get(path).text
+    parts = sorted(f"/{file.name}" for file in PAGE.iterdir() if file.name != "index.html")
+    assert "/page.js" in parts
+    for path in ("/", *parts):
+        answer = site.client.get(path)
+        assert answer.status_code == 200
+        text = answer.text
         loads = ("https://", "//cdn", "@import", 'src="http', 'href="http')
         assert not [word for word in loads if word in text]
     assert "http" not in site.client.get("/").text
@@ -260,9 +266,17 @@ def test_openapi_describes_all_of_it(site: Site) -> None:
         "/api/cameras/{name}/classes",
         "/api/cameras/{name}/classes/{class_id}/colour",
         "/api/cameras/{name}/at",
+        "/api/cameras/{name}/classes/{class_id}/examples",
+        "/api/cameras/{name}/classes/{class_id}/name",
+        "/api/cameras/{name}/collected",
+        "/api/cameras/{name}/examples",
+        "/api/cameras/{name}/frozen",
+        "/api/cameras/{name}/frozen/{number}/picture.jpg",
         "/api/cameras/{name}/playback",
         "/api/cameras/{name}/recording",
         "/api/cameras/{name}/snapshot.jpg",
+        "/api/cameras/{name}/top",
+        "/api/cameras/{name}/words",
         "/api/segment",
         "/metrics",
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,20 +9,17 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from browsing import CHROMIUM, PHONE, opened, until
 from numpy.typing import NDArray
 from serving_site import Site, camera, running, served
 
 pytest.importorskip("fastapi", reason="needs pip install 'dedos-deploy[serve]'")
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
+pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
 
 from dedos_deploy.runtime import open_source  # noqa: E402
 from dedos_deploy.runtime.serving.guard import Access  # noqa: E402
 
-CHROMIUM = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-)
 TOKEN = "a-token-that-is-long-enough"
-PHONE = {"width": 390, "height": 844}
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium")
 
@@ -32,43 +28,6 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium")
 def site(bundle_folder: Path, tmp_path: Path) -> Iterator[Site]:
     access = Access(port=0, per_second=2000)
     yield from served(bundle_folder, access, size="120x240", record_to=tmp_path)
-
-
-@pytest.fixture
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as play:
-        opened = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
-def _opened(browser: Any, site: Site, **options: Any) -> tuple[Any, list[str]]:
-    """Return the page once it shows its cameras, and the list its errors and requests go to."""
-    context = browser.new_context(**options)
-    page = context.new_page()
-    troubles: list[str] = []
-    page.on("pageerror", lambda error: troubles.append(str(error)))
-    page.on(
-        "request",
-        lambda request: (
-            None
-            if request.url.startswith((site.url, "data:"))
-            else troubles.append(f"asked elsewhere: {request.url}")
-        ),
-    )
-    page.goto(site.url)
-    page.get_by_role("heading", name="gate").wait_for(timeout=10_000)
-    _until(page, "document.querySelector('img').naturalWidth > 0")
-    return page, troubles
-
-
-def _until(page: Any, condition: str) -> None:
-    """Ask again and again: the page's own policy forbids what wait_for_function would do."""
-    for _ in range(100):
-        if page.evaluate(condition):
-            return
-        page.wait_for_timeout(100)
-    raise AssertionError(f"never came true: {condition}")
 
 
 def _picture(page: Any, camera: int) -> NDArray[np.uint8]:
@@ -83,7 +42,7 @@ def _at(picture: NDArray[np.uint8], part: float) -> NDArray[np.int64]:
 
 
 def test_a_new_word_changes_the_mask(site: Site, browser: Any) -> None:
-    page, troubles = _opened(browser, site)
+    page, troubles = opened(browser, site)
     page.locator("#opacity").fill("1")
     page.wait_for_timeout(500)
     before = _at(_picture(page, 1), 0.5)
@@ -107,7 +66,7 @@ def test_a_new_word_changes_the_mask(site: Site, browser: Any) -> None:
 
 
 def test_a_word_that_is_there_already_is_explained(site: Site, browser: Any) -> None:
-    page, troubles = _opened(browser, site)
+    page, troubles = opened(browser, site)
     card = page.locator("section.camera").first
     card.get_by_label("New word").fill("red")
     card.get_by_role("button", name="Add").click()
@@ -117,7 +76,7 @@ def test_a_word_that_is_there_already_is_explained(site: Site, browser: Any) -> 
 
 
 def test_by_keyboard_alone(site: Site, browser: Any) -> None:
-    page, _ = _opened(browser, site)
+    page, _ = opened(browser, site)
     for _ in range(30):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.name") == "word":
@@ -130,7 +89,7 @@ def test_by_keyboard_alone(site: Site, browser: Any) -> None:
 
 
 def test_record_and_stop(site: Site, browser: Any, tmp_path: Path) -> None:
-    page, troubles = _opened(browser, site)
+    page, troubles = opened(browser, site)
     card = page.locator("section.camera").first
     card.get_by_role("button", name="Record").click()
     card.get_by_role("button", name="Stop").wait_for()
@@ -147,7 +106,7 @@ def test_record_and_stop(site: Site, browser: Any, tmp_path: Path) -> None:
 
 
 def test_a_threshold_and_a_colour(site: Site, browser: Any) -> None:
-    page, troubles = _opened(browser, site)
+    page, troubles = opened(browser, site)
     page.locator("#opacity").fill("1")
     card = page.locator("section.camera").first
     card.get_by_label("Colour of red").fill("#102030")
@@ -173,7 +132,7 @@ def test_a_threshold_and_a_colour(site: Site, browser: Any) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_on_a_phone(site: Site, browser: Any, scheme: str) -> None:
-    page, troubles = _opened(browser, site, viewport=PHONE, color_scheme=scheme)
+    page, troubles = opened(browser, site, viewport=PHONE, color_scheme=scheme)
     page.wait_for_timeout(300)
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     back = page.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -188,7 +147,7 @@ def test_on_a_phone(site: Site, browser: Any, scheme: str) -> None:
 
 
 def test_the_pointer_tells_word_and_confidence(site: Site, browser: Any) -> None:
-    page, troubles = _opened(browser, site)
+    page, troubles = opened(browser, site)
     picture = page.locator("img.picture").first
     box = picture.bounding_box()
     here = page.locator(".here").first
@@ -203,10 +162,10 @@ def test_the_pointer_tells_word_and_confidence(site: Site, browser: Any) -> None
 
 
 def test_words_and_the_rest_make_the_whole_picture(site: Site, browser: Any) -> None:
-    page, troubles = _opened(browser, site)
+    page, troubles = opened(browser, site)
     table = page.locator("table.words").first
     assert table.locator("tbody th").all_inner_texts() == ["red", "green"]
-    _until(page, "document.querySelector('tfoot .share').textContent.endsWith('%')")
+    until(page, "document.querySelector('tfoot .share').textContent.endsWith('%')")
     parts = [float(text.split()[0]) for text in table.locator(".share").all_inner_texts()]
     assert sum(parts) == pytest.approx(100, abs=0.3) and min(parts) > 10
     assert "stays unlabelled" in page.locator(".background").first.inner_text()
@@ -214,19 +173,19 @@ def test_words_and_the_rest_make_the_whole_picture(site: Site, browser: Any) -> 
 
 
 def test_words_of_one_for_all(site: Site, browser: Any) -> None:
-    page, troubles = _opened(browser, site)
+    page, troubles = opened(browser, site)
     page.get_by_role("button", name="Apply to all cameras").first.click()
-    _until(page, "document.querySelectorAll('table.words')[1].tBodies[0].rows.length === 2")
+    until(page, "document.querySelectorAll('table.words')[1].tBodies[0].rows.length === 2")
     words = site.client.get("/api/cameras/back yard/classes").json()["classes"]
     assert [entry["entry"] for entry in words] == ["red", "green"]
     assert not troubles
 
 
 def test_full_screen_and_an_icon_that_the_policy_allows(site: Site, browser: Any) -> None:
-    page, troubles = _opened(browser, site)
+    page, troubles = opened(browser, site)
     page.on("console", lambda message: troubles.append(message.text))
     page.get_by_role("button", name="Full screen").first.click()
-    _until(page, "document.fullscreenElement?.className === 'view'")
+    until(page, "document.fullscreenElement?.className === 'view'")
     icon = page.locator("link[rel=icon]").get_attribute("href")
     assert page.evaluate(
         "async (at) => { const i = new Image(); i.src = at; await i.decode(); return i.naturalWidth }",
@@ -266,7 +225,7 @@ def test_a_recording_is_played_and_a_strange_word_gets_a_hint(
 
 
 def test_live_cameras_have_no_player(site: Site, browser: Any) -> None:
-    page, troubles = _opened(browser, site)
+    page, troubles = opened(browser, site)
     assert page.locator(".player:visible").count() == 0
     assert not troubles
 
@@ -283,7 +242,7 @@ def test_the_token_leaves_the_address(closed_site: Site, browser: Any) -> None:
     assert page.url == f"{closed_site.url}/?keep=1"
     page.reload()
     page.get_by_role("heading", name="gate").wait_for(timeout=10_000)
-    _until(page, "document.querySelector('img').naturalWidth > 0")
+    until(page, "document.querySelector('img').naturalWidth > 0")
     (cookie,) = page.context.cookies()
     assert cookie["name"] == f"dedos_session_{closed_site.url.rpartition(':')[2]}"
     assert TOKEN not in cookie["value"] and cookie["httpOnly"] and cookie["sameSite"] == "Strict"
@@ -326,8 +285,8 @@ def test_a_page_from_elsewhere_shows_no_picture(site: Site, browser: Any) -> Non
 
 
 def test_a_server_that_is_gone_is_said(site: Site, browser: Any) -> None:
-    page, _ = _opened(browser, site)
+    page, _ = opened(browser, site)
     page.context.set_offline(True)
     page.locator("#connection", has_text="No answer").wait_for(timeout=5000)
     page.context.set_offline(False)
-    _until(page, "document.querySelector('#connection').textContent === ''")
+    until(page, "document.querySelector('#connection').textContent === ''")

@@ -78,6 +78,7 @@ def test_the_table(bundle_folder: Path, capsys: pytest.CaptureFixture[str]) -> N
         (["--source", "test:bars", "--record-to", "."], "does nothing without --serve"),
         (["--source", "test:bars", "--token", "x" * 20], "does nothing without --serve"),
         (["--source", "test:bars", "--state", "s.json"], "--state does nothing without --serve"),
+        (["--source", "test:bars", "--collect", "c"], "--collect does nothing without --serve"),
         (
             ["--source", "test:bars", "--serve", "0", "--record-to", "no"],
             "does not exist; create it",

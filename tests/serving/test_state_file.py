@@ -98,7 +98,7 @@ def test_what_was_kept_wins_over_what_is_typed(
         ("", "is not valid JSON"),
         ("{", "is not valid JSON"),
         ("[]", "must be an object"),
-        ('{"format": 2, "tapes": []}', "has format 2, this version reads 1"),
+        ('{"format": 3, "tapes": []}', "has format 3, this version reads 2"),
         ('{"format": 1}', "key 'cameras' is missing"),
         ('{"format": 1, "cameras": {"a": [{"entry": 3, "colour": null}]}}', "must be a string"),
         ('{"format": 1, "cameras": {"a": []}}', "camera 'a': the list of classes has no class"),

@@ -88,7 +88,7 @@ def export(run: Path, assets: Path) -> None:
     extra = {**kept, "sources": credited(record["sources"]), "licence": LICENCE}
     weights = assets / "nano.safetensors"
     save_checkpoint(weights, model, extra=extra, compact=True)
-    options = ExportOptions(storage="half", overwrite=True)
+    options = ExportOptions(storage="half", examples=True, overwrite=True)
     report = export_bundle(WeightsSource(weights), assets / "demo.dedos", options=options)
     print(f"{report.path}: {report.size / 1e6:.1f} MB")
 

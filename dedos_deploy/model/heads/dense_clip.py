@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dedos_deploy.head_numbers import Head, NaclipHead, ScClipHead
-from dedos_deploy.model.blocks import map_from_tokens, resize_map
+from dedos_deploy.model.blocks import map_from_tokens, normalize, resize_map
 from dedos_deploy.model.clip_trunk import ClipTrunk, PositionEmbedding
 from dedos_deploy.model.heads import last_block
 from dedos_deploy.model.heads.maskclip import MaskClip
@@ -89,6 +89,17 @@ class DenseClip(nn.Module):
         logits = self.word_logits(features, text, valid)
         grid = map_from_tokens(logits.transpose(1, 2), (height // patch, width // patch))
         return resize_map(grid, (height // SCORE_STRIDE, width // SCORE_STRIDE))
+
+    def embedding_map(self, image: Tensor) -> Tensor:
+        """Return float32 [B, D, h, w] of pictures: unit rows of the patches, of windows their mean on the
+        score map, so that its product with a word is the word's cosine as `scores_of` has it."""
+        (height, width), windows = image.shape[1:3], self.config.windows
+        rows, patch = normalize(self.image_features(image)), self.config.clip.patch
+        if windows is None:
+            return map_from_tokens(rows, (height // patch, width // patch))
+        side = windows.size // SCORE_STRIDE
+        grid = map_from_tokens(rows, (windows.size // patch, windows.size // patch))
+        return averaged(resize_map(grid, (side, side)), windows, (height, width))
 
     def dense(self, image: Tensor) -> Tensor:
         """Return patch embeddings [B, N, D] in the space of the words, not normalised."""

@@ -92,6 +92,7 @@ def measured(
     return {
         "iou": found,
         "margin": round(learned.margin, 4),
+        "overlap": round(learned.overlap, 4),
         "separates": learned.separates,
         "of_use": found >= LEAST_USE,
         "from_text": learned.from_text,

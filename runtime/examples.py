@@ -33,8 +33,11 @@ class LearnedWord:
     margin: float
     """In [-1, 1]: the part of the regions that the segmenter labels with the word now, less the part of
     the rest that it labels so, mean over the examples. Of a frame that it was made from, so a little rosy."""
+    overlap: float
+    """In [0, 1]: IoU of what it labels so with the regions, mean over the examples; of rows that could be
+    taken the one with the larger overlap was. Low with a good margin: it labels much else beside a small thing."""
     separates: bool
-    """Whether the margin is at least `learning.LEAST_MARGIN`."""
+    """Whether margin and overlap are at least `learning.LEAST_MARGIN` and `learning.LEAST_OVERLAP`."""
     added: bool
     """Whether the word is among the segmenter's now; else nothing has changed."""
     examples: int

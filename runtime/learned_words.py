@@ -14,7 +14,7 @@ import numpy as np
 from dedos_deploy.errors import BadInputError, UnfinishedError
 from dedos_deploy.runtime.example_rows import Row
 from dedos_deploy.runtime.examples import Example, Frames, LearnedWord, Masks, examples_of
-from dedos_deploy.runtime.learning import LEAST_MARGIN, best_candidate
+from dedos_deploy.runtime.learning import best_candidate
 from dedos_deploy.runtime.pixels import check_pixels
 from dedos_deploy.runtime.segmentation import LabelMap
 from dedos_deploy.runtime.slots import Rows, SlotTable
@@ -199,7 +199,8 @@ def learn_word(
         name=entry.name,
         row=best.row,
         margin=best.margin,
-        separates=best.margin >= LEAST_MARGIN,
+        overlap=best.overlap,
+        separates=best.separates,
         added=False,
         examples=len(examples),
         from_text=best.from_text,
@@ -228,6 +229,7 @@ def _with_row(
     facts = {
         "examples": found.examples,
         "margin": round(found.margin, 4),
+        "overlap": round(found.overlap, 4),
         "separates": found.separates,
         "from_text": found.from_text,
     }

@@ -16,7 +16,7 @@ from dedos_deploy.runtime.examples import Example
 from dedos_deploy.runtime.frame import resize_frame
 from dedos_deploy.runtime.segmentation import LabelMap
 
-LEAST_MARGIN = 0.3
+LEAST_MARGIN, LEAST_OVERLAP = 0.3, 0.2
 """From which on a word separates; see docs/examples.md for what was measured."""
 
 Open = Callable[[], EmbeddingEngine]
@@ -26,11 +26,16 @@ Labelled = Callable[[Example, Row], LabelMap]
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A row, and how well it does on the examples."""
+    """A row, and how well it does on the examples: see LearnedWord."""
 
     row: Row
     from_text: bool
     margin: float
+    overlap: float
+
+    @property
+    def separates(self) -> bool:
+        return self.margin >= LEAST_MARGIN and self.overlap >= LEAST_OVERLAP
 
 
 class Embedder(Closing):
@@ -85,13 +90,17 @@ def best_candidate(
     examples = [settled(*one) for one in zip(embeddings, examples, strict=True)]
     row = example_row(embeddings, examples)
     rows = [(row, False)] if text is None else [(blended(row, text), True), (row, False)]
-    found = [Candidate(one, mixed, _margin(one, examples, labelled)) for one, mixed in rows]
-    return max(found, key=lambda candidate: candidate.margin)
+    found = [Candidate(one, mixed, *_judged(one, examples, labelled)) for one, mixed in rows]
+    return max(found, key=lambda candidate: candidate.overlap)
 
 
-def _margin(row: Row, examples: Iterable[Example], labelled: Labelled) -> float:
-    margins = []
+def _judged(row: Row, examples: Iterable[Example], labelled: Labelled) -> tuple[float, float]:
+    """Return the mean margin and the mean overlap of what is labelled with the regions."""
+    judged = []
     for example in examples:
         there = labelled(example, row)
-        margins.append(there[example.inside].mean() - there[example.outside].mean())
-    return float(np.mean(margins))
+        hit, missed = there[example.inside], there[example.outside]
+        either = example.inside.sum() + missed.sum()
+        judged.append((hit.mean() - missed.mean(), hit.sum() / either))
+    margin, overlap = np.mean(judged, axis=0)
+    return float(margin), float(overlap)

@@ -14,6 +14,8 @@ from tiny_bundle import TEXT_WIDTH, at, examples_graph, stripes, write_tiny_bund
 
 from dedos_deploy.errors import BadInputError, EngineError
 from dedos_deploy.runtime import Segmenter
+from dedos_deploy.runtime.examples import Example
+from dedos_deploy.runtime.learning import best_candidate
 from dedos_deploy.vocabulary_file import read_vocabulary_file
 
 MODEL = "a" * 64
@@ -86,6 +88,28 @@ def test_what_does_not_separate_is_added_only_if_asked(segmenter: Segmenter) -> 
     assert segmenter.vocabulary_version == version and "fog" not in segmenter.classes
     learned = segmenter.learn("fog", frame, middle(frame), anyway=True)
     assert learned.added and not learned.separates and "fog" in segmenter.classes
+
+
+def test_of_two_rows_the_one_with_the_larger_overlap_is_taken() -> None:
+    """A row that covers a small thing and much else has the better margin, and is worth less."""
+    mask = np.zeros((10, 100), dtype=bool)
+    mask[:, :2] = True
+    example = Example(np.zeros((10, 100, 3), np.uint8), mask, ~mask)
+    embedding = np.zeros((2, 10, 100), dtype=np.float32)
+    embedding[0, mask], embedding[1, ~mask] = 1, 1
+
+    def labelled(_: Example, row: NDArray[np.float32]) -> NDArray[np.bool_]:
+        found = mask.copy()
+        if row[1] < -0.5:  # the row of the examples alone: all of it, and 20 columns more
+            found[:, :22] = True
+        else:
+            found[5:] = False
+        return found
+
+    best = best_candidate([embedding], [example], np.array([0, 1], np.float32), labelled)
+    assert best.from_text and best.overlap == 0.5 and best.margin == 0.5 and best.separates
+    alone = best_candidate([embedding], [example], None, labelled)
+    assert alone.margin > 0.7 and alone.overlap < 0.1 and not alone.separates
 
 
 def test_words_file_goes_to_another_segmenter(

@@ -179,6 +179,26 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.discard()
 
 
+def replace_folder(staging: Path, dest: Path) -> None:
+    """Give a folder that is complete the name `dest`, in place of a folder that has it, if any.
+
+    Raises OSError; what stood there has its name again then.
+    """
+    if not dest.exists():
+        os.rename(staging, dest)
+        return
+    # No name of a temporary: nobody sweeps away the only bundle there is after a kill in between.
+    aside = dest.with_name(f".{dest.name}.{secrets.token_hex(4)}.replaced")
+    try:
+        # A folder with contents cannot be renamed over: it steps aside, and back on any failure.
+        os.rename(dest, aside)
+        os.rename(staging, dest)
+    finally:
+        if not dest.exists():
+            os.rename(aside, dest)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
 def check_regular(path: str | os.PathLike[str]) -> None:
     """Raise OSError unless `path`, links followed, is a regular file that may be read; for what a
     library opens itself, and would call damaged.

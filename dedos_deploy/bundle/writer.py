@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,7 @@ from dedos_deploy.bundle._names import (
 from dedos_deploy.bundle._verify import verify_folder
 from dedos_deploy.bundle.manifest import Manifest
 from dedos_deploy.errors import BadInputError, SinkError, shown
-from dedos_deploy.files import Temporary, open_regular, sha256_of, sweep
+from dedos_deploy.files import Temporary, open_regular, replace_folder, sha256_of, sweep
 
 if TYPE_CHECKING:
     import numpy as np
@@ -176,7 +175,7 @@ class BundleWriter:
                 os.replace(packed, self.dest)
             else:
                 _sync_tree(self._staging)
-                _replace_folder(self._staging, self.dest)
+                replace_folder(self._staging, self.dest)
             _sync(self.dest.parent)
         return self.dest
 
@@ -243,22 +242,6 @@ def _pack_file(archive: zipfile.ZipFile, path: Path, name: str) -> None:
     info.compress_type = zipfile.ZIP_DEFLATED if deflate else zipfile.ZIP_STORED
     with path.open("rb") as stream, archive.open(info, "w") as out:
         shutil.copyfileobj(stream, out, _CHUNK)
-
-
-def _replace_folder(staging: Path, dest: Path) -> None:
-    if not dest.exists():
-        os.rename(staging, dest)
-        return
-    # No name of a temporary: nobody sweeps away the only bundle there is after a kill in between.
-    aside = dest.with_name(f".{dest.name}.{secrets.token_hex(4)}.replaced")
-    try:
-        # A folder with contents cannot be renamed over: it steps aside, and back on any failure.
-        os.rename(dest, aside)
-        os.rename(staging, dest)
-    finally:
-        if not dest.exists():
-            os.rename(aside, dest)
-    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _sync_tree(folder: Path) -> None:

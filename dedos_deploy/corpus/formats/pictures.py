@@ -1,0 +1,65 @@
+"""Pictures of an export: files copied as they are or linked to, frames of everything else encoded."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from pathlib import Path
+
+from dedos_deploy.corpus.dataset import Corpus
+from dedos_deploy.corpus.folders import scheme_of
+from dedos_deploy.corpus.formats.contract import ExportPicture
+from dedos_deploy.corpus.formats.options import Pictures
+from dedos_deploy.corpus.frames import content_of, kind_of
+from dedos_deploy.corpus.records import LabelledFrame
+from dedos_deploy.errors import BadInputError
+from dedos_deploy.picture_sizes import stated_orientation
+from dedos_deploy.runtime.sinks.files import encode_picture
+
+_ENCODED = ".jpg"
+
+
+class PictureSource:
+    """Gives the picture of every row of a data set, as it was labelled: upright.
+
+    suffix: what a format takes, None for any.
+    """
+
+    def __init__(self, corpus: Corpus, pictures: Pictures, suffix: str | None) -> None:
+        self._corpus = corpus
+        self._pictures = pictures
+        self._suffix = suffix
+
+    def of(self, row: LabelledFrame) -> ExportPicture:
+        """Return a row's picture. Raises BadInputError for one that cannot be read or linked to."""
+        own = _suffix_of(row.source) if kind_of(row.source) == "picture" else None
+        if self._pictures == "none":
+            return ExportPicture(self._suffix or own or _ENCODED)
+        content = content_of(row.source) if own is not None else b""
+        fits = own is not None and self._suffix in (None, own) and stated_orientation(content) == 1
+        if self._pictures == "link":
+            return self._link(row, own, fits=fits)
+        if own is not None and fits:
+            return ExportPicture(own, content)
+        suffix = self._suffix or _ENCODED
+        return ExportPicture(suffix, encode_picture(suffix, self._corpus.picture(row)))
+
+    def _link(self, row: LabelledFrame, own: str | None, *, fits: bool) -> ExportPicture:
+        if own is None or not fits or scheme_of(row.source) is not None:
+            raise BadInputError(
+                f"{row.source!r} cannot be linked to: {self._obstacle(own)}; give --pictures copy"
+            )
+        return ExportPicture(own, target=Path(os.path.abspath(os.path.expanduser(row.source))))
+
+    def _obstacle(self, own: str | None) -> str:
+        if own is None:
+            return "it is no file of one picture"
+        if self._suffix not in (None, own):
+            return f"the format takes {self._suffix} files alone"
+        return "links lead to upright pictures on this machine"
+
+
+def _suffix_of(source: str) -> str:
+    """Return the suffix of a picture's file, in lower case, one name for each format."""
+    suffix = posixpath.splitext(source.partition("?")[0].lower())[1]
+    return {".jpeg": ".jpg", ".tiff": ".tif"}.get(suffix, suffix)

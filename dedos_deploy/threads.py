@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Iterator
@@ -50,6 +51,20 @@ def limit_libraries() -> None:
     if (cores := usable_cores()) < _bound_cores():
         for variable in LIBRARY_VARIABLES:
             os.environ.setdefault(variable, str(cores))
+
+
+@contextlib.contextmanager
+def libraries_limited(threads: int) -> Iterator[None]:
+    """Let the libraries of processes that are started inside the block start so many threads."""
+    before = {variable: os.environ.get(variable) for variable in LIBRARY_VARIABLES}
+    os.environ.update(dict.fromkeys(LIBRARY_VARIABLES, str(threads)))
+    try:
+        yield
+    finally:
+        for variable, value in before.items():
+            os.environ.pop(variable, None)
+            if value is not None:
+                os.environ[variable] = value
 
 
 def _bound_cores() -> int:

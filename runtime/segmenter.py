@@ -78,6 +78,13 @@ class SegmenterView:
         return {table.names[class_id]: table.colours_bgr[class_id] for class_id in table.class_ids}
 
     @property
+    def thresholds(self) -> tuple[float, ...]:
+        """Lowest score that labels a pixel, of every entry; negative where every score does."""
+        table = self._table
+        least = dict(zip(table.slot_ids.tolist(), table.thresholds.tolist(), strict=True))
+        return tuple(least[class_id] for class_id in table.class_ids)
+
+    @property
     def negatives(self) -> tuple[str, ...]:
         """Words that compete for pixels and leave them unlabelled."""
         return self._table.negatives

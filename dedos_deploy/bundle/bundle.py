@@ -31,6 +31,7 @@ from dedos_deploy.errors import (
     nearest,
     shown,
 )
+from dedos_deploy.files import sha256_of_file
 from dedos_deploy.spec import GraphSpec
 from dedos_deploy.user_cache import open_to_others
 
@@ -119,6 +120,11 @@ class Bundle(Closing):
     def spec(self) -> GraphSpec:
         """The tensors of `model.onnx`."""
         return self.manifest.spec
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of its manifest, which holds those of all its files; the same of folder and `.dedos`."""
+        return sha256_of_file(self.folder / MANIFEST)
 
     @property
     def batches(self) -> tuple[int, ...]:

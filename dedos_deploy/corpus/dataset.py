@@ -17,8 +17,10 @@ from dedos_deploy.corpus.records import (
     ROWS_PER_GROUP,
     CorpusInfo,
     LabelledFrame,
+    PartNotes,
     frame_of,
     info_from_json,
+    notes_of,
     schema,
     shard_of,
 )
@@ -76,7 +78,7 @@ class Corpus(Closing):
         return [name for name in self.folder.names(LABELS) if name.endswith(".parquet")]
 
     def __len__(self) -> int:
-        """Return how many rows there are; reads the end of every part."""
+        """Return how many rows there are; reads the keys."""
         return sum(1 for _ in self.rows(["key"]))
 
     def __iter__(self) -> Iterator[LabelledFrame]:
@@ -86,27 +88,22 @@ class Corpus(Closing):
         """Yield some columns of every row, by name; one row per key. Raises BadInputError."""
         parts_of: dict[int, list[str]] = {}
         for name in self.parts:
-            with self.opened(name) as (shard, file):
+            with self.opened(name) as (shard, _):
                 # A key is of one shard alone, so that only parts of one shard may share keys.
                 others = parts_of.setdefault(shard, [])
-                seen = {key for other in others for key in self._keys(other)}
-                others.append(name)
-                yield from self._unseen(name, file, columns, seen)
-
-    def _unseen(
-        self, name: str, file: Any, columns: list[str], seen: set[str]
-    ) -> Iterator[dict[str, Any]]:
-        wanted = list(dict.fromkeys(["key", *columns]))
-        batches = file.iter_batches(ROWS_PER_GROUP, columns=wanted)
-        for batch in foreign_items(batches, self._damaged(name)):
-            for row in batch.to_pylist():
+            seen = {row["key"] for other in others for row in self.part(other, ["key"])}
+            others.append(name)
+            for row in self.part(name, list({"key", *columns})):
                 if row["key"] not in seen:
                     seen.add(row["key"])
                     yield {column: row[column] for column in columns}
 
-    def _keys(self, name: str) -> Iterator[str]:
-        with self.opened(name) as (_, file), foreign(self._damaged(name)):
-            yield from file.read(columns=["key"]).column("key").to_pylist()
+    def part(self, name: str, columns: list[str]) -> Iterator[dict[str, Any]]:
+        """Yield some columns of every row of one part, by name. Raises BadInputError."""
+        with self.opened(name) as (_, file):
+            batches = file.iter_batches(ROWS_PER_GROUP, columns=columns)
+            for batch in foreign_items(batches, self._damaged(name)):
+                yield from batch.to_pylist()
 
     @contextlib.contextmanager
     def opened(self, name: str) -> Iterator[tuple[int, Any]]:
@@ -120,6 +117,11 @@ class Corpus(Closing):
             if shard is None or not file.schema_arrow.equals(schema()):
                 raise damaged("it has not the columns of a part")
             yield shard, file
+
+    def notes(self, name: str) -> PartNotes:
+        """Return what a part says besides its rows. Raises BadInputError."""
+        with self.opened(name) as (_, file), foreign(self._damaged(name)):
+            return notes_of(file.metadata.metadata)
 
     def picture(self, row: LabelledFrame) -> Picture:
         """Return the frame of a row, uint8 [H, W, 3] BGR, read from its source again.

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from dedos_deploy.borders import foreign
-from dedos_deploy.errors import BadInputError, DedosError, require
+from dedos_deploy.errors import BadInputError, DedosError, SinkError, require
 from dedos_deploy.files import Temporary, open_regular, read_regular, sweep, write_atomically
+from dedos_deploy.runtime.sinks.outputs import writing
 
 if TYPE_CHECKING:
     from dedos_deploy.borders import Refusal
@@ -71,7 +72,7 @@ class Folder:
 
     @abstractmethod
     def write(self, name: str, content: bytes) -> None:
-        """Write a file, whole or not at all. Raises OSError, or BadInputError for an address."""
+        """Write a file, whole or not at all. Raises SinkError."""
 
     @abstractmethod
     def writing(self, name: str) -> contextlib.AbstractContextManager[Path]:
@@ -117,20 +118,22 @@ class _LocalFolder(Folder):
 
     def write(self, name: str, content: bytes) -> None:
         path = self._path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content, sync=True)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, content, sync=True)
 
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[Path]:
         path = self._path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Temporary(path)
-        try:
-            yield temporary.path
-            os.fsync(temporary.descriptor)  # a disk may say only here that it is full
-            temporary.publish()
-        finally:
-            temporary.discard()
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Temporary(path)
+            try:
+                yield temporary.path
+                os.fsync(temporary.descriptor)  # a disk may say only here that it is full
+                temporary.publish()
+            finally:
+                temporary.discard()
 
     def names(self, folder: str) -> list[str]:
         sweep(self._path / folder)
@@ -196,9 +199,9 @@ class _RemoteFolder(Folder):
 
     def _unwritten(self, name: str) -> Refusal:
         def refused(why: str) -> DedosError:
-            return BadInputError(
-                f"{self.where(name)!r} cannot be written ({why}); check permissions and room there, and "
-                "run the same command again"
+            return SinkError(
+                f"output {self.where(name)!r} cannot be written ({why}); check the permissions and the "
+                "room there"
             )
 
         return refused

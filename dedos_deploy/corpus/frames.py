@@ -21,6 +21,7 @@ from dedos_deploy.corpus.folders import file_system, scheme_of, unreachable
 from dedos_deploy.errors import BadInputError, listed, require
 from dedos_deploy.files import open_regular, read_regular
 from dedos_deploy.pictures import IMAGE_SUFFIXES, coloured
+from dedos_deploy.runtime.sources.bags import is_bag
 from dedos_deploy.runtime.sources.opening import open_source
 from dedos_deploy.runtime.uri import settings_of
 
@@ -74,8 +75,15 @@ def kind_of(source: str) -> Kind:
 class FrameReader(Closing):
     """Reads one source, forwards from where it is, and from the beginning for what lies behind."""
 
+    end: int | None
+    """How many frames the source has, once its end was met."""
+
+    warnings: tuple[str, ...]
+    """What was odd about it although reading went on, once its end was met."""
+
     def __init__(self, source: str) -> None:
         self.source = source
+        self.end, self.warnings = None, ()
         self._items: Generator[InputFrame, None, None] | None = None
         self._held: InputFrame | None = None
         self._next = 0
@@ -88,7 +96,7 @@ class FrameReader(Closing):
         """
         if self._items is None or start < self._next:
             self.close()
-            self._items = _READERS[kind_of(self.source)](self.source, start)
+            self._items = _READERS[kind_of(self.source)](self, start)
         while (item := self._held or next(self._items, None)) is not None:
             self._held = item
             if stop is not None and item.number >= stop:
@@ -108,6 +116,7 @@ class FrameReader(Closing):
 
     def close(self) -> None:
         items, self._items, self._held, self._next = self._items, None, None, 0
+        self.end, self.warnings = None, ()
         if items is not None:
             items.close()
 
@@ -172,28 +181,37 @@ def _decoded(content: object, number: int, name: str) -> InputFrame:
     return InputFrame(number, None, picture)
 
 
-def _picture(source: str, start: int) -> Generator[InputFrame, None, None]:
+def _picture(reader: FrameReader, start: int) -> Generator[InputFrame, None, None]:
+    source = reader.source
     try:
         content = content_of(source)
     except BadInputError as error:
         yield InputFrame(0, None, None, str(error))
         return
     yield _decoded(content, 0, f"picture {source!r}")
+    reader.end = 1
 
 
-def _recording(source: str, start: int) -> Generator[InputFrame, None, None]:
+def _recording(reader: FrameReader, start: int) -> Generator[InputFrame, None, None]:
+    source = reader.source
     # Read from the start: seeking lands on other frames with other builds of FFmpeg.
     with on_disk(source) as path, open_source(path) as frames:
         expected = 0
         for frame in frames:
-            # A recording numbers its messages, and leaves out those that are no picture.
-            for number in range(max(start, expected), frame.frame_id):
-                yield InputFrame(
-                    number, None, None, f"message {number} of {source!r} is no picture"
-                )
+            yield from _no_pictures(source, max(start, expected), frame.frame_id)
             expected = frame.frame_id + 1
             if frame.frame_id >= start:
                 yield InputFrame(frame.frame_id, frame.media_s, frame.frame_bgr)
+        if is_bag(path):
+            yield from _no_pictures(source, max(start, expected), frames.frames or 0)
+            expected = max(expected, frames.frames or 0)
+        reader.end, reader.warnings = expected, frames.warnings
+
+
+def _no_pictures(source: str, start: int, stop: int) -> Iterator[InputFrame]:
+    """Yield what a recording leaves out, which numbers its messages."""
+    for number in range(start, stop):
+        yield InputFrame(number, None, None, f"message {number} of {source!r} is no picture")
 
 
 def column_of(names: Callable[[], Any], source: str) -> str:
@@ -229,7 +247,8 @@ def _may_be_pictures(pa: Any, kind: Any) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def _rows(source: str, start: int) -> Generator[InputFrame, None, None]:
+def _rows(reader: FrameReader, start: int) -> Generator[InputFrame, None, None]:
+    source = reader.source
     parquet = require("pyarrow.parquet", extra="corpus", purpose="reading Parquet files")
 
     def damaged(why: str) -> BadInputError:
@@ -252,13 +271,16 @@ def _rows(source: str, start: int) -> Generator[InputFrame, None, None]:
                 if number >= start:
                     yield _decoded(_bytes_in(cell.as_py()), number, f"row {number} of {source!r}")
             first += len(batch)
+        reader.end = first
 
 
 def _bytes_in(cell: object) -> object:
     return cell.get("bytes") if isinstance(cell, dict) else cell
 
 
-def _samples(source: str, start: int) -> Generator[InputFrame, None, None]:
+def _samples(reader: FrameReader, start: int) -> Generator[InputFrame, None, None]:
+    source = reader.source
+
     def damaged(why: str) -> BadInputError:
         return BadInputError(f"tar {source!r} cannot be read ({why}); replace it")
 
@@ -267,13 +289,14 @@ def _samples(source: str, start: int) -> Generator[InputFrame, None, None]:
         with foreign(damaged):
             tar = tarfile.open(fileobj=stream, mode="r|")
         with tar:
-            pictures = (member for member in tar if is_picture_member(member))
+            pictures, number = (member for member in tar if is_picture_member(member)), -1
             for number, member in enumerate(foreign_items(pictures, damaged)):
                 if number >= start:
                     with foreign(damaged):
                         file = tar.extractfile(member)
                         content = file.read() if file is not None else None
                     yield _decoded(content, number, f"{member.name!r} in {source!r}")
+            reader.end = number + 1
 
 
 def is_picture_member(member: tarfile.TarInfo) -> bool:
@@ -284,7 +307,7 @@ def is_picture_member(member: tarfile.TarInfo) -> bool:
     return member.isfile() and not name.startswith(".") and extension in IMAGE_SUFFIXES
 
 
-_READERS: dict[Kind, Callable[[str, int], Generator[InputFrame, None, None]]] = {
+_READERS: dict[Kind, Callable[[FrameReader, int], Generator[InputFrame, None, None]]] = {
     "picture": _picture,
     "rows": _rows,
     "samples": _samples,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -27,10 +27,11 @@ FORMAT_VERSION = 1
 INFO_FILE = "dataset.json"
 LABELS = "labels"
 PURPOSE = "labelled corpora"
-ROWS_PER_GROUP = 256
+ROWS_PER_GROUP = 128
 """Frames whose label maps are in memory at once, while a part is read or written."""
 
 _SHARD = b"dedos.shard"
+_NOTES = b"dedos.notes"
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,10 +221,24 @@ _NAMES = {"label_map": "label_map_png", "confidence": "confidence_png"}
 """Columns whose fields are called otherwise, since these hold what is not decoded yet."""
 
 
-def write_part(path: Path | BinaryIO, shard: int, rows: Iterable[LabelledFrame]) -> int:
+@dataclass
+class PartNotes:
+    """What a part says besides its rows: why frames of its shard are not among them."""
+
+    errors: list[dict[str, Any]] = field(default_factory=list)
+    """JSON objects: `source`, `frame`, `stop` (the frame after the last one, null for to the end) and
+    `error`, or for what was only odd `source` and `warning`."""
+
+    ends: dict[str, int] = field(default_factory=dict)
+    """Number of frames that a source turned out to have, where its end was met."""
+
+
+def write_part(
+    path: Path | BinaryIO, shard: int, rows: Iterable[LabelledFrame], notes: PartNotes | None = None
+) -> int:
     """Write the rows of a shard as a Parquet file, few at a time; return how many there were.
 
-    path: a file that nobody reads yet. Raises OSError.
+    path: a file that nobody reads yet; notes: read when the last row was taken. Raises OSError.
     """
     pa = require("pyarrow", extra="corpus", purpose=PURPOSE)
     parquet = require("pyarrow.parquet", extra="corpus", purpose=PURPOSE)
@@ -239,6 +254,7 @@ def write_part(path: Path | BinaryIO, shard: int, rows: Iterable[LabelledFrame])
                 for name in columns.names
             }
             file.write_table(pa.table(listed, columns))
+        file.add_key_value_metadata({_NOTES: json.dumps(asdict(notes or PartNotes()))})
     return count
 
 
@@ -265,3 +281,8 @@ def shard_of(metadata: Mapping[bytes, bytes] | None) -> int | None:
     """Return the shard whose rows a Parquet file with this metadata holds, None if it does not say."""
     text = (metadata or {}).get(_SHARD, b"").decode("ascii", "replace")
     return int(text) if text.isdigit() else None
+
+
+def notes_of(metadata: Mapping[bytes, bytes] | None) -> PartNotes:
+    """Return what a part with this metadata says besides its rows."""
+    return PartNotes(**json.loads((metadata or {}).get(_NOTES, b"{}")))

@@ -28,10 +28,11 @@ def find_images(path: Path, suffixes: Sequence[str]) -> list[Path]:
     images = [item for item in found if item.suffix.lower() in suffixes and item.is_file()]
     if not images:
         raise SourceError(f"{str(path)!r} holds no image; image files end in {', '.join(suffixes)}")
-    return sorted(images, key=_natural)
+    return sorted(images, key=natural_order)
 
 
-def _natural(path: Path) -> list[tuple[int, str]]:
+def natural_order(path: str | Path) -> list[tuple[int, str]]:
+    """Return what sorts file names so that 2 comes before 10."""
     parts = _NUMBER.split(str(path))
     return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 

@@ -1,0 +1,198 @@
+"""Inputs of a corpus: what was named, as sources in their order, and how many frames each has."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import posixpath
+import re
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from dedos_deploy.borders import foreign
+from dedos_deploy.corpus.folders import file_system, scheme_of, unreachable
+from dedos_deploy.corpus.frames import (
+    PARQUET_SUFFIXES,
+    SCENE,
+    TAR_SUFFIXES,
+    column_of,
+    is_picture_member,
+    kind_of,
+    on_disk,
+    opened,
+)
+from dedos_deploy.corpus.records import INFO_FILE
+from dedos_deploy.errors import BadInputError, MissingExtraError, SourceError, require
+from dedos_deploy.pictures import IMAGE_SUFFIXES
+from dedos_deploy.runtime.sources.bags import BAG_SUFFIXES, is_bag
+from dedos_deploy.runtime.sources.images import natural_order
+from dedos_deploy.runtime.sources.opening import VIDEO_SUFFIXES, may_come_later, open_source
+from dedos_deploy.runtime.uri import redact
+
+SUFFIXES = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES, *BAG_SUFFIXES, *PARQUET_SUFFIXES, *TAR_SUFFIXES)
+"""Of what is looked for in folders and by globs; named alone, a file may end as it likes."""
+
+TAKES = (
+    "a picture, video, .mcap or .bag recording, .parquet or .tar file, a folder or quoted glob of them, "
+    "by path or by an address such as s3://bucket/folder, or scene:street"
+)
+_GLOB_LETTERS = re.compile(r"[*\[]")
+_WITH_SETTINGS = re.compile(r"(.*\.(?:parquet|mcap|bag|db3))\?(\w+=.*)", re.IGNORECASE | re.DOTALL)
+_OPENED_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A source and how many frames it has, or why it cannot be read."""
+
+    source: str
+    frames: int | None
+    """None where that is only known once it was read."""
+
+    is_exact: bool
+    """Whether it is certain: containers of videos may only estimate it."""
+
+    error: str = ""
+    """What is wrong with it, in a sentence."""
+
+
+def absolute(address: str) -> str:
+    """Return the address of an input so that it means the same wherever it is used: a path from the root.
+
+    Raises BadInputError for one that is live, or holds a password.
+    """
+    if redact(address) != address:
+        raise BadInputError(
+            f"{redact(address)!r} holds a password or key, which every row of the data set would repeat; "
+            "give it by the environment or by fsspec's configuration"
+        )
+    if address.startswith(SCENE) or scheme_of(address) in ("http", "https"):
+        return address
+    if address.startswith("test:") or (may_come_later(address) and not os.path.exists(address)):
+        raise BadInputError(
+            f"{address!r} is live and has no end; record it with dedos-run, or give {TAKES}"
+        )
+    return address if scheme_of(address) else os.path.abspath(os.path.expanduser(address))
+
+
+def sources_in(address: str) -> list[str]:
+    """Return the sources that an input names, in natural order: 2 comes before 10.
+
+    address: as of `absolute`. Raises BadInputError for one that names nothing.
+    """
+    if address.startswith(SCENE):
+        return [address]
+    path, settings = _without_settings(address)
+    found = _local(path) if scheme_of(path) is None else _remote(path)
+    if not found:
+        raise BadInputError(f"{address!r} names nothing that can be labelled; give {TAKES}")
+    return [f"{source}?{settings}" for source in found] if settings else found
+
+
+def _without_settings(address: str) -> tuple[str, str]:
+    """Split `file.parquet?column=image`, unless there is such a file."""
+    match = _WITH_SETTINGS.fullmatch(address)
+    if match is None or os.path.exists(address):
+        return address, ""
+    return match[1], match[2]
+
+
+def _local(address: str) -> list[str]:
+    if os.path.isdir(address):
+        return [address] if is_bag(address) else sorted(_within(address), key=natural_order)
+    if os.path.exists(address):
+        return [address]
+    if not _GLOB_LETTERS.search(address) and "?" not in address:
+        raise BadInputError(f"{address!r} does not exist; give {TAKES}")
+    found = (name for name in glob.glob(address, recursive=True) if _is_wanted(name))
+    return sorted(found, key=natural_order)
+
+
+def _is_wanted(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES) or (os.path.isdir(name) and is_bag(name))
+
+
+def _within(top: str) -> Iterator[str]:
+    """Yield the sources below a folder; data sets of labels and hidden folders are passed over."""
+    for folder, inner, files in os.walk(top):
+        if INFO_FILE in files:
+            inner.clear()
+            continue
+        bags = [name for name in inner if is_bag(os.path.join(folder, name))]
+        inner[:] = [name for name in inner if name[0] != "." and name not in bags]
+        wanted = (name for name in files if name[0] != "." and name.lower().endswith(SUFFIXES))
+        yield from (os.path.join(folder, name) for name in (*wanted, *bags))
+
+
+def _remote(address: str) -> list[str]:
+    with foreign(unreachable(address)):
+        files, path = file_system(address)
+        if _GLOB_LETTERS.search(path):
+            names = files.glob(path)
+        elif files.isfile(path):
+            return [address]
+        else:
+            names = _outside_data_sets(files.find(path))
+        found = [files.unstrip_protocol(name) for name in names]
+    return sorted((name for name in found if name.lower().endswith(SUFFIXES)), key=natural_order)
+
+
+def _outside_data_sets(names: Sequence[str]) -> list[str]:
+    ends = f"/{INFO_FILE}"
+    tops = tuple(name.removesuffix(INFO_FILE) for name in names if name.endswith(ends))
+    return [
+        name
+        for name in names
+        if not (name.startswith(tops) or posixpath.basename(name).startswith("."))
+    ]
+
+
+def counted(sources: Iterable[str]) -> Iterator[Counted]:
+    """Yield every source with the number of its frames, in order; what cannot be read says so."""
+    with ThreadPoolExecutor(_OPENED_AT_ONCE, thread_name_prefix="dedos-count") as pool:
+        yield from pool.map(_count, sources)
+
+
+def _count(source: str) -> Counted:
+    kind = kind_of(source)
+    if kind == "picture":
+        return Counted(source, 1, True)
+    # What lies elsewhere would be fetched as a whole to be counted, except for Parquet files.
+    if kind != "rows" and scheme_of(source) is not None and not source.startswith(SCENE):
+        return Counted(source, None, False)
+    try:
+        if kind == "rows":
+            return Counted(source, _count_rows(source), True)
+        if kind == "samples":
+            return Counted(source, _count_samples(source), True)
+        with on_disk(source) as path, open_source(path) as frames:
+            return Counted(source, frames.frames, False)
+    except MissingExtraError:
+        raise
+    except (BadInputError, SourceError) as error:
+        return Counted(source, None, False, str(error))
+
+
+def _count_rows(source: str) -> int:
+    parquet = require("pyarrow.parquet", extra="corpus", purpose="reading Parquet files")
+    with opened(source.partition("?")[0]) as stream:
+        with foreign(lambda why: BadInputError(f"Parquet file {source!r} cannot be read ({why})")):
+            file = parquet.ParquetFile(stream)
+        column_of(lambda: file.schema_arrow, source)
+        return int(file.metadata.num_rows)
+
+
+def _count_samples(source: str) -> int:
+    with contextlib.ExitStack() as closing:
+        stream = closing.enter_context(opened(source))
+        with foreign(lambda why: BadInputError(f"tar {source!r} cannot be read ({why})")):
+            tar = closing.enter_context(tarfile.open(fileobj=stream, mode="r:"))
+            return sum(1 for member in tar if is_picture_member(member))
+
+
+def local_paths(inputs: Iterable[str]) -> list[str]:
+    """Return the paths among inputs, for the check that nothing of them is overwritten."""
+    return [_without_settings(item)[0] for item in inputs if scheme_of(item) is None]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 EXIT_WITH_ERRORS = 3
 """All was labelled that could be read, and some could not."""
 
-VERBS = {"verify": "label_verify"}
+VERBS = {"export": "label_export", "import": "label_import", "verify": "label_verify"}
 
 ERRORS_FILE = "errors.jsonl"
 HOLDS = ("labels/*.parquet", "dataset.json", "manifest.parquet", ERRORS_FILE)

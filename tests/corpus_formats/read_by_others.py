@@ -6,6 +6,7 @@ names of pictures, uint16 with 65535 where nothing is labelled, and what the rea
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -122,9 +123,17 @@ def label_studio(folder: Path) -> Iterator[tuple[list[str], Any, list[Any]]]:
         yield names, task, prediction["result"]
 
 
-def label_studio_brushes(folder: Path) -> Maps:
-    from label_studio_sdk.converter import brush
+def brush_module() -> Any:
+    """Its converter for brushes, without the converter for everything, which takes seconds to load."""
+    package = Path(importlib.util.find_spec("label_studio_sdk").origin).parent
+    spec = importlib.util.spec_from_file_location("brush", package / "converter/brush.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
+
+def label_studio_brushes(folder: Path) -> Maps:
+    brush = brush_module()
     found: Maps = {}
     for names, task, results in label_studio(folder):
         flat = [{**one, **one["value"]} for one in results]

@@ -22,6 +22,7 @@ from dedos_deploy.corpus.frames import kind_of
 from dedos_deploy.corpus.records import CorpusInfo, LabelledFrame
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.runtime.sinks.palette import colour_bgr
+from dedos_deploy.vocabulary import Entry
 
 _NOT_PLAIN = re.compile(r"[^A-Za-z0-9_-]+")
 _LONGEST_NAME = 100
@@ -82,7 +83,9 @@ def _things(settings: ExportSettings, names: list[str]) -> set[str]:
 
 
 def _rgb(info: CorpusInfo, places: list[int]) -> tuple[int, int, int]:
-    blue, green, red = colour_bgr(info.classes[places[0]].colour)
+    one = info.classes[places[0]]
+    # An entry refuses what is no colour: the description may have been written by hand.
+    blue, green, red = colour_bgr(Entry(one.name, colour=one.colour).colour or "")
     return red, green, blue
 
 

@@ -73,7 +73,7 @@ class ExportSettings:
     url: str = "/data/local-files/?d=images/"
     """What stands before the names of pictures in Label Studio's tasks."""
 
-    shard: int = 1000
+    shard_frames: int = 1000
     """Frames in each tar of a WebDataset."""
 
     def __post_init__(self) -> None:
@@ -95,7 +95,7 @@ class ExportSettings:
         for name, value in (
             ("--min-area", self.min_area),
             ("--review", self.review),
-            ("--shard", self.shard),
+            ("--shard-frames", self.shard_frames),
         ):
             if value is not None and value < 1:
                 raise BadInputError(f"{name} is {value}; it is at least 1")
@@ -182,7 +182,7 @@ EXPORT_OPTIONS = (
         default="/data/local-files/?d=images/",
     ),
     Option(
-        "shard",
+        "shard_frames",
         "webdataset: frames in each tar (default: {default})",
         type=int,
         metavar="FRAMES",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import posixpath
 from pathlib import Path
 
+from dedos_deploy.borders import foreign
 from dedos_deploy.corpus.dataset import Corpus
 from dedos_deploy.corpus.folders import scheme_of
 from dedos_deploy.corpus.formats.contract import ExportPicture
@@ -13,6 +15,7 @@ from dedos_deploy.corpus.formats.options import Pictures
 from dedos_deploy.corpus.frames import content_of, kind_of
 from dedos_deploy.corpus.records import LabelledFrame
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.label_files import SIDES_EXCHANGED
 from dedos_deploy.picture_sizes import stated_orientation
 from dedos_deploy.runtime.sinks.files import encode_picture
 
@@ -36,6 +39,8 @@ class PictureSource:
         if self._pictures == "none":
             return ExportPicture(self._suffix or own or _ENCODED)
         content = content_of(row.source) if own is not None else b""
+        if own is not None:
+            _check_size(row, content)
         fits = own is not None and self._suffix in (None, own) and stated_orientation(content) == 1
         if self._pictures == "link":
             return self._link(row, own, fits=fits)
@@ -57,6 +62,24 @@ class PictureSource:
         if self._suffix not in (None, own):
             return f"the format takes {self._suffix} files alone"
         return "links lead to upright pictures on this machine"
+
+
+def _check_size(row: LabelledFrame, content: bytes) -> None:
+    """Raise BadInputError for a file that is not of the size that was labelled, by its head alone."""
+    from PIL import Image
+
+    def damaged(why: str) -> BadInputError:
+        return BadInputError(f"picture {row.source!r} cannot be read ({why}); was it replaced?")
+
+    with foreign(damaged), Image.open(io.BytesIO(content)) as file:
+        size = file.size
+    if stated_orientation(content) >= SIDES_EXCHANGED:
+        size = size[::-1]
+    if size != (row.width, row.height):
+        raise BadInputError(
+            f"picture {row.source!r} is {size[0]}x{size[1]} now, and was {row.width}x{row.height} when it "
+            "was labelled; it was replaced"
+        )
 
 
 def _suffix_of(source: str) -> str:

@@ -32,7 +32,7 @@ class WebDataset(Format):
         self._none_id = unlabelled(len(task.classes))
 
     def add(self, frame: ExportFrame, picture: ExportPicture) -> None:
-        shard, place = divmod(frame.number, self.task.settings.shard)
+        shard, place = divmod(frame.number, self.task.settings.shard_frames)
         if place == 0:
             self._close()
             path = self.task.folder / f"{self.task.settings.split}-{shard:06d}.tar"

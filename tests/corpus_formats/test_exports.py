@@ -83,6 +83,19 @@ def test_the_least_certain_frames_come_first(data: Path, tmp_path: Path) -> None
     assert len(list((everything / "images").iterdir())) == 3
 
 
+def test_tasks_of_label_studio_name_pictures_where_it_has_them(data: Path, tmp_path: Path) -> None:
+    for number, (more, prefix) in enumerate(
+        (((), "/data/local-files/?d=images/"), (("--url", "https://host/p/"), "https://host/p/"))
+    ):
+        output = export(data, "labelstudio", tmp_path / f"{number}", *more)
+        tasks = json.loads((output / "tasks.json").read_text())
+        assert [task["data"]["image"] for task in tasks] == [
+            f"{prefix}Bild_{place}.{suffix}" for place, suffix in enumerate(("png", "jpg", "png"))
+        ]
+        scores = [task["predictions"][0]["score"] for task in tasks]
+        assert scores == [0.4, 0.1, 0.3], "by which Label Studio orders tasks"
+
+
 def test_classes_are_left_out_joined_and_ordered(
     data: Path, tmp_path: Path, frames: list[Labelled]
 ) -> None:
@@ -212,7 +225,7 @@ def test_equal_names_are_told_apart(tmp_path: Path) -> None:
 
 def test_the_same_data_gives_the_same_bytes(data: Path, tmp_path: Path) -> None:
     for to in EXPORTS:
-        one, two = (export(data, to, tmp_path / f"{to}{n}", "--things", "car") for n in (1, 2))
+        one, two = (export(data, to, tmp_path / f"{to}{n}") for n in (1, 2))
         files = [path.relative_to(one) for path in one.rglob("*") if path.is_file()]
         assert len(files) > 4
         assert all((one / file).read_bytes() == (two / file).read_bytes() for file in files)
@@ -286,10 +299,14 @@ def test_what_cannot_be_is_refused_in_one_sentence(refused: Refused) -> None:
     assert "--tolerance is about polygons" in refused("coco", "--tolerance", "2")
     assert "or give --shapes polygons" in refused("cvat", "--tolerance", "2")
     assert "--tolerance is nan" in refused("yolo-seg", "--tolerance", "nan")
-    assert "--shapes does nothing with voc, which holds masks" in refused(
-        "voc", "--shapes", "masks"
-    )
-    assert "which holds polygons" in refused("yolo-seg", "--shapes", "polygons")
+    said = "--shapes does nothing with voc, only with coco, cvat, labelstudio; leave it out"
+    assert said in refused("voc", "--shapes", "masks")
+    assert "--things does nothing with yolo-seg" in refused("yolo-seg", "--things", "car")
+    polygons = ("--shapes", "polygons", "--things", "car")
+    assert "--things does nothing with polygons" in refused("coco", *polygons)
+    assert "--url does nothing with cvat" in refused("cvat", "--url", "http://a/")
+    assert "--shard-frames does nothing with voc" in refused("voc", "--shard-frames", "9")
+    assert "--shard-frames is 0" in refused("webdataset", "--shard-frames", "0")
     assert "a tar holds pictures itself" in refused("webdataset", "--pictures", "link")
     assert "the format takes .png files alone" in refused("cityscapes", "--pictures", "link")
     assert "use letters, digits and _" in refused("coco", "--split", "../up")

@@ -29,7 +29,7 @@ EXACT = {
 """Readers of masks, and the export for each."""
 
 OUTLINED = {
-    "pycocotools": ("coco", "--shapes", "polygons", "--things", "car"),
+    "pycocotools": ("coco", "--shapes", "polygons"),
     "datumaro cvat polygons": ("cvat", "--shapes", "polygons"),
     "label_studio_sdk polygons": ("labelstudio", "--shapes", "polygons"),
     "supervision": ("yolo-seg",),

@@ -9,12 +9,12 @@ import numpy as np
 from dedos_deploy.corpus.formats.contract import ExportFrame, ExportPicture, Format, Task
 from dedos_deploy.corpus.formats.joined import JsonLists
 from dedos_deploy.corpus.formats.objects import FrameObject, objects_of
-from dedos_deploy.corpus.formats.outlines import Outline, edge_outlines, grouped
+from dedos_deploy.corpus.formats.outlines import Outline, edge_outlines
 from dedos_deploy.errors import require
 
 
 class Coco(Format):
-    """One annotation per object; category ids are the classes' places from 1, since 0 means none."""
+    """One annotation per object, or per polygon, the largest first; category ids are the classes' places from 1, since 0 means none."""
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
@@ -27,8 +27,8 @@ class Coco(Format):
         name = self.place(f"images/{self.task.settings.split}/{frame.name}", picture)
         self._json.add("images", image_entry(frame, name))
         if self.task.settings.polygons:
-            for group in grouped(edge_outlines(frame, self.task), self.task):
-                self._annotate(frame, group[0].class_index, self._of_outlines(group, frame))
+            for outline in edge_outlines(frame, self.task):
+                self._annotate(frame, outline.class_index, self._of_outline(outline, frame))
         else:
             for one in objects_of(frame.labels, self.task.classes):
                 self._annotate(frame, one.class_index, self._of_object(one, frame))
@@ -58,13 +58,13 @@ class Coco(Format):
             "segmentation": {"size": [height, width], "counts": runs["counts"].decode("ascii")},
         }
 
-    def _of_outlines(self, group: list[Outline], frame: ExportFrame) -> dict[str, Any]:
-        polygons = [one.points_xy.ravel().tolist() for one in group]
-        runs = self._masks.merge(self._masks.frPyObjects(polygons, *frame.labels.shape))
+    def _of_outline(self, outline: Outline, frame: ExportFrame) -> dict[str, Any]:
+        polygon = outline.points_xy.ravel().tolist()
+        (runs,) = self._masks.frPyObjects([polygon], *frame.labels.shape)
         return {
             "area": int(self._masks.area(runs)),
             "bbox": self._masks.toBbox(runs).tolist(),
-            "segmentation": polygons,
+            "segmentation": [polygon],
         }
 
 

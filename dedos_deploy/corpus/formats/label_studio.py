@@ -10,6 +10,7 @@ from xml.sax.saxutils import quoteattr
 from dedos_deploy.corpus.formats.contract import ExportFrame, ExportPicture, Format, Task
 from dedos_deploy.corpus.formats.joined import Pieces
 from dedos_deploy.corpus.formats.objects import objects_of
+from dedos_deploy.corpus.formats.options import LOCAL_FILES
 from dedos_deploy.corpus.formats.outlines import edge_outlines
 from dedos_deploy.corpus.formats.run_lengths import brush_from_mask
 
@@ -29,6 +30,7 @@ class LabelStudio(Format):
         super().__init__(task)
         self._path = task.folder / "tasks.json"
         self._tasks = Pieces(self._path, "tasks")
+        self._url = LOCAL_FILES if task.settings.url is None else task.settings.url
 
     def add(self, frame: ExportFrame, picture: ExportPicture) -> None:
         name = self.place(f"images/{frame.name}", picture).partition("/")[2]
@@ -45,7 +47,7 @@ class LabelStudio(Format):
             "result": results,
         }
         entry = {
-            "data": {"image": self.task.settings.url + name, NAME: name},
+            "data": {"image": f"{self._url}{name}", NAME: name},
             "predictions": [prediction],
         }
         text = json.dumps(entry, ensure_ascii=False, allow_nan=False)

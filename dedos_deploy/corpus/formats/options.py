@@ -33,6 +33,13 @@ TWO_SHAPES = ("coco", "cvat", "labelstudio")
 
 POLYGONS_ONLY = ("yolo-seg",)
 
+LOCAL_FILES = "/data/local-files/?d=images/"
+"""Where Label Studio has files of its document root, and there pictures of an export."""
+
+SHARD_FRAMES = 1000
+
+_WITH_OBJECTS = ("coco", "coco-panoptic", "cvat", "labelstudio", "cityscapes")
+
 
 @dataclass(frozen=True)
 class ExportSettings:
@@ -46,8 +53,8 @@ class ExportSettings:
     them is unlabelled."""
 
     things: str | None = None
-    """Classes whose connected regions are objects of their own; of all others one object is all that a
-    picture shows of the class."""
+    """Of masks: classes whose connected regions are objects of their own; of all others one object is all
+    that a picture shows of the class. A polygon is of one region always."""
 
     min_confidence: float = 0.0
     """In [0, 1]: pixels that the model was less sure of are unlabelled."""
@@ -70,11 +77,11 @@ class ExportSettings:
     review: int | None = None
     """Only so many frames, those with the lowest margin, the lowest first; None for all, in order."""
 
-    url: str = "/data/local-files/?d=images/"
-    """What stands before the names of pictures in Label Studio's tasks."""
+    url: str | None = None
+    """What stands before the names of pictures in Label Studio's tasks; None for LOCAL_FILES."""
 
-    shard_frames: int = 1000
-    """Frames in each tar of a WebDataset."""
+    shard_frames: int | None = None
+    """Frames in each tar of a WebDataset; None for SHARD_FRAMES."""
 
     def __post_init__(self) -> None:
         self._check_numbers()
@@ -107,11 +114,7 @@ class ExportSettings:
     def _check_fit(self) -> None:
         if self.to not in EXPORTS:
             raise BadInputError(f"--to is {self.to!r}; it is one of {', '.join(EXPORTS)}")
-        if self.shapes is not None and self.to not in TWO_SHAPES:
-            kind = "polygons" if self.to in POLYGONS_ONLY else "masks"
-            raise BadInputError(
-                f"--shapes does nothing with {self.to}, which holds {kind}; leave it out"
-            )
+        self._check_used()
         if self.tolerance is not None and not self.polygons:
             raise BadInputError(
                 f"--tolerance is about polygons, and {self.to} gets masks here, which are exact; leave it "
@@ -120,6 +123,23 @@ class ExportSettings:
         if self.pictures == "link" and self.to == "webdataset":
             raise BadInputError(
                 "--pictures link cannot be with webdataset: a tar holds pictures itself; give copy or none"
+            )
+
+    def _check_used(self) -> None:
+        """Refuse options that would do nothing."""
+        for flag, value, formats in (
+            ("--shapes", self.shapes, TWO_SHAPES),
+            ("--things", self.things, _WITH_OBJECTS),
+            ("--url", self.url, ("labelstudio",)),
+            ("--shard-frames", self.shard_frames, ("webdataset",)),
+        ):
+            if value is not None and self.to not in formats:
+                raise BadInputError(
+                    f"{flag} does nothing with {self.to}, only with {', '.join(formats)}; leave it out"
+                )
+        if self.things is not None and self.polygons:
+            raise BadInputError(
+                "--things does nothing with polygons, each of which is of one connected region; leave it out"
             )
 
 
@@ -132,7 +152,7 @@ EXPORT_OPTIONS = (
     ),
     Option(
         "things",
-        "classes whose connected regions are objects of their own, as 'car,person' (default: none; "
+        "masks: classes whose connected regions are objects of their own, as 'car,person' (default: none; "
         "of a class that is none an object is all that a picture shows of it)",
         metavar="WORDS|FILE",
     ),
@@ -179,14 +199,14 @@ EXPORT_OPTIONS = (
         "url",
         "labelstudio: what stands before the names of pictures (default: {default})",
         metavar="PREFIX",
-        default="/data/local-files/?d=images/",
+        default=LOCAL_FILES,
     ),
     Option(
         "shard_frames",
         "webdataset: frames in each tar (default: {default})",
         type=int,
         metavar="FRAMES",
-        default=1000,
+        default=SHARD_FRAMES,
     ),
 )
 

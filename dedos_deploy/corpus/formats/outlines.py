@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,12 +112,3 @@ def _counted(
         seen = read(own, (height, width))
         task.losses.count(class_index, frame.name, frame.labels == class_index, seen)
     return outlines
-
-
-def grouped(outlines: Sequence[Outline], task: Task) -> list[list[Outline]]:
-    """Return the outlines of each object: one of a thing, of any other class all of the frame."""
-    groups: dict[int, list[Outline]] = {}
-    for place, outline in enumerate(outlines):
-        is_thing = task.classes[outline.class_index].is_thing
-        groups.setdefault(place if is_thing else -1 - outline.class_index, []).append(outline)
-    return list(groups.values())

@@ -15,6 +15,7 @@ from dedos_deploy.corpus.formats.contract import (
     Format,
     Task,
 )
+from dedos_deploy.corpus.formats.options import SHARD_FRAMES
 from dedos_deploy.label_files import unlabelled
 from dedos_deploy.runtime.sinks.files import encode_picture
 
@@ -29,10 +30,11 @@ class WebDataset(Format):
     def __init__(self, task: Task) -> None:
         super().__init__(task)
         self._tar: tarfile.TarFile | None = None
+        self._shard_frames = task.settings.shard_frames or SHARD_FRAMES
         self._none_id = unlabelled(len(task.classes))
 
     def add(self, frame: ExportFrame, picture: ExportPicture) -> None:
-        shard, place = divmod(frame.number, self.task.settings.shard_frames)
+        shard, place = divmod(frame.number, self._shard_frames)
         if place == 0:
             self._close()
             path = self.task.folder / f"{self.task.settings.split}-{shard:06d}.tar"

@@ -12,6 +12,12 @@ import pytest
 
 from dedos_deploy.calib.options import INT8_OPTIONS, Int8Options
 from dedos_deploy.cli._options import add_options, fields_of
+from dedos_deploy.corpus.formats.options import (
+    ANNOTATION_OPTIONS,
+    FORMAT_OPTIONS,
+    ExportSettings,
+    ImportSettings,
+)
 from dedos_deploy.export.options import EXPORT_OPTIONS, WEIGHT_OPTIONS, ExportOptions
 from dedos_deploy.export.weights import WeightsSource
 from dedos_deploy.options import Option, size_hw
@@ -37,6 +43,8 @@ TABLES = {
     "export": (ExportOptions, EXPORT_OPTIONS, {"int8"}),
     "weights": (WeightsSource, WEIGHT_OPTIONS, set()),
     "int8": (Int8Options, INT8_OPTIONS, set()),
+    "label export": (ExportSettings, FORMAT_OPTIONS, {"to"}),
+    "label import": (ImportSettings, ANNOTATION_OPTIONS, {"file", "source"}),
     "train": (
         TrainSettings,
         tuple(chain(*TRAIN_OPTIONS.values())),

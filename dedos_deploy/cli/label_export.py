@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from dedos_deploy.cli._main import EXIT_OK, command_parser
 from dedos_deploy.cli._options import add_options, check_run_folder, fields_of
 from dedos_deploy.cli._progress import ProgressLines
-from dedos_deploy.corpus.formats.options import EXPORT_OPTIONS, EXPORTS
+from dedos_deploy.corpus.formats.options import EXPORTS, FORMAT_OPTIONS
 from dedos_deploy.places import ALL, named
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a folder that dedos-label made"
     )
-    add_options(parser, EXPORT_OPTIONS)
+    add_options(parser, FORMAT_OPTIONS)
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object as the last line of stdout"
     )
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     from dedos_deploy.corpus.formats.exporting import export_corpus
     from dedos_deploy.corpus.formats.options import ExportSettings
 
-    settings = ExportSettings(args.to, **fields_of(args, EXPORT_OPTIONS))
+    settings = ExportSettings(args.to, **fields_of(args, FORMAT_OPTIONS))
     lists = (settings.classes, settings.things)
     read = [*named("data set", args.data, closed=True), *named("class file", *lists)]
     check_run_folder(args.output, (ALL,), read)

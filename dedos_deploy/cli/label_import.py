@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from dedos_deploy.cli._main import EXIT_OK, command_parser
 from dedos_deploy.cli._options import add_options, check_run_folder, fields_of
 from dedos_deploy.cli._progress import ProgressLines
-from dedos_deploy.corpus.formats.options import IMPORT_OPTIONS, IMPORTS
+from dedos_deploy.corpus.formats.options import ANNOTATION_OPTIONS, IMPORTS
 from dedos_deploy.places import ALL, named
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a folder that dedos-label made"
     )
-    add_options(parser, IMPORT_OPTIONS)
+    add_options(parser, ANNOTATION_OPTIONS)
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object as the last line of stdout"
     )
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     from dedos_deploy.corpus.formats.importing import import_annotations
     from dedos_deploy.corpus.formats.options import ImportSettings
 
-    settings = ImportSettings(args.file, args.source, **fields_of(args, IMPORT_OPTIONS))
+    settings = ImportSettings(args.file, args.source, **fields_of(args, ANNOTATION_OPTIONS))
     images = args.images or args.file.absolute().parent / "images"
     read = [*named("annotations", args.file), *named("class file", settings.classes)]
     check_run_folder(args.output, (ALL,), [*read, *named("folder of pictures", images)])

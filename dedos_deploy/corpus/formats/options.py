@@ -66,7 +66,7 @@ class ExportSettings:
     """Of the formats that hold both; None for masks, which are exact."""
 
     tolerance: float | None = None
-    """Pixels that a polygon may be off, 0 for every corner; None for 1.0 where there are polygons."""
+    """Pixels that a polygon may be off, 0 for every corner; None for half a pixel where there are polygons."""
 
     pictures: Pictures = "copy"
     """Whether pictures are written beside the labels, linked to, or left out."""
@@ -143,7 +143,7 @@ class ExportSettings:
             )
 
 
-EXPORT_OPTIONS = (
+FORMAT_OPTIONS = (
     Option(
         "classes",
         "classes to export, as dedos-run takes them, or a file of them (default: all); synonyms join "
@@ -177,7 +177,7 @@ EXPORT_OPTIONS = (
     ),
     Option(
         "tolerance",
-        "pixels that a polygon may be off, 0 for every corner (default: 1)",
+        "pixels that a polygon may be off, 0 for every corner (default: 0.5)",
         type=float,
         metavar="PIXELS",
     ),
@@ -197,16 +197,14 @@ EXPORT_OPTIONS = (
     ),
     Option(
         "url",
-        "labelstudio: what stands before the names of pictures (default: {default})",
+        f"labelstudio: what stands before the names of pictures (default: {LOCAL_FILES})",
         metavar="PREFIX",
-        default=LOCAL_FILES,
     ),
     Option(
         "shard_frames",
-        "webdataset: frames in each tar (default: {default})",
+        f"webdataset: frames in each tar (default: {SHARD_FRAMES})",
         type=int,
         metavar="FRAMES",
-        default=SHARD_FRAMES,
     ),
 )
 
@@ -235,7 +233,7 @@ class ImportSettings:
     """Of the label folder."""
 
 
-IMPORT_OPTIONS = (
+ANNOTATION_OPTIONS = (
     Option(
         "classes",
         "classes of the label folder, as dedos-run takes them, or a file of them (default: the labels of "

@@ -15,8 +15,8 @@ from dedos_deploy.runtime.regions import polygons_of
 Points = NDArray[np.float64]
 """float64 [N, 2], N at least 3: columns and rows."""
 
-TOLERANCE = 1.0
-"""Of polygons where none is asked for, as of `Segmentation.polygons`."""
+TOLERANCE = 0.5
+"""Pixels that polygons may be off where none is asked for: at 1, things two pixels wide are halved."""
 
 _FEWEST_POINTS = 3
 _INSET = 0.25

@@ -34,7 +34,7 @@ def commands() -> list[str]:
 
 def test_there_are_commands_to_check() -> None:
     verbs = {line.split()[0] for line in commands()}
-    tools = ("train", "export", "eval", "run", "bench", "doctor")
+    tools = ("train", "export", "eval", "run", "label", "bench", "doctor")
     assert verbs == {f"dedos-{tool}" for tool in tools}
 
 

@@ -24,8 +24,8 @@ from dedos_deploy.spec import BACKGROUNDS
 if TYPE_CHECKING:
     from dedos_deploy.bundle import Bundle
     from dedos_deploy.corpus.beginning import Wanted
+    from dedos_deploy.corpus.course import Outcome
     from dedos_deploy.corpus.labelling import Job
-    from dedos_deploy.corpus.loop import Outcome
     from dedos_deploy.vocabulary import Vocabulary
 
 EXIT_WITH_ERRORS = 3

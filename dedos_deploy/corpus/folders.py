@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from dedos_deploy.borders import Refusal
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
+_WITHOUT_FOLDERS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "hf")
+"""Object stores, where a name with slashes needs no folder."""
+
 _PURPOSE = "reading and writing addresses such as s3:// and hf://"
 
 
@@ -172,7 +175,7 @@ class _RemoteFolder(Folder):
 
     def write(self, name: str, content: bytes) -> None:
         with foreign(self._unwritten(name)):
-            self._files.makedirs(posixpath.dirname(self._at(name)), exist_ok=True)
+            self._make_folder(name)
             self._files.pipe_file(self._at(name), content)
 
     @contextlib.contextmanager
@@ -181,7 +184,7 @@ class _RemoteFolder(Folder):
             path = Path(folder) / "part"
             yield path
             with foreign(self._unwritten(name)):
-                self._files.makedirs(posixpath.dirname(self._at(name)), exist_ok=True)
+                self._make_folder(name)
                 self._files.put_file(str(path), self._at(name))
 
     def names(self, folder: str) -> list[str]:
@@ -193,6 +196,11 @@ class _RemoteFolder(Folder):
                 return []
         files = (entry["name"] for entry in found if entry["type"] == "file")
         return sorted(posixpath.join(folder, posixpath.basename(name)) for name in files)
+
+    def _make_folder(self, name: str) -> None:
+        # There a misspelt bucket would be made.
+        if scheme_of(self.address) not in _WITHOUT_FOLDERS:
+            self._files.makedirs(posixpath.dirname(self._at(name)), exist_ok=True)
 
     def _at(self, name: str) -> str:
         return posixpath.join(self._path, name)

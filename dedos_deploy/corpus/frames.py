@@ -21,6 +21,7 @@ from dedos_deploy.corpus.folders import file_system, scheme_of, unreachable
 from dedos_deploy.errors import BadInputError, listed, require
 from dedos_deploy.files import open_regular, read_regular
 from dedos_deploy.pictures import IMAGE_SUFFIXES, coloured
+from dedos_deploy.runtime.opencv import quiet_opencv
 from dedos_deploy.runtime.sources.bags import is_bag
 from dedos_deploy.runtime.sources.opening import open_source
 from dedos_deploy.runtime.uri import settings_of
@@ -173,7 +174,8 @@ def _decoded(content: object, number: int, name: str) -> InputFrame:
     if not isinstance(content, bytes):
         return InputFrame(number, None, None, f"{name} holds no bytes of a picture")
     try:
-        picture = coloured(content, name=name)
+        with quiet_opencv():
+            picture = coloured(content, name=name)
     except BadInputError as error:
         return InputFrame(number, None, None, str(error))
     if picture is None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
-import posixpath
 import re
 import tarfile
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -42,6 +42,7 @@ TAKES = (
 _GLOB_LETTERS = re.compile(r"[*\[]")
 _WITH_SETTINGS = re.compile(r"(.*\.(?:parquet|mcap|bag|db3))\?(\w+=.*)", re.IGNORECASE | re.DOTALL)
 _OPENED_AT_ONCE = 8
+_opening = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -133,20 +134,19 @@ def _remote(address: str) -> list[str]:
         if _GLOB_LETTERS.search(path):
             names = files.glob(path)
         elif files.isfile(path):
-            return [address]
+            return [files.unstrip_protocol(path)]
         else:
-            names = _outside_data_sets(files.find(path))
+            names = _shown(path, files.find(path))
         found = [files.unstrip_protocol(name) for name in names]
     return sorted((name for name in found if name.lower().endswith(SUFFIXES)), key=natural_order)
 
 
-def _outside_data_sets(names: Sequence[str]) -> list[str]:
+def _shown(top: str, names: Sequence[str]) -> list[str]:
+    """Return the names below a folder that lie in no data set of labels and in no hidden folder."""
     ends = f"/{INFO_FILE}"
-    tops = tuple(name.removesuffix(INFO_FILE) for name in names if name.endswith(ends))
+    sets = tuple(name.removesuffix(INFO_FILE) for name in names if name.endswith(ends))
     return [
-        name
-        for name in names
-        if not (name.startswith(tops) or posixpath.basename(name).startswith("."))
+        name for name in names if not name.startswith(sets) and "/." not in name.removeprefix(top)
     ]
 
 
@@ -168,7 +168,8 @@ def _count(source: str) -> Counted:
             return Counted(source, _count_rows(source), True)
         if kind == "samples":
             return Counted(source, _count_samples(source), True)
-        with on_disk(source) as path, open_source(path) as frames:
+        # One at a time: FFmpeg's options, which some videos need, are those of the whole process.
+        with _opening, on_disk(source) as path, open_source(path) as frames:
             return Counted(source, frames.frames, False)
     except MissingExtraError:
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import time
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dedos_deploy.bundle import Bundle
 from dedos_deploy.closing import Closing
 from dedos_deploy.corpus.folders import folder_at
 from dedos_deploy.corpus.frames import FrameReader
@@ -94,15 +96,25 @@ class ShardLabeller(Closing):
         self._words_sha256 = job.words_sha256
         self._folder = folder_at(job.output)
         self._reader: FrameReader | None = None
-        self._segmenter = Segmenter.load(
-            job.bundle,
-            classes=job.vocabulary,
-            engine=job.engine,
-            background=job.background,
-            threshold=job.threshold,
-            threads=job.threads,
-            gpu=job.gpu,
-        )
+        with contextlib.ExitStack() as opened:
+            bundle = opened.enter_context(Bundle.open(job.bundle))
+            if bundle.sha256 != job.bundle_sha256:
+                raise BadInputError(
+                    f"{job.bundle!r} is another bundle here ({bundle.sha256[:12]}) than where the run began "
+                    f"({job.bundle_sha256[:12]}); give all machines the same"
+                )
+            self._segmenter = opened.enter_context(
+                Segmenter.load(
+                    bundle,
+                    classes=job.vocabulary,
+                    engine=job.engine,
+                    background=job.background,
+                    threshold=job.threshold,
+                    threads=job.threads,
+                    gpu=job.gpu,
+                )
+            )
+            self._closing = opened.pop_all()
         self._least = _least_scores(self._segmenter.thresholds)
 
     def label(
@@ -128,7 +140,7 @@ class ShardLabeller(Closing):
     def close(self) -> None:
         """Close the source that is open, and the engine."""
         self._leave_source()
-        self._segmenter.close()
+        self._closing.close()
 
     def _rows(
         self,

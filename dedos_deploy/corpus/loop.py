@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
 
 from dedos_deploy.corpus.beginning import Begun
+from dedos_deploy.corpus.course import Course, Outcome
 from dedos_deploy.corpus.labelling import Job
 from dedos_deploy.corpus.plan import Plan
 from dedos_deploy.corpus.workers import Heard, Workers
@@ -19,33 +16,6 @@ from dedos_deploy.progress import QUIET, Progress
 LOOK_S = 0.1
 MOST_TRIES = 2
 """A shard at which so many workers ended without a word is left out."""
-
-
-@dataclass
-class Outcome:
-    """What became of a run."""
-
-    folder: str
-    shards: int = 0
-    """Of the corpus."""
-
-    done: int = 0
-    """Shards that are labelled, by this run or an earlier one."""
-
-    frames: int = 0
-    """Labelled by this run."""
-
-    seconds: float = 0.0
-    """From the first worker that was ready to the last shard."""
-
-    errors: list[Mapping[str, Any]] = field(default_factory=list)
-    """All that `errors.jsonl` has."""
-
-    lost: dict[int, str] = field(default_factory=dict)
-    """Shards at which workers ended without a word, and how."""
-
-    stopped: bool = False
-    """Whether somebody asked for the end before it came."""
 
 
 def label_shards(
@@ -70,23 +40,18 @@ class _Run:
     """One run of the loop."""
 
     def __init__(self, begun: Begun, stop: threading.Event, progress: Progress) -> None:
-        manifest = begun.manifest
-        self._begun, self._manifest = begun, manifest
+        self._manifest = begun.manifest
         self._stop, self._progress = stop, progress
-        self._before = begun.shards_done()
-        self._plan = Plan(manifest, self._before)
-        self._outcome = Outcome(begun.folder.address, len(manifest), len(self._before))
-        self._frames = sum(map(manifest.frames, range(len(manifest))))
-        self._frames_done = sum(map(manifest.frames, self._before))
+        self._course = Course(begun, progress)
+        self._plan = Plan(begun.manifest, self._course.before)
         self._at: dict[int, int] = {}
         """Shard that each worker is at."""
         self._told: dict[int, int] = {}
         """Frames of it that are done."""
         self._tries: Counter[int] = Counter()
-        self._ready_s: float | None = None
 
     def run(self, job: Job, workers: int) -> Outcome:
-        """Label what is left, and say what is wrong in `errors.jsonl`."""
+        """Label what is left."""
         if self._plan.left:
             with Workers(job) as pool:
                 for _ in range(min(workers, self._plan.left)):
@@ -94,14 +59,8 @@ class _Run:
                 while len(pool) and not self._stop.is_set():
                     for heard in pool.heard(LOOK_S):
                         self._hear(heard, pool)
-                    self._tell()
-            self._outcome.stopped = self._stop.is_set()
-        if self._ready_s is not None:
-            self._outcome.seconds = time.monotonic() - self._ready_s
-        if not self._outcome.stopped:
-            self._outcome.errors[:0] = self._begun.errors_of(self._before)
-            self._begun.write_errors(self._outcome.errors)
-        return self._outcome
+                    self._course.tell(sum(self._told.values()))
+        return self._course.finish(stopped=self._stop.is_set())
 
     def _hear(self, heard: Heard, workers: Workers) -> None:
         if heard.error is not None:
@@ -110,16 +69,12 @@ class _Run:
             self._replace(heard, workers)
             return
         self._told[heard.worker] = heard.frames
-        if heard.kind == "ready" and self._ready_s is None:
-            self._begun.write()
-            self._ready_s = time.monotonic()
+        if heard.kind == "ready":
+            self._course.ready()
         if heard.report is not None:
-            shard = self._at.pop(heard.worker)
+            del self._at[heard.worker]
             self._told[heard.worker] = 0
-            self._frames_done += self._manifest.frames(shard)
-            self._outcome.done += 1
-            self._outcome.frames += heard.report.frames
-            self._outcome.errors += heard.report.errors
+            self._course.done(heard.report)
         if heard.kind in ("ready", "done"):
             self._give(heard.worker, workers)
 
@@ -142,7 +97,7 @@ class _Run:
         self._progress.warn(f"a process {heard.text} at shard {shard}")
         is_lost = self._tries[shard] == MOST_TRIES
         if is_lost:
-            self._outcome.lost[shard] = heard.text
+            self._course.outcome.lost[shard] = heard.text
         self._plan.leave(heard.worker, None if is_lost else shard)
         if self._plan.left:
             workers.start()
@@ -155,19 +110,3 @@ class _Run:
             )
         self._progress.warn(f"a process {heard.text} before it could label; going on without it")
         self._plan.leave(heard.worker, None)
-
-    def _tell(self) -> None:
-        """Say how far it is."""
-        if self._ready_s is None:
-            return
-        seconds = max(1e-3, time.monotonic() - self._ready_s)
-        here = sum(self._told.values())
-        rate = (self._outcome.frames + here) / seconds
-        text = f"shard {self._outcome.done} of {self._outcome.shards}"
-        fraction = self._outcome.done / self._outcome.shards
-        if self._manifest.is_counted:
-            done = self._frames_done + here
-            fraction, text = done / max(1, self._frames), f"frame {done:,} of {self._frames:,}"
-        errors = len(self._outcome.errors)
-        wrong = f", {errors} could not be read" if errors else ""
-        self._progress.reached(min(1.0, fraction), f"{text}, {rate:.1f} frames/s{wrong}")

@@ -114,6 +114,7 @@ def test_what_is_on_top_has_the_pixels(
     write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shapes = mask("car", (0, 0, 8, 12), layer=3) + mask("road", (4, 0, 8, 12), layer=1)
+    shapes += mask("car", (0, 6, 4, 4), layer=3)  # twice the same is no overlap of classes
     shapes += mask("road", (0, 0, 2, 2), layer=3) + "<box/><tag/><box/>"
     folder = bring_in(write(cvat(shapes)), "cvat", tmp_path / "yard", "--json")
     labels = labels_of(folder)["a"]

@@ -138,6 +138,10 @@ def test_things_are_segments_of_their_own(
     count, _ = cv2.connectedComponents((frames[0].label_map == 2).view(np.uint8), connectivity=8)
     of_class = [sum(one["category_id"] == place for one in segments) for place in (1, 2, 3, 4)]
     assert of_class == [1, 1, count - 1, 1] and count > 3
+    areas = [one["area"] for one in segments]
+    assert areas == sorted(areas, reverse=True), (
+        "tools draw in this order, and small ones lie on top"
+    )
     bgr = cv2.imread(str(output / "annotations/panoptic_train/Bild_0.png")).astype(int)
     ids = bgr[..., 2] + 256 * bgr[..., 1] + 65536 * bgr[..., 0]
     assert [int((ids == one["id"]).sum()) for one in segments] == [one["area"] for one in segments]
@@ -266,6 +270,17 @@ def test_outlines_without_holes_are_exact(
         holes = shares.pop("car")
         assert set(shares.values()) == {1.0}, to
         assert holes == pytest.approx(1 - 4 / 56)
+
+
+def test_an_outline_lies_between_the_middles_and_the_edges_of_its_pixels(tmp_path: Path) -> None:
+    """So that no reader has to decide about a point that is on it."""
+    label_map = np.full((8, 10), NONE, np.uint8)
+    label_map[2:4, 5:8] = 0
+    path = write_pictures(tmp_path / "p", 1, (8, 10))[0]
+    corpus = write_corpus(tmp_path / "set", [Labelled(path, label_map)])
+    output = export(corpus, "cvat", tmp_path / "out", "--shapes", "polygons")
+    points = 'points="5.25,2.25;5.25,3.75;7.75,3.75;7.75,2.25"'
+    assert points in (output / "annotations.xml").read_text()
 
 
 Refused = Callable[..., str]

@@ -17,6 +17,7 @@ from corpora import HASH, NAMES, NONE, Labelled, blobs, export, write_corpus, wr
 from PIL import Image
 
 from dedos_deploy.cli.label import main
+from dedos_deploy.corpus import Corpus, LabelledFrame
 from dedos_deploy.corpus.formats import exporting
 from dedos_deploy.corpus.formats.exporting import FORMATS
 from dedos_deploy.corpus.formats.importing import READERS
@@ -217,6 +218,29 @@ def test_frames_of_videos_are_encoded_and_cannot_be_linked_to(
     command = ["export", str(corpus), "--to", "coco", "--pictures", "link"]
     assert main([*command, "--output", str(tmp_path / "linked")]) == 2
     assert "it is no file of one picture; give --pictures copy" in capsys.readouterr().err
+
+
+def test_a_video_is_read_once_whatever_the_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = "scene:street?frames=4&size=48x64"
+    frames = [Labelled(source, blobs(n), margin=1 - n / 9, frame=n) for n in range(4)]
+    corpus = write_corpus(tmp_path / "set", frames)
+    in_order = export(corpus, "cvat", tmp_path / "in_order")
+    asked = []
+    picture = Corpus.picture
+
+    def counted(self: Corpus, row: LabelledFrame) -> object:
+        asked.append(row.frame)
+        return picture(self, row)
+
+    monkeypatch.setattr(Corpus, "picture", counted)
+    least_certain = export(corpus, "cvat", tmp_path / "review", "--review", "3")
+    assert asked == [1, 2, 3]
+    with (least_certain / "frames.csv").open(newline="") as file:
+        assert [row["frame"] for row in csv.DictReader(file)] == ["3", "2", "1"]
+    for path in (least_certain / "images").iterdir():
+        assert path.read_bytes() == (in_order / "images" / path.name).read_bytes()
 
 
 def test_equal_names_are_told_apart(tmp_path: Path) -> None:

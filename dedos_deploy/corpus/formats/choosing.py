@@ -8,7 +8,6 @@ import math
 import os
 import posixpath
 import re
-from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,14 +45,6 @@ class Choice:
         for index, (_, places) in enumerate(chosen):
             self._index_of_id[[info.classes[place].id for place in places]] = index
 
-    def rows(self, corpus: Corpus) -> Iterator[LabelledFrame]:
-        """Yield the rows to export: all, or those that are least certain, the least first."""
-        count = self._settings.review
-        if count is None:
-            yield from corpus
-        else:
-            yield from heapq.nsmallest(count, corpus, key=lambda row: (row.margin, row.key))
-
     def labels(self, row: LabelledFrame) -> Labels:
         """Return the labels of a frame, uint16 [H, W]: indices of `classes`, or UNLABELLED.
 
@@ -64,6 +55,11 @@ class Choice:
             sure = math.ceil(255 * self._settings.min_confidence)
             labels[_confidence(row) < sure] = UNLABELLED
         return without_small(labels, self._settings.min_area)
+
+
+def least_certain(corpus: Corpus, count: int) -> list[LabelledFrame]:
+    """Return the rows with the lowest margin, the lowest first; no more than these are kept in memory."""
+    return heapq.nsmallest(count, corpus, key=lambda row: (row.margin, row.key))
 
 
 def _confidence(row: LabelledFrame) -> NDArray[np.uint8]:

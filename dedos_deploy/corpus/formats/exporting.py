@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from dedos_deploy.corpus.dataset import Corpus
-from dedos_deploy.corpus.formats.choosing import Choice, FrameNames
+from dedos_deploy.corpus.formats.choosing import Choice, FrameNames, least_certain
 from dedos_deploy.corpus.formats.cityscapes import Cityscapes
 from dedos_deploy.corpus.formats.coco import Coco
 from dedos_deploy.corpus.formats.coco_panoptic import CocoPanoptic
@@ -121,7 +122,8 @@ def _made_by(info: CorpusInfo) -> str:
 def _written(corpus: Corpus, choice: Choice, writer: Format, progress: Progress) -> int:
     """Write all frames, and return how many there are."""
     settings = writer.task.settings
-    pictures = PictureSource(corpus, settings.pictures, writer.suffix)
+    scratch = writer.task.folder.parent / "read_ahead"
+    pictures = PictureSource(corpus, settings.pictures, writer.suffix, scratch)
     names = FrameNames()
     total = len(corpus)
     if settings.review is not None:
@@ -131,13 +133,25 @@ def _written(corpus: Corpus, choice: Choice, writer: Format, progress: Progress)
             f"the data set {corpus.folder.address!r} has no frame; label some first"
         )
     with _FrameList(writer.task.folder) as listed, progress.part(1, 1, "writing frames"):
-        for number, row in enumerate(progress.counted(choice.rows(corpus), total, "frame")):
+        rows: Iterable[LabelledFrame] = corpus
+        if settings.review is not None:
+            reviewed = least_certain(corpus, settings.review)
+            pictures.read_ahead(reviewed)
+            rows = _taken(reviewed)
+        for number, row in enumerate(progress.counted(rows, total, "frame")):
             name = writer.frame_name(number, names.of(row))
             frame = ExportFrame(number, name, row.key, row.margin, choice.labels(row))
             writer.add(frame, pictures.of(row))
             listed.add(name, row)
         writer.finish()
     return number + 1
+
+
+def _taken(rows: list[LabelledFrame]) -> Iterator[LabelledFrame]:
+    """Yield and forget: a row that was asked for its label map keeps it."""
+    rows.reverse()
+    while rows:
+        yield rows.pop()
 
 
 class _FrameList:

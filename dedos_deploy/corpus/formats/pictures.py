@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import posixpath
+from collections.abc import Iterable
 from pathlib import Path
 
 from dedos_deploy.borders import foreign
@@ -25,13 +27,28 @@ _ENCODED = ".jpg"
 class PictureSource:
     """Gives the picture of every row of a data set, as it was labelled: upright.
 
-    suffix: what a format takes, None for any.
+    suffix: what a format takes, None for any; scratch: a folder that need not exist, for `read_ahead`.
     """
 
-    def __init__(self, corpus: Corpus, pictures: Pictures, suffix: str | None) -> None:
+    def __init__(
+        self, corpus: Corpus, pictures: Pictures, suffix: str | None, scratch: Path
+    ) -> None:
         self._corpus = corpus
         self._pictures = pictures
         self._suffix = suffix
+        self._scratch = scratch
+
+    def read_ahead(self, rows: Iterable[LabelledFrame]) -> None:
+        """Encode the frames of videos and their like in the order in which they are read.
+
+        For rows that are asked for in another order: a video would be read from its start for each.
+        """
+        if self._pictures != "copy":
+            return
+        self._scratch.mkdir()
+        for row in sorted(rows, key=lambda row: (row.source, row.frame)):
+            if kind_of(row.source) != "picture":
+                self._ahead(row).write_bytes(self._encoded(row))
 
     def of(self, row: LabelledFrame) -> ExportPicture:
         """Return a row's picture. Raises BadInputError for one that cannot be read or linked to."""
@@ -46,8 +63,21 @@ class PictureSource:
             return self._link(row, own, fits=fits)
         if own is not None and fits:
             return ExportPicture(own, content)
-        suffix = self._suffix or _ENCODED
-        return ExportPicture(suffix, encode_picture(suffix, self._corpus.picture(row)))
+        return ExportPicture(self._suffix or _ENCODED, self._content(row))
+
+    def _content(self, row: LabelledFrame) -> bytes:
+        ahead = self._ahead(row)
+        if not ahead.exists():
+            return self._encoded(row)
+        content = ahead.read_bytes()
+        ahead.unlink()
+        return content
+
+    def _encoded(self, row: LabelledFrame) -> bytes:
+        return encode_picture(self._suffix or _ENCODED, self._corpus.picture(row))
+
+    def _ahead(self, row: LabelledFrame) -> Path:
+        return self._scratch / hashlib.sha256(row.key.encode()).hexdigest()
 
     def _link(self, row: LabelledFrame, own: str | None, *, fits: bool) -> ExportPicture:
         if own is None or not fits or scheme_of(row.source) is not None:

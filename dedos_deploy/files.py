@@ -235,7 +235,10 @@ def _refuse_irregular(status: os.stat_result, path: str | os.PathLike[str]) -> N
 
 
 def replace_folder(staging: Path, dest: Path) -> None:
-    """Rename a finished folder to `dest`, in place of one that stands there. Raises OSError."""
+    """Give a finished folder the name `dest`, in place of a folder that has it, if any.
+
+    Raises OSError; what stood there has its name again then.
+    """
     if not dest.exists():
         os.rename(staging, dest)
         return

@@ -28,10 +28,12 @@ from dedos_deploy.vocabulary import canonical_word
 UNLABELLED = 255
 UNLABELLED_16 = 65535
 
+SIDES_EXCHANGED = 5
+"""From this EXIF orientation on a picture's sides are exchanged when it is shown."""
+
 Items = tuple[tuple[Path, Path], ...]
 
 _NO_CLASS = 65534
-_SIDES_EXCHANGED = 5
 _TURNS: dict[int, Callable[[NDArray[np.uint16]], NDArray[np.uint16]]] = {
     5: np.transpose,
     6: lambda labels: np.rot90(labels, -1),
@@ -200,7 +202,7 @@ def read_values(item: tuple[Path, Path]) -> tuple[NDArray[np.uint8], NDArray[np.
     image, orientation = open_turned(item[0])
     labels = read_label_values(item[1])
     shown = image.shape[:2]
-    stored = shown[::-1] if orientation >= _SIDES_EXCHANGED else shown
+    stored = shown[::-1] if orientation >= SIDES_EXCHANGED else shown
     if orientation != 1 and labels.shape == shown == stored:
         raise BadInputError(
             f"picture {str(item[0])!r} has EXIF orientation {orientation}, and its labels may have "

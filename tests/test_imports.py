@@ -50,7 +50,7 @@ ALLOWED: dict[str, set[str]] = {
     "runtime.flow": {"runtime", "runtime.sinks", "runtime.sources"},
     "runtime.serving": {"runtime", "runtime.flow", "runtime.sinks", "runtime.sources"},
     "evaluation": BELOW,
-    "corpus": {"bundle"} | RUNTIME,
+    "corpus": {"bundle", "evaluation"} | RUNTIME,
     "bench": BELOW,
     "calib": BELOW | {"evaluation"},
     "export": BELOW | {"calib", "evaluation"},

@@ -12,6 +12,12 @@ import pytest
 
 from dedos_deploy.calib.options import INT8_OPTIONS, Int8Options
 from dedos_deploy.cli._options import add_options, fields_of
+from dedos_deploy.corpus.formats.options import (
+    ANNOTATION_OPTIONS,
+    FORMAT_OPTIONS,
+    ExportSettings,
+    ImportSettings,
+)
 from dedos_deploy.export.options import EXPORT_OPTIONS, WEIGHT_OPTIONS, ExportOptions
 from dedos_deploy.export.triton_options import TRITON_OPTIONS, TritonOptions
 from dedos_deploy.export.weights import WeightsSource
@@ -40,6 +46,8 @@ TABLES = {
     "weights": (WeightsSource, WEIGHT_OPTIONS, set()),
     "int8": (Int8Options, INT8_OPTIONS, set()),
     "triton": (TritonOptions, TRITON_OPTIONS, set()),
+    "label export": (ExportSettings, FORMAT_OPTIONS, {"to"}),
+    "label import": (ImportSettings, ANNOTATION_OPTIONS, {"file", "source"}),
     "train": (
         TrainSettings,
         tuple(chain(*TRAIN_OPTIONS.values())),

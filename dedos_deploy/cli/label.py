@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 EXIT_WITH_ERRORS = 3
 """All was labelled that could be read, and some could not."""
 
-VERBS = {"verify": "label_verify"}
+VERBS = {"export": "label_export", "import": "label_import", "verify": "label_verify"}
 
 ERRORS_FILE = "errors.jsonl"
 HOLDS = ("labels/*.parquet", "dataset.json", "manifest.parquet", ERRORS_FILE)
@@ -50,6 +50,10 @@ examples:
       one frame in 25 of videos in a bucket, into another; needs fsspec's package for it, s3fs
   dedos-label verify labels
       proves that every frame of the inputs is there once, and whole
+  dedos-label export labels --to cvat --review 50 --output to_correct
+      the frames that it was least sure of, for an annotation tool
+  dedos-label import to_correct/annotations.xml --from cvat --output yard
+      what was corrected there, as a label folder to train and tune on
 
 inputs:    pictures, videos, .mcap and .bag recordings (drive.mcap?topic=/image), Parquet files with pictures
            in a column (rows.parquet?column=image), .tar files of a WebDataset, folders and "quoted/**/*.jpg"

@@ -17,20 +17,21 @@ from dedos_deploy.evaluation.records import ImageRecord
 from dedos_deploy.evaluation.thresholds import ThresholdCounts
 from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.spec import NONE_UINT16
+from dedos_deploy.training.word_bounds import Bounds, lower_bounds
 from dedos_deploy.training.word_data import FEWEST_FRAMES, WordData
 from dedos_deploy.training.word_heads import WordHead
 from dedos_deploy.training.word_tuning import Seen, TuneSettings, Words, tuned_rounds
 
 FOLDS = FEWEST_FRAMES
 MOST_LOST = 0.02
-"""IoU on held-out frames that no class may lose."""
+"""IoU on held-out frames that no class may lose, by the lower bound of its gain."""
 
 LEAST_GAIN = 0.01
 """Mean IoU that tuned words must gain on held-out frames: less is no reason to leave the text, and was
 lost again on frames that came later."""
 
 _ALONE = 0.005
-"""IoU lost from which a word is tried with its own row instead of the tuned one."""
+"""IoU that a word may lose, by the lower bound of its gain, before its own row is tried again."""
 
 _NEGATIVE_FRAMES = 8
 """Frames on which negatives compete: a long list takes its time."""
@@ -92,9 +93,8 @@ class Judge:
     def choose(self, settings: TuneSettings, progress: Progress = QUIET) -> Choice:
         """Return when to stop, by frames that took no part; progress: counts rounds.
 
-        Of the rounds, each also with words that lost put back, the one of highest mean IoU is taken
-        among those by which no class loses more than MOST_LOST, if it is LEAST_GAIN higher than that of
-        the words themselves.
+        Of the rounds, each also with words put back whose gain is not sure, the one of the surest mean
+        gain is taken: see `best_of`.
         """
         own: Rows = [self._words.rows] * FOLDS
         before = self._confusions(own)
@@ -121,8 +121,8 @@ class Judge:
         return found
 
     def _without_losers(self, choice: Choice) -> Iterator[Choice]:
-        """Yield a choice in which words that lost have their own rows again, then one without those
-        that lose now, or that take from a class which loses all the same."""
+        """Yield a choice in which words that may lose have their own rows again, then one without
+        those that may lose now, or that take from a class which loses all the same."""
         while True:
             back = torch.from_numpy(to_put_back(choice, self._words))
             moving = choice.moving & ~back[list(self._words.slot_ids)]
@@ -206,14 +206,18 @@ class Judge:
         ]
 
 
+def bounds_of(choice: Choice) -> Bounds:
+    """Return how much the classes gain at least."""
+    return lower_bounds(choice.before, choice.after, parts_of(len(choice.before)))
+
+
 def to_put_back(choice: Choice, words: Words) -> NDArray[np.bool_]:
-    """Return bool [classes]: moved words that lost, or else the one that other classes lose most to."""
-    before, after = _whole(choice.before), _whole(choice.after)
+    """Return bool [classes]: moved words that may lose, or else the one that other classes lose most to."""
+    before, after, low = _whole(choice.before), _whole(choice.after), bounds_of(choice).classes
     moved = np.zeros(before.classes, dtype=bool)
     moved[[words.slot_ids[slot] for slot in torch.nonzero(choice.moving)[:, 0].tolist()]] = True
-    lost = np.nan_to_num(before.iou) - np.nan_to_num(after.iou)
-    found: NDArray[np.bool_] = moved & (lost > _ALONE)
-    losers = lost > MOST_LOST
+    found: NDArray[np.bool_] = moved & (low < -_ALONE)
+    losers = low < -MOST_LOST
     if found.any() or not losers.any():
         return found
     grown = (after.matrix - before.matrix)[: len(moved), : len(moved)].clip(min=0)
@@ -228,11 +232,21 @@ def put_back(words: Words, tuned: Tensor, moving: Tensor) -> Tensor:
 
 
 def best_of(none: Choice, tried: Sequence[Choice]) -> Choice:
-    """Return the choice of highest mean IoU on held-out frames by which no class loses more than
-    MOST_LOST, or `none`, which leaves the words alone, where that gains less than LEAST_GAIN."""
-    allowed = [one for one in tried if _most_lost(one) <= MOST_LOST]
-    best = max([none, *allowed], key=lambda one: mean_iou_of(one.after))
-    return best if mean_iou_of(best.after) >= mean_iou_of(none.after) + LEAST_GAIN else none
+    """Return the choice whose mean gain on held-out frames has the highest lower bound, or `none`,
+    which leaves the words alone.
+
+    No class may lose more than MOST_LOST, and the mean must not lose, by their lower bounds; and the
+    mean gain itself must be LEAST_GAIN.
+    """
+    least = mean_iou_of(none.after) + LEAST_GAIN
+    sure = [
+        (bounds.mean, one)
+        for one in tried
+        if mean_iou_of(one.after) >= least
+        and (bounds := bounds_of(one)).mean >= 0
+        and bounds.classes.min() >= -MOST_LOST
+    ]
+    return max(sure, key=lambda pair: pair[0])[1] if sure else none
 
 
 def iou_by_name(data: WordData, confusions: Sequence[Confusion]) -> Mapping[str, float | None]:
@@ -262,14 +276,3 @@ def _whole(confusions: Sequence[Confusion]) -> Confusion:
 def mean_iou_of(confusions: Sequence[Confusion]) -> float:
     """Return miou_present over frames."""
     return _whole(confusions).miou_present
-
-
-def _iou(confusions: Sequence[Confusion]) -> NDArray[np.float64]:
-    """Return the IoU of every class, 0 for what is not there."""
-    return np.nan_to_num(_whole(confusions).iou)
-
-
-def _most_lost(choice: Choice) -> float:
-    labelled = _whole(choice.before).labelled > 0
-    lost = _iou(choice.before) - _iou(choice.after)
-    return float(lost[labelled].max(initial=0.0))

@@ -27,6 +27,7 @@ from dedos_deploy.presets import DenseConfig, ModelConfig
 from dedos_deploy.progress import Progress
 from dedos_deploy.runtime import Segmenter
 from dedos_deploy.training.setup import checkpoint_path
+from dedos_deploy.training.word_bounds import lower_bounds
 from dedos_deploy.training.word_data import WordData, WordFrame
 from dedos_deploy.training.word_heads import WordHead, word_head
 from dedos_deploy.training.word_judging import (
@@ -42,6 +43,7 @@ from dedos_deploy.training.word_judging import (
 from dedos_deploy.training.word_tuning import Seen, TuneSettings, Words, see, tuned_rounds
 from dedos_deploy.training.words import Given, TuneRequest, tune_words
 from dedos_deploy.vocabulary import parse_vocabulary, vocabulary_from_file
+from dedos_deploy.words_file import save_words_file
 
 LEFT, RIGHT, THIRD = (0.8, 0.6, 0.0), (0.6, 0.8, 0.0), (0.0, 0.0, 1.0)
 CONFUSED = torch.nn.functional.normalize(
@@ -215,6 +217,62 @@ def test_what_loses_is_put_back_and_then_what_takes_from_it() -> None:
     assert to_put_back(own, words).tolist() == [False, True, False]
 
 
+def sides_of(before: list[float], after: list[float]) -> tuple[tuple[Confusion, ...], ...]:
+    """Return two sides of eight frames by the first class's IoU in each of the four parts; the second
+    class is right."""
+    sides = []
+    for iou in (before, after):
+        frames = [Confusion(2) for _ in range(8)]
+        for frame, value in zip(frames, np.repeat(iou, 2), strict=True):
+            frame.matrix[0] = [round(100 * value), 0, 100 - round(100 * value)]
+            frame.matrix[1, 1] = 100
+        sides.append(tuple(frames))
+    return tuple(sides)
+
+
+def test_a_gain_that_one_part_alone_shows_is_not_sure() -> None:
+    parts = parts_of(8)
+    even = lower_bounds(*sides_of([0.5] * 4, [0.6] * 4), parts)
+    assert even.classes == pytest.approx([0.1, 0.0]) and even.mean == pytest.approx(0.05)
+    uneven = lower_bounds(*sides_of([0.5] * 4, [0.9, 0.5, 0.5, 0.5]), parts)
+    # The mean of four gains 0.4, 0, 0, 0 less its standard error: 0.1 - 0.2 / sqrt(4).
+    assert uneven.classes == pytest.approx([0.0, 0.0], abs=1e-9)
+    worse = lower_bounds(*sides_of([0.5] * 4, [0.98, 0.46, 0.46, 0.5]), parts)
+    assert worse.classes[0] < -0.02, "0.1 is gained on average, by one part and against two"
+
+
+def test_a_class_that_one_part_shows_has_its_gain_as_bound() -> None:
+    before, after = sides_of([0.5] * 4, [0.4] * 4)
+    for side in (before, after):
+        for frame in side[2:]:
+            frame.matrix[0] = 0
+    low = lower_bounds(before, after, parts_of(8))
+    assert low.classes == pytest.approx([-0.1, 0.0])
+
+
+def test_words_whose_gain_is_not_sure_get_their_own_rows_again() -> None:
+    words = Words(CONFUSED[:2], (0, 1), torch.ones(2, dtype=torch.bool), torch.zeros(0, 3))
+    moving = torch.ones(2, dtype=torch.bool)
+    sure, unsure = [0.6, 0.62, 0.58, 0.6], [0.98, 0.46, 0.46, 0.5]
+    expected = {tuple(sure): False, tuple(unsure): True}
+    for iou, back in expected.items():
+        before, after = sides_of([0.5] * 4, list(iou))
+        choice = Choice(1, moving, before, after, ())
+        assert to_put_back(choice, words).tolist() == [back, False]
+        none = Choice(0, ~moving, before, before, ())
+        assert best_of(none, [choice]).kept is not back
+
+
+def test_of_two_gains_the_surer_one_is_taken() -> None:
+    own, even = sides_of([0.5] * 4, [0.6] * 4)
+    moving = torch.ones(2, dtype=torch.bool)
+    none = Choice(0, ~moving, own, own, ())
+    larger = sides_of([0.5] * 4, [0.8, 0.5, 0.6, 0.54])[1]
+    tried = [Choice(n, moving, own, after, ()) for n, after in enumerate((even, larger), 1)]
+    assert mean_iou_of(larger) > mean_iou_of(even)
+    assert best_of(none, tried).round == 1
+
+
 def test_frames_near_each_other_are_held_out_together() -> None:
     assert parts_of(9).tolist() == [0, 0, 0, 1, 1, 2, 2, 3, 3]
     data = frames_of(8)
@@ -325,6 +383,24 @@ def test_a_word_twice_and_labels_that_contradict_each_other(
     assert "has no folder to lie in" in refused(data, "--output", str(missing))
     inside = data / "labels/train/000.png"
     assert "which would be lost" in refused(data, "--output", str(inside))
+
+
+def test_words_that_are_tuned_already_and_files_cut_off(
+    refused: Refuse, write_folder: Write, tmp_path: Path
+) -> None:
+    tuned = save_words_file(
+        tmp_path / "tuned.words",
+        entries=["car"],
+        words=["car"],
+        embeddings=np.eye(1, 16, dtype=np.float32),
+        model_sha256="a" * 64,
+        tuning={},
+    )
+    data = write_folder(items=4)
+    said = refused(data, "--classes", str(tuned))
+    assert "has words that are tuned already" in said and "give --classes a list of words" in said
+    tuned.write_bytes(tuned.read_bytes()[:-7])
+    assert "cannot be used: vocabulary is damaged" in refused(data, "--classes", str(tuned))
 
 
 class _Interrupting(Progress):

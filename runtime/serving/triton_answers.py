@@ -14,8 +14,8 @@ from dedos_deploy.errors import BadInputError, nearest, shown
 from dedos_deploy.runtime.pixels import Order
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.segmenter import Segmenter
-from dedos_deploy.runtime.serving.controls import WORDS_S
 from dedos_deploy.runtime.serving.decoder import MOST_SENT_PIXELS, Limits, PictureDecoder
+from dedos_deploy.runtime.serving.drawings import WORDS_S
 from dedos_deploy.runtime.serving.recent_views import RecentViews
 from dedos_deploy.runtime.sinks.files import encode_picture
 from dedos_deploy.triton_model import (

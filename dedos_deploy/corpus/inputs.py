@@ -7,7 +7,6 @@ import glob
 import os
 import re
 import tarfile
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -42,7 +41,6 @@ TAKES = (
 _GLOB_LETTERS = re.compile(r"[*\[]")
 _WITH_SETTINGS = re.compile(r"(.*\.(?:parquet|mcap|bag|db3))\?(\w+=.*)", re.IGNORECASE | re.DOTALL)
 _OPENED_AT_ONCE = 8
-_opening = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -168,8 +166,7 @@ def _count(source: str) -> Counted:
             return Counted(source, _count_rows(source), True)
         if kind == "samples":
             return Counted(source, _count_samples(source), True)
-        # One at a time: FFmpeg's options, which some videos need, are those of the whole process.
-        with _opening, on_disk(source) as path, open_source(path) as frames:
+        with on_disk(source) as path, open_source(path) as frames:
             return Counted(source, frames.frames, False)
     except MissingExtraError:
         raise

@@ -40,6 +40,7 @@ TAKES = (
 )
 _GLOB_LETTERS = re.compile(r"[*\[]")
 _WITH_SETTINGS = re.compile(r"(.*\.(?:parquet|mcap|bag|db3))\?(\w+=.*)", re.IGNORECASE | re.DOTALL)
+_NO_TEXT = "is a name that is not UTF-8, which no row of a data set can hold; rename it"
 _OPENED_AT_ONCE = 8
 
 
@@ -63,6 +64,8 @@ def absolute(address: str) -> str:
 
     Raises BadInputError for one that is live, or holds a password.
     """
+    if _without_surrogates(address) != address:
+        raise BadInputError(f"{_without_surrogates(address)!r} {_NO_TEXT}")
     if redact(address) != address:
         raise BadInputError(
             f"{redact(address)!r} holds a password or key, which every row of the data set would repeat; "
@@ -75,6 +78,11 @@ def absolute(address: str) -> str:
             f"{address!r} is live and has no end; record it with dedos-run, or give {TAKES}"
         )
     return address if scheme_of(address) else os.path.abspath(os.path.expanduser(address))
+
+
+def _without_surrogates(name: str) -> str:
+    """Return a name that is not UTF-8, as Linux allows, with its bytes written out; others as they are."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def sources_in(address: str) -> list[str]:
@@ -155,7 +163,9 @@ def counted(sources: Iterable[str]) -> Iterator[Counted]:
 
 
 def _count(source: str) -> Counted:
-    kind = kind_of(source)
+    name, kind = _without_surrogates(source), kind_of(source)
+    if name != source:
+        return Counted(name, None, False, f"{name!r} {_NO_TEXT}")
     if kind == "picture":
         return Counted(source, 1, True)
     # What lies elsewhere would be fetched as a whole to be counted, except for Parquet files.

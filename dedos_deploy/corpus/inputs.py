@@ -124,14 +124,30 @@ def _is_wanted(name: str) -> bool:
 
 def _within(top: str) -> Iterator[str]:
     """Yield the sources below a folder; data sets of labels and hidden folders are passed over."""
-    for folder, inner, files in os.walk(top):
+    for folder, inner, files in os.walk(top, followlinks=True):
         if INFO_FILE in files:
             inner.clear()
             continue
         bags = [name for name in inner if is_bag(os.path.join(folder, name))]
-        inner[:] = [name for name in inner if name[0] != "." and name not in bags]
+        inner[:] = [
+            name
+            for name in inner
+            if name[0] != "." and name not in bags and not _leads_back(folder, name, top)
+        ]
         wanted = (name for name in files if name[0] != "." and name.lower().endswith(SUFFIXES))
         yield from (os.path.join(folder, name) for name in (*wanted, *bags))
+
+
+def _leads_back(folder: str, name: str, top: str) -> bool:
+    """Return whether a link leads to a folder that it lies in, on the way from `top`, without end."""
+    path = os.path.join(folder, name)
+    if not os.path.islink(path):
+        return False
+    target = os.path.join(os.path.realpath(path), "")
+    way = [folder]
+    while len(way[-1]) > len(top):
+        way.append(os.path.dirname(way[-1]))
+    return any(os.path.join(os.path.realpath(one), "").startswith(target) for one in way)
 
 
 def _remote(address: str) -> list[str]:

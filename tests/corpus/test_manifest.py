@@ -81,6 +81,16 @@ def test_sources_are_counted_and_damage_is_an_error_of_one(
     assert [bool(one.error) for one in found] == [False, False, False, True, False, False]
 
 
+def test_links_to_folders_are_followed_unless_they_lead_back(tmp_path: Path) -> None:
+    for name in ("top/1.png", "disk/2.png", "disk/other/3.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    for name, target in (("top/drive", "disk"), ("top/up", "."), ("disk/back", "top")):
+        (tmp_path / name).symlink_to(tmp_path / target)
+    found = names(sources_in(str(tmp_path / "top")), tmp_path / "top")
+    assert found == ["1.png", "drive/2.png", "drive/other/3.png"]
+
+
 def test_a_name_that_is_no_text_is_an_error_of_one(tmp_path: Path) -> None:
     name = os.fsdecode(os.fsencode(tmp_path) + b"/sch\xf6n.png")
     (good, bad) = counted([str(tmp_path / "schön.png"), name])

@@ -315,6 +315,19 @@ def _lock(descriptor: int) -> bool | None:
     return True
 
 
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[bool]:
+    """Hold a folder as long as the block lasts; yield False where another process or thread holds it.
+
+    Where the file system has no locks it is True always. Raises OSError.
+    """
+    descriptor = _open_folder(folder)
+    try:
+        yield _lock(descriptor) is not False
+    finally:
+        os.close(descriptor)
+
+
 def _is_at(descriptor: int, path: Path) -> bool:
     if sys.platform == "win32":
         return True

@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Protocol
@@ -111,21 +111,30 @@ def opencv_remedy() -> str:
 
 
 class Capture(Protocol):
-    """The part of cv2.VideoCapture that sources use."""
+    """The part of cv2.VideoCapture that is used."""
 
     def isOpened(self) -> bool: ...
 
     def read(self) -> tuple[bool, NDArray[np.uint8] | None]: ...
 
+    def grab(self) -> bool: ...
+
     def get(self, prop: int) -> float: ...
+
+    def set(self, prop: int, value: float) -> bool: ...
 
     def release(self) -> None: ...
 
 
-class _Options:
-    """The environment is one per process."""
+class _Opening:
+    """Openings of captures. Those with options for FFmpeg are alone in their time: OpenCV takes options from
+    the environment, which is one per process, so that any other would get them, too."""
 
-    lock = threading.Lock()
+    turn = threading.Lock()
+    """Held while an opening begins, and for the whole of one with options."""
+    ended = threading.Condition()
+    others = 0
+    """How many without options are at work."""
 
 
 class _Quiet:
@@ -168,14 +177,21 @@ def silence_ffmpeg() -> None:
     os.environ.setdefault(LOG_LEVEL, FFMPEG_QUIET)
 
 
-def open_capture(address: str | int, *, backend: int = 0, settings: Sequence[int] = ()) -> Capture:
+def open_capture(
+    address: str | int,
+    *,
+    backend: int = 0,
+    settings: Sequence[int] = (),
+    options: Mapping[str, str] | None = None,
+) -> Capture:
     """Return a cv2.VideoCapture, which may turn out not to be opened.
 
-    backend: a cv2.CAP_* backend; settings: pairs of a cv2.CAP_PROP_* and its value.
+    backend: a cv2.CAP_* backend; settings: pairs of a cv2.CAP_PROP_* and its value; options: for FFmpeg,
+    for this capture alone, so that other threads' openings wait for its end, and it for theirs.
     """
     import cv2
 
-    with quiet_opencv():
+    with _ffmpeg_options(options) if options else _without_options(), quiet_opencv():
         try:
             return cv2.VideoCapture(address, backend, list(settings))  # type: ignore[return-value]
         except cv2.error:
@@ -192,12 +208,10 @@ def has_gstreamer() -> bool:
 
 
 @contextlib.contextmanager
-def ffmpeg_options(**options: str) -> Iterator[None]:
-    """Give FFmpeg inside OpenCV these options for the captures opened inside the block.
-
-    OpenCV takes them from the environment only, so openings with options wait for each other.
-    """
-    with _Options.lock:
+def _ffmpeg_options(options: Mapping[str, str]) -> Iterator[None]:
+    with _Opening.turn:
+        with _Opening.ended:
+            _Opening.ended.wait_for(lambda: _Opening.others == 0)
         before = os.environ.get(FFMPEG_OPTIONS)
         pairs = [f"{name};{value}" for name, value in options.items()]
         os.environ[FFMPEG_OPTIONS] = "|".join([before, *pairs] if before else pairs)
@@ -208,6 +222,18 @@ def ffmpeg_options(**options: str) -> Iterator[None]:
                 del os.environ[FFMPEG_OPTIONS]
             else:
                 os.environ[FFMPEG_OPTIONS] = before
+
+
+@contextlib.contextmanager
+def _without_options() -> Iterator[None]:
+    with _Opening.turn, _Opening.ended:
+        _Opening.others += 1
+    try:
+        yield
+    finally:
+        with _Opening.ended:
+            _Opening.others -= 1
+            _Opening.ended.notify_all()
 
 
 def property_of(capture: Capture, prop: int) -> float | None:

@@ -218,7 +218,9 @@ def _job(args: argparse.Namespace, bundle: Bundle, vocabulary: Vocabulary, worke
 
     threads = max(1, usable_cores() // workers) if args.threads is None else args.threads
     return Job(
-        output=args.output if scheme_of(args.output) else os.path.abspath(args.output),
+        output=args.output
+        if scheme_of(args.output)
+        else os.path.abspath(os.path.expanduser(args.output)),
         bundle=args.bundle,
         vocabulary=vocabulary,
         bundle_sha256=bundle.sha256,

@@ -106,8 +106,19 @@ class Begun:
     """Content of a manifest that is not written yet, None where it is."""
 
     def write(self) -> None:
-        """Write what a new data set begins with, for whoever has an engine that runs. Raises SinkError."""
-        if self.new is not None:
+        """Write what a new data set begins with, for whoever has an engine that runs.
+
+        Raises SinkError, and BadInputError where another run has begun one there meanwhile.
+        """
+        if self.new is None:
+            return
+        with self.folder.held() as is_alone:
+            # Its shards may be others, and parts of both would be one data set.
+            if not is_alone or self.folder.read(INFO_FILE) is not None:
+                raise BadInputError(
+                    f"another run has begun a data set in {self.folder.address!r} at the same time; run the "
+                    "same command again to go on with it, or give another --output"
+                )
             self.folder.write(MANIFEST_FILE, self.new)
             # Last: where it is, the manifest is whole.
             self.folder.write(INFO_FILE, self.info.to_json().encode())

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from dedos_deploy.borders import foreign
 from dedos_deploy.errors import BadInputError, DedosError, SinkError, require
-from dedos_deploy.files import Temporary, open_regular, read_regular, sweep, write_atomically
+from dedos_deploy.files import (
+    Temporary,
+    held,
+    open_regular,
+    read_regular,
+    sweep,
+    write_atomically,
+)
 from dedos_deploy.runtime.sinks.outputs import writing
 
 if TYPE_CHECKING:
@@ -85,6 +92,13 @@ class Folder:
     def names(self, folder: str) -> list[str]:
         """Return the names of the files in a folder of it, sorted; none where there is no such folder."""
 
+    @abstractmethod
+    def held(self) -> contextlib.AbstractContextManager[bool]:
+        """Hold the folder, which is made, as long as the block lasts; False: another run holds it.
+
+        Elsewhere than on this machine there are no locks, and it is True always. Raises SinkError.
+        """
+
     def where(self, name: str) -> str:
         """Return the address of a file, for messages."""
         return posixpath.join(self.address, name)
@@ -137,6 +151,14 @@ class _LocalFolder(Folder):
                 temporary.publish()
             finally:
                 temporary.discard()
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[bool]:
+        with contextlib.ExitStack() as holding:
+            with writing(self._path):
+                self._path.mkdir(parents=True, exist_ok=True)
+                is_alone = holding.enter_context(held(self._path))
+            yield is_alone
 
     def names(self, folder: str) -> list[str]:
         sweep(self._path / folder)
@@ -196,6 +218,9 @@ class _RemoteFolder(Folder):
                 return []
         files = (entry["name"] for entry in found if entry["type"] == "file")
         return sorted(posixpath.join(folder, posixpath.basename(name)) for name in files)
+
+    def held(self) -> contextlib.AbstractContextManager[bool]:
+        return contextlib.nullcontext(True)
 
     def _make_folder(self, name: str) -> None:
         # There a misspelt bucket would be made.

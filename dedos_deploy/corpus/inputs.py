@@ -7,7 +7,6 @@ import glob
 import os
 import re
 import tarfile
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -41,8 +40,8 @@ TAKES = (
 )
 _GLOB_LETTERS = re.compile(r"[*\[]")
 _WITH_SETTINGS = re.compile(r"(.*\.(?:parquet|mcap|bag|db3))\?(\w+=.*)", re.IGNORECASE | re.DOTALL)
+_NO_TEXT = "is a name that is not UTF-8, which no row of a data set can hold; rename it"
 _OPENED_AT_ONCE = 8
-_opening = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,8 @@ def absolute(address: str) -> str:
 
     Raises BadInputError for one that is live, or holds a password.
     """
+    if _without_surrogates(address) != address:
+        raise BadInputError(f"{_without_surrogates(address)!r} {_NO_TEXT}")
     if redact(address) != address:
         raise BadInputError(
             f"{redact(address)!r} holds a password or key, which every row of the data set would repeat; "
@@ -77,6 +78,11 @@ def absolute(address: str) -> str:
             f"{address!r} is live and has no end; record it with dedos-run, or give {TAKES}"
         )
     return address if scheme_of(address) else os.path.abspath(os.path.expanduser(address))
+
+
+def _without_surrogates(name: str) -> str:
+    """Return a name that is not UTF-8, as Linux allows, with its bytes written out; others as they are."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def sources_in(address: str) -> list[str]:
@@ -118,14 +124,30 @@ def _is_wanted(name: str) -> bool:
 
 def _within(top: str) -> Iterator[str]:
     """Yield the sources below a folder; data sets of labels and hidden folders are passed over."""
-    for folder, inner, files in os.walk(top):
+    for folder, inner, files in os.walk(top, followlinks=True):
         if INFO_FILE in files:
             inner.clear()
             continue
         bags = [name for name in inner if is_bag(os.path.join(folder, name))]
-        inner[:] = [name for name in inner if name[0] != "." and name not in bags]
+        inner[:] = [
+            name
+            for name in inner
+            if name[0] != "." and name not in bags and not _leads_back(folder, name, top)
+        ]
         wanted = (name for name in files if name[0] != "." and name.lower().endswith(SUFFIXES))
         yield from (os.path.join(folder, name) for name in (*wanted, *bags))
+
+
+def _leads_back(folder: str, name: str, top: str) -> bool:
+    """Return whether a link leads to a folder that it lies in, on the way from `top`, without end."""
+    path = os.path.join(folder, name)
+    if not os.path.islink(path):
+        return False
+    target = os.path.join(os.path.realpath(path), "")
+    way = [folder]
+    while len(way[-1]) > len(top):
+        way.append(os.path.dirname(way[-1]))
+    return any(os.path.join(os.path.realpath(one), "").startswith(target) for one in way)
 
 
 def _remote(address: str) -> list[str]:
@@ -157,7 +179,9 @@ def counted(sources: Iterable[str]) -> Iterator[Counted]:
 
 
 def _count(source: str) -> Counted:
-    kind = kind_of(source)
+    name, kind = _without_surrogates(source), kind_of(source)
+    if name != source:
+        return Counted(name, None, False, f"{name!r} {_NO_TEXT}")
     if kind == "picture":
         return Counted(source, 1, True)
     # What lies elsewhere would be fetched as a whole to be counted, except for Parquet files.
@@ -168,8 +192,7 @@ def _count(source: str) -> Counted:
             return Counted(source, _count_rows(source), True)
         if kind == "samples":
             return Counted(source, _count_samples(source), True)
-        # One at a time: FFmpeg's options, which some videos need, are those of the whole process.
-        with _opening, on_disk(source) as path, open_source(path) as frames:
+        with on_disk(source) as path, open_source(path) as frames:
             return Counted(source, frames.frames, False)
     except MissingExtraError:
         raise

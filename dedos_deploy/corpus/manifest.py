@@ -175,7 +175,10 @@ class Manifest:
         with foreign(lambda why: BadInputError(f"{name} is damaged ({why}); make a new data set")):
             self._file = parquet.ParquetFile(pa.BufferReader(content))
             table = self._file.read(columns=["shard", "start", "expected"])
-        self.errors: list[dict[str, Any]] = json.loads(self._file.metadata.metadata[_ERRORS])
+        said = (self._file.metadata.metadata or {}).get(_ERRORS)
+        if said is None or not self._file.schema_arrow.equals(_columns()):
+            raise BadInputError(f"{name} has not the columns of a manifest; make a new data set")
+        self.errors: list[dict[str, Any]] = json.loads(said)
         """As of PartNotes, of sources that have no shard."""
         shards = table.column("shard").to_numpy()
         self._first = np.searchsorted(shards, np.arange(shards[-1] + 2 if len(shards) else 1))

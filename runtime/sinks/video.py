@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dedos_deploy.errors import SinkError
 from dedos_deploy.runtime.frame import Frame
-from dedos_deploy.runtime.opencv import quiet_opencv
+from dedos_deploy.runtime.opencv import open_capture, quiet_opencv
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.sinks.codec_choice import Choice, choose, even
 from dedos_deploy.runtime.sinks.codecs import Encoder
@@ -362,8 +362,7 @@ def _readable_frames(path: Path) -> int:
     """Return how many frames a video announces, 0 when its last one cannot be read."""
     import cv2
 
-    with quiet_opencv():
-        capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    capture = open_capture(str(path), backend=cv2.CAP_FFMPEG)
     try:
         found = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
         # An AVI says how many it should hold although the end is missing.

@@ -12,7 +12,7 @@ import re
 import tempfile
 from pathlib import Path
 
-from dedos_deploy.runtime.opencv import Capture, ffmpeg_options, open_capture
+from dedos_deploy.runtime.opencv import Capture, open_capture
 from dedos_deploy.runtime.uri import RTSP_UDP, network_scheme
 
 FIRST_BAD_SWSCALE = (9, 0)
@@ -119,9 +119,8 @@ def _filtered(address: str, filters: str) -> Capture:
             given = f"rtsp_transport={transport}:timeout={TIMEOUT_US}"
             address = address.replace(scheme, "rtsp", 1) if scheme == RTSP_UDP else address
         options = f":format_opts={_escaped(given)}"
-    with ffmpeg_options(input_format="lavfi"):
-        graph = f"movie=filename={_escaped(address)}{options},{filters}"
-        return open_capture(graph, backend=cv2.CAP_FFMPEG)
+    graph = f"movie=filename={_escaped(address)}{options},{filters}"
+    return open_capture(graph, backend=cv2.CAP_FFMPEG, options={"input_format": "lavfi"})
 
 
 def _escaped(text: str) -> str:

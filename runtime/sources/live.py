@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import re
 import time
@@ -19,7 +18,6 @@ from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.nv12 import Matrix, Nv12Frame
 from dedos_deploy.runtime.opencv import (
     Capture,
-    ffmpeg_options,
     open_capture,
     property_of,
     quiet_opencv,
@@ -356,9 +354,8 @@ def connect_network(
     address = f"rtsp://{rest}" if over_udp else uri
 
     def connect_plain() -> Capture:
-        transport = ffmpeg_options(rtsp_transport="udp") if over_udp else contextlib.nullcontext()
-        with transport:
-            return open_capture(address, backend=cv2.CAP_FFMPEG, settings=settings)
+        options = {"rtsp_transport": "udp"} if over_udp else None
+        return open_capture(address, backend=cv2.CAP_FFMPEG, settings=settings, options=options)
 
     def connect() -> Capture:
         return read_right(uri, connect_plain())

@@ -13,7 +13,8 @@ from dedos_deploy.corpus.beginning import Begun, Wanted, begin
 from dedos_deploy.corpus.labelling import Job, ShardReport
 from dedos_deploy.corpus.loop import label_shards
 from dedos_deploy.corpus.workers import Heard
-from dedos_deploy.errors import EngineError
+from dedos_deploy.errors import BadInputError, EngineError
+from dedos_deploy.files import held
 from dedos_deploy.progress import Progress
 
 Jobs = Callable[..., Job]
@@ -88,6 +89,20 @@ def test_a_shard_whose_worker_is_killed_is_done_by_another(begun: Begun, job: Jo
     outcome = label_shards(begun, job(), workers=2, progress=warnings)
     assert (outcome.done, outcome.frames, outcome.lost) == (3, 3, {})
     assert warnings.said == ["a process was ended by SIGKILL at shard 1"]
+
+
+def test_of_two_runs_that_begin_at_once_one_is_refused(
+    begun: Begun, job: Jobs, video: Path, tmp_path: Path
+) -> None:
+    """The shards of the other are cut elsewhere: parts of both would be one data set."""
+    other = begin(job(), Wanted((str(video),), shard_frames=7))
+    (tmp_path / "out").mkdir()
+    with held(tmp_path / "out"), pytest.raises(BadInputError, match="begun .* at the same time"):
+        label_shards(other, job(), workers=1)
+    assert label_shards(begun, job(), workers=1).done == 3
+    with pytest.raises(BadInputError, match="run the same command again to go on with it"):
+        label_shards(other, job(), workers=1)
+    assert len(begin(job(), Wanted((str(video),), shard_frames=7)).manifest) == 3
 
 
 def test_a_shard_that_kills_its_workers_is_left_out_and_named(begun: Begun, job: Jobs) -> None:

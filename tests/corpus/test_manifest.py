@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
+import io
+import os
 import random
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import fsspec
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
-from dedos_deploy.corpus import inputs
 from dedos_deploy.corpus.inputs import Counted, absolute, counted, sources_in
 from dedos_deploy.corpus.manifest import Manifest, Piece, cut, manifest_bytes, wanted_pieces
 from dedos_deploy.corpus.plan import Plan
@@ -80,6 +79,34 @@ def test_sources_are_counted_and_damage_is_an_error_of_one(
         (1, True),
     ]
     assert [bool(one.error) for one in found] == [False, False, False, True, False, False]
+
+
+def test_links_to_folders_are_followed_unless_they_lead_back(tmp_path: Path) -> None:
+    for name in ("top/1.png", "disk/2.png", "disk/other/3.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    for name, target in (("top/drive", "disk"), ("top/up", "."), ("disk/back", "top")):
+        (tmp_path / name).symlink_to(tmp_path / target)
+    found = names(sources_in(str(tmp_path / "top")), tmp_path / "top")
+    assert found == ["1.png", "drive/2.png", "drive/other/3.png"]
+
+
+def test_a_name_that_is_no_text_is_an_error_of_one(tmp_path: Path) -> None:
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/sch\xf6n.png")
+    (good, bad) = counted([str(tmp_path / "schön.png"), name])
+    assert (good.frames, good.error) == (1, "")
+    assert bad.source == f"{tmp_path}/sch\\xf6n.png" and "is a name that is not UTF-8" in bad.error
+    content = manifest_bytes([(0, Piece(good.source, 0, 1, 1, 1))], [bad])
+    assert Manifest(content, "it").errors[0]["source"] == bad.source
+    with pytest.raises(BadInputError, match=r"sch.*xf6n.png' is a name .*; rename it"):
+        absolute(name)
+
+
+def test_a_manifest_of_other_columns_is_refused() -> None:
+    content = io.BytesIO()
+    parquet.write_table(pa.table({"shard": [0]}), content)
+    with pytest.raises(BadInputError, match="it has not the columns of a manifest; make a new"):
+        Manifest(content.getvalue(), "it")
 
 
 def pieces(*items: Counted, every: int = 1, most: int | None = None) -> list[Piece]:
@@ -161,19 +188,3 @@ def test_a_plan_hands_out_every_shard_that_is_not_done_once() -> None:
             else:
                 given.append(shard)
         assert sorted([*given, *done]) == list(range(11)) and plan.left == 0
-
-
-def test_videos_are_opened_one_at_a_time(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """FFmpeg's options are those of the process: one video's would be met by another that opens."""
-    at_once = []
-
-    @contextlib.contextmanager
-    def opened(path: str) -> Iterator[SimpleNamespace]:
-        at_once.append(path)
-        assert len(at_once) == 1
-        time.sleep(0.002)
-        yield SimpleNamespace(frames=1)
-        at_once.remove(path)
-
-    monkeypatch.setattr(inputs, "open_source", opened)
-    assert len(list(counted([str(video)] * 20))) == 20

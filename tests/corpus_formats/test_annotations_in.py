@@ -261,6 +261,7 @@ CVAT_DAMAGE: Mapping[str, str] = {
     OUTSIDE: "has a document type, which CVAT never writes",
     "": "are no XML",
     "<annotations>": "are no XML",
+    '<?xml version="1.0" encoding="what"?><annotations/>': "are no XML .unknown encoding: what",
     "PK\x03\x04": "are no XML .* out of its ZIP",
     "<html/>": "is no file of CVAT: it begins with <html>",
     "<annotations><track/></annotations>": "has tracks; export it as 'CVAT for images 1.1'",
@@ -277,6 +278,7 @@ CVAT_DAMAGE: Mapping[str, str] = {
     cvat(mask("car", (0, 0, 2, 2)).replace("0, 4", "0, x")): "its rle is no list of whole numbers",
     cvat(mask("car", (0, 0, 2, 2)).replace('left="0"', "")): "its box has no whole numbers",
     cvat(mask("car", (0, 0, 2, 2)).replace('z_order="0"', 'z_order="1e9"')): "z_order is no whole",
+    cvat(mask("car", (0, 0, 2, 2)).replace('z_order="0"', 'z_order="--1"')): "z_order is no whole",
     cvat(mask("car", (0, 0, 2, 2)).replace('label="car"', "")): "has no label of a shape",
     cvat('<polygon label="car" points="1,1;2"/>'): "fewer than three points",
     cvat('<polygon label="car" points="1,1;2,2;x,3"/>'): "far outside of the picture",
@@ -350,7 +352,11 @@ COCO_DAMAGE: Mapping[str, str] = {
     but("images", file_name=["a"]): "has no file_name",
     but("images", width=-3): "has no size, but -3 x 12",
     but("images", width=True): "has no size, but True x 12",
+    but("categories", id=10**400): "category 0 has no whole number 'id'",
+    but("images", file_name="."): "picture '.' is not below",
     segmented([[0, 0, 4, 0]]): "fewer than three points",
+    segmented([[0, 0, 4, 0, 10**400, 1]]): "points are no numbers",
+    segmented({"size": [12, 16], "counts": [10**30]}): "a run has no length that fits",
     segmented([[0, 0, 4, 0, "x", 1]]): "points are no numbers",
     segmented(["abc"]): "points are no numbers",
     segmented([{"a": 1}]): "points are no numbers",
@@ -390,6 +396,8 @@ STUDIO_DAMAGE: Mapping[str, str] = {
     task(annotations=[{}]): "has no list 'result'",
     task(3): "the task of 'a.png' is no object",
     task(brush()): "has a mask that is damaged: it ends too early|values, its size",
+    task(brush(value={"rle": 10**12, "brushlabels": ["car"]})): "its rle is no list of bytes",
+    task(brush(), data={"image": "http://host/folder/"}): "picture '' is not below",
     task(brush(original_width=0)): "has no size, but 0 x 12",
     task(
         brush(), brush(original_width=8)
@@ -398,6 +406,7 @@ STUDIO_DAMAGE: Mapping[str, str] = {
     task(brush(type="other")): "has a shape that has not one label",
     task(brush(value={"points": "x", "brushlabels": ["car"]})): "points are no numbers",
     task(brush(value={"points": [1, 2, 3], "brushlabels": ["car"]})): "points are no numbers",
+    task(brush(value={"points": [[10**400, 1]], "brushlabels": ["car"]})): "points are no numbers",
     task(): "names no label that is a class",
 }
 

@@ -259,6 +259,15 @@ def test_the_same_data_gives_the_same_bytes(data: Path, tmp_path: Path) -> None:
         assert all((one / file).read_bytes() == (two / file).read_bytes() for file in files)
 
 
+def test_names_of_classes_in_yaml_are_what_they_were(tmp_path: Path) -> None:
+    yaml = pytest.importorskip("yaml")
+    names = ("🚗", 'a "b": c', "Straße", "道路")
+    path = write_pictures(tmp_path / "p", 1)[0]
+    corpus = write_corpus(tmp_path / "set", [Labelled(path, blobs(1))], names)
+    text = (export(corpus, "yolo-seg", tmp_path / "out") / "data.yaml").read_text("utf-8")
+    assert tuple(yaml.safe_load(text)["names"].values()) == names
+
+
 def test_what_polygons_lose_is_printed_the_worst_first(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,11 +6,14 @@ import argparse
 import contextlib
 import importlib.util
 import io
+import os
+import queue
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -23,7 +26,8 @@ from dedos_deploy.cli.run import main
 from dedos_deploy.errors import OpenCvError, SourceError
 from dedos_deploy.runtime import Segmenter, doctor, open_source
 from dedos_deploy.runtime.findings import Machine
-from dedos_deploy.runtime.opencv import opencvs, require_opencv
+from dedos_deploy.runtime.opencv import FFMPEG_OPTIONS, open_capture, opencvs, require_opencv
+from dedos_deploy.runtime.sources.interlaced import CLIP, can_filter, has_interlaced
 
 SYSTEM_PYTHON = "/usr/bin/python3"
 ROOT = Path(__file__).parents[2]
@@ -199,3 +203,53 @@ def test_threads_that_ask_at_once_leave_stderr_as_it_was(monkeypatch: pytest.Mon
     after = sys.stderr
     monkeypatch.setattr(sys, "stderr", before)
     assert after is before
+
+
+def test_options_for_ffmpeg_reach_one_capture_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are in the environment of the process, where openings on other threads would find them."""
+    monkeypatch.delenv(FFMPEG_OPTIONS, raising=False)
+    begun: queue.SimpleQueue[tuple[str, str | None]] = queue.SimpleQueue()
+    go_on = {name: threading.Event() for name in ("a", "b", "filtered", "c")}
+
+    def opens(address: str, backend: int, settings: object) -> object:
+        begun.put((address, os.environ.get(FFMPEG_OPTIONS)))
+        assert go_on[address].wait(10)
+        return object()
+
+    monkeypatch.setattr(cv2, "VideoCapture", opens)
+    with ThreadPoolExecutor(4) as pool:
+        plain = [pool.submit(open_capture, name) for name in ("a", "b")]
+        assert {begun.get(timeout=10) for _ in plain} == {("a", None), ("b", None)}
+        pool.submit(open_capture, "filtered", options={"input_format": "lavfi"})
+        with pytest.raises(queue.Empty):
+            begun.get(timeout=0.05)
+        go_on["a"].set(), go_on["b"].set()
+        assert begun.get(timeout=10) == ("filtered", "input_format;lavfi")
+        pool.submit(open_capture, "c")
+        with pytest.raises(queue.Empty):
+            begun.get(timeout=0.05)
+        go_on["filtered"].set(), go_on["c"].set()
+        assert begun.get(timeout=10) == ("c", None)
+
+
+def test_videos_opened_at_once_do_not_get_each_others_options(tmp_path: Path) -> None:
+    path, clip = tmp_path / "plain.avi", tmp_path / "interlaced.m2v"
+    clip.write_bytes(CLIP)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (32, 24))
+    for _ in range(3):
+        writer.write(np.zeros((24, 32, 3), np.uint8))
+    writer.release()
+
+    def is_open(number: int) -> bool:
+        if number % 2:
+            return has_interlaced(str(clip))
+        capture = open_capture(str(path))
+        opened = capture.isOpened()
+        capture.release()
+        return opened
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(is_open, range(40)))
+    assert all(found[::2])
+    # A build without FFmpeg's filters finds none.
+    assert all(found[1::2]) or not can_filter()

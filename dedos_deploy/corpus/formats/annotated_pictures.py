@@ -72,7 +72,7 @@ class PictureFiles:
         wanted = _named(name).parts
         found = [
             path
-            for path in self._paths.get(wanted[-1], [])
+            for path in self._paths.get(_named(name).name, [])
             if path.relative_to(self._root).parts[-len(wanted) :] == wanted
         ]
         if not found:

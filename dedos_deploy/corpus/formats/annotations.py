@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,9 @@ from dedos_deploy.errors import BadInputError, shown
 from dedos_deploy.picture_sizes import MOST_PIXELS
 
 Mask = NDArray[np.bool_]
+
+_WHOLE = re.compile(r"-?[0-9]{1,9}")
+_MOST = 2**63
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,15 +96,11 @@ def whole(value: object) -> int | None:
     (640, 640, None, None)
     """
     if isinstance(value, str):
-        digits = value.strip()
-        return (
-            int(digits)
-            if digits.isascii() and digits.lstrip("-").isdigit() and len(digits) < 10
-            else None
-        )
+        return int(value) if _WHOLE.fullmatch(value.strip()) else None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return int(value) if math.isfinite(value) and value == int(value) else None
+    # JSON's numbers may have as many digits as they like.
+    return int(value) if abs(value) < _MOST and value == int(value) else None
 
 
 def polygon_mask(
@@ -120,7 +119,7 @@ def _points(
 ) -> NDArray[np.float64]:
     try:
         values = np.asarray(numbers, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise place.refused("has a polygon whose points are no numbers") from None
     if values.ndim != 1 or values.size < 6 or values.size % 2:
         raise place.refused("has a polygon of fewer than three points")

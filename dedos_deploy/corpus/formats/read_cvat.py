@@ -85,7 +85,9 @@ class _Reader:
                     while self._done:
                         yield self._done.popleft()
             parser.close()
-        except ParseError as error:
+        except BadInputError:
+            raise
+        except (ParseError, LookupError, ValueError) as error:  # the latter for unknown encodings
             raise BadInputError(
                 f"annotations {str(self._path)!r} are no XML ({error}); give the annotations.xml of "
                 "'CVAT for images 1.1', out of its ZIP"

@@ -110,7 +110,7 @@ def _in_pixels(points: object, size_hw: tuple[int, int], place: Place) -> list[f
     height, width = size_hw
     try:
         percents = np.asarray(points, np.float64).reshape(-1, 2)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise place.refused("has a polygon whose points are no numbers") from None
     found: list[float] = (percents * (width, height) / 100).ravel().tolist()
     return found

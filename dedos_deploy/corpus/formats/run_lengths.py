@@ -34,8 +34,11 @@ def run_lengths(flat: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 def mask_from_run_lengths(lengths: Sequence[int], size_hw: tuple[int, int]) -> NDArray[np.bool_]:
     """Return bool [H, W] from what `run_lengths` gave of its rows. Raises DamagedRunsError."""
-    counts = np.asarray(lengths, np.int64)
     pixels = size_hw[0] * size_hw[1]
+    try:
+        counts = np.asarray(lengths, np.int64)
+    except OverflowError:
+        raise DamagedRunsError("a run has no length that fits") from None
     # No count alone is more than there are pixels, so that their sum cannot overflow.
     if counts.size and (counts.min() < 0 or counts.max() > pixels):
         raise DamagedRunsError("a run has no length that fits")
@@ -115,7 +118,8 @@ def _bits_of(
 def mask_from_brush(rle: Sequence[int], size_hw: tuple[int, int]) -> NDArray[np.bool_]:
     """Return where the brush painted, bool [H, W]: alpha above 0. Raises DamagedRunsError."""
     try:
-        content = bytes(rle)
+        # Of a number there would be so many bytes.
+        content = bytes(iter(rle))
     except (TypeError, ValueError):
         raise DamagedRunsError("its rle is no list of bytes") from None
     values = _Bits(content).values(_CHANNELS * size_hw[0] * size_hw[1])

@@ -26,9 +26,10 @@ class YoloSeg(Format):
         split = self.task.settings.split
         # A trainer asks for both; who has another part for val names it there.
         parts = dict.fromkeys(["train", "val", split], f"images/{split}")
-        # A string of JSON is one of YAML.
+        # A string of JSON is one of YAML, but for its escapes of letters beyond 16 bits, which are two.
         names = [
-            f"  {place}: {json.dumps(one.name)}" for place, one in enumerate(self.task.classes)
+            f"  {place}: {json.dumps(one.name, ensure_ascii=False)}"
+            for place, one in enumerate(self.task.classes)
         ]
         self.write_text(
             "data.yaml",

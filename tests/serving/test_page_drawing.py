@@ -114,6 +114,8 @@ def test_drawn_by_mouse_named_and_labelled_live(
     renamed = card.locator("table.words tbody tr", has_text="Baltic")
     renamed.wait_for()
     assert renamed.locator("input[type=color]").input_value() == colour
+    # Rows are drawn anew, and who goes on by keys is still there.
+    assert renamed.locator(":focus").count() == 1
     with page.expect_download() as saved:
         card.get_by_role("button", name="Save words file").click()
     assert saved.value.suggested_filename == "gate.words"

@@ -126,8 +126,10 @@ export class Pad {
     this.draw();
   }
 
+  // Of all regions, as the server counts them.
   points() {
-    return this.begun.mark.points.length + this.region.marks.reduce((sum, mark) => sum + (mark.points?.length ?? 0), 0);
+    const marks = [this.begun.mark, ...this.regions.flatMap((region) => region.marks)];
+    return marks.reduce((sum, mark) => sum + (mark.points?.length ?? 0), 0);
   }
 
   end() {

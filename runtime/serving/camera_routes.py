@@ -24,6 +24,8 @@ from dedos_deploy.runtime.serving.streams import MOST_WATCHERS, StreamResponse
 from dedos_deploy.runtime.sources.playback import PlaybackState
 from dedos_deploy.vocabulary import WORDS_PER_REQUEST
 
+MOST_ASKING = 16
+
 Place = Annotated[
     float, Query(ge=0.0, lt=1.0, allow_inf_nan=False, description="part of the width or height")
 ]
@@ -101,7 +103,7 @@ def camera_routes(controls: Controls, heavy: Places) -> APIRouter:
     _add_playback(router, controls)
     _add_recordings(router, controls)
     _add_pictures(router, controls)
-    _add_places(router, controls, heavy)
+    _add_places(router, controls)
     return router
 
 
@@ -165,7 +167,10 @@ def _add_pictures(router: APIRouter, controls: Controls) -> None:
         return StreamResponse(controls.hub, watchers, known_camera(controls, name), opacity)
 
 
-def _add_places(router: APIRouter, controls: Controls, heavy: Places) -> None:
+def _add_places(router: APIRouter, controls: Controls) -> None:
+    # Places of their own: they wait for a frame, and one that never comes must keep no work waiting.
+    asking = Places(MOST_ASKING, f"{MOST_ASKING} explanations are asked for already; ask again")
+
     @router.get("/at", responses={503: {"description": "no frame yet"}}, summary="Word at a place")
     def pixel(name: str, x: Place, y: Place) -> Pixel:
         found = controls.pixel(known_camera(controls, name), x, y)
@@ -180,7 +185,7 @@ def _add_places(router: APIRouter, controls: Controls, heavy: Places) -> None:
     )
     def explain(name: str, x: Place, y: Place, n: Count = 5) -> Explanation:
         known_camera(controls, name)
-        with heavy.place():
+        with asking.place():
             found = controls.explanations.top(name, x, y, n)
         return Explanation(why=why(found), candidates=[Competitor(**vars(one)) for one in found])
 

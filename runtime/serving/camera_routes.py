@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from dedos_deploy.runtime.explaining import Candidate
 from dedos_deploy.runtime.serving.answers import (
     KNOWN,
     ClassId,
@@ -17,6 +19,7 @@ from dedos_deploy.runtime.serving.answers import (
     known_camera,
 )
 from dedos_deploy.runtime.serving.controls import COLOUR, Controls
+from dedos_deploy.runtime.serving.drawing_routes import FrameNumber, known_frame
 from dedos_deploy.runtime.serving.explanations import why
 from dedos_deploy.runtime.serving.hub import DEFAULT_OPACITY
 from dedos_deploy.runtime.serving.recordings import Recorded
@@ -186,8 +189,17 @@ def _add_places(router: APIRouter, controls: Controls) -> None:
     def explain(name: str, x: Place, y: Place, n: Count = 5) -> Explanation:
         known_camera(controls, name)
         with asking.place():
-            found = controls.explanations.top(name, x, y, n)
-        return Explanation(why=why(found), candidates=[Competitor(**vars(one)) for one in found])
+            return _explanation(controls.explanations.top(name, x, y, n))
+
+    @router.get("/frozen/{number}/top", summary="Why a place of a frozen frame is what it is")
+    def explain_frozen(
+        name: str, number: FrameNumber, x: Place, y: Place, n: Count = 5
+    ) -> Explanation:
+        return _explanation(known_frame(controls, name, number).top(x, y, n))
+
+
+def _explanation(found: Sequence[Candidate]) -> Explanation:
+    return Explanation(why=why(found), candidates=[Competitor(**vars(one)) for one in found])
 
 
 def _recording(recorded: Recorded) -> Recording:

@@ -16,6 +16,7 @@ from dedos_deploy.runtime.learned_words import examples_behind, renamed, without
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.segmenter import SegmenterView
 from dedos_deploy.runtime.serving.collecting import Collected, CollectFolder, Region
+from dedos_deploy.runtime.serving.explanations import Explanations
 from dedos_deploy.runtime.serving.frozen import Frozen, FrozenFrames
 from dedos_deploy.runtime.serving.hub import Hub
 from dedos_deploy.runtime.serving.marks import (
@@ -67,13 +68,14 @@ class Drawings:
         self,
         hub: Hub,
         views: Mapping[str, SegmenterView],
+        explanations: Explanations,
         *,
         changed: Callable[[str], None],
         folder: CollectFolder | None,
     ) -> None:
         """changed: called with the name of a camera whose words are others now; folder: for frames
         that are collected, None to refuse them."""
-        self.frozen = FrozenFrames(hub, views)
+        self.frozen = FrozenFrames(hub, views, explanations)
         self._views = views
         self._changed = changed
         self._folder = folder

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from serving_site import Site, served
 
+from dedos_deploy.errors import BadInputError
 from dedos_deploy.runtime import Segmenter
 from dedos_deploy.runtime.frame import Frame
+from dedos_deploy.runtime.serving import frozen
 from dedos_deploy.runtime.serving.marks import Box
 from dedos_deploy.training.folders import open_folder, read_pair
 
@@ -126,6 +128,36 @@ def test_what_cannot_be_collected_is_said(
     answer = site.client.post(f"{GATE}/collected", json=body)
     assert answer.status_code == 422 and said in answer.json()["detail"], answer.text
     assert sorted(collected.rglob("*.*")) == before
+
+
+def test_a_frozen_frame_explains_itself(site: Site) -> None:
+    number = _frozen(site)
+    address = f"{GATE}/frozen/{number}/top"
+    site.client.put(f"{GATE}/classes", json={"classes": "blue"})
+    try:
+        for x, decider in ((0.85, "red"), (0.5, "green"), (0.1, "unlabelled")):
+            found = site.client.get(address, params={"x": x, "y": 0.4}).json()
+            (decided,) = [one for one in found["candidates"] if one["decided"]]
+            assert decided["name"] == decider and decider in found["why"]
+    finally:
+        site.client.put(f"{GATE}/classes", json={"classes": "red,green"})
+    assert site.client.get(f"{GATE}/frozen/999999/top?x=0&y=0").status_code == 404
+    assert site.client.get(f"{address}?x=1&y=0").status_code == 422
+
+
+def test_one_that_was_frozen_without_scores_says_so(
+    bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frozen, "FREEZE_S", 0.05)
+    frame = Frame(np.zeros((40, 60, 3), np.uint8), 0, 0.0, "test", "0")
+    with Segmenter.load(bundle_folder, classes="lamp", threads=1) as shared:
+        views = {"gate": shared.share("red")}
+        with Controls(shared, views) as controls:
+            controls.hub.on_result("gate", frame, views["gate"].segment(frame.frame_bgr))
+            kept = controls.drawings.frozen.freeze("gate")
+            assert kept.frame is frame and not views["gate"].explain
+            with pytest.raises(BadInputError, match="frozen without its scores, .* freeze one"):
+                kept.top(0.5, 0.5, 5)
 
 
 def test_large_frames_with_many_words_need_one_mask_at_a_time(

@@ -265,6 +265,20 @@ def test_a_click_explains_a_pixel(site: Site, browser: Any) -> None:
     assert picture.bounding_box() == box
     page.keyboard.press("Escape")
     why.wait_for(state="hidden")
+    # The same of a frozen frame, by the words that it was labelled with.
+    card.get_by_role("button", name="Draw").click()
+    card.locator(".pad").wait_for()
+    site.controls.set_classes("gate", "blue")
+    card.get_by_label("Why?").check()
+    page.mouse.click(*_at(box, 0.85, 0.5))
+    card.locator(".why", has_text="“red”, which scores most").wait_for()
+    page.locator(".pad").first.focus()
+    for _ in range(30):
+        page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Enter")
+    card.locator(".why", has_text="unlabelled, since the best word").wait_for()
+    card.get_by_role("button", name="Draw").click()
+    why.wait_for(state="hidden")
     assert not troubles
 
 

@@ -48,6 +48,11 @@ class TunedRows:
     tuning: Mapping[str, Any] = field(default_factory=dict)
     """On what and how: JSON values."""
 
+    advice: str = (
+        "tune the words on this one with dedos-train tune-words, or name them without the file"
+    )
+    """What to do where the model is another one."""
+
     @property
     def sha256(self) -> str:
         """Hash of words and rows."""
@@ -66,8 +71,8 @@ class TunedRows:
             for one in (self.model_sha256, model_sha256)
         )
         raise BadInputError(
-            f"words file {self.file!r} was tuned on another model (checkpoint {own}, not {this}); tune the words on this one with "
-            "dedos-train tune-words, or name them without the file"
+            f"words file {self.file!r} was tuned on another model (checkpoint {own}, not {this}); "
+            f"{self.advice}"
         )
 
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dedos_deploy.errors import BadInputError
+from dedos_deploy.errors import BadInputError, shown
 from dedos_deploy.runtime.frame import check_frame
 
 MOST_EXAMPLES = 5
 
 STROKE = 1 / 80
 """Width of a scribble, of the picture's shorter side."""
+
+_REGIONS = "bool [H, W], a box (x0, y0, x1, y1) as a tuple, or points of a scribble as whole numbers [P, 2]"
 
 Frames = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]
 Mask = NDArray[Any] | tuple[int, int, int, int] | list[NDArray[Any]]
@@ -66,7 +68,7 @@ def examples_of(frames: Frames, masks: Masks) -> tuple[Example, ...]:
         given: list[Any] = [frames]
         regions: list[Any] = [masks]
     else:
-        given, regions = list(frames), list(masks)
+        given, regions = _listed(frames, "frames"), _listed(masks, "masks")
     if not 1 <= len(given) <= MOST_EXAMPLES:
         raise BadInputError(
             f"a word is learned from 1 to {MOST_EXAMPLES} frames, not {len(given)}; choose those that differ"
@@ -81,6 +83,15 @@ def examples_of(frames: Frames, masks: Masks) -> tuple[Example, ...]:
     )
     _check_different(found)
     return found
+
+
+def _listed(several: Any, what: str) -> list[Any]:
+    if isinstance(several, Iterable) and not isinstance(several, str | bytes):
+        return list(several)
+    raise BadInputError(
+        f"{what} must be one array or a sequence of them, not {shown(several)}; read pictures first, and give "
+        "a mask for each"
+    )
 
 
 def _check_different(examples: Sequence[Example]) -> None:
@@ -105,14 +116,14 @@ def _example(frame: Any, region: Any, number: str) -> Example:
     if isinstance(region, tuple):
         inside, outside = _box(region, (height, width), number)
     else:
-        arrays = [np.asarray(one) for one in (region if isinstance(region, list) else [region])]
+        arrays = _arrays(region, number)
         stroke = all(
             array.ndim == 2 and array.shape[1] == 2 and array.dtype.kind in "iu" for array in arrays
         )
         if stroke:
             inside = _strokes(arrays, (height, width), number)
         else:
-            inside = _mask(np.asarray(region), (height, width), number)
+            inside = _mask(_array(region, number), (height, width), number)
         outside = ~inside
     if not inside.any():
         raise BadInputError(f"mask{number} is empty; mark what the word means")
@@ -123,11 +134,23 @@ def _example(frame: Any, region: Any, number: str) -> Example:
     return Example(pixels, inside, outside, stroke)
 
 
+def _arrays(region: Any, number: str) -> list[NDArray[Any]]:
+    return [_array(one, number) for one in (region if isinstance(region, list) else [region])]
+
+
+def _array(region: Any, number: str) -> NDArray[Any]:
+    try:
+        return np.asarray(region)
+    except ValueError:  # rows of several lengths
+        raise BadInputError(
+            f"mask{number} is {shown(region)}, which is no array; give {_REGIONS}"
+        ) from None
+
+
 def _mask(array: NDArray[Any], size_hw: tuple[int, int], number: str) -> NDArray[np.bool_]:
     if array.dtype != np.bool_:
         raise BadInputError(
-            f"mask{number} must be bool [H, W], a box (x0, y0, x1, y1) as a tuple, or points of a scribble as "
-            f"whole numbers [P, 2], not {array.dtype} {list(array.shape)}"
+            f"mask{number} must be {_REGIONS}, not {array.dtype} {list(array.shape)}"
         )
     if array.shape != size_hw:
         raise BadInputError(

@@ -272,17 +272,17 @@ def save_words(path: str | os.PathLike[str], words: Words, *, model_sha256: str 
 
 
 def examples_behind(vocabulary: Vocabulary) -> dict[str, dict[str, Any]]:
-    """Return, by name, how the words of a vocabulary that were learned from examples were: `examples`,
-    `margin`, `separates`, `from_text`."""
+    """Return, by word, how those of a vocabulary that were learned from examples were, synonyms, too:
+    `examples`, `margin`, `overlap`, `separates`, `from_text`."""
     if vocabulary.tuned is None:
         return {}
     learned = {canonical_word(word): how for word, how in _facts(vocabulary.tuned).items()}
-    named = ((name, learned.get(canonical_word(name))) for name in vocabulary.names)
-    return {name: dict(how) for name, how in named if how is not None}
+    found = ((word, learned.get(canonical_word(word))) for word in vocabulary.words)
+    return {word: dict(how) for word, how in found if how is not None}
 
 
 def learned_rows(vocabulary: Vocabulary) -> dict[str, Row]:
-    """Return, by name, the rows float32 [D] of the words that `examples_behind` has."""
+    """Return, by word, the rows float32 [D] of those that `examples_behind` has."""
     tuned, learned = vocabulary.tuned, examples_behind(vocabulary)
     if tuned is None:
         return {}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from dedos_deploy.runtime.explaining import Candidate
 from dedos_deploy.runtime.serving.answers import (
     KNOWN,
     ClassId,
@@ -17,12 +19,15 @@ from dedos_deploy.runtime.serving.answers import (
     known_camera,
 )
 from dedos_deploy.runtime.serving.controls import COLOUR, Controls
+from dedos_deploy.runtime.serving.drawing_routes import FrameNumber, known_frame
 from dedos_deploy.runtime.serving.explanations import why
 from dedos_deploy.runtime.serving.hub import DEFAULT_OPACITY
 from dedos_deploy.runtime.serving.recordings import Recorded
 from dedos_deploy.runtime.serving.streams import MOST_WATCHERS, StreamResponse
 from dedos_deploy.runtime.sources.playback import PlaybackState
 from dedos_deploy.vocabulary import WORDS_PER_REQUEST
+
+MOST_ASKING = 16
 
 Place = Annotated[
     float, Query(ge=0.0, lt=1.0, allow_inf_nan=False, description="part of the width or height")
@@ -101,7 +106,7 @@ def camera_routes(controls: Controls, heavy: Places) -> APIRouter:
     _add_playback(router, controls)
     _add_recordings(router, controls)
     _add_pictures(router, controls)
-    _add_places(router, controls, heavy)
+    _add_places(router, controls)
     return router
 
 
@@ -165,7 +170,10 @@ def _add_pictures(router: APIRouter, controls: Controls) -> None:
         return StreamResponse(controls.hub, watchers, known_camera(controls, name), opacity)
 
 
-def _add_places(router: APIRouter, controls: Controls, heavy: Places) -> None:
+def _add_places(router: APIRouter, controls: Controls) -> None:
+    # Places of their own: they wait for a frame, and one that never comes must keep no work waiting.
+    asking = Places(MOST_ASKING, f"{MOST_ASKING} explanations are asked for already; ask again")
+
     @router.get("/at", responses={503: {"description": "no frame yet"}}, summary="Word at a place")
     def pixel(name: str, x: Place, y: Place) -> Pixel:
         found = controls.pixel(known_camera(controls, name), x, y)
@@ -180,9 +188,18 @@ def _add_places(router: APIRouter, controls: Controls, heavy: Places) -> None:
     )
     def explain(name: str, x: Place, y: Place, n: Count = 5) -> Explanation:
         known_camera(controls, name)
-        with heavy.place():
-            found = controls.explanations.top(name, x, y, n)
-        return Explanation(why=why(found), candidates=[Competitor(**vars(one)) for one in found])
+        with asking.place():
+            return _explanation(controls.explanations.top(name, x, y, n))
+
+    @router.get("/frozen/{number}/top", summary="Why a place of a frozen frame is what it is")
+    def explain_frozen(
+        name: str, number: FrameNumber, x: Place, y: Place, n: Count = 5
+    ) -> Explanation:
+        return _explanation(known_frame(controls, name, number).top(x, y, n))
+
+
+def _explanation(found: Sequence[Candidate]) -> Explanation:
+    return Explanation(why=why(found), candidates=[Competitor(**vars(one)) for one in found])
 
 
 def _recording(recorded: Recorded) -> Recording:

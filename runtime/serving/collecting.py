@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,11 +95,12 @@ class CollectFolder(Closing):
             os.close(held)
 
     def add(
-        self, camera: str, picture_bgr: NDArray[np.uint8], regions: Sequence[Region]
+        self, camera: str, picture_bgr: NDArray[np.uint8], regions: Iterable[Region]
     ) -> Collected:
         """Write a frame, uint8 [H, W, 3], and what is known of it; other pixels are unlabelled.
 
-        regions: of overlapping ones the last counts. Raises BadInputError for a word that no label
+        regions: of overlapping ones the last counts; taken one by one, so that large pictures with many
+        words need one mask at a time. Raises BadInputError for a word that no label
         folder can have, or no labelled pixel; SinkError when it cannot be written, or would leave less
         than LEAST_FREE on the disk.
         """
@@ -113,16 +114,18 @@ class CollectFolder(Closing):
             self._frames += 1
             return Collected(str(picture), str(label_file), self._frames)
 
-    def _labels(self, size_hw: tuple[int, ...], regions: Sequence[Region]) -> NDArray[np.uint8]:
+    def _labels(self, size_hw: tuple[int, ...], regions: Iterable[Region]) -> NDArray[np.uint8]:
         on_top = np.full(size_hw, -1, np.int32)
-        for place, (_, mask) in enumerate(regions):
+        words = []
+        for place, (word, mask) in enumerate(regions):
+            words.append(word)
             on_top[mask] = place
         seen = [place for place in np.unique(on_top).tolist() if place >= 0]
         if not seen:
             raise BadInputError("nothing is drawn on the frame; draw a region and name it")
         # Only of words that are seen: one that is covered needs no line in `classes.txt`.
-        values = np.full(len(regions) + 1, UNLABELLED, np.uint8)
-        values[seen] = self._numbers([regions[place][0] for place in seen])
+        values = np.full(len(words) + 1, UNLABELLED, np.uint8)
+        values[seen] = self._numbers([words[place] for place in seen])
         return values[on_top]
 
     def _numbers(self, words: Sequence[str]) -> list[int]:
@@ -147,7 +150,8 @@ class CollectFolder(Closing):
             )
 
     def _check_space(self) -> None:
-        free = shutil.disk_usage(self._root).free
+        with writing(self._root):  # a disk that was taken out, or a folder that was removed
+            free = shutil.disk_usage(self._root).free
         if free < LEAST_FREE:
             raise SinkError(
                 f"the disk of {str(self._root)!r} has {free >> 20} MiB left, and {LEAST_FREE >> 20} are kept "

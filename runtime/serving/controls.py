@@ -78,10 +78,14 @@ class Controls(Closing):
         self._views = dict(views)
         self._cannot_learn = cannot_learn
         self._folder = None if collect_to is None else CollectFolder(collect_to)
-        self.drawings = Drawings(
-            self.hub, self._views, changed=self._words_changed, folder=self._folder
-        )
         self.explanations = Explanations(self.hub, self._views, self._repeat)
+        self.drawings = Drawings(
+            self.hub,
+            self._views,
+            self.explanations,
+            changed=self._words_changed,
+            folder=self._folder,
+        )
         self._run: Run | None = None
         self._imaging = threading.Lock()
 

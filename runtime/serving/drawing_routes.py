@@ -30,10 +30,12 @@ from dedos_deploy.runtime.serving.marks import (
 
 MOST_EXAMPLES = 5
 MOST_REGIONS = 64
+MOST_FREEZING = 16
 WORDS_TYPE = "application/octet-stream"
 MOST_LETTERS = 200
 
 Number = Annotated[int, Field(ge=1, lt=2**53, description="of a frozen frame")]
+FrameNumber = Annotated[int, Path(ge=1, lt=2**53)]
 Pixel = Annotated[int, Field(ge=-(2**16), le=2**16, description="x or y in pixels of the frame")]
 Word = Annotated[str, Field(min_length=1, max_length=MOST_LETTERS, examples=["my pallet"])]
 """One word as it is, without synonyms, threshold or colour."""
@@ -158,14 +160,18 @@ def drawing_routes(controls: Controls, heavy: Places) -> APIRouter:
 
 def _add_frozen(router: APIRouter, controls: Controls) -> None:
     drawings = controls.drawings
+    # Places of their own, since they wait for a frame.
+    freezing = Places(MOST_FREEZING, f"{MOST_FREEZING} frames are being frozen; ask again")
 
     @router.post(
         "/frozen",
         responses={503: {"description": "no frame yet"}},
-        summary="Keep the newest frame, to draw on it",
+        summary="Keep the next frame, to draw on it or to ask about it",
     )
     def freeze(name: str) -> FrozenFrame:
-        frozen = drawings.frozen.freeze(known_camera(controls, name))
+        known_camera(controls, name)
+        with freezing.place():
+            frozen = drawings.frozen.freeze(name)
         height, width = frozen.size_hw
         kept = drawings.frozen.numbers(name)
         return FrozenFrame(number=frozen.number, width=width, height=height, kept=kept)
@@ -176,15 +182,14 @@ def _add_frozen(router: APIRouter, controls: Controls) -> None:
         responses={200: {"content": {"image/jpeg": {}}}},
         summary="A frozen frame with its labels",
     )
-    def picture(
-        name: str, number: Annotated[int, Path(ge=1, lt=2**53)], opacity: Opacity = DEFAULT_OPACITY
-    ) -> Response:
-        frozen = _known_frame(controls, name, number)
+    def picture(name: str, number: FrameNumber, opacity: Opacity = DEFAULT_OPACITY) -> Response:
+        frozen = known_frame(controls, name, number)
         content = controls.hub.picture(name, frozen.frame, frozen.result, opacity=opacity)
         return Response(content, media_type="image/jpeg")
 
 
-def _known_frame(controls: Controls, name: str, number: int) -> Frozen:
+def known_frame(controls: Controls, name: str, number: int) -> Frozen:
+    """Return a frozen frame. Raises HTTPException 404."""
     try:
         return controls.drawings.frozen.get(known_camera(controls, name), number)
     except BadInputError as error:

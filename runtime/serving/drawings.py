@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,10 +16,22 @@ from dedos_deploy.runtime.learned_words import examples_behind, renamed, without
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.segmenter import SegmenterView
 from dedos_deploy.runtime.serving.collecting import Collected, CollectFolder, Region
+from dedos_deploy.runtime.serving.explanations import Explanations
 from dedos_deploy.runtime.serving.frozen import Frozen, FrozenFrames
 from dedos_deploy.runtime.serving.hub import Hub
-from dedos_deploy.runtime.serving.marks import Marks, example_of, mask_of_marks
-from dedos_deploy.vocabulary import Entry, Vocabulary, parse_vocabulary
+from dedos_deploy.runtime.serving.marks import (
+    Marks,
+    check_points,
+    example_of,
+    mask_of_marks,
+)
+from dedos_deploy.vocabulary import (
+    WORDS_PER_REQUEST,
+    Entry,
+    Vocabulary,
+    canonical_word,
+    parse_vocabulary,
+)
 from dedos_deploy.words_file import TunedRows
 
 WORDS_S = 10.0
@@ -54,16 +68,19 @@ class Drawings:
         self,
         hub: Hub,
         views: Mapping[str, SegmenterView],
+        explanations: Explanations,
         *,
         changed: Callable[[str], None],
         folder: CollectFolder | None,
     ) -> None:
         """changed: called with the name of a camera whose words are others now; folder: for frames
         that are collected, None to refuse them."""
-        self.frozen = FrozenFrames(hub, views)
+        self.frozen = FrozenFrames(hub, views, explanations)
         self._views = views
         self._changed = changed
         self._folder = folder
+        # One after the other: what reads the words to change them must not undo what came meanwhile.
+        self._changing = threading.Lock()
 
     @property
     def collects_to(self) -> str | None:
@@ -77,15 +94,18 @@ class Drawings:
 
         Of one picture that was frozen twice, as where a recording pauses, the last drawing counts. anyway: as of `SegmenterView.learn`, and raises as that does.
         """
-        view = self._views[name]
+        view, entry = self._views[name], Entry(one_word(word))
         frozen = _different([(self.frozen.get(name, number), marks) for number, marks in examples])
-        found = view.learn(
-            Entry(one_word(word)).spelled,
-            [one.frame.frame_bgr for one, _ in frozen],
-            [example_of(marks, one.size_hw) for one, marks in frozen],
-            anyway=anyway,
-            timeout_s=WORDS_S,
-        )
+        regions = [example_of(marks, one.size_hw) for one, marks in frozen]
+        with self._changing:
+            _check_room(name, view.vocabulary, entry)
+            found = view.learn(
+                entry.spelled,
+                [one.frame.frame_bgr for one, _ in frozen],
+                regions,
+                anyway=anyway,
+                timeout_s=WORDS_S,
+            )
         if found.added:
             self._changed(name)
         version = view.vocabulary_version
@@ -98,20 +118,23 @@ class Drawings:
 
         Raises BadInputError for one that has only the row of its text, whose name is its meaning.
         """
-        old, vocabulary, tuned = self._own(name, class_id)
         new = one_word(word)
-        entries = tuple(
-            replace(entry, name=new) if entry.name == old else entry for entry in vocabulary.entries
-        )
-        return self._set(name, Vocabulary(entries, renamed(tuned, old, new)))
+        with self._changing:
+            old, vocabulary, tuned = self._own(name, class_id)
+            entries = tuple(
+                replace(entry, name=new) if entry.name == old else entry
+                for entry in vocabulary.entries
+            )
+            return self._set(name, Vocabulary(entries, renamed(tuned, old, new)))
 
     def forget(self, name: str, class_id: int) -> int:
         """Give a word of a camera the row of its text again. Returns the vocabulary version.
 
         Raises BadInputError for one that has no other, UnfinishedError as `set_classes`.
         """
-        old, vocabulary, tuned = self._own(name, class_id)
-        return self._set(name, replace(vocabulary, tuned=without(tuned, old)))
+        with self._changing:
+            old, vocabulary, tuned = self._own(name, class_id)
+            return self._set(name, replace(vocabulary, tuned=without(tuned, old)))
 
     def words_file(self, name: str) -> bytes:
         """Return a camera's words with their rows as the content of a words file.
@@ -153,8 +176,9 @@ class Drawings:
                 "there is no folder to collect frames in; start with --collect FOLDER to have one"
             )
         frozen = self.frozen.get(name, number)
-        drawn = [(one_word(word), mask_of_marks(marks, frozen.size_hw)) for word, marks in regions]
-        known = [*(_shown(frozen.result) if rest else ()), *drawn]
+        check_points(mark for _, marks in regions for mark in marks)
+        drawn = ((one_word(word), mask_of_marks(marks, frozen.size_hw)) for word, marks in regions)
+        known = itertools.chain(_shown(frozen.result) if rest else (), drawn)
         return self._folder.add(name, frozen.frame.frame_bgr, known)
 
 
@@ -166,12 +190,20 @@ def one_word(text: str) -> str:
     return parse_vocabulary([Entry(word).spelled]).entries[0].name
 
 
-def _shown(result: Segmentation) -> list[Region]:
-    return [
-        (result.classes[class_id], result.label_map == class_id)
-        for class_id in result.class_ids
-        if result.counts[class_id]
-    ]
+def _check_room(name: str, vocabulary: Vocabulary, entry: Entry) -> None:
+    words = vocabulary.words
+    known = canonical_word(entry.name) in map(canonical_word, words)
+    if not known and len(words) >= WORDS_PER_REQUEST:
+        raise BadInputError(
+            f"camera {name!r} has {len(words)} words, synonyms counted, and at most {WORDS_PER_REQUEST} can be "
+            "changed on the page; remove one first"
+        )
+
+
+def _shown(result: Segmentation) -> Iterator[Region]:
+    for class_id in result.class_ids:
+        if result.counts[class_id]:
+            yield result.classes[class_id], result.label_map == class_id
 
 
 def _different(examples: Sequence[tuple[Frozen, Marks]]) -> list[tuple[Frozen, Marks]]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from dedos_deploy.errors import UnfinishedError
 from dedos_deploy.runtime.explaining import Candidate
+from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.segmenter import SegmenterView
 from dedos_deploy.runtime.serving.hub import Hub
@@ -36,24 +37,26 @@ class Explanations:
 
         x, y: in [0, 1), parts of width and height. Raises UnfinishedError when none comes in WAIT_S.
         """
-        result = self._explained(name)
-        height, width = result.label_map.shape
-        return result.top(int(y * height), int(x * width), n)
+        explained = self.frame(name, wait_s=WAIT_S)
+        if explained is None:
+            raise UnfinishedError(
+                f"camera {name!r} gave no frame for {WAIT_S:g} s that could be explained; ask again "
+                "when it does"
+            )
+        return top_at(explained[1], x, y, n)
 
-    def _explained(self, name: str) -> Segmentation:
-        arrived, deadline_s = threading.Event(), time.monotonic() + WAIT_S
+    def frame(self, name: str, *, wait_s: float) -> tuple[Frame, Segmentation] | None:
+        """Return a camera's next frame and its result with the scores, None when none comes in time."""
+        arrived, deadline_s = threading.Event(), time.monotonic() + wait_s
         with self._scores_kept(name), self._hub.telling(name, arrived.set):
-            newest = self._hub.newest(name)
-            if newest is None or newest.evidence is None:
+            newest = self._hub.newest_frame(name)
+            if newest is None or newest[1].evidence is None:
                 self._repeat(name)
-            while newest is None or newest.evidence is None:
+            while newest is None or newest[1].evidence is None:
                 if not arrived.wait(deadline_s - time.monotonic()):
-                    raise UnfinishedError(
-                        f"camera {name!r} gave no frame for {WAIT_S:g} s that could be explained; ask again "
-                        "when it does"
-                    )
+                    return None
                 arrived.clear()
-                newest = self._hub.newest(name)
+                newest = self._hub.newest_frame(name)
         return newest
 
     @contextlib.contextmanager
@@ -68,6 +71,12 @@ class Explanations:
         with self._switching:
             self._asking[name] += more
             self._views[name].explain = self._asking[name] > 0
+
+
+def top_at(result: Segmentation, x: float, y: float, n: int) -> tuple[Candidate, ...]:
+    """Return what competed for a place; x, y: in [0, 1), parts of width and height."""
+    height, width = result.label_map.shape
+    return result.top(int(y * height), int(x * width), n)
 
 
 def why(candidates: Sequence[Candidate]) -> str:

@@ -57,7 +57,12 @@ def rows_of_kept(kept: KeptRows, file: str, path: str) -> TunedRows:
         raise FieldError(f"{path}.words has no rows of one length")
     how: Mapping[str, Any] = {name: word.how for name, word in kept.words.items()}
     return TunedRows(
-        file, kept.model_sha256, tuple(kept.words), np.stack(rows), tuning={EXAMPLES: how}
+        file,
+        kept.model_sha256,
+        tuple(kept.words),
+        np.stack(rows),
+        tuning={EXAMPLES: how},
+        advice="name another file for --state, or move this one away and show the words anew",
     )
 
 

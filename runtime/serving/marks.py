@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,13 +48,18 @@ Marks = Sequence[Stroke | Box]
 """In the order in which they were drawn."""
 
 
-def mask_of_marks(marks: Marks, size_hw: tuple[int, int]) -> Mask:
-    """Return which pixels of a frame are drawn on. Raises BadInputError for more than MOST_POINTS."""
+def check_points(marks: Iterable[Stroke | Box]) -> None:
+    """Raise BadInputError where the strokes on a frame have more than MOST_POINTS."""
     points = sum(len(mark.points) for mark in marks if isinstance(mark, Stroke))
     if points > MOST_POINTS:
         raise BadInputError(
             f"the drawing has {points} points, at most {MOST_POINTS} are possible; draw less, or a box"
         )
+
+
+def mask_of_marks(marks: Marks, size_hw: tuple[int, int]) -> Mask:
+    """Return which pixels of a frame are drawn on. Raises BadInputError for more than MOST_POINTS."""
+    check_points(marks)
     drawn = np.zeros(size_hw, np.uint8)
     for mark in marks:
         if isinstance(mark, Box):

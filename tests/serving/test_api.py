@@ -272,6 +272,7 @@ def test_openapi_describes_all_of_it(site: Site) -> None:
         "/api/cameras/{name}/examples",
         "/api/cameras/{name}/frozen",
         "/api/cameras/{name}/frozen/{number}/picture.jpg",
+        "/api/cameras/{name}/frozen/{number}/top",
         "/api/cameras/{name}/playback",
         "/api/cameras/{name}/recording",
         "/api/cameras/{name}/snapshot.jpg",

@@ -101,6 +101,13 @@ def test_a_picture_that_cannot_be_written_leaves_no_labels(
             folder.add("gate", FRAME, [("pallet", _mask(slice(0, 5)))])
 
 
+def test_a_folder_that_was_removed_is_said(tmp_path: Path) -> None:
+    with CollectFolder(tmp_path / "disk") as folder:
+        shutil.rmtree(tmp_path / "disk")
+        with pytest.raises(SinkError, match="cannot be written .*check the folder"):
+            folder.add("gate", FRAME, [("pallet", _mask(slice(0, 5)))])
+
+
 def test_two_programs_do_not_collect_into_one_folder(tmp_path: Path) -> None:
     with CollectFolder(tmp_path), pytest.raises(BadInputError, match="another program collects"):
         CollectFolder(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,22 @@ import numpy as np
 import pytest
 from serving_site import Site, served
 
+from dedos_deploy.errors import BadInputError
+from dedos_deploy.runtime import Segmenter
+from dedos_deploy.runtime.frame import Frame
+from dedos_deploy.runtime.serving import frozen
+from dedos_deploy.runtime.serving.marks import Box
 from dedos_deploy.training.folders import open_folder, read_pair
 
 pytest.importorskip("fastapi", reason="needs pip install 'dedos-deploy[serve]'")
 pytest.importorskip("httpx")
 
+from dedos_deploy.runtime.serving.controls import Controls  # noqa: E402
 from dedos_deploy.runtime.serving.guard import Access  # noqa: E402
 
 GATE = "/api/cameras/gate"
 BOX = {"tool": "box", "box": [0, 0, 32, 48]}
+MANY = {"tool": "brush", "radius": 1, "points": [[1, 1]] * 2501}
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +116,7 @@ def test_a_frame_is_collected_with_what_is_drawn(site: Site, collected: Path) ->
         ({"regions": [{"word": "#a", "marks": [BOX]}]}, "comment or no text"),
         ({"regions": [{"word": "a", "marks": []}]}, "marks: List should have at least 1 item"),
         ({"regions": [{"word": "a", "marks": [{"tool": "pen"}]}]}, "'pen'"),
+        ({"regions": [{"word": w, "marks": [MANY]} for w in "ab"]}, "5002 points, at most 5000"),
         ({"odd": 1}, "odd: Extra inputs are not permitted"),
     ],
 )
@@ -119,6 +128,56 @@ def test_what_cannot_be_collected_is_said(
     answer = site.client.post(f"{GATE}/collected", json=body)
     assert answer.status_code == 422 and said in answer.json()["detail"], answer.text
     assert sorted(collected.rglob("*.*")) == before
+
+
+def test_a_frozen_frame_explains_itself(site: Site) -> None:
+    number = _frozen(site)
+    address = f"{GATE}/frozen/{number}/top"
+    site.client.put(f"{GATE}/classes", json={"classes": "blue"})
+    try:
+        for x, decider in ((0.85, "red"), (0.5, "green"), (0.1, "unlabelled")):
+            found = site.client.get(address, params={"x": x, "y": 0.4}).json()
+            (decided,) = [one for one in found["candidates"] if one["decided"]]
+            assert decided["name"] == decider and decider in found["why"]
+    finally:
+        site.client.put(f"{GATE}/classes", json={"classes": "red,green"})
+    assert site.client.get(f"{GATE}/frozen/999999/top?x=0&y=0").status_code == 404
+    assert site.client.get(f"{address}?x=1&y=0").status_code == 422
+
+
+def test_one_that_was_frozen_without_scores_says_so(
+    bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frozen, "FREEZE_S", 0.05)
+    frame = Frame(np.zeros((40, 60, 3), np.uint8), 0, 0.0, "test", "0")
+    with Segmenter.load(bundle_folder, classes="lamp", threads=1) as shared:
+        views = {"gate": shared.share("red")}
+        with Controls(shared, views) as controls:
+            controls.hub.on_result("gate", frame, views["gate"].segment(frame.frame_bgr))
+            kept = controls.drawings.frozen.freeze("gate")
+            assert kept.frame is frame and not views["gate"].explain
+            with pytest.raises(BadInputError, match="frozen without its scores, .* freeze one"):
+                kept.top(0.5, 0.5, 5)
+
+
+def test_large_frames_with_many_words_need_one_mask_at_a_time(
+    bundle_folder: Path, tmp_path: Path
+) -> None:
+    frame = Frame(np.zeros((400, 400, 3), np.uint8), 0, 0.0, "test", "0")
+    with Segmenter.load(bundle_folder, classes="lamp", threads=1) as shared:
+        views = {"gate": shared.share("red")}
+        with Controls(shared, views, collect_to=tmp_path / "yard") as controls:
+            controls.hub.on_result("gate", frame, views["gate"].segment(frame.frame_bgr))
+            number = controls.drawings.frozen.freeze("gate").number
+            words = [(f"w{index} x", [Box((index, 0, index + 1, 9))]) for index in range(60)]
+            controls.drawings.collect("gate", number, words, rest=True)
+            tracemalloc.start()
+            try:
+                controls.drawings.collect("gate", number, words, rest=True)
+                peak = tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+    assert peak < 20 * 400 * 400  # all masks at once are 60 such
 
 
 def test_without_a_folder_nothing_is_collected(plain_site: Site) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from dedos_deploy.runtime import Segmenter
 from dedos_deploy.runtime.explaining import Candidate
 from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.serving import explanations
+from dedos_deploy.runtime.serving.app import Server
+from dedos_deploy.runtime.serving.controls import Controls
 from dedos_deploy.runtime.serving.explanations import Explanations, why
 from dedos_deploy.runtime.serving.guard import Access
 from dedos_deploy.runtime.serving.hub import Hub
@@ -94,3 +97,24 @@ def test_what_decided_is_one_sentence() -> None:
     assert why([floor, short]) == (
         "unlabelled, since the best word, “car”, scores 0.200 and needs 0.300"
     )
+
+
+def test_a_camera_that_gives_nothing_keeps_no_work_waiting(
+    bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    httpx = pytest.importorskip("httpx")
+    monkeypatch.setattr(explanations, "WAIT_S", 1.0)
+    with (
+        Segmenter.load(bundle_folder, classes="lamp", threads=1) as shared,
+        Controls(shared, {"gate": shared.share("red")}) as controls,
+        Server(controls, Access(port=0), words=()) as server,
+        ThreadPoolExecutor(5) as pool,
+        httpx.Client(base_url=server.url) as client,
+    ):
+        asked = [pool.submit(client.get, "api/cameras/gate/top?x=0&y=0") for _ in range(5)]
+        while controls.explanations._asking["gate"] < 5:
+            assert not any(one.done() for one in asked)
+            time.sleep(0.01)
+        changed = client.put("api/cameras/gate/classes", json={"classes": "green"})
+        assert changed.status_code == 200
+        assert {one.result().status_code for one in asked} == {503}

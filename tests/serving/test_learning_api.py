@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.serving.controls import Controls
 from dedos_deploy.runtime.serving.guard import Access
 from dedos_deploy.runtime.serving.marks import Box
-from dedos_deploy.runtime.serving.state_file import StateFile
+from dedos_deploy.runtime.serving.state_file import Chosen, StateFile
 from dedos_deploy.vocabulary import vocabulary_from_file
 from dedos_deploy.words_file import save_words_file
 
@@ -109,6 +110,36 @@ def test_of_one_picture_the_last_drawing_counts(still: Controls) -> None:
     learned = still.drawings.learn("gate", "sea", examples, anyway=False)
     assert learned.examples == 1 and learned.added
     assert still.view("gate").segment(stripes()).mask("sea")[30, 10]
+
+
+def test_a_rename_keeps_what_is_learned_meanwhile(
+    still: Controls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view, number = still.view("gate"), still.drawings.frozen.freeze("gate").number
+    set_classes = view.set_classes
+
+    def learn(word: str, x: int) -> None:
+        still.drawings.learn("gate", word, [(number, [Box((x, 2, x + 26, 58))])], anyway=True)
+
+    def slowly(*given: Any, **more: Any) -> int:
+        other.start()
+        other.join(0.3)
+        return set_classes(*given, **more)
+
+    learn("sea", 2)
+    other = threading.Thread(target=learn, args=("lake", 32))
+    monkeypatch.setattr(view, "set_classes", slowly)
+    still.rename("gate", {word: own for word, own, _ in view.entries}["sea"], "ocean")
+    other.join(10)
+    assert view.classes == ("red", "green", "ocean", "lake")
+
+
+def test_no_more_words_than_the_page_can_change(site: Site) -> None:
+    words = ",".join(f"w{number}" for number in range(256))
+    assert site.client.put(f"{GATE}/classes", json={"classes": words}).status_code == 200
+    answer = _learn(site, "sea", _example(site, BLUE), anyway=True)
+    assert answer.status_code == 422 and "has 256 words" in answer.json()["detail"]
+    assert _learn(site, "W7", _example(site, BLUE), anyway=True).json()["added"]
 
 
 def test_what_does_not_stand_apart_changes_nothing(site: Site) -> None:
@@ -255,6 +286,16 @@ def test_what_was_learned_outlives_a_restart(
         assert bool(result.counts[0]) == red_is_found
 
 
+def test_a_learned_synonym_outlives_a_restart(learning_bundle: Path, tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    with Segmenter.load(learning_bundle, classes="red|the sea", threads=1) as segmenter:
+        segmenter.learn("the sea", stripes(), (0, 0, 30, 60))
+        StateFile(path).put("gate", Chosen(segmenter.vocabulary, {}))
+    kept = StateFile(path).chosen(["gate"])["gate"].vocabulary
+    with Segmenter.load(learning_bundle, classes=kept, threads=1) as segmenter:
+        assert segmenter.segment(stripes()).mask("red")[30, 10]
+
+
 def test_a_state_with_damaged_rows_is_left_as_it_is(
     learned: Callable[[], None], bundle_folder: Path, tmp_path: Path
 ) -> None:
@@ -273,5 +314,5 @@ def test_a_state_with_damaged_rows_is_left_as_it_is(
         assert wrong in path.read_text()
     # Another model refuses them, as rows of a words file.
     path.write_text(whole)
-    with pytest.raises(BadInputError, match="on another model"):
+    with pytest.raises(BadInputError, match="on another model .* name another file for --state"):
         Segmenter.load(bundle_folder, classes=_words_after_a_restart(tmp_path, "red"), threads=1)

@@ -114,6 +114,8 @@ def test_drawn_by_mouse_named_and_labelled_live(
     renamed = card.locator("table.words tbody tr", has_text="Baltic")
     renamed.wait_for()
     assert renamed.locator("input[type=color]").input_value() == colour
+    # Rows are drawn anew, and who goes on by keys is still there.
+    assert renamed.locator(":focus").count() == 1
     with page.expect_download() as saved:
         card.get_by_role("button", name="Save words file").click()
     assert saved.value.suggested_filename == "gate.words"
@@ -262,6 +264,20 @@ def test_a_click_explains_a_pixel(site: Site, browser: Any) -> None:
     assert "what the best word had to reach" in scores.locator("tr.decided").inner_text()
     assert picture.bounding_box() == box
     page.keyboard.press("Escape")
+    why.wait_for(state="hidden")
+    # The same of a frozen frame, by the words that it was labelled with.
+    card.get_by_role("button", name="Draw").click()
+    card.locator(".pad").wait_for()
+    site.controls.set_classes("gate", "blue")
+    card.get_by_label("Why?").check()
+    page.mouse.click(*_at(box, 0.85, 0.5))
+    card.locator(".why", has_text="“red”, which scores most").wait_for()
+    page.locator(".pad").first.focus()
+    for _ in range(30):
+        page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Enter")
+    card.locator(".why", has_text="unlabelled, since the best word").wait_for()
+    card.get_by_role("button", name="Draw").click()
     why.wait_for(state="hidden")
     assert not troubles
 

@@ -29,9 +29,11 @@ export class Card {
       rename: (id, word) => this.send(`classes/${id}/name`, { name: word }),
       forget: (id) => this.change(`classes/${id}/examples`, { method: "DELETE" }),
     });
-    this.drawing = new Drawing(name, this.find, { opacity: page.opacity, changed: page.refresh });
     this.explained = new Explained(name, {
       picture: this.find(".picture"), cross: this.find(".cross"), panel: this.find(".explain"),
+    });
+    this.drawing = new Drawing(name, this.find, {
+      opacity: page.opacity, changed: page.refresh, explained: this.explained,
     });
     this.listen();
     this.watch();

@@ -5,17 +5,19 @@ import { Pad } from "./pad.js";
 const MOST_EXAMPLES = 5;
 
 export class Drawing {
-  constructor(name, find, { opacity, changed }) {
+  constructor(name, find, { opacity, changed, explained }) {
     this.name = name;
     this.find = find;
     this.opacity = opacity;
     this.changed = changed;
+    this.explained = explained;
     this.frozen = null;
     this.examples = new Map();
     this.learned = new Set();
     this.pad = new Pad(find(".pad"), find(".of-pad"), {
       changed: () => this.list(),
       said: (text) => { find(".place").textContent = text; },
+      asked: (point, size) => explained.tell(`frozen/${this.frozen.number}/`, point, size),
     });
     find(".draw").addEventListener("click", () => this.toggle());
     for (const radio of find(".tools").elements.tool) {
@@ -81,6 +83,7 @@ export class Drawing {
   thaw() {
     this.frozen = null;
     this.pad.cross.hide();
+    this.explained.close();
     this.open(false);
     this.find(".draw").focus({ preventScroll: true });
   }

@@ -36,17 +36,24 @@ export class Explained {
     if (event.key === "Escape") this.close();
   }
 
-  async ask() {
-    const { width, height } = this.size;
-    const { x, y } = this.cross.point;
+  ask() {
+    return this.tell("", this.cross.point, this.size);
+  }
+
+  // Of the live picture, or of what is at `of`, as frozen/7/.
+  async tell(of, { x, y }, { width, height }) {
     const place = `x=${((x + 0.5) / width).toFixed(5)}&y=${((y + 0.5) / height).toFixed(5)}`;
     const said = this.panel.querySelector(".why");
     this.panel.hidden = false;
+    // Answers may overtake each other: the last question's counts.
+    const question = (this.asked = {});
     try {
-      const found = await ask(path(this.name, `top?${place}`));
+      const found = await ask(path(this.name, `${of}top?${place}`));
+      if (question !== this.asked) return;
       said.textContent = found.why;
       this.panel.querySelector("tbody").replaceChildren(...found.candidates.map((one) => row(one)));
     } catch (error) {
+      if (question !== this.asked) return;
       said.textContent = error.message;
       this.panel.querySelector("tbody").replaceChildren();
     }

@@ -5,11 +5,12 @@ const MOST_POINTS = 5000;
 const TINTS = ["#ffb000", "#00c2ff", "#ff5fb0", "#9be24a", "#b48cff", "#ff7a45"];
 
 export class Pad {
-  constructor(canvas, cross, { changed, said }) {
+  constructor(canvas, cross, { changed, said, asked }) {
     this.canvas = canvas;
     this.cross = new Cross(cross, canvas);
     this.changed = changed;
     this.said = said;
+    this.asked = asked;
     this.tool = "brush";
     this.radius = 8;
     this.regions = [];
@@ -69,6 +70,11 @@ export class Pad {
     if (!event.isPrimary || event.button !== 0) return;
     const point = pixelAt(event, this.canvas, this.canvas.width, this.canvas.height);
     if (point === null) return;
+    if (this.tool === "why") {
+      this.cross.put(point, this.size);
+      this.asked(point, this.size);
+      return;
+    }
     this.canvas.setPointerCapture(event.pointerId);
     this.cross.hide();
     this.begin(point);
@@ -87,6 +93,10 @@ export class Pad {
       event.preventDefault();
       this.cross.point ?? this.cross.put({ x: this.canvas.width >> 1, y: this.canvas.height >> 1 }, this.size);
       const ends = this.begun !== null;
+      if (this.tool === "why" && !ends) {
+        this.asked(this.cross.point, this.size);
+        return;
+      }
       if (ends) this.end();
       else this.begin(this.cross.point, true);
       this.said(ends ? `the ${this.tool} ends here` : `the ${this.tool} begins here`);
@@ -126,8 +136,10 @@ export class Pad {
     this.draw();
   }
 
+  // Of all regions, as the server counts them.
   points() {
-    return this.begun.mark.points.length + this.region.marks.reduce((sum, mark) => sum + (mark.points?.length ?? 0), 0);
+    const marks = [this.begun.mark, ...this.regions.flatMap((region) => region.marks)];
+    return marks.reduce((sum, mark) => sum + (mark.points?.length ?? 0), 0);
   }
 
   end() {

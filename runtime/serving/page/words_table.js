@@ -19,11 +19,22 @@ export class WordsTable {
     const changes = drawn !== this.drawn;
     if (changes) {
       this.drawn = drawn;
-      this.body.replaceChildren(...vocabulary.classes.map((entry) => this.row(entry)));
+      this.redraw(vocabulary.classes);
     }
     vocabulary.classes.forEach((entry, index) => share(this.body.children[index], coverage[entry.name]));
     share(this.foot, unlabelled);
     return changes;
+  }
+
+  // Who goes through the table by keys stays where they were.
+  redraw(classes) {
+    const at = [...this.body.rows].findIndex((row) => row.contains(document.activeElement));
+    const column = at < 0 ? -1 : [...this.body.rows[at].cells].findIndex((one) => one.contains(document.activeElement));
+    this.body.replaceChildren(...classes.map((entry) => this.row(entry)));
+    if (column < 0) return;
+    const row = this.body.rows[Math.min(at, this.body.rows.length - 1)];
+    const usable = [row.cells[column], row].flatMap((part) => [...part.querySelectorAll("input, button")]);
+    usable.find((one) => !one.disabled).focus({ preventScroll: true });
   }
 
   row(entry) {
@@ -50,7 +61,7 @@ export class WordsTable {
 
   name(entry, word) {
     const name = make("th", word.replace(/\\([,|@#\\])/g, "$1"), { scope: "row" });
-    if (entry.learned !== null) name.append(this.learned(entry, name));
+    if (entry.learned !== null) name.append(this.learned(entry, name, word));
     else if (entry.spelled_out.length) {
       const words = entry.spelled_out.map((one) => `“${one}”`).join(" and ");
       name.append(make("small", `The text tower spells ${words} out; it may not know it.`, { class: "hint" }));
@@ -58,11 +69,11 @@ export class WordsTable {
     return name;
   }
 
-  learned(entry, name) {
+  learned(entry, name, word) {
     const { examples, margin } = entry.learned;
     const line = make("small", `learned from ${frames(examples)}, margin ${margin.toFixed(2)} `, { class: "hint" });
     const rename = make("button", "Rename", { type: "button", class: "rename", "aria-label": `Rename ${entry.name}` });
-    rename.addEventListener("click", () => this.rename(entry, name));
+    rename.addEventListener("click", () => this.rename(entry, name, word));
     const forget = make("button", "Forget", {
       type: "button", class: "forget", title: "let it mean what its text means", "aria-label": `Forget the examples of ${entry.name}`,
     });
@@ -71,7 +82,7 @@ export class WordsTable {
     return line;
   }
 
-  rename(entry, name) {
+  rename(entry, name, word) {
     const form = make("form", "");
     const input = make("input", "", { maxlength: "200", required: "", value: entry.name, "aria-label": `New name of ${entry.name}` });
     form.append(input, make("button", "Save"));
@@ -81,7 +92,7 @@ export class WordsTable {
     });
     form.addEventListener("keydown", (event) => {
       if (event.key !== "Escape") return;
-      const again = this.name(entry, entry.name);
+      const again = this.name(entry, word);
       name.replaceWith(again);
       again.querySelector(".rename").focus();
     });

@@ -67,7 +67,7 @@ def settings(root: Path, diffusion: Path | None, **changes: object) -> TrainSett
         "amp": False,
         "ema": 0.0,
         "diffusion": str(diffusion) if diffusion else None,
-        "diffusion_hw": (32, 32),
+        "diffusion_hw": (32, 32) if diffusion else None,
     }
     return settings_for("micro", (str(root),), **{**values, **changes})
 

@@ -223,7 +223,7 @@ CACHE_OPTIONS = (
     ),
     Option(
         "diffusion_hw",
-        "image size the diffusion reads (what it was trained at)",
+        "image size the diffusion reads (what it was trained at; paper-* train at 640x640)",
         size_hw,
         flag="--diffusion-size",
         metavar="HxW",

@@ -135,6 +135,8 @@ class TrainSettings:
         for name in not_negative.split():
             if getattr(self, name) < 0:
                 raise BadInputError(f"{name} is {getattr(self, name)}, but must not be negative")
+        if not 0 <= self.seed < 2**32:
+            raise BadInputError(f"seed is {self.seed}, but a seed lies in [0, {2**32})")
         if not 0 <= self.balance <= 1:
             raise BadInputError(f"balance is {self.balance}, but an exponent of it lies in [0, 1]")
         if not 0 <= self.ema < 1:

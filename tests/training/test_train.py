@@ -263,6 +263,25 @@ def test_a_value_that_decides_something_is_taken(
     settings_for(preset, (str(write_folder()),), **given)
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_no_generator_takes_is_refused(write_folder: Write, seed: int) -> None:
+    with pytest.raises(
+        BadInputError, match=rf"seed is {seed}, but a seed lies in \[0, 4294967296\)"
+    ):
+        settings_for("nano", (str(write_folder()),), seed=seed)
+
+
+def test_a_whole_text_tower_is_decayed_while_parts_of_the_trunk_are_not(
+    micro: ModelConfig, write_folder: Write
+) -> None:
+    model = build_model(replace(micro, clip_tune="qv"))
+    choose_trained(model, tune_text=True)
+    optimizer = build_optimizer(model, settings(write_folder(), tune_text=True))
+    decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    tuned = {n: decay[id(p)] for n, p in model.named_parameters() if "blocks.0.qkv.weight" in n}
+    assert tuned["text_tower.blocks.0.qkv.weight"] > 0 == tuned["trunk.blocks.0.qkv.weight"]
+
+
 def test_runs_of_before_clip_could_be_tuned_go_on_with_their_options(write_folder: Write) -> None:
     root = (str(write_folder()),)
     now = settings_for("paper-b", root, clip_tune="none", diffusion="sd", diffusion_hw=(768, 768))

@@ -260,10 +260,8 @@ class TrainSettings:
         defaults = TrainSettings(self.preset, self.data).to_json()
         before: dict[str, Any] = {**json.loads(defaults), **_recorded(earlier)}
         before["clip_tune"] = before["clip_tune"] or get_preset(self.preset).clip_tune
-        # A size that was not given was the diffusion's own, which its fingerprint holds.
-        free = FREE_FIELDS | ({"diffusion_hw"} if before["diffusion_hw"] is None else set())
         for name, value in json.loads(replace(self, clip_tune=self.tuned).to_json()).items():
-            if name not in free and before.get(name) != value:
+            if name not in FREE_FIELDS and before.get(name) != value:
                 raise BadInputError(
                     f"the run to resume has {name} {shown(before.get(name))}, not {shown(value)}; "
                     "repeat its options, or start a new run in another --output"
@@ -284,9 +282,10 @@ def _recorded(settings: str) -> dict[str, Any]:
 FREE_FIELDS = frozenset(
     (
         "steps minutes save_minutes save_steps eval_minutes eval_images samples tensorboard "
-        "workers threads device diffusion diffusion_cache micro_batch"
+        "workers threads device diffusion diffusion_hw diffusion_cache micro_batch"
     ).split()
 )
+# The state has the fingerprint of the diffusion, of which its size is a part.
 
 _OF_DIFFUSION = ("diffusion_hw", "view", "add_noise", "diffusion_half")
 _OF_READING = ("mask_map", "bank", "bank_drop")

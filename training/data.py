@@ -90,7 +90,11 @@ class BatchStream(Dataset["Batch | DedosError"]):
         self._slots = {word: index for index, word in enumerate(self.words)}
         self._tables = [folder.lookup(self._slots) for folder in self.folders]
         self._epoch: tuple[int, NDArray[np.int64]] | None = None
-        self._seen: dict[tuple[int, int], NDArray[np.int64]] = {}
+        # A bit per item for "read", one for IGNORE, and one per word: 3 MB for COCO-Stuff, in every worker.
+        self._seen = [
+            np.zeros((len(folder.items), -(-(len(self.words) - OTHER) // 8)), np.uint8)
+            for folder in folders
+        ]
 
     @property
     def epoch_items(self) -> int:
@@ -110,7 +114,7 @@ class BatchStream(Dataset["Batch | DedosError"]):
             owner, item = self._pick(picture)
             image, raw = read_pair(self.folders[owner], item)
             named = self._tables[owner][raw]
-            self._seen[owner, item] = _words_in(named, len(self.words))
+            self._seen[owner][item] = self._bits(named)
             pair = augment(
                 image,
                 named,
@@ -137,15 +141,24 @@ class BatchStream(Dataset["Batch | DedosError"]):
         pictures = self.settings.batch * self.settings.pieces
         picked = [self._pick(step * pictures + index) for index in range(pictures)]
         candidates = np.logical_or.reduce(self._known([owner for owner, _ in picked]))
-        present = np.unique(np.concatenate([self._words_of(*pick) for pick in picked]))
+        present = np.zeros(len(self.words), dtype=bool)
+        if candidates.sum() > self.settings.vocabulary:
+            present = np.logical_or.reduce([self._words_of(*pick) for pick in picked])
         return self._choose(candidates, present, random)
 
-    def _words_of(self, owner: int, item: int) -> NDArray[np.int64]:
-        """Return the words in one label file, read for it at its first appearance elsewhere."""
-        if (owner, item) not in self._seen:
-            named = self._tables[owner][read_labels(self.folders[owner], item)]
-            self._seen[owner, item] = _words_in(named, len(self.words))
-        return self._seen[owner, item]
+    def _words_of(self, owner: int, item: int) -> NDArray[np.bool_]:
+        """Return bool [words], those in one label file, read for it at its first appearance elsewhere."""
+        bits = self._seen[owner][item]
+        if not bits.any():
+            bits[:] = self._bits(self._tables[owner][read_labels(self.folders[owner], item)])
+        return np.unpackbits(bits, count=len(self.words) - OTHER)[-OTHER:].astype(bool)
+
+    def _bits(self, labels: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return the packed bits of one item: OTHER's, always set, then IGNORE's, then the words'."""
+        # Counting, not sorting: a picture has a million pixels. IGNORE and OTHER are -1 and -2.
+        held = np.bincount(labels.ravel() - OTHER, minlength=len(self.words) - OTHER) > 0
+        held[0] = True
+        return np.packbits(held)
 
     def _pick(self, number: int) -> tuple[int, int]:
         epoch, position = divmod(number, self.epoch_items)
@@ -192,7 +205,7 @@ class BatchStream(Dataset["Batch | DedosError"]):
         return known
 
     def _choose(
-        self, candidates: NDArray[np.bool_], present: NDArray[np.int64], random: np.random.Generator
+        self, candidates: NDArray[np.bool_], present: NDArray[np.bool_], random: np.random.Generator
     ) -> NDArray[np.int64]:
         """Return the words of one step: present ones first in rank, absent ones as negatives."""
         rank = random.random(len(self.words)) + 2.0 * ~candidates
@@ -203,12 +216,6 @@ class BatchStream(Dataset["Batch | DedosError"]):
             order = random.permutation(order)
             limit = min(limit, int(random.integers(1, len(order))))
         return np.sort(order[:limit]).astype(np.int64)
-
-
-def _words_in(labels: NDArray[np.int64], words: int) -> NDArray[np.int64]:
-    """Return the words that `labels` holds; IGNORE and OTHER, -1 and -2, are none."""
-    # Counting, not sorting: a picture has a million pixels.
-    return np.bincount(labels.ravel() - OTHER, minlength=words - OTHER)[-OTHER:].nonzero()[0]
 
 
 def image_key(image_bgr: NDArray[np.uint8]) -> str:

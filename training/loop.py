@@ -49,6 +49,7 @@ from dedos_deploy.training.setup import (
     batch_settings,
     inherited_credits,
     initial_model,
+    make_output,
     micro_batch_size,
     open_diffusion,
     open_folders,
@@ -159,7 +160,7 @@ class Trainer:
         optimizer = build_optimizer(model, settings, learning)
         fingerprint = diffusion.fingerprint if diffusion is not None else None
         self.training = Training(model, optimizer, average, learning, fingerprint, mark)
-        _make_output(output, resume)
+        make_output(output, None if resume else output / STATE)
         if resume:
             load_state(output / STATE, self.training)
         self.log = RunLog(output, tensorboard=settings.tensorboard and self.processes.rank == 0)
@@ -389,16 +390,4 @@ class Trainer:
         raise DivergedError(
             f"step {self.training.step} has loss {loss} and gradient norm {norm}, so the run "
             f"stopped; its batch is in {path}; try a lower --lr or --no-amp"
-        )
-
-
-def _make_output(output: Path, resume: bool) -> None:
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInputError(f"cannot create output folder {output}: {error}") from error
-    if not resume and (output / STATE).exists():
-        raise BadInputError(
-            f"{output} already holds a run; add --resume to go on with it, or choose another "
-            "--output"
         )

@@ -39,7 +39,7 @@ def build_optimizer(
         if not parameter.requires_grad:
             continue
         tower = name.startswith(("trunk.", "text_tower."))
-        partial = tower and model.config.clip_tune == "qv"
+        partial = name.startswith("trunk.") and model.config.clip_tune == "qv"
         plain = parameter.ndim < 2 or partial or _is_embedding(name)
         rate = settings.backbone_lr if tower else settings.lr
         muon = settings.muon > 0 and not plain and _is_map(name, parameter)

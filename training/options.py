@@ -85,23 +85,23 @@ TRAIN_OPTIONS = {
             "image at its own aspect (the other presets)",
             choices=("deployed", "mask2former"),
         ),
-        Option("vocabulary", "most words in one batch", int),
+        Option("vocabulary", "most words in one step", int),
         Option(
             "drop_words",
-            "probability that a batch loses part of its words, which teaches to leave the rest "
-            "of the image unlabelled",
+            "probability that a step loses part of its words, which teaches to leave the rest "
+            "of the image unlabelled (paper-*: 0)",
+            float,
+            metavar="P",
+        ),
+        Option(
+            "balance",
+            "weigh rare words by their frequency to the power -P in the dense terms of nano's training "
+            "(0: all alike)",
             float,
             metavar="P",
         ),
     ),
     "what is learned from a diffusion model": (
-        Option(
-            "balance",
-            "weigh rare words by their frequency to the power -P in the dense terms of nano and "
-            "edge training (0: all alike)",
-            float,
-            metavar="P",
-        ),
         Option(
             "diffusion",
             "frozen diffusion model that proxy queries read while training: a hub name such as "
@@ -223,7 +223,7 @@ CACHE_OPTIONS = (
     ),
     Option(
         "diffusion_hw",
-        "image size the diffusion reads (what it was trained at)",
+        "image size the diffusion reads (what it was trained at; paper-* train at 640x640)",
         size_hw,
         flag="--diffusion-size",
         metavar="HxW",

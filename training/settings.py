@@ -135,6 +135,8 @@ class TrainSettings:
         for name in not_negative.split():
             if getattr(self, name) < 0:
                 raise BadInputError(f"{name} is {getattr(self, name)}, but must not be negative")
+        if not 0 <= self.seed < 2**32:
+            raise BadInputError(f"seed is {self.seed}, but a seed lies in [0, {2**32})")
         if not 0 <= self.balance <= 1:
             raise BadInputError(f"balance is {self.balance}, but an exponent of it lies in [0, 1]")
         if not 0 <= self.ema < 1:
@@ -205,16 +207,34 @@ class TrainSettings:
 
     def check_effects(self, given: Mapping[str, Any]) -> None:
         """Raise BadInputError for a value of `given` (None: not given) that nothing would come of."""
-        if given.get("backbone_lr") is not None and self.tuned == "none" and not self.tune_text:
-            raise BadInputError(
-                f"backbone_lr {self.backbone_lr} has no effect: CLIP stays as it is; choose with "
-                "--clip-tune ln or qv what is trained of it, or leave --backbone-lr out"
+        for name, reason in self._without_effect().items():
+            value = given.get(name)
+            # A switch that is turned off asks for what there is anyway.
+            if value is not None and value is not False:
+                flag = _FLAGS.get(name, f"--{name.replace('_', '-')}")
+                raise BadInputError(f"{name} {value} has no effect: {reason}, or leave {flag} out")
+
+    def _without_effect(self) -> dict[str, str]:
+        """Return the fields that decide nothing under the others, and why."""
+        found: dict[str, str] = {}
+        parts, labels = COMPONENTS[self.component], COMPONENTS[self.component].reads == "labels"
+        if self.tuned == "none" and not self.tune_text:
+            found["backbone_lr"] = (
+                "CLIP stays as it is; choose with --clip-tune ln or qv what is trained of it"
             )
-        if given.get("balance") and not self.loss.dense:
-            raise BadInputError(
-                f"balance {self.balance} has no effect: it weighs words in a loss that preset "
-                f"{self.preset} does not have; leave --balance out"
+        if not (self.loss.dense or self.loss.score):
+            found["balance"] = (
+                f"preset {self.preset} has no loss whose words it could weigh; take nano or miniature"
             )
+        if not self.diffusion:
+            reason = "no diffusion model is read; name one with --diffusion"
+            reading = () if labels else _OF_READING
+            found |= dict.fromkeys((*_OF_DIFFUSION, *reading), reason)
+        if not (self.diffusion and parts.separation):
+            found["gamma"] = "texture is separated with --diffusion in IV and V alone; choose these"
+        if not (self.diffusion or parts.progressive):
+            found["timesteps"] = f"component {self.component} walks none here; name a --diffusion"
+        return found
 
     @property
     def tuned(self) -> ClipTune:
@@ -239,7 +259,8 @@ class TrainSettings:
         # What an earlier version did not know had the value that is the default now.
         defaults = TrainSettings(self.preset, self.data).to_json()
         before: dict[str, Any] = {**json.loads(defaults), **_recorded(earlier)}
-        for name, value in json.loads(self.to_json()).items():
+        before["clip_tune"] = before["clip_tune"] or get_preset(self.preset).clip_tune
+        for name, value in json.loads(replace(self, clip_tune=self.tuned).to_json()).items():
             if name not in FREE_FIELDS and before.get(name) != value:
                 raise BadInputError(
                     f"the run to resume has {name} {shown(before.get(name))}, not {shown(value)}; "
@@ -261,9 +282,16 @@ def _recorded(settings: str) -> dict[str, Any]:
 FREE_FIELDS = frozenset(
     (
         "steps minutes save_minutes save_steps eval_minutes eval_images samples tensorboard "
-        "workers threads device diffusion diffusion_cache micro_batch"
+        "workers threads device diffusion diffusion_hw diffusion_cache micro_batch"
     ).split()
 )
+# The state has the fingerprint of the diffusion, of which its size is a part.
+
+_OF_DIFFUSION = ("diffusion_hw", "view", "add_noise", "diffusion_half")
+_OF_READING = ("mask_map", "bank", "bank_drop")
+"""Fields that need a diffusion model; those that need it or another thing to read."""
+
+_FLAGS = {"diffusion_hw": "--diffusion-size"}
 
 # From scratch a trunk needs the full rate, and the auxiliary terms teach it pixels from step one.
 _NANO = {
@@ -287,6 +315,7 @@ _PAPER = {
     "clip_tune": "ln",
     "clip_norm": 0.01,
     "vocabulary": 171,
+    "drop_words": 0.0,
     "view": "crop",
     "diffusion_hw": (640, 640),
 }

@@ -232,3 +232,16 @@ def open_oracle(
         model.config, (words,), steps=steps, mask_map=settings.mask_map, separation=False
     )
     return learning, LabelWalker(words, steps, device), LearningSource({}, LABELS)
+
+
+def make_output(output: Path, state: Path | None) -> None:
+    """Create the folder of a run; raises BadInputError where `state`, that of another run, is."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInputError(f"cannot create output folder {output}: {error}") from error
+    if state is not None and state.exists():
+        raise BadInputError(
+            f"{output} already holds a run; add --resume to go on with it, or choose another "
+            "--output"
+        )

@@ -122,8 +122,8 @@ def load_state(path: Path, training: Training) -> None:
     if record.diffusion != training.diffusion:
         raise BadInputError(
             f"the run to resume reads {_diffusion_name(record.diffusion)}, not "
-            f"{_diffusion_name(training.diffusion)}; repeat its --diffusion, or start a new run in "
-            "another --output"
+            f"{_diffusion_name(training.diffusion)}; repeat its --diffusion and --diffusion-size, or "
+            "start a new run in another --output"
         )
     _, tensors = read_tensors(path, partial(_damaged, path))
     modules = {"model.": training.model, "learning.": training.learning}

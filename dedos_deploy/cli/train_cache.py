@@ -29,6 +29,8 @@ examples:
   dedos-train cache-diffusion --data coco-stuff --diffusion sd21 --cache /fast/cache
       then train with: --diffusion sd21 --diffusion-cache /fast/cache, and the same --timesteps,
       --diffusion-size and --diffusion-half, which are part of what is cached
+  dedos-train cache-diffusion --data coco-stuff --diffusion sd21 --diffusion-size 640x640 --cache /fast/cache
+      for paper-*, which read crops unless they are trained with --view whole
   torchrun --nproc-per-node 2 -m dedos_deploy.cli.train cache-diffusion ...
       half of the images on each of two GPUs
 
@@ -80,7 +82,8 @@ def run(args: argparse.Namespace) -> int:
         print(summary(report))
         print(
             f"use it with: dedos-train --diffusion {args.diffusion} --diffusion-cache "
-            f"{args.cache} and the same other options",
+            f"{args.cache} --view whole --diffusion-size {report.size_hw[0]}x{report.size_hw[1]} and "
+            "the same other options",
             file=sys.stderr,
         )
     return EXIT_OK

@@ -104,7 +104,10 @@ def test_a_run_uses_them_and_bad_exponents_are_refused(
 ) -> None:
     data = (str(write_folder()),)
     given = {"steps": 1, "batch": 2, "workers": 0, "eval_minutes": 0.0, "device": "cpu"}
-    trainer = Trainer(settings_for("micro", data, balance=0.5, **given), tmp_path / "run")
+    weighed = LossWeights(score=1.0)
+    trainer = Trainer(
+        settings_for("micro", data, balance=0.5, loss=weighed, **given), tmp_path / "run"
+    )
     weights = trainer.objective.word_weights
     assert weights is not None and weights[2] > weights[0]  # cars are rarer than sky
     plain = Trainer(settings_for("micro", data, **given), tmp_path / "plain")

@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.training import data
 from dedos_deploy.training.augment import AugmentSettings
 from dedos_deploy.training.data import (
     Batch,
@@ -22,7 +24,7 @@ from dedos_deploy.training.data import (
     batches,
     image_key,
 )
-from dedos_deploy.training.folders import open_folder, read_pair
+from dedos_deploy.training.folders import LabelFolder, open_folder, read_labels, read_pair
 from dedos_deploy.training.targets import IGNORE, OTHER
 
 Write = Callable[..., Path]
@@ -61,6 +63,24 @@ def test_how_a_step_is_cut_changes_no_picture_and_no_word(
         for name in ("images", "labels", "annotated"):
             joined = torch.cat([getattr(piece, name) for piece in pieces])
             assert torch.equal(joined, getattr(whole[step], name)), name
+
+
+def test_labels_of_other_micro_batches_are_read_where_words_must_be_chosen_alone(
+    write_folder: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+
+    def noted(folder: LabelFolder, item: int) -> NDArray[np.uint16]:
+        read.append(item)
+        return read_labels(folder, item)
+
+    monkeypatch.setattr(data, "read_labels", noted)
+    folders = two_folders(write_folder).folders
+    for vocabulary, others in ((64, 0), (3, 3)):
+        stream = BatchStream(folders, replace(SETTINGS, vocabulary=vocabulary, batch=1, pieces=4))
+        for _ in range(2):  # Each file once: what it holds is kept.
+            assert isinstance(stream[0], Batch)
+        assert len(read) == others
 
 
 def test_worker_processes_give_the_same_batches_in_order(write_folder: Write) -> None:

@@ -67,7 +67,7 @@ def settings(root: Path, diffusion: Path | None, **changes: object) -> TrainSett
         "amp": False,
         "ema": 0.0,
         "diffusion": str(diffusion) if diffusion else None,
-        "diffusion_hw": (32, 32),
+        "diffusion_hw": (32, 32) if diffusion else None,
     }
     return settings_for("micro", (str(root),), **{**values, **changes})
 
@@ -214,12 +214,14 @@ def test_a_failed_step_keeps_every_micro_batch(
         assert len(json.loads(file.metadata()["words"])) == 2
 
 
-@pytest.mark.parametrize("component", list(COMPONENTS))
+# The two left out have (V)'s graph; what they read, or that they read nothing, is tested elsewhere.
+@pytest.mark.parametrize("component", sorted({*COMPONENTS} - {"V0", "V-shuffled"}))
 def test_each_component_trains_and_exports_its_own_graph(
     micro: ModelConfig, write_folder: Write, tmp_path: Path, diffusion: Path, component: Component
 ) -> None:
     teacher = diffusion if COMPONENTS[component].walks else None
-    chosen = settings(write_folder(), teacher, component=component, bank_drop=0.0, steps=1)
+    drop = 0.0 if COMPONENTS[component].learns else None
+    chosen = settings(write_folder(), teacher, component=component, bank_drop=drop, steps=1)
     trainer = Trainer(chosen, tmp_path / "run")
     terms: dict[str, float] = {}
 

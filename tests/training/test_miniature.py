@@ -37,6 +37,7 @@ from dedos_deploy.training.miniature.curves import draw_curves, read_curve
 from dedos_deploy.training.miniature.jobs import Job, JobFailedError, run_jobs
 from dedos_deploy.training.miniature.plan import QUICK, MiniaturePlan, plan_from_json
 from dedos_deploy.training.miniature.report import fillings, table
+from dedos_deploy.training.miniature.run import shipped
 from dedos_deploy.training.miniature.statistics import paired_difference, spread
 from dedos_deploy.training.miniature.table3 import (
     FILLS,
@@ -103,6 +104,21 @@ def test_controls_are_compared_with_the_baseline_and_with_no_diffusion() -> None
     assert "gain_over_V0" not in rows["V0"] and "gain_over_I" in rows["V0"]
     # The row before a control is none that it adds to.
     assert "base_gain" not in rows["oracle"] and "base_gain" not in rows["V0"]
+
+
+def test_intervals_of_all_gains_over_both_rows_hold_together() -> None:
+    plan = MiniaturePlan(components=("I", "V0", "V", "oracle"), seeds=2)
+    base = {"I": (0.2, 0.21), "V0": (0.24, 0.25), "V": (0.25, 0.28), "oracle": (0.3, 0.31)}
+    runs = [result(c, s, value) for c, values in base.items() for s, value in enumerate(values)]
+    rows = {row["component"]: row for row in table(plan, runs)}
+    # Three gains over (I) and three over (V0), in each of four groups.
+    one = paired_difference(base["V0"], base["V"], looks=24)
+    assert rows["V"]["gain_over_V0"]["base"]["low"] == pytest.approx(one.low)
+
+
+def test_what_is_shipped_is_never_a_control_beside_a_row_of_table_3() -> None:
+    assert shipped(MiniaturePlan(components=("I", "V0", "V", "oracle"))) == "V"
+    assert shipped(MiniaturePlan(components=("V0", "oracle"))) == "oracle"
 
 
 def evaluated(words: Sequence[str], percent: Sequence[int | None]) -> EvaluationResult:

@@ -212,6 +212,7 @@ def test_the_papers_presets_train_as_section_4_2_says(write_folder: Write) -> No
     assert (paper.lr, paper.backbone_lr, paper.batch, paper.steps) == (2e-4, 2e-6, 4, 60_000)
     assert (paper.tuned, edge.tuned, settings_for("nano", (root,)).tuned) == ("ln", "none", "all")
     assert (paper.vocabulary, paper.clip_norm, paper.view) == (171, 0.01, "crop")
+    assert paper.drop_words == 0  # All words in every step.
     assert paper.diffusion_hw == (640, 640)
     assert settings_for("paper-l", (root,), clip_tune="qv").tuned == "qv"
 
@@ -222,6 +223,20 @@ def test_the_papers_presets_train_as_section_4_2_says(write_folder: Write) -> No
         ("edge-b", {"backbone_lr": 1e-5}, "backbone_lr 1e-05 has no effect: CLIP stays as it is"),
         ("paper-b", {"backbone_lr": 1e-5, "clip_tune": "none"}, "has no effect"),
         ("paper-b", {"balance": 0.5}, "balance 0.5 has no effect"),
+        ("edge-b", {"view": "crop"}, "view crop has no effect: no diffusion model is read"),
+        ("edge-b", {"diffusion_hw": (64, 64)}, "has no effect.* leave --diffusion-size out"),
+        ("edge-b", {"add_noise": True}, "add_noise True has no effect"),
+        ("edge-b", {"diffusion_half": True, "component": "oracle"}, "diffusion_half True has no"),
+        ("edge-b", {"mask_map": "none"}, "mask_map none has no effect"),
+        ("edge-b", {"bank": "static"}, "bank static has no effect"),
+        ("edge-b", {"bank_drop": 0.0, "component": "V0"}, "bank_drop 0.0 has no effect"),
+        ("edge-b", {"gamma": 0.0}, "gamma 0.0 has no effect"),
+        (
+            "edge-b",
+            {"gamma": 2.0, "component": "III", "diffusion": "sd"},
+            "gamma 2.0 has no effect",
+        ),
+        ("edge-b", {"timesteps": (9,), "component": "I"}, "has no effect: component I walks none"),
     ],
 )
 def test_a_value_that_nothing_would_come_of_is_refused(
@@ -229,6 +244,54 @@ def test_a_value_that_nothing_would_come_of_is_refused(
 ) -> None:
     with pytest.raises(BadInputError, match=told):
         settings_for(preset, (str(write_folder()),), **given)
+
+
+@pytest.mark.parametrize(
+    ("preset", "given"),
+    [
+        ("nano", {"backbone_lr": 1e-4, "balance": 0.4}),
+        ("edge-b", {"backbone_lr": 1e-5, "tune_text": True}),
+        ("edge-b", {"add_noise": False, "diffusion_half": False, "timesteps": (9, 8)}),
+        ("edge-b", {"component": "oracle", "mask_map": "none", "bank_drop": 0.0}),
+        ("edge-b", {"diffusion": "sd", "component": "II", "timesteps": (9,), "bank": "static"}),
+        ("edge-b", {"diffusion": "sd", "gamma": 0.0, "view": "crop", "diffusion_hw": (64, 64)}),
+    ],
+)
+def test_a_value_that_decides_something_is_taken(
+    write_folder: Write, preset: str, given: dict[str, Any]
+) -> None:
+    settings_for(preset, (str(write_folder()),), **given)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_no_generator_takes_is_refused(write_folder: Write, seed: int) -> None:
+    with pytest.raises(
+        BadInputError, match=rf"seed is {seed}, but a seed lies in \[0, 4294967296\)"
+    ):
+        settings_for("nano", (str(write_folder()),), seed=seed)
+
+
+def test_a_whole_text_tower_is_decayed_while_parts_of_the_trunk_are_not(
+    micro: ModelConfig, write_folder: Write
+) -> None:
+    model = build_model(replace(micro, clip_tune="qv"))
+    choose_trained(model, tune_text=True)
+    optimizer = build_optimizer(model, settings(write_folder(), tune_text=True))
+    decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    tuned = {n: decay[id(p)] for n, p in model.named_parameters() if "blocks.0.qkv.weight" in n}
+    assert tuned["text_tower.blocks.0.qkv.weight"] > 0 == tuned["trunk.blocks.0.qkv.weight"]
+
+
+def test_runs_of_before_clip_could_be_tuned_go_on_with_their_options(write_folder: Write) -> None:
+    root = (str(write_folder()),)
+    now = settings_for("paper-b", root, clip_tune="none", diffusion="sd", diffusion_hw=(768, 768))
+    before = json.loads(now.to_json())
+    del before["clip_tune"]
+    before["diffusion_hw"] = None  # Its own, 768 for Stable Diffusion 2.1; the fingerprint tells.
+    now.check_continues(json.dumps(before))
+    with pytest.raises(BadInputError, match="the run to resume has clip_tune 'none', not 'ln'"):
+        replace(now, clip_tune="ln").check_continues(json.dumps(before))
+    replace(now, clip_tune=None).check_continues(now.to_json())  # The preset's own is the same.
 
 
 def test_what_is_trained_of_clip_stands_in_the_checkpoint(

@@ -41,6 +41,9 @@ class FillReport:
     counts: CacheCounts
     """What was computed, and the seconds it took."""
 
+    size_hw: tuple[int, int]
+    """Image size that the diffusion reads."""
+
     @property
     def bytes_per_image(self) -> int:
         return self.bytes // max(1, self.stored)
@@ -83,7 +86,8 @@ def fill_cache(
     for key in last:
         cache.stored(key)
     stored = sum(1 for _ in cache.folder.glob("*/*.safetensors"))
-    return FillReport(len(paths), there, cache.stored_bytes(), stored, cache.counts)
+    size_hw = cache.diffusion.size_hw
+    return FillReport(len(paths), there, cache.stored_bytes(), stored, cache.counts, size_hw)
 
 
 def image_paths(folders: Sequence[LabelFolder], *, first: int = 0, by: int = 1) -> list[Path]:

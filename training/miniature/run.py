@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from dedos_deploy.errors import BadInputError, require
+from dedos_deploy.training.components import TABLE3, Component
 from dedos_deploy.training.miniature.budget import pretraining_plan, read_cost, steps_for
 from dedos_deploy.training.miniature.jobs import Job, OnJob, run_jobs
 from dedos_deploy.training.miniature.plan import MiniaturePlan
@@ -169,8 +170,14 @@ def _table(plan: MiniaturePlan, places: Places, output: Path) -> list[Job]:
     return jobs
 
 
+def shipped(plan: MiniaturePlan) -> Component:
+    """Return the last row of Table 3 in `plan`, or the last control if there is no such row."""
+    rows = [component for component in plan.components if component in TABLE3]
+    return (rows or plan.components)[-1]
+
+
 def _export(plan: MiniaturePlan, output: Path, say: Say) -> Path:
-    """Write the bundle of the last component under seed 0."""
+    """Write the bundle of the component to ship under seed 0."""
     bundle = output / "miniature.dedos"
     if bundle.exists():
         say("bundle: kept")
@@ -178,7 +185,7 @@ def _export(plan: MiniaturePlan, output: Path, say: Say) -> Path:
     require("onnxscript", extra="export", purpose="exporting a model")
     from dedos_deploy.export import ExportOptions, WeightsSource, export_bundle
 
-    checkpoint = output / "runs" / f"{plan.components[-1]}_0" / "checkpoint.safetensors"
+    checkpoint = output / "runs" / f"{shipped(plan)}_0" / "checkpoint.safetensors"
     # Scores of a model that hardly learned are all but equal: rounding decides between them.
     drift = plan.steps < TAUGHT_STEPS
     options = ExportOptions(storage="half", size_hw=plan.size_hw, allow_drift=drift)

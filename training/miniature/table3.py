@@ -119,6 +119,7 @@ def run_settings(
     plan: MiniaturePlan, places: Places, component: Component, seed: int
 ) -> TrainSettings:
     """Return the settings of one run; all components of a seed see the same batches."""
+    parts = COMPONENTS[component]
     return settings_for(
         "miniature",
         (str(places.base),),
@@ -134,10 +135,10 @@ def run_settings(
         seed=seed,
         clip_weights=str(places.clip),
         component=component,
-        diffusion=str(places.diffusion) if COMPONENTS[component].walks else None,
-        diffusion_cache=str(places.cache) if COMPONENTS[component].walks else None,
-        gamma=plan.gamma,
-        bank_drop=plan.bank_drop,
+        diffusion=str(places.diffusion) if parts.walks else None,
+        diffusion_cache=str(places.cache) if parts.walks else None,
+        gamma=plan.gamma if parts.separation else None,
+        bank_drop=plan.bank_drop if parts.learns else None,
         eval_minutes=0.0,
         samples=0,
         workers=0,

@@ -102,6 +102,20 @@ def test_a_large_image_is_refused_before_it_is_resized(
         answers.answer(Asked(image=FRAME))
 
 
+@pytest.mark.parametrize("order", ["", 0, False, [], "BGR"])
+def test_an_order_that_is_none_is_refused(answers: Answers, order: object) -> None:
+    with pytest.raises(BadInputError, match="of channels is unknown; it is bgr or rgb"):
+        answers.answer(Asked(image=FRAME, parameters={"order": order}))
+
+
+def test_labels_that_no_png_holds_are_refused_as_the_request_s(answers: Answers) -> None:
+    asked = Asked(image=np.zeros((1, 10**6 + 1, 3), np.uint8), parameters={"encoding": "png"})
+    with pytest.raises(
+        BadInputError, match="labels of 1x1000001 pixels are no PNG.* 'encoding' out"
+    ):
+        answers.answer(asked)
+
+
 @pytest.mark.parametrize(
     ("outputs", "parameters", "missing"),
     [

@@ -78,6 +78,10 @@ class Plan:
         for name in ("price", "restart_s", "start_s", "shard_s", "sigma"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise BadInputError(f"{name} must be 0 or more, not {getattr(self, name)}")
+        if not 0 < self.least_hours < math.inf:
+            raise BadInputError(
+                f"{self.fps} frames per second are no rate of a worker; give a measured one"
+            )
         work_h = (self.shard_s + self.shard / self.fps) / HOUR_S
         if work_h > MOST_WORK * self.mtbf_h:
             raise BadInputError(
@@ -183,7 +187,7 @@ def measured_ratio(path: Path) -> tuple[str, float]:
         raise BadInputError(f"{str(path)!r} cannot be read as JSON ({error})") from error
     if not isinstance(found, dict):
         raise BadInputError(f"{str(path)!r} is {shown(found)}; give what corpus.py --json wrote")
-    for name in ("missing", "duplicates"):
+    for name in ("missing", "duplicates", "wrong"):
         if found.get(name):
             raise BadInputError(
                 f"{str(path)!r} is of a run with {name} {shown(found[name])}, whose rate says nothing; "

@@ -234,16 +234,17 @@ def _refuse_irregular(status: os.stat_result, path: str | os.PathLike[str]) -> N
         raise OSError(errno.EINVAL, f"it is {kind}, not a regular file", os.fspath(path))
 
 
-def replace_folder(staging: Path, dest: Path) -> None:
+def replace_folder(staging: Path, dest: Path, *, beside: Path | None = None) -> None:
     """Give a finished folder the name `dest`, in place of a folder that has it, if any.
 
-    Raises OSError; what stood there has its name again then.
+    beside: where that one steps aside, a path on the same file system, None for `dest`. Raises OSError;
+    what stood there has its name again then.
     """
     if not dest.exists():
         os.rename(staging, dest)
         return
     # No name of a temporary: nobody sweeps away the only bundle there is after a kill in between.
-    aside = dest.with_name(f".{dest.name}.{secrets.token_hex(4)}.replaced")
+    aside = (beside or dest).with_name(f".{dest.name}.{secrets.token_hex(4)}.replaced")
     try:
         # A folder with contents cannot be renamed over: it steps aside, and back on any failure.
         os.rename(dest, aside)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from dedos_deploy.bundle import Bundle, BundleWriter
@@ -46,14 +47,15 @@ def write_triton_model(bundle: Bundle, options: TritonOptions, *, overwrite: boo
     words = _words(bundle, options)
     dest = model_folder(bundle.name, options, overwrite=overwrite)
     try:
-        dest.parent.mkdir(exist_ok=True)
-        sweep(dest.parent)
-        temporary = Temporary(dest, folder=True)
+        place = _unserved(dest)
+        sweep(place.parent)
+        temporary = Temporary(place, folder=True)
         try:
             staging = temporary.path / dest.name
             _fill(staging, bundle, options, words)
             sync_tree(staging)
-            replace_folder(staging, dest)
+            dest.parent.mkdir(exist_ok=True)
+            replace_folder(staging, dest, beside=place)
             sync(dest.parent)
         finally:
             temporary.discard()
@@ -86,6 +88,21 @@ def model_folder(bundle: str, options: TritonOptions, *, overwrite: bool) -> Pat
     if dest.exists() and not (dest / CONFIG).is_file():
         raise BadInputError(f"{str(dest)!r} is not a model, so it is not replaced; move it away")
     return dest
+
+
+def _unserved(dest: Path) -> Path:
+    """Return the path beside which a model is made.
+
+    Triton takes every folder of a repository for a model, hidden ones, too, and does not start where
+    one cannot be loaded: so beside the repository, unless that is a file system of its own or nothing
+    may be written there.
+    """
+    repository, above = dest.parent, dest.parent.parent
+    if not os.access(above, os.W_OK | os.X_OK):
+        return dest
+    if repository.exists() and repository.stat().st_dev != above.stat().st_dev:
+        return dest
+    return above / dest.name
 
 
 def _fill(folder: Path, bundle: Bundle, options: TritonOptions, words: tuple[str, bytes]) -> None:

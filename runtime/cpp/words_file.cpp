@@ -101,7 +101,11 @@ const Row* WordsFile::find(const std::string& word) const {
 
 void WordsFile::check_model(const Manifest& manifest) const {
   const std::string& its = manifest.checkpoint_sha256;
-  if (model_sha256_ == its && width_ == static_cast<std::size_t>(manifest.text_width)) return;
+  // What is not known is no model, also where a file says the same.
+  if (!its.empty() && model_sha256_ == its &&
+      width_ == static_cast<std::size_t>(manifest.text_width)) {
+    return;
+  }
   throw bad_input(
       name_ + " was tuned on another model (checkpoint " +
       shown(model_sha256_.substr(0, kShownOfHash)) + ", not " +

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.closing import Closing
-from dedos_deploy.errors import BadInputError, nearest, shown
+from dedos_deploy.errors import BadInputError, SinkError, nearest, shown
 from dedos_deploy.runtime.pixels import Order
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.segmenter import Segmenter
@@ -101,7 +101,8 @@ class Answers(Closing):
         frame = self._frame(asked, manner)
         words = None if asked.classes is None else _text(asked.classes)
         view = self._segmenter if words is None else self._views.view(words)
-        found = _tensors(view.segment(frame, order=manner.order or "bgr"), manner)
+        order: Order = "bgr" if manner.order is None else manner.order
+        found = _tensors(view.segment(frame, order=order), manner)
         _check_outputs(asked.outputs, [tensor.name for tensor in found])
         return found
 
@@ -183,4 +184,11 @@ def _tensors(result: Segmentation, manner: _Manner) -> Tensors:
 
 
 def _png(picture: NDArray[Any]) -> NDArray[np.object_]:
-    return np.array([encode_picture(".png", picture)], np.object_)
+    try:
+        return np.array([encode_picture(".png", picture)], np.object_)
+    except SinkError as error:  # a side of more than a million pixels
+        height, width = picture.shape
+        raise BadInputError(
+            f"labels of {height}x{width} pixels are no PNG, whose sides end earlier; leave the parameter "
+            "'encoding' out or send a smaller picture"
+        ) from error

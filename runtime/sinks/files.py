@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -194,10 +195,11 @@ def encode_picture(
     """
     import cv2
 
-    encoded, content = cv2.imencode(suffix, picture, settings)
-    if not encoded:
-        raise SinkError(
-            f"a picture of {picture.shape[1]}x{picture.shape[0]} cannot be written as {suffix}; "
-            "choose another format"
-        )
-    return bytes(content)
+    with contextlib.suppress(cv2.error):  # which OpenCV 4 raises for what later ones only return
+        encoded, content = cv2.imencode(suffix, picture, settings)
+        if encoded:
+            return bytes(content)
+    raise SinkError(
+        f"a picture of {picture.shape[1]}x{picture.shape[0]} cannot be written as {suffix}; "
+        "choose another format"
+    )

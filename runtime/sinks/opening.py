@@ -98,12 +98,13 @@ def check_topics_apart(uris: Sequence[str]) -> None:
     taken: dict[tuple[str, int], str] = {}
     for uri in topics:
         address = topics_at(uri)
-        earlier = taken.setdefault((address.name, address.domain), uri)
-        if earlier is not uri:
+        topic = address.name, address.domain
+        if topic in taken:
             raise BadInputError(
-                f"output {earlier!r} and output {uri!r} publish the same topics; write one with the "
+                f"output {taken[topic]!r} and output {uri!r} publish the same topics; write one with the "
                 "settings of both, or give each a name of its own"
             )
+        taken[topic] = uri
 
 
 def _file_of(uri: str) -> Path:

@@ -107,6 +107,8 @@ def test_a_measured_ratio_scales_the_rate(
         (["--workers", "0"], "workers must be at least 1, not 0"),
         (["--fps", "0"], "fps must be more than 0, not 0.0"),
         (["--fps", "nan"], "fps must be more than 0, not nan"),
+        (["--fps", "inf"], "inf frames per second are no rate of a worker; give a measured one"),
+        (["--fps", "1e-320"], "1e-320 frames per second are no rate of a worker"),
         (["--mtbf-h", "-1"], "mtbf_h must be more than 0, not -1.0"),
         (["--sigma", "inf"], "sigma must be 0 or more, not inf"),
         (["--seeds", "0"], "seeds must be at least 1, not 0"),
@@ -120,6 +122,7 @@ def test_a_measured_ratio_scales_the_rate(
         ),
         (["--measured", "none.json"], "'none.json' cannot be read as JSON"),
         (["--measured", "lost.json"], "is of a run with missing 3, whose rate says nothing"),
+        (["--measured", "wrong.json"], "is of a run with wrong 2, whose rate says nothing"),
         (["--measured", "other.json"], "has neither ray_ratio nor loop_ratio between 0 and 2"),
     ],
 )
@@ -133,6 +136,7 @@ def test_impossible_numbers_are_refused_in_one_sentence(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("lost.json").write_text('{"loop_ratio": 0.9, "missing": 3}')
+    Path("wrong.json").write_text('{"loop_ratio": 0.9, "missing": 0, "duplicates": 0, "wrong": 2}')
     Path("other.json").write_text('{"loop_ratio": 17}')
     assert script.main([*LINE, *arguments]) == 2
     captured = capsys.readouterr()

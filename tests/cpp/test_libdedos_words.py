@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,6 +108,18 @@ def test_files_that_do_not_fit_are_refused(
             manifest = bundle.manifest
         vocabulary.tuned.check_model(manifest.checkpoint_sha256, manifest.spec.text_width)
     assert sentence in refused(library, demo, file)
+
+
+def test_a_model_that_is_not_known_is_that_of_no_file(
+    library: Library, demo: Path, tuned: Callable[..., Path], tmp_path: Path
+) -> None:
+    unknown = tmp_path / "unknown.dedos"
+    with zipfile.ZipFile(demo) as archive:
+        archive.extractall(unknown)
+    manifest = json.loads((unknown / "manifest.json").read_text())
+    (unknown / "manifest.json").write_text(json.dumps({**manifest, "checkpoint_sha256": None}))
+    said = refused(library, unknown, tuned(model_sha256=""))
+    assert "was tuned on another model" in said and "not an unknown one" in said
 
 
 def test_a_file_that_is_cut_off_anywhere_is_refused(

@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from dedos_deploy.cli.run import main
-from dedos_deploy.errors import MissingExtraError, SinkError, SourceError
+from dedos_deploy.errors import BadInputError, MissingExtraError, SinkError, SourceError
 from dedos_deploy.runtime import open_sink, open_source
 from dedos_deploy.runtime.dds_address import discovery_config, parse_topic
 from dedos_deploy.runtime.sinks.opening import check_topics_apart
@@ -86,6 +86,8 @@ def test_two_outputs_of_the_same_topics_are_refused(capsys: pytest.CaptureFixtur
     assert main([*asked, "--output", "ros2:/dedos?also=overlay&domain=0"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "output 'ros2:/dedos' and output 'ros2:/dedos?also=overlay&domain=0' publish the" in line
+    with pytest.raises(BadInputError, match="'ros2:/dedos' and output 'ros2:/dedos' publish"):
+        check_topics_apart(2 * ["ros2:/dedos"])
     check_topics_apart(["ros2:/dedos", "ros2:/dedos?domain=1", "ros2:/other", "null"])
 
 

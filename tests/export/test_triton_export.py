@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from dedos_deploy import Segmenter, export
 from dedos_deploy.bundle import Bundle
 from dedos_deploy.cli import export as command
 from dedos_deploy.cli.export import main
+from dedos_deploy.export import triton
 from dedos_deploy.export.triton_options import TritonOptions
 from dedos_deploy.vocabulary import parse_vocabulary, vocabulary_from_file
 from dedos_deploy.vocabulary_file import save_vocabulary
@@ -203,6 +207,48 @@ def test_nothing_is_left_where_writing_fails(
     assert "models/demo' cannot be written (No space left on device)" in capsys.readouterr().err
     assert sorted(folder.rglob("*")) == before
     assert (folder / "models/demo/1/classes.txt").read_text() == "road\n"
+
+
+@pytest.mark.parametrize("repository", ["new", "models"])
+def test_a_repository_holds_nothing_but_models_at_any_time(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, repository: str
+) -> None:
+    """Triton does not start with a folder in its repository that is no model."""
+    seen: list[set[str]] = []
+
+    def seen_by(function: Callable[..., None]) -> Callable[..., None]:
+        def wrapped(*given: Any, **more: Any) -> None:
+            seen.append({path.name for path in folder.glob(f"{repository}/*")})
+            function(*given, **more)
+
+        return wrapped
+
+    monkeypatch.setattr(triton, "sync_tree", seen_by(triton.sync_tree))
+    monkeypatch.setattr(shutil, "rmtree", seen_by(shutil.rmtree))
+    before = {path.name for path in folder.iterdir()}
+    assert main(["--bundle", "demo", "--triton", repository, "--overwrite"]) == 0
+    assert all(names <= {"demo", "other"} for names in seen) and len(seen) > 1
+    assert {path.name for path in folder.iterdir()} == before | {repository}
+
+
+def test_a_repository_is_not_made_where_writing_fails(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(triton, "sync_tree", full)
+    assert main(["--bundle", "demo", "--triton", "new"]) == 2
+    assert not (folder / "new").exists()
+
+
+def test_a_folder_above_that_cannot_be_written_is_not_needed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    before = {path.name for path in (folder / "models").iterdir()}
+    assert main(["--bundle", "demo", "--triton", "models", "--overwrite"]) == 0
+    assert {path.name for path in (folder / "models").iterdir()} == before
 
 
 def test_a_model_is_called_as_its_bundle() -> None:

@@ -102,6 +102,29 @@ def test_a_large_image_is_refused_before_it_is_resized(
         answers.answer(Asked(image=FRAME))
 
 
+@pytest.mark.parametrize("order", ["", 0, False, [], "BGR"])
+def test_an_order_that_is_none_is_refused(answers: Answers, order: object) -> None:
+    with pytest.raises(BadInputError, match="of channels is unknown; it is bgr or rgb"):
+        answers.answer(Asked(image=FRAME, parameters={"order": order}))
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_labels_that_no_png_holds_are_refused_as_the_request_s(
+    answers: Answers, monkeypatch: pytest.MonkeyPatch, raises: bool
+) -> None:
+    """OpenCV 4 raises what later ones return."""
+
+    def imencode(*_: object) -> tuple[bool, None]:
+        if raises:
+            raise cv2.error("Assertion failed")
+        return False, None
+
+    monkeypatch.setattr(cv2, "imencode", imencode)
+    asked = Asked(image=FRAME, parameters={"encoding": "png"})
+    with pytest.raises(BadInputError, match="labels of 48x64 pixels are no PNG.* 'encoding' out"):
+        answers.answer(asked)
+
+
 @pytest.mark.parametrize(
     ("outputs", "parameters", "missing"),
     [

@@ -1,4 +1,4 @@
-"""Environments that `.ci/ros` and `.ci/triton` make, and what a run of pytest there came to."""
+"""Environments that `.ci/corpus`, `.ci/ros` and `.ci/triton` make, and what a run of pytest there came to."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -19,13 +20,14 @@ from dedos_deploy.cli._main import (
 )
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.interrupts import EXIT_INTERRUPTED
-from dedos_deploy.spec import BACKGROUNDS
+from dedos_deploy.spec import BACKGROUNDS, CPU_ENGINES
 
 if TYPE_CHECKING:
     from dedos_deploy.bundle import Bundle
     from dedos_deploy.corpus.beginning import Wanted
     from dedos_deploy.corpus.course import Outcome
     from dedos_deploy.corpus.labelling import Job
+    from dedos_deploy.corpus.ray_cluster import RayCluster
     from dedos_deploy.vocabulary import Vocabulary
 
 EXIT_WITH_ERRORS = 3
@@ -48,6 +50,8 @@ examples:
   dedos-label "s3://clips/2024/*.mp4" --bundle street.dedos --classes classes.txt --every 25 \\
             --output s3://labels/2024
       one frame in 25 of videos in a bucket, into another; needs fsspec's package for it, s3fs
+  dedos-label "s3://clips/2024/*.mp4" --classes classes.txt --output s3://labels/2024 --ray head:6379
+      on all machines of a Ray cluster, of which this is one
   dedos-label verify labels
       proves that every frame of the inputs is there once, and whole
   dedos-label export labels --to cvat --review 50 --output to_correct
@@ -123,13 +127,20 @@ def build_parser() -> argparse.ArgumentParser:
         "--workers",
         type=int,
         metavar="N",
-        help="processes, each with an engine of its own (default: one per usable core, on a GPU 1)",
+        help="processes, each with an engine of its own (default: one per usable core, on a GPU 1; with "
+        "--ray as many as its CPUs less one, or its GPUs)",
     )
     parser.add_argument(
         "--threads",
         type=int,
         metavar="N",
-        help="CPU threads of each process (default: the usable cores, shared out)",
+        help="CPU threads of each process (default: the usable cores, shared out; with --ray 1)",
+    )
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help='label on the machines of a Ray cluster, host:port of its head, or "local" for a cluster of '
+        "this one; all machines must reach inputs, output and bundle under these names",
     )
     parser.add_argument(
         "--shard-frames",
@@ -168,6 +179,7 @@ def run(args: argparse.Namespace) -> int:
     from dedos_deploy.cli._progress import ProgressLines
     from dedos_deploy.corpus.beginning import begin
     from dedos_deploy.corpus.loop import label_shards
+    from dedos_deploy.corpus.ray_workers import RayWorkers
     from dedos_deploy.interrupts import interrupts_taken
     from dedos_deploy.progress import QUIET
     from dedos_deploy.runtime.opencv import silence_ffmpeg
@@ -175,26 +187,50 @@ def run(args: argparse.Namespace) -> int:
 
     silence_ffmpeg()
     # What is cheap to check comes first: a typing mistake should not cost a model's loading time.
-    vocabulary, workers = typed_vocabulary(args.classes), _workers(args)
-    wanted = _wanted(args, workers)
+    vocabulary = typed_vocabulary(args.classes)
+    _wanted(args, _workers(args, None))
     _check_places(args)
     progress = QUIET if args.quiet else ProgressLines()
-    with Bundle.open(args.bundle) as bundle, interrupts_taken("dedos-label") as interrupts:
+    with contextlib.ExitStack() as opened:
+        bundle = opened.enter_context(Bundle.open(args.bundle))
+        interrupts = opened.enter_context(interrupts_taken("dedos-label"))
+        if args.ray is not None:
+            # Ray prints there what it has to say of nodes, where --json promises an object.
+            opened.enter_context(contextlib.redirect_stdout(sys.stderr))
+        cluster = _cluster(args)
+        if cluster is not None:
+            opened.enter_context(cluster)
+        workers = _workers(args, cluster)
         job = _job(args, bundle, vocabulary, workers)
-        begun = begin(job, wanted, progress)
+        begun = begin(job, _wanted(args, workers), progress)
+        pool = None if cluster is None else RayWorkers(cluster, job, progress)
         stop = interrupts.defer()
-        outcome = label_shards(begun, job, workers=workers, stop=stop, progress=progress)
+        outcome = label_shards(begun, job, workers=workers, pool=pool, stop=stop, progress=progress)
     return _told(args, outcome)
 
 
-def _workers(args: argparse.Namespace) -> int:
+def _cluster(args: argparse.Namespace) -> RayCluster | None:
+    """Return the cluster that is to label, None for this machine."""
+    from dedos_deploy.corpus.ray_cluster import RayCluster
+
+    if args.ray is None:
+        return None
+    if args.gpu:
+        raise BadInputError(
+            "--gpu is for this machine: --ray gives each worker a GPU; leave one out"
+        )
+    on_gpu = args.engine not in CPU_ENGINES
+    return RayCluster(args.ray, workers=args.workers, threads=_threads(args, 1), on_gpu=on_gpu)
+
+
+def _workers(args: argparse.Namespace, cluster: RayCluster | None) -> int:
     from dedos_deploy.threads import usable_cores
 
-    if args.workers is None:
-        return usable_cores() if args.engine in ("cpu", "openvino") else 1
-    if args.workers < 1:
+    if args.workers is not None and args.workers < 1:
         raise BadInputError(f"--workers must be at least 1, not {args.workers}")
-    workers: int = args.workers
+    if args.workers is None and cluster is None:
+        return usable_cores() if args.engine in CPU_ENGINES else 1
+    workers: int = args.workers if cluster is None else cluster.workers
     return workers
 
 
@@ -214,9 +250,7 @@ def _wanted(args: argparse.Namespace, workers: int) -> Wanted:
 def _job(args: argparse.Namespace, bundle: Bundle, vocabulary: Vocabulary, workers: int) -> Job:
     from dedos_deploy.corpus.folders import scheme_of
     from dedos_deploy.corpus.labelling import Job
-    from dedos_deploy.threads import usable_cores, usable_threads
 
-    threads = max(1, usable_cores() // workers) if args.threads is None else args.threads
     return Job(
         output=args.output
         if scheme_of(args.output)
@@ -228,9 +262,18 @@ def _job(args: argparse.Namespace, bundle: Bundle, vocabulary: Vocabulary, worke
         threshold=args.threshold,
         engine=args.engine,
         gpu=args.gpu,
-        threads=usable_threads(threads),
+        threads=_threads(args, workers),
         confidence=args.confidence,
     )
+
+
+def _threads(args: argparse.Namespace, workers: int) -> int:
+    """Return the CPU threads of each worker; those of other machines are not to be counted here."""
+    from dedos_deploy.threads import usable_cores, usable_threads
+
+    if args.threads is not None:
+        return usable_threads(args.threads)
+    return 1 if args.ray is not None else max(1, usable_cores() // workers)
 
 
 def _check_places(args: argparse.Namespace) -> None:

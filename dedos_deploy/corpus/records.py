@@ -30,6 +30,9 @@ PURPOSE = "labelled corpora"
 ROWS_PER_GROUP = 128
 """Frames whose label maps are in memory at once, while a part is read or written."""
 
+MAX_ID = 65535
+"""What 16 bits of a label map hold."""
+
 _SHARD = b"dedos.shard"
 _NOTES = b"dedos.notes"
 
@@ -127,7 +130,10 @@ class CorpusClass:
 
 @dataclass(frozen=True)
 class CorpusInfo:
-    """What `dataset.json` says. Raises BadInputError for ids or names that are there twice."""
+    """What `dataset.json` says.
+
+    Raises BadInputError for ids or names that are there twice, and ids that no label map holds.
+    """
 
     format_version: int
     """FORMAT_VERSION of what wrote it."""
@@ -156,6 +162,12 @@ class CorpusInfo:
             if len(set(values)) < len(values):
                 raise BadInputError(
                     f"two classes of the data set have one {what}; give each its own"
+                )
+        for number in (self.none_id, *(entry.id for entry in self.classes)):
+            if not 0 <= number <= MAX_ID:
+                raise BadInputError(
+                    f"the data set has the id {number}, and label maps hold 0 to {MAX_ID}; give its classes "
+                    "other ids"
                 )
 
     @property

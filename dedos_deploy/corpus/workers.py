@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import time
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -39,8 +40,32 @@ class Heard:
     text: str = ""
 
 
-class Workers(Closing):
-    """Processes by number, from 0 on."""
+class Pool(Closing):
+    """Whoever labels shards, by numbers from 0 on; closing it ends all of them."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return how many there are."""
+
+    @abstractmethod
+    def start(self) -> int:
+        """Start a worker and return its number."""
+
+    @abstractmethod
+    def give(self, worker: int, shard: int, pieces: list[Piece]) -> None:
+        """Give a worker its next shard."""
+
+    @abstractmethod
+    def end(self, worker: int) -> None:
+        """Let a worker end that waits for a shard."""
+
+    @abstractmethod
+    def heard(self, timeout_s: float) -> Iterator[Heard]:
+        """Yield what workers have said, waiting so long for the first word."""
+
+
+class Workers(Pool):
+    """Processes of this machine."""
 
     def __init__(self, job: Job) -> None:
         """job: its threads are those of each process."""
@@ -53,7 +78,6 @@ class Workers(Closing):
         return len(self._pipes)
 
     def start(self) -> int:
-        """Start a worker and return its number."""
         number, self._started = self._started, self._started + 1
         # A child that was forked could not use the libraries that this process has loaded.
         context = multiprocessing.get_context("spawn")
@@ -68,18 +92,15 @@ class Workers(Closing):
         return number
 
     def give(self, worker: int, shard: int, pieces: list[Piece]) -> None:
-        """Give a worker its next shard."""
         try:
             self._pipes[worker].send((shard, pieces))
         except OSError:
             return  # it is gone, which is heard next
 
     def end(self, worker: int) -> None:
-        """Let a worker end that waits for a shard."""
         self._pipes.pop(worker).close()
 
     def heard(self, timeout_s: float) -> Iterator[Heard]:
-        """Yield what workers have said, waiting so long for the first word."""
         numbers = {id(pipe): number for number, pipe in self._pipes.items()}
         for pipe in wait(list(self._pipes.values()), timeout_s):
             assert isinstance(pipe, Connection)

@@ -22,6 +22,9 @@ from dedos_deploy.vocabulary import parse_vocabulary
 
 sys.path.append(str(Path(__file__).parents[1] / "runtime"))
 
+collect_ignore = ["machines"]
+"""They need Ray and moto: `test_machines_and_buckets.py` runs them in an environment of their own."""
+
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:

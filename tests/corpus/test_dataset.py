@@ -104,6 +104,11 @@ def test_what_is_no_data_set_is_refused(folder: Path, tmp_path: Path) -> None:
         info_from_json(text.replace('"none_id": 255,', ""), "it")
     with pytest.raises(BadInputError, match="two classes of the data set have one name"):
         info_from_json(text.replace('"name": "car"', '"name": "road"'), "it")
+    for wrong in ('"id": 65536', '"id": -1'):
+        with pytest.raises(
+            BadInputError, match=r"the id (65536|-1), and label maps hold 0 to 65535"
+        ):
+            info_from_json(text.replace('"id": 0', wrong), "it")
 
 
 def test_a_damaged_label_map_is_named_by_its_key(folder: Path) -> None:

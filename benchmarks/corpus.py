@@ -4,7 +4,8 @@ Videos are named again and again, by links, until there are enough frames. Some 
 both ways and compared. Then rounds, in turn: the bare engine, which gets frames that are decoded already
 and throws its label maps away, and the loop with all that it has to do: decoding, PNG, Parquet, processes.
 `loop_ratio` is the median over the rounds of frames a second, from the first engine that is loaded on;
-`cpu_ratio` that of frames per CPU second, which a busy machine leaves alone, and where loading counts. Last the command is killed at random moments, all its processes at once
+`cpu_ratio` that of frames per CPU second, which a busy machine leaves alone, and where loading counts. With `--ray`
+`ray_ratio` is that of actors of a cluster. Last the command is killed at random moments, all its processes at once
 or the first alone, goes on, and is verified.
 
     python benchmarks/corpus.py drive.mp4 street.mp4 --json
@@ -41,10 +42,13 @@ from dedos_deploy.corpus.inputs import counted
 from dedos_deploy.corpus.labelling import Job
 from dedos_deploy.corpus.loop import label_shards
 from dedos_deploy.corpus.manifest import Manifest, Piece, cut, manifest_bytes
+from dedos_deploy.corpus.ray_cluster import RayCluster
+from dedos_deploy.corpus.ray_workers import RayWorkers
 from dedos_deploy.corpus.verify import verify_corpus
 from dedos_deploy.errors import BadInputError, DedosError
 from dedos_deploy.pictures import Picture
 from dedos_deploy.runtime import Segmenter
+from dedos_deploy.spec import CPU_ENGINES
 from dedos_deploy.threads import usable_cores
 from dedos_deploy.vocabulary import typed_vocabulary
 
@@ -158,6 +162,21 @@ def looped(job: Job, wanted: Wanted, memory: Memory) -> Rate:
     return Rate(outcome.frames, outcome.seconds, _cpu_of_children() - before)
 
 
+def on_ray(address: str, job: Job, wanted: Wanted) -> Rate:
+    """Label by actors of Ray; seconds count from the first engine that is loaded on, as in `looped`."""
+    with RayCluster(
+        address,
+        workers=wanted.workers,
+        threads=job.threads or 1,
+        on_gpu=job.engine not in CPU_ENGINES,
+    ) as cluster:
+        pool = RayWorkers(cluster, job)
+        outcome = label_shards(begin(job, wanted), job, workers=wanted.workers, pool=pool)
+    if outcome.errors or outcome.lost:
+        raise BadInputError(f"Ray met errors: {outcome.errors or outcome.lost}")
+    return Rate(outcome.frames, outcome.seconds)
+
+
 def _cpu_of_children() -> float:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
@@ -211,12 +230,16 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         threads = max(1, usable_cores() // args.workers)
         job = Job(str(folder / "out"), args.bundle, vocabulary, bundle.sha256, threads=threads)
     memory, rounds = Memory(), []
+    of_ray: list[float] = []
     with Segmenter.load(args.bundle, classes=vocabulary) as segmenter:
         same = agreement(replace(job, output=str(folder / "compared")), wanted, segmenter)
         for number in range(args.rounds):
             alone = bare(segmenter, inputs, args.frames)
             output = replace(job, output=str(folder / f"out-{number}"))
             rounds.append((alone, looped(output, wanted, memory)))
+            if args.ray is not None:
+                output = replace(job, output=str(folder / f"ray-{number}"))
+                of_ray.append(on_ray(args.ray, output, wanted).per_s / alone.per_s)
     expected_s = statistics.median(loop.seconds for _, loop in rounds)
     killed(args, inputs, str(folder / "killed"), expected_s)
     verdict = verify_corpus(folder / "killed")
@@ -224,6 +247,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "frames": verdict.frames,
         "agreement": same,
         "loop_ratio": _median(loop.per_s / alone.per_s for alone, loop in rounds),
+        **({"ray_ratio": _median(iter(of_ray))} if of_ray else {}),
         "cpu_ratio": _median(loop.per_cpu_s / alone.per_cpu_s for alone, loop in rounds),
         "bare_frames_per_s": _median(alone.per_s for alone, _ in rounds),
         "loop_frames_per_s": _median(loop.per_s for _, loop in rounds),
@@ -253,6 +277,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--workers", type=int, default=usable_cores())
+    parser.add_argument(
+        "--ray", metavar="ADDRESS", help="measure dedos-label --ray there, too, as ray_ratio"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser

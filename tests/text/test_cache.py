@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from dedos_deploy.text import CacheKey, EmbeddingCache, default_cache_folder
+from dedos_deploy.text import cache as cache_module
 
 WIDTH = 16
 
@@ -315,6 +316,8 @@ def write_until(folder: str, deadline_s: float) -> None:
     handler = logging.Handler()
     handler.emit = lambda record: warnings.append(record.getMessage())  # type: ignore[method-assign]
     logging.getLogger("dedos_deploy").addHandler(handler)
+    # A disk that others keep busy may stall a write for seconds; it must not look like a lost one.
+    cache_module.LOCK_WAIT_S = 30.0
     cache = EmbeddingCache(folder)
     wrong = 0
     while time.monotonic() < deadline_s:

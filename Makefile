@@ -4,9 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 NATIVE := CMakeLists.txt $(wildcard runtime/native/*)
 # One pytest leaves a core idle: two share the folders, each with about half of the time.
-MODEL_TESTS := $(addprefix tests/,export model text training)
+FIRST_HALF := $(addprefix tests/,attack export model text training)
 
-.PHONY: demo docs test model-tests other-tests sanitize lint sbom clean
+.PHONY: demo docs test first-half second-half sanitize lint sbom clean
 
 demo: $(VENV)/.base
 	mkdir -p demo
@@ -16,13 +16,13 @@ demo: $(VENV)/.base
 	@echo "look at demo/street.mp4 and demo/street.png"
 
 test: lint docs
-	$(MAKE) --jobs 2 --keep-going model-tests other-tests
+	$(MAKE) --jobs 2 --keep-going first-half second-half
 
-model-tests: $(VENV)/.dev
-	$(BIN)/python -m pytest -q $(MODEL_TESTS)
+first-half: $(VENV)/.dev
+	$(BIN)/python -m pytest -q $(FIRST_HALF)
 
-other-tests: $(VENV)/.dev
-	$(BIN)/python -m pytest -q $(addprefix --ignore=,$(MODEL_TESTS))
+second-half: $(VENV)/.dev
+	$(BIN)/python -m pytest -q $(addprefix --ignore=,$(FIRST_HALF))
 
 # Part of `test`; alone, and without the right to skip, for work on the native code.
 sanitize: $(VENV)/.dev

@@ -107,7 +107,7 @@ class Api(Subject):
         if status is not None and status >= 500:
             raise Misbehaved("answer", f"answered {status}: {answer[-200:]!r}")
         if status is None or status >= 400:
-            raise RefusedRequest(f"answered {status}")
+            raise RefusedRequest(f"answered {status}: {made[:60]!r}")
 
     def _check_life(self) -> None:
         code = self.site.ended()

@@ -85,6 +85,11 @@ _METHODS = (
 )
 
 
+_OF_SOMETHING = ("/frozen/", "/examples", "/name", "/collected", "}/words")
+"""In paths of operations on what must be there first: a frozen frame, a learned word, a folder, the
+hash of a checkpoint."""
+
+
 class Described:
     """Requests of a description, whole and damaged; camera: a name that exists."""
 
@@ -99,9 +104,14 @@ class Described:
         ]
 
     def whole(self) -> list[bytes]:
-        """Return a request of every operation as the description has it."""
+        """Return a request of every operation as the description has it, but for those on what is not
+        there yet, which are among the damaged ones."""
         random = Random(0)
-        return [self._request(*operation, random, damage=0.0) for operation in self._operations]
+        return [
+            self._request(*operation, random, damage=0.0)
+            for operation in self._operations
+            if not any(part in operation[1] for part in _OF_SOMETHING)
+        ]
 
     def make(self, random: Random) -> bytes:
         """Return one request: its values out of bounds, its headers odd, or its bytes damaged."""
@@ -145,7 +155,8 @@ class Described:
     def _text_of(self, schema: Json, random: Random, damage: float) -> str:
         kind = schema.get("type")
         if kind in ("integer", "number"):
-            return random.choice(_NUMBERS) if random.random() < damage else "0"
+            least = str(schema.get("minimum", 0))
+            return random.choice(_NUMBERS) if random.random() < damage else least
         return random.choice(_TEXTS) if random.random() < damage else "red,blue"
 
     def _body(self, operation: Json, random: Random, damage: float) -> tuple[bytes | None, str]:
@@ -171,6 +182,9 @@ class Described:
                 name: self._value(self._resolved(inner), random, damage)
                 for name, inner in schema["properties"].items()
             }
+        if schema.get("type") == "array":
+            item = self._resolved(schema.get("items", {}))
+            return [self._value(item, random, damage) for _ in range(random.randrange(1, 4))]
         if "anyOf" in schema:  # such as a number or null
             return self._value(random.choice(schema["anyOf"]), random, damage)
         if schema.get("type") == "boolean":

@@ -79,7 +79,7 @@ def test_command_lines_in_the_docs_are_understood(name: str) -> None:
     assert lines
     for line in lines:
         args = build_parser().parse_args(shlex.split(line))
-        assert args.source
+        assert args.source or args.camera is not None
 
 
 def test_the_systemd_unit_is_one(tmp_path: Path) -> None:

@@ -178,15 +178,18 @@ def write_atomically(
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, sync: bool = False) -> Iterator[Path]:
     """Yield a file to write in place of `path`, which it becomes when the block ends well.
 
-    For libraries that write to a path. Raises OSError, and leaves no temporary file behind.
+    For libraries that write to a path. sync: wait for the disk, which may say only then that it is full.
+    Raises OSError, and leaves no temporary file behind.
     """
     sweep(path.parent)
     temporary = Temporary(path)
     try:
         yield temporary.path
+        if sync:
+            os.fsync(temporary.descriptor)
         temporary.publish()
     finally:
         temporary.discard()
@@ -255,6 +258,26 @@ def replace_folder(staging: Path, dest: Path, *, beside: Path | None = None) -> 
     shutil.rmtree(aside, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def replacing_folder(dest: Path, *, beside: Path | None = None) -> Iterator[Path]:
+    """Yield an empty folder, which becomes `dest`, in place of a folder that has the name, when the block
+    ends well.
+
+    beside: the path beside which it is made, on the same file system, None for `dest`. Raises OSError, and
+    leaves nothing behind then.
+    """
+    place = beside or dest
+    sweep(place.parent)
+    temporary = Temporary(place, folder=True)
+    try:
+        staging = temporary.path / dest.name
+        staging.mkdir()
+        yield staging
+        replace_folder(staging, dest, beside=place)
+    finally:
+        temporary.discard()
+
+
 def sync_tree(folder: Path) -> None:
     """Wait until the disk has a folder and all below it. Raises OSError."""
     for path in [*folder.rglob("*"), folder]:
@@ -318,15 +341,18 @@ def _lock(descriptor: int) -> bool | None:
 
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[bool]:
-    """Hold a folder as long as the block lasts; yield False where another process or thread holds it.
-
-    Where the file system has no locks it is True always. Raises OSError.
+    """Hold a folder as `hold_folder` does, as long as the block lasts; yield False where another process or
+    thread holds it. Raises OSError.
     """
-    descriptor = _open_folder(folder)
     try:
-        yield _lock(descriptor) is not False
+        descriptor = hold_folder(folder)
+    except BlockingIOError:
+        descriptor = None
+    try:
+        yield descriptor is not None
     finally:
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

@@ -10,7 +10,7 @@ from dedos_deploy.bundle import Bundle, BundleWriter
 from dedos_deploy.class_files import class_content
 from dedos_deploy.errors import BadInputError, SinkError
 from dedos_deploy.export.triton_options import TritonOptions
-from dedos_deploy.files import Temporary, replace_folder, sweep, sync, sync_tree
+from dedos_deploy.files import replacing_folder, sync, sync_tree
 from dedos_deploy.runtime.gpu.engine_store import check_readable
 from dedos_deploy.spec import TYPED_TARGETS
 from dedos_deploy.triton_model import (
@@ -47,18 +47,11 @@ def write_triton_model(bundle: Bundle, options: TritonOptions, *, overwrite: boo
     words = _words(bundle, options)
     dest = model_folder(bundle.name, options, overwrite=overwrite)
     try:
-        place = _unserved(dest)
-        sweep(place.parent)
-        temporary = Temporary(place, folder=True)
-        try:
-            staging = temporary.path / dest.name
+        with replacing_folder(dest, beside=_unserved(dest)) as staging:
             _fill(staging, bundle, options, words)
             sync_tree(staging)
             dest.parent.mkdir(exist_ok=True)
-            replace_folder(staging, dest, beside=place)
-            sync(dest.parent)
-        finally:
-            temporary.discard()
+        sync(dest.parent)
     except OSError as error:
         raise SinkError(
             f"model {str(dest)!r} cannot be written ({error.strerror}); nothing was left behind, choose "

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from dedos_deploy.borders import foreign
 from dedos_deploy.errors import BadInputError, DedosError, SinkError, require
 from dedos_deploy.files import (
-    Temporary,
     held,
     open_regular,
     read_regular,
+    replacing,
     sweep,
     write_atomically,
 )
@@ -144,13 +144,8 @@ class _LocalFolder(Folder):
         path = self._path / name
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Temporary(path)
-            try:
-                yield temporary.path
-                os.fsync(temporary.descriptor)  # a disk may say only here that it is full
-                temporary.publish()
-            finally:
-                temporary.discard()
+            with replacing(path, sync=True) as temporary:
+                yield temporary
 
     @contextlib.contextmanager
     def held(self) -> Iterator[bool]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dedos_deploy.errors import BadInputError, SinkError
-from dedos_deploy.files import Temporary, replace_folder, sweep
+from dedos_deploy.files import replacing_folder
 
 RECORD = "dedos-label.json"
 """File of such a folder; only a folder that has one is replaced."""
@@ -25,21 +25,12 @@ def whole_folder(dest: Path, *, overwrite: bool) -> Iterator[Path]:
     dest = Path(os.path.abspath(dest))
     _check_dest(dest, overwrite=overwrite)
     try:
-        sweep(dest.parent)
-        temporary = Temporary(dest, folder=True)
+        with replacing_folder(dest) as staging:
+            yield staging
+            # Looked at again: something may have appeared meanwhile.
+            _check_dest(dest, overwrite=overwrite)
     except OSError as error:
         raise _unwritten(dest, error) from error
-    try:
-        staging = temporary.path / "made"
-        staging.mkdir()
-        yield staging
-        # Looked at again: something may have appeared meanwhile.
-        _check_dest(dest, overwrite=overwrite)
-        replace_folder(staging, dest)
-    except OSError as error:
-        raise _unwritten(dest, error) from error
-    finally:
-        temporary.discard()
 
 
 def write_record(folder: Path, values: Mapping[str, object]) -> None:

@@ -20,7 +20,7 @@ from wheels import ROOT
 def environment(name: str, last_step: str) -> Iterator[Path]:
     """Folder of an environment, kept from other checkouts meanwhile; skips where there is none.
 
-    last_step: of `.ci/NAME`, whose key ends with the checkout that it was made for.
+    last_step: of `.ci/NAME`, whose key ends with the checkout that it was made for, if it has this package.
     """
     variable = f"DEDOS_{name.upper()}"
     folder = Path(os.environ.get(variable, ROOT / "build" / name)).resolve()
@@ -31,7 +31,8 @@ def environment(name: str, last_step: str) -> Iterator[Path]:
             _bring_up_to_date(name, folder)
             fcntl.flock(lock, fcntl.LOCK_SH)
             # Another checkout may have taken it over in between.
-            if (folder / f".{last_step}").read_text().endswith(f" {ROOT}\n"):
+            _, _, checkout = (folder / f".{last_step}").read_text().rstrip("\n").partition(" ")
+            if checkout in ("", str(ROOT)):
                 break
             fcntl.flock(lock, fcntl.LOCK_UN)
         yield folder

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from ci_environments import environment
 from corpora import NAMES, Labelled, export
 from numpy.typing import NDArray
 from wheels import ROOT
@@ -49,17 +51,10 @@ CALLED = {
 
 
 @pytest.fixture(scope="session")
-def formats_python() -> Path:
+def formats_python() -> Iterator[Path]:
     """Python of the environment with the readers."""
-    folder = Path(os.environ.get("DEDOS_FORMATS", ROOT / "build/formats")).resolve()
-    if not (folder / ".made").is_file():
-        pytest.skip(
-            f"readers of annotation formats are not set up: .ci/formats {os.path.relpath(folder)}"
-        )
-    script = [ROOT / ".ci/formats", folder]
-    done = subprocess.run(script, capture_output=True, text=True, timeout=570, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return folder / "bin/python"
+    with environment("formats", "wheels") as folder:
+        yield folder / "bin/python"
 
 
 Read = dict[str, dict[str, NDArray[Any]]]
@@ -145,12 +140,12 @@ def test_polygons_lose_what_is_said(
 def test_a_finished_environment_is_taken_without_a_network(formats_python: Path) -> None:
     """As it is said in the script, which tests call before each use."""
     folder = formats_python.parent.parent
-    before = (folder / ".made").stat().st_mtime_ns
+    before = (folder / ".wheels").stat().st_mtime_ns
     environment = {**os.environ, "PATH": "/usr/bin:/bin", "UV_OFFLINE": "1", "PIP_NO_INDEX": "1"}
     command = [ROOT / ".ci/formats", folder]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
     assert done.returncode == 0, done.stderr
-    assert (folder / ".made").stat().st_mtime_ns == before
+    assert (folder / ".wheels").stat().st_mtime_ns == before
 
 
 def test_the_environment_takes_nobodys_folder(tmp_path: Path) -> None:

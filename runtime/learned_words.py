@@ -221,11 +221,6 @@ def _own_row(core: SegmenterCore, entry: Entry, timeout_s: float | None) -> Row 
 def _with_row(
     old: TunedRows | None, word: str, found: LearnedWord, model_sha256: str | None
 ) -> TunedRows:
-    kept = [] if old is None else list(zip(old.words, old.embeddings, strict=True))
-    pairs = [pair for pair in kept if canonical_word(pair[0]) != canonical_word(word)]
-    pairs.append((word, found.row))
-    tuning: dict[str, Any] = {} if old is None else dict(old.tuning)
-    learned: Mapping[str, Any] = tuning.get(EXAMPLES, {})
     facts = {
         "examples": found.examples,
         "margin": round(found.margin, 4),
@@ -233,13 +228,9 @@ def _with_row(
         "separates": found.separates,
         "from_text": found.from_text,
     }
-    return TunedRows(
-        LEARNED if old is None else old.file,
-        model_sha256,
-        tuple(name for name, _ in pairs),
-        np.stack([row for _, row in pairs]),
-        tuning={**tuning, EXAMPLES: {**learned, word: facts}},
-    )
+    tuning = {EXAMPLES: {word: facts}}
+    learned = TunedRows(LEARNED, model_sha256, (word,), found.row[None], tuning=tuning)
+    return learned if old is None else _over(old, learned)
 
 
 def save_words(path: str | os.PathLike[str], words: Words, *, model_sha256: str | None) -> Path:
@@ -253,7 +244,7 @@ def save_words(path: str | os.PathLike[str], words: Words, *, model_sha256: str 
     tuned = set() if words.tuned is None else set(map(canonical_word, words.tuned.words))
     said: Mapping[str, Any] = {} if words.tuned is None else words.tuned.tuning
     present = set(map(canonical_word, vocabulary.words))
-    learned = said.get(EXAMPLES, {})
+    learned = {} if words.tuned is None else _facts(words.tuned)
     return save_words_file(
         path,
         entries=[entry.spelled for entry in vocabulary.entries],
@@ -297,6 +288,11 @@ def joined(under: TunedRows | None, over: TunedRows | None) -> TunedRows | None:
     """
     if under is None or over is None:
         return over if under is None else under
+    return _over(under, over)
+
+
+def _over(under: TunedRows, over: TunedRows) -> TunedRows:
+    """Return the rows of both; see `joined`."""
     over.check_model(under.model_sha256, under.embeddings.shape[1])
     left = under
     for word in over.words:

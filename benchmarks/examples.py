@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 # Its own folder comes first for a script, as for a test that puts it there.
-from tuned_words import parts_of, spread
+from tuned_words import add_parts, parts_of, spread
 
 from dedos_deploy import __version__
 from dedos_deploy.bundle import Bundle
@@ -175,10 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", required=True, metavar="FOLDER")
-    parser.add_argument("--leave-out", metavar="PREFIX", help="score on frames called so instead")
-    parser.add_argument("--split", help="of the folder (default: all of them)")
-    parser.add_argument("--only", default="", metavar="PREFIX", help="leave all other frames out")
+    add_parts(parser)
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="learn these alone")
     parser.add_argument("--bundle", default="demo")
     parser.add_argument("--examples", type=int, nargs="+", default=[1, 5], metavar="N")

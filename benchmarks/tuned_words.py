@@ -56,6 +56,14 @@ def parts_of(
     )
 
 
+def add_parts(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose what `parts_of` returns."""
+    parser.add_argument("--data", required=True, metavar="FOLDER")
+    parser.add_argument("--leave-out", metavar="PREFIX", help="score on frames called so instead")
+    parser.add_argument("--split", help="of the folder (default: all of them)")
+    parser.add_argument("--only", default="", metavar="PREFIX", help="leave all other frames out")
+
+
 def spread(pairs: Sequence[tuple[Path, Path]], most: int) -> Items:
     """Return at most so many of them, evenly."""
     count = min(most, len(pairs))
@@ -158,10 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", required=True, metavar="FOLDER")
-    parser.add_argument("--leave-out", metavar="PREFIX", help="score on frames called so instead")
-    parser.add_argument("--split", help="of the folder (default: all of them)")
-    parser.add_argument("--only", default="", metavar="PREFIX", help="leave all other frames out")
+    add_parts(parser)
     parser.add_argument("--init", default="embedded", metavar="embedded|CHECKPOINT")
     parser.add_argument("--bundle", nargs="+", default=["demo"])
     parser.add_argument("--frames", type=int, nargs="+", default=[5, 20, 50])

@@ -39,6 +39,13 @@ def fields_of(args: argparse.Namespace, options: Iterable[Option]) -> dict[str, 
     return found
 
 
+def add_json_line(group: argparse._ActionsContainer) -> None:
+    """Add --json of a command that also prints text."""
+    group.add_argument(
+        "--json", action="store_true", help="print one JSON object as the last line of stdout"
+    )
+
+
 def bundles_read(*names: str | None) -> list[Read]:
     """Return the bundles of a command line as what it reads; the embedded one is out of reach."""
     from dedos_deploy.bundle import DEMO_NAME

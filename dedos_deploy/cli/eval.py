@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from dedos_deploy.cli._eval_text import columns_text, comparison_text, result_text
 from dedos_deploy.cli._main import EXIT_OK, command_parser, run_verb
-from dedos_deploy.cli._options import bundles_read, check_run_folder, data_read, typed
+from dedos_deploy.cli._options import (
+    add_json_line,
+    bundles_read,
+    check_run_folder,
+    data_read,
+    typed,
+)
 from dedos_deploy.cli._progress import ProgressLines
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.options import size_hw
@@ -201,9 +207,7 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--no-pictures", action="store_true", help="leave pictures out of the report"
     )
-    group.add_argument(
-        "--json", action="store_true", help="print one JSON object as the last line of stdout"
-    )
+    add_json_line(group)
 
 
 def run(args: argparse.Namespace, command: str | None = None) -> int:

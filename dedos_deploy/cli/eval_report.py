@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dedos_deploy.cli._eval_text import columns_text, result_text
 from dedos_deploy.cli._main import EXIT_OK, command_parser
+from dedos_deploy.cli._options import add_json_line
 
 _EPILOG = """\
 examples:
@@ -32,9 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="where the report goes (default: the only folder)",
     )
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON object as the last line of stdout"
-    )
+    add_json_line(parser)
     return parser
 
 

@@ -10,7 +10,13 @@ from pathlib import Path
 
 from dedos_deploy.cli._eval_text import columns_text
 from dedos_deploy.cli._main import EXIT_OK, command_parser
-from dedos_deploy.cli._options import bundle_holds, bundles_read, check_run_folder, data_read
+from dedos_deploy.cli._options import (
+    add_json_line,
+    bundle_holds,
+    bundles_read,
+    check_run_folder,
+    data_read,
+)
 from dedos_deploy.cli._progress import ProgressLines
 
 _DESCRIPTION = """\
@@ -53,9 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--threads", type=int, help="CPU threads, at most one per usable core (default: all)"
     )
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON object as the last line of stdout"
-    )
+    add_json_line(parser)
     return parser
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dedos_deploy.cli._main import EXIT_OK, command_parser
-from dedos_deploy.cli._options import add_options, check_run_folder, fields_of
+from dedos_deploy.cli._options import add_json_line, add_options, check_run_folder, fields_of
 from dedos_deploy.cli._progress import ProgressLines
 from dedos_deploy.corpus.formats.options import EXPORTS, FORMAT_OPTIONS
 from dedos_deploy.places import ALL, named
@@ -50,9 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--overwrite", action="store_true", help="replace a folder that dedos-label made"
     )
     add_options(parser, FORMAT_OPTIONS)
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON object as the last line of stdout"
-    )
+    add_json_line(parser)
     return parser
 
 

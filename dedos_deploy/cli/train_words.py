@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dedos_deploy.cli._main import EXIT_OK, command_parser
-from dedos_deploy.cli._options import check_run_folder, data_read, typed
+from dedos_deploy.cli._options import add_json_line, check_run_folder, data_read, typed
 from dedos_deploy.cli._progress import ProgressLines
 from dedos_deploy.errors import BadInputError, require
 from dedos_deploy.options import size_hw
@@ -87,9 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--threads", type=int, help="CPU threads, at most one per core (default: torch's choice)"
     )
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON object as the last line of stdout"
-    )
+    add_json_line(parser)
     return parser
 
 

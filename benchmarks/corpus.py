@@ -5,11 +5,12 @@ both ways and compared. Then rounds, in turn: the bare engine, which gets frames
 and throws its label maps away, and the loop with all that it has to do: decoding, PNG, Parquet, processes.
 `loop_ratio` is the median over the rounds of frames a second, from the first engine that is loaded on;
 `cpu_ratio` that of frames per CPU second, which a busy machine leaves alone, and where loading counts. With `--ray`
-`ray_ratio` is that of actors of a cluster. Last the command is killed at random moments, all its processes at once
-or the first alone, goes on, and is verified.
+`ray_ratio` is that of actors of a cluster. Last the command labels all frames, is killed at random moments, all its
+processes at once or the first alone, goes on, and is verified; `growth_mb` is how much larger its processes, all
+together, are towards the end of what follows the last kill.
 
     python benchmarks/corpus.py drive.mp4 street.mp4 --json
-    python benchmarks/corpus.py drive.mp4 --frames 20000 --rounds 1 --kills 5
+    python benchmarks/corpus.py drive.mp4 --frames 20000 --rated 2000 --kills 5 --ray local
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class Rate:
 
 @dataclass
 class Memory:
-    """Resident memory of this process's children, sampled while they work."""
+    """Resident memory of this process's children and theirs, sampled while they work."""
 
     samples_mb: list[float] = field(default_factory=list)
 
@@ -93,11 +94,7 @@ class Memory:
 
     def _sample(self, over: threading.Event) -> None:
         while not over.wait(SAMPLE_S):
-            pages = 0
-            for children in Path("/proc/self/task").glob("*/children"):
-                for child in children.read_text().split():
-                    with contextlib.suppress(OSError):
-                        pages += int(Path(f"/proc/{child}/statm").read_text().split()[1])
+            pages = sum(map(_resident, _below("self")))
             self.samples_mb.append(pages * resource.getpagesize() / 2**20)
 
     @property
@@ -108,6 +105,23 @@ class Memory:
             raise BadInputError("too few frames to see memory grow; ask for more --frames")
         early = statistics.median(self.samples_mb[quarter : 2 * quarter])
         return statistics.median(self.samples_mb[-quarter:]) - early
+
+
+def _below(process: str) -> Iterator[str]:
+    """Yield the ids of a process's children and of theirs, as far as they still run."""
+    for children in Path(f"/proc/{process}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in children.read_text().split():
+                yield child
+                yield from _below(child)
+
+
+def _resident(process: str) -> int:
+    """Return the pages that a process holds, 0 when it has ended."""
+    try:
+        return int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    except OSError:
+        return 0
 
 
 def linked(videos: Sequence[str], frames: int, folder: Path) -> list[str]:
@@ -153,10 +167,9 @@ def bare(segmenter: Segmenter, inputs: Sequence[str], frames: int) -> Rate:
     return rate
 
 
-def looped(job: Job, wanted: Wanted, memory: Memory) -> Rate:
+def looped(job: Job, wanted: Wanted) -> Rate:
     begun, before = begin(job, wanted), _cpu_of_children()
-    with memory.sampled():
-        outcome = label_shards(begun, job, workers=wanted.workers)
+    outcome = label_shards(begun, job, workers=wanted.workers)
     if outcome.errors or outcome.lost:
         raise BadInputError(f"the loop met errors: {outcome.errors or outcome.lost}")
     return Rate(outcome.frames, outcome.seconds, _cpu_of_children() - before)
@@ -195,8 +208,10 @@ def agreement(job: Job, wanted: Wanted, segmenter: Segmenter) -> float:
     return same / total
 
 
-def killed(args: argparse.Namespace, inputs: Sequence[str], output: str, expected_s: float) -> None:
-    """Run the command, killed so many times at random moments, to its end."""
+def killed(
+    args: argparse.Namespace, inputs: Sequence[str], output: str, expected_s: float
+) -> Memory:
+    """Run the command, killed so many times at random moments, to its end; return the memory of the last."""
     chance = random.Random(args.seed)
     command = [sys.executable, "-m", "dedos_deploy.cli.label", *inputs, "--classes", args.classes]
     command += ["--bundle", args.bundle, "--output", output, "--max-frames", str(args.frames)]
@@ -209,7 +224,10 @@ def killed(args: argparse.Namespace, inputs: Sequence[str], output: str, expecte
             end = os.killpg if chance.random() < 0.5 else os.kill
             end(run.pid, signal.SIGKILL)
             run.wait()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    memory = Memory()
+    with memory.sampled():
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return memory
 
 
 def opening_s(rows: int) -> float:
@@ -224,27 +242,33 @@ def opening_s(rows: int) -> float:
 
 def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     inputs = linked(args.videos, args.frames, folder)
-    wanted = Wanted(tuple(inputs), most=args.frames, workers=args.workers)
+    rated = args.frames if args.rated is None else args.rated
+    if not 1 <= rated <= args.frames:
+        raise BadInputError(
+            f"--rated must lie in [1, {args.frames}], the frames of the whole run, not {rated}"
+        )
+    wanted = Wanted(tuple(inputs), most=rated, workers=args.workers)
     vocabulary = typed_vocabulary(args.classes)
     with Bundle.open(args.bundle) as bundle:
         threads = max(1, usable_cores() // args.workers)
         job = Job(str(folder / "out"), args.bundle, vocabulary, bundle.sha256, threads=threads)
-    memory, rounds = Memory(), []
+    rounds: list[tuple[Rate, Rate]] = []
     of_ray: list[float] = []
     with Segmenter.load(args.bundle, classes=vocabulary) as segmenter:
         same = agreement(replace(job, output=str(folder / "compared")), wanted, segmenter)
         for number in range(args.rounds):
-            alone = bare(segmenter, inputs, args.frames)
+            alone = bare(segmenter, inputs, rated)
             output = replace(job, output=str(folder / f"out-{number}"))
-            rounds.append((alone, looped(output, wanted, memory)))
+            rounds.append((alone, looped(output, wanted)))
             if args.ray is not None:
                 output = replace(job, output=str(folder / f"ray-{number}"))
                 of_ray.append(on_ray(args.ray, output, wanted).per_s / alone.per_s)
-    expected_s = statistics.median(loop.seconds for _, loop in rounds)
-    killed(args, inputs, str(folder / "killed"), expected_s)
+    expected_s = args.frames / statistics.median(loop.per_s for _, loop in rounds)
+    memory = killed(args, inputs, str(folder / "killed"), expected_s)
     verdict = verify_corpus(folder / "killed")
     return {
         "frames": verdict.frames,
+        "rated": rated,
         "agreement": same,
         "loop_ratio": _median(loop.per_s / alone.per_s for alone, loop in rounds),
         **({"ray_ratio": _median(iter(of_ray))} if of_ray else {}),
@@ -273,7 +297,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("videos", nargs="+", metavar="VIDEO")
     parser.add_argument("--bundle", default="demo", metavar="PATH")
     parser.add_argument("--classes", default="road,car,person,tree,building,sky")
-    parser.add_argument("--frames", type=int, default=1500, help="of every round")
+    parser.add_argument("--frames", type=int, default=1500, help="of the run that is killed")
+    parser.add_argument("--rated", type=int, help="of every round (default: as many)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--workers", type=int, default=usable_cores())

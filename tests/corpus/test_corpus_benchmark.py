@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -26,12 +30,27 @@ def test_it_reports_what_it_claims(
         "blue,green",
     ]
     arguments += ["--frames", "40", "--rounds", "1", "--kills", "0", "--workers", "1", "--json"]
-    assert benchmark.main(arguments) == 0
+    assert benchmark.main([*arguments, "--rated", "41"]) == 2
+    assert "--rated must lie in [1, 40]" in capsys.readouterr().err
+    assert benchmark.main([*arguments, "--rated", "20"]) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert (report["frames"], report["agreement"]) == (40, 1.0)
+    assert (report["frames"], report["rated"], report["agreement"]) == (40, 20, 1.0)
     assert (report["missing"], report["duplicates"], report["wrong"]) == (0, 0, 0)
     assert report["loop_ratio"] > 0 and report["cpu_ratio"] > 0 and report["manifest_100k_s"] > 0
     assert isinstance(report["growth_mb"], float)
+
+
+def test_memory_is_that_of_children_and_of_theirs() -> None:
+    # A shell that has one command left becomes that command.
+    with subprocess.Popen(["sh", "-c", "sleep 30; true"]) as child:
+        until_s = time.monotonic() + 5
+        while len(found := list(benchmark._below(str(child.pid)))) < 1:
+            assert time.monotonic() < until_s
+        assert str(child.pid) in list(benchmark._below("self"))
+        assert set(found) <= set(benchmark._below("self")) and benchmark._resident(found[0]) > 0
+        for process in (*map(int, found), child.pid):
+            os.kill(process, signal.SIGKILL)
+    assert benchmark._resident(str(child.pid)) == 0
 
 
 def test_memory_that_grows_is_seen() -> None:

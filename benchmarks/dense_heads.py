@@ -23,7 +23,7 @@ import math
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from torch import nn
 
 from dedos_deploy.assets import EMBEDDED_WEIGHTS, assets_path
 from dedos_deploy.cli._options import typed
-from dedos_deploy.errors import DedosError
+from dedos_deploy.errors import BadInputError, DedosError
 from dedos_deploy.evaluation.confusion import Confusion
 from dedos_deploy.evaluation.folder import LabelledFolder, LabelledImage
 from dedos_deploy.head_numbers import HEADS, Head, sc_clip_head
@@ -53,14 +53,24 @@ HELD_OUT_SEED = 900_000
 DRAWS = 2000
 PLAIN = "last layer"
 CAPTION_SEED = 31
-CAPTION_SCENES = 1200
-CAPTION_STEPS = 1500
-CAPTION_BATCH = 48
 CAPTION_RATE = 1e-3
-CHANCE = math.log(CAPTION_BATCH)
 
 Counts = NDArray[np.int64]
 SizeHw = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Captions:
+    """How long a last layer learns from captions, and from how many."""
+
+    scenes: int
+    steps: int
+    batch: int
+
+    @property
+    def chance(self) -> float:
+        """The loss of guessing."""
+        return math.log(self.batch)
 
 
 def scenes(kind: str, count: int, size_hw: SizeHw) -> Iterator[LabelledImage]:
@@ -119,7 +129,7 @@ def new_last_layer(models: dict[str, DenseClip]) -> nn.ModuleList:
     return top.requires_grad_(True)
 
 
-def train_by_captions(model: DenseClip, top: nn.ModuleList) -> float:
+def train_by_captions(model: DenseClip, top: nn.ModuleList, captions: Captions) -> float:
     """Train the last layer `top` of `model` by captions; return its last loss.
 
     The trunk below and the text tower stay as they are. The layer, the norm behind it and the
@@ -130,15 +140,15 @@ def train_by_captions(model: DenseClip, top: nn.ModuleList) -> float:
     learned = [losses.caption_scale, *top.parameters()]
     optimizer = torch.optim.AdamW(learned, CAPTION_RATE, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, CAPTION_RATE, CAPTION_STEPS, pct_start=0.1
+        optimizer, CAPTION_RATE, captions.steps, pct_start=0.1
     )
-    below, texts = caption_data(model)
+    below, texts = caption_data(model, captions.scenes)
     rng = np.random.default_rng(0)
-    recent = CHANCE
-    for step in range(CAPTION_STEPS):
-        chosen = rng.choice(len(below), CAPTION_BATCH, replace=False)
+    recent = captions.chance
+    for step in range(captions.steps):
+        chosen = rng.choice(len(below), captions.batch, replace=False)
         rows = texts[chosen, rng.integers(0, texts.shape[1], len(chosen))]
-        seen = projection(norm(block(below[chosen].float())[:, 0]))
+        seen = projection(norm(cls_token(block, below[chosen].float())))
         same = (rows[:, None] == rows[None]).all(-1)
         loss = losses.captions(nn.functional.normalize(seen, dim=-1), rows, same)
         optimizer.zero_grad()
@@ -151,22 +161,47 @@ def train_by_captions(model: DenseClip, top: nn.ModuleList) -> float:
     return recent
 
 
-def kept_by_captions(models: dict[str, DenseClip], folder: Path) -> str:
+def cls_token(block: TransformerBlock, x: torch.Tensor) -> torch.Tensor:
+    """Return `block(x)[:, 0]`, [B, C] of [B, N, C], without the other tokens' results.
+
+    For one query, keys and values need not be made: q·(W_k x + b_k) is (W_kᵀ q)·x but for a constant that
+    softmax removes, and the weights sum to one: Σ a (W_v x + b_v) = W_v Σ a x + b_v.
+    """
+    heads, width = block.heads, x.shape[-1]
+    seen = block.ln_1(x)
+    q_part, k_part, v_part = block.qkv.weight.chunk(3)
+    q_bias, _, v_bias = block.qkv.bias.chunk(3)
+    q = nn.functional.linear(seen[:, 0], q_part, q_bias).unflatten(-1, (heads, -1))
+    asked = torch.einsum("bhd,hdc->bhc", q, k_part.unflatten(0, (heads, -1)))
+    weights = (asked @ seen.transpose(1, 2) * (width // heads) ** -0.5).softmax(-1)
+    pooled = torch.einsum("bhc,hdc->bhd", weights @ seen, v_part.unflatten(0, (heads, -1)))
+    first = x[:, 0] + block.out(pooled.flatten(1) + v_bias)
+    mixed: torch.Tensor = first + block.proj(block.act(block.fc(block.ln_2(first))))
+    return mixed
+
+
+def kept_by_captions(models: dict[str, DenseClip], folder: Path, captions: Captions) -> str:
     """Give `models` the last layer in `folder`, trained there first; return how far it came."""
     top, file = new_last_layer(models), folder / "last_layer.pt"
+    numbers = torch.tensor([captions.scenes, captions.steps, captions.batch])
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        loss = train_by_captions(models[PLAIN], top)
-        torch.save({"loss": torch.tensor(loss), **top.state_dict()}, file)
+        loss = train_by_captions(models[PLAIN], top, captions)
+        torch.save(
+            {"loss": torch.tensor(loss), "captions": numbers, **top.state_dict()},
+            file,
+        )
     kept = torch.load(file, weights_only=True)
+    if not torch.equal(kept.pop("captions"), numbers):
+        raise BadInputError(f"{str(file)!r} was trained with other numbers; give another folder")
     loss = kept.pop("loss").item()
     top.load_state_dict(kept)
-    return f"loss {loss:.2f}, by chance {CHANCE:.2f}"
+    return f"loss {loss:.2f}, by chance {captions.chance:.2f}"
 
 
-def caption_data(model: DenseClip, draws: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+def caption_data(model: DenseClip, count: int, draws: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
     """Return tokens float16 [N, 1 + P, C] below the last layer and captions float32 [N, draws, D]."""
-    scenes = render_scenes(CAPTION_SCENES, size_hw=model.config.size_hw, seed=CAPTION_SEED)
+    scenes = render_scenes(count, size_hw=model.config.size_hw, seed=CAPTION_SEED)
     below, texts = [], []
     with torch.inference_mode():
         for index in range(0, len(scenes), 20):
@@ -299,7 +334,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(1)  # Towers of this size spend a second thread's time on waiting for it.
     models = dense_models(source, size_hw, steps=args.steps)
     if args.captions is not None:
-        trained += f", last layer by captions alone ({kept_by_captions(models, args.captions)})"
+        learned = Captions(args.caption_scenes, args.caption_steps, args.caption_batch)
+        came = kept_by_captions(models, args.captions, learned)
+        trained += f", last layer by captions alone ({came})"
     with torch.inference_mode():
         found = counts(models, data, words)
     novel = [] if args.data else [i for i, word in enumerate(words) if word in NOVEL_WORDS]
@@ -339,6 +376,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--captions", type=Path, metavar="FOLDER", help="a last layer by captions alone, kept there"
     )
+    parser.add_argument("--caption-scenes", type=int, default=1200, help="of --captions (1200)")
+    parser.add_argument("--caption-steps", type=int, default=1500, help="of --captions (1500)")
+    parser.add_argument("--caption-batch", type=int, default=48, help="of --captions (48)")
     parser.add_argument("--steps", action="store_true", help="also sc-clip without each step")
     parser.add_argument("--size", type=typed(size_hw), metavar="HxW", help="network size")
     parser.add_argument("--scene", choices=KINDS, default="street")

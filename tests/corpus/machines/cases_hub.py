@@ -132,5 +132,5 @@ def test_without_its_package_or_a_network_it_is_one_sentence(hub: SmallHub, bund
         )
     }
     for sentence, run in runs.items():
-        _, said = run.communicate(timeout=90)
+        _, said = run.communicate(timeout=150)
         assert (run.returncode, said.count("\n")) == (2, 1) and sentence in said, said

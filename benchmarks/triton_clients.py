@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import random
@@ -41,6 +42,8 @@ WORDS = (
     "bus,truck,bicycle,floor,chair,table"
 ).split(",")
 FOREVER_S = 60.0
+LEAST = {"seconds": 1.0, "clients": len(PROTOCOLS), "instances": 1, "vocabularies": 1}
+"""Of each number that is given: of the clients one for each protocol."""
 
 
 @dataclass
@@ -146,6 +149,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             tally = clients_at_once(server, expected, args.clients, (1 - WARM_UP) * args.seconds)
             after_mb, after_s = memory_of(server), cpu_s_of(server)
     every = [one for times in tally.times_ms.values() for one in times]
+    if not every:
+        raise SystemExit(f"triton_clients.py: error: nobody was answered: {tally.failed[0]}")
     return {
         "requests": len(every) + sum(map(len, warm.times_ms.values())),
         "requests_per_s": len(every) / ((1 - WARM_UP) * args.seconds),
@@ -178,8 +183,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
     args = parser.parse_args(argv)
-    if args.clients < len(PROTOCOLS):
-        parser.error(f"--clients is {args.clients}, at least one of each protocol is needed: 2")
+    for name, least in LEAST.items():
+        # Not a number and no end are no durations either.
+        if not least <= getattr(args, name) < math.inf:
+            parser.error(f"--{name} is {getattr(args, name):g}; {least:g} or more are needed")
     report = measure(args)
     print(
         f"{report['requests']} requests of {args.clients} clients with {args.vocabularies} lists of words, "

@@ -17,6 +17,13 @@ LOG_EVERY_S = 15.0
 """How often a running part writes a line when stderr is a file."""
 
 
+class WarningLines(Progress):
+    """Says on stderr what should be known, and nothing of how far it is."""
+
+    def warn(self, text: str) -> None:
+        print(f"warning: {text}", file=sys.stderr)
+
+
 class ProgressLines(Progress):
     """Draws `[3/7] building the engine, profile K=64 … 12 s`.
 

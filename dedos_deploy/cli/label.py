@@ -176,12 +176,11 @@ def build_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Label as told by the arguments and return the exit code."""
     from dedos_deploy.bundle import Bundle
-    from dedos_deploy.cli._progress import ProgressLines
+    from dedos_deploy.cli._progress import ProgressLines, WarningLines
     from dedos_deploy.corpus.beginning import begin
     from dedos_deploy.corpus.loop import label_shards
     from dedos_deploy.corpus.ray_workers import RayWorkers
     from dedos_deploy.interrupts import interrupts_taken
-    from dedos_deploy.progress import QUIET
     from dedos_deploy.runtime.opencv import silence_ffmpeg
     from dedos_deploy.vocabulary import typed_vocabulary
 
@@ -190,7 +189,7 @@ def run(args: argparse.Namespace) -> int:
     vocabulary = typed_vocabulary(args.classes)
     _wanted(args, _workers(args, None))
     _check_places(args)
-    progress = QUIET if args.quiet else ProgressLines()
+    progress = WarningLines() if args.quiet else ProgressLines()
     with contextlib.ExitStack() as opened:
         bundle = opened.enter_context(Bundle.open(args.bundle))
         interrupts = opened.enter_context(interrupts_taken("dedos-label"))

@@ -6,7 +6,8 @@ import json
 import re
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from dedos_deploy.corpus.dataset import Corpus, read_info
@@ -29,6 +30,7 @@ from dedos_deploy.corpus.records import (
     CorpusInfo,
     part_name,
 )
+from dedos_deploy.corpus.versions import Versions, changed_sources
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.runtime.sinks.palette import colour_bgr, colours_of, css_colour
@@ -36,6 +38,9 @@ from dedos_deploy.runtime.sources.excerpt import Part
 from dedos_deploy.spec import none_id
 
 ERRORS_FILE = "errors.jsonl"
+CHANGED = "has changed since it was listed; what was labelled before that is of what it was"
+MOST_NAMED = 1000
+"""Sources that have changed; the warning counts all."""
 
 _PART = re.compile(rf"{LABELS}/part-(\d+)\.parquet")
 _READ_AT_ONCE = 8
@@ -105,6 +110,12 @@ class Begun:
     new: bytes | None
     """Content of a manifest that is not written yet, None where it is."""
 
+    is_described: bool
+    """Whether the description is there, as it may be without a manifest where a run ended just then."""
+
+    changed: tuple[str, ...] = ()
+    """Sources that are not what they were when the data set was begun, at most MOST_NAMED."""
+
     def write(self) -> None:
         """Write what a new data set begins with, for whoever has an engine that runs.
 
@@ -114,14 +125,22 @@ class Begun:
             return
         with self.folder.held() as is_alone:
             # Its shards may be others, and parts of both would be one data set.
-            if not is_alone or self.folder.read(INFO_FILE) is not None:
+            if not (is_alone and self._is_first(self.new)):
                 raise BadInputError(
                     f"another run has begun a data set in {self.folder.address!r} at the same time; run the "
                     "same command again to go on with it, or give another --output"
                 )
-            self.folder.write(MANIFEST_FILE, self.new)
-            # Last: where it is, the manifest is whole.
-            self.folder.write(INFO_FILE, self.info.to_json().encode())
+
+    def _is_first(self, manifest: bytes) -> bool:
+        """Write description and manifest; return whether no other run has written one of them before.
+
+        Whoever writes the manifest goes on. It comes last: one without a description would be of nobody
+        knows which inputs, while a description without one is what the next run begins with.
+        """
+        described = self.is_described or self.folder.write_new(
+            INFO_FILE, self.info.to_json().encode()
+        )
+        return described and self.folder.write_new(MANIFEST_FILE, manifest)
 
     def shards_done(self) -> frozenset[int]:
         """Return the shards whose part is there."""
@@ -130,11 +149,16 @@ class Begun:
         return frozenset(number for number in numbers if number < len(self.manifest))
 
     def errors_of(self, shards: Collection[int]) -> list[Mapping[str, Any]]:
-        """Return what could not be read, as of PartNotes: before there were shards, and in some of them."""
+        """Return what is wrong with sources, as of PartNotes: before there were shards, and in some of them."""
         corpus = Corpus(self.folder, self.info)
+        odd = [{"source": source, "warning": CHANGED} for source in self.changed]
         with ThreadPoolExecutor(_READ_AT_ONCE, thread_name_prefix="dedos-read") as pool:
             notes = pool.map(corpus.notes, map(part_name, sorted(shards)))
-            return [*self.manifest.errors, *(error for note in notes for error in note.errors)]
+            return [
+                *odd,
+                *self.manifest.errors,
+                *(error for note in notes for error in note.errors),
+            ]
 
     def write_errors(self, errors: Iterable[Mapping[str, Any]]) -> None:
         """Write all that could not be read into `errors.jsonl`, a JSON object a line. Raises SinkError."""
@@ -149,39 +173,72 @@ def begin(job: Job, wanted: Wanted, progress: Progress = QUIET) -> Begun:
     or other options.
     """
     folder, info = folder_at(job.output), describe(job, wanted)
-    manifest = _manifest_begun(folder, info)
-    if manifest is not None:
-        return Begun(folder, info, manifest, None)
+    # Before the description, which is written first: another run may be beginning just now.
+    written = folder.read(MANIFEST_FILE)
+    is_described = _is_described(folder, info, written)
+    if written is not None:
+        manifest = Manifest(written, repr(folder.where(MANIFEST_FILE)))
+        changed = _changed(manifest, wanted, progress)
+        return Begun(folder, info, manifest, None, True, changed)
     with progress.part(1, 2, "listing the inputs"):
         content = listing(wanted, progress)
-    return Begun(folder, info, Manifest(content, repr(MANIFEST_FILE)), content)
+    manifest = Manifest(content, repr(MANIFEST_FILE))
+    return Begun(folder, info, manifest, content, is_described)
 
 
-def _manifest_begun(folder: Folder, info: CorpusInfo) -> Manifest | None:
-    """Return the manifest of a data set that was begun with the same job, None where there is none."""
-    found = read_info(folder)
-    if found is None:
-        if folder.names(LABELS):
-            raise BadInputError(
-                f"{folder.address!r} has a folder {LABELS} with files and no {INFO_FILE}; give another "
-                "--output"
-            )
-        return None
-    differs = _difference(found, info)
-    if differs is not None:
-        raise BadInputError(
-            f"{folder.address!r} holds a data set that was labelled with {differs}; give the same to go "
-            "on with it, or another --output for a new one"
+def _changed(manifest: Manifest, wanted: Wanted, progress: Progress) -> tuple[str, ...]:
+    """Return the sources that have changed since they were listed, and warn of them."""
+    found = changed_sources(manifest, Versions(wanted.inputs))
+    named = tuple(islice(found, MOST_NAMED))
+    if named:
+        count = len(named) + sum(1 for _ in found)
+        others = f" and {count - 1} more {'have' if count > 2 else 'has'}" if count > 1 else " has"
+        progress.warn(
+            f"{named[0]!r}{others} changed since the data set was begun, see {ERRORS_FILE}; rows that are "
+            "there stay: to label them again, remove their parts"
         )
-    return manifest_of(folder)
+    return named
+
+
+def _is_described(folder: Folder, info: CorpusInfo, manifest: bytes | None) -> bool:
+    """Return whether a data set was begun there with the same job; refuse what is another one's.
+
+    manifest: content of its manifest, None where there is none.
+    """
+    found = read_info(folder)
+    if found is None and manifest is not None:
+        raise BadInputError(
+            f"{folder.address!r} has a {MANIFEST_FILE} and no {INFO_FILE}; give another --output"
+        )
+    if found is not None:
+        _check_same(folder, found, info)
+    if manifest is None and folder.names(LABELS):
+        missing = INFO_FILE if found is None else MANIFEST_FILE
+        raise BadInputError(
+            f"{folder.address!r} has a folder {LABELS} with files and no {missing}; give another "
+            "--output"
+        )
+    return found is not None
 
 
 def manifest_of(folder: Folder) -> Manifest:
     """Return the manifest of a data set. Raises BadInputError."""
     content = folder.read(MANIFEST_FILE)
     if content is None:
-        raise BadInputError(f"{folder.where(MANIFEST_FILE)!r} is missing; make a new data set")
+        raise BadInputError(
+            f"{folder.where(MANIFEST_FILE)!r} is missing; run dedos-label once more to go on, or make a "
+            "new data set"
+        )
     return Manifest(content, repr(folder.where(MANIFEST_FILE)))
+
+
+def _check_same(folder: Folder, found: CorpusInfo, info: CorpusInfo) -> None:
+    differs = _difference(found, info)
+    if differs is not None:
+        raise BadInputError(
+            f"{folder.address!r} holds a data set that was labelled with {differs}; give the same to go "
+            "on with it, or another --output for a new one"
+        )
 
 
 def _difference(found: CorpusInfo, asked: CorpusInfo) -> str | None:
@@ -201,12 +258,13 @@ def listing(wanted: Wanted, progress: Progress) -> bytes:
     sources = [
         (number, source) for number, item in enumerate(wanted.inputs) for source in sources_in(item)
     ]
+    versions = Versions(wanted.inputs)
     found: list[tuple[int, Counted]] = []
     counts = counted(source for _, source in sources)
     for (number, _), item in zip(
         sources, progress.counted(counts, len(sources), "source"), strict=True
     ):
-        found.append((number, item))
+        found.append((number, replace(item, stamp=versions.of(item.source))))
     errors = [item for _, item in found if item.error]
     pieces = list(wanted_pieces(found, every=wanted.every, most=wanted.most))
     if not pieces:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from dedos_deploy.borders import foreign
+from dedos_deploy.borders import first_line, foreign
 from dedos_deploy.errors import BadInputError, DedosError, SinkError, require
 from dedos_deploy.files import (
     held,
@@ -23,6 +23,7 @@ from dedos_deploy.files import (
     write_atomically,
 )
 from dedos_deploy.runtime.sinks.outputs import writing
+from dedos_deploy.runtime.uri import redact
 
 if TYPE_CHECKING:
     from dedos_deploy.borders import Refusal
@@ -66,6 +67,18 @@ def unreachable(address: str) -> Refusal:
     )
 
 
+def reaching(address: str) -> contextlib.AbstractContextManager[None]:
+    """Turn what fsspec raises, when it reads at an address, into a BadInputError."""
+    return foreign(unreachable(address), reason=_told)
+
+
+def _told(error: BaseException) -> str:
+    """Return what a store says is wrong; what it quotes is an address."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return redact(first_line(error))
+
+
 class Folder:
     """A folder with the files of a data set, by names such as `labels/part-000001.parquet`."""
 
@@ -85,6 +98,14 @@ class Folder:
         """Write a file, whole or not at all. Raises SinkError."""
 
     @abstractmethod
+    def write_new(self, name: str, content: bytes) -> bool:
+        """Write a file as `write` does unless it is there; return whether it was not.
+
+        Of several that write one at once on S3, Google's and Azure's stores one alone succeeds; on this
+        machine where each holds the folder; elsewhere it is only looked for before. Raises SinkError.
+        """
+
+    @abstractmethod
     def writing(self, name: str) -> contextlib.AbstractContextManager[Path]:
         """Yield a path to write to, which becomes the file when the block ends well; raises as `write`."""
 
@@ -96,7 +117,8 @@ class Folder:
     def held(self) -> contextlib.AbstractContextManager[bool]:
         """Hold the folder, which is made, as long as the block lasts; False: another run holds it.
 
-        Elsewhere than on this machine there are no locks, and it is True always. Raises SinkError.
+        Elsewhere than on this machine there are no locks, and it is True always: `write_new` has to tell
+        who was first. Raises SinkError.
         """
 
     def where(self, name: str) -> str:
@@ -139,6 +161,12 @@ class _LocalFolder(Folder):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, content, sync=True)
 
+    def write_new(self, name: str, content: bytes) -> bool:
+        if self.read(name) is not None:
+            return False
+        self.write(name, content)
+        return True
+
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[Path]:
         path = self._path / name
@@ -177,7 +205,7 @@ class _RemoteFolder(Folder):
         self._files, self._path = file_system(address.rstrip("/"))
 
     def read(self, name: str) -> bytes | None:
-        with foreign(unreachable(self.where(name))):
+        with reaching(self.where(name)):
             try:
                 return cast(bytes, self._files.cat_file(self._at(name)))
             except FileNotFoundError:
@@ -185,27 +213,37 @@ class _RemoteFolder(Folder):
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
-        with foreign(unreachable(self.where(name))):
+        with reaching(self.where(name)):
             file = self._files.open(self._at(name), "rb")
         with file:
             yield file
 
     def write(self, name: str, content: bytes) -> None:
-        with foreign(self._unwritten(name)):
+        with foreign(self._unwritten(name), reason=_told):
             self._make_folder(name)
             self._files.pipe_file(self._at(name), content)
+
+    def write_new(self, name: str, content: bytes) -> bool:
+        with foreign(self._unwritten(name), reason=_told):
+            self._make_folder(name)
+            try:
+                # `If-None-Match: *` of S3, and what others call it.
+                self._files.pipe_file(self._at(name), content, mode="create")
+            except FileExistsError:
+                return False
+        return True
 
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="dedos-label-") as folder:
             path = Path(folder) / "part"
             yield path
-            with foreign(self._unwritten(name)):
+            with foreign(self._unwritten(name), reason=_told):
                 self._make_folder(name)
                 self._files.put_file(str(path), self._at(name))
 
     def names(self, folder: str) -> list[str]:
-        with foreign(unreachable(self.where(folder))):
+        with reaching(self.where(folder)):
             try:
                 # Listed anew: another process may have written there.
                 found = self._files.ls(self._at(folder), detail=True, refresh=True)

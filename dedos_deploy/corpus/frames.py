@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from dedos_deploy.borders import foreign, foreign_items
 from dedos_deploy.closing import Closing
-from dedos_deploy.corpus.folders import file_system, scheme_of, unreachable
+from dedos_deploy.corpus.folders import file_system, reaching, scheme_of
 from dedos_deploy.errors import BadInputError, listed, require
 from dedos_deploy.files import open_regular, read_regular
 from dedos_deploy.pictures import IMAGE_SUFFIXES, coloured
@@ -130,7 +130,7 @@ def content_of(source: str) -> bytes:
         except OSError as error:
             why = error.strerror or type(error).__name__
             raise BadInputError(f"{source!r} cannot be read ({why})") from error
-    with foreign(unreachable(source)):
+    with reaching(source):
         files, path = file_system(source)
         content: bytes = files.cat_file(path)
     return content
@@ -146,7 +146,7 @@ def opened(source: str) -> Iterator[BinaryIO]:
             why = error.strerror or type(error).__name__
             raise BadInputError(f"{source!r} cannot be read ({why})") from error
     else:
-        with foreign(unreachable(source)):
+        with reaching(source):
             files, path = file_system(source)
             file = files.open(path, "rb")
     with file:
@@ -163,7 +163,7 @@ def on_disk(source: str) -> Iterator[str]:
     address, _, settings = source.partition("?")
     with tempfile.TemporaryDirectory(prefix="dedos-label-") as folder:
         copy = os.path.join(folder, posixpath.basename(address))
-        with foreign(unreachable(address)):
+        with reaching(address):
             files, path = file_system(address)
             files.get_file(path, copy)
         yield f"{copy}?{settings}" if settings else copy

@@ -7,12 +7,13 @@ import glob
 import os
 import re
 import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 from dedos_deploy.borders import foreign
-from dedos_deploy.corpus.folders import file_system, scheme_of, unreachable
+from dedos_deploy.corpus.folders import file_system, reaching, scheme_of
 from dedos_deploy.corpus.frames import (
     PARQUET_SUFFIXES,
     SCENE,
@@ -58,6 +59,9 @@ class Counted:
     error: str = ""
     """What is wrong with it, in a sentence."""
 
+    stamp: str | None = None
+    """What tells this version of it from another, as `versions.Versions.of` gives it."""
+
 
 def absolute(address: str) -> str:
     """Return the address of an input so that it means the same wherever it is used: a path from the root.
@@ -92,14 +96,14 @@ def sources_in(address: str) -> list[str]:
     """
     if address.startswith(SCENE):
         return [address]
-    path, settings = _without_settings(address)
+    path, settings = without_settings(address)
     found = _local(path) if scheme_of(path) is None else _remote(path)
     if not found:
         raise BadInputError(f"{address!r} names nothing that can be labelled; give {TAKES}")
     return [f"{source}?{settings}" for source in found] if settings else found
 
 
-def _without_settings(address: str) -> tuple[str, str]:
+def without_settings(address: str) -> tuple[str, str]:
     """Split `file.parquet?column=image`, unless there is such a file."""
     match = _WITH_SETTINGS.fullmatch(address)
     if match is None or os.path.exists(address):
@@ -151,16 +155,25 @@ def _leads_back(folder: str, name: str, top: str) -> bool:
 
 
 def _remote(address: str) -> list[str]:
-    with foreign(unreachable(address)):
+    return sorted(listed_at(address), key=natural_order)
+
+
+def listed_at(address: str) -> dict[str, Mapping[str, Any]]:
+    """Return the sources that an address of fsspec names, without settings, with what their store says of each.
+
+    Raises BadInputError.
+    """
+    with reaching(address):
         files, path = file_system(address)
         if _GLOB_LETTERS.search(path):
-            names = files.glob(path)
+            found = files.glob(path, detail=True)
         elif files.isfile(path):
-            return [files.unstrip_protocol(path)]
+            return {files.unstrip_protocol(path): files.info(path)}
         else:
-            names = _shown(path, files.find(path))
-        found = [files.unstrip_protocol(name) for name in names]
-    return sorted((name for name in found if name.lower().endswith(SUFFIXES)), key=natural_order)
+            found = files.find(path, detail=True)
+            found = {name: found[name] for name in _shown(path, list(found))}
+        named = {files.unstrip_protocol(name): said for name, said in found.items()}
+    return {name: said for name, said in named.items() if name.lower().endswith(SUFFIXES)}
 
 
 def _shown(top: str, names: Sequence[str]) -> list[str]:
@@ -219,4 +232,4 @@ def _count_samples(source: str) -> int:
 
 def local_paths(inputs: Iterable[str]) -> list[str]:
     """Return the paths among inputs, for the check that nothing of them is overwritten."""
-    return [_without_settings(item)[0] for item in inputs if scheme_of(item) is None]
+    return [without_settings(item)[0] for item in inputs if scheme_of(item) is None]

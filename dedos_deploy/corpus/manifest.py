@@ -1,7 +1,8 @@
 """The manifest of a corpus: every source, cut into shards that are labelled one by one.
 
 `manifest.parquet` has a row per piece: its shard, source, first frame, the frame after its last one (null:
-to the end), step, and how many frames that is, as far as it is known. Pieces of a shard follow each other.
+to the end), step, how many frames that is, and what tells its version of the source from another, as far as
+these are known. Pieces of a shard follow each other.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ LEAST_FRAMES = 16
 _SHARDS_PER_WORKER = 8
 _ROWS_PER_GROUP = 8192
 _ERRORS = b"dedos.errors"
+_STAMP = "stamp"
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,9 @@ class Piece:
     step: int = 1
     expected: int | None = None
     """How many frames there are, None where that is only known once they were read."""
+
+    stamp: str | None = None
+    """Of the source when it was listed, as `versions.Versions.of` gives it."""
 
     @property
     def wanted(self) -> range:
@@ -99,9 +104,11 @@ def _piece(item: Counted, every: int, left: int | None) -> Piece:
     """Return the wanted frames of a source, at most `left`."""
     count = None if item.frames is None else len(range(0, item.frames, every))
     if left is not None and (count is None or count >= left):
-        return Piece(item.source, 0, (left - 1) * every + 1, every, left if count else None)
+        last, expected = (left - 1) * every, left if count else None
+        return Piece(item.source, 0, last + 1, every, expected, item.stamp)
     # A container may say less than there is, so that the last frame is where it ends.
-    return Piece(item.source, 0, item.frames if item.is_exact else None, every, count)
+    stop = item.frames if item.is_exact else None
+    return Piece(item.source, 0, stop, every, count, item.stamp)
 
 
 def cut(pieces: Iterable[Piece], size: int) -> Iterator[tuple[int, Piece]]:
@@ -140,6 +147,7 @@ def _columns() -> pa.Schema:
             pa.field("stop", pa.int64()),
             pa.field("step", pa.int64(), nullable=False),
             pa.field("expected", pa.int64()),
+            pa.field(_STAMP, pa.string()),
         ]
     )
 
@@ -176,7 +184,10 @@ class Manifest:
             self._file = parquet.ParquetFile(pa.BufferReader(content))
             table = self._file.read(columns=["shard", "start", "expected"])
         said = (self._file.metadata.metadata or {}).get(_ERRORS)
-        if said is None or not self._file.schema_arrow.equals(_columns()):
+        columns, found = _columns(), self._file.schema_arrow
+        # Those of earlier versions have no stamps.
+        older = columns.remove(columns.get_field_index(_STAMP))
+        if said is None or not (found.equals(columns) or found.equals(older)):
             raise BadInputError(f"{name} has not the columns of a manifest; make a new data set")
         self.errors: list[dict[str, Any]] = json.loads(said)
         """As of PartNotes, of sources that have no shard."""

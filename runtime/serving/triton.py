@@ -100,8 +100,19 @@ def open_segmenter(args: Mapping[str, str]) -> Segmenter:
     return Segmenter.load(
         version / BUNDLE,
         classes=words if words.exists() else version / CLASSES_FILE,
-        engine=config["parameters"][ENGINE]["string_value"],
-        background=config["parameters"][BACKGROUND]["string_value"],
+        engine=_parameter(config, ENGINE),
+        background=_parameter(config, BACKGROUND),
         threads=max(1, usable_threads() // instances) if on_cpu else None,
         gpu=0 if on_cpu else int(args["model_instance_device_id"]),
     )
+
+
+def _parameter(config: Mapping[str, Any], name: str) -> Any:
+    """Return a parameter of the model's configuration, which people edit."""
+    found = (config.get("parameters") or {}).get(name, {}).get("string_value")
+    if not found:
+        raise BadInputError(
+            f"config.pbtxt has no parameter {name!r} with a string_value; add it, or make the model "
+            "repository again with dedos-export --triton"
+        )
+    return found

@@ -1,4 +1,5 @@
-"""benchmarks/corpus.py compares before it times, verifies what it labelled, and keeps its JSON keys."""
+"""benchmarks/corpus.py compares before it times, verifies what it labelled, and keeps its JSON keys;
+benchmarks/corpus_nodes.py notes what workers do."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,9 @@ from corpus_helpers import film
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 import corpus as benchmark  # noqa: E402
+from corpus_nodes import Watched  # noqa: E402
+
+from dedos_deploy.corpus.workers import Heard, Pool  # noqa: E402
 
 
 def test_it_reports_what_it_claims(
@@ -59,3 +64,44 @@ def test_memory_that_grows_is_seen() -> None:
     assert flat.growth_mb == 0.0 and rising.growth_mb == 20.0
     with pytest.raises(benchmark.BadInputError, match="more --frames"):
         _ = benchmark.Memory([1.0]).growth_mb
+
+
+class Told(Pool):
+    """Says what a test wants it to."""
+
+    def __init__(self, *said: Heard) -> None:
+        self._said = list(said)
+
+    def __len__(self) -> int:
+        return 1
+
+    def start(self) -> int:
+        return 0
+
+    def give(self, worker: int, shard: int, pieces: object) -> None:
+        pass
+
+    def end(self, worker: int) -> None:
+        pass
+
+    def heard(self, timeout_s: float) -> Iterator[Heard]:
+        yield self._said.pop(0)
+
+    def close(self) -> None:
+        pass
+
+
+def test_attempts_are_noted_with_their_ends() -> None:
+    kinds = (("ready", 0), ("ready", 1), ("done", 0), ("gone", 1), ("gone", 2))
+    watched = Watched(Told(*(Heard(worker, kind) for kind, worker in kinds)), {0: 5, 1: 3})
+    for kind, worker in kinds:
+        assert [heard.kind for heard in watched.heard(0.0)] == [kind]
+        if kind == "ready":
+            watched.give(worker, worker, [])
+    assert len(watched.ready_s) == 2 and watched.done == 1
+    assert [(one.worker, one.frames, one.is_done) for one in watched.attempts] == [
+        (0, 5, True),
+        (1, 3, False),
+    ]
+    first, second = watched.attempts
+    assert watched.ready_s[0] <= first.began_s <= first.ended_s <= second.ended_s

@@ -202,6 +202,35 @@ def test_an_instance_has_its_device_and_its_share_of_the_cores(
     ]
 
 
+@pytest.mark.parametrize(
+    ("parameters", "name"),
+    [
+        (None, "engine"),
+        ({"engine": {"string_value": "cpu"}}, "background"),
+        ({"engine": {}, "background": {"string_value": "none"}}, "engine"),
+        ({"engine": {"string_value": ""}, "background": {"string_value": "none"}}, "engine"),
+    ],
+)
+def test_a_configuration_without_a_parameter_is_one_sentence(
+    tmp_path: Path, parameters: object, name: str
+) -> None:
+    config = {"instance_group": [{"kind": "KIND_CPU", "count": 1}]}
+    given = {
+        "model_config": json.dumps(
+            config if parameters is None else config | {"parameters": parameters}
+        ),
+        "model_repository": str(tmp_path),
+        "model_version": "1",
+        "model_instance_kind": "CPU",
+        "model_instance_device_id": "0",
+    }
+    with pytest.raises(
+        BadInputError,
+        match=f"config.pbtxt has no parameter '{name}' with a string_value; add it, or",
+    ):
+        triton.open_segmenter(given)
+
+
 class FakeTriton(ModuleType):
     """What Triton's Python backend gives a model, as far as it is used."""
 

@@ -1,0 +1,64 @@
+"""Whether sources are still what they were when a corpus was listed: what stands for the version of each."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from dedos_deploy.corpus.folders import scheme_of
+from dedos_deploy.corpus.frames import SCENE
+from dedos_deploy.corpus.inputs import listed_at, without_settings
+from dedos_deploy.corpus.manifest import Manifest
+
+_SAID = ("ETag", "etag", "md5Hash", "blob_id", "LastModified", "last_modified", "mtime", "created")
+"""What stores and file systems call what changes with a file: the first one that is there counts."""
+
+
+class Versions:
+    """What stands for the version of each source now: size and time of a file, what a store says of an object."""
+
+    def __init__(self, inputs: Iterable[str]) -> None:
+        """List inputs at addresses once more; servers of http say nothing that can be relied on.
+
+        inputs: as of `inputs.absolute`. Raises BadInputError.
+        """
+        self._stored: dict[str, str] = {}
+        for item in inputs:
+            if not item.startswith(SCENE) and scheme_of(item) not in (None, "http", "https"):
+                found = listed_at(without_settings(item)[0]).items()
+                self._stored |= {name: mark for name, said in found if (mark := _stored(said))}
+
+    def of(self, source: str) -> str | None:
+        """Return what stands for the version of a source, None where nothing does, as for folders of bags.
+
+        Where two differ the source has changed, or was written anew with the same content.
+        """
+        path = without_settings(source)[0]
+        if source.startswith(SCENE) or scheme_of(source) is not None:
+            return self._stored.get(path)
+        try:
+            found = os.stat(path)
+        except OSError:
+            return None
+        return f"{found.st_size}-{found.st_mtime_ns}" if stat.S_ISREG(found.st_mode) else None
+
+
+def _stored(said: Mapping[str, Any]) -> str | None:
+    marks = (str(said[name]) for name in _SAID if said.get(name))
+    mark = next(marks, None)
+    return None if mark is None else f"{said.get('size')}-{mark}"
+
+
+def changed_sources(manifest: Manifest, versions: Versions) -> Iterator[str]:
+    """Yield the sources that are not what they were when a corpus was listed, or are gone, each once."""
+    last = None
+    for shard in range(len(manifest)):
+        for piece in manifest.pieces(shard):
+            # Pieces of one source follow each other.
+            if piece.source == last or piece.stamp is None:
+                continue
+            last = piece.source
+            if versions.of(piece.source) != piece.stamp:
+                yield piece.source

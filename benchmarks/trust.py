@@ -32,7 +32,7 @@ Array = NDArray[Any]
 ALARMS = 0.05
 """Part of the learned frames that the lines of the scores leave below."""
 
-DARK = 0.03
+DARK = 0.18
 """Part of a day's light at night, before noise of 6 grey levels."""
 
 SKIN_BGR = ((105, 135, 200), (80, 110, 175), (60, 85, 140), (45, 60, 105))

@@ -253,8 +253,8 @@ def trust_from_bytes(content: bytes, *, width: int, name: str) -> TrustStatistic
     wide = {key: values.astype(np.float64) for key, values in tensors.items()}
     blocks = []
     for number in range((len(wide) - 1) // len(_TENSORS)):
-        *parts, limit = (wide[f"{number}.{key}"] for key in _TENSORS)
-        blocks.append(BlockStatistics(*parts, limit=float(limit[0])))
+        scale, mean, basis, variance, rest, limit = (wide[f"{number}.{key}"] for key in _TENSORS)
+        blocks.append(BlockStatistics(scale, mean, basis, variance, rest, float(limit[0])))
     return TrustStatistics(tuple(blocks), wide["quantiles"], frames, hashes)
 
 

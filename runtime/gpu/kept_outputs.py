@@ -32,6 +32,15 @@ class OutputUnderWay:
         return values if self._block.lends else values.copy()
 
 
+Kept = tuple[OutputUnderWay | None, OutputUnderWay | None]
+"""Scores [slots, h, w] and pooled features [P] of one frame; None for what is not kept."""
+
+
+def array_of(output: OutputUnderWay | None) -> NDArray[Any] | None:
+    """Return an output that has come, for its receiver alone; None for none."""
+    return None if output is None else output.array()
+
+
 class KeptOutputs(Closing):
     """Page-locked memory for outputs, lent with them as label maps are."""
 
@@ -42,21 +51,23 @@ class KeptOutputs(Closing):
         self._of_scores = ResultPool(engine.cuda, mapped=False)
         self._of_pooled = ResultPool(engine.cuda, mapped=False)
 
-    def scores(self, slots: int, first: int = 0) -> OutputUnderWay:
-        """Put the way of a frame's scores, [slots, h, w], on the stream; first: byte at which they
-        begin."""
-        spec = self._engine.spec
-        pointer = self._engine.scores.pointer + first
-        return self._fetch(self._of_scores, pointer, (slots, *spec.score_hw), spec.score_dtype)
+    def fetch(self, slots: int | None, *, first: int = 0, row: int = 0) -> Kept:
+        """Put the way of a frame's outputs on the stream.
 
-    def pooled(self, row: int = 0) -> OutputUnderWay | None:
-        """Put the way of a row of pooled features, [P], on the stream; None where there are none."""
+        slots: of its scores, None to leave these; first: byte at which they begin; row: of the frame in
+        the run. Features come wherever the graph gives them.
+        """
         spec, pooled = self._engine.spec, self._engine.pooled
+        scores: OutputUnderWay | None = None
+        if slots is not None:
+            begin = self._engine.scores.pointer + first
+            shape = (slots, *spec.score_hw)
+            scores = self._fetch(self._of_scores, begin, shape, spec.score_dtype)
         if pooled is None:
-            return None
-        shape, dtype = spec.pooled.shape[1:], np.dtype(spec.pooled.dtype)
-        pointer = pooled.pointer + row * spec.pooled_width * dtype.itemsize
-        return self._fetch(self._of_pooled, pointer, tuple(map(int, shape)), dtype)
+            return scores, None
+        begin = pooled.pointer + row * pooled.size // spec.batch
+        found = self._fetch(self._of_pooled, begin, (spec.pooled_width,), spec.pooled.dtype)
+        return scores, found
 
     def close(self) -> None:
         """Free what is not lent; the rest frees itself. May be called twice."""

@@ -120,12 +120,12 @@ class TensorRtEngine(Engine):
             shape = (self.spec.batch, bucket, *self.spec.score_hw)
             dense = scores.reshape(-1)[: int(np.prod(shape))].reshape(shape)
             self.cuda.download(dense, self.scores.pointer, self.stream)
-            found = {self.spec.scores.name: dense}
+            others = {}
             if self.pooled is not None:
-                found["pooled"] = pooled = self._host("pooled", self.spec.pooled)
-                self.cuda.download(pooled, self.pooled.pointer, self.stream)
+                others["pooled"] = self._host("pooled", self.spec.pooled)
+                self.cuda.download(others["pooled"], self.pooled.pointer, self.stream)
             self.stream.synchronize()
-        return {**found, self.spec.scores.name: np.ascontiguousarray(dense[:, :slots])}
+        return {self.spec.scores.name: np.ascontiguousarray(dense[:, :slots]), **others}
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:

@@ -51,7 +51,7 @@ def measure_trust(
 
     def pooled(frame: NDArray[np.uint8]) -> NDArray[np.float32]:
         inputs: Tensors = {"image": frame[None], "text": row, "valid": np.ones(1, np.float32)}
-        return infer(inputs)["pooled"][0].copy()
+        return np.array(infer(inputs)["pooled"][0], np.float32)
 
     found = [
         Kind(kind.source, kind.data_sha256, np.stack([pooled(frame) for frame in kind.frames]))

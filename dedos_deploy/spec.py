@@ -59,6 +59,9 @@ CODECS: tuple[Codec, ...] = get_args(Codec)
 MIN_AGREEMENT = {"fp32": 0.999, "fp16": 0.99, "int8": 0.97}
 """Lowest part of pixels with the label that the model in FP32 gives them, per precision."""
 
+TRUST_LINE = 0.5
+"""Trust of a frame below which its labels are to be doubted, whatever their confidence."""
+
 Dim = int | str
 DType = Literal["uint8", "float16", "float32"]
 
@@ -75,7 +78,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class GraphSpec:
-    """The four tensors of one exported graph."""
+    """The tensors of one exported graph: three in, scores and in some bundles pooled features out."""
 
     height: int
     width: int
@@ -88,7 +91,10 @@ class GraphSpec:
     """Fixed number of images per run."""
 
     score_dtype: DType = "float32"
-    """Dtype of the output."""
+    """Dtype of the scores."""
+
+    pooled_width: int = 0
+    """P, numbers of `pooled` per image; 0 for a graph that gives scores only."""
 
     @property
     def score_hw(self) -> tuple[int, int]:
@@ -115,6 +121,14 @@ class GraphSpec:
         return TensorSpec("scores", shape, self.score_dtype, "per-class evidence in [0, 1]")
 
     @property
+    def pooled(self) -> TensorSpec:
+        """What the graph of a bundle with statistics of its frames gives beside the scores."""
+        shape = (self.batch, self.pooled_width)
+        return TensorSpec(
+            "pooled", shape, "float32", "the image as a whole; no word has a part in it"
+        )
+
+    @property
     def embedding(self) -> TensorSpec:
         """What the graph for words by example gives instead of scores; h, w are the model's own."""
         shape = (self.batch, self.text_width, "h", "w")
@@ -127,8 +141,8 @@ class GraphSpec:
         return self.image, self.text, self.valid
 
     @property
-    def outputs(self) -> tuple[TensorSpec]:
-        return (self.scores,)
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return (self.scores, self.pooled) if self.pooled_width else (self.scores,)
 
 
 def none_id(classes: int) -> int:

@@ -39,7 +39,7 @@ def examples_graph(
     """
     image = torch.zeros(1, spec.height, spec.width, 3, dtype=torch.uint8)
     module = dense_embedding(frozen, torch.from_numpy(text))
-    model = to_onnx(module, (image,), inputs={"image": {}}, output=spec.embedding.name)
+    model = to_onnx(module, (image,), inputs={"image": {}}, outputs=[spec.embedding.name])
     if fused:
         fuse_attention(model)
     if small:

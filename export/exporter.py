@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dedos_deploy.bundle import EXAMPLES, MODEL, BundleWriter, Manifest, batch_file
+from dedos_deploy.bundle import EXAMPLES, MODEL, TRUST, BundleWriter, Manifest, batch_file
 from dedos_deploy.calib.frames import sample_frames
 from dedos_deploy.calib.options import Int8Options
 from dedos_deploy.calib.selection import CalibrationFrames
@@ -30,14 +30,18 @@ from dedos_deploy.export.rtx import EngineFile, build_rtx_engine, require_rtx
 from dedos_deploy.export.shared_weights import SharedWeights
 from dedos_deploy.export.storage import Matrices, store_small
 from dedos_deploy.export.target_graph import TargetGraph, score_dtype, target_graph
+from dedos_deploy.export.trust import TrustReport, measure_trust, trust_frames
 from dedos_deploy.export.weights import TrainedModel, WeightsSource
 from dedos_deploy.files import sha256_of_file
 from dedos_deploy.model.dense_embedding import check_has_embedding
+from dedos_deploy.model.freeze import AnyModel
+from dedos_deploy.model.pooled import pooled_widths
 from dedos_deploy.pictures import Picture
 from dedos_deploy.progress import QUIET, Progress, Stages
 from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
 from dedos_deploy.scenes import KINDS, render_image
 from dedos_deploy.spec import GraphSpec, Precision
+from dedos_deploy.trust import trust_to_bytes
 
 CALIBRATION = "calibration.json"
 """The calibration table, inside a bundle for which INT8 was asked for."""
@@ -96,7 +100,7 @@ class _Export:
         self.writer, self.folder, self.options = writer, folder, options
         # One stage for every graph, and one for its engine.
         each = len(options.batches) * (1 + (options.target == "rtx"))
-        asked = (options.int8 is not None) + options.examples
+        asked = (options.int8 is not None) + options.examples + bool(options.trust)
         self.stages = Stages(progress, total=4 + asked + each)
         self.warnings: list[str] = []
         several = len(options.batches) > 1
@@ -111,6 +115,7 @@ class _Export:
             spec = self._spec(trained)
             frames = self._frames()
             calibration = self._calibration(spec)
+            trust = self._trust_frames(spec)
             if trained.random:
                 self._warn("the weights are random: the labels of this bundle mean nothing")
             for warning in trained.warnings:
@@ -130,6 +135,7 @@ class _Export:
                     text = self._text(trained, "half")
         with self.stages.stage("comparing with the FP32 model") as progress:
             files, parity = self._compared(trained, spec, graph, text, frames, progress)
+        trusted = self._trust(trained.model, files[0], spec, trust) if trust else None
         if options.examples:
             files += (self._examples(graph, spec, files[0], text, frames[0]),)
         others = [self._batch(trained, spec, size, text, frames) for size in options.batches[1:]]
@@ -148,6 +154,7 @@ class _Export:
                 graph.kind,
                 tuple(self.warnings),
                 tuple(parity for _, parity in others),
+                trusted,
             )
             calibrated = int8.table.key.sha256 if int8 is not None else None
             precision = {"image": graph.kind, "text": text.precision}
@@ -186,6 +193,27 @@ class _Export:
             which = "" if spec.batch == 1 else f", graph for {spec.batch} frames per run"
             self._warn(f"written with drift{which}: {parity.agreement:.2%} of pixels agree")
         return files, parity
+
+    def _trust_frames(self, spec: GraphSpec) -> list[CalibrationFrames]:
+        found = trust_frames(self.options, spec)
+        for warning in (text for kind in found for text in kind.warnings):
+            self._warn(warning)
+        return found
+
+    def _trust(
+        self,
+        model: AnyModel,
+        image_graph: Path,
+        spec: GraphSpec,
+        kinds: Sequence[CalibrationFrames],
+    ) -> TrustReport:
+        """Put the statistics of the frames that the model can be trusted on into the bundle."""
+        with self.stages.stage("statistics of the frames to be trusted on") as progress:
+            with OnnxEngine(image_graph, spec) as engine:
+                statistics, report = measure_trust(engine.infer, spec, pooled_widths(model), kinds)
+            self.writer.add_bytes(TRUST, trust_to_bytes(statistics))
+            progress.note(f"{sum(report.frames.values())} frames")
+        return report
 
     def _examples(
         self,
@@ -234,7 +262,13 @@ class _Export:
         height, width = config.check_size(self.options.size_hw or trained_hw)
         options = self.options
         kind = score_dtype(trained.model, options.precision, options.target)
-        return GraphSpec(height, width, config.clip.text_width, score_dtype=kind)
+        return GraphSpec(
+            height,
+            width,
+            config.clip.text_width,
+            score_dtype=kind,
+            pooled_width=sum(pooled_widths(trained.model)) if options.trust else 0,
+        )
 
     def _frames(self) -> tuple[list[Picture], str]:
         count, source = self.options.frame_count, self.options.frames

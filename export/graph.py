@@ -6,7 +6,7 @@ import ast
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,6 +30,7 @@ TRACED_SLOTS = 7
 torch.export would freeze into the graph."""
 
 _OUTPUT = "graph_output"
+"""Followed by its number."""
 
 _FORBIDDEN = {
     "Einsum": "write the contraction as MatMul",
@@ -55,7 +56,8 @@ def image_graph(module: nn.Module, spec: GraphSpec) -> onnx.ModelProto:
     """Return `module` as ONNX, with the tensors that `spec` names.
 
     module: frozen network, (image uint8 [B, H, W, 3], text float32 [K, D], valid float32 [K]) ->
-    scores [B, K, h, w]. K is a dynamic axis, everything else is fixed.
+    scores [B, K, h, w], and pooled features where `spec` has them. K is a dynamic axis, everything else
+    is fixed.
 
     The same module gives the same bytes: no time stamps, no source locations.
     Raises EngineError when the traced tensors are not those of `spec`.
@@ -67,7 +69,7 @@ def image_graph(module: nn.Module, spec: GraphSpec) -> onnx.ModelProto:
         module,
         (image, text, torch.ones(TRACED_SLOTS)),
         inputs={"image": {}, "text": {0: slots}, "valid": {0: slots}},
-        output="scores",
+        outputs=[tensor.name for tensor in spec.outputs],
     )
     check_tensors(model, spec)
     return model
@@ -78,11 +80,12 @@ def to_onnx(
     example: tuple[torch.Tensor, ...],
     *,
     inputs: dict[str, dict[int, torch.export.Dim]],
-    output: str,
+    outputs: Sequence[str],
 ) -> onnx.ModelProto:
     """Trace `module` on `example` and return the tidied graph.
 
-    inputs: name of every input and its dynamic axes, in the order of `forward`'s parameters.
+    inputs: name of every input and its dynamic axes, in the order of `forward`'s parameters; outputs:
+    names of what it returns.
     """
     with torch.no_grad(), _quietly():
         program = torch.onnx.export(
@@ -91,7 +94,7 @@ def to_onnx(
             dynamo=True,
             opset_version=OPSET,
             input_names=list(inputs),
-            output_names=[_OUTPUT],
+            output_names=[f"{_OUTPUT}{index}" for index in range(len(outputs))],
             dynamic_shapes=tuple(axes or None for axes in inputs.values()),
             verbose=False,
         )
@@ -100,7 +103,7 @@ def to_onnx(
     _restore_constants(program)
     model: onnx.ModelProto = program.model_proto
     _check_complete(model.graph)
-    _rename_output(model.graph, output)
+    _rename_outputs(model.graph, outputs)
     return _tidied(model)
 
 
@@ -244,9 +247,10 @@ def _check_complete(graph: onnx.GraphProto) -> None:
         known.update(node.output)
 
 
-def _rename_output(graph: onnx.GraphProto, output: str) -> None:
-    """Give the output its name; torch may use the same one inside (`embedding` is an operation)."""
-    renamed = {output: f"{output}.inner", _OUTPUT: output}
+def _rename_outputs(graph: onnx.GraphProto, outputs: Sequence[str]) -> None:
+    """Give the outputs their names; torch may use the same ones inside (`embedding` is an operation)."""
+    renamed = {name: f"{name}.inner" for name in outputs}
+    renamed |= {f"{_OUTPUT}{index}": name for index, name in enumerate(outputs)}
     for value in (*graph.value_info, *graph.output):
         value.name = renamed.get(value.name, value.name)
     for node in graph.node:

@@ -48,6 +48,9 @@ class ExportOptions:
     """Frames per run, growing from 1, which is always among them: one graph each."""
     examples: bool = False
     """Put in the small graph with which words are learned from pictures; see docs/examples.md."""
+    trust: tuple[str | os.PathLike[str], ...] = ()
+    """Pictures, folders or videos like those that the model learned, one for each kind, for
+    `Segmentation.trust`; see docs/trust.md."""
     frames: str | os.PathLike[str] | None = None
     """Picture, folder or video for the parity gate, None for pictures of embedded scenes."""
     frame_count: int = 4
@@ -195,6 +198,13 @@ GRAPH_OPTIONS = (
         "put in the graph with which Segmenter.learn makes words from regions of pictures; its weights are "
         "those of the image graph, so it is small",
         switch="on",
+    ),
+    Option(
+        "trust",
+        "frames like those that the model learned, a picture, folder or video for each kind of scene: the "
+        "bundle then tells of every frame how much it looks like them (Segmentation.trust)",
+        metavar="PATH",
+        several=True,
     ),
     Option(
         "compute_capabilities",

@@ -11,6 +11,7 @@ from dedos_deploy.export.parity import ParityReport
 from dedos_deploy.export.precision import PrecisionReport
 from dedos_deploy.export.rtx import EngineFile
 from dedos_deploy.export.text_tower import TextParity
+from dedos_deploy.export.trust import TrustReport
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class ExportReport:
     warnings: tuple[str, ...]
     batches: tuple[ParityReport, ...] = ()
     """What the gate saw of the graphs for more frames per run than one."""
+    trust: TrustReport | None = None
+    """What statistics were made of, None without them."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -45,6 +48,8 @@ class ExportReport:
         """Return what report.json holds."""
         facts, engine = asdict(self), self.engine
         del facts["path"], facts["size"]
+        if self.trust is None:
+            del facts["trust"]
         if engine is not None:
             facts["engine"] = {**asdict(engine.key), "size": engine.size}
         if self.int8 is not None:

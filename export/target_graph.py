@@ -13,6 +13,7 @@ from dedos_deploy.export.precision import PrecisionReport, check_precision
 from dedos_deploy.model import FrozenDedos, freeze
 from dedos_deploy.model.blocks import Arithmetic
 from dedos_deploy.model.freeze import AnyModel
+from dedos_deploy.model.pooled import PooledDedos
 from dedos_deploy.spec import TYPED_TARGETS, DType, GraphSpec, Precision, Target
 
 
@@ -41,7 +42,7 @@ def target_graph(model: AnyModel, spec: GraphSpec, kind: Arithmetic, target: Tar
         deformable="gather" if target in TYPED_TARGETS else "grid_sample",
         score_dtype=getattr(torch, spec.score_dtype),
     )
-    graph = image_graph(frozen, spec)
+    graph = image_graph(PooledDedos(frozen) if spec.pooled_width else frozen, spec)
     fused = fuse_attention(graph) if target == "cpu" else 0
     check_ops(graph, target)
     return TargetGraph(frozen, graph, kind, check_precision(graph, kind), fused)

@@ -51,7 +51,7 @@ def text_graph(
         0: torch.export.Dim("N", min=1, max=MAX_TEXTS),
         1: torch.export.Dim("L", min=LEAST_TOKENS, max=context_length),
     }
-    model = to_onnx(tower, (tokens,), inputs={"tokens": dims}, output="embedding")
+    model = to_onnx(tower, (tokens,), inputs={"tokens": dims}, outputs=["embedding"])
     _quantize_table(model)
     store_small(model, matrices=matrices)
     return model

@@ -38,14 +38,15 @@ class Asked:
 @dataclass(frozen=True, eq=False)
 class Labelled:
     """A label map [H, W], its confidence uint8 [H, W], pixels per class id int64 [names], milliseconds
-    of `pre`, `engine` and `post`, and the scores [K, h, w] where they are kept; the arrays belong to the
-    receiver."""
+    of `pre`, `engine` and `post`, the scores [K, h, w] where they are kept, and pooled features float32 [P]
+    where the graph gives them; the arrays belong to the receiver."""
 
     label_map: LabelMap
     confidence: NDArray[np.uint8]
     counts: NDArray[np.int64]
     latency_ms: dict[str, float]
     scores: NDArray[Any] | None = None
+    pooled: NDArray[np.float32] | None = None
 
 
 class Pending(Protocol):
@@ -140,7 +141,7 @@ class HostLabeller:
         if all(isinstance(place, DedosError) for place in places):
             return [place for place in places if isinstance(place, DedosError)]
         resized = time.perf_counter()
-        scores = self._scores_of(frames[0].table)
+        scores, pooled = self._outputs_of(frames[0].table)
         inferred = time.perf_counter()
         before_ms = {"pre": 1e3 * (resized - started), "engine": 1e3 * (inferred - resized)}
         outcomes: list[Labelled | DedosError] = []
@@ -158,9 +159,10 @@ class HostLabeller:
                 outcomes.append(error)
                 continue
             post_ms = 1e3 * (time.perf_counter() - inferred)
-            # A copy: the next frame, of whichever stream, overwrites them.
+            # Copies: the next frame, of whichever stream, overwrites them.
             kept = compared.copy() if frame.explain else None
-            outcomes.append(Labelled(*maps, {**before_ms, "post": post_ms}, kept))
+            features = None if pooled is None else pooled[row].copy()
+            outcomes.append(Labelled(*maps, {**before_ms, "post": post_ms}, kept, features))
         return outcomes
 
     def label_on_device(self, pixels: Pixels, table: SlotTable, stream: int) -> DeviceLabelled:
@@ -192,16 +194,19 @@ class HostLabeller:
         kind = (frame.table.version, size_hw)
         return frame.stabiliser.smoothed(scores, self._image[row], kind)
 
-    def _scores_of(self, table: SlotTable) -> NDArray[np.float32]:
-        """Return the scores of all rows of the image, [B, K, h, w]."""
+    def _outputs_of(
+        self, table: SlotTable
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Return of all rows of the image the scores [B, K, h, w], and pooled features [B, P], if any."""
         inputs: Tensors = {"image": self._image, "text": table.text, "valid": table.valid}
-        scores: NDArray[Any] = self._infer(inputs)["scores"]
+        outputs = self._infer(inputs)
+        scores, pooled = outputs["scores"], outputs.get("pooled")
         if scores.dtype == np.float32:
-            return scores
+            return scores, pooled
         if self._scores.shape != scores.shape:
             self._scores = np.empty(scores.shape, dtype=np.float32)
         np.copyto(self._scores, scores)
-        return self._scores
+        return self._scores, pooled
 
     def _arg_max(
         self, scores: NDArray[np.float32], table: SlotTable, size_hw: tuple[int, ...]

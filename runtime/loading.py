@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dedos_deploy.config_json import AnyConfig
     from dedos_deploy.runtime.engines.embedding import EmbeddingEngine
     from dedos_deploy.text.tower import TowerFiles
+    from dedos_deploy.trust import TrustStatistics
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,9 @@ class BundleParts:
 
     nulls: bool
     """Whether the graph's scores are parts of one that null words share."""
+
+    trust: TrustStatistics | None
+    """Statistics of the frames that the model can be trusted on, None where the bundle has none."""
 
     close: Callable[[], None]
     """Releases the bundle if it was opened here."""
@@ -59,6 +63,7 @@ def bundle_parts(
             thresholds=_thresholds(opened, background, threshold),
             base=_base(opened, template) if background == "negatives" else None,
             nulls=_has_nulls(opened.manifest.model_config),
+            trust=opened.trust(),
             close=_nothing if is_open else opened.close,
         )
     except BaseException:

@@ -14,6 +14,7 @@ from dedos_deploy.runtime.explaining import Evidence
 from dedos_deploy.runtime.foreign_arrays import CudaArray, DlpackArray
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.slots import SlotTable
+from dedos_deploy.trust import TrustStatistics
 
 
 class DeviceMap(DlpackArray, CudaArray, Protocol):
@@ -40,6 +41,9 @@ class HostMaps(Protocol):
 
     @property
     def scores(self) -> NDArray[Any] | None: ...
+
+    @property
+    def pooled(self) -> NDArray[np.float32] | None: ...
 
 
 class DeviceLabelled(Protocol):
@@ -93,6 +97,7 @@ class DeviceSegmentation:
 
     _table: SlotTable = field(repr=False)
     _labelled: DeviceLabelled = field(repr=False)
+    _trust: TrustStatistics | None = field(repr=False)
     _busy: threading.Lock = field(repr=False)
 
     @property
@@ -116,7 +121,7 @@ class DeviceSegmentation:
         """Wait for the frame and return its result on the host. Raises EngineError."""
         with self._busy:
             there = self._labelled.to_host()
-        return host_segmentation(there, self._table, self.timestamp_s)
+        return host_segmentation(there, self._table, self.timestamp_s, self._trust)
 
     def __repr__(self) -> str:
         height, width = self.label_map.shape
@@ -126,8 +131,14 @@ class DeviceSegmentation:
         )
 
 
-def host_segmentation(labelled: HostMaps, table: SlotTable, captured_s: float) -> Segmentation:
-    """Return a labelled frame with the words of its table."""
+def host_segmentation(
+    labelled: HostMaps, table: SlotTable, captured_s: float, trust: TrustStatistics | None
+) -> Segmentation:
+    """Return a labelled frame with the words of its table.
+
+    trust: statistics of the frames that the model can be trusted on, None where the bundle has none.
+    """
+    pooled = labelled.pooled
     return Segmentation(
         label_map=labelled.label_map,
         confidence=labelled.confidence,
@@ -140,13 +151,20 @@ def host_segmentation(labelled: HostMaps, table: SlotTable, captured_s: float) -
         latency_ms=labelled.latency_ms,
         colours_bgr=table.colours_bgr,
         evidence=None if labelled.scores is None else Evidence(labelled.scores, table.contest),
+        trust=None if trust is None or pooled is None else trust.of(pooled),
     )
 
 
 def device_segmentation(
-    labelled: DeviceLabelled, table: SlotTable, captured_s: float, busy: threading.Lock
+    labelled: DeviceLabelled,
+    table: SlotTable,
+    captured_s: float,
+    *,
+    busy: threading.Lock,
+    trust: TrustStatistics | None,
 ) -> DeviceSegmentation:
-    """Return a labelled frame with the words of its table; busy: held by whoever uses the engine."""
+    """Return a labelled frame with the words of its table; busy: held by whoever uses the engine; trust:
+    as of `host_segmentation`."""
     return DeviceSegmentation(
         label_map=labelled.label_map,
         confidence=labelled.confidence,
@@ -157,5 +175,6 @@ def device_segmentation(
         timestamp_s=captured_s,
         _table=table,
         _labelled=labelled,
+        _trust=trust,
         _busy=busy,
     )

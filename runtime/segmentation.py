@@ -72,6 +72,11 @@ class Segmentation:
     evidence: Evidence | None = field(default=None, repr=False)
     """The scores that it was labelled by, kept on request; see `top`."""
 
+    trust: float | None = None
+    """How much the frame looks like those that the model learned, in [0, 1]: 1 for one as near as nine of
+    ten of them, `spec.TRUST_LINE` where one of twenty is farther, 0 beyond all. None where the bundle has no
+    statistics of them."""
+
     def __post_init__(self) -> None:
         if not self.colours_bgr:
             object.__setattr__(self, "colours_bgr", tuple(colours_of(self.classes)))

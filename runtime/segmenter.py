@@ -33,6 +33,7 @@ from dedos_deploy.runtime.slots import (
 )
 from dedos_deploy.runtime.together import Together
 from dedos_deploy.spec import Background
+from dedos_deploy.trust import TrustStatistics
 from dedos_deploy.vocabulary import Vocabulary, parse_vocabulary
 
 if TYPE_CHECKING:
@@ -190,9 +191,12 @@ class SegmenterView(LearningView):
                 self._check_explained_on_device()
                 assert handle is not None, "by stream_of"
                 there = self._labeller.label_on_device(pixels, table, handle)
-                return device_segmentation(there, table, captured_s, self._core.busy)
+                core = self._core
+                return device_segmentation(
+                    there, table, captured_s, busy=core.busy, trust=core.trust
+                )
             labelled = self._labeller.label(pixels, table, explain=self.explain)
-        return host_segmentation(labelled, table, captured_s)
+        return host_segmentation(labelled, table, captured_s, self._core.trust)
 
     def submit(
         self, frame_bgr: Given, *, order: Order = "bgr", timestamp_s: float | None = None
@@ -210,7 +214,9 @@ class SegmenterView(LearningView):
             table = self._table
             pending = self._labeller.submit(pixels, table, explain=self.explain)
         core = self._core
-        return PendingSegmentation(pending, table, captured_s, busy=core.busy, process=core.process)
+        return PendingSegmentation(
+            pending, table, captured_s, busy=core.busy, process=core.process, trust=core.trust
+        )
 
     def _check_explained_on_device(self) -> None:
         if self.explain:
@@ -245,6 +251,7 @@ class Segmenter(SegmenterView, Closing):
         explain: bool = False,
         nulls: bool = False,
         open_embedding: Open = no_examples,
+        trust: TrustStatistics | None = None,
     ) -> None:
         """Build from parts; `load` does so from a bundle.
 
@@ -253,7 +260,8 @@ class Segmenter(SegmenterView, Closing):
         per usable core, None for as many; text_threads: for words that are new after the first; stable:
         see `load`; model_sha256: of the checkpoint behind the engine, by which words files are told to
         belong to it; explain: see `load`; nulls: whether the graph's scores are parts of one that words of
-        its own share; open_embedding: opens the graph that words by example need, at the first of them.
+        its own share; open_embedding: opens the graph that words by example need, at the first of them;
+        trust: of the frames that the model learned, for `Segmentation.trust`.
         """
         core = SegmenterCore(
             engine,
@@ -266,6 +274,7 @@ class Segmenter(SegmenterView, Closing):
             explain=explain,
             nulls=nulls,
             open_embedding=open_embedding,
+            trust=trust,
         )
         with contextlib.ExitStack() as opened:
             opened.callback(core.close)
@@ -273,7 +282,11 @@ class Segmenter(SegmenterView, Closing):
             core.text_threads = text_threads
             labeller = opened.pop_all()
         self.together = Together(
-            core.run_labellers, self._stream_of, busy=core.busy, process=core.process
+            core.run_labellers,
+            self._stream_of,
+            busy=core.busy,
+            process=core.process,
+            trust=core.trust,
         )
         """Labels frames of views in one run where their words are the same; for `flow.Run`."""
         self._closing = contextlib.ExitStack()
@@ -348,6 +361,7 @@ class Segmenter(SegmenterView, Closing):
                 explain=explain,
                 nulls=parts.nulls,
                 open_embedding=partial(open_embedding_of, parts.bundle, threads=threads),
+                trust=parts.trust,
             )
             opened.callback(segmenter._core.close)
             segmenter._closing = opened.pop_all()

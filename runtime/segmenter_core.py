@@ -26,6 +26,7 @@ from dedos_deploy.runtime.slots import (
     spare_slots,
 )
 from dedos_deploy.text.negatives import close_similarity, negatives
+from dedos_deploy.trust import TrustStatistics
 from dedos_deploy.vocabulary import Vocabulary
 
 BaseVocabulary = tuple[Sequence[str], Rows]
@@ -47,6 +48,7 @@ class SegmenterCore:
         explain: bool,
         nulls: bool,
         open_embedding: Open,
+        trust: TrustStatistics | None,
     ) -> None:
         from dedos_deploy.threads import usable_threads
 
@@ -64,6 +66,7 @@ class SegmenterCore:
         self.explain = explain
         self._nulls = nulls
         self.model_sha256 = model_sha256
+        self.trust = trust
         self.embedder = Embedder(open_embedding)
         # Once here, since it compares all pairs of base words: too slow for every class change.
         self._close = close_similarity(base[1]) if base is not None else None

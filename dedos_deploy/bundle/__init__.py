@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dedos_deploy.bundle._names import EXAMPLES, MODEL, PARITY_FOLDER, batch_file
+from dedos_deploy.bundle._names import EXAMPLES, MODEL, PARITY_FOLDER, TRUST, batch_file
 from dedos_deploy.bundle.bundle import (
     DEMO_NAME,
     MOST_PARITY_FRAMES,
@@ -22,6 +22,7 @@ __all__ = [
     "MOST_PARITY_FRAMES",
     "PARITY_FOLDER",
     "PARITY_FRAME_SIDE",
+    "TRUST",
     "Bundle",
     "BundleGraph",
     "BundleWriter",

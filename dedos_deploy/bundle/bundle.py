@@ -16,6 +16,7 @@ from dedos_deploy.bundle._names import (
     MANIFEST,
     MODEL,
     PARITY_FOLDER,
+    TRUST,
     batch_file,
     batch_of,
     vocabulary_file,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dedos_deploy.pictures import Picture
+    from dedos_deploy.trust import TrustStatistics
 
 logger = logging.getLogger(__name__)
 
@@ -229,6 +231,21 @@ class Bundle(Closing):
         """
         names = sorted(n for n in self.manifest.files if n.startswith(f"{PARITY_FOLDER}/"))
         return [self._parity_frame(name) for name in names[:MOST_PARITY_FRAMES]]
+
+    def trust(self) -> TrustStatistics | None:
+        """Return the statistics of the frames that the model can be trusted on, None where it has none.
+
+        Raises BadBundleError for a file that is damaged or of another graph, UnsupportedVersionError for
+        one of a newer version.
+        """
+        if TRUST not in self.manifest.files:
+            return None
+        from dedos_deploy.trust import trust_from_bytes
+
+        content = self.read(TRUST)
+        return trust_from_bytes(
+            content, width=self.spec.pooled_width, name=f"{self._label}: file {TRUST!r}"
+        )
 
     def close(self) -> None:
         """Remove what was unpacked to a temporary folder; a second call does nothing."""

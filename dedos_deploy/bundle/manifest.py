@@ -12,6 +12,7 @@ from dedos_deploy.bundle._names import (
     MANIFEST,
     MAX_FILES,
     REQUIRED,
+    TRUST,
     clash,
     is_safe_name,
     is_sha256,
@@ -34,6 +35,7 @@ MAX_TEMPLATES = 256
 MAX_TEMPLATE = 500
 MAX_SIDE = 16384
 MAX_BATCH = 1024
+MAX_POOLED = 16384
 
 
 @dataclass(frozen=True)
@@ -112,8 +114,12 @@ class Manifest:
 
         Raises BadBundleError when a value could not be read back, naming its field.
         """
+        values = asdict(self)
+        if not self.spec.pooled_width:
+            # Read by versions that know of no such output; they refuse a bundle that has one.
+            del values["spec"]["pooled_width"]
         try:
-            text = json.dumps(asdict(self), indent=2, allow_nan=False, ensure_ascii=False)
+            text = json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False)
         except (TypeError, ValueError) as error:
             raise BadBundleError(
                 f"{MANIFEST}: a field cannot be stored as JSON: {error}"
@@ -171,6 +177,9 @@ def _parse(values: dict[str, object]) -> Manifest:
         config = any_config_from_dict(cast(dict[str, Any], raw_config)).to_dict()
     except BadInputError as error:
         raise FieldError(f"field 'config' is not usable: {error}") from error
+    spec = values.get("spec")
+    if isinstance(spec, dict):
+        values = {**values, "spec": {"pooled_width": 0, **spec}}
     manifest: Manifest = checked(Manifest, {**values, "config": config}, "")
     return manifest
 
@@ -218,6 +227,8 @@ def _model_problems(manifest: Manifest) -> Iterator[str]:
             f"fields 'spec.height' and 'spec.width' must be at most {MAX_SIDE}, not "
             f"{spec.height} and {spec.width}"
         )
+    if not 0 <= spec.pooled_width <= MAX_POOLED:
+        yield f"field 'spec.pooled_width' must lie in [0, {MAX_POOLED}], not {spec.pooled_width}"
     if spec.score_dtype == "uint8":
         yield "field 'spec.score_dtype' must be 'float32' or 'float16', not 'uint8'"
     try:
@@ -269,6 +280,11 @@ def _file_problems(manifest: Manifest) -> Iterator[str]:
     for name in REQUIRED:
         if name not in manifest.files:
             yield f"field 'files' does not list {name!r}, which every bundle needs"
+    if (TRUST in manifest.files) != (manifest.spec.pooled_width > 0):
+        yield (
+            f"field 'spec.pooled_width' is {manifest.spec.pooled_width}, but 'files' "
+            f"{'lists' if TRUST in manifest.files else 'does not list'} {TRUST!r}; one needs the other"
+        )
     yield from _vocabulary_problems(manifest)
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
+from dedos_deploy.spec import TRUST_LINE
+
 if TYPE_CHECKING:
     from dedos_deploy.runtime import Statistics
 
@@ -66,6 +68,9 @@ def status_text(statistics: Statistics, frames: int | None) -> str:
         f"p99 {statistics.latency_p99_ms:.0f} ms",
         f"drops {sum(statistics.drops.values())}",
     ]
+    if statistics.trust is not None:
+        low = " (low)" if statistics.trust < TRUST_LINE else ""
+        parts.append(f"trust {statistics.trust:.2f}{low}")
     largest = sorted(statistics.coverage.items(), key=lambda item: -item[1])[:SHOWN_CLASSES]
     parts += [f"{name} {100 * part:.0f}%" for name, part in largest]
     parts.append(f"none {100 * statistics.unlabelled:.0f}%")
@@ -83,7 +88,7 @@ def summary_table(source_id: str, statistics: Statistics, written: Sequence[str]
     ]
     stages = ", ".join(f"{name} {value:.1f}" for name, value in statistics.stage_ms.items())
     drops = ", ".join(f"{count} {cause}" for cause, count in statistics.drops.items() if count)
-    rows = (
+    rows = [
         ("source", f"{source_id}: {OUTCOMES.get(statistics.outcome, statistics.outcome)}"),
         (
             "frames",
@@ -96,5 +101,16 @@ def summary_table(source_id: str, statistics: Statistics, written: Sequence[str]
         ),
         ("dropped", drops or "0"),
         ("written", ", ".join(written) or "nothing, name an --output"),
-    )
+    ]
+    if statistics.trust is not None:
+        rows.insert(-1, ("trust", _trusted(statistics)))
     return "\n".join([*lines, "", *(f"{label:8} {text}" for label, text in rows)])
+
+
+def _trusted(statistics: Statistics) -> str:
+    if not statistics.untrusted:
+        return "every frame looks like those that the model learned"
+    return (
+        f"{statistics.untrusted} of {statistics.frames} frames look unlike those that the model learned: "
+        f"doubt their labels, however confident (trust below {TRUST_LINE:g})"
+    )

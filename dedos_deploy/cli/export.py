@@ -163,7 +163,8 @@ def _check_places(args: argparse.Namespace, dest: str, triton: TritonOptions | N
     published = fields_of(args, WEIGHT_OPTIONS).get("published")
     files = (args.checkpoint, args.clip_weights, published.path if published else None)
     weights = named("checkpoint", *files)
-    frames = [read_from(uri) for uri in (args.frames, args.calib) if uri is not None]
+    given = (args.frames, args.calib, *(args.trust or ()))
+    frames = [read_from(uri) for uri in given if uri is not None]
     words = named("vocabulary", args.vocabulary, triton.classes if triton else None)
     check_apart(written, [*weights, *frames, *words, *data_read(args.labels)])
 
@@ -229,6 +230,11 @@ def _summary(report: ExportReport, *, own_frames: bool) -> str:
         f"{more.max_abs:.2g}, every row of {more.batch} frames per run"
         for more in report.batches
     ]
+    if report.trust is not None:
+        kinds = report.trust.frames
+        lines.append(
+            f"  trust      by {sum(kinds.values())} frames of {len(kinds)} kinds; 5 % of such frames look odd"
+        )
     if own_frames:
         kept = min(MOST_PARITY_FRAMES, parity.frames)
         lines.insert(

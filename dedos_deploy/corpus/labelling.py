@@ -207,7 +207,7 @@ class ShardLabeller(Closing):
             height=height,
             label_map_png=encode_picture(".png", result.label_map),
             confidence_png=confidence,
-            margin=margin_of(result, self._least),
+            margin=margin_of(result, self._least) * (1.0 if result.trust is None else result.trust),
             class_ids=tuple(found.tolist()),
             counts=tuple(result.counts[found].tolist()),
             bundle_sha256=self._job.bundle_sha256,

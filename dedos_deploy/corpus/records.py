@@ -66,7 +66,8 @@ class LabelledFrame:
     """PNG of one channel, 8 bits: 255 times the winning score; None where it was not kept."""
 
     margin: float
-    """How far the scores are from their thresholds on average, in [0, 1]: the lower, the less sure."""
+    """How far the scores are from their thresholds on average, in [0, 1], times the frame's trust where the
+    bundle has statistics: the lower, the less sure."""
 
     class_ids: tuple[int, ...]
     """Ids that occur in the label map, rising, without that of unlabelled pixels."""

@@ -16,6 +16,8 @@ namespace {
 constexpr double kMaxInt = 2147483647.0;
 constexpr int kMaxSide = 16384;
 constexpr int kMaxBatch = 1024;
+constexpr int kMaxPooled = 16384;
+constexpr const char* kPooledWidth = "pooled_width";
 constexpr std::size_t kMaxTemplates = 256;
 constexpr std::size_t kMaxTemplate = 500;
 
@@ -41,14 +43,17 @@ class Fields {
     }
   }
 
-  void known(std::initializer_list<const char*> names) const {
+  void known(std::initializer_list<const char*> names, const char* optional = "") const {
     for (const std::string& key : object_.keys) {
-      const bool is_known =
-          std::any_of(names.begin(), names.end(), [&](const char* name) { return key == name; });
+      const bool is_known = key == optional || std::any_of(names.begin(), names.end(), [&](const char* name) {
+                              return key == name;
+                            });
       if (!is_known) throw bad_bundle(where_ + ": unknown key " + shown(prefixed(key)));
     }
     for (const char* name : names) get(name);
   }
+
+  bool has(const std::string& name) const { return object_.find(name) != nullptr; }
 
   const Json& get(const std::string& name) const {
     const Json* value = object_.find(name);
@@ -163,12 +168,13 @@ void check_version(const Fields& fields, const std::string& where) {
 }
 
 void read_spec(const Fields& spec, Manifest& manifest) {
-  spec.known({"height", "width", "text_width", "batch", "score_dtype"});
+  spec.known({"height", "width", "text_width", "batch", "score_dtype"}, kPooledWidth);
   manifest.height = spec.whole("height");
   manifest.width = spec.whole("width");
   manifest.text_width = spec.whole("text_width");
   manifest.batch = spec.whole("batch");
   manifest.half_scores = spec.one_of("score_dtype", {"float32", "float16"}) == "float16";
+  manifest.pooled_width = spec.has(kPooledWidth) ? spec.whole(kPooledWidth) : 0;
 }
 
 void check_model(const Fields& fields, const Manifest& manifest, const Rules& rules) {
@@ -192,6 +198,8 @@ void check_model(const Fields& fields, const Manifest& manifest, const Rules& ru
               "field 'context_length' must lie in [2, 1048576]");
   rules.check(manifest.batch >= 1 && manifest.batch <= kMaxBatch,
               "field 'spec.batch' must lie in [1, " + std::to_string(kMaxBatch) + "]");
+  rules.check(manifest.pooled_width >= 0 && manifest.pooled_width <= kMaxPooled,
+              "field 'spec.pooled_width' must lie in [0, " + std::to_string(kMaxPooled) + "]");
   for (const std::int32_t side : {manifest.height, manifest.width}) {
     rules.check(side >= kScoreStride && side <= kMaxSide && side % kScoreStride == 0,
                 "fields 'spec.height' and 'spec.width' must be multiples of " +

@@ -18,6 +18,7 @@ struct Manifest {
   std::int32_t text_width = 0;
   std::int32_t batch = 0;
   bool half_scores = false;  // the graph gives float16
+  std::int32_t pooled_width = 0;  // of features that it gives beside the scores, 0 for none
   std::string template_name;
   std::vector<std::string> templates;  // each with one {}
   std::int32_t context_length = 0;

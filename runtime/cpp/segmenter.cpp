@@ -115,13 +115,16 @@ void Segmenter::open_graph() {
 void Segmenter::check_graph() const {
   const Manifest& wanted = manifest();
   const Element scores = wanted.half_scores ? Element::kHalf : Element::kFloat;
-  const std::vector<TensorType> promised = {
+  std::vector<TensorType> promised = {
       {"image", static_cast<int>(Element::kUint8), {1, wanted.height, wanted.width, kChannels}},
       {"text", static_cast<int>(Element::kFloat), {-1, wanted.text_width}},
       {"valid", static_cast<int>(Element::kFloat), {-1}},
       {"scores",
        static_cast<int>(scores),
        {1, -1, wanted.height / kScoreStride, wanted.width / kScoreStride}}};
+  if (wanted.pooled_width > 0) {
+    promised.push_back({"pooled", static_cast<int>(Element::kFloat), {1, wanted.pooled_width}});
+  }
   std::vector<TensorType> found = session_->inputs();
   const std::vector<TensorType> outputs = session_->outputs();
   found.insert(found.end(), outputs.begin(), outputs.end());

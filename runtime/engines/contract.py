@@ -27,7 +27,8 @@ class Engine(Closing):
 
     @abstractmethod
     def infer(self, inputs: Mapping[str, NDArray[Any]]) -> Tensors:
-        """Run `image`, `text` and `valid`, return `scores`.
+        """Run `image`, `text` and `valid`, return the outputs of `spec`: `scores`, and `pooled` of a
+        graph that gives it.
 
         The returned arrays are overwritten by the next call; copy what must outlive it.
         Raises EngineError.

@@ -10,13 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.borders import NO_RETRY, foreign, onnx_runtime_advice, spoken_reason
 from dedos_deploy.errors import EngineError
 from dedos_deploy.runtime.engines.contract import Engine
-from dedos_deploy.runtime.engines.tensors import Tensors, check_inputs, check_tensors
+from dedos_deploy.runtime.engines.tensors import (
+    OutputArrays,
+    Tensors,
+    check_inputs,
+    check_tensors,
+)
 from dedos_deploy.spec import GraphSpec
 from dedos_deploy.threads import usable_threads
 
@@ -47,7 +51,7 @@ def session_options(threads: int | None = None) -> Any:
 class OnnxEngine(Engine):
     """An image graph in ONNX Runtime, for any number of slots K.
 
-    Inputs are used in place and `scores` is one array per K that the next call overwrites.
+    Inputs are used in place; outputs are arrays per K that the next call overwrites.
     """
 
     def __init__(self, model: Path, spec: GraphSpec, *, threads: int | None = None) -> None:
@@ -68,7 +72,7 @@ class OnnxEngine(Engine):
             )
         release_freed_memory()
         self.spec = spec
-        self._scores: NDArray[Any] = np.empty((0, 0, 0, 0), dtype=spec.score_dtype)
+        self._outputs = OutputArrays(spec)
         check_graph(self._session, spec, model.name)
 
     def infer(self, inputs: Mapping[str, NDArray[Any]]) -> Tensors:
@@ -78,25 +82,20 @@ class OnnxEngine(Engine):
         slots = check_inputs(self.spec, inputs, self.max_slots)
         import onnxruntime
 
-        scores = self._buffer(slots)
+        outputs = self._outputs.of(slots)
         with foreign(failed_on_frame, reason=spoken_reason):
             binding = self._session.io_binding()
             for name, array in inputs.items():
                 binding.bind_cpu_input(name, array)
-            value = onnxruntime.OrtValue.ortvalue_from_numpy(scores)
-            binding.bind_ortvalue_output(self.spec.scores.name, value)
+            for name, array in outputs.items():
+                value = onnxruntime.OrtValue.ortvalue_from_numpy(array)
+                binding.bind_ortvalue_output(name, value)
             self._session.run_with_iobinding(binding)
-        return {self.spec.scores.name: scores}
+        return outputs
 
     def close(self) -> None:
         """Release the graph; may be called twice."""
         self._session = None
-
-    def _buffer(self, slots: int) -> NDArray[Any]:
-        shape = (self.spec.batch, slots, *self.spec.score_hw)
-        if self._scores.shape != shape:
-            self._scores = np.empty(shape, dtype=self.spec.score_dtype)
-        return self._scores
 
 
 def check_graph(session: Any, spec: GraphSpec, name: str) -> None:

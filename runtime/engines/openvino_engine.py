@@ -18,7 +18,12 @@ from dedos_deploy.borders import first_line, foreign, spoken_reason
 from dedos_deploy.errors import EngineError, require
 from dedos_deploy.runtime.engines.contract import Engine
 from dedos_deploy.runtime.engines.onnx_runtime import release_freed_memory
-from dedos_deploy.runtime.engines.tensors import Tensors, check_inputs, check_tensors
+from dedos_deploy.runtime.engines.tensors import (
+    OutputArrays,
+    Tensors,
+    check_inputs,
+    check_tensors,
+)
 from dedos_deploy.spec import GraphSpec
 from dedos_deploy.threads import usable_threads
 
@@ -78,7 +83,7 @@ def arithmetics(openvino: ModuleType) -> tuple[Arithmetic, ...]:
 class OpenVinoEngine(Engine):
     """An image graph in OpenVINO's CPU plugin, for any number of slots K.
 
-    Inputs are used in place and `scores` is one array per K that the next call overwrites. A K that
+    Inputs are used in place; outputs are arrays per K that the next call overwrites. A K that
     was not met before costs its first frame some 40 ms of one core, and no compilation.
     """
 
@@ -106,7 +111,7 @@ class OpenVinoEngine(Engine):
         self._tensor: Any = openvino.Tensor
         self._version = str(openvino.__version__)
         self._held: list[Any] = []
-        self._scores: NDArray[Any] = np.empty((0, 0, 0, 0), dtype=spec.score_dtype)
+        self._outputs = OutputArrays(spec)
         with foreign(partial(_unloadable, model.name), reason=openvino_reason):
             graph = _read(openvino, model)
             compiled = _core(openvino).compile_model(
@@ -123,18 +128,17 @@ class OpenVinoEngine(Engine):
         if self._request is None:
             raise EngineError("this engine is closed; open it again with open_engine")
         slots = check_inputs(self.spec, inputs, self.max_slots)
-        name = self.spec.scores.name
-        scores = self._buffer(slots)
+        outputs = self._outputs.of(slots)
         with foreign(partial(_failed, "failed on a frame"), reason=openvino_reason):
             # The request points into the arrays and does not hold them.
             self._held = [
                 (key, self._tensor(_writable(array), shared_memory=True))
-                for key, array in (*inputs.items(), (name, scores))
+                for key, array in (*inputs.items(), *outputs.items())
             ]
             for key, tensor in self._held:
                 self._request.set_tensor(key, tensor)
             self._request.infer()
-        return {name: scores}
+        return outputs
 
     def facts(self) -> dict[str, Any]:
         """Return version and arithmetic."""
@@ -144,12 +148,6 @@ class OpenVinoEngine(Engine):
         """Release the graph; may be called twice."""
         self._request = None
         self._held = []
-
-    def _buffer(self, slots: int) -> NDArray[Any]:
-        shape = (self.spec.batch, slots, *self.spec.score_hw)
-        if self._scores.shape != shape:
-            self._scores = np.empty(shape, dtype=self.spec.score_dtype)
-        return self._scores
 
 
 def openvino_reason(error: BaseException) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError, EngineError, listed
@@ -14,6 +15,27 @@ Tensors = dict[str, NDArray[Any]]
 
 Infer = Callable[[Mapping[str, NDArray[Any]]], Tensors]
 """What runs a graph: its inputs in, its outputs out."""
+
+
+class OutputArrays:
+    """Arrays for the outputs of a graph on the host, which every run overwrites; new for another K."""
+
+    def __init__(self, spec: GraphSpec) -> None:
+        self._specs = spec.outputs
+        self._arrays: Tensors = {}
+
+    def of(self, slots: int) -> Tensors:
+        """Return an array per output of a run with so many slots, by name."""
+        for tensor in self._specs:
+            shape = shape_for(tensor, slots)
+            if tensor.name not in self._arrays or self._arrays[tensor.name].shape != shape:
+                self._arrays[tensor.name] = np.empty(shape, dtype=tensor.dtype)
+        return dict(self._arrays)
+
+
+def shape_for(tensor: TensorSpec, slots: int) -> tuple[int, ...]:
+    """Return the shape of a tensor in a run with so many slots."""
+    return tuple(slots if dim == "K" else int(dim) for dim in tensor.shape)
 
 
 def check_inputs(spec: GraphSpec, inputs: Mapping[str, NDArray[Any]], max_slots: int | None) -> int:
@@ -36,7 +58,7 @@ def check_inputs(spec: GraphSpec, inputs: Mapping[str, NDArray[Any]], max_slots:
 
 
 def _check_tensor(tensor: TensorSpec, array: NDArray[Any], slots: int) -> None:
-    shape = tuple(slots if dim == "K" else dim for dim in tensor.shape)
+    shape = shape_for(tensor, slots)
     if array.dtype != tensor.dtype or array.shape != shape:
         raise BadInputError(
             f"engine input {tensor.name!r} must be {tensor.dtype} {list(tensor.shape)} with "

@@ -13,6 +13,7 @@ import numpy as np
 
 from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.segmentation import Segmentation
+from dedos_deploy.spec import TRUST_LINE
 
 NAMES_KEPT = 256
 """Class names whose coverage is kept, the last that were asked for; a vocabulary of more is kept whole."""
@@ -60,9 +61,18 @@ class Statistics:
     outcome: str
     """`running`, `end` of the source, `stopped` on request, or `max_frames`."""
 
+    trust: float | None = None
+    """Of the last result; None where the bundle has no statistics."""
+
+    untrusted: int = 0
+    """Results whose trust was below TRUST_LINE."""
+
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return asdict(self)
+        """Return plain JSON values; `trust` and `untrusted` only where there is a trust."""
+        values = asdict(self)
+        if self.trust is None:
+            del values["trust"], values["untrusted"]
+        return values
 
 
 class Meter:
@@ -75,6 +85,8 @@ class Meter:
         self._pixels = 0
         self._counts: dict[str, int] = {}
         self._forgotten = 0
+        self._trust: float | None = None
+        self._untrusted = 0
         self._latencies: deque[Mapping[str, float]] = deque(maxlen=WINDOW)
         self._ages_ms: deque[float] = deque(maxlen=WINDOW)
         self._times_s: deque[float] = deque(maxlen=WINDOW)
@@ -91,6 +103,8 @@ class Meter:
                 self._counts[name] = self._counts.pop(name, 0) + int(result.counts[class_id])
             while len(self._counts) > max(NAMES_KEPT, len(result.class_ids)):
                 self._forgotten += self._counts.pop(next(iter(self._counts)))
+            self._trust = result.trust
+            self._untrusted += result.trust is not None and result.trust < TRUST_LINE
             self._latencies.append(result.latency_ms)
             self._ages_ms.append(1e3 * (now_s - frame.timestamp_s))
             self._times_s.append(now_s)
@@ -120,6 +134,8 @@ class Meter:
                 coverage=coverage,
                 unlabelled=self._unlabelled(),
                 outcome=outcome,
+                trust=self._trust,
+                untrusted=self._untrusted,
             )
 
     def _unlabelled(self) -> float:

@@ -20,6 +20,8 @@ class DeviceEngine(Protocol):
     stream: Stream
     image: DeviceBuffer
     scores: DeviceBuffer
+    pooled: DeviceBuffer | None
+    """None for a graph that gives scores only."""
 
     text_of: object
     """Owner of the text that is on the device, as `set_text` was told."""
@@ -38,5 +40,5 @@ class DeviceEngine(Protocol):
         ...
 
     def enqueue(self) -> None:
-        """Put one run on the stream, from `image` to `scores`."""
+        """Put one run on the stream, from `image` to `scores` and `pooled`."""
         ...

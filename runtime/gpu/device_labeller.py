@@ -19,7 +19,7 @@ from dedos_deploy.runtime.gpu.device_results import DeviceBlock, DeviceResultPoo
 from dedos_deploy.runtime.gpu.foreign_frames import ForeignFrames
 from dedos_deploy.runtime.gpu.frame_marks import FrameMarks
 from dedos_deploy.runtime.gpu.frame_places import DeviceFrame, FramePlaces, check_size
-from dedos_deploy.runtime.gpu.kept_scores import KeptScores, ScoresUnderWay
+from dedos_deploy.runtime.gpu.kept_outputs import Kept, KeptOutputs, array_of
 from dedos_deploy.runtime.gpu.resize_source import ResizeSource
 from dedos_deploy.runtime.gpu.result_pool import (
     MARK_BYTES,
@@ -47,7 +47,7 @@ class DevicePending:
         self.layout = layout_of(frame, table)
         self.frame = frame
         self.block: ResultBlock | None = None
-        self.scores: ScoresUnderWay | None = None
+        self.kept: Kept = (None, None)
         self.latency_ms: dict[str, float] = {}
         self.error: EngineError | None = None
         """What came of it instead of a result."""
@@ -130,6 +130,7 @@ class DeviceLabeller(Closing):
             memory = block.memory
             self._infer(frame, memory.marks)
             self._launch_labels(layout, table, memory.buffer.pointer, memory.buffer.pointer)
+            memory.kept = self._kept.fetch(None)
             memory.marks.done.record(self._engine.stream)
             memory.frame = frame
             block.ready_on(stream)
@@ -147,7 +148,8 @@ class DeviceLabeller(Closing):
             self._foreign.let_go()
             frame = block.memory.frame
             assert frame is not None, "labelled before"
-            return self._labelled(layout, there, marks.latency_ms(frame.ms()), whole=whole)
+            ms, kept = marks.latency_ms(frame.ms()), block.memory.kept
+            return self._labelled(layout, there, ms, kept, whole=whole)
 
     def collect(self, pending: DevicePending) -> Labelled:
         """Wait for a frame of `submit` and return its result."""
@@ -205,8 +207,7 @@ class DeviceLabeller(Closing):
         pending.block = block = self._pool.take()
         self._infer(frame, marks)
         self._label(pending.layout, asked.table, block)
-        if asked.explain:
-            pending.scores = self._kept.fetch(len(asked.table.valid))
+        pending.kept = self._kept.fetch(len(asked.table.valid) if asked.explain else None)
         marks.done.record(self._engine.stream)
         marks.pending = pending
         return pending
@@ -230,25 +231,24 @@ class DeviceLabeller(Closing):
             raise pending.error
         block, pending.block = pending.block, None
         assert block is not None, "collected once"
-        return self._labelled(pending.layout, block, pending.latency_ms, scores=pending.scores)
+        return self._labelled(pending.layout, block, pending.latency_ms, pending.kept)
 
     def _labelled(
         self,
         layout: ResultLayout,
         block: ResultBlock,
         ms: dict[str, float],
-        *,
+        kept: Kept,
         whole: bool = True,
-        scores: ScoresUnderWay | None = None,
     ) -> Labelled:
-        """whole: whether the maps are in the block, too; scores: those that are kept."""
+        """whole: whether the maps are in the block, too."""
         self._check_scores(layout.broken(block.bytes))
         label_map, confidence = layout.maps_in(block.bytes)
         if whole and not block.lends:
             self._copied += 1
             label_map, confidence = label_map.copy(), confidence.copy()
         counts = layout.counts_in(block.bytes)[:-1].astype(np.int64)
-        return Labelled(label_map, confidence, counts, ms, scores.array() if scores else None)
+        return Labelled(label_map, confidence, counts, ms, *map(array_of, kept))
 
     # Memory
 
@@ -271,7 +271,7 @@ class DeviceLabeller(Closing):
         self._resources.append(foreign := ForeignFrames(self._cuda, self._engine.stream))
         self._resources.append(fetches := self._cuda.stream())
         self._frames, self._foreign, self._fetches = frames, foreign, fetches
-        self._lent, self._kept = DeviceResultPool(self._cuda), KeptScores(self._engine)
+        self._lent, self._kept = DeviceResultPool(self._cuda), KeptOutputs(self._engine)
         self._pool = ResultPool(self._cuda, mapped=self._mapped)
         self._resources += [self._lent, self._pool, self._kept]
 

@@ -16,6 +16,7 @@ from dedos_deploy.errors import BadInputError, EngineError
 from dedos_deploy.runtime.gpu.cuda import Cuda, DeviceBuffer, Event, Stream, close_all
 from dedos_deploy.runtime.gpu.frame_marks import FrameMarks
 from dedos_deploy.runtime.gpu.frame_places import DeviceFrame
+from dedos_deploy.runtime.gpu.kept_outputs import Kept
 from dedos_deploy.runtime.gpu.result_pool import ResultLayout
 from dedos_deploy.runtime.labelling import Labelled
 from dedos_deploy.runtime.pixels import DEFAULT_STREAM
@@ -45,6 +46,8 @@ class DeviceMemory(Closing):
         self.readers: set[int] = set()
         self.frame: DeviceFrame | None = None
         """That the result is of, for its times."""
+        self.kept: Kept = (None, None)
+        """Outputs of that frame, on their way to the host."""
 
     def leave(self) -> None:
         """Note what its readers have put on their streams so far, as it is let go of."""

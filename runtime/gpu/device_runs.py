@@ -14,7 +14,7 @@ from dedos_deploy.runtime.gpu.cuda import Kernels
 from dedos_deploy.runtime.gpu.device_engine import DeviceEngine
 from dedos_deploy.runtime.gpu.device_labeller import DeviceLabeller, layout_of
 from dedos_deploy.runtime.gpu.frame_places import DeviceFrame
-from dedos_deploy.runtime.gpu.kept_scores import ScoresUnderWay
+from dedos_deploy.runtime.gpu.kept_outputs import Kept
 from dedos_deploy.runtime.gpu.kernels_file import KernelsError
 from dedos_deploy.runtime.gpu.result_pool import ResultBlock, ResultLayout
 from dedos_deploy.runtime.labelling import Asked, Labelled
@@ -26,7 +26,7 @@ _LOG = logging.getLogger(__name__)
 
 _Device = TypeVar("_Device", bound=DeviceLabeller)
 _Place = DeviceFrame | BadInputError
-_OnItsWay = tuple[ResultLayout, ResultBlock, ScoresUnderWay | None] | BadInputError
+_OnItsWay = tuple[ResultLayout, ResultBlock, Kept] | BadInputError
 
 
 class DeviceRunLabeller(DeviceLabeller):
@@ -91,15 +91,15 @@ class DeviceRunLabeller(DeviceLabeller):
         layout, block = layout_of(place, table), self._pool.take()
         self._put(table, self._host_tables[row])
         self._label(layout, table, block, first)
-        scores = self._kept.fetch(len(table.valid), first) if frame.explain else None
-        return layout, block, scores
+        slots = len(table.valid) if frame.explain else None
+        return layout, block, self._kept.fetch(slots, first=first, row=row)
 
     def _outcome(self, one: _OnItsWay, latency_ms: dict[str, float]) -> Labelled | DedosError:
         if isinstance(one, BadInputError):
             return one
         try:
-            layout, block, scores = one
-            return self._labelled(layout, block, dict(latency_ms), scores=scores)
+            layout, block, kept = one
+            return self._labelled(layout, block, dict(latency_ms), kept)
         except EngineError as error:
             return error
 

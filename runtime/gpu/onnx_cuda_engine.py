@@ -21,7 +21,7 @@ from dedos_deploy.runtime.engines.onnx_runtime import (
     release_freed_memory,
     session_options,
 )
-from dedos_deploy.runtime.engines.tensors import Tensors, check_inputs
+from dedos_deploy.runtime.engines.tensors import Tensors, check_inputs, shape_for
 from dedos_deploy.spec import GraphSpec
 
 PROVIDER = "CUDAExecutionProvider"
@@ -31,7 +31,7 @@ DEVICE = "cuda"
 class OnnxCudaEngine(Engine):
     """An image graph in ONNX Runtime's CUDA provider, for any number of slots K.
 
-    Inputs and scores are bound to arrays on the device that are allocated once per K; text goes up
+    Inputs and outputs are bound to arrays on the device that are allocated once per K; text goes up
     only when its values change.
     """
 
@@ -78,8 +78,7 @@ class OnnxCudaEngine(Engine):
             raise EngineError("this engine is closed; open it again with open_engine")
         slots = check_inputs(self.spec, inputs, self.max_slots)
         with foreign(failed_on_frame, reason=spoken_reason):
-            scores = self._run(inputs, slots)
-        return {self.spec.scores.name: scores}
+            return self._run(inputs, slots)
 
     def close(self) -> None:
         """Release the graph and its arrays; may be called twice."""
@@ -87,18 +86,19 @@ class OnnxCudaEngine(Engine):
         self._sent.clear()
         self._session = None
 
-    def _run(self, inputs: Mapping[str, NDArray[Any]], slots: int) -> NDArray[Any]:
+    def _run(self, inputs: Mapping[str, NDArray[Any]], slots: int) -> Tensors:
         binding = self._session.io_binding()
         for name, array in inputs.items():
             binding.bind_ortvalue_input(name, self._on_device(name, array))
-        shape = [self.spec.batch, slots, *self.spec.score_hw]
-        scores = self._array("scores", shape, np.dtype(self.spec.score_dtype))
-        binding.bind_ortvalue_output(self.spec.scores.name, scores)
+        outputs = {}
+        for tensor in self.spec.outputs:
+            shape = list(shape_for(tensor, slots))
+            outputs[tensor.name] = self._array(tensor.name, shape, np.dtype(tensor.dtype))
+            binding.bind_ortvalue_output(tensor.name, outputs[tensor.name])
         binding.synchronize_inputs()
         self._session.run_with_iobinding(binding)
         binding.synchronize_outputs()
-        result: NDArray[Any] = scores.numpy()
-        return result
+        return {name: value.numpy() for name, value in outputs.items()}
 
     def _on_device(self, name: str, array: NDArray[Any]) -> Any:
         value = self._array(name, list(array.shape), array.dtype)

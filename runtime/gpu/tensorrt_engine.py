@@ -120,8 +120,12 @@ class TensorRtEngine(Engine):
             shape = (self.spec.batch, bucket, *self.spec.score_hw)
             dense = scores.reshape(-1)[: int(np.prod(shape))].reshape(shape)
             self.cuda.download(dense, self.scores.pointer, self.stream)
+            others = {}
+            if self.pooled is not None:
+                others["pooled"] = self._host("pooled", self.spec.pooled)
+                self.cuda.download(others["pooled"], self.pooled.pointer, self.stream)
             self.stream.synchronize()
-        return {self.spec.scores.name: np.ascontiguousarray(dense[:, :slots])}
+        return {self.spec.scores.name: np.ascontiguousarray(dense[:, :slots]), **others}
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -182,7 +186,7 @@ class TensorRtEngine(Engine):
         return bucket
 
     def enqueue(self) -> None:
-        """Put one run on the stream, from `image` to `scores`. Inside `exclusive`."""
+        """Put one run on the stream, from `image` to `scores` and `pooled`. Inside `exclusive`."""
         bucket = self._buckets[self._bucket]
         if bucket.graph is not None:
             bucket.graph.launch(self.stream)
@@ -283,6 +287,7 @@ class TensorRtEngine(Engine):
         self.text = self._device(spec.text)
         self.valid = self._device(spec.valid)
         self.scores = self._device(spec.scores)
+        self.pooled = self._device(spec.pooled) if spec.pooled_width else None
         # Before anything else of this process can take it.
         self._host("text", spec.text)
         self._host("valid", spec.valid)
@@ -340,8 +345,9 @@ class TensorRtEngine(Engine):
         if missing:
             raise self._refused(f"the shapes {named}", f"{', '.join(missing)} have none")
         address = context.set_tensor_address
-        buffers = (self.image, self.text, self.valid, self.scores)
-        for tensor, buffer in zip((*self.spec.inputs, self.spec.scores), buffers, strict=True):
+        outputs = (self.scores,) if self.pooled is None else (self.scores, self.pooled)
+        buffers = (self.image, self.text, self.valid, *outputs)
+        for tensor, buffer in zip((*self.spec.inputs, *self.spec.outputs), buffers, strict=True):
             self._must(f"the address of {tensor.name!r}", address, tensor.name, buffer.pointer)
         bucket = _Bucket(context)
         # The first run compiles and settles what a capture must not contain.

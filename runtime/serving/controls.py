@@ -29,6 +29,7 @@ from dedos_deploy.runtime.serving.state_file import Chosen, StateFile
 from dedos_deploy.runtime.sinks.palette import colour_bgr, css_colour
 from dedos_deploy.runtime.sources.playback import Playback
 from dedos_deploy.spec import Background
+from dedos_deploy.trust import doubt_of
 from dedos_deploy.vocabulary import WORDS_PER_REQUEST, Vocabulary, parse_vocabulary
 
 log = logging.getLogger(__package__)
@@ -236,7 +237,10 @@ class Controls(Closing):
         newest = self.hub.newest(name)
         if newest is None:
             return {}
-        return {"coverage": newest.coverage, "unlabelled": newest.unlabelled}
+        told: dict[str, Any] = {"coverage": newest.coverage, "unlabelled": newest.unlabelled}
+        if newest.trust is not None:
+            told |= {"trust": round(newest.trust, 4), "doubt": doubt_of(newest.trust)}
+        return told
 
     def pixel(self, name: str, x: float, y: float) -> dict[str, Any] | None:
         """Return word (None where unlabelled) and confidence in [0, 1] of one pixel of the newest

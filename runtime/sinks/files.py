@@ -139,7 +139,8 @@ class JsonLines(Sink):
     Keys: source, frame_id, name (stem of the files that other outputs make from the frame), picture
     (path of the picture file it was read from, or null), captured_at (UTC), timestamp_s
     (`time.monotonic()` of the capture), media_s (position in a recording or null), vocabulary_version,
-    coverage (fraction per class), unlabelled (fraction), latency_ms (pre, engine, post, total).
+    coverage (fraction per class), unlabelled (fraction), latency_ms (pre, engine, post, total), and of a
+    bundle with statistics trust (how much the frame looks like those that the model learned, in [0, 1]).
     """
 
     def __init__(self, path: Path, options: SinkOptions) -> None:
@@ -168,6 +169,7 @@ class JsonLines(Sink):
 def result_numbers(frame: Frame, result: Segmentation) -> dict[str, Any]:
     """Return what there is to say about a result besides its pixels; the keys of JsonLines."""
     latency_ms = {**result.latency_ms, "total": result.total_ms}
+    trust = {} if result.trust is None else {"trust": round(result.trust, 4)}
     captured_at = datetime.fromtimestamp(frame.captured_ns / 1e9, timezone.utc)
     return {
         "source": frame.source_id,
@@ -181,6 +183,7 @@ def result_numbers(frame: Frame, result: Segmentation) -> dict[str, Any]:
         "coverage": {name: round(part, 6) for name, part in result.coverage.items()},
         "unlabelled": round(result.unlabelled, 6),
         "latency_ms": {name: round(value, 3) for name, value in latency_ms.items()},
+        **trust,
     }
 
 

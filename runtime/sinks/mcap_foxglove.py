@@ -130,6 +130,7 @@ RESULT_SCHEMA = {
         "coverage": {"type": "object", "additionalProperties": {"type": "number"}},
         "unlabelled": {"type": "number"},
         "latency_ms": {"type": "object", "additionalProperties": {"type": "number"}},
+        "trust": {"type": "number"},
         "classes": {"type": "array", "items": {"type": "string"}},
         "none_id": {"type": "integer"},
     },

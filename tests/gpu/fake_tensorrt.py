@@ -32,6 +32,7 @@ def serialized(spec: GraphSpec, **changes: Any) -> bytes:
         "text_width": spec.text_width,
         "score_dtype": spec.score_dtype,
         "batch": spec.batch,
+        "pooled_width": spec.pooled_width,
         "sm": "8.9",
         "profiles": list(SLOT_BUCKETS),
         "poison": False,
@@ -49,6 +50,11 @@ def reference_scores(
     cells = image.reshape(batch, height // 4, 4, width // 4, 4, 3).mean(axis=(2, 4)) / 255
     scores = np.einsum("bhwc,kc->bkhw", cells, text[:, :3].astype(np.float64))
     return (np.clip(scores, 0, 1) * valid[None, :, None, None]).astype(dtype)
+
+
+def reference_pooled(image: NDArray[np.uint8], width: int) -> NDArray[np.float32]:
+    """Features [B, P]: the mean of every channel, over and over."""
+    return np.resize(image.mean(axis=(1, 2)).T, (width, len(image))).T.astype(np.float32)
 
 
 class Severity(enum.IntEnum):
@@ -151,7 +157,12 @@ class FakeEngine(Fallible):
         self.runtime, self.values = runtime, values
         kind = values["score_dtype"]
         self.spec = GraphSpec(
-            values["height"], values["width"], values["text_width"], values["batch"], kind
+            values["height"],
+            values["width"],
+            values["text_width"],
+            values["batch"],
+            kind,
+            values["pooled_width"],
         )
         self.tensors = {t.name: t for t in (*self.spec.inputs, *self.spec.outputs)}
         self.num_optimization_profiles = len(values["profiles"])
@@ -307,8 +318,12 @@ class FakeContext(Fallible):
             scores = np.ascontiguousarray(scores[:, ::-1])
         if self.engine.values["poison"]:
             scores[0, 1, 2, 3] = np.nan
-        flat = np.ascontiguousarray(scores).view(np.uint8).reshape(-1)
-        view(addresses["scores"], flat.size)[:] = flat
+        outputs = {"scores": scores}
+        if spec.pooled_width:
+            outputs["pooled"] = reference_pooled(arrays["image"], spec.pooled_width)
+        for name, values in outputs.items():
+            flat = np.ascontiguousarray(values).view(np.uint8).reshape(-1)
+            view(addresses[name], flat.size)[:] = flat
 
 
 class FakeTimingCache(Fallible):
@@ -345,7 +360,10 @@ class FakeParser(Fallible):
             self.errors = [FakeParserError(graph.node[0])]
             return False
         batch, height, width, _ = dims["image"]
-        self.network.spec = GraphSpec(height, width, dims["text"][1], batch)
+        widths = [v.type.tensor_type.shape.dim[1].dim_value for v in graph.output]
+        pooled = dict(zip((v.name for v in graph.output), widths, strict=True)).get("pooled", 0)
+        text_width = dims["text"][1]
+        self.network.spec = GraphSpec(height, width, text_width, batch, pooled_width=pooled)
         self.network.size = len(open(model, "rb").read())
         return True
 

@@ -25,6 +25,7 @@ class ScoresEngine:
         self.scores = cuda.allocate(scores.nbytes, "scores")
         self.pinned = cuda.pinned(scores.shape, scores.dtype, "scores")
         self.pinned.array[:] = scores
+        self.pooled = None
         self.text_of: object = None
 
     def exclusive(self) -> Any:

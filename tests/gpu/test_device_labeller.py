@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_cuda import SIGNATURES, DriverStatus, FakeCuda, Status
-from fake_tensorrt import reference_scores
+from fake_tensorrt import reference_pooled, reference_scores
 from gpu_engines import SPEC, Opened
 from numpy.typing import NDArray
 from pixel_host import PixelHost
@@ -128,6 +128,29 @@ def test_scores_come_from_the_device_when_they_are_asked_for(
         scores = reference_scores(small[None], table.text, table.valid, dtype=np.dtype(dtype))
         np.testing.assert_array_equal(found.scores, scores[0])
         _same(found, wanted)
+    labeller.close()
+
+
+def test_pooled_features_come_with_every_frame(
+    opened: Opened, host: PixelHost, kernels: Any
+) -> None:
+    spec = replace(SPEC, pooled_width=5)
+    engine = opened(spec)
+    labeller = DeviceLabeller(engine, kernels)
+    seen, table = [_frame(60, 80, seed) for seed in range(4)], _table(20)
+    under_way = [labeller.submit(frame, table) for frame in seen[:2]]
+    here = labeller.label(seen[2], table)
+    stream = engine.cuda.stream()
+    there = labeller.label_on_device(seen[3], table, stream.handle)
+    labeller.label(seen[0], table)  # which must not take the place of the one before
+    found = [*(one.result() for one in under_way), here, there.to_host()]
+    for labelled, frame in zip(found, seen, strict=True):
+        small = host.resize(frame, (spec.height, spec.width))
+        assert labelled.pooled is not None
+        np.testing.assert_array_equal(labelled.pooled, reference_pooled(small[None], 5)[0])
+    inputs = {"image": small[None], "text": table.text, "valid": table.valid}
+    np.testing.assert_array_equal(engine.infer(inputs)["pooled"], reference_pooled(small[None], 5))
+    stream.close()
     labeller.close()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_cuda import FakeCuda, Status
-from fake_tensorrt import fake_module, reference_scores
+from fake_tensorrt import fake_module, reference_pooled, reference_scores
 from gpu_engines import SPEC, Opened
 from numpy.typing import NDArray
 from pixel_host import PixelHost
@@ -126,6 +126,17 @@ def test_rows_keep_their_own_scores_when_they_are_asked_for(
         wanted = reference_scores(small[None], frame.table.text, frame.table.valid, np.float32)
         assert isinstance(found, Labelled) and found.scores is not None
         np.testing.assert_array_equal(found.scores, wanted[0])
+    labeller.close()
+
+
+def test_rows_keep_their_own_pooled_features(opened: Opened, host: PixelHost, kernels: Any) -> None:
+    spec = replace(SPEC, batch=3, pooled_width=4)
+    labeller = DeviceRunLabeller(opened(spec), kernels)
+    frames = as_asked(asked(3, 20))
+    for found, frame in zip(labeller.label_all(frames), frames, strict=True):
+        small = host.resize(np.asarray(frame.pixels), (spec.height, spec.width))
+        assert isinstance(found, Labelled) and found.pooled is not None
+        np.testing.assert_array_equal(found.pooled, reference_pooled(small[None], 4)[0])
     labeller.close()
 
 

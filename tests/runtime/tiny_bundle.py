@@ -13,11 +13,12 @@ from numpy.typing import ArrayLike, NDArray
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from dedos_deploy.bundle import BundleWriter, Manifest, batch_file
+from dedos_deploy.bundle import TRUST, BundleWriter, Manifest, batch_file
 from dedos_deploy.presets import PRESETS
 from dedos_deploy.runtime import Segmentation
 from dedos_deploy.spec import GraphSpec
 from dedos_deploy.text.tokenizer import END, START
+from dedos_deploy.trust import TrustStatistics, trust_to_bytes
 
 HEIGHT, WIDTH = 32, 48
 TEXT_WIDTH = PRESETS["nano"].clip.text_width
@@ -43,8 +44,12 @@ def image_graph(
     gain: float = 1.0,
     half: bool = False,
     batch: int = 1,
+    pooled: bool = False,
 ) -> bytes:
-    """Return scores[k] = clip(gain * text[k, :3] . mean BGR of a cell / 255) * valid[k] as ONNX."""
+    """Return scores[k] = clip(gain * text[k, :3] . mean BGR of a cell / 255) * valid[k] as ONNX.
+
+    pooled: it also gives the mean BGR of the image, [B, 3].
+    """
     rows, columns = height // 4, width // 4
     constants = {
         "scale": np.float32(gain / 255.0),
@@ -71,8 +76,16 @@ def image_graph(
         helper.make_node("Reshape", ["clipped", "map"], ["full"]),
         helper.make_node("Cast", ["full"], ["scores"], to=_float_type(half)),
     ]
+    if pooled:
+        constants["sides"] = np.array([1, 2])
+        nodes.append(helper.make_node("ReduceMean", ["cast", "sides"], ["pooled"], keepdims=0))
     spec = GraphSpec(
-        height, width, text_width, batch=batch, score_dtype="float16" if half else "float32"
+        height,
+        width,
+        text_width,
+        batch=batch,
+        score_dtype="float16" if half else "float32",
+        pooled_width=3 if pooled else 0,
     )
     return graph_of(nodes, constants, spec)
 
@@ -91,7 +104,10 @@ def graph_of(
             value("text", TensorProto.FLOAT, text.shape),
             value("valid", TensorProto.FLOAT, valid.shape),
         ],
-        [value("scores", _float_type(spec.score_dtype == "float16"), spec.scores.shape)],
+        [
+            value(tensor.name, _float_type(tensor.dtype == "float16"), tensor.shape)
+            for tensor in spec.outputs
+        ],
         [numpy_helper.from_array(np.asarray(item), name) for name, item in constants.items()],
     )
     return _serialised(graph)
@@ -174,13 +190,20 @@ def write_tiny_bundle(
     batches: Sequence[int] = (),
     files: dict[str, bytes] | None = None,
     checkpoint_sha256: str | None = None,
+    trust: TrustStatistics | None = None,
 ) -> Path:
-    """Write the bundle to `dest` and return it; batches: frames per run of graphs besides the first."""
-    config = PRESETS["nano"]
+    """Write the bundle to `dest` and return it; batches: frames per run of graphs besides the first;
+    trust: statistics of the mean BGR of frames, which its graphs then give."""
+    config, pooled = PRESETS["nano"], trust is not None
     manifest = Manifest(
         preset="nano",
         config=config.to_dict(),
-        spec=replace(tiny_spec(), batch=batch, score_dtype="float16" if half else "float32"),
+        spec=replace(
+            tiny_spec(),
+            batch=batch,
+            score_dtype="float16" if half else "float32",
+            pooled_width=3 if pooled else 0,
+        ),
         target=target,
         precision={"image": "fp32", "text": "fp32"},
         activation=config.clip.activation,
@@ -197,11 +220,14 @@ def write_tiny_bundle(
         base_vocabulary="base" if base else None,
     )
     with BundleWriter(dest) as writer:
-        writer.add_bytes("model.onnx", model or image_graph(half=half, batch=batch))
+        writer.add_bytes("model.onnx", model or image_graph(half=half, batch=batch, pooled=pooled))
         writer.add_bytes("text_encoder.onnx", text_graph())
         writer.add_bytes("tokenizer.json", _tokenizer_json())
         for size in batches:
-            writer.add_bytes(batch_file(size), image_graph(half=half, batch=size))
+            content = image_graph(half=half, batch=size, pooled=pooled)
+            writer.add_bytes(batch_file(size), content)
+        if trust is not None:
+            writer.add_bytes(TRUST, trust_to_bytes(trust))
         for name, content in (files or {}).items():
             writer.add_bytes(name, content)
         if base:

@@ -15,11 +15,13 @@ import cv2
 import numpy as np
 import pytest
 from serving_site import Site, served
-from tiny_bundle import BASE_WORDS, stripes
+from tiny_bundle import BASE_WORDS, stripes, write_tiny_bundle
 
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.runtime import open_source
 from dedos_deploy.runtime.sinks.palette import colours_of, css_colour
+from dedos_deploy.spec import TRUST_LINE
+from dedos_deploy.trust import Kind, fit_trust
 
 pytest.importorskip("fastapi", reason="needs pip install 'dedos-deploy[serve]'")
 httpx = pytest.importorskip("httpx")
@@ -54,6 +56,27 @@ def test_state_of_all_cameras(site: Site) -> None:
     assert gate["state"] == "live" and gate["frames"] > 0 and gate["history"]
     assert [entry["name"] for entry in gate["vocabulary"]["classes"]] == ["red", "green"]
     assert gate["vocabulary"]["classes"][0]["colour"] == css_colour(colours_of(["red", "green"])[0])
+
+
+@pytest.mark.parametrize("like", [True, False])
+def test_state_tells_of_frames_unlike_those_that_were_learned(tmp_path: Path, like: bool) -> None:
+    with open_source("test:bars?fps=50&size=48x96") as source:
+        bars = next(iter(source)).frame_bgr
+    middle = bars.mean(axis=(0, 1)) if like else np.zeros(3)
+    rows = np.random.default_rng(0).normal(middle, 4, (40, 3)).astype(np.float32)
+    trust = fit_trust([Kind("bars", "0" * 64, rows)], [3])
+    bundle = write_tiny_bundle(tmp_path / "tiny", trust=trust)
+    for site in served(bundle, Access(port=0, per_second=2000)):
+        site.wait_for("gate")
+        gate = site.client.get("/api/state").json()["cameras"][0]
+        assert (gate["trust"] >= TRUST_LINE) == like
+        assert (gate["doubt"] is None) == like
+        assert like or "unlike those that the model learned (trust 0.00)" in gate["doubt"]
+
+
+def test_state_is_silent_of_trust_without_statistics(site: Site) -> None:
+    site.wait_for("gate")
+    assert not {"trust", "doubt"} & set(site.client.get("/api/state").json()["cameras"][0])
 
 
 def test_what_a_place_is(site: Site) -> None:

@@ -12,12 +12,14 @@ import pytest
 from browsing import CHROMIUM, PHONE, opened, until
 from numpy.typing import NDArray
 from serving_site import Site, camera, running, served
+from tiny_bundle import write_tiny_bundle
 
 pytest.importorskip("fastapi", reason="needs pip install 'dedos-deploy[serve]'")
 pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
 
 from dedos_deploy.runtime import open_source  # noqa: E402
 from dedos_deploy.runtime.serving.guard import Access  # noqa: E402
+from dedos_deploy.trust import Kind, fit_trust  # noqa: E402
 
 TOKEN = "a-token-that-is-long-enough"
 
@@ -39,6 +41,18 @@ def _at(picture: NDArray[np.uint8], part: float) -> NDArray[np.int64]:
     """Colour in the middle row, at a part of the width."""
     height, width = picture.shape[:2]
     return picture[height // 2, int(part * width)].astype(np.int64)
+
+
+def test_a_frame_that_is_not_to_be_trusted_has_a_mark(browser: Any, tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(0, 4, (40, 3)).astype(np.float32)
+    trust = fit_trust([Kind("dark frames", "0" * 64, rows)], [3])
+    bundle = write_tiny_bundle(tmp_path / "tiny", trust=trust)
+    for site in served(bundle, Access(port=0, per_second=2000)):
+        page, troubles = opened(browser, site)
+        mark = page.locator(".doubt").first
+        mark.wait_for(state="visible")
+        assert "looks unlike those that the model learned" in mark.inner_text()
+        assert not troubles
 
 
 def test_a_new_word_changes_the_mask(site: Site, browser: Any) -> None:

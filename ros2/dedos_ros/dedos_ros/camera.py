@@ -24,6 +24,7 @@ from vision_msgs.msg import LabelInfo
 from dedos_deploy.errors import DedosError
 from dedos_deploy.runtime import OverlayPainter, Segmentation, SegmenterView
 from dedos_deploy.runtime.label_maps import fitted
+from dedos_deploy.trust import doubt_of
 from dedos_ros import messages
 from dedos_ros.clouds import CloudMaker, Pinhole, depth_m
 from dedos_ros.frames import frame_bgr, frame_of_compressed, frame_of_image
@@ -144,6 +145,7 @@ class Camera:
         self._announcements.published(messages.stamp_ns(message.header))
         self.health.count(labelled=1)
         self.health.latency_ms = result.total_ms
+        self.health.trust, self.health.doubt = result.trust, doubt_of(result.trust)
         self._send_if_wanted(message.header, result, picture)
         if self._settings.points:
             with self._pairing_busy:

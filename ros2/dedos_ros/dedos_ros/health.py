@@ -21,6 +21,10 @@ class Health:
     clouds: int = 0
     latency_ms: float = 0.0
     """Of the last frame, in the engine and before and after it."""
+    trust: float | None = None
+    """Of the last frame, None where the bundle has no statistics."""
+    doubt: str | None = None
+    """Why the labels of the last frame are to be doubted, None where they are not."""
     _wrong: dict[str, str] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -49,6 +53,8 @@ class Health:
                 )
             if not self.received:
                 return "warning", "no image has come yet"
+            if self.doubt is not None:
+                return "warning", self.doubt
             return "ok", "labels images"
 
     def numbers(self) -> dict[str, str]:
@@ -58,4 +64,5 @@ class Health:
                 name: str(getattr(self, name))
                 for name in ("received", "labelled", "replaced", "refused", "clouds")
             }
-            return counted | {"latency_ms": f"{self.latency_ms:.1f}"}
+            counted["latency_ms"] = f"{self.latency_ms:.1f}"
+            return counted if self.trust is None else counted | {"trust": f"{self.trust:.2f}"}

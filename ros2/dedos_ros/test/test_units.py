@@ -23,6 +23,7 @@ from dedos_ros.settings import Settings
 
 from dedos_deploy.errors import BadInputError, SourceError
 from dedos_deploy.runtime.label_maps import fitted
+from dedos_deploy.trust import doubt_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -154,6 +155,18 @@ def test_what_is_wrong_is_news_once() -> None:
     assert health.summary() == ("error", "image: is bad")
     assert health.wrong("image", None) and not health.wrong("image", None)
     assert health.summary()[0] == "ok" and health.numbers()["labelled"] == "2"
+
+
+def test_frames_that_are_not_to_be_trusted_are_a_warning() -> None:
+    health = Health()
+    health.count(received=1, labelled=1)
+    assert "trust" not in health.numbers()
+    health.trust, health.doubt = 0.125, doubt_of(0.125)
+    level, sentence = health.summary()
+    assert level == "warning" and "doubt its labels" in sentence
+    assert health.numbers()["trust"] == "0.12"
+    health.wrong("image", "is bad")
+    assert health.summary()[0] == "error"
 
 
 def test_a_smaller_mask_keeps_the_proportions() -> None:

@@ -75,6 +75,7 @@ export class Card {
     if (camera.state !== "live" && camera.error) troubles.unshift(camera.error);
     this.find(".error").hidden = troubles.length === 0;
     this.find(".error").textContent = troubles.join("; ");
+    this.doubted(camera.doubt ?? null);
     if (this.table.show(camera.vocabulary, camera.coverage ?? {}, camera.unlabelled)) {
       const learned = camera.vocabulary.classes.filter((entry) => entry.learned !== null);
       this.drawing.forget(new Set(learned.map((entry) => entry.name.toLowerCase())));
@@ -87,6 +88,13 @@ export class Card {
     this.player(camera.playback);
     this.plot(camera);
     this.numbers(camera);
+  }
+
+  // Written only where it changes, so that it is read out once.
+  doubted(sentence) {
+    const doubt = this.find(".doubt");
+    doubt.hidden = sentence === null;
+    if (doubt.textContent !== (sentence ?? "")) doubt.textContent = sentence ?? "";
   }
 
   recording(recording) {

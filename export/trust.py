@@ -1,0 +1,60 @@
+"""Statistics of the frames that a model can be trusted on, by the graph that is deployed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dedos_deploy.calib.selection import CalibrationFrames, calibration_frames
+from dedos_deploy.export.options import ExportOptions
+from dedos_deploy.runtime.engines.tensors import Infer, Tensors
+from dedos_deploy.spec import GraphSpec
+from dedos_deploy.trust import Kind, TrustStatistics, fit_trust
+
+TRUST_FRAMES = 128
+"""Most frames of each kind."""
+
+
+@dataclass(frozen=True)
+class TrustReport:
+    """What statistics were made of."""
+
+    frames: dict[str, int]
+    """Number of frames, by where they came from, without credentials."""
+
+
+def trust_frames(options: ExportOptions, spec: GraphSpec) -> list[CalibrationFrames]:
+    """Return the frames of each kind at the network size, in order of time.
+
+    Raises BadInputError for too few usable ones, SourceError for a source that does not open.
+    """
+    size_hw = (spec.height, spec.width)
+    return [
+        calibration_frames(place, size_hw=size_hw, count=TRUST_FRAMES) for place in options.trust
+    ]
+
+
+def measure_trust(
+    infer: Infer, spec: GraphSpec, widths: Sequence[int], kinds: Sequence[CalibrationFrames]
+) -> tuple[TrustStatistics, TrustReport]:
+    """Return the statistics of frames by what a graph gives of them.
+
+    infer: runs the deployed graph of `spec` for one frame; widths: of the blocks of its features; kinds:
+    of `trust_frames`.
+    """
+    # Words have no part in the features: any row does.
+    row = np.zeros((1, spec.text_width), np.float32)
+    row[0, 0] = 1
+
+    def pooled(frame: NDArray[np.uint8]) -> NDArray[np.float32]:
+        inputs: Tensors = {"image": frame[None], "text": row, "valid": np.ones(1, np.float32)}
+        return np.array(infer(inputs)["pooled"][0], np.float32)
+
+    found = [
+        Kind(kind.source, kind.data_sha256, np.stack([pooled(frame) for frame in kind.frames]))
+        for kind in kinds
+    ]
+    return fit_trust(found, widths), TrustReport({one.source: len(one.pooled) for one in found})

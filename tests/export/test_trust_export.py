@@ -1,0 +1,142 @@
+"""Statistics of frames at export: the second output of the graph, and bundles that are as before without."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+import torch
+from export_micro import CONTEXT
+from numpy.typing import NDArray
+
+from dedos_deploy.bundle import TRUST, Bundle
+from dedos_deploy.errors import BadInputError
+from dedos_deploy.export import ExportOptions, TrainedModel, export_bundle
+from dedos_deploy.export import bundle_text as text_module
+from dedos_deploy.export.graph import check_ops, image_graph
+from dedos_deploy.export.precision import check_precision
+from dedos_deploy.model import Dedos, freeze
+from dedos_deploy.model.pooled import PooledDedos, check_has_pooled, pooled_widths
+from dedos_deploy.runtime import Segmenter
+from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
+from dedos_deploy.spec import TRUST_LINE, GraphSpec
+
+
+def walk(folder: Path, count: int = 24) -> Path:
+    """A folder of pictures of one kind: soft, reddish, each a little other than the one before."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(count):
+        picture = cv2.resize(rng.integers(60, 120, (5, 6, 3), np.uint8), (96, 64))
+        picture[..., 2] += 80
+        cv2.imwrite(str(folder / f"{index:03}.png"), picture)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wide(model: Dedos, spec: GraphSpec) -> GraphSpec:
+    return replace(spec, pooled_width=sum(pooled_widths(model)))
+
+
+@pytest.fixture(scope="module")
+def pooled_graph(model: Dedos, wide: GraphSpec) -> onnx.ModelProto:
+    return image_graph(PooledDedos(freeze(model, size_hw=(wide.height, wide.width))), wide)
+
+
+@pytest.fixture(scope="module")
+def bundle(
+    trained: TrainedModel, text_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    def save(tower: Any, path: Path, *, context_length: int, matrices: str) -> Path:
+        assert context_length == CONTEXT
+        return Path(shutil.copyfile(text_file, path))
+
+    folder = tmp_path_factory.mktemp("trust")
+    options = ExportOptions(frame_count=1, storage="half", trust=(walk(folder / "walk"),))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_module, "save_text_tower", save)
+        report = export_bundle(trained, folder / "bundle", options=options)
+    assert report.trust is not None and list(report.trust.frames.values()) == [24]
+    assert report.to_dict()["trust"]["frames"] == report.trust.frames
+    return folder / "bundle"
+
+
+def test_scores_are_bit_for_bit_those_of_the_graph_without(
+    pooled_graph: onnx.ModelProto,
+    float_graph: onnx.ModelProto,
+    wide: GraphSpec,
+    spec: GraphSpec,
+    base_text: NDArray[np.float32],
+    open_graph: Any,
+) -> None:
+    image = np.random.default_rng(1).integers(0, 256, wide.image.shape, np.uint8)
+    inputs = {"image": image, "text": base_text, "valid": np.ones(len(base_text), np.float32)}
+    found = open_graph(pooled_graph, wide).infer(inputs)
+    wanted = open_graph(float_graph, spec).infer(inputs)
+    np.testing.assert_array_equal(found["scores"], wanted["scores"])
+    fewer = {**inputs, "text": base_text[:2].copy(), "valid": np.ones(2, np.float32)}
+    pooled = found["pooled"].copy()
+    again = open_graph(pooled_graph, wide).infer(fewer)["pooled"]
+    np.testing.assert_array_equal(again, pooled)  # no word has a part in it
+
+
+def test_features_are_means_and_deviations_of_the_maps(
+    model: Dedos, pooled_graph: onnx.ModelProto, wide: GraphSpec, open_graph: Any
+) -> None:
+    image = np.random.default_rng(2).integers(0, 256, wide.image.shape, np.uint8)
+    row = np.ones((1, wide.text_width), np.float32)
+    inputs = {"image": image, "text": row, "valid": np.ones(1, np.float32)}
+    found = open_graph(pooled_graph, wide).infer(inputs)["pooled"][0]
+    with torch.no_grad():
+        features = model.image_features(torch.from_numpy(image))
+    maps = [features.levels[0], *features.detail[:2]]
+    flat = [each[0].flatten(1).double().numpy() for each in maps]
+    wanted = np.concatenate([np.r_[each.mean(1), each.std(1)] for each in flat])
+    assert len(wanted) == wide.pooled_width
+    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_half_graphs_give_features_in_float32(model: Dedos, wide: GraphSpec) -> None:
+    frozen = freeze(model, size_hw=(wide.height, wide.width), precision="fp16", deformable="gather")
+    graph = image_graph(PooledDedos(frozen), wide)  # which checks the tensors' types
+    check_ops(graph, "trt")
+    check_precision(graph, "fp16")
+
+
+def test_the_bundle_tells_frames_apart(bundle: Path) -> None:
+    with Bundle.open(bundle) as opened:
+        statistics = opened.trust()
+        assert statistics is not None and statistics.frames == (24,)
+        assert statistics.width == opened.spec.pooled_width
+        graph = opened.graph()
+        with OnnxEngine(graph.path, graph.spec) as engine:
+            assert engine.spec.pooled_width == statistics.width
+    frames = [cv2.imread(str(path)) for path in sorted((bundle.parent / "walk").iterdir())]
+    noise = np.random.default_rng(3).integers(0, 256, (64, 96, 3), np.uint8)
+    with Segmenter.load(bundle, classes="road,car", threads=1) as segmenter:
+        trusts = [segmenter.segment(frame).trust or 0.0 for frame in frames]
+        assert np.mean(np.less(trusts, TRUST_LINE)) <= 0.05
+        assert segmenter.segment(noise).trust == 0.0
+    assert (bundle / TRUST).stat().st_size < 50_000
+
+
+def test_a_model_without_such_features_is_refused() -> None:
+    with pytest.raises(
+        BadInputError, match="trust needs a DEDOS model or a dense CLIP, not a Linear"
+    ):
+        check_has_pooled(torch.nn.Linear(1, 1))  # type: ignore[arg-type]
+
+
+def test_too_few_frames_are_refused_before_anything_is_written(
+    trained: TrainedModel, tmp_path: Path
+) -> None:
+    options = ExportOptions(trust=(walk(tmp_path / "walk", 5),))
+    with pytest.raises(BadInputError, match="has 5 usable frames for calibration, at least 16"):
+        export_bundle(trained, tmp_path / "bundle", options=options)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["walk"]

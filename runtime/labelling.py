@@ -38,14 +38,15 @@ class Asked:
 @dataclass(frozen=True, eq=False)
 class Labelled:
     """A label map [H, W], its confidence uint8 [H, W], pixels per class id int64 [names], milliseconds
-    of `pre`, `engine` and `post`, and the scores [K, h, w] where they are kept; the arrays belong to the
-    receiver."""
+    of `pre`, `engine` and `post`, the scores [K, h, w] where they are kept, and how many pictures of it
+    the network was shown; the arrays belong to the receiver."""
 
     label_map: LabelMap
     confidence: NDArray[np.uint8]
     counts: NDArray[np.int64]
     latency_ms: dict[str, float]
     scores: NDArray[Any] | None = None
+    windows: int = 1
 
 
 class Pending(Protocol):
@@ -114,6 +115,27 @@ class RunLabeller(Protocol):
     def close(self) -> None: ...
 
 
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """A frame that was shown to the network, on its way from scores to its result."""
+
+    frame: Asked
+    size_hw: tuple[int, ...]
+    """Height and width of the frame, in pixels."""
+
+    picture_bgr: NDArray[np.uint8]
+    """uint8 [H0, W0, 3], all of it, as the network sees pictures."""
+
+    before_ms: dict[str, float]
+    """Milliseconds of `pre` and `engine`, and of `post` where that began before `inferred_s`."""
+
+    inferred_s: float
+    """`time.perf_counter()` of the scores."""
+
+    windows: int = 1
+    """How many pictures of it the network was shown."""
+
+
 class HostLabeller:
     """Resize and label map on the CPU, around any engine."""
 
@@ -140,7 +162,7 @@ class HostLabeller:
         if all(isinstance(place, DedosError) for place in places):
             return [place for place in places if isinstance(place, DedosError)]
         resized = time.perf_counter()
-        scores = self._scores_of(frames[0].table)
+        scores = self._run(self._infer, self._image, frames[0].table)
         inferred = time.perf_counter()
         before_ms = {"pre": 1e3 * (resized - started), "engine": 1e3 * (inferred - resized)}
         outcomes: list[Labelled | DedosError] = []
@@ -148,19 +170,8 @@ class HostLabeller:
             if isinstance(place, DedosError):
                 outcomes.append(place)
                 continue
-            try:
-                compared = self._smoothed(scores[row], row, frame, place)
-                maps = self._arg_max(compared, frame.table, place)
-            except EngineError as error:
-                if frame.stabiliser is not None:
-                    # Scores that are no numbers must not stay in the past for ever.
-                    frame.stabiliser.forget()
-                outcomes.append(error)
-                continue
-            post_ms = 1e3 * (time.perf_counter() - inferred)
-            # A copy: the next frame, of whichever stream, overwrites them.
-            kept = compared.copy() if frame.explain else None
-            outcomes.append(Labelled(*maps, {**before_ms, "post": post_ms}, kept))
+            seen = Seen(frame, place, self._image[row], before_ms, inferred)
+            outcomes.append(self._labelled(scores[row], seen))
         return outcomes
 
     def label_on_device(self, pixels: Pixels, table: SlotTable, stream: int) -> DeviceLabelled:
@@ -184,18 +195,33 @@ class HostLabeller:
         resize_frame(frame_bgr, self._image[row])
         return frame_bgr.shape[:2]
 
-    def _smoothed(
-        self, scores: NDArray[np.float32], row: int, frame: Asked, size_hw: tuple[int, ...]
-    ) -> NDArray[np.float32]:
+    def _labelled(self, scores: NDArray[np.float32], seen: Seen) -> Labelled | DedosError:
+        """From the scores of a frame, float32 [K, h, w] of any size, to its result."""
+        frame = seen.frame
+        try:
+            compared = self._smoothed(scores, seen)
+            maps = self._arg_max(compared, frame.table, seen.size_hw)
+        except EngineError as error:
+            if frame.stabiliser is not None:
+                # Scores that are no numbers must not stay in the past for ever.
+                frame.stabiliser.forget()
+            return error
+        post_ms = 1e3 * (time.perf_counter() - seen.inferred_s) + seen.before_ms.get("post", 0.0)
+        # A copy: the next frame, of whichever stream, overwrites them.
+        kept = compared.copy() if frame.explain else None
+        return Labelled(*maps, {**seen.before_ms, "post": post_ms}, kept, seen.windows)
+
+    def _smoothed(self, scores: NDArray[np.float32], seen: Seen) -> NDArray[np.float32]:
+        frame = seen.frame
         if frame.stabiliser is None:
             return scores
-        kind = (frame.table.version, size_hw)
-        return frame.stabiliser.smoothed(scores, self._image[row], kind)
+        kind = (frame.table.version, seen.size_hw)
+        return frame.stabiliser.smoothed(scores, seen.picture_bgr, kind)
 
-    def _scores_of(self, table: SlotTable) -> NDArray[np.float32]:
-        """Return the scores of all rows of the image, [B, K, h, w]."""
-        inputs: Tensors = {"image": self._image, "text": table.text, "valid": table.valid}
-        scores: NDArray[Any] = self._infer(inputs)["scores"]
+    def _run(self, infer: Infer, image: NDArray[np.uint8], table: SlotTable) -> NDArray[np.float32]:
+        """Return the scores of all rows of an image, float32 [B, K, h, w]."""
+        inputs: Tensors = {"image": image, "text": table.text, "valid": table.valid}
+        scores: NDArray[Any] = infer(inputs)["scores"]
         if scores.dtype == np.float32:
             return scores
         if self._scores.shape != scores.shape:

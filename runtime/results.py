@@ -41,6 +41,9 @@ class HostMaps(Protocol):
     @property
     def scores(self) -> NDArray[Any] | None: ...
 
+    @property
+    def windows(self) -> int: ...
+
 
 class DeviceLabelled(Protocol):
     """A label map and its confidence on a GPU; one caller at a time."""
@@ -140,6 +143,7 @@ def host_segmentation(labelled: HostMaps, table: SlotTable, captured_s: float) -
         latency_ms=labelled.latency_ms,
         colours_bgr=table.colours_bgr,
         evidence=None if labelled.scores is None else Evidence(labelled.scores, table.contest),
+        windows=labelled.windows,
     )
 
 

@@ -72,6 +72,9 @@ class Segmentation:
     evidence: Evidence | None = field(default=None, repr=False)
     """The scores that it was labelled by, kept on request; see `top`."""
 
+    windows: int = 1
+    """How many pictures of it the network was shown: 1, or with tiles its windows and the whole."""
+
     def __post_init__(self) -> None:
         if not self.colours_bgr:
             object.__setattr__(self, "colours_bgr", tuple(colours_of(self.classes)))

@@ -60,12 +60,20 @@ class Tiling:
                 "a graph has one input size, which the whole frame fills at 1"
             )
 
+    @property
+    def is_off(self) -> bool:
+        """Whether every frame is looked at once and whole."""
+        return self.tiles == "off" and self.scales == (1.0,) and not self.flips
+
+    def check(self, network_hw: Size) -> None:
+        """Raise BadInputError for a stride that is too long for a network's input size."""
+        check_tiles(self.tiles, network_hw)
+
     def plan(self, frame_hw: Size, network_hw: Size) -> Plan:
         """Return through which windows a frame is looked at.
 
         network_hw: input size of the graph, height and width. Plans are kept, as frames come in few
-        sizes. Raises BadInputError for more than MOST_WINDOWS windows in a grid, and a stride that is
-        too long for the network.
+        sizes. Raises BadInputError for more than MOST_WINDOWS windows in a grid, and as `check` does.
         """
         return _planned(self, frame_hw, network_hw)
 
@@ -139,7 +147,7 @@ class _Look:
 
 @lru_cache(maxsize=32)
 def _planned(tiling: Tiling, frame_hw: Size, network_hw: Size) -> Plan:
-    check_tiles(tiling.tiles, network_hw)
+    tiling.check(network_hw)
     looks = _looks(tiling, frame_hw, network_hw)
     score_hw = _finest(looks, frame_hw, network_hw)
     mirrors = (False, True) if tiling.flips else (False,)

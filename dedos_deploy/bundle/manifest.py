@@ -23,6 +23,7 @@ from dedos_deploy.errors import BadBundleError, BadInputError, UnsupportedVersio
 from dedos_deploy.fields import FieldError, checked, load_json
 from dedos_deploy.presets import Activation
 from dedos_deploy.spec import PRECISIONS, GraphSpec, Target
+from dedos_deploy.tiles import check_tiles, parse_tiles
 from dedos_deploy.version import __version__
 
 FORMAT_VERSION = 1
@@ -102,6 +103,10 @@ class Manifest:
 
     format_version: int = FORMAT_VERSION
 
+    tiles: str = "off"
+    """Windows through which large frames are looked at unless a run says otherwise, as `parse_tiles`
+    reads them. Only what is not `off` is written, so that versions before tiles read all other bundles."""
+
     @property
     def model_config(self) -> AnyConfig:
         """The model's configuration as a record."""
@@ -113,7 +118,10 @@ class Manifest:
         Raises BadBundleError when a value could not be read back, naming its field.
         """
         try:
-            text = json.dumps(asdict(self), indent=2, allow_nan=False, ensure_ascii=False)
+            values = asdict(self)
+            if self.tiles == "off":
+                del values["tiles"]
+            text = json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False)
         except (TypeError, ValueError) as error:
             raise BadBundleError(
                 f"{MANIFEST}: a field cannot be stored as JSON: {error}"
@@ -171,7 +179,7 @@ def _parse(values: dict[str, object]) -> Manifest:
         config = any_config_from_dict(cast(dict[str, Any], raw_config)).to_dict()
     except BadInputError as error:
         raise FieldError(f"field 'config' is not usable: {error}") from error
-    manifest: Manifest = checked(Manifest, {**values, "config": config}, "")
+    manifest: Manifest = checked(Manifest, {"tiles": "off", **values, "config": config}, "")
     return manifest
 
 
@@ -224,6 +232,10 @@ def _model_problems(manifest: Manifest) -> Iterator[str]:
         config.check_size((spec.height, spec.width))
     except BadInputError as error:
         yield f"fields 'spec.height' and 'spec.width' do not fit: {error}"
+    try:
+        check_tiles(parse_tiles(manifest.tiles), (spec.height, spec.width))
+    except BadInputError as error:
+        yield f"field 'tiles' is not usable: {error}"
     for part, precision in manifest.precision.items():
         if precision not in PRECISIONS:
             allowed = ", ".join(map(repr, PRECISIONS))

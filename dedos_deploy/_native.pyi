@@ -62,6 +62,34 @@ def pixel_scores(
         TypeError: an argument is not an array or not a whole number, or `out` is read-only.
     """
 
+def blend_window(
+    scores: NDArray[np.float32],
+    rows: NDArray[np.float64],
+    columns: NDArray[np.float64],
+    down: NDArray[np.float32],
+    across: NDArray[np.float32],
+    blended: NDArray[np.float32],
+    threads: int,
+) -> None:
+    """Add the scores of a window of a frame, as much as each counts, to those of the whole frame.
+
+    | array | shape | dtype | meaning |
+    |---|---|---|---|
+    | scores | [K, h, w] | float32 | of the window |
+    | rows, columns | [h'], [w'] | float64 | where the cells of `blended` lie in `scores`, in its cells, whole at their centres: in [0, h - 1] and [0, w - 1] |
+    | down, across | [h'], [w'] | float32 | weights, whose products count; cells outside of the window have 0 |
+    | blended (in, out) | [K, h', w'] | float32 | `scores[k]` at (rows[i], columns[j]), bilinear, times down[i] * across[j], is added to cell (i, j) of slot k |
+
+    All arrays are C-contiguous, aligned and in this machine's byte order, and `blended` shares no memory
+    with the others. The GIL is released meanwhile. Scores that are no numbers stay so. `threads`: as
+    `label_map` takes it; the result does not depend on it.
+
+    Raises:
+        ValueError: a dtype, shape or layout does not fit, memory is shared, a coordinate lies outside of
+            the scores, or a weight is not finite.
+        TypeError: an argument is not an array or not a whole number, or `blended` is read-only.
+    """
+
 def confusion(
     labels: NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.int32],
     predictions: NDArray[np.uint8] | NDArray[np.uint16],

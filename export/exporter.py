@@ -41,6 +41,7 @@ from dedos_deploy.progress import QUIET, Progress, Stages
 from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
 from dedos_deploy.scenes import KINDS, render_image
 from dedos_deploy.spec import GraphSpec, Precision
+from dedos_deploy.tiles import check_tiles
 from dedos_deploy.trust import trust_to_bytes
 
 CALIBRATION = "calibration.json"
@@ -260,6 +261,7 @@ class _Export:
         config = trained.model.config
         trained_hw: tuple[int, int] = tuple(trained.record.get("size_hw", config.size_hw))
         height, width = config.check_size(self.options.size_hw or trained_hw)
+        check_tiles(self.options.tiles, (height, width))
         options = self.options
         kind = score_dtype(trained.model, options.precision, options.target)
         return GraphSpec(

@@ -65,6 +65,7 @@ def manifest_of(
         created=created_now(),
         base_vocabulary=BASE_VOCABULARY,
         calibration_hash=calibration_hash,
+        tiles=str(options.tiles),
     )
 
 

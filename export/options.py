@@ -16,6 +16,7 @@ from dedos_deploy.peer_configs import SanConfig, published_file
 from dedos_deploy.presets import DENSE_PRESETS, PRESETS, DenseConfig
 from dedos_deploy.spec import PRECISIONS, TARGETS, Precision, Target
 from dedos_deploy.text.templates import TEMPLATES
+from dedos_deploy.tiles import Tiles, parse_tiles
 from dedos_deploy.vocabulary import Vocabulary
 
 Storage = Literal["full", "half"]
@@ -51,6 +52,8 @@ class ExportOptions:
     trust: tuple[str | os.PathLike[str], ...] = ()
     """Pictures, folders or videos like those that the model learned, one for each kind, for
     `Segmentation.trust`; see docs/trust.md."""
+    tiles: Tiles = "off"
+    """Windows through which large frames are looked at unless a run says otherwise; see docs/tiles.md."""
     frames: str | os.PathLike[str] | None = None
     """Picture, folder or video for the parity gate, None for pictures of embedded scenes."""
     frame_count: int = 4
@@ -205,6 +208,15 @@ GRAPH_OPTIONS = (
         "bundle then tells of every frame how much it looks like them (Segmentation.trust)",
         metavar="PATH",
         several=True,
+    ),
+    Option(
+        "tiles",
+        "what runs of the bundle do with frames larger than its network unless they say otherwise: look at "
+        "them through windows, too: auto, rows and columns as 2x3, or a stride in pixels; several windows "
+        "share a run where there are --batches (default: {default})",
+        parse_tiles,
+        metavar="auto|RxC|STRIDE",
+        default=ExportOptions.tiles,
     ),
     Option(
         "compute_capabilities",

@@ -10,6 +10,32 @@ from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError, shown
 from dedos_deploy.runtime.arguments import as_whole
+from dedos_deploy.spec import NONE_UINT16, none_id
+
+
+def best_slots(
+    scores: NDArray[np.floating[Any]], size_hw: tuple[int, ...], *, threads: int = 1
+) -> NDArray[Any]:
+    """Return the slot of the highest score of every pixel, uint8 [H, W], uint16 of more than 254 slots,
+    as the label map finds it, without thresholds and names.
+
+    scores: float32 or float16 [K, h, w]. Raises ValueError where one of them is not a number.
+    """
+    from dedos_deploy import _native
+
+    slots = len(scores)
+    assert slots < NONE_UINT16
+    best = np.empty(size_hw, np.uint16 if none_id(slots) == NONE_UINT16 else np.uint8)
+    _native.label_map(
+        np.ascontiguousarray(scores, np.float32),
+        np.full(slots, np.finfo(np.float32).min, np.float32),
+        np.arange(slots, dtype=np.uint16),
+        best,
+        np.empty(size_hw, np.uint8),
+        np.zeros(slots + 1, np.uint64),
+        threads,
+    )
+    return best
 
 
 def mask_of(label_map: NDArray[Any], class_ids: Sequence[int]) -> NDArray[np.bool_]:

@@ -38,8 +38,9 @@ class Asked:
 @dataclass(frozen=True, eq=False)
 class Labelled:
     """A label map [H, W], its confidence uint8 [H, W], pixels per class id int64 [names], milliseconds
-    of `pre`, `engine` and `post`, the scores [K, h, w] where they are kept, and pooled features float32 [P]
-    where the graph gives them; the arrays belong to the receiver."""
+    of `pre`, `engine` and `post`, the scores [K, h, w] where they are kept, pooled features float32 [P] of
+    all of it where the graph gives them, and how many pictures of it the network was shown; the arrays
+    belong to the receiver."""
 
     label_map: LabelMap
     confidence: NDArray[np.uint8]
@@ -47,6 +48,7 @@ class Labelled:
     latency_ms: dict[str, float]
     scores: NDArray[Any] | None = None
     pooled: NDArray[np.float32] | None = None
+    windows: int = 1
 
 
 class Pending(Protocol):
@@ -115,6 +117,30 @@ class RunLabeller(Protocol):
     def close(self) -> None: ...
 
 
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """A frame that was shown to the network, on its way from scores to its result."""
+
+    frame: Asked
+    size_hw: tuple[int, ...]
+    """Height and width of the frame, in pixels."""
+
+    picture_bgr: NDArray[np.uint8]
+    """uint8 [H0, W0, 3], all of it, as the network sees pictures."""
+
+    before_ms: dict[str, float]
+    """Milliseconds of `pre` and `engine`, and of `post` where that began before `inferred_s`."""
+
+    inferred_s: float
+    """`time.perf_counter()` of the scores."""
+
+    pooled: NDArray[np.float32] | None = None
+    """Pooled features float32 [P] of the frame as a whole, where the graph gives them."""
+
+    windows: int = 1
+    """How many pictures of it the network was shown."""
+
+
 class HostLabeller:
     """Resize and label map on the CPU, around any engine."""
 
@@ -141,7 +167,7 @@ class HostLabeller:
         if all(isinstance(place, DedosError) for place in places):
             return [place for place in places if isinstance(place, DedosError)]
         resized = time.perf_counter()
-        scores, pooled = self._outputs_of(frames[0].table)
+        scores, pooled = self._run(self._infer, self._image, frames[0].table)
         inferred = time.perf_counter()
         before_ms = {"pre": 1e3 * (resized - started), "engine": 1e3 * (inferred - resized)}
         outcomes: list[Labelled | DedosError] = []
@@ -149,20 +175,15 @@ class HostLabeller:
             if isinstance(place, DedosError):
                 outcomes.append(place)
                 continue
-            try:
-                compared = self._smoothed(scores[row], row, frame, place)
-                maps = self._arg_max(compared, frame.table, place)
-            except EngineError as error:
-                if frame.stabiliser is not None:
-                    # Scores that are no numbers must not stay in the past for ever.
-                    frame.stabiliser.forget()
-                outcomes.append(error)
-                continue
-            post_ms = 1e3 * (time.perf_counter() - inferred)
-            # Copies: the next frame, of whichever stream, overwrites them.
-            kept = compared.copy() if frame.explain else None
-            features = None if pooled is None else pooled[row].copy()
-            outcomes.append(Labelled(*maps, {**before_ms, "post": post_ms}, kept, features))
+            seen = Seen(
+                frame,
+                place,
+                self._image[row],
+                before_ms,
+                inferred,
+                None if pooled is None else pooled[row].copy(),
+            )
+            outcomes.append(self._labelled(scores[row], seen))
         return outcomes
 
     def label_on_device(self, pixels: Pixels, table: SlotTable, stream: int) -> DeviceLabelled:
@@ -186,20 +207,35 @@ class HostLabeller:
         resize_frame(frame_bgr, self._image[row])
         return frame_bgr.shape[:2]
 
-    def _smoothed(
-        self, scores: NDArray[np.float32], row: int, frame: Asked, size_hw: tuple[int, ...]
-    ) -> NDArray[np.float32]:
+    def _labelled(self, scores: NDArray[np.float32], seen: Seen) -> Labelled | DedosError:
+        """From the scores of a frame, float32 [K, h, w] of any size, to its result."""
+        frame = seen.frame
+        try:
+            compared = self._smoothed(scores, seen)
+            maps = self._arg_max(compared, frame.table, seen.size_hw)
+        except EngineError as error:
+            if frame.stabiliser is not None:
+                # Scores that are no numbers must not stay in the past for ever.
+                frame.stabiliser.forget()
+            return error
+        post_ms = 1e3 * (time.perf_counter() - seen.inferred_s) + seen.before_ms.get("post", 0.0)
+        # A copy: the next frame, of whichever stream, overwrites them.
+        kept = compared.copy() if frame.explain else None
+        return Labelled(*maps, {**seen.before_ms, "post": post_ms}, kept, seen.pooled, seen.windows)
+
+    def _smoothed(self, scores: NDArray[np.float32], seen: Seen) -> NDArray[np.float32]:
+        frame = seen.frame
         if frame.stabiliser is None:
             return scores
-        kind = (frame.table.version, size_hw)
-        return frame.stabiliser.smoothed(scores, self._image[row], kind)
+        kind = (frame.table.version, seen.size_hw)
+        return frame.stabiliser.smoothed(scores, seen.picture_bgr, kind)
 
-    def _outputs_of(
-        self, table: SlotTable
+    def _run(
+        self, infer: Infer, image: NDArray[np.uint8], table: SlotTable
     ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """Return of all rows of the image the scores [B, K, h, w], and pooled features [B, P], if any."""
-        inputs: Tensors = {"image": self._image, "text": table.text, "valid": table.valid}
-        outputs = self._infer(inputs)
+        """Return of all rows of an image the scores [B, K, h, w], and pooled features [B, P], if any."""
+        inputs: Tensors = {"image": image, "text": table.text, "valid": table.valid}
+        outputs = infer(inputs)
         scores, pooled = outputs["scores"], outputs.get("pooled")
         if scores.dtype == np.float32:
             return scores, pooled

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 from dedos_deploy.errors import BadBundleError, BadInputError
 from dedos_deploy.runtime.slots import Encode, Rows, Thresholds
+from dedos_deploy.runtime.tiling import Tiling
 from dedos_deploy.spec import BACKGROUNDS
 from dedos_deploy.text.templates import prompt_templates
+from dedos_deploy.tiles import parse_tiles
 
 if TYPE_CHECKING:
     from dedos_deploy.bundle import Bundle
@@ -85,6 +87,34 @@ def open_embedding_of(bundle: Bundle, *, threads: int | None) -> EmbeddingEngine
 
     graph = bundle.examples_graph()
     return EmbeddingEngine(graph.path, graph.spec, threads=threads)
+
+
+def tiling_of(bundle: Bundle, tiles: str | Tiling | None) -> Tiling:
+    """Return how frames are looked at: as `Segmenter.load` is told, None for the bundle's own way.
+
+    Raises BadInputError for tiles that are none, or do not fit the network.
+    """
+    if isinstance(tiles, Tiling):
+        tiling = tiles
+    else:
+        tiling = Tiling(parse_tiles(bundle.manifest.tiles if tiles is None else tiles))
+    tiling.check((bundle.spec.height, bundle.spec.width))
+    return tiling
+
+
+def batch_of(bundle: Bundle, tiling: Tiling, batch: int) -> int:
+    """Return the most pictures per run that an engine is opened for; batch: as of `Segmenter.load`.
+
+    Raises BadInputError where frames were to share runs that the windows of each one fill.
+    """
+    if tiling.is_off:
+        return batch
+    if batch > 1:
+        raise BadInputError(
+            f"a batch of {batch} is for frames that share a run, but with tiles the windows of one frame do "
+            "so, as many as the bundle has a graph for; leave the batch out, or choose tiles 'off'"
+        )
+    return bundle.batches[-1]
 
 
 def _nothing() -> None:

@@ -109,5 +109,5 @@ def bgr_on_host(pixels: Pixels) -> NDArray[np.uint8]:
     raise BadInputError(
         "this frame lies on a GPU, but this engine reads frames on the host; copy it there, in torch "
         "with frame.cpu(), or choose engine trt or rtx on an installation with CUDA kernels, "
-        "without labels that are stable in time"
+        "without tiles or labels that are stable in time"
     )

@@ -45,6 +45,9 @@ class HostMaps(Protocol):
     @property
     def pooled(self) -> NDArray[np.float32] | None: ...
 
+    @property
+    def windows(self) -> int: ...
+
 
 class DeviceLabelled(Protocol):
     """A label map and its confidence on a GPU; one caller at a time."""
@@ -152,6 +155,7 @@ def host_segmentation(
         colours_bgr=table.colours_bgr,
         evidence=None if labelled.scores is None else Evidence(labelled.scores, table.contest),
         trust=None if trust is None or pooled is None else trust.of(pooled),
+        windows=labelled.windows,
     )
 
 

@@ -77,6 +77,9 @@ class Segmentation:
     ten of them, `spec.TRUST_LINE` where one of twenty is farther, 0 beyond all. None where the bundle has no
     statistics of them."""
 
+    windows: int = 1
+    """How many pictures of it the network was shown: 1, or with tiles its windows and the whole."""
+
     def __post_init__(self) -> None:
         if not self.colours_bgr:
             object.__setattr__(self, "colours_bgr", tuple(colours_of(self.classes)))

@@ -31,6 +31,7 @@ from dedos_deploy.runtime.slots import (
     SlotTable,
     Thresholds,
 )
+from dedos_deploy.runtime.tiling import Tiling
 from dedos_deploy.runtime.together import Together
 from dedos_deploy.spec import Background
 from dedos_deploy.trust import TrustStatistics
@@ -247,6 +248,7 @@ class Segmenter(SegmenterView, Closing):
         threads: int | None = None,
         text_threads: int = 1,
         stable: bool = False,
+        tiling: Tiling | None = None,
         model_sha256: str | None = None,
         explain: bool = False,
         nulls: bool = False,
@@ -258,7 +260,7 @@ class Segmenter(SegmenterView, Closing):
         encode: words to unit rows float32 [N, D]; base: words and rows of the vocabulary whose
         members serve as negatives, None for no negatives; threads: for the label map, at most one
         per usable core, None for as many; text_threads: for words that are new after the first; stable:
-        see `load`; model_sha256: of the checkpoint behind the engine, by which words files are told to
+        see `load`; tiling: how frames are looked at, None for whole; model_sha256: of the checkpoint behind the engine, by which words files are told to
         belong to it; explain: see `load`; nulls: whether the graph's scores are parts of one that words of
         its own share; open_embedding: opens the graph that words by example need, at the first of them;
         trust: of the frames that the model learned, for `Segmentation.trust`.
@@ -270,6 +272,7 @@ class Segmenter(SegmenterView, Closing):
             base=base,
             threads=threads,
             stable=stable,
+            tiling=tiling or Tiling(),
             model_sha256=model_sha256,
             explain=explain,
             nulls=nulls,
@@ -308,6 +311,7 @@ class Segmenter(SegmenterView, Closing):
         gpu: int = 0,
         batch: int = 1,
         stable: bool = False,
+        tiles: str | Tiling | None = None,
         explain: bool = False,
         on_progress: Progress = QUIET,
     ) -> Segmenter:
@@ -326,7 +330,11 @@ class Segmenter(SegmenterView, Closing):
         `dedos_deploy.text.templates.TEMPLATES` in place of the bundle's prompt templates; gpu: index
         of the GPU for engines that use one; stable: smooth scores over time, moved along with the picture,
         for labels that do not flicker: frames are then those of one video or camera, in their order;
-        cuts and other words begin anew, and engines on a GPU give their scores to the CPU; explain: keep the
+        cuts and other words begin anew, and engines on a GPU give their scores to the CPU;
+        tiles: look at large frames through overlapping windows, too, `auto`, `2x3` in rows and columns, or
+        a stride in pixels such as `192`; `off` for the whole alone, None for what the bundle says; a Tiling
+        may say more. A run then takes as many windows as the largest graph of the bundle, frames share
+        none, and engines on a GPU give their scores to the CPU; explain: keep the
         scores of every result, so that `Segmentation.top` says why a pixel has its label (`explain` of
         the segmenter switches it between frames); batch: most frames that `together` labels in one run, one of `Bundle.batches`; on_progress: noted what is being done
         while an engine is built or checked on this device, at its first use.
@@ -334,7 +342,12 @@ class Segmenter(SegmenterView, Closing):
         Raises BadInputError for unusable arguments, BadBundleError and EngineError for an
         unusable bundle, ParityError when an engine labels differently from ONNX Runtime.
         """
-        from dedos_deploy.runtime.loading import bundle_parts, open_embedding_of
+        from dedos_deploy.runtime.loading import (
+            batch_of,
+            bundle_parts,
+            open_embedding_of,
+            tiling_of,
+        )
 
         require_opencv()
         vocabulary = _vocabulary(classes)
@@ -345,7 +358,10 @@ class Segmenter(SegmenterView, Closing):
                 bundle, background=background, threshold=threshold, template=template
             )
             opened.callback(parts.close)
-            options = EngineOptions(threads, gpu, on_progress, batch)
+            tiling = tiling_of(parts.bundle, tiles)
+            options = EngineOptions(
+                threads, gpu, on_progress, batch_of(parts.bundle, tiling, batch)
+            )
             runner = open_engine(parts.bundle, engine, options)
             opened.callback(runner.close)
             segmenter = cls(
@@ -357,6 +373,7 @@ class Segmenter(SegmenterView, Closing):
                 threads=threads,
                 text_threads=text_threads,
                 stable=stable,
+                tiling=tiling,
                 model_sha256=parts.bundle.manifest.checkpoint_sha256,
                 explain=explain,
                 nulls=parts.nulls,

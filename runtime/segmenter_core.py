@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import numpy as np
 
 from dedos_deploy.errors import BadBundleError
 from dedos_deploy.runtime.engines.contract import Engine
-from dedos_deploy.runtime.labelling import Labeller, StableLabeller
+from dedos_deploy.runtime.labelling import HostLabeller, Labeller, StableLabeller
 from dedos_deploy.runtime.learning import Embedder, Open
 from dedos_deploy.runtime.processes import OneProcess
 from dedos_deploy.runtime.slots import (
@@ -25,10 +26,13 @@ from dedos_deploy.runtime.slots import (
     rows_of,
     spare_slots,
 )
+from dedos_deploy.runtime.tiled_labelling import TiledLabeller
+from dedos_deploy.runtime.tiling import Tiling
 from dedos_deploy.text.negatives import close_similarity, negatives
 from dedos_deploy.trust import TrustStatistics
 from dedos_deploy.vocabulary import Vocabulary
 
+_LOG = logging.getLogger(__name__)
 BaseVocabulary = tuple[Sequence[str], Rows]
 
 
@@ -44,6 +48,7 @@ class SegmenterCore:
         base: BaseVocabulary | None,
         threads: int | None,
         stable: bool,
+        tiling: Tiling,
         model_sha256: str | None,
         explain: bool,
         nulls: bool,
@@ -72,11 +77,15 @@ class SegmenterCore:
         self._close = close_similarity(base[1]) if base is not None else None
         self.busy = threading.Lock()
         cores = usable_threads(threads)
-        self._smoothing = engine.host_labeller(threads=cores) if stable else None
+        self._stable = stable
+        self._on_host = _host_labeller(engine, tiling, threads=cores, stable=stable)
         with contextlib.ExitStack() as opened:
-            self.labeller = self._smoothing or engine.labeller(threads=cores)
+            self.labeller = self._on_host or engine.labeller(threads=cores)
             opened.callback(self.labeller.close)
-            self.run_labellers = engine.run_labellers(threads=cores, on_host=stable)
+            # A run of windows is one frame's.
+            self.run_labellers = (
+                engine.run_labellers(threads=cores, on_host=stable) if tiling.is_off else {}
+            )
             opened.pop_all()
         self.process = OneProcess("Segmenter", engine, encode, self.labeller, self.embedder)
 
@@ -90,7 +99,9 @@ class SegmenterCore:
 
     def labeller_of_a_view(self) -> Labeller:
         """Return what labels a stream of frames; of stable ones each has a past of its own."""
-        return StableLabeller(self._smoothing) if self._smoothing is not None else self.labeller
+        if self._on_host is not None and self._stable:
+            return StableLabeller(self._on_host)
+        return self.labeller
 
     def encode(self, vocabulary: Vocabulary, timeout_s: float | None) -> Rows:
         """Return the rows of a vocabulary's words; new ones take their time, with few threads."""
@@ -130,3 +141,24 @@ class SegmenterCore:
             similarity=self._close,
         )
         return [words[index] for index in chosen], rows[chosen]
+
+
+def _host_labeller(
+    engine: Engine, tiling: Tiling, *, threads: int, stable: bool
+) -> HostLabeller | None:
+    """Return what labels on the host where frames must be labelled there, None where they need not.
+
+    Where the engine could label on a GPU a line of the log says so, as frames take longer.
+    """
+    if tiling.is_off and not stable:
+        return None
+    if engine.labels_on_device:
+        why = (
+            "labels that are stable in time are made there"
+            if tiling.is_off
+            else "windows of a frame are blended there"
+        )
+        _LOG.warning("frames are resized and labelled on the CPU: %s", why)
+    if tiling.is_off:
+        return engine.host_labeller(threads=threads)
+    return TiledLabeller(engine.spec, engine.runs(), tiling, threads=threads)

@@ -9,6 +9,7 @@ import pytest
 
 from dedos_deploy import scenes
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.scenes._render import _drawn
 from dedos_deploy.scenes.billboard import Billboard
 from dedos_deploy.scenes.canvas import Camera, Canvas, Light
 from dedos_deploy.scenes.solids import Frame, draw_box, draw_mesh, mesh_from_faces
@@ -90,8 +91,53 @@ def test_bad_requests_are_refused_with_advice() -> None:
         scenes.render_image("beach", seed=0, size_hw=(64, 64))
     with pytest.raises(BadInputError, match="at least 16 pixels"):
         scenes.render_image("hall", seed=0, size_hw=(8, 64))
+    for samples in (0, 2):
+        with pytest.raises(BadInputError, match=f"odd number from 1 on, not {samples}"):
+            scenes.render_image("hall", seed=0, size_hw=(16, 16), samples=samples)
     with pytest.raises(BadInputError, match="must not be negative"):
         scenes.render_video("hall", frames=-1, size_hw=(64, 64), seed=0)
+
+
+@pytest.mark.parametrize("kind", scenes.KINDS)
+def test_more_samples_see_the_same_scene_sharper(kind: str) -> None:
+    small, large = (96, 160), (288, 480)
+    image, labels = scenes.render_image(kind, seed=2, size_hw=small, samples=3)
+    _, fine = scenes.render_image(kind, seed=2, size_hw=large)
+    assert image.shape == (*small, 3) and (labels == fine[1::3, 1::3]).mean() > 0.98
+    once, _ = scenes.render_image(kind, seed=2, size_hw=small)
+    assert np.abs(image.astype(float) - once).mean() < 12
+    again, _ = scenes.render_image(kind, seed=2, size_hw=small, samples=3)
+    assert np.array_equal(image, again)
+
+
+def test_the_lens_of_many_samples_is_as_sharp_as_the_picture() -> None:
+    """A lens that is soft for 240 rows would leave nothing thin in a frame of 1080."""
+
+    def steepest(samples: int) -> float:
+        # Seed 1 has a lens that is not sharp.
+        image, _ = scenes.render_image("street", seed=1, size_hw=(480, 160), samples=samples)
+        return float(np.percentile(np.abs(np.diff(image.astype(int), axis=1)).max(2), 99.5))
+
+    assert steepest(3) > 1.5 * steepest(1)
+
+
+@pytest.mark.parametrize("width_m", [0.08, 0.14])
+@pytest.mark.parametrize("depth", [15.0, 40.0])
+def test_a_pole_is_as_thin_as_perspective_has_it(width_m: float, depth: float) -> None:
+    class Pole:
+        light = _LIGHT
+
+        def paint(self, canvas: Canvas) -> None:
+            canvas.labels[:], canvas.image[:] = 9, 255
+            Billboard(canvas, 0.0, depth).line((0, 0), (0, 5), width_m, (0, 0, 0), 3)
+
+    camera = Camera((60, 1920), focal_px=1600.0, horizon_px=20.0, s=0.0, height=1.5, z=0.0)
+    image, labels = _drawn(Pole(), camera, 0.0, 3)  # type: ignore[arg-type]
+    columns = np.flatnonzero(labels[25] == 3)
+    dark = 1 - image[25, :, 0] / 255.0
+    assert dark.sum() == pytest.approx(width_m * 1600 / depth, abs=0.5)
+    assert abs(len(columns) - width_m * 1600 / depth) < 0.7
+    assert np.array_equal(np.flatnonzero(dark > 0.5), columns)
 
 
 def test_a_point_projects_where_a_pinhole_camera_puts_it() -> None:

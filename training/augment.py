@@ -1,9 +1,10 @@
 """Random scale, crop, flip and colour of one labelled image, by numpy and OpenCV.
 
-Two recipes. `deployed`: scale 1 is the geometry of deployment, the whole frame resized to the
+Three recipes. `deployed`: scale 1 is the geometry of deployment, the whole frame resized to the
 network size, whatever its aspect; augmentation varies around what the engine will really see.
 `mask2former`: what Mask2Former publishes for semantic segmentation (the paper only gives its crops
-of 640); images keep their aspect, and a crop shows a part of one.
+of 640); images keep their aspect, and a crop shows a part of one. `mask2former-squashed`: the same, but
+crops are taken of images at the network's aspect, as deployment and evaluation show them to it.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError, nearest
 from dedos_deploy.pictures import Picture
+from dedos_deploy.runtime.frame import resize_frame
 
 Labels = NDArray[np.int64]
-AugmentRecipe = Literal["deployed", "mask2former"]
+AugmentRecipe = Literal["deployed", "mask2former", "mask2former-squashed"]
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,8 @@ class AugmentSettings:
     """How far images are varied."""
 
     scale: tuple[float, float] = (0.5, 2.0)
-    """Range of the zoom, against the deployed geometry or, in `mask2former`, of the shorter side
-    against that of the network, in steps of 0.1."""
+    """Range of the zoom, against the deployed geometry (in steps of 0.1 in `mask2former-squashed`) or, in
+    `mask2former`, of the shorter side against that of the network, in steps of 0.1."""
     aspect: float = 1.15
     """Of `deployed` alone: largest ratio by which width and height are stretched apart."""
     flip: float = 0.5
@@ -42,7 +44,7 @@ class AugmentSettings:
     """Of `deployed` alone: largest shift in degrees."""
     recipe: AugmentRecipe = "deployed"
     category_area: float = 1.0
-    """Of `mask2former` alone: largest part of a crop's labelled pixels that one class may have,
+    """Of crops alone, not of `deployed`: largest part of a crop's labelled pixels that one class may have,
     tried 10 times (1: any, as published for ADE20K)."""
 
     def __post_init__(self) -> None:
@@ -72,7 +74,7 @@ def augment(
 
     Where the crop reaches outside the image, labels are `outside` and pixels a plain colour.
     """
-    if settings.recipe == "mask2former":
+    if settings.recipe != "deployed":
         return resize_crop(image_bgr, labels, size_hw, settings, random, outside=outside)
     zoom = float(np.exp(random.uniform(*np.log(settings.scale))))
     stretch = float(np.exp(random.uniform(-1, 1) * np.log(settings.aspect) / 2))
@@ -184,8 +186,8 @@ def resize_crop(
 ) -> tuple[Picture, Labels]:
     """Return a crop by Mask2Former's recipe: uint8 BGR [H, W, 3] and int64 [H, W].
 
-    The shorter side is resized to one of the steps of `scale`, the longer one accordingly; a
-    random crop of the network's size is taken, its colours varied, perhaps mirrored, and padded.
+    The shorter side is resized to one of the steps of `scale`, the longer one accordingly, or to the
+    network's aspect; a random crop of the network's size is taken, its colours varied, perhaps mirrored, and padded.
 
     Differences: labels are taken from the middle of each cell, images shrink by area, and
     saturation and hue share one conversion.
@@ -193,15 +195,14 @@ def resize_crop(
     import cv2
 
     height, width = resized_hw(labels.shape, size_hw, settings, random)
-    shrinks = height < labels.shape[0]
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    image = cv2.resize(image_bgr, (width, height), interpolation=method)
+    image = np.empty((height, width, 3), np.uint8)
+    resize_frame(image_bgr, image)
     ids = np.asarray(
         cv2.resize(labels.astype(np.int32), (width, height), interpolation=cv2.INTER_NEAREST_EXACT),
         dtype=np.int32,
     )
     rows, columns = _crop(ids, size_hw, settings.category_area, random)
-    image = ssd_colour(np.ascontiguousarray(image[rows, columns], dtype=np.uint8), random)
+    image = ssd_colour(np.ascontiguousarray(image[rows, columns]), random)
     ids = ids[rows, columns]
     if random.random() < settings.flip:
         image, ids = image[:, ::-1], ids[:, ::-1]
@@ -223,6 +224,9 @@ def resized_hw(
     tenths = random.integers(
         round(settings.scale[0] * 10), round(settings.scale[1] * 10), endpoint=True
     )
+    if settings.recipe == "mask2former-squashed":
+        height, width = (max(1, int(tenths * 0.1 * side)) for side in size_hw)
+        return height, width
     factor = int(tenths * 0.1 * base) / min(image_hw)
     factor = min(factor, _LONGEST * base / max(image_hw))
     height, width = (max(1, int(side * factor + 0.5)) for side in image_hw)

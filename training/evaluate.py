@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from dedos_deploy.evaluation.confusion import Ids
 from dedos_deploy.evaluation.evaluate import evaluate_image
@@ -20,6 +19,9 @@ from dedos_deploy.evaluation.folder import LabelledImage, ignore_id
 from dedos_deploy.evaluation.predictors import Prediction
 from dedos_deploy.evaluation.result import EvaluationResult, result_of
 from dedos_deploy.model import Dedos
+from dedos_deploy.runtime.frame import resize_frame
+from dedos_deploy.runtime.label_maps import best_slots
+from dedos_deploy.threads import usable_threads
 from dedos_deploy.training.folders import LabelFolder, read_pair
 from dedos_deploy.vocabulary import Entry, Vocabulary
 
@@ -45,7 +47,7 @@ def evaluate(
 
     embed: words -> text embeddings float32 [K, D]; images: use this many, evenly spaced; queries:
     what takes the place of the proxy bank, which no deployed model can have.
-    Every frame is resized to `size_hw`, its scores are upsampled and the best slot is taken.
+    Every frame is resized to `size_hw` and its scores are enlarged as the runtime does both.
     """
     text = embed(folder.annotated)
     valid = torch.ones(len(text), device=text.device)
@@ -92,11 +94,10 @@ def summary(result: EvaluationResult) -> dict[str, Any]:
 
 
 def network_input(image_bgr: NDArray[np.uint8], size_hw: tuple[int, int]) -> Tensor:
-    """Return uint8 [1, H, W, 3], the frame resized as the runtime resizes it."""
-    import cv2
-
-    resized = cv2.resize(image_bgr, (size_hw[1], size_hw[0]), interpolation=cv2.INTER_LINEAR)
-    return torch.from_numpy(np.asarray(resized, dtype=np.uint8))[None]
+    """Return uint8 [1, H, W, 3], the frame resized by the runtime's own code."""
+    resized = np.empty((*size_hw, 3), np.uint8)
+    resize_frame(image_bgr, resized)
+    return torch.from_numpy(resized)[None]
 
 
 def spread(items: int, wanted: int | None) -> list[int]:
@@ -137,10 +138,8 @@ class _Labels:
         self._scores, self._item = scores, item
 
     def predict(self, image_bgr: NDArray[np.uint8]) -> Prediction:
-        scores = self._scores(self._item, image_bgr).float()
-        size = image_bgr.shape[:2]
-        full = F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
-        return Prediction(full[0].argmax(0).cpu().numpy().astype(np.uint16))
+        scores = self._scores(self._item, image_bgr)[0].float().cpu().numpy()
+        return Prediction(best_slots(scores, image_bgr.shape[:2], threads=usable_threads(None)))
 
     def close(self) -> None:
         """Nothing is held."""

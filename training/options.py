@@ -81,9 +81,9 @@ TRAIN_OPTIONS = {
         ),
         Option(
             "recipe",
-            "augmentation: around the whole frame as it is deployed (nano), or crops of the "
-            "image at its own aspect (the other presets)",
-            choices=("deployed", "mask2former"),
+            "augmentation: around the whole frame as it is deployed (nano), or crops of the image at its "
+            "own aspect, as published, or at the network's, as it is deployed (the other presets)",
+            choices=("deployed", "mask2former", "mask2former-squashed"),
         ),
         Option("vocabulary", "most words in one step", int),
         Option(

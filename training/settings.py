@@ -306,7 +306,8 @@ _NANO = {
     "augmentation": AugmentSettings(scale=(0.75, 2.0)),
 }
 
-_EDGE = {"augmentation": AugmentSettings(recipe="mask2former")}
+# Crops at the aspect that the network is shown when deployed: a graph has one input size.
+_EDGE = {"augmentation": AugmentSettings(recipe="mask2former-squashed")}
 
 # Section 4.2 of the paper, and Mask2Former's recipe where it is silent. Of CLIP, which has a learning
 # rate there, the LayerNorms: queries and values alone would be twice the learnable parameters of Table 7.

@@ -24,6 +24,7 @@ from dedos_deploy.errors import BadBundleError, BadInputError, UnsupportedVersio
 from dedos_deploy.fields import FieldError, checked, load_json
 from dedos_deploy.presets import Activation
 from dedos_deploy.spec import PRECISIONS, GraphSpec, Target
+from dedos_deploy.tiles import check_tiles, parse_tiles
 from dedos_deploy.version import __version__
 
 FORMAT_VERSION = 1
@@ -104,6 +105,10 @@ class Manifest:
 
     format_version: int = FORMAT_VERSION
 
+    tiles: str = "off"
+    """Windows through which large frames are looked at unless a run says otherwise, as `parse_tiles`
+    reads them. Only what is not `off` is written, so that versions before tiles read all other bundles."""
+
     @property
     def model_config(self) -> AnyConfig:
         """The model's configuration as a record."""
@@ -115,9 +120,11 @@ class Manifest:
         Raises BadBundleError when a value could not be read back, naming its field.
         """
         values = asdict(self)
+        # Read by versions that know of neither; they refuse a bundle that has one.
         if not self.spec.pooled_width:
-            # Read by versions that know of no such output; they refuse a bundle that has one.
             del values["spec"]["pooled_width"]
+        if self.tiles == "off":
+            del values["tiles"]
         try:
             text = json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False)
         except (TypeError, ValueError) as error:
@@ -180,7 +187,7 @@ def _parse(values: dict[str, object]) -> Manifest:
     spec = values.get("spec")
     if isinstance(spec, dict):
         values = {**values, "spec": {"pooled_width": 0, **spec}}
-    manifest: Manifest = checked(Manifest, {**values, "config": config}, "")
+    manifest: Manifest = checked(Manifest, {"tiles": "off", **values, "config": config}, "")
     return manifest
 
 
@@ -235,6 +242,10 @@ def _model_problems(manifest: Manifest) -> Iterator[str]:
         config.check_size((spec.height, spec.width))
     except BadInputError as error:
         yield f"fields 'spec.height' and 'spec.width' do not fit: {error}"
+    try:
+        check_tiles(parse_tiles(manifest.tiles), (spec.height, spec.width))
+    except BadInputError as error:
+        yield f"field 'tiles' is not usable: {error}"
     for part, precision in manifest.precision.items():
         if precision not in PRECISIONS:
             allowed = ", ".join(map(repr, PRECISIONS))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dedos_deploy.evaluation.compare import Comparison
+    from dedos_deploy.evaluation.report import Section
     from dedos_deploy.evaluation.result import EvaluationResult
 
 
@@ -40,6 +41,18 @@ def result_text(result: EvaluationResult) -> str:
     if moves := move_rows(result):
         lines += [columns_text(moves), ""]
     return "\n".join(lines)
+
+
+def sections_text(sections: Sequence[Section]) -> str:
+    """Return what evaluations are beside each other and beside published ones, "" where they are neither."""
+    from dedos_deploy.evaluation.report import summary_rows, tables_beside
+
+    parts = [columns_text(summary_rows(sections))] if len(sections) > 1 else []
+    for section in sections:
+        parts += [columns_text(table) for table in tables_beside(section)]
+        if section.published is not None:
+            parts.append(f"{section.result.predictor}: {section.published.sentence()}")
+    return "".join(f"{part}\n\n" for part in parts)
 
 
 def comparison_text(comparison: Comparison) -> str:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.options import Option, size_hw
 from dedos_deploy.places import ALL, Read, Written, check_apart, named
+from dedos_deploy.tiles import parse_tiles
 
 Value = TypeVar("Value")
 _SWITCHES = {"on": "store_true", "off": "store_false", "both": argparse.BooleanOptionalAction}
@@ -44,6 +45,22 @@ def add_json_line(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--json", action="store_true", help="print one JSON object as the last line of stdout"
     )
+
+
+def add_tiles(group: argparse._ActionsContainer) -> None:
+    """Add --tiles of a command that labels frames; its value is text that Segmenter.load takes, or None."""
+    group.add_argument(
+        "--tiles",
+        type=typed(_tiles),
+        metavar="auto|RxC|STRIDE|off",
+        help="look at frames larger than the network through overlapping windows, too, which shows small "
+        "things and costs a run of the network each: as many as the size asks for, rows and columns as "
+        "2x3, or windows of the network's size so many pixels apart (default: the bundle's)",
+    )
+
+
+def _tiles(text: str) -> str:
+    return str(parse_tiles(text))
 
 
 def bundles_read(*names: str | None) -> list[Read]:

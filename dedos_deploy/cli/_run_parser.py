@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from dedos_deploy.cli._main import command_parser
+from dedos_deploy.cli._options import add_tiles
 from dedos_deploy.spec import BACKGROUNDS, CODECS, LEGENDS
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ def build_parser() -> argparse.ArgumentParser:
         "the order of their names, a single one is refused; labels are then made on the CPU, whatever the "
         "engine runs on",
     )
+    add_tiles(parser)
     parser.add_argument(
         "--output",
         action="append",

@@ -71,6 +71,8 @@ def status_text(statistics: Statistics, frames: int | None) -> str:
     if statistics.trust is not None:
         low = " (low)" if statistics.trust < TRUST_LINE else ""
         parts.append(f"trust {statistics.trust:.2f}{low}")
+    if statistics.windows > 1:
+        parts.append(f"windows {statistics.windows:.3g}")
     largest = sorted(statistics.coverage.items(), key=lambda item: -item[1])[:SHOWN_CLASSES]
     parts += [f"{name} {100 * part:.0f}%" for name, part in largest]
     parts.append(f"none {100 * statistics.unlabelled:.0f}%")
@@ -88,6 +90,8 @@ def summary_table(source_id: str, statistics: Statistics, written: Sequence[str]
     ]
     stages = ", ".join(f"{name} {value:.1f}" for name, value in statistics.stage_ms.items())
     drops = ", ".join(f"{count} {cause}" for cause, count in statistics.drops.items() if count)
+    # Only where tiles were used: it is what they cost.
+    windows = [("windows", f"{statistics.windows:.3g} a frame")] if statistics.windows > 1 else []
     rows = [
         ("source", f"{source_id}: {OUTCOMES.get(statistics.outcome, statistics.outcome)}"),
         (
@@ -99,6 +103,7 @@ def summary_table(source_id: str, statistics: Statistics, written: Sequence[str]
             f"p50 {statistics.latency_p50_ms:.1f} ms, p99 {statistics.latency_p99_ms:.1f} "
             f"ms" + (f" (mean {stages} ms)" if stages else ""),
         ),
+        *windows,
         ("dropped", drops or "0"),
         ("written", ", ".join(written) or "nothing, name an --output"),
     ]

@@ -12,7 +12,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dedos_deploy.cli._eval_text import columns_text, comparison_text, result_text
+from dedos_deploy.cli._eval_looking import add_looking, looking_of
+from dedos_deploy.cli._eval_text import comparison_text, result_text, sections_text
 from dedos_deploy.cli._main import EXIT_OK, command_parser, run_verb
 from dedos_deploy.cli._options import (
     add_json_line,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from dedos_deploy.evaluation.compare import Comparison
     from dedos_deploy.evaluation.data import EvaluationData
     from dedos_deploy.evaluation.evaluate import Keeping, Part
-    from dedos_deploy.evaluation.report import Section
     from dedos_deploy.evaluation.subjects import Running, Subject
 
 VERBS = {"calibrate-thresholds": "eval_thresholds", "report": "eval_report"}
@@ -57,6 +57,8 @@ examples:
       is the new one better, how sure is that, and which classes moved
   dedos-eval --bundle street.dedos --words my.words --data camvid
       the same of words that dedos-train tune-words has tuned
+  dedos-eval --bundle street.dedos --data aerial --tiles auto --tta flip
+      through overlapping windows, each seen in the mirror, too, the scores averaged
   dedos-eval --bundle street.dedos --data camvid --templates single vild14 --synonyms both
       the same model under other prompts
   dedos-eval --bundle any.dedos --protocol VOC21 --data datasets
@@ -190,6 +192,7 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
         metavar="HxW",
         help="network size of checkpoints (default: as trained)",
     )
+    add_looking(group)
     group.add_argument(
         "--threads", type=int, help="CPU threads, at most one per usable core (default: all)"
     )
@@ -228,9 +231,10 @@ def run(args: argparse.Namespace, command: str | None = None) -> int:
         raise BadInputError("--resume goes on with what is in --output; give that folder")
     keeping = _keeping(args, command)
     _check_places(args)
+    running = _running(args, subjects)
     found = []
     if subjects:
-        data, running = _data(args), _running(args)
+        data = _data(args)
         found = batch.evaluate_subjects(subjects, data, running, keeping, progress=ProgressLines())
     comparisons = _comparisons(
         args.compare, subjects, found, batch.read_sections(kept) if kept else []
@@ -240,7 +244,7 @@ def run(args: argparse.Namespace, command: str | None = None) -> int:
     report = batch.report_of(found, comparisons)
     for _, section in found:
         print(result_text(section.result))
-    _print_sections(report.sections)
+    print(sections_text(report.sections), end="")
     for comparison in comparisons:
         print(comparison_text(comparison))
     if args.output is not None and keeping.part.count == 1 and found:
@@ -343,7 +347,7 @@ def _data(args: argparse.Namespace) -> Callable[[bool | None], EvaluationData]:
     return data_for
 
 
-def _running(args: argparse.Namespace) -> Running:
+def _running(args: argparse.Namespace, subjects: Sequence[Subject]) -> Running:
     from dedos_deploy.evaluation.protocols import find_protocol
     from dedos_deploy.evaluation.subjects import Running
 
@@ -353,7 +357,9 @@ def _running(args: argparse.Namespace) -> Running:
         background = "none" if published is None else "threshold"
     if threshold is None and background == "threshold":
         threshold = published
-    return Running(args.engine, args.device, args.size, background, threshold, args.threads)
+    looking = looking_of(args, subjects)
+    machine = (args.engine, args.device, args.size)
+    return Running(*machine, background, threshold, args.threads, looking)
 
 
 def _keeping(args: argparse.Namespace, command: str | None) -> Keeping:
@@ -386,18 +392,6 @@ def _comparisons(
     measured, read = iter(found), iter(kept)
     first, second = (next(read if _is_output(name) else measured)[0] for name in compared)
     return [compare_evaluated(first, second)]
-
-
-def _print_sections(sections: Sequence[Section]) -> None:
-    from dedos_deploy.evaluation.report import summary_rows, tables_beside
-
-    if len(sections) > 1:
-        print(columns_text(summary_rows(sections)) + "\n")
-    for section in sections:
-        for table in tables_beside(section):
-            print(columns_text(table) + "\n")
-        if section.published is not None:
-            print(f"{section.result.predictor}: {section.published.sentence()}\n")
 
 
 if __name__ == "__main__":

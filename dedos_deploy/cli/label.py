@@ -18,6 +18,7 @@ from dedos_deploy.cli._main import (
     run_command,
     run_verb,
 )
+from dedos_deploy.cli._options import add_tiles
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.interrupts import EXIT_INTERRUPTED
 from dedos_deploy.spec import BACKGROUNDS, CPU_ENGINES
@@ -108,6 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="X",
         help="score in [0, 1] for classes without their own @X (default: the bundle's)",
     )
+    add_tiles(parser)
     parser.add_argument(
         "--confidence",
         action=argparse.BooleanOptionalAction,
@@ -259,6 +261,7 @@ def _job(args: argparse.Namespace, bundle: Bundle, vocabulary: Vocabulary, worke
         bundle_sha256=bundle.sha256,
         background=args.background,
         threshold=args.threshold,
+        tiles=args.tiles,
         engine=args.engine,
         gpu=args.gpu,
         threads=_threads(args, workers),

@@ -190,6 +190,7 @@ def _load(args: argparse.Namespace, bundle: Bundle, vocabulary: Vocabulary) -> S
             gpu=args.gpu,
             batch=args.batch,
             stable=args.stable,
+            tiles=args.tiles,
             on_progress=progress,
         )
 

@@ -94,6 +94,7 @@ def describe(job: Job, wanted: Wanted) -> CorpusInfo:
             "max_frames": wanted.most,
             "background": job.background,
             "threshold": job.threshold,
+            "tiles": job.tiles,
             "confidence": job.confidence,
         },
     )

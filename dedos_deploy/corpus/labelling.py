@@ -50,6 +50,7 @@ class Job:
 
     background: Background = "threshold"
     threshold: float | None = None
+    tiles: str | None = None
     engine: str = "cpu"
     gpu: int = 0
     threads: int | None = None
@@ -110,6 +111,7 @@ class ShardLabeller(Closing):
                     engine=job.engine,
                     background=job.background,
                     threshold=job.threshold,
+                    tiles=job.tiles,
                     threads=job.threads,
                     gpu=job.gpu,
                 )

@@ -21,6 +21,7 @@ from dedos_deploy.evaluation.evaluate import (
     evaluate_predictor,
     read_evaluation,
 )
+from dedos_deploy.evaluation.looking import Looking
 from dedos_deploy.evaluation.overlays import Chosen, Shown, choose, show
 from dedos_deploy.evaluation.published import beside
 from dedos_deploy.evaluation.records import MADE, confusion_of
@@ -54,7 +55,12 @@ def evaluate_subjects(
     `output` itself, with more in a folder each; progress: a subject is a
     part of it.
     """
-    names = _distinct([_name(subject, data_for(subject.synonyms).classes) for subject in subjects])
+    names = _distinct(
+        [
+            _name(subject, running.looking, data_for(subject.synonyms).classes)
+            for subject in subjects
+        ]
+    )
     found = []
     for number, (subject, name) in enumerate(zip(subjects, names, strict=True), start=1):
         folder = keeping.output
@@ -199,10 +205,11 @@ def slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9.-]+", "_", name).strip("_.") or "subject"
 
 
-def _name(subject: Subject, classes: Sequence[str]) -> str:
+def _name(subject: Subject, looking: Looking, classes: Sequence[str]) -> str:
     """Return the subject's name, and what it is where a class is called the same."""
-    called = class_word(subject.name) in map(class_word, classes)
-    return f"{subject.name} ({subject.kind})" if called else subject.name
+    name = subject.named(looking)
+    called = class_word(name) in map(class_word, classes)
+    return f"{name} ({subject.kind})" if called else name
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

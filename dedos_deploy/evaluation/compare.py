@@ -53,6 +53,8 @@ class Comparison:
     """How many were drawn from."""
     draws: int
     """How often as many images were drawn."""
+    group: Interval | None = None
+    """Difference of the mean IoU of the classes that were asked for as a group, where some were."""
 
     @property
     def moved(self) -> dict[str, Interval]:
@@ -71,6 +73,7 @@ class Comparison:
             "moved": list(self.moved),
             "images": self.images,
             "draws": self.draws,
+            **({} if self.group is None else {"group": _values(self.group)}),
         }
 
 
@@ -80,10 +83,11 @@ def compare(
     *,
     draws: int = DRAWS,
     seed: int = 0,
+    group: Sequence[str] = (),
 ) -> Comparison:
     """Return the difference of two evaluations and how sure it is.
 
-    Raises BadInputError when they did not score the same labels of the same images.
+    group: classes whose mean IoU is compared, too, such as thin ones. Raises BadInputError when they did not score the same labels of the same images.
     """
     (head_1, records_1), (head_2, records_2) = first, second
     for key in ("data", "classes"):
@@ -114,6 +118,7 @@ def compare(
         seen = bool(pair[0][:, 1, index].any())
         per_class[name] = _interval(change, drawn) if seen and drawn.size else None
     difference = float(whole[1][0][0] - whole[0][0][0])
+    members = [classes.index(name) for name in group if per_class[name] is not None]
     return Comparison(
         head_1["predictor"],
         head_2["predictor"],
@@ -122,7 +127,19 @@ def compare(
         per_class,
         len(names),
         draws,
+        _mean_of([per_class[classes[index]] for index in members], iou[:, members]),
     )
+
+
+def _mean_of(changes: Sequence[Interval | None], drawn: NDArray[np.float64]) -> Interval | None:
+    """Return the change of a mean over classes, None of none; drawn: float64 [draws, classes].
+
+    A draw without pixels of one of them has no IoU of it: the others stand for all.
+    """
+    found = [change.difference for change in changes if change is not None]
+    if not found:
+        return None
+    return _interval(float(np.mean(found)), np.nanmean(drawn, axis=1))
 
 
 def _counts(records: Sequence[ImageRecord], classes: int) -> dict[str, NDArray[np.float64]]:

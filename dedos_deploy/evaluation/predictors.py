@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.evaluation.confusion import Ids
+from dedos_deploy.evaluation.looking import AS_DEPLOYED, Looking, tiling_identity
 from dedos_deploy.evaluation.model_facts import model_facts
 from dedos_deploy.evaluation.segmentation_net import SegmentationNet
 from dedos_deploy.files import sha256_of_file
+from dedos_deploy.runtime.tiling import Tiling
 from dedos_deploy.vocabulary import Vocabulary, canonical_word
 
 if TYPE_CHECKING:
@@ -131,20 +133,24 @@ def open_bundle_predictor(
     threshold: float | None = None,
     template: str | None = None,
     threads: int | None = None,
+    looking: Looking = AS_DEPLOYED,
     name: str | None = None,
 ) -> SegmenterPredictor:
     """Return a bundle as a predictor.
 
     engine, background, threshold, threads: as `Segmenter.load` takes them; template: prompt
-    templates other than the bundle's own, one of TEMPLATES; name: for people, None for the bundle's.
+    templates other than the bundle's own, one of TEMPLATES; looking: how it looks at pictures; name: for
+    people, None for the bundle's.
 
     Raises BadInputError and what `Segmenter.load` raises.
     """
     from dedos_deploy.bundle import Bundle
+    from dedos_deploy.runtime.loading import tiling_of
     from dedos_deploy.runtime.segmenter import Segmenter
 
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     try:
+        tiling = looking.tiling(tiling_of(opened, None))
         segmenter = Segmenter.load(
             opened,
             classes=vocabulary,
@@ -153,6 +159,7 @@ def open_bundle_predictor(
             threshold=threshold,
             threads=threads,
             template=template,
+            tiles=tiling,
             explain=True,
         )
     except BaseException:
@@ -172,6 +179,7 @@ def open_bundle_predictor(
         "threshold": lowest if background != "none" else None,
         "thresholds": manifest.thresholds if background != "none" and threshold is None else {},
         "model": model_facts(manifest.model_config, manifest.sources, (spec.height, spec.width)),
+        **tiling_identity(tiling),
         **tuned_identity(vocabulary),
     }
     closing = opened.close if opened is not bundle else None
@@ -195,12 +203,14 @@ def open_checkpoint_predictor(
     template: str | None = None,
     device: str = "cpu",
     threads: int | None = None,
+    looking: Looking = AS_DEPLOYED,
     name: str | None = None,
 ) -> SegmenterPredictor:
     """Return a checkpoint as a predictor: the torch model between the runtime's own two ends.
 
     size_hw: network size, None for the one it was trained at; template: prompt templates, None for
-    those it was trained with; device: where torch runs; name: for people, None for the file's.
+    those it was trained with; device: where torch runs; looking: how it looks at pictures; name: for people,
+    None for the file's.
 
     Raises BadInputError for a checkpoint that cannot be used, MissingExtraError without torch.
     """
@@ -215,6 +225,7 @@ def open_checkpoint_predictor(
         template=template,
         device=device,
         threads=threads,
+        tiling=looking.tiling(Tiling()),
     )
     identity |= tuned_identity(vocabulary)
     return SegmenterPredictor(

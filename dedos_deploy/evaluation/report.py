@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.evaluation.compare import Comparison, Interval
+from dedos_deploy.evaluation.looking import looks_said
 from dedos_deploy.evaluation.overlays import Shown
 from dedos_deploy.evaluation.protocols import MESS, mess_means
 from dedos_deploy.evaluation.published import Beside
@@ -224,6 +225,10 @@ MOVES = (
 def notes(section: Section) -> list[str]:
     """Return what is said of one evaluation besides its tables, in sentences."""
     result, lines = section.result, []
+    if tiling := section.identity.get("tiling"):
+        lines.append(
+            f"{result.predictor}: pictures were looked at through {looks_said(tiling)}; scores averaged."
+        )
     if result.groups:
         means = ", ".join(f"{name} {percent(value)}" for name, value in result.groups.items())
         lines.append(f"{result.predictor}: classes that masks taught and others: {means}.")

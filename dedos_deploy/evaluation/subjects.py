@@ -12,6 +12,7 @@ import numpy as np
 
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.evaluation.data import EvaluationData
+from dedos_deploy.evaluation.looking import AS_DEPLOYED, Looking
 from dedos_deploy.evaluation.predictors import (
     NetPredictor,
     Predictor,
@@ -30,7 +31,7 @@ Kind = Literal["bundle", "checkpoint", "net"]
 @dataclass(frozen=True)
 class Running:
     """How predictors run: engine of bundles, device and network size of checkpoints, what may leave
-    a pixel unlabelled, and CPU threads (None: one per core).
+    a pixel unlabelled, CPU threads (None: one per core), and how bundles and checkpoints look at pictures.
     """
 
     engine: str = "cpu"
@@ -39,6 +40,7 @@ class Running:
     background: Background = "none"
     threshold: float | None = None
     threads: int | None = None
+    looking: Looking = AS_DEPLOYED
 
 
 @dataclass(frozen=True)
@@ -80,12 +82,16 @@ class Subject:
             parts.append("tuned words" if self.tuned else "words")
         return ", ".join(parts)
 
+    def named(self, looking: Looking) -> str:
+        """Return the name with how it looks at pictures, where that is not as deployed."""
+        return ", ".join((self.name, *(looking.named if self.kind != "net" else ())))
+
     def open(self, vocabulary: Vocabulary, running: Running, name: str | None = None) -> Predictor:
         """Return the predictor, called `name` if given.
 
         Raises BadInputError for what cannot be used as asked.
         """
-        name = name or self.name
+        name = name or self.named(running.looking)
         if self.tuned is False:
             vocabulary = replace(vocabulary, tuned=None)
         if self.kind == "net":
@@ -108,6 +114,7 @@ class Subject:
                 template=self.template,
                 device=running.device,
                 threads=running.threads,
+                looking=running.looking,
                 name=name,
             )
         return open_bundle_predictor(
@@ -118,6 +125,7 @@ class Subject:
             threshold=running.threshold,
             template=self.template,
             threads=running.threads,
+            looking=running.looking,
             name=name,
         )
 

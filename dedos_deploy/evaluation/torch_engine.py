@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError, require
+from dedos_deploy.evaluation.looking import tiling_identity
 from dedos_deploy.evaluation.model_facts import model_facts
 from dedos_deploy.files import sha256_of_file
 from dedos_deploy.runtime.engines.contract import Engine
 from dedos_deploy.runtime.engines.tensors import Tensors, check_inputs
 from dedos_deploy.runtime.segmenter import Segmenter
 from dedos_deploy.runtime.slots import Thresholds
+from dedos_deploy.runtime.tiling import Tiling
 from dedos_deploy.spec import Background, GraphSpec
 from dedos_deploy.text.templates import prompt_templates
 from dedos_deploy.threads import usable_threads
@@ -58,6 +60,7 @@ def open_torch_segmenter(
     template: str | None,
     device: str,
     threads: int | None,
+    tiling: Tiling,
 ) -> tuple[Segmenter, dict[str, Any], Sequence[str]]:
     """Return a Segmenter that runs the checkpoint in `path`, what decides its answers, and the words
     that masks taught it.
@@ -97,6 +100,7 @@ def open_torch_segmenter(
         threads=threads,
         model_sha256=sha256,
         explain=True,
+        tiling=tiling,
     )
     identity = {
         "checkpoint": sha256,
@@ -105,6 +109,7 @@ def open_torch_segmenter(
         "background": background,
         "threshold": threshold if background != "none" else None,
         "model": model_facts(model.config, extra.get("sources", ()), size),
+        **tiling_identity(tiling),
     }
     return segmenter, identity, extra.get("words", ())
 

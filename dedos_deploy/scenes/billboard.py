@@ -23,6 +23,7 @@ class Billboard:
         x, y, depth = canvas.view((s, 0.0, z))
         camera = canvas.camera
         self._image, self._labels = canvas.image, canvas.labels
+        self._thickness = canvas.thickness
         self.scale = camera.focal_px / depth if depth > NEAR_M else 0.0
         self._u = camera.size_hw[1] / 2 + x * self.scale
         self._v = camera.horizon_px - y * self.scale
@@ -98,7 +99,7 @@ class Billboard:
         scale, u, v = self.scale * UNIT, self._u * UNIT, self._v * UNIT
         first = int(u + start[0] * scale), int(v - start[1] * scale)
         last = int(u + end[0] * scale), int(v - end[1] * scale)
-        thickness = max(1, round(width * self.scale))
+        thickness = self._thickness(width * self.scale)
         cv2.line(self._image, first, last, self.ink(colour, 1.0), thickness, cv2.LINE_AA, SHIFT)
         cv2.line(self._labels, first, last, label, thickness, cv2.LINE_8, SHIFT)
 

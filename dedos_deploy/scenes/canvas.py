@@ -87,14 +87,18 @@ class Light:
 class Canvas:
     """Picture [H, W, 3] uint8 BGR and label map [H, W] uint8 of one frame.
 
-    time_s: seconds since the scene began; half_view: tangent of half the horizontal field of view.
+    time_s: seconds since the scene began; exact: lines get the width that they have, to a pixel (else one or
+    two more, as all small pictures have been drawn); half_view: tangent of half the horizontal field of view.
     """
 
-    def __init__(self, camera: Camera, light: Light, time_s: float = 0.0) -> None:
+    def __init__(
+        self, camera: Camera, light: Light, time_s: float = 0.0, *, exact: bool = False
+    ) -> None:
         height, width = camera.size_hw
         self.camera = camera
         self.light = light
         self.time_s = time_s
+        self._exact = exact
         self.image: NDArray[np.uint8] = np.zeros((height, width, 3), np.uint8)
         self.labels: NDArray[np.uint8] = np.zeros((height, width), np.uint8)
         self._heading = camera.heading
@@ -206,12 +210,19 @@ class Canvas:
         if pixels is None:
             return
         depth = (a[2] + b[2]) / 2
-        thickness = max(1, round(width * self.camera.focal_px / depth))
+        thickness = self.thickness(width * self.camera.focal_px / depth)
         ink = self.colour_at(colour, depth, 1.0)
         # cutting walks the line there and back, so an end may be met twice
         first, last = min(ends := pixels.tolist()), max(ends)
         cv2.line(self.image, first, last, ink, thickness, cv2.LINE_AA, SHIFT)
         cv2.line(self.labels, first, last, label, thickness, cv2.LINE_8, SHIFT)
+
+    def thickness(self, width_px: float) -> int:
+        """Return what OpenCV is to be told for a line that is `width_px` wide, at least one pixel."""
+        if not self._exact:
+            return max(1, round(width_px))
+        # It fills 2 * (thickness // 2) + 1 pixels of an even thickness, and two more of an odd one above 1.
+        return max(1, 2 * round((width_px - 1) / 2))
 
     def faces(
         self,

@@ -67,6 +67,9 @@ typedef struct dedos_options {
   size_t vocabulary_count;
   const char* words_file; /* opens with the words of this file, as dedos_set_words_file takes it,
                              and `classes` NULL; NULL: there is none */
+  int ignore_tiles;       /* of a bundle that asks for tiles, windows through which large frames are
+                             looked at, which this library does not do: 1 labels frames whole, 0 refuses
+                             it */
 } dedos_options;
 
 /* A picture of the caller's, which is only read during the call. */

@@ -40,7 +40,8 @@ struct Options {
   bool verify = true;
   std::string onnxruntime;  // path of libonnxruntime.so; "": DEDOS_ONNXRUNTIME, or the loader's
   std::vector<std::string> vocabulary_files;
-  std::string words_file;  // opens with its words, and with "" as classes; "": there is none
+  std::string words_file;     // opens with its words, and with "" as classes; "": there is none
+  bool ignore_tiles = false;  // label frames whole although the bundle asks for tiles
 };
 
 // A picture of the caller's. pitch: bytes from row to row, 0 for rows without gaps.
@@ -104,6 +105,7 @@ class Segmenter {
     given.vocabulary_count = files.size();
     const bool from_file = !options.words_file.empty();
     given.words_file = from_file ? options.words_file.c_str() : nullptr;
+    given.ignore_tiles = options.ignore_tiles ? 1 : 0;
     dedos_segmenter* made = nullptr;
     check(dedos_open(bundle.c_str(), from_file && classes.empty() ? nullptr : classes.c_str(),
                      &given, &made));

@@ -43,11 +43,12 @@ class Fields {
     }
   }
 
-  void known(std::initializer_list<const char*> names, const char* optional = "") const {
+  // names: those that must be there; other: one more that may be.
+  void known(std::initializer_list<const char*> names, const std::string& other = "") const {
     for (const std::string& key : object_.keys) {
-      const bool is_known = key == optional || std::any_of(names.begin(), names.end(), [&](const char* name) {
-                              return key == name;
-                            });
+      const bool is_known =
+          (!other.empty() && key == other) ||
+          std::any_of(names.begin(), names.end(), [&](const char* name) { return key == name; });
       if (!is_known) throw bad_bundle(where_ + ": unknown key " + shown(prefixed(key)));
     }
     for (const char* name : names) get(name);
@@ -60,6 +61,10 @@ class Fields {
     if (value == nullptr)
       throw bad_bundle(where_ + ": key " + shown(prefixed(name)) + " is missing");
     return *value;
+  }
+
+  std::string text_or(const std::string& name, const std::string& otherwise) const {
+    return object_.find(name) == nullptr ? otherwise : text(name);
   }
 
   std::string text(const std::string& name) const { return text_of(get(name), prefixed(name)); }
@@ -285,7 +290,8 @@ Manifest Manifest::parse(const std::string& text, const std::string& label) {
                 "calibration_hash",
                 "vocabularies",
                 "files",
-                "format_version"});
+                "format_version"},
+               "tiles");
   Manifest manifest;
   manifest.preset = fields.text("preset");
   manifest.target = fields.one_of("target", {"cpu", "rtx", "trt", "cuda"});
@@ -301,6 +307,7 @@ Manifest Manifest::parse(const std::string& text, const std::string& label) {
   manifest.checkpoint_sha256 = fields.text_or_null("checkpoint_sha256");
   manifest.base_vocabulary = fields.text_or_null("base_vocabulary");
   manifest.vocabularies = fields.texts("vocabularies");
+  manifest.tiles = fields.text_or("tiles", "off");
   manifest.files = files.map<std::string>(
       [&](const Json& value, const std::string& path) { return files.text_of(value, path); });
   const Rules rules(where);

@@ -27,6 +27,7 @@ struct Manifest {
   std::string checkpoint_sha256;  // of the model; "" where it is not known
   std::string base_vocabulary;    // "" for none
   std::vector<std::string> vocabularies;
+  std::string tiles;  // through which frames are to be looked at; "off" for none
   std::map<std::string, std::string> files;  // SHA-256 of every file but the manifest
 
   // Throws Error: unsupported version for a newer format, else bad bundle naming the first field

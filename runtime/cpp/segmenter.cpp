@@ -78,6 +78,7 @@ Segmenter::Segmenter(const std::string& bundle, const char* classes, const dedos
              options.threshold, negatives(options.background)),
       resizer_(manifest().height, manifest().width),
       image_(static_cast<std::size_t>(manifest().height) * manifest().width * kChannels) {
+  check_tiles(options.ignore_tiles != 0);
   for (std::size_t i = 0; i < options.vocabulary_count; ++i) {
     encoder_.know(options.vocabulary_files[i]);
   }
@@ -94,6 +95,14 @@ const VocabularyFile* Segmenter::negatives(dedos_background background) const {
   if (encoder_.base() != nullptr) return encoder_.base();
   throw bad_bundle(bundle_.label() + " ships no base vocabulary to take negatives from; choose " +
                    "DEDOS_BACKGROUND_THRESHOLD or DEDOS_BACKGROUND_NONE");
+}
+
+// Other labels than those of the Python package are not given in silence.
+void Segmenter::check_tiles(bool ignored) const {
+  if (ignored || manifest().tiles == "off") return;
+  throw bad_input(bundle_.label() + " asks for tiles " + shown(manifest().tiles) +
+                  ", windows of large frames, which libdedos does not do; set ignore_tiles of " +
+                  "dedos_options to label frames whole, or export it with --tiles off");
 }
 
 void Segmenter::open_graph() {

@@ -42,6 +42,7 @@ class Segmenter {
 
  private:
   const VocabularyFile* negatives(dedos_background background) const;
+  void check_tiles(bool ignored) const;
   void open_graph();
   void check_graph() const;
   std::shared_ptr<const WordsFile> words_file(const std::string& path) const;

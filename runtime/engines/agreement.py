@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dedos_deploy.spec import NONE_UINT8, NONE_UINT16, none_id
+from dedos_deploy.runtime.label_maps import best_slots
 
 
 def label_agreement(
@@ -21,7 +21,8 @@ def label_agreement(
     """
     if not np.isfinite(actual).all():
         return 0.0
-    return float(np.mean(_labels(expected, frame_hw) == _labels(actual, frame_hw)))
+    # Without thresholds: they would call two graphs equal wherever both leave a pixel unlabelled.
+    return float(np.mean(best_slots(expected, frame_hw) == best_slots(actual, frame_hw)))
 
 
 def near_agreement(expected: NDArray[np.float32], actual: NDArray[np.float32], tie: float) -> float:
@@ -35,23 +36,3 @@ def near_agreement(expected: NDArray[np.float32], actual: NDArray[np.float32], t
         return 0.0
     given = np.take_along_axis(expected, actual.argmax(axis=0)[None], axis=0)[0]
     return float(np.mean(expected.max(axis=0) - given <= tie))
-
-
-def _labels(scores: NDArray[np.floating[Any]], frame_hw: tuple[int, ...]) -> NDArray[Any]:
-    """Return the label map [H, W] of the deployed post-processing, without thresholds.
-
-    A threshold would call two graphs equal wherever both leave a pixel unlabelled.
-    """
-    from dedos_deploy import _native
-
-    slots = len(scores)
-    small = none_id(slots) == NONE_UINT8
-    labels = np.empty(frame_hw, np.uint8 if small else np.uint16)
-    confidence = np.empty(frame_hw, np.uint8)
-    counts = np.zeros(slots + 1, np.uint64)
-    thresholds = np.zeros(slots, np.float32)
-    ids = np.arange(slots, dtype=np.uint16)
-    assert slots < NONE_UINT16
-    whole = np.ascontiguousarray(scores, np.float32)
-    _native.label_map(whole, thresholds, ids, labels, confidence, counts, 1)
-    return labels

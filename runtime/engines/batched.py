@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from dedos_deploy.runtime.engines.contract import Engine
-from dedos_deploy.runtime.engines.tensors import Tensors
+from dedos_deploy.runtime.engines.tensors import Infer, Tensors
 from dedos_deploy.runtime.labelling import HostLabeller, Labeller, RunLabeller
 
 
@@ -21,6 +21,7 @@ class BatchedEngine(Engine):
         self._engines = tuple(engines)
         self._first = engines[0]
         self.spec, self.max_slots = self._first.spec, self._first.max_slots
+        self.labels_on_device = self._first.labels_on_device
 
     def infer(self, inputs: Mapping[str, NDArray[Any]]) -> Tensors:
         """Run the graph for one frame; see Engine.infer."""
@@ -42,6 +43,9 @@ class BatchedEngine(Engine):
                     found[batch] = labeller
             opened.pop_all()
         return found
+
+    def runs(self) -> dict[int, Infer]:
+        return {batch: infer for engine in self._engines for batch, infer in engine.runs().items()}
 
     def facts(self) -> dict[str, Any]:
         """Return what the first says of itself, and `batches`, the numbers of frames per run."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dedos_deploy.closing import Closing
 from dedos_deploy.progress import QUIET, Progress
-from dedos_deploy.runtime.engines.tensors import Tensors
+from dedos_deploy.runtime.engines.tensors import Infer, Tensors
 from dedos_deploy.runtime.labelling import HostLabeller, Labeller, RunLabeller
 from dedos_deploy.spec import GraphSpec
 
@@ -24,6 +24,9 @@ class Engine(Closing):
 
     max_slots: int | None = None
     """Largest number of slots K that it takes, None for any."""
+
+    labels_on_device: bool = False
+    """Whether `labeller` may leave frames on a GPU until they are labelled."""
 
     @abstractmethod
     def infer(self, inputs: Mapping[str, NDArray[Any]]) -> Tensors:
@@ -53,6 +56,10 @@ class Engine(Closing):
         if self.spec.batch == 1:
             return {}
         return {self.spec.batch: HostLabeller(self.spec, self.infer, threads=threads)}
+
+    def runs(self) -> dict[int, Infer]:
+        """Return the ways to run the graph, `infer` and others, by the number of images that each takes."""
+        return {self.spec.batch: self.infer}
 
     def facts(self) -> dict[str, Any]:
         """Return what reports say of this engine, as JSON values; nothing, unless it says more."""

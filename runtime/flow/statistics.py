@@ -48,6 +48,10 @@ class Statistics:
     stage_ms: dict[str, float]
     """Mean of each part of that, over the last WINDOW results."""
 
+    windows: float
+    """Mean number of pictures of a frame that the network was shown, over the last WINDOW results: 1, more
+    with tiles."""
+
     age_p50_ms: float
     age_p99_ms: float
     """Capture to delivery, over the last WINDOW results."""
@@ -88,6 +92,7 @@ class Meter:
         self._trust: float | None = None
         self._untrusted = 0
         self._latencies: deque[Mapping[str, float]] = deque(maxlen=WINDOW)
+        self._windows: deque[int] = deque(maxlen=WINDOW)
         self._ages_ms: deque[float] = deque(maxlen=WINDOW)
         self._times_s: deque[float] = deque(maxlen=WINDOW)
 
@@ -106,6 +111,7 @@ class Meter:
             self._trust = result.trust
             self._untrusted += result.trust is not None and result.trust < TRUST_LINE
             self._latencies.append(result.latency_ms)
+            self._windows.append(result.windows)
             self._ages_ms.append(1e3 * (now_s - frame.timestamp_s))
             self._times_s.append(now_s)
 
@@ -129,6 +135,7 @@ class Meter:
                 latency_p50_ms=_percentile(totals, 50),
                 latency_p99_ms=_percentile(totals, 99),
                 stage_ms=parts_ms,
+                windows=float(np.mean(self._windows)) if self._windows else 0.0,
                 age_p50_ms=_percentile(self._ages_ms, 50),
                 age_p99_ms=_percentile(self._ages_ms, 99),
                 coverage=coverage,

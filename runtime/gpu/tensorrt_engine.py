@@ -31,7 +31,7 @@ from dedos_deploy.runtime.gpu.flavours import Flavour, is_capturable, new_contex
 from dedos_deploy.runtime.gpu.kernels_file import kernels_file
 from dedos_deploy.runtime.gpu.library import Library
 from dedos_deploy.runtime.gpu.runtime_cache import KeptRuntimeCache
-from dedos_deploy.runtime.labelling import HostLabeller, Labeller, RunLabeller
+from dedos_deploy.runtime.labelling import Labeller, RunLabeller
 from dedos_deploy.spec import SLOT_BUCKETS, GraphSpec, TensorSpec, bucket_for
 
 _LOG = logging.getLogger(__name__)
@@ -58,6 +58,7 @@ class TensorRtEngine(Engine):
     """
 
     max_slots = SLOT_BUCKETS[-1]
+    labels_on_device = True
 
     def __init__(
         self,
@@ -198,16 +199,9 @@ class TensorRtEngine(Engine):
         why, where there are no CUDA kernels or the GPU's driver does not take them."""
         own = on_device(DeviceLabeller, self, kernels_file())
         if own is None:
-            return super().host_labeller(threads=threads)
+            return self.host_labeller(threads=threads)
         self._labeller_facts = own.facts
         return own
-
-    def host_labeller(self, *, threads: int) -> HostLabeller:
-        """Return the way to label on the host; a line of the log says so, as frames take longer."""
-        _LOG.warning(
-            "frames are resized and labelled on the CPU: labels that are stable in time are made there"
-        )
-        return super().host_labeller(threads=threads)
 
     def run_labellers(self, *, threads: int, on_host: bool = False) -> dict[int, RunLabeller]:
         several = super().run_labellers(threads=threads)

@@ -4,12 +4,17 @@
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#ifdef __linux__
+#include <sched.h>
+#endif
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
 #include <stdexcept>
 #include <string>
+#include <thread>
 
 namespace dedos {
 
@@ -38,6 +43,24 @@ inline std::int64_t integer_from(const char* name, nb::handle given) {
   std::int64_t value = 0;
   if (nb::try_cast(given, value)) return value;
   throw nb::type_error((std::string(name) + " must be a whole number of 64 bits").c_str());
+}
+
+// Cores that this process may run on; more threads than that only wait for each other.
+inline int usable_cores() {
+#ifdef __linux__
+  cpu_set_t cores;
+  if (sched_getaffinity(0, sizeof cores, &cores) == 0) return std::max(1, CPU_COUNT(&cores));
+#endif
+  return static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+}
+
+inline int threads_from(nb::handle given) {
+  const std::int64_t asked = integer_from("threads", given);
+  if (asked < 1) {
+    throw std::invalid_argument("threads is " + std::to_string(asked) +
+                                ", but at least 1 is needed");
+  }
+  return static_cast<int>(std::min<std::int64_t>(asked, usable_cores()));
 }
 
 inline std::string shape_text(const Input& array) {

@@ -1,17 +1,13 @@
 // Python binding: checks what numpy hands over, releases the GIL, calls the operation.
-#ifdef __linux__
-#include <sched.h>
-#endif
-
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
 #include <stdexcept>
 #include <string>
-#include <thread>
 
 #include "arguments.h"
+#include "bind_blend.h"
 #include "bind_regions.h"
 #include "confusion.h"
 #include "dlpack.h"
@@ -29,15 +25,6 @@ namespace {
 
 using dedos::Input;
 using dedos::Output;
-
-// Cores that this process may run on; more threads than that only wait for each other.
-int usable_cores() {
-#ifdef __linux__
-  cpu_set_t cores;
-  if (sched_getaffinity(0, sizeof cores, &cores) == 0) return std::max(1, CPU_COUNT(&cores));
-#endif
-  return static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-}
 
 void check_slots(const dedos::SlotTable& slots, std::size_t count, std::size_t cells,
                  std::uint16_t none) {
@@ -89,15 +76,6 @@ struct LabelArrays {
   }
 };
 
-int threads_from(nb::handle given) {
-  const std::int64_t asked = dedos::integer_from("threads", given);
-  if (asked < 1) {
-    throw std::invalid_argument("threads is " + std::to_string(asked) +
-                                ", but at least 1 is needed");
-  }
-  return static_cast<int>(std::min<std::int64_t>(asked, usable_cores()));
-}
-
 dedos::Scores scores_of(const Input& scores) {
   return {static_cast<const float*>(scores.data()), static_cast<std::int32_t>(scores.shape(0)),
           static_cast<std::int32_t>(scores.shape(1)), static_cast<std::int32_t>(scores.shape(2))};
@@ -128,8 +106,8 @@ void label_map(nb::handle scores, nb::handle thresholds, nb::handle slot_ids, nb
                           dedos::array_from<Output>("confidence", confidence),
                           dedos::array_from<Output>("counts", counts)};
   given.check();
-  given.wide() ? run<std::uint16_t>(given, threads_from(threads))
-               : run<std::uint8_t>(given, threads_from(threads));
+  given.wide() ? run<std::uint16_t>(given, dedos::threads_from(threads))
+               : run<std::uint8_t>(given, dedos::threads_from(threads));
 }
 
 std::int32_t side_from(const char* name, nb::handle given) {
@@ -411,6 +389,7 @@ NB_MODULE(_native, module) {
   module.attr("SCORE_LANES") = dedos::kScoreLanes;
   module.def("nv12_to_bgr", &nv12_to_bgr, "luma"_a.none(), "chroma"_a.none(), "bgr"_a.none(),
              "matrix"_a.none());
+  dedos::bind_blend(module);
   dedos::bind_regions(module);
   dedos::bind_dlpack(module);
 }

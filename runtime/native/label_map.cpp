@@ -13,9 +13,9 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
-#include <thread>
 #include <vector>
 
+#include "joined_threads.h"
 #include "label_loops.h"
 #include "label_math.h"
 
@@ -305,13 +305,6 @@ class Worker {
   std::vector<int> contested_;
   std::vector<int> blocks_;
   std::vector<std::uint64_t> counts_;  // by id as written, none last
-};
-
-struct JoinedThreads {
-  std::vector<std::thread> threads;
-  ~JoinedThreads() {
-    for (std::thread& thread : threads) thread.join();
-  }
 };
 
 }  // namespace

@@ -82,6 +82,18 @@ def pixel_arguments() -> dict[str, Any]:
     }
 
 
+def blend_arguments() -> dict[str, Any]:
+    return {
+        "scores": np.random.default_rng(0).random((3, 4, 6), np.float32),
+        "rows": np.linspace(0, 3, 9),
+        "columns": np.linspace(0, 5, 11),
+        "down": np.ones(9, np.float32),
+        "across": np.ones(11, np.float32),
+        "blended": np.zeros((3, 9, 11), np.float32),
+        "threads": 2,
+    }
+
+
 OPERATIONS = {
     "label_map": (_native.label_map, label_arguments, ("ids", "confidence", "counts")),
     "confusion": (_native.confusion, confusion_arguments, ("matrix",)),
@@ -89,6 +101,7 @@ OPERATIONS = {
     "connect": (_native.connect, connect_arguments, ()),
     "outline": (_native.outline, outline_arguments, ()),
     "pixel_scores": (_native.pixel_scores, pixel_arguments, ("out",)),
+    "blend_window": (_native.blend_window, blend_arguments, ("blended",)),
     "stabilise": (_native.stabilise, stable_arguments, ("smoothed", "next")),
 }
 ARRAYS = [
@@ -187,6 +200,7 @@ def test_results_go_to_memory_of_their_own(operation: str, name: str) -> None:
     ("operation", "name"),
     [
         ("label_map", "threads"),
+        ("blend_window", "threads"),
         ("confusion", "ignore"),
         ("confusion", "unlabelled"),
         ("outline", "min_area"),
@@ -198,7 +212,10 @@ def test_what_is_no_number_is_refused(operation: str, name: str, value: Any) -> 
 
 @pytest.mark.parametrize("threads", [0, -1, -(2**31), -(2**63)])
 def test_no_threads_are_refused(threads: int) -> None:
-    refused("label_map", {"threads": threads}, ValueError, f"threads is {threads}, but at least 1")
+    for operation in ("label_map", "blend_window"):
+        refused(
+            operation, {"threads": threads}, ValueError, f"threads is {threads}, but at least 1"
+        )
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux's list of threads")

@@ -40,6 +40,16 @@ def test_survives_a_round_trip(manifest: Manifest) -> None:
     assert Manifest.from_json(complete.to_json()) == complete
 
 
+def test_tiles_are_written_only_where_there_are_some(values: dict[str, Any]) -> None:
+    """So that versions before tiles read all other bundles."""
+    assert "tiles" not in values
+    plain = Manifest.from_json(json.dumps(values))
+    assert plain.tiles == "off"
+    tiled = replace(plain, tiles="2x3")
+    assert json.loads(tiled.to_json())["tiles"] == "2x3"
+    assert Manifest.from_json(tiled.to_json()) == tiled
+
+
 def test_a_whole_number_is_a_number(values: dict[str, Any]) -> None:
     read = Manifest.from_json(change(values, "default_threshold", 1))
     assert read.default_threshold == 1.0 and type(read.default_threshold) is float
@@ -90,6 +100,9 @@ def test_time_may_end_in_z(values: dict[str, Any]) -> None:
         ("vocabularies", ["base", "base"], r"'vocabularies\[1\]' must be a new plain name"),
         ("base_vocabulary", "other", "'base_vocabulary' is 'other', which 'vocabularies' does not"),
         ("files/model.onnx", "AB" * 32, "'files.model.onnx' must be a SHA-256 in hexadecimal"),
+        ("tiles", 3, "'tiles' must be a string, not 3"),
+        ("tiles", "2*3", r"'tiles' is not usable: '2\*3' are no tiles"),
+        ("tiles", "181", "'tiles' is not usable: tiles 181 are a stride longer than 180 pixels"),
         ("files/..", HASH, r"'files' lists '\.\.', which cannot be the name"),
         ("files/manifest.json", HASH, "'files' lists 'manifest.json', which cannot be"),
         ("files/Model.onnx", HASH, r"ambiguous: 'Model.onnx' comes twice \(as 'model.onnx'\)"),

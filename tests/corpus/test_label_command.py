@@ -95,6 +95,8 @@ def test_a_run_that_was_done_does_nothing_and_other_words_are_refused(
     assert json.loads(capsys.readouterr().out)["frames"] == 0
     assert main([*words, "blue"]) == 2
     assert "labelled with other words (blue, green); give the same" in capsys.readouterr().err
+    assert main([*words, "blue,green", "--tiles", "2x2"]) == 2
+    assert "tiles" in capsys.readouterr().err
 
 
 def test_verify_names_what_is_missing_double_or_wrong(
@@ -175,6 +177,7 @@ def test_ctrl_c_drops_what_is_at_work_and_says_how_to_go_on(bundle: str, tmp_pat
         (["--threads", "0", PICTURE], "threads must be at least 1, not 0"),
         ([PICTURE, PICTURE], "is named twice by the inputs"),
         (["--threshold", "2", PICTURE], "threshold must lie in [0, 1], not 2.0"),
+        (["--tiles", "217", PICTURE], "tiles 217 are a stride longer than 216 pixels"),
         (["--engine", "trt", PICTURE], "GPU"),
     ],
 )

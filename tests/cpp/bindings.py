@@ -59,6 +59,7 @@ class _Options(ctypes.Structure):
         ("vocabulary_files", ctypes.POINTER(ctypes.c_char_p)),
         ("vocabulary_count", ctypes.c_size_t),
         ("words_file", ctypes.c_char_p),
+        ("ignore_tiles", ctypes.c_int),
     )
 
 
@@ -145,6 +146,7 @@ class Library:
         onnxruntime: str | Path | None = None,
         vocabulary_files: Sequence[Path] = (),
         words_file: Path | None = None,
+        ignore_tiles: bool = False,
     ) -> Segmenter:
         options = _Options()
         self.c.dedos_options_init(ctypes.byref(options), ctypes.sizeof(options))
@@ -156,6 +158,7 @@ class Library:
         )
         options.vocabulary_files, options.vocabulary_count = files, len(files)
         options.words_file = None if words_file is None else str(words_file).encode()
+        options.ignore_tiles = ignore_tiles
         handle = ctypes.c_void_p()
         listed = None if classes is None else classes.encode()
         given = str(bundle).encode(), listed, ctypes.byref(options), ctypes.byref(handle)

@@ -56,6 +56,7 @@ def test_a_sound_small_bundle_is_refused_only_for_its_graph(
         ({"base_vocabulary": "other"}, "bad bundle", "'vocabularies' does not list"),
         ({"target": "tpu"}, "bad bundle", "must be one of 'cpu'"),
         ({"preset": 3}, "bad bundle", "'preset' must be a string, not a number"),
+        ({"tiles": 3}, "bad bundle", "'tiles' must be a string, not a number"),
     ],
 )
 def test_a_manifest(
@@ -107,6 +108,18 @@ def test_an_archive(
     # The Python package refuses all of them, too.
     with pytest.raises(BadBundleError):
         Bundle.open(path)
+
+
+def test_tiles_are_not_left_out_in_silence(library: Library, files: Files, tmp_path: Path) -> None:
+    path = tmp_path / "small.dedos"
+    for tiles, ignored in (("2x3", False), ("2x3", True), ("off", False)):
+        path.write_bytes(small_bundles.archive(files, small_bundles.manifest(files, tiles=tiles)))
+        error = refused(library, path, ignore_tiles=ignored)
+        if tiles == "2x3" and not ignored:
+            assert error.status == "bad input"
+            assert "asks for tiles '2x3'" in str(error) and "set ignore_tiles" in str(error)
+        else:  # what a small bundle comes to
+            assert error.status == "engine error" and "cannot load model.onnx" in str(error)
 
 
 def test_a_changed_file_is_seen_by_its_hash(library: Library, files: Files, tmp_path: Path) -> None:

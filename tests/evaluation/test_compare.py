@@ -47,6 +47,19 @@ def test_the_difference_is_that_of_the_sums() -> None:
     assert found.classes["never seen"] is None
 
 
+def test_a_group_of_classes_has_an_interval_of_its_own() -> None:
+    first, second = ((HEADER, images(right, seed=seed)) for right, seed in ((0.7, 0), (0.8, 1)))
+    found = compare(first, second, draws=300, group=["car", "sky", "never seen"])
+    both = [found.classes[name].difference for name in ("car", "sky")]  # type: ignore[union-attr]
+    assert found.group is not None and found.group.difference == pytest.approx(np.mean(both))
+    assert found.group.low < found.group.difference < found.group.high and found.group.certain
+    assert found.to_dict()["group"]["difference"] == found.group.difference
+    alone = compare(first, second, draws=300, group=["car"])
+    assert alone.group == alone.classes["car"]
+    assert compare(first, second, draws=300, group=["never seen"]).group is None
+    assert "group" not in compare(first, second, draws=300).to_dict()
+
+
 def test_draws_are_what_resampling_the_images_gives() -> None:
     """A slow bootstrap, image by image, has the same interval within its own noise."""
     first, second = images(0.75, count=25), images(0.78, count=25, seed=3)

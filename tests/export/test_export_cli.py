@@ -126,6 +126,13 @@ def test_size_is_height_by_width(capsys: pytest.CaptureFixture[str]) -> None:
         assert "is not a size; write HEIGHTxWIDTH, as 240x320" in capsys.readouterr().err
 
 
+def test_tiles_are_words_a_grid_or_a_stride(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--tiles=2by3"])
+    assert stopped.value.code == 2
+    assert "argument --tiles: '2by3' are no tiles; write auto, off," in capsys.readouterr().err
+
+
 def test_batches_are_numbers_with_commas(capsys: pytest.CaptureFixture[str]) -> None:
     for text in ("1,four", "1, 2", "1,,2", ""):
         with pytest.raises(SystemExit) as stopped:

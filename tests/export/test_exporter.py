@@ -37,6 +37,7 @@ from dedos_deploy.model import Dedos, FrozenDedos, load_checkpoint, save_checkpo
 from dedos_deploy.progress import Progress
 from dedos_deploy.runtime import Segmentation, Segmenter
 from dedos_deploy.spec import GraphSpec, Target
+from dedos_deploy.tiles import Grid, Stride
 from dedos_deploy.vocabulary import parse_vocabulary
 
 QUICK = ExportOptions(frame_count=1)
@@ -301,7 +302,12 @@ def test_vocabulary_templates_and_threshold_of_the_user(
 ) -> None:
     vocabulary = parse_vocabulary("car|automobile@0.4,road")
     options = replace(
-        QUICK, vocabulary=vocabulary, templates="vild14", threshold=0.1, keep_frames=False
+        QUICK,
+        vocabulary=vocabulary,
+        templates="vild14",
+        threshold=0.1,
+        keep_frames=False,
+        tiles=Grid(2, 3),
     )
     report = export_bundle(trained, tmp_path / "bundle", options=options)
     with Bundle.open(report.path) as bundle:
@@ -309,10 +315,19 @@ def test_vocabulary_templates_and_threshold_of_the_user(
         assert bundle.base_words == ("car", "automobile", "road")
         assert bundle.manifest.thresholds == {"car": 0.4}
         assert bundle.manifest.default_threshold == 0.1
+        assert bundle.manifest.tiles == "2x3"
         assert len(bundle.manifest.templates) == 14
         words, rows = bundle.vocabulary("base")
     assert words == ("car", "automobile", "road")
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+
+
+def test_tiles_too_far_apart_for_the_network_are_refused_before_any_work(
+    trained: TrainedModel, tmp_path: Path
+) -> None:
+    with pytest.raises(BadInputError, match="tiles 5000 are a stride longer than"):
+        export_bundle(trained, tmp_path / "b", options=replace(QUICK, tiles=Stride(5000)))
+    assert not list(tmp_path.iterdir())
 
 
 def test_random_weights_are_said_aloud(trained: TrainedModel, traced: Any, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from device_fakes import Block, FakeLibrary
 from fake_cuda import SIGNATURES, DriverStatus, FakeCuda, Status
 from fake_tensorrt import reference_pooled, reference_scores
 from gpu_engines import SPEC, Opened
@@ -34,7 +35,9 @@ from dedos_deploy.runtime.gpu.result_pool import ResultLayout
 from dedos_deploy.runtime.labelling import HostLabeller, Labelled
 from dedos_deploy.runtime.segmenter import Segmenter
 from dedos_deploy.runtime.slots import SlotTable, Thresholds
+from dedos_deploy.runtime.tiling import Tiling
 from dedos_deploy.spec import NONE_UINT16, GraphSpec
+from dedos_deploy.tiles import Grid
 
 
 def _table(slots: int, seed: int = 0, names: int = 5) -> SlotTable:
@@ -330,6 +333,43 @@ def test_labels_that_are_stable_in_time_are_made_on_the_host_which_says_so(
         with pytest.raises(BadInputError, match=r"leave result='device' out, or stable"):
             segmenter.segment(frames[0], result="device")
         assert "module" not in fake.live
+
+
+@pytest.mark.usefixtures("kernels_here")
+def test_windows_of_a_frame_are_blended_on_the_host_which_says_so(
+    opened: Opened, fake: FakeCuda, caplog: pytest.LogCaptureFixture
+) -> None:
+    engines = [opened(), opened(replace(SPEC, batch=2))]
+    encoded = np.eye(SPEC.text_width, dtype=np.float32)[:2]
+    frame = np.random.default_rng(0).integers(0, 256, (96, 144, 3), np.uint8)
+    found = []
+    for engine in (engines[0], BatchedEngine(engines)):
+        with Segmenter(
+            engine,
+            lambda words, **_: encoded,
+            classes="a,b",
+            thresholds=Thresholds({}, 0.2),
+            threads=1,
+            tiling=Tiling(Grid(2, 2)),
+            explain=True,
+        ) as segmenter:
+            found.append(segmenter.segment(frame))
+            message = r"looked at through tiles are labelled on the host; leave result='device' out"
+            with pytest.raises(BadInputError, match=message):
+                segmenter.segment(frame, result="device")
+            with pytest.raises(BadInputError, match="lies on a GPU.*without tiles or labels that"):
+                segmenter.segment(Block(FakeLibrary(fake), frame, 1).interface())
+        assert "module" not in fake.live
+    said = {record.message for record in caplog.records}
+    assert said == {
+        "frames are resized and labelled on the CPU: windows of a frame are blended there"
+    }
+    one, other = found
+    assert one.windows == other.windows == 5
+    np.testing.assert_array_equal(one.label_map, other.label_map)
+    assert one.evidence is not None and other.evidence is not None
+    np.testing.assert_array_equal(one.evidence.scores, other.evidence.scores)
+    assert np.ptp(one.evidence.scores) > 0.1
 
 
 def test_a_frame_that_is_too_large(opened: Opened, kernels: Any) -> None:

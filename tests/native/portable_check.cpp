@@ -1,12 +1,13 @@
-// Label maps, confusion matrices and steadied scores of made-up inputs, the first two checked
-// against plain functions, and printed as hashes: the same program must print the same on every
-// processor.
+// Label maps, confusion matrices, steadied and blended scores of made-up inputs, the first two
+// checked against plain functions, and printed as hashes: the same program must print the same on
+// every processor.
 #include <cstdint>
 #include <cstdio>
 #include <limits>
 #include <stdexcept>
 #include <vector>
 
+#include "blend.h"
 #include "confusion.h"
 #include "label_map.h"
 #include "label_pixel.h"
@@ -150,6 +151,36 @@ bool stable_case(Random& random, Hash& hash) {
   return cut == (smoothed == now);
 }
 
+// Whether any number of threads adds the same, and what has no weight stays.
+bool blend_case(Random& random, Hash& hash, int threads) {
+  const int slots = 1 + random.below(20), height = 1 + random.below(20),
+            width = 1 + random.below(20), rows = 1 + random.below(40),
+            columns = 1 + random.below(40);
+  std::vector<float> scores(static_cast<std::size_t>(slots) * height * width), down(rows),
+      across(columns);
+  std::vector<double> y(rows), x(columns);
+  for (float& score : scores) score = random.unit();
+  for (int i = 0; i < rows; ++i) {
+    y[i] = static_cast<double>(random.unit()) * (height - 1);
+    down[i] = i < rows / 4 ? 0.0f : random.unit();
+  }
+  for (int i = 0; i < columns; ++i) {
+    x[i] = static_cast<double>(random.unit()) * (width - 1);
+    across[i] = random.unit();
+  }
+  std::vector<float> blended(static_cast<std::size_t>(slots) * rows * columns, 0.5f);
+  std::vector<float> alone = blended;
+  const dedos::Scores source{scores.data(), slots, height, width};
+  const dedos::WindowAxis vertical{y.data(), down.data(), rows};
+  const dedos::WindowAxis horizontal{x.data(), across.data(), columns};
+  dedos::blend_window(source, vertical, horizontal, blended.data(), threads);
+  dedos::blend_window(source, vertical, horizontal, alone.data(), 1);
+  hash.add(blended);
+  bool kept = true;
+  for (int i = 0; i < rows / 4 * columns; ++i) kept = kept && blended[i] == 0.5f;
+  return kept && blended == alone;
+}
+
 bool broken_scores_are_refused() {
   std::vector<float> values(12, 0.5f);
   values[7] = std::numeric_limits<float>::quiet_NaN();
@@ -178,6 +209,7 @@ int main() {
     failed += label_case<std::uint16_t>(random, hash, 1 + i % 7) ? 0 : 1;
     failed += confusion_case(random, hash) ? 0 : 1;
     failed += stable_case(random, hash) ? 0 : 1;
+    failed += blend_case(random, hash, 1 + i % 7) ? 0 : 1;
   }
   std::printf("%d failed, hash %016llx\n", failed, hash.value());
   return failed == 0 ? 0 : 1;

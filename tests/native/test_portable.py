@@ -12,6 +12,7 @@ import pytest
 HERE = Path(__file__).parent
 NATIVE = Path(__file__).parents[2] / "runtime" / "native"
 CORE = (
+    "blend.cpp",
     "confusion.cpp",
     "label_loops.cpp",
     "label_map.cpp",
@@ -20,6 +21,7 @@ CORE = (
     "regions.cpp",
     "stabilise.cpp",
 )
+BINDING = ("bind.cpp", "bind_blend.cpp", "bind_regions.cpp", "dlpack.cpp")
 # Those of CMakeLists.txt.
 FLAGS = [
     "-std=c++17",
@@ -86,7 +88,7 @@ def test_the_module_links_for_aarch64(tmp_path: Path) -> None:
             "-fvisibility=hidden",
             "-fno-strict-aliasing",
             *(f"-I{path}" for path in headers),
-            *(str(NATIVE / name) for name in ("bind.cpp", "bind_regions.cpp", "dlpack.cpp")),
+            *(str(NATIVE / name) for name in BINDING),
             *(str(NATIVE / name) for name in CORE),
             str(bind.parent / "src/nb_combined.cpp"),
             "-o",

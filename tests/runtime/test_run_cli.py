@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -348,6 +349,7 @@ def test_status_line_shows_progress_rate_latency_drops_and_coverage() -> None:
         latency_p50_ms=80.4,
         latency_p99_ms=95.2,
         stage_ms={},
+        windows=1.0,
         age_p50_ms=0.0,
         age_p99_ms=0.0,
         coverage={"car": 0.1, "road": 0.4},
@@ -358,3 +360,44 @@ def test_status_line_shows_progress_rate_latency_drops_and_coverage() -> None:
         "frame 7/120  4.2 fps  p50 80 ms  p99 95 ms  drops 3  road 40%  car 10%  none 50%"
     )
     assert status_text(statistics, None).startswith("frame 7  ")
+    tiled = replace(statistics, windows=6.5)
+    assert "drops 3  windows 6.5  road 40%" in status_text(tiled, None)
+
+
+def test_windows_of_a_frame_are_told_as_what_they_cost(
+    cli: Cli, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cv2.imwrite(str(picture), stripes(120, 180))
+    tiled = write_tiny_bundle(tmp_path / "tiled.dedos", tiles="2x3")
+    arguments = ("--source", picture, "--classes", "red,blue", "--json")
+    for bundle, more, windows in (
+        (None, (), 1.0),
+        (None, ("--tiles", "2x2"), 5.0),
+        (tiled, (), 7.0),
+        (tiled, ("--tiles", "off"), 1.0),
+        (tiled, ("--tiles", "auto"), 5.0),
+    ):
+        given = {} if bundle is None else {"bundle": bundle}
+        assert cli(*arguments, *more, **given) == 0
+        assert json.loads(capsys.readouterr().out)["windows"] == windows
+    assert cli(*arguments[:-1], "--tiles", "2x2") == 0
+    assert "windows  5 a frame" in capsys.readouterr().out
+    assert cli(*arguments[:-1]) == 0
+    assert "windows" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("tiles", "part"),
+    [
+        ("atuo", "argument --tiles: 'atuo' are no tiles, did you mean 'auto'?; write auto, off,"),
+        ("25", "tiles 25 are a stride longer than 24 pixels"),
+    ],
+)
+def test_tiles_that_are_none_are_told_in_one_sentence(
+    cli: Cli, picture: Path, tiles: str, part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = cli("--source", picture, "--classes", "red", "--tiles", tiles)
+    except SystemExit as end:
+        code = end.code
+    assert code == 2 and part in capsys.readouterr().err.splitlines()[-1]

@@ -191,6 +191,7 @@ def write_tiny_bundle(
     files: dict[str, bytes] | None = None,
     checkpoint_sha256: str | None = None,
     trust: TrustStatistics | None = None,
+    tiles: str = "off",
 ) -> Path:
     """Write the bundle to `dest` and return it; batches: frames per run of graphs besides the first;
     trust: statistics of the mean BGR of frames, which its graphs then give."""
@@ -218,6 +219,7 @@ def write_tiny_bundle(
         licence="Apache-2.0",
         created="2026-01-02T03:04:05+00:00",
         base_vocabulary="base" if base else None,
+        tiles=tiles,
     )
     with BundleWriter(dest) as writer:
         writer.add_bytes("model.onnx", model or image_graph(half=half, batch=batch, pooled=pooled))

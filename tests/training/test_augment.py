@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.runtime.frame import resize_frame
 from dedos_deploy.training.augment import (
     AugmentSettings,
     Window,
@@ -138,6 +139,22 @@ def test_a_crop_and_its_labels_are_cut_alike(monkeypatch: pytest.MonkeyPatch) ->
     assert 2 < padded < 22
 
 
+def test_squashed_crops_are_of_what_deployment_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "dedos_deploy.training.augment.ssd_colour", lambda image_bgr, random: image_bgr
+    )
+    squashed = replace(M2F, recipe="mask2former-squashed", flip=0.0)
+    image = np.random.default_rng(0).integers(0, 256, (90, 160, 3)).astype(np.uint8)
+    labels = np.zeros((90, 160), np.int64)
+    deployed = np.empty((64, 80, 3), np.uint8)
+    resize_frame(image, deployed)
+    once = replace(squashed, scale=(1.0, 1.0))
+    moved, _ = augment(image, labels, (64, 80), once, np.random.default_rng(0), outside=IGNORE)
+    assert np.array_equal(moved, deployed)
+    sizes = {resized_hw((90, 160), (64, 80), squashed, random) for random in generators(200)}
+    assert sizes == {(int(t * 0.1 * 64), int(t * 0.1 * 80)) for t in range(5, 21)}
+
+
 def test_scale_one_without_flip_is_the_resized_image(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "dedos_deploy.training.augment.ssd_colour", lambda image_bgr, random: image_bgr
@@ -208,7 +225,7 @@ def test_each_preset_has_its_recipe() -> None:
         for preset in ("paper-l", "paper-b", "edge-l", "edge-b", "nano")
     }
     assert recipes.pop("nano") == "deployed"
-    assert set(recipes.values()) == {"mask2former"}
+    assert set(recipes.values()) == {"mask2former-squashed"}
 
 
 def test_the_recipe_can_be_chosen_beside_what_the_preset_sets() -> None:

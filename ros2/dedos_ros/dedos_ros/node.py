@@ -215,6 +215,7 @@ def _segmenter(settings: Settings, progress: Progress) -> Segmenter:
         engine=settings.engine,
         background=settings.background,
         threshold=None if settings.threshold < 0 else settings.threshold,
+        tiles=settings.tiles or None,
         threads=settings.threads or None,
         gpu=settings.gpu,
         on_progress=progress,

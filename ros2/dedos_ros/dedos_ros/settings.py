@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.tiles import parse_tiles
 from dedos_deploy.vocabulary import Vocabulary, parse_vocabulary, vocabulary_from_file
 from dedos_ros.labels import MaskFormat
 
@@ -31,6 +32,8 @@ class Settings:
     background: str = "threshold"
     threshold: float = -1.0
     """For entries without their own; below 0 for the bundle's."""
+    tiles: str = ""
+    """`auto`, rows and columns as `2x3`, a stride in pixels, or `off`; empty for the bundle's."""
     threads: int = 0
     """CPU threads, 0 for one per core."""
     gpu: int = 0
@@ -68,6 +71,8 @@ class Settings:
         for good, name, allowed in checks:
             if not good:
                 raise BadInputError(f"{name} must be {allowed}, not {getattr(self, name)!r}")
+        if self.tiles:
+            parse_tiles(self.tiles)
         _check_cameras(self.cameras)
         self.format.check(len(self.vocabulary.names))
 

@@ -37,6 +37,7 @@ from dedos_deploy.vocabulary import Vocabulary, parse_vocabulary
 
 if TYPE_CHECKING:
     from dedos_deploy.bundle import Bundle
+    from dedos_deploy.confidence_curves import ConfidenceCurves
 
 Classes = str | os.PathLike[str] | Sequence[str] | Vocabulary
 
@@ -244,6 +245,7 @@ class Segmenter(SegmenterView, Closing):
         model_sha256: str | None = None,
         explain: bool = False,
         nulls: bool = False,
+        curves: ConfidenceCurves | None = None,
         open_embedding: Open = no_examples,
     ) -> None:
         """Build from parts; `load` does so from a bundle.
@@ -253,7 +255,7 @@ class Segmenter(SegmenterView, Closing):
         per usable core, None for as many; text_threads: for words that are new after the first; stable:
         see `load`; model_sha256: of the checkpoint behind the engine, by which words files are told to
         belong to it; explain: see `load`; nulls: whether the graph's scores are parts of one that words of
-        its own share; open_embedding: opens the graph that words by example need, at the first of them.
+        its own share; curves: what scores are worth, None for confidences that are scores; open_embedding: opens the graph that words by example need, at the first of them.
         """
         core = SegmenterCore(
             engine,
@@ -265,6 +267,7 @@ class Segmenter(SegmenterView, Closing):
             model_sha256=model_sha256,
             explain=explain,
             nulls=nulls,
+            curves=curves,
             open_embedding=open_embedding,
         )
         with contextlib.ExitStack() as opened:
@@ -296,6 +299,7 @@ class Segmenter(SegmenterView, Closing):
         batch: int = 1,
         stable: bool = False,
         explain: bool = False,
+        calibrated: bool = True,
         on_progress: Progress = QUIET,
     ) -> Segmenter:
         """Return a segmenter for a bundle.
@@ -315,7 +319,8 @@ class Segmenter(SegmenterView, Closing):
         for labels that do not flicker: frames are then those of one video or camera, in their order;
         cuts and other words begin anew, and engines on a GPU give their scores to the CPU; explain: keep the
         scores of every result, so that `Segmentation.top` says why a pixel has its label (`explain` of
-        the segmenter switches it between frames); batch: most frames that `together` labels in one run, one of `Bundle.batches`; on_progress: noted what is being done
+        the segmenter switches it between frames); calibrated: False gives scores as confidences, also of
+        a bundle that was calibrated; batch: most frames that `together` labels in one run, one of `Bundle.batches`; on_progress: noted what is being done
         while an engine is built or checked on this device, at its first use.
 
         Raises BadInputError for unusable arguments, BadBundleError and EngineError for an
@@ -329,7 +334,11 @@ class Segmenter(SegmenterView, Closing):
             raise BadInputError(f"text_threads must be at least 1, not {text_threads}")
         with contextlib.ExitStack() as opened:
             parts = bundle_parts(
-                bundle, background=background, threshold=threshold, template=template
+                bundle,
+                background=background,
+                threshold=threshold,
+                template=template,
+                calibrated=calibrated,
             )
             opened.callback(parts.close)
             options = EngineOptions(threads, gpu, on_progress, batch)
@@ -347,6 +356,7 @@ class Segmenter(SegmenterView, Closing):
                 model_sha256=parts.bundle.manifest.checkpoint_sha256,
                 explain=explain,
                 nulls=parts.nulls,
+                curves=parts.curves,
                 open_embedding=partial(open_embedding_of, parts.bundle, threads=threads),
             )
             opened.callback(segmenter._core.close)

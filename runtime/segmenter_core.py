@@ -10,6 +10,7 @@ from functools import partial
 
 import numpy as np
 
+from dedos_deploy.confidence_curves import ConfidenceCurves
 from dedos_deploy.errors import BadBundleError
 from dedos_deploy.runtime.engines.contract import Engine
 from dedos_deploy.runtime.labelling import Labeller, StableLabeller
@@ -46,6 +47,7 @@ class SegmenterCore:
         model_sha256: str | None,
         explain: bool,
         nulls: bool,
+        curves: ConfidenceCurves | None,
         open_embedding: Open,
     ) -> None:
         from dedos_deploy.threads import usable_threads
@@ -63,6 +65,7 @@ class SegmenterCore:
         self._base = base
         self.explain = explain
         self._nulls = nulls
+        self._curves = curves
         self.model_sha256 = model_sha256
         self.embedder = Embedder(open_embedding)
         # Once here, since it compares all pairs of base words: too slow for every class change.
@@ -112,6 +115,7 @@ class SegmenterCore:
             thresholds=self._thresholds,
             negatives=self._negatives_for(vocabulary.words, rows),
             nulls=self._nulls,
+            curves=self._curves,
         )
 
     def _negatives_for(self, user_words: Sequence[str], user: Rows) -> BaseVocabulary:

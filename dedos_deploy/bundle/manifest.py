@@ -13,6 +13,7 @@ from dedos_deploy.bundle._names import (
     MAX_FILES,
     REQUIRED,
     clash,
+    is_curves_file,
     is_safe_name,
     is_sha256,
     is_vocabulary_name,
@@ -269,6 +270,8 @@ def _file_problems(manifest: Manifest) -> Iterator[str]:
     for name in REQUIRED:
         if name not in manifest.files:
             yield f"field 'files' does not list {name!r}, which every bundle needs"
+    if sum(map(is_curves_file, manifest.files)) > 1:
+        yield "field 'files' lists confidence curves twice; a bundle has one file of them"
     yield from _vocabulary_problems(manifest)
 
 

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "arguments.h"
+#include "bind_confidence.h"
 #include "bind_regions.h"
 #include "confusion.h"
 #include "dlpack.h"
@@ -411,6 +412,7 @@ NB_MODULE(_native, module) {
   module.attr("SCORE_LANES") = dedos::kScoreLanes;
   module.def("nv12_to_bgr", &nv12_to_bgr, "luma"_a.none(), "chroma"_a.none(), "bgr"_a.none(),
              "matrix"_a.none());
+  dedos::bind_confidence(module);
   dedos::bind_regions(module);
   dedos::bind_dlpack(module);
 }

@@ -12,6 +12,7 @@ import pytest
 HERE = Path(__file__).parent
 NATIVE = Path(__file__).parents[2] / "runtime" / "native"
 CORE = (
+    "confidence_curves.cpp",
     "confusion.cpp",
     "label_loops.cpp",
     "label_map.cpp",

@@ -107,6 +107,7 @@ def run(
 def test_the_module_s_tests_find_no_fault(module: Installed, tmp_path: Path) -> None:
     names = (
         "label_map",
+        "read_curves",
         "confusion_native",
         "majority",
         "connect",

@@ -85,7 +85,7 @@ def calibrate_thresholds(
             "'negatives'"
         )
     counting = _Counting(bundle, Path(data_root), split, vocabulary, background, threads, progress)
-    asked, (counts,) = counting.counts(1)
+    asked, (counts,) = counting.counts(1, elsewhere=True)
     return counts.best(asked.names)
 
 
@@ -101,9 +101,10 @@ def calibrate_confidence(
 ) -> CalibratedConfidence:
     """Return what scores of an open bundle are worth on a labelled split, per class.
 
-    vocabulary, background, what is raised: as `calibrate_thresholds` has them; BadInputError, too, for
-    words with rows of their own, and for fewer than MIN_PIXELS pixels or PARTS images. The images make
-    PARTS parts in the order of their names, each of which is measured with what the others teach.
+    vocabulary: the classes to ask for (None: all of the folder's); pixels of its other classes do not
+    count, as in all measures of an evaluation. background, what is raised: as `calibrate_thresholds` has
+    them; BadInputError, too, for words with rows of their own, and for fewer than MIN_PIXELS pixels or
+    PARTS images. The images make PARTS parts in the order of their names, each of which is measured with what the others teach.
     """
     if vocabulary is not None and vocabulary.tuned is not None:
         raise BadInputError(
@@ -111,7 +112,7 @@ def calibrate_confidence(
             "words that the bundle embeds itself"
         )
     counting = _Counting(bundle, Path(data_root), split, vocabulary, background, threads, progress)
-    asked, counts = counting.counts(PARTS)
+    asked, counts = counting.counts(PARTS, elsewhere=False)
     images = sum(one.images for one in counts)
     won = sum((one.right + one.wrong for one in counts), np.zeros((len(asked), LEVELS), np.int64))
     if won.sum() < MIN_PIXELS or not all(one.images for one in counts):
@@ -145,14 +146,16 @@ class _Counting:
     threads: int | None
     progress: Progress
 
-    def counts(self, parts: int) -> tuple[Vocabulary, list[ThresholdCounts]]:
+    def counts(self, parts: int, *, elsewhere: bool) -> tuple[Vocabulary, list[ThresholdCounts]]:
         """Return the classes asked for, and their pixels in every one of `parts` parts of the images.
+
+        elsewhere: whether pixels of the folder's other classes count, as wrong wherever they are won.
 
         Raises BadInputError where no pixel is labelled with one of them.
         """
         folder = LabelledFolder.open(self.root, self.split)
         asked, table = match_classes(folder.classes, self.vocabulary)
-        other = _elsewhere(folder, table == ignore_id(asked))
+        other = _elsewhere(folder, table == ignore_id(asked)) & elsewhere
         counts = [ThresholdCounts(len(asked)) for _ in range(parts)]
         with self._segmenter(asked) as segmenter:
             self.progress.count(0, len(folder))

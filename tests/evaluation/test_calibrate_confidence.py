@@ -77,7 +77,7 @@ def test_of_classes_that_are_alike_the_curve_of_all_is_the_best() -> None:
     assert math.isinf(fitted.strength) or fitted.strength >= 1e5
 
 
-def write_many(root: Path, images: int = 8, seed: int = 0) -> Path:
+def write_many(root: Path, images: int = 12, seed: int = 0) -> Path:
     """Write images of three fading stripes; what is dim is half mistaken, so that scores mean something."""
     random = np.random.default_rng(seed)
     labels = np.repeat(np.repeat([[0, 1, 2]], 32, axis=0), 16, axis=1)
@@ -209,3 +209,18 @@ def test_thresholds_are_calibrated_by_scores(
         assert evaluate([*words, "--json"]) == 0
         found.append(json.loads(capsys.readouterr().out.splitlines()[-1]))
     assert found[0] == found[1]
+
+
+def test_what_is_not_asked_for_counts_neither_here_nor_in_the_measure(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_many(tmp_path / "data")
+    given = ["--bundle", str(bundle), "--data", str(data), "--classes", "blue,green"]
+    assert evaluate(["calibrate-confidence", *given, "--dry-run", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    # Scores are the same ones that the evaluation judges: of the same pixels, with the same error.
+    assert evaluate([*given, "--json"]) == 0
+    measured = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["ece_without"] == pytest.approx(measured["ece"])
+    pixels = sum(one["pixels"] for one in measured["reliability"]["bins"])
+    assert sum(one["pixels"] for one in found["classes"].values()) == pixels

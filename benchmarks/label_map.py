@@ -90,6 +90,10 @@ def run_torch(scores: Scores, size_hw: tuple[int, int]) -> NDArray[np.int64]:
     return enlarged[0].argmax(dim=0).numpy()
 
 
+def run_curves(outputs: Outputs, curves: NDArray[np.uint8]) -> None:
+    _native.read_curves(outputs.ids, curves, outputs.confidence)
+
+
 def timed(work: Callable[[], object]) -> Timing:
     wall, cpu = time.perf_counter(), time.process_time()
     work()
@@ -103,12 +107,19 @@ def compare(
     outputs = outputs_for(len(scores), size_hw)
     run_native(scores, outputs, threads)
     identical = bool((outputs.ids == run_torch(scores, size_hw)).all())
+    curves = np.sort(np.random.default_rng(0).integers(0, 256, (len(scores) + 1, 256)), axis=1)
+    curves = curves.astype(np.uint8)
+    worth = curves[np.minimum(outputs.ids, len(scores)), outputs.confidence]
+    run_curves(outputs, curves)
+    identical = identical and bool((outputs.confidence == worth).all())
     native: list[Timing] = []
+    read: list[Timing] = []
     reference: list[Timing] = []
     for _ in range(repeats):
         reference.append(timed(lambda: run_torch(scores, size_hw)))
         # As often as keeps the resolution of the CPU clock out of the result.
         native += [timed(lambda: run_native(scores, outputs, threads)) for _ in range(5)]
+        read += [timed(lambda: run_curves(outputs, curves)) for _ in range(5)]
     native_ms = 1e3 * statistics.median(timing.cpu_s for timing in native)
     torch_ms = 1e3 * statistics.median(timing.cpu_s for timing in reference)
     native_wall_ms = 1e3 * statistics.median(timing.wall_s for timing in native)
@@ -119,6 +130,7 @@ def compare(
         "speedup_wall": torch_wall_ms / native_wall_ms,
         "native_cpu_ms": native_ms,
         "torch_cpu_ms": torch_ms,
+        "curves_cpu_ms": 1e3 * statistics.median(timing.cpu_s for timing in read),
         "native_wall_ms": native_wall_ms,
         "torch_wall_ms": torch_wall_ms,
     }
@@ -178,6 +190,7 @@ def main(argv: list[str] | None = None) -> int:
             f"{result['torch_cpu_ms']:.0f} ms, {result['speedup']:.0f}x faster "
             f"({result['speedup_wall']:.0f}x by the clock), labels "
             f"{'identical' if result['identical'] else 'DIFFER'}, "
+            f"{result['curves_cpu_ms']:.1f} ms more with confidence curves, "
             f"{result['extra_mb']:.1f} MB of extra memory"
         )
         prefix = "" if name == "scene" else f"{name}_"

@@ -135,6 +135,27 @@ def majority(
         TypeError: an argument is not an array, or `out` is read-only.
     """
 
+def read_curves(
+    ids: NDArray[np.uint8] | NDArray[np.uint16],
+    curves: NDArray[np.uint8],
+    confidence: NDArray[np.uint8],
+) -> None:
+    """Replace every confidence by what the curve of its pixel has for it, in place.
+
+    | array | shape | dtype | meaning |
+    |---|---|---|---|
+    | ids | [H, W] | uint8 or uint16 | ids of pixels |
+    | curves | [N, 256] | uint8 | a curve per id below N - 1, the last one for all other ids |
+    | confidence (out) | [H, W] | uint8 | of pixels |
+
+    All arrays are C-contiguous, aligned, in this machine's byte order, and share no memory. The GIL is
+    released meanwhile.
+
+    Raises:
+        ValueError: a dtype, shape or layout does not fit, or memory is shared.
+        TypeError: an argument is not an array, or `confidence` is read-only.
+    """
+
 def connect(ids: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.int64]:
     """Measure the regions of a label map: pixels of one id that hang together, corners counted.
 

@@ -156,6 +156,16 @@ class Vocabulary:
         """Class id of every slot, aligned with `words`."""
         return tuple(index for index, entry in enumerate(self.entries) for _ in entry.words)
 
+    @property
+    def tuned_names(self) -> frozenset[str]:
+        """Names of the entries that have a word with a row in `tuned`."""
+        tuned = set(map(canonical_word, self.tuned.words)) if self.tuned is not None else set()
+        return frozenset(
+            entry.name
+            for entry in self.entries
+            if any(canonical_word(word) in tuned for word in entry.words)
+        )
+
 
 def parse_vocabulary(
     classes: str | os.PathLike[str] | Sequence[str], *, most_words: int | None = None

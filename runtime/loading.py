@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dedos_deploy.errors import BadBundleError, BadInputError
@@ -16,6 +16,7 @@ from dedos_deploy.tiles import parse_tiles
 
 if TYPE_CHECKING:
     from dedos_deploy.bundle import Bundle
+    from dedos_deploy.confidence_curves import ConfidenceCurves
     from dedos_deploy.config_json import AnyConfig
     from dedos_deploy.runtime.engines.embedding import EmbeddingEngine
     from dedos_deploy.text.tower import TowerFiles
@@ -38,6 +39,9 @@ class BundleParts:
     trust: TrustStatistics | None
     """Statistics of the frames that the model can be trusted on, None where the bundle has none."""
 
+    curves: ConfidenceCurves | None
+    """What its scores are worth, None where that is not known or not wanted."""
+
     close: Callable[[], None]
     """Releases the bundle if it was opened here."""
 
@@ -48,6 +52,7 @@ def bundle_parts(
     background: str,
     threshold: float | None,
     template: str | None = None,
+    calibrated: bool = True,
 ) -> BundleParts:
     """Open `bundle` unless it is open, and return its parts; arguments as Segmenter.load's."""
     from dedos_deploy.bundle import Bundle
@@ -66,12 +71,25 @@ def bundle_parts(
             base=_base(opened, template) if background == "negatives" else None,
             nulls=_has_nulls(opened.manifest.model_config),
             trust=opened.trust(),
+            curves=curves_of(opened, template) if calibrated else None,
             close=_nothing if is_open else opened.close,
         )
     except BaseException:
         if not is_open:
             opened.close()
         raise
+
+
+def curves_of(bundle: Bundle, template: str | None) -> ConfidenceCurves | None:
+    """Return the confidence curves of a bundle, None for one that was not calibrated.
+
+    template: prompt templates in place of the bundle's own; the curve of each class was learned with
+    those, so all classes then have the curve of all. Raises BadBundleError for damaged ones.
+    """
+    curves = bundle.confidence_curves()
+    if curves is None or template in (None, bundle.manifest.template_name):
+        return curves
+    return replace(curves, by_name={})
 
 
 def _has_nulls(config: AnyConfig) -> bool:

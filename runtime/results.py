@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -81,7 +82,8 @@ class DeviceSegmentation:
     than 254 classes."""
 
     confidence: DeviceMap
-    """uint8 [H, W], 255 times the winning score."""
+    """uint8 [H, W], 255 times the winning score, also of a calibrated bundle: what stays on the GPU gives
+    raw scores, `to_host` what they are worth."""
 
     classes: tuple[str, ...]
     """Name of every class id of this result."""
@@ -134,14 +136,32 @@ class DeviceSegmentation:
         )
 
 
+def read_curves(
+    label_map: NDArray[Any], confidence: NDArray[np.uint8], curves: NDArray[np.uint8]
+) -> None:
+    """Replace scores by what they are worth, in place.
+
+    label_map: uint8 or uint16 [H, W]; confidence: uint8 [H, W], 255 times the winning score; curves:
+    as `SlotTable.curves` has them.
+    """
+    from dedos_deploy import _native
+
+    _native.read_curves(label_map, curves, confidence)
+
+
 def host_segmentation(
     labelled: HostMaps, table: SlotTable, captured_s: float, trust: TrustStatistics | None
 ) -> Segmentation:
-    """Return a labelled frame with the words of its table.
+    """Return a labelled frame with the words of its table; its confidence is written to in place.
 
     trust: statistics of the frames that the model can be trusted on, None where the bundle has none.
     """
-    pooled = labelled.pooled
+    pooled, latency_ms = labelled.pooled, labelled.latency_ms
+    if table.curves is not None:
+        started = time.perf_counter()
+        read_curves(labelled.label_map, labelled.confidence, table.curves)
+        spent_ms = 1e3 * (time.perf_counter() - started)
+        latency_ms = {**latency_ms, "post": latency_ms["post"] + spent_ms}
     return Segmentation(
         label_map=labelled.label_map,
         confidence=labelled.confidence,
@@ -151,8 +171,9 @@ def host_segmentation(
         none_id=table.none_id,
         vocabulary_version=table.version,
         timestamp_s=captured_s,
-        latency_ms=labelled.latency_ms,
+        latency_ms=latency_ms,
         colours_bgr=table.colours_bgr,
+        calibrated=table.curves is not None,
         evidence=None if labelled.scores is None else Evidence(labelled.scores, table.contest),
         trust=None if trust is None or pooled is None else trust.of(pooled),
         windows=labelled.windows,

@@ -42,7 +42,10 @@ class Segmentation:
     than 254 classes."""
 
     confidence: NDArray[np.uint8]
-    """uint8 [H, W], 255 times the winning score, also where the pixel stayed unlabelled."""
+    """uint8 [H, W], 255 times the winning score, also where the pixel stayed unlabelled. Of a calibrated
+    bundle 255 times what that score is worth: the part of the pixels with it whose class is right, by
+    the curve of the pixel's class, or of all classes where it has none. Thresholds are compared with
+    scores, never with this, and `top` gives scores, too."""
 
     classes: tuple[str, ...]
     """Name of every class id of this result (a session of more than 254 names gives ids again, so
@@ -79,6 +82,9 @@ class Segmentation:
 
     windows: int = 1
     """How many pictures of it the network was shown: 1, or with tiles its windows and the whole."""
+
+    calibrated: bool = False
+    """Whether `confidence` is what scores are worth, rather than the scores."""
 
     def __post_init__(self) -> None:
         if not self.colours_bgr:

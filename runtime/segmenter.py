@@ -39,6 +39,7 @@ from dedos_deploy.vocabulary import Vocabulary, parse_vocabulary
 
 if TYPE_CHECKING:
     from dedos_deploy.bundle import Bundle
+    from dedos_deploy.confidence_curves import ConfidenceCurves
 
 Classes = str | os.PathLike[str] | Sequence[str] | Vocabulary
 
@@ -252,6 +253,7 @@ class Segmenter(SegmenterView, Closing):
         model_sha256: str | None = None,
         explain: bool = False,
         nulls: bool = False,
+        curves: ConfidenceCurves | None = None,
         open_embedding: Open = no_examples,
         trust: TrustStatistics | None = None,
     ) -> None:
@@ -260,10 +262,12 @@ class Segmenter(SegmenterView, Closing):
         encode: words to unit rows float32 [N, D]; base: words and rows of the vocabulary whose
         members serve as negatives, None for no negatives; threads: for the label map, at most one
         per usable core, None for as many; text_threads: for words that are new after the first; stable:
-        see `load`; tiling: how frames are looked at, None for whole; model_sha256: of the checkpoint behind the engine, by which words files are told to
-        belong to it; explain: see `load`; nulls: whether the graph's scores are parts of one that words of
-        its own share; open_embedding: opens the graph that words by example need, at the first of them;
-        trust: of the frames that the model learned, for `Segmentation.trust`.
+        see `load`; tiling: how frames are looked at, None for whole; model_sha256: of the checkpoint behind
+        the engine, by which words files are told to belong to it; explain: see `load`; nulls: whether the
+        graph's scores are parts of one that words of its own share; curves: what scores are worth, None for
+        confidences that are scores; open_embedding: opens the graph that words by example need, at the
+        first of them; trust: of the frames that the
+        model learned, for `Segmentation.trust`.
         """
         core = SegmenterCore(
             engine,
@@ -276,6 +280,7 @@ class Segmenter(SegmenterView, Closing):
             model_sha256=model_sha256,
             explain=explain,
             nulls=nulls,
+            curves=curves,
             open_embedding=open_embedding,
             trust=trust,
         )
@@ -313,6 +318,7 @@ class Segmenter(SegmenterView, Closing):
         stable: bool = False,
         tiles: str | Tiling | None = None,
         explain: bool = False,
+        calibrated: bool = True,
         on_progress: Progress = QUIET,
     ) -> Segmenter:
         """Return a segmenter for a bundle.
@@ -336,7 +342,8 @@ class Segmenter(SegmenterView, Closing):
         may say more. A run then takes as many windows as the largest graph of the bundle, frames share
         none, and engines on a GPU give their scores to the CPU; explain: keep the
         scores of every result, so that `Segmentation.top` says why a pixel has its label (`explain` of
-        the segmenter switches it between frames); batch: most frames that `together` labels in one run, one of `Bundle.batches`; on_progress: noted what is being done
+        the segmenter switches it between frames); calibrated: False gives scores as confidences, also of
+        a bundle that was calibrated; batch: most frames that `together` labels in one run, one of `Bundle.batches`; on_progress: noted what is being done
         while an engine is built or checked on this device, at its first use.
 
         Raises BadInputError for unusable arguments, BadBundleError and EngineError for an
@@ -355,7 +362,11 @@ class Segmenter(SegmenterView, Closing):
             raise BadInputError(f"text_threads must be at least 1, not {text_threads}")
         with contextlib.ExitStack() as opened:
             parts = bundle_parts(
-                bundle, background=background, threshold=threshold, template=template
+                bundle,
+                background=background,
+                threshold=threshold,
+                template=template,
+                calibrated=calibrated,
             )
             opened.callback(parts.close)
             tiling = tiling_of(parts.bundle, tiles)
@@ -377,6 +388,7 @@ class Segmenter(SegmenterView, Closing):
                 model_sha256=parts.bundle.manifest.checkpoint_sha256,
                 explain=explain,
                 nulls=parts.nulls,
+                curves=parts.curves,
                 open_embedding=partial(open_embedding_of, parts.bundle, threads=threads),
                 trust=parts.trust,
             )

@@ -11,6 +11,7 @@ from functools import partial
 
 import numpy as np
 
+from dedos_deploy.confidence_curves import ConfidenceCurves
 from dedos_deploy.errors import BadBundleError
 from dedos_deploy.runtime.engines.contract import Engine
 from dedos_deploy.runtime.labelling import HostLabeller, Labeller, StableLabeller
@@ -52,6 +53,7 @@ class SegmenterCore:
         model_sha256: str | None,
         explain: bool,
         nulls: bool,
+        curves: ConfidenceCurves | None,
         open_embedding: Open,
         trust: TrustStatistics | None,
     ) -> None:
@@ -70,6 +72,7 @@ class SegmenterCore:
         self._base = base
         self.explain = explain
         self._nulls = nulls
+        self._curves = curves
         self.model_sha256 = model_sha256
         self.trust = trust
         self.embedder = Embedder(open_embedding)
@@ -126,6 +129,7 @@ class SegmenterCore:
             thresholds=self._thresholds,
             negatives=self._negatives_for(vocabulary.words, rows),
             nulls=self._nulls,
+            curves=self._curves,
         )
 
     def _negatives_for(self, user_words: Sequence[str], user: Rows) -> BaseVocabulary:

@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from dedos_deploy.confidence_curves import ConfidenceCurves
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.runtime.explaining import Contest
 from dedos_deploy.runtime.segmentation import LabelMap
@@ -122,6 +123,10 @@ class SlotTable:
     nulls: bool = False
     """Whether the scores of all slots are parts of one that words of the graph's own share."""
 
+    curves: NDArray[np.uint8] | None = None
+    """uint8 [len(names) + 1, 256], what confidence each score stands for, by class id, the last row
+    for unlabelled pixels; None where confidences are scores."""
+
     @cached_property
     def contest(self) -> Contest:
         """What the scores of its slots stand for."""
@@ -170,11 +175,13 @@ def build_table(
     thresholds: Thresholds,
     negatives: tuple[Sequence[str], Rows],
     nulls: bool = False,
+    curves: ConfidenceCurves | None = None,
 ) -> SlotTable:
     """Return the slot table of `vocabulary` that follows `previous` in a session.
 
     rows: unit rows of its words, float32 [N, D]; negatives: words and their rows, [M, D]; nulls: see
-    SlotTable.
+    SlotTable; curves: of the bundle. Entries with a row that is not the text tower's have the curve of
+    all classes: theirs were learned with other scores.
     """
     version = previous.version + 1 if previous else 1
     known = SessionIds(previous.names, previous.used) if previous else SessionIds()
@@ -200,6 +207,7 @@ def build_table(
         colours_bgr=_colours(vocabulary, session.names),
         slot_words=(*vocabulary.words, *words),
         nulls=nulls,
+        curves=None if curves is None else curves.rows(session.names, vocabulary.tuned_names),
     )
 
 

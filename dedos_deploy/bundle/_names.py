@@ -29,6 +29,7 @@ MAX_NAME = 200
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 _VOCABULARY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _BATCH_GRAPH = re.compile(r"model\.batch([1-9]\d{0,3})\.onnx")
+_CURVES = re.compile(r"confidence-[0-9a-f]{12}\.json")
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -82,6 +83,24 @@ def batch_of(name: str) -> int | None:
     """
     match = _BATCH_GRAPH.fullmatch(name)
     return int(match[1]) if match else None
+
+
+def curves_file(digest: str) -> str:
+    """Return the file of the confidence curves whose content has the SHA-256 `digest`.
+
+    Other curves have another name: a bundle can get them before its manifest says so, and lose the old
+    ones after.
+    """
+    return f"confidence-{digest[:12]}.json"
+
+
+def is_curves_file(name: str) -> bool:
+    """Return whether `name` is a file of confidence curves.
+
+    >>> is_curves_file("confidence-0123456789ab.json"), is_curves_file("report.json")
+    (True, False)
+    """
+    return _CURVES.fullmatch(name) is not None
 
 
 def vocabulary_file(name: str) -> str:

@@ -19,6 +19,7 @@ from dedos_deploy.bundle._names import (
     TRUST,
     batch_file,
     batch_of,
+    is_curves_file,
     vocabulary_file,
 )
 from dedos_deploy.bundle._unpack import unpack
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from dedos_deploy.confidence_curves import ConfidenceCurves
     from dedos_deploy.pictures import Picture
     from dedos_deploy.trust import TrustStatistics
 
@@ -222,6 +224,25 @@ class Bundle(Closing):
             for word, row in zip(words, embeddings, strict=True):
                 known.setdefault(word, row)
         return known
+
+    def confidence_curves(self) -> ConfidenceCurves | None:
+        """Return what scores of this bundle are worth, None for a bundle that was not calibrated.
+
+        Raises BadBundleError for curves that are damaged or of another graph.
+        """
+        from dedos_deploy.confidence_curves import ConfidenceCurves
+
+        names = [name for name in self.manifest.files if is_curves_file(name)]
+        if not names:
+            return None
+        where = f"{self._label}: file {names[0]!r}"
+        try:
+            text = self.read(names[0]).decode()
+        except UnicodeDecodeError as error:
+            raise BadBundleError(
+                f"{where}: is not UTF-8 text; calibrate the bundle again"
+            ) from error
+        return ConfidenceCurves.from_json(text, where=where, graph=self.manifest.files[MODEL])
 
     def parity_frames(self) -> list[Picture]:
         """Return frames that the exported graph was compared on, uint8 [H, W, 3] BGR, at most

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
-from dedos_deploy.bundle._names import MANIFEST
+from dedos_deploy.bundle._names import MANIFEST, MODEL, curves_file, is_curves_file
 from dedos_deploy.bundle.bundle import DEMO_NAME, Bundle
 from dedos_deploy.bundle.manifest import Manifest
 from dedos_deploy.bundle.writer import BundleWriter
+from dedos_deploy.confidence_curves import ConfidenceCurves
 from dedos_deploy.errors import BadInputError, SinkError
 from dedos_deploy.files import write_atomically
 
@@ -38,6 +41,36 @@ def set_thresholds(
         return _copy(bundle, manifest, dest or path, overwrite=overwrite or dest is None)
 
 
+def set_confidence_curves(
+    path: str | os.PathLike[str],
+    curves: ConfidenceCurves,
+    *,
+    dest: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Give a bundle confidence curves, in place of those that it has, and return it.
+
+    dest, overwrite and what is raised: as `set_thresholds` has them; BadBundleError, too, for curves of
+    another graph. Whatever happens meanwhile, a folder that is changed in place is the old bundle or the
+    new one, at worst beside a file that its manifest does not list.
+    """
+    check_changeable(path, dest, overwrite=overwrite)
+    content = curves.to_json().encode()
+    digest = hashlib.sha256(content).hexdigest()
+    with Bundle.open(path) as bundle:
+        curves.check_graph(bundle.manifest.files[MODEL], where="the confidence curves")
+        name = curves_file(digest)
+        old = {one for one in bundle.manifest.files if is_curves_file(one)}
+        if dest is None and Path(path).is_dir():
+            kept = {one: its for one, its in bundle.manifest.files.items() if one not in old}
+            manifest = replace(bundle.manifest, files={**kept, name: digest})
+            return _rewrite(Path(path), manifest, added={name: content}, removed=old - {name})
+        with BundleWriter(dest or path, overwrite=overwrite or dest is None) as writer:
+            writer.add_all(bundle, without=old)
+            writer.add_bytes(name, content)
+            return writer.commit(bundle.manifest)
+
+
 def check_changeable(
     path: str | os.PathLike[str], dest: str | os.PathLike[str] | None, *, overwrite: bool
 ) -> None:
@@ -53,10 +86,21 @@ def check_changeable(
         )
 
 
-def _rewrite(folder: Path, manifest: Manifest) -> Path:
+def _rewrite(
+    folder: Path,
+    manifest: Manifest,
+    *,
+    added: Mapping[str, bytes] = MappingProxyType({}),
+    removed: Collection[str] = (),
+) -> Path:
+    """Replace the manifest of a bundle's folder, after files that it alone lists, before others go."""
     text = manifest.to_json()
     try:
+        for name, content in added.items():
+            write_atomically(folder / name, content)
         write_atomically(folder / MANIFEST, text.encode())
+        for name in removed:
+            (folder / name).unlink()
     except OSError as error:
         raise SinkError(
             f"bundle {str(folder)!r} cannot be written ({error.strerror}); it is as it was"

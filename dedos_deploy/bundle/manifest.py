@@ -14,6 +14,7 @@ from dedos_deploy.bundle._names import (
     REQUIRED,
     TRUST,
     clash,
+    is_curves_file,
     is_safe_name,
     is_sha256,
     is_vocabulary_name,
@@ -296,6 +297,8 @@ def _file_problems(manifest: Manifest) -> Iterator[str]:
             f"field 'spec.pooled_width' is {manifest.spec.pooled_width}, but 'files' "
             f"{'lists' if TRUST in manifest.files else 'does not list'} {TRUST!r}; one needs the other"
         )
+    if sum(map(is_curves_file, manifest.files)) > 1:
+        yield "field 'files' lists confidence curves twice; a bundle has one file of them"
     yield from _vocabulary_problems(manifest)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -158,10 +158,11 @@ class BundleWriter:
         self._vocabularies.append(name)
         return self._added(vocabulary_file(name), target)
 
-    def add_all(self, bundle: Bundle) -> None:
-        """Copy every file and vocabulary of an open bundle, byte for byte."""
+    def add_all(self, bundle: Bundle, *, without: Collection[str] = ()) -> None:
+        """Copy every file and vocabulary of an open bundle, byte for byte, but those named."""
         for name in bundle.manifest.files:
-            self.add_file(name, bundle.path(name))
+            if name not in without:
+                self.add_file(name, bundle.path(name))
         self._vocabularies += bundle.manifest.vocabularies
 
     def commit(self, manifest: Manifest) -> Path:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def result_text(result: EvaluationResult) -> str:
     """Return the tables of one evaluation."""
-    from dedos_deploy.evaluation.report import move_rows
+    from dedos_deploy.evaluation.report import calibration_rows, move_rows
 
     total = sum(result.labelled)
     boundary = result.boundary_iou
@@ -40,6 +40,8 @@ def result_text(result: EvaluationResult) -> str:
     )
     if moves := move_rows(result):
         lines += [columns_text(moves), ""]
+    if calibration := calibration_rows(result):
+        lines += [columns_text(calibration), ""]
     return "\n".join(lines)
 
 

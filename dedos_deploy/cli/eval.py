@@ -34,7 +34,11 @@ if TYPE_CHECKING:
     from dedos_deploy.evaluation.evaluate import Keeping, Part
     from dedos_deploy.evaluation.subjects import Running, Subject
 
-VERBS = {"calibrate-thresholds": "eval_thresholds", "report": "eval_report"}
+VERBS = {
+    "calibrate-confidence": "eval_confidence",
+    "calibrate-thresholds": "eval_thresholds",
+    "report": "eval_report",
+}
 """Further commands, `dedos-eval VERB ...`, and the module of each."""
 
 _DESCRIPTION = """\
@@ -67,6 +71,7 @@ examples:
       a quarter of the images; four such processes, then: dedos-eval report runs/a150
 
 further commands, each with its own --help:
+  dedos-eval calibrate-confidence   what scores are worth, per class, written into a bundle
   dedos-eval calibrate-thresholds   score thresholds per class, written into a bundle
   dedos-eval report                 one report of several outputs, parts merged
 
@@ -207,6 +212,11 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--resume", action="store_true", help="go on with what is in --output")
     group.add_argument("--boundary", action="store_true", help="measure boundary IoU, too")
+    group.add_argument(
+        "--calibration",
+        action="store_true",
+        help="measure by class what confidences are worth, too",
+    )
     group.add_argument(
         "--no-pictures", action="store_true", help="leave pictures out of the report"
     )
@@ -368,7 +378,15 @@ def _keeping(args: argparse.Namespace, command: str | None) -> Keeping:
     part = parse_part(args.part)
     if part.count > 1 and args.output is None:
         raise BadInputError("--part needs --output: the parts are put together from there")
-    return Keeping(args.output, args.resume, part, args.boundary, not args.no_pictures, command)
+    return Keeping(
+        args.output,
+        args.resume,
+        part,
+        args.boundary,
+        not args.no_pictures,
+        command,
+        args.calibration,
+    )
 
 
 def parse_part(text: str) -> Part:

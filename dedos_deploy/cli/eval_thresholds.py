@@ -6,17 +6,10 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
-from pathlib import Path
 
+from dedos_deploy.cli._calibrating import calibration_parser, check_calibration
 from dedos_deploy.cli._eval_text import columns_text
-from dedos_deploy.cli._main import EXIT_OK, command_parser
-from dedos_deploy.cli._options import (
-    add_json_line,
-    bundle_holds,
-    bundles_read,
-    check_run_folder,
-    data_read,
-)
+from dedos_deploy.cli._main import EXIT_OK
 from dedos_deploy.cli._progress import ProgressLines
 
 _DESCRIPTION = """\
@@ -37,44 +30,17 @@ examples:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `dedos-eval calibrate-thresholds`."""
-    parser = command_parser("dedos-eval calibrate-thresholds", _DESCRIPTION, _EPILOG)
-    parser.add_argument("--bundle", required=True, help="bundle folder, .dedos file, or demo")
-    parser.add_argument("--data", required=True, metavar="FOLDER", help="labelled folder")
-    parser.add_argument("--split", default="val", help="split of the data set (default: val)")
-    parser.add_argument("--classes", help="classes to calibrate for (default: all of the folder)")
-    parser.add_argument(
-        "--background",
-        choices=("threshold", "negatives"),
-        default="threshold",
-        help="whether negatives compete, as they will later (default: threshold)",
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="BUNDLE",
-        help="write a changed bundle here (default: change the given one)",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace --output")
-    parser.add_argument("--dry-run", action="store_true", help="show thresholds, change nothing")
-    parser.add_argument(
-        "--threads", type=int, help="CPU threads, at most one per usable core (default: all)"
-    )
-    add_json_line(parser)
-    return parser
+    return calibration_parser("calibrate-thresholds", _DESCRIPTION, _EPILOG, shown="thresholds")
 
 
 def run(args: argparse.Namespace) -> int:
     """Calibrate, show, write, and return the exit code."""
-    from dedos_deploy.bundle.edit import check_changeable, set_thresholds
+    from dedos_deploy.bundle.edit import set_thresholds
     from dedos_deploy.evaluation.calibrate import calibrate_thresholds
     from dedos_deploy.evaluation.thresholds import mean_iou
     from dedos_deploy.vocabulary import typed_vocabulary
 
-    if args.output is not None:
-        read = [*bundles_read(args.bundle), *data_read(args.data)]
-        check_run_folder(args.output, bundle_holds(args.output), read)
-    if not args.dry_run:
-        check_changeable(args.bundle, args.output, overwrite=args.overwrite)
+    check_calibration(args)
     lines = ProgressLines()
     with lines.part(1, 1, f"calibrating thresholds of {args.bundle}"):
         found = calibrate_thresholds(

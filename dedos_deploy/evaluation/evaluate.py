@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dedos_deploy.bundle.manifest import created_now
 from dedos_deploy.errors import BadInputError
@@ -34,7 +35,7 @@ from dedos_deploy.evaluation.records import (
     merged,
     read_records,
 )
-from dedos_deploy.evaluation.reliability import reliability_cells
+from dedos_deploy.evaluation.reliability import ClassCells, class_cells, reliability_cells
 from dedos_deploy.evaluation.result import EvaluationResult, result_of
 from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.vocabulary import Vocabulary, parse_vocabulary
@@ -87,6 +88,8 @@ class Keeping:
     """Paint images."""
     command: str | None = None
     """Command line that it is done by, for the report."""
+    calibration: bool = False
+    """Measure what confidences are worth by class, too, and what the scores behind them are."""
 
 
 NOTHING = Keeping()
@@ -118,14 +121,14 @@ def evaluate_predictor(
     another evaluation.
     """
     started = time.perf_counter()
-    part, output, boundary = keeping.part, keeping.output, keeping.boundary
+    part, output = keeping.part, keeping.output
     indices = range(part.index, len(data.image_names), part.count)
     header = header_of(predictor, data, keeping, base)
     if output is None:
-        records = list(_evaluated(predictor, data, indices, boundary, progress))
+        records = list(_evaluated(predictor, data, indices, keeping, progress))
     else:
         with RecordWriter(output / part.file_name, header, resume=keeping.resume) as writer:
-            records = _recorded(writer, predictor, data, indices, boundary, progress)
+            records = _recorded(writer, predictor, data, indices, keeping, progress)
     if all(record.skipped for record in records):
         raise BadInputError(
             f"no pixel of {data.name} ({len(records)} images) is labelled with one of "
@@ -146,6 +149,7 @@ def header_of(
         "words": [list(entry.words) for entry in data.vocabulary.entries],
         "images": len(data.image_names),
         "boundary": keeping.boundary,
+        **({"calibration": True} if keeping.calibration else {}),
         "base": None if base is None else sorted(base),
         MADE: {"command": keeping.command, "created": created_now()},
     }
@@ -169,7 +173,7 @@ def _recorded(
     predictor: Predictor,
     data: EvaluationData,
     indices: Sequence[int],
-    boundary: bool,
+    keeping: Keeping,
     progress: Progress,
 ) -> list[ImageRecord]:
     """Evaluate what `writer` does not have yet; return the records of all of `indices`."""
@@ -177,7 +181,7 @@ def _recorded(
     names = data.image_names
     missing = [index for index in indices if names[index] not in known]
     before = len(indices) - len(missing)
-    for record in _evaluated(predictor, data, missing, boundary, progress, before):
+    for record in _evaluated(predictor, data, missing, keeping, progress, before):
         writer.add(record)
         known[record.name] = record
     return [known[names[index]] for index in indices]
@@ -187,7 +191,7 @@ def _evaluated(
     predictor: Predictor,
     data: EvaluationData,
     indices: Sequence[int],
-    boundary: bool,
+    keeping: Keeping,
     progress: Progress,
     before: int = 0,
 ) -> Iterator[ImageRecord]:
@@ -196,7 +200,14 @@ def _evaluated(
     progress.count(before, total)
     for done, index in enumerate(indices, start=before + 1):
         moves = looked_at(index, len(data.image_names))
-        yield evaluate_image(predictor, data, data.image(index), boundary=boundary, moves=moves)
+        yield evaluate_image(
+            predictor,
+            data,
+            data.image(index),
+            boundary=keeping.boundary,
+            calibration=keeping.calibration,
+            moves=moves,
+        )
         progress.count(done, total)
 
 
@@ -206,11 +217,12 @@ def evaluate_image(
     image: LabelledImage,
     *,
     boundary: bool,
+    calibration: bool = False,
     moves: bool = True,
 ) -> ImageRecord:
     """Return the record of one image; raises BadInputError naming it when labels do not fit.
 
-    moves: whether it has what words would have to move, where scores are known.
+    calibration: whether it has what confidences are worth by class; moves: whether it has what words would have to move, where scores are known.
     """
     classes = len(data.classes)
     height, width = image.labels.shape
@@ -232,14 +244,28 @@ def evaluate_image(
         measured.add(image.labels, predictions)
         bands = measured.cells()
     answered = (image.labels != data.ignore) & (prediction.ids < len(data.vocabulary))
+    right = predictions == image.labels
     return replace(
         record,
         cells=cells_of(confusion.matrix),
         boundary=bands,
         seconds=seconds,
-        reliability=reliability_cells(prediction.confidence, answered, predictions == image.labels),
+        reliability=reliability_cells(prediction.confidence, answered, right),
+        calibration=_calibration(prediction, answered, right, predictions)
+        if calibration
+        else ((), ()),
         moves=_moves(prediction, predictions, data, image) if moves else (),
     )
+
+
+def _calibration(
+    prediction: Prediction, answered: NDArray[np.bool_], right: NDArray[np.bool_], answers: Ids
+) -> tuple[ClassCells, ClassCells]:
+    given, scores = (
+        class_cells(confidence, answered, right, answers)
+        for confidence in (prediction.confidence, prediction.uncalibrated)
+    )
+    return given, scores
 
 
 def _moves(

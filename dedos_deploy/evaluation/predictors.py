@@ -23,6 +23,7 @@ from dedos_deploy.vocabulary import Vocabulary, canonical_word
 
 if TYPE_CHECKING:
     from dedos_deploy.bundle import Bundle
+    from dedos_deploy.confidence_curves import ConfidenceCurves
     from dedos_deploy.runtime.explaining import Evidence
     from dedos_deploy.runtime.segmentation import Segmentation
     from dedos_deploy.spec import Background
@@ -35,9 +36,12 @@ class Prediction:
     ids: Ids
     """uint8 or uint16 [H, W], class ids of the vocabulary, its length where there is no class."""
     confidence: NDArray[np.uint8] | None = None
-    """uint8 [H, W], 255 times the score of the best class; None where scores are not known."""
+    """uint8 [H, W], 255 times the score of the best class, or of a calibrated bundle what that is worth;
+    None where scores are not known."""
     evidence: Evidence | None = None
     """The scores that it was labelled by; None where they are not known."""
+    uncalibrated: NDArray[np.uint8] | None = None
+    """uint8 [H, W], 255 times the score of the best class where `confidence` is something else."""
 
 
 class Predictor(Protocol):
@@ -76,7 +80,8 @@ class FrameSegmenter(Protocol):
 class SegmenterPredictor(Closing):
     """A Segmenter that has `vocabulary` as its classes, whatever engine runs in it.
 
-    taught: words that its masks taught; closing: called after the segmenter is closed.
+    taught: words that its masks taught; curves: by which its confidences, which are then scores, are
+    to be read; closing: called after the segmenter is closed.
     """
 
     def __init__(
@@ -87,16 +92,26 @@ class SegmenterPredictor(Closing):
         name: str,
         identity: Mapping[str, Any],
         taught: Sequence[str] = (),
+        curves: ConfidenceCurves | None = None,
         closing: Callable[[], None] | None = None,
     ) -> None:
         self.segmenter, self.vocabulary = segmenter, vocabulary
         self.name, self.identity = name, identity
         self.taught = frozenset(map(canonical_word, taught)) or None
+        self._curves = curves
         self._closing = closing
 
     def predict(self, image_bgr: NDArray[np.uint8]) -> Prediction:
+        from dedos_deploy.runtime.results import read_curves
+
         result = self.segmenter.segment(image_bgr)
-        return Prediction(own_ids(result, self.vocabulary), result.confidence, result.evidence)
+        ids, scores = own_ids(result, self.vocabulary), result.confidence
+        if self._curves is None:
+            return Prediction(ids, scores, result.evidence)
+        confidence = scores.copy()
+        rows = self._curves.rows(result.classes, self.vocabulary.tuned_names)
+        read_curves(result.label_map, confidence, rows)
+        return Prediction(ids, confidence, result.evidence, scores)
 
     def close(self) -> None:
         self.segmenter.close()
@@ -145,12 +160,13 @@ def open_bundle_predictor(
     Raises BadInputError and what `Segmenter.load` raises.
     """
     from dedos_deploy.bundle import Bundle
-    from dedos_deploy.runtime.loading import tiling_of
+    from dedos_deploy.runtime.loading import curves_of, tiling_of
     from dedos_deploy.runtime.segmenter import Segmenter
 
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     try:
         tiling = looking.tiling(tiling_of(opened, None))
+        curves = curves_of(opened, template)
         segmenter = Segmenter.load(
             opened,
             classes=vocabulary,
@@ -161,6 +177,8 @@ def open_bundle_predictor(
             template=template,
             tiles=tiling,
             explain=True,
+            # Read by the curves here, so that what they change can be told.
+            calibrated=False,
         )
     except BaseException:
         if opened is not bundle:
@@ -181,6 +199,7 @@ def open_bundle_predictor(
         "model": model_facts(manifest.model_config, manifest.sources, (spec.height, spec.width)),
         **tiling_identity(tiling),
         **tuned_identity(vocabulary),
+        **({} if curves is None else {"confidence_curves": curves.sha256}),
     }
     closing = opened.close if opened is not bundle else None
     return SegmenterPredictor(
@@ -189,6 +208,7 @@ def open_bundle_predictor(
         name=name or opened.name,
         identity=identity,
         taught=opened.base_words,
+        curves=curves,
         closing=closing,
     )
 

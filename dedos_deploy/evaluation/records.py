@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError, shown
 from dedos_deploy.evaluation.confusion import Confusion
+from dedos_deploy.evaluation.reliability import ClassCells
 from dedos_deploy.files import read_regular, write_atomically
 
 FORMAT = "dedos-eval-1"
@@ -54,6 +55,10 @@ class ImageRecord:
     """What happens to some of its pixels when words move, kind, index, bin, count, kind, ...; empty when
     scores are not known; see `moves.py`."""
 
+    calibration: tuple[ClassCells, ClassCells] = ((), ())
+    """What `reliability` has, by class that was answered: of confidences as they are given, and of the
+    scores behind them where those are something else; empty when it was not measured."""
+
     @property
     def skipped(self) -> bool:
         """Whether no pixel of the image counts."""
@@ -73,6 +78,7 @@ class ImageRecord:
                 "seconds": round(self.seconds, 6),
                 "reliability": self.reliability,
                 "moves": self.moves,
+                **({"calibration": self.calibration} if any(self.calibration) else {}),
             }
         )
 
@@ -93,7 +99,13 @@ class ImageRecord:
                 for b, pixels, right, total in values.get("reliability", ())
             ),
             _move_cells(values.get("moves", ())),
+            _calibration(values.get("calibration", ((), ()))),
         )
+
+
+def _calibration(values: Sequence[Sequence[Sequence[int]]]) -> tuple[ClassCells, ClassCells]:
+    given, scores = (tuple((c, b, n, r, s) for c, b, n, r, s in cells) for cells in values)
+    return given, scores
 
 
 def _move_cells(values: Sequence[int]) -> tuple[int, ...]:

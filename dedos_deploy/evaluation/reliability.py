@@ -13,10 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dedos_deploy.confidence_curves import LEVELS
+
 BINS = 15
 """Equal parts of [0, 1]."""
 
+_EVERY_LEVEL = np.arange(LEVELS, dtype=np.uint8)
+
 Cells = Sequence[tuple[int, int, int, int]]
+ClassCells = tuple[tuple[int, int, int, int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -42,14 +47,57 @@ class Reliability:
     """Those with pixels, by confidence."""
 
     @property
+    def pixels(self) -> int:
+        """How many it is of."""
+        return sum(one.pixels for one in self.bins)
+
+    @property
+    def confidence(self) -> float:
+        """Mean, in [0, 1]."""
+        return sum(one.pixels * one.confidence for one in self.bins) / self.pixels
+
+    @property
+    def accuracy(self) -> float:
+        """Part of the pixels that got their class."""
+        return sum(one.pixels * one.accuracy for one in self.bins) / self.pixels
+
+    @property
     def error(self) -> float:
         """The expected calibration error (ECE), in [0, 1]."""
-        total = sum(one.pixels for one in self.bins)
-        return sum(one.pixels * abs(one.confidence - one.accuracy) for one in self.bins) / total
+        gaps = (one.pixels * abs(one.confidence - one.accuracy) for one in self.bins)
+        return sum(gaps) / self.pixels
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""
         return {"ece": self.error, "bins": [vars(one) for one in self.bins]}
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What confidences are worth, by class that was answered."""
+
+    given: tuple[Reliability | None, ...]
+    """Of confidences as they are given, a class after the other, and of all in the last place; None where
+    a class was never answered."""
+    scores: tuple[Reliability | None, ...] | None
+    """The same of the scores behind them; None as a whole where confidences are scores."""
+
+    def to_dict(self, classes: Sequence[str]) -> dict[str, Any]:
+        """Return JSON values; classes: names of the classes."""
+        return {
+            "ece": _errors(self.given, classes),
+            "ece_of_scores": None if self.scores is None else _errors(self.scores, classes),
+            "scores": None if self.scores is None else _shown(self.scores[-1]),
+        }
+
+
+def _errors(found: Sequence[Reliability | None], classes: Sequence[str]) -> dict[str, float | None]:
+    by_class = zip(classes, found, strict=False)
+    return {name: None if one is None else one.error for name, one in by_class}
+
+
+def _shown(one: Reliability | None) -> dict[str, Any] | None:
+    return None if one is None else one.to_dict()
 
 
 def reliability_cells(
@@ -62,15 +110,70 @@ def reliability_cells(
     """
     if confidence is None:
         return ()
-    scores = confidence[answered].astype(np.int64)
-    places = np.minimum(scores * BINS // 255, BINS - 1)
-    columns = (
-        np.bincount(places, minlength=BINS),
-        np.bincount(places[right[answered]], minlength=BINS),
-        np.bincount(places, weights=scores, minlength=BINS).astype(np.int64),
+    scores = confidence[answered]
+    total = np.bincount(scores, minlength=LEVELS)
+    return level_cells(np.bincount(scores[right[answered]], minlength=LEVELS), total, _EVERY_LEVEL)
+
+
+def class_cells(
+    confidence: NDArray[np.uint8] | None,
+    answered: NDArray[np.bool_],
+    right: NDArray[np.bool_],
+    answers: NDArray[Any],
+) -> ClassCells:
+    """Return the same of every class that was answered, (class, bin, pixels, right ones, sum).
+
+    answers: class ids [H, W].
+    """
+    if confidence is None:
+        return ()
+    return tuple(
+        (index, place, pixels, rights, total)
+        for index in np.unique(answers[answered]).tolist()
+        for place, pixels, rights, total in reliability_cells(
+            confidence, answered & (answers == index), right
+        )
     )
-    rows = zip(range(BINS), *(column.tolist() for column in columns), strict=True)
-    return tuple(row for row in rows if row[1])
+
+
+def level_cells(
+    right: NDArray[np.int64], total: NDArray[np.int64], values: NDArray[np.uint8]
+) -> tuple[tuple[int, int, int, int], ...]:
+    """Return (bin, pixels, right ones, sum of confidences in 255ths) of counted pixels.
+
+    right, total: int64 [256], pixels that are right, and all, by score; values: uint8 [256], the
+    confidence of each score.
+    """
+    confidences = values.astype(np.int64)
+    places = np.minimum(confidences * BINS // 255, BINS - 1)
+    sums = np.zeros((BINS, 3), dtype=np.int64)
+    np.add.at(sums, places, np.stack([total, right, total * confidences], axis=1))
+    rows = enumerate(sums.tolist())
+    return tuple((place, pixels, good, value) for place, (pixels, good, value) in rows if pixels)
+
+
+def calibration_of(
+    images: Sequence[tuple[ClassCells, ClassCells]], classes: int
+) -> Calibration | None:
+    """Return what confidences were worth over images, None when none of them has a cell.
+
+    images: cells of confidences as they were given, and of the scores behind them.
+    """
+    given, scores = (list(cells) for cells in zip(*images, strict=True)) if images else ([], [])
+    measured = _by_class(given, classes)
+    if measured[-1] is None:
+        return None
+    before = _by_class(scores, classes)
+    return Calibration(measured, None if before[-1] is None else before)
+
+
+def _by_class(images: Sequence[ClassCells], classes: int) -> tuple[Reliability | None, ...]:
+    by_class: list[list[Cells]] = [[] for _ in range(classes)]
+    for cells in images:
+        for index, place, pixels, right, total in cells:
+            by_class[index].append([(place, pixels, right, total)])
+    everything = [one for its in by_class for one in its]
+    return tuple(reliability_of(its) for its in [*by_class, everything])
 
 
 def reliability_of(images: Iterable[Cells]) -> Reliability | None:

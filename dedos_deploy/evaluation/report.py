@@ -159,6 +159,24 @@ def move_rows(result: EvaluationResult) -> list[tuple[str, ...]]:
     return rows if len(rows) > 1 else []
 
 
+def calibration_rows(result: EvaluationResult) -> list[tuple[str, ...]]:
+    """Return header and one row per class that was answered, and one of all, in percent; [] where it was
+    not measured."""
+    found = result.calibration
+    if found is None:
+        return []
+    rows: list[tuple[str, ...]] = [("answer", "pixels", "confidence", "accuracy", "ECE")]
+    if found.scores is not None:
+        rows[0] += ("score", "ECE of scores")
+    before = found.scores or (None,) * len(found.given)
+    for name, one, score in zip((*result.classes, "all"), found.given, before, strict=True):
+        if one is not None:
+            shown = [one.confidence, one.accuracy, one.error]
+            shown += [score.confidence, score.error] if score is not None else []
+            rows.append((name, str(one.pixels), *map(percent, shown)))
+    return rows
+
+
 def mess_rows(sections: Sequence[Section]) -> list[tuple[str, ...]]:
     """Return Table 2 of the paper with a row per predictor that was scored on MESS; [] without one.
 
@@ -197,6 +215,9 @@ def markdown(report: Report) -> str:
             lines += [f"- {note}" for note in notes(section)]
             if moves := move_rows(section.result):
                 lines += ["", f"{section.result.predictor}: {MOVES}", "", *table_md(moves)]
+            if calibration := calibration_rows(section.result):
+                text = f"{section.result.predictor}: {CALIBRATION}"
+                lines += ["", text, "", *table_md(calibration)]
             for table in tables_beside(section):
                 lines += ["", *table_md(table)]
             lines.append("")
@@ -213,6 +234,12 @@ MEASURES = (
     "as wrong, or as background where a benchmark has that class. Precision: of the pixels given a "
     "class, those that carry its label. Recall: of those that carry it, those that got it. ECE: mean "
     "distance between confidence and accuracy. All in percent."
+)
+
+CALIBRATION = (
+    "what confidences are worth, by the class that pixels were given: mean confidence, the part that is "
+    "right, and the calibration error, the same of the scores behind confidences where curves of the "
+    "bundle have changed them. All in percent."
 )
 
 MOVES = (

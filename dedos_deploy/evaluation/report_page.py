@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from dedos_deploy.errors import SinkError
 from dedos_deploy.evaluation.overlays import Shown
 from dedos_deploy.evaluation.report import (
+    CALIBRATION,
     MEASURES,
     MOVES,
     Report,
     Section,
     by_data,
+    calibration_rows,
     class_rows,
     made_by,
     markdown,
@@ -103,12 +105,26 @@ def _section_html(section: Section) -> str:
             f"the line both agree. ECE {percent(section.result.reliability.error)} %."
         )
         parts.append(_figure(caption, reliability_svg(section.result.reliability)))
+    parts += _calibration_html(section)
     if section.shown:
         parts.append(f"<h3>{name}: images</h3>")
     parts += [_shown_html(shown) for shown in section.shown]
     identity = html.escape(json.dumps(section.identity, indent=1))
     parts.append(f"<details><summary>{name}: what was run</summary><pre>{identity}</pre></details>")
     return "\n".join(parts)
+
+
+def _calibration_html(section: Section) -> list[str]:
+    found, name = section.result.calibration, html.escape(section.result.predictor)
+    if found is None:
+        return []
+    table = _table_html(calibration_rows(section.result))
+    parts = [f"<p>{name}: {html.escape(CALIBRATION)}</p>{table}"]
+    before = None if found.scores is None else found.scores[-1]
+    if before is not None:
+        caption = f"{name}: the same diagram of its scores, before its curves: ECE {percent(before.error)} %."
+        parts.append(_figure(caption, reliability_svg(before)))
+    return parts
 
 
 def _figure(caption: str, picture: str) -> str:

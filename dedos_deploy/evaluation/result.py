@@ -14,7 +14,12 @@ from dedos_deploy.evaluation.boundary import BoundaryIou
 from dedos_deploy.evaluation.confusion import Confusion, mean
 from dedos_deploy.evaluation.moves import Move, moves_of
 from dedos_deploy.evaluation.records import ImageRecord, confusion_of
-from dedos_deploy.evaluation.reliability import Reliability, reliability_of
+from dedos_deploy.evaluation.reliability import (
+    Calibration,
+    Reliability,
+    calibration_of,
+    reliability_of,
+)
 
 PAIRS = 10
 """Confusion pairs that a result names."""
@@ -78,6 +83,8 @@ class EvaluationResult:
     """Names of images with no pixel that counts."""
     reliability: Reliability | None
     """How often pixels are right at each confidence, None when scores are not known."""
+    calibration: Calibration | None
+    """The same by class, None when it was not measured."""
     seconds_inference: float
     """Spent in the predictor."""
     seconds_total: float
@@ -105,7 +112,11 @@ class EvaluationResult:
             "frequency_weighted_iou": self.frequency_weighted_iou,
             "boundary_miou": self.boundary_miou,
             **named,
+            "ece": None if self.reliability is None else self.reliability.error,
             "reliability": None if self.reliability is None else self.reliability.to_dict(),
+            "calibration": (
+                None if self.calibration is None else self.calibration.to_dict(self.classes)
+            ),
             "groups": self.groups,
             "pairs": [vars(pair) for pair in self.pairs],
             "moves": None if self.moves is None else [move.to_dict() for move in self.moves],
@@ -163,6 +174,7 @@ def result_of(
         images=len(counted),
         skipped=tuple(record.name for record in records if record.skipped),
         reliability=reliability_of(record.reliability for record in counted),
+        calibration=calibration_of([record.calibration for record in counted], len(classes)),
         seconds_inference=sum(record.seconds for record in records),
         seconds_total=seconds_total,
     )

@@ -14,11 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dedos_deploy.confidence_curves import LEVELS
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.evaluation.confusion import Ids
-
-LEVELS = 256
-"""The runtime gives scores in 255ths."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +38,13 @@ class ThresholdCounts:
     """Counts of won pixels by class and score.
 
     classes: N; right, wrong: int64 [N, 256], pixels won with a score of so many 255ths whose label
-    is, or is not, that class; labelled: int64 [N]. Pixels of unknown label do not count.
+    is, or is not, that class; labelled: int64 [N]; images: those with such a pixel. Pixels of unknown
+    label do not count.
     """
 
     def __init__(self, classes: int) -> None:
         self.classes = classes
+        self.images = 0
         self.right = np.zeros((classes, LEVELS), dtype=np.int64)
         self.wrong = np.zeros((classes, LEVELS), dtype=np.int64)
         self.labelled = np.zeros(classes, dtype=np.int64)
@@ -66,6 +66,7 @@ class ThresholdCounts:
         known = labels < self.classes
         self.labelled += np.bincount(labels[known], minlength=self.classes)[: self.classes]
         won = (winners < self.classes) & (known | elsewhere)
+        self.images += bool(won.any())
         cells = winners[won].astype(np.int64) * LEVELS + score[won]
         right = labels[won] == winners[won]
         for table, chosen in ((self.right, right), (self.wrong, ~right)):

@@ -92,7 +92,8 @@ typedef struct dedos_view {
   int32_t width;
   const uint8_t* label_map_8; /* [height][width] class ids; NULL while there are over 254 classes */
   const uint16_t* label_map_16; /* the same for over 254 classes; NULL otherwise */
-  const uint8_t* confidence;    /* [height][width], 255 times the winning score */
+  const uint8_t* confidence;    /* [height][width], 255 times the winning score, or of a calibrated
+                                   bundle what that score is worth (see docs/evaluation.md) */
   int32_t none_id;              /* of unlabelled pixels: 255 or 65535 */
   int32_t class_count;          /* names, those of earlier class lists included */
   const char* const* names;     /* [class_count], by class id, UTF-8 */

@@ -248,6 +248,9 @@ void check_files(const Manifest& manifest, const Rules& rules) {
     rules.check(manifest.files.count(name) == 1,
                 "field 'files' does not list " + shown(name) + ", which every bundle needs");
   }
+  const auto curves = std::count_if(names.begin(), names.end(), is_curves_file);
+  rules.check(curves <= 1,
+              "field 'files' lists confidence curves twice; a bundle has one file of them");
   std::vector<std::string> listed;
   for (const std::string& name : manifest.vocabularies) {
     rules.check(

@@ -1,6 +1,7 @@
 #include "names.h"
 
 #include <algorithm>
+#include <cstring>
 #include <map>
 
 #include "errors.h"
@@ -20,6 +21,11 @@ std::string lower(std::string text) {
   return text;
 }
 
+bool is_hexadecimal(const std::string& text) {
+  return std::all_of(text.begin(), text.end(),
+                     [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
+}
+
 }  // namespace
 
 bool is_safe_name(const std::string& name) {
@@ -37,11 +43,7 @@ bool is_safe_name(const std::string& name) {
   return !first && name.size() <= kMaxName;
 }
 
-bool is_sha256(const std::string& text) {
-  return text.size() == 64 && std::all_of(text.begin(), text.end(), [](char c) {
-           return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
-         });
-}
+bool is_sha256(const std::string& text) { return text.size() == 64 && is_hexadecimal(text); }
 
 bool is_vocabulary_name(const std::string& name) {
   return !name.empty() && name.size() <= kMaxName / 2 && is_letter(name[0]) &&
@@ -51,6 +53,18 @@ bool is_vocabulary_name(const std::string& name) {
 
 std::string vocabulary_file(const std::string& name) {
   return "vocabularies/" + name + ".safetensors";
+}
+
+bool is_curves_file(const std::string& name) {
+  constexpr const char* kBefore = "confidence-";
+  constexpr const char* kAfter = ".json";
+  constexpr std::size_t kDigits = 12;
+  if (name.rfind(kBefore, 0) != 0 ||
+      name.size() != std::strlen(kBefore) + kDigits + std::strlen(kAfter)) {
+    return false;
+  }
+  const std::string digits = name.substr(std::strlen(kBefore), kDigits);
+  return is_hexadecimal(digits) && name == kBefore + digits + kAfter;
 }
 
 std::string clash(const std::vector<std::string>& names) {

@@ -21,6 +21,7 @@ bool is_safe_name(const std::string& name);
 bool is_sha256(const std::string& text);
 bool is_vocabulary_name(const std::string& name);
 std::string vocabulary_file(const std::string& name);
+bool is_curves_file(const std::string& name);
 
 // What keeps the names from standing beside each other, "" if nothing does: two that differ in case
 // alone, or one that is the folder of another.

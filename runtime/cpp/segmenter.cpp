@@ -76,6 +76,7 @@ Segmenter::Segmenter(const std::string& bundle, const char* classes, const dedos
       encoder_(bundle_, runtime_),
       rules_(manifest().thresholds, manifest().default_threshold, options.background,
              options.threshold, negatives(options.background)),
+      curves_(CurvesFile::of(bundle_)),
       resizer_(manifest().height, manifest().width),
       image_(static_cast<std::size_t>(manifest().height) * manifest().width * kChannels) {
   check_tiles(options.ignore_tiles != 0);
@@ -87,7 +88,8 @@ Segmenter::Segmenter(const std::string& bundle, const char* classes, const dedos
   const std::vector<Entry> entries =
       classes == nullptr ? words_file_->entries() : parse_classes(classes);
   // With all threads: no frame waits for the first words.
-  table_ = rules_.table(entries, rows_of(entries, words_file_.get(), threads_), nullptr);
+  table_ = next_table(entries, words_file_.get(), rows_of(entries, words_file_.get(), threads_),
+                      nullptr);
 }
 
 const VocabularyFile* Segmenter::negatives(dedos_background background) const {
@@ -184,11 +186,30 @@ std::int64_t Segmenter::change(const std::vector<Entry>& entries,
   const std::vector<float> rows = rows_of(entries, file.get(), text_threads_);
   const std::lock_guard<std::mutex> lock(changing_);
   if (turn > done_) {
-    table_ = rules_.table(entries, rows, table_.get());
+    table_ = next_table(entries, file.get(), rows, table_.get());
     words_file_ = std::move(file);
     done_ = turn;
   }
   return table_->version;
+}
+
+// Entries with a row of the words file, nullptr for none, have the curve of all classes: theirs
+// were learned with other scores.
+std::shared_ptr<const SlotTable> Segmenter::next_table(const std::vector<Entry>& entries,
+                                                       const WordsFile* file,
+                                                       const std::vector<float>& rows,
+                                                       const SlotTable* previous) const {
+  const std::shared_ptr<SlotTable> table = rules_.table(entries, rows, previous);
+  std::set<std::string> tuned;
+  for (const Entry& entry : entries) {
+    const bool any = file != nullptr && std::any_of(entry.words.begin(), entry.words.end(),
+                                                    [&](const std::string& word) {
+                                                      return file->find(word) != nullptr;
+                                                    });
+    if (any) tuned.insert(entry.words[0]);
+  }
+  table->curves = curves_.rows(table->names, tuned);
+  return table;
 }
 
 // Those of the words file, nullptr for none, and of the text encoder for all other words.
@@ -289,6 +310,10 @@ void Segmenter::label(const SlotTable& table, std::vector<Id>& ids, Result& resu
   } catch (const std::invalid_argument& error) {
     throw engine_error(std::string("the engine gave scores that are not usable (") + error.what() +
                        "); export the bundle again in a higher precision");
+  }
+  if (!table.curves.empty()) {
+    read_curves(ids.data(), pixels, table.curves.data(),
+                static_cast<std::int32_t>(table.curves.size() / kLevels), result.confidence.data());
   }
   result.counts.assign(result.cells.begin(), result.cells.end() - 1);
 }

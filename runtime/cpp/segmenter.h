@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "bundle.h"
+#include "curves_file.h"
 #include "dedos.h"
 #include "onnx_runtime.h"
 #include "resize.h"
@@ -48,6 +49,9 @@ class Segmenter {
   std::shared_ptr<const WordsFile> words_file(const std::string& path) const;
   std::int64_t change(const std::vector<Entry>& entries, std::shared_ptr<const WordsFile> file);
   std::vector<float> rows_of(const std::vector<Entry>& entries, const WordsFile* file, int threads);
+  std::shared_ptr<const SlotTable> next_table(const std::vector<Entry>& entries,
+                                              const WordsFile* file, const std::vector<float>& rows,
+                                              const SlotTable* previous) const;
   std::shared_ptr<const SlotTable> table() const;
   Picture picture_of(const dedos_frame& frame);
   void infer(const SlotTable& table);
@@ -59,6 +63,7 @@ class Segmenter {
   int threads_, text_threads_;
   TextEncoder encoder_;
   SlotRules rules_;
+  CurvesFile curves_;
   std::unique_ptr<Session> session_;
   Resizer resizer_;
   std::vector<std::uint8_t> image_;    // at the network's size, BGR

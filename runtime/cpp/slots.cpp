@@ -129,9 +129,9 @@ void SlotRules::add_negatives(const std::vector<Entry>& entries, const std::vect
   }
 }
 
-std::shared_ptr<const SlotTable> SlotRules::table(const std::vector<Entry>& entries,
-                                                  const std::vector<float>& rows,
-                                                  const SlotTable* previous) const {
+std::shared_ptr<SlotTable> SlotRules::table(const std::vector<Entry>& entries,
+                                            const std::vector<float>& rows,
+                                            const SlotTable* previous) const {
   auto table = std::make_shared<SlotTable>();
   table->version = previous == nullptr ? 1 : previous->version + 1;
   if (previous != nullptr) {

@@ -24,6 +24,7 @@ struct SlotTable {
   std::vector<float> valid;             // all 1
   std::vector<float> thresholds;
   std::vector<std::uint16_t> slot_ids;     // 65535 for negatives
+  std::vector<std::uint8_t> curves;        // [names + 1][256] confidences by score, empty for none
   std::vector<const char*> name_pointers;  // into `names`
 
   std::size_t slots() const { return valid.size(); }
@@ -38,9 +39,8 @@ class SlotRules {
             dedos_background background, double threshold, const VocabularyFile* base);
 
   // The table that follows `previous`, nullptr for none. rows: of all words of the entries.
-  std::shared_ptr<const SlotTable> table(const std::vector<Entry>& entries,
-                                         const std::vector<float>& rows,
-                                         const SlotTable* previous) const;
+  std::shared_ptr<SlotTable> table(const std::vector<Entry>& entries,
+                                   const std::vector<float>& rows, const SlotTable* previous) const;
 
  private:
   float threshold_of(const Entry& entry) const;

@@ -8,6 +8,7 @@
 
 #include "arguments.h"
 #include "bind_blend.h"
+#include "bind_confidence.h"
 #include "bind_regions.h"
 #include "confusion.h"
 #include "dlpack.h"
@@ -390,6 +391,7 @@ NB_MODULE(_native, module) {
   module.def("nv12_to_bgr", &nv12_to_bgr, "luma"_a.none(), "chroma"_a.none(), "bgr"_a.none(),
              "matrix"_a.none());
   dedos::bind_blend(module);
+  dedos::bind_confidence(module);
   dedos::bind_regions(module);
   dedos::bind_dlpack(module);
 }

@@ -51,6 +51,14 @@ def majority_arguments() -> dict[str, Any]:
     return {"ids": np.ones((17, 23), np.uint16), "out": np.zeros((5, 6), np.uint16)}
 
 
+def curves_arguments() -> dict[str, Any]:
+    return {
+        "ids": np.ones((17, 23), np.uint16),
+        "curves": np.zeros((3, 256), np.uint8),
+        "confidence": np.zeros((17, 23), np.uint8),
+    }
+
+
 def connect_arguments() -> dict[str, Any]:
     return {"ids": np.ones((17, 23), np.uint16)}
 
@@ -98,6 +106,7 @@ OPERATIONS = {
     "label_map": (_native.label_map, label_arguments, ("ids", "confidence", "counts")),
     "confusion": (_native.confusion, confusion_arguments, ("matrix",)),
     "majority": (_native.majority, majority_arguments, ("out",)),
+    "read_curves": (_native.read_curves, curves_arguments, ("confidence",)),
     "connect": (_native.connect, connect_arguments, ()),
     "outline": (_native.outline, outline_arguments, ()),
     "pixel_scores": (_native.pixel_scores, pixel_arguments, ("out",)),

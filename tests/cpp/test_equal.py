@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from bindings import BACKGROUNDS, Labelled, Library
+from bindings import BACKGROUNDS, Failed, Labelled, Library
 from numpy.typing import NDArray
 
-from dedos_deploy.bundle import Bundle
+from dedos_deploy.bundle import MODEL, Bundle, BundleWriter
+from dedos_deploy.bundle._names import curves_file
+from dedos_deploy.bundle.edit import set_confidence_curves
+from dedos_deploy.confidence_curves import ConfidenceCurves
+from dedos_deploy.errors import BadBundleError, UnsupportedVersionError
 from dedos_deploy.runtime import Nv12Frame, Segmentation, Segmenter
 from dedos_deploy.runtime.loading import tower_files
 from dedos_deploy.scenes import render_image
@@ -102,3 +107,57 @@ def test_a_folder_and_a_threshold(
         theirs = Segmenter.load(bundle, classes=KNOWN, threshold=0.6, threads=1)
         with ours, theirs:
             check_equal(ours.segment(frames[1]), theirs.segment(frames[1]))
+
+
+def test_a_calibrated_bundle(
+    library: Library, demo: Path, frames: list[NDArray[np.uint8]], tmp_path: Path
+) -> None:
+    levels = np.arange(256)
+    with Bundle.open(demo) as bundle:
+        curves = ConfidenceCurves(
+            bundle.manifest.files[MODEL],
+            (levels // 2).astype(np.uint8),
+            {"sky": np.sqrt(255 * levels).astype(np.uint8), "nie": levels.astype(np.uint8)},
+        )
+    calibrated = set_confidence_curves(demo, curves, dest=tmp_path / "calibrated.dedos")
+    with (
+        library.open(calibrated, KNOWN) as ours,
+        Segmenter.load(calibrated, classes=KNOWN) as theirs,
+    ):
+        labelled = theirs.segment(frames[1])
+        check_equal(ours.segment(frames[1]), labelled)
+        assert labelled.calibrated and len(np.unique(labelled.label_map)) > 2
+        with library.open(demo, KNOWN) as raw:
+            scores = raw.segment(frames[1])
+        assert np.array_equal(scores.label_map, labelled.label_map)
+        assert (scores.confidence != labelled.confidence).mean() > 0.5
+        words = ",".join(f"thing {number}" for number in range(260))
+        theirs.set_classes(words)
+        ours.set_classes(words)
+        check_equal(ours.segment(frames[2]), theirs.segment(frames[2]))
+
+
+def test_damaged_curves_are_refused(library: Library, demo: Path, tmp_path: Path) -> None:
+    with Bundle.open(demo) as bundle:
+        graph = bundle.manifest.files[MODEL]
+        text = ConfidenceCurves(graph, np.arange(256, dtype=np.uint8), {}).to_json()
+        for number, (old, new, message) in enumerate(
+            (
+                (graph, "0" * 64, "learned with another graph"),
+                ('"overall": [0, 1', '"overall": [2, 1', "field 'overall' falls"),
+                ('"overall": [0, 1', '"overall": [1', "no list of 256 values"),
+                ('"overall": [0, 1', '"overall": [-1, 1', "no whole number from 0 to 255"),
+                ('"version": 1', '"version": 2', "newer than 1"),
+                ('"learned"', '"unlearned"', "key 'learned' is missing"),
+            )
+        ):
+            content = text.replace(old, new).encode()
+            dest = tmp_path / f"{number}.dedos"
+            with BundleWriter(dest) as writer:
+                writer.add_all(bundle)
+                writer.add_bytes(curves_file(hashlib.sha256(content).hexdigest()), content)
+                writer.commit(bundle.manifest)
+            with pytest.raises(Failed, match=message):
+                library.open(dest, KNOWN)
+            with pytest.raises((BadBundleError, UnsupportedVersionError)):
+                Segmenter.load(dest, classes=KNOWN)

@@ -13,6 +13,7 @@ HERE = Path(__file__).parent
 NATIVE = Path(__file__).parents[2] / "runtime" / "native"
 CORE = (
     "blend.cpp",
+    "confidence_curves.cpp",
     "confusion.cpp",
     "label_loops.cpp",
     "label_map.cpp",

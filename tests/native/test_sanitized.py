@@ -108,6 +108,7 @@ def test_the_module_s_tests_find_no_fault(module: Installed, tmp_path: Path) -> 
     names = (
         "label_map",
         "blend",
+        "read_curves",
         "confusion_native",
         "majority",
         "connect",

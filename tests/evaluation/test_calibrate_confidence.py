@@ -1,0 +1,226 @@
+"""What scores are worth: curves fitted to counts, written into a bundle, and measured on other images."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from colours import COLOURS, write_bundle, write_colours
+
+from dedos_deploy.bundle import Bundle
+from dedos_deploy.cli.eval import main as evaluate
+from dedos_deploy.evaluation.curve_fit import FittedCurves, fit_curves, isotonic
+from dedos_deploy.runtime import Segmenter
+from dedos_deploy.words_file import save_words_file
+
+LEVELS = np.arange(256)
+
+
+def parts(worth: list[np.ndarray], pixels: list[int]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return four parts with that many pixels of each class in all, right as often as `worth` says."""
+    found = []
+    for seed in range(4):
+        random = np.random.default_rng(seed)
+        total = np.stack(
+            [np.bincount(random.integers(0, 256, n // 4), minlength=256) for n in pixels]
+        )
+        found.append((random.binomial(total, np.stack(worth)), total))
+    return found
+
+
+def worth_of(fitted: FittedCurves, index: int) -> np.ndarray:
+    return fitted.by_class[index] / 255
+
+
+def test_isotonic_is_the_nearest_that_never_falls() -> None:
+    random = np.random.default_rng(0)
+    accuracy, weight = random.random(30), random.random(30) + 0.1
+    found = isotonic(accuracy, weight)
+    assert (np.diff(found) >= 0).all()
+    error = (weight * (found - accuracy) ** 2).sum()
+    for _ in range(200):
+        other = np.sort(found + random.normal(0, 0.05, 30))
+        assert (weight * (other - accuracy) ** 2).sum() >= error
+
+
+def test_classes_that_differ_get_curves_of_their_own() -> None:
+    shares = [0.9 * LEVELS / 255, (LEVELS / 255) ** 3]
+    fitted = fit_curves(parts(shares, [400_000, 400_000]))
+    for index, share in enumerate(shares):
+        assert np.abs(worth_of(fitted, index) - share).max() < 0.08
+        assert (np.diff(fitted.by_class[index].astype(int)) >= 0).all()
+    before, after = (found[-1] for found in (fitted.before, fitted.after))
+    assert before is not None and after is not None
+    assert before.error > 0.14 and after.error < 0.02
+
+
+def test_a_class_with_few_pixels_keeps_close_to_all() -> None:
+    share = LEVELS / 510
+    few = [share, share, np.ones(256)]
+    fitted = fit_curves(parts(few, [400_000, 400_000, 80]))
+    assert np.abs(worth_of(fitted, 2) - worth_of(fitted, 0)).max() < 0.05
+    # A class without a pixel has the curve of all, or nearly.
+    empty = fit_curves(
+        [(r * [[1], [1], [0]], t * [[1], [1], [0]]) for r, t in parts(few, [4000] * 3)]
+    )
+    assert np.abs(worth_of(empty, 2) - empty.overall / 255).max() <= 1 / 255
+    assert empty.after[2] is None
+
+
+def test_of_classes_that_are_alike_the_curve_of_all_is_the_best() -> None:
+    share = LEVELS / 255 * 0.8
+    fitted = fit_curves(parts([share] * 30, [400] * 30))
+    assert math.isinf(fitted.strength) or fitted.strength >= 1e5
+
+
+def write_many(root: Path, images: int = 12, seed: int = 0) -> Path:
+    """Write images of three fading stripes; what is dim is half mistaken, so that scores mean something."""
+    random = np.random.default_rng(seed)
+    labels = np.repeat(np.repeat([[0, 1, 2]], 32, axis=0), 16, axis=1)
+    for number in range(images):
+        for folder in ("images", "labels"):
+            (root / folder / "val").mkdir(parents=True, exist_ok=True)
+        bright = np.linspace(1, 0.3, 32)
+        seen = labels.copy()
+        for top in range(0, 32, 4):
+            if random.random() > bright[top]:
+                seen[top : top + 4] = 1
+        image = (COLOURS[seen] * bright[:, None, None]).astype(np.uint8)
+        cv2.imwrite(str(root / "images" / "val" / f"{number}.png"), image)
+        cv2.imwrite(str(root / "labels" / "val" / f"{number}.png"), labels.astype(np.uint8))
+    (root / "classes.txt").write_text("blue\ngreen\nred\n")
+    return root
+
+
+def test_written_and_measured_on_other_images(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learned, other = write_many(tmp_path / "learned"), write_many(tmp_path / "other", seed=1)
+    calibrate = ["calibrate-confidence", "--bundle", str(bundle), "--data", str(learned)]
+    was = bundle.read_bytes()
+    assert evaluate([*calibrate, "--dry-run", "--json"]) == 0
+    *_, shown = capsys.readouterr().out.splitlines()
+    assert bundle.read_bytes() == was
+    assert evaluate([*calibrate, "--json"]) == 0
+    printed = capsys.readouterr()
+    values = json.loads(printed.out.splitlines()[-1])
+    assert values == json.loads(shown) and "written: " in printed.err
+    assert values["ece_with"] < values["ece_without"]
+    assert set(values["classes"]) == {"blue", "green", "red"}
+    with Bundle.open(bundle) as opened:
+        curves = opened.confidence_curves()
+    assert curves is not None and curves.learned["data"] == "learned"
+    judge = ["--bundle", str(bundle), "--data", str(other), "--calibration", "--json"]
+    assert evaluate([*judge, "--output", str(tmp_path / "run")]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    measured = found["calibration"]
+    assert found["ece"] == found["reliability"]["ece"] < measured["scores"]["ece"]
+    assert set(measured["ece"]) == set(measured["ece_of_scores"]) == {"blue", "green", "red"}
+    page, text = (tmp_path / "run" / name for name in ("report.html", "report.md"))
+    assert page.read_text().count("accuracy by confidence") == 2
+    assert "ECE of scores" in page.read_text() and "| all |" in text.read_text()
+    # The parts and the page are made of what was kept.
+    assert evaluate(["report", str(tmp_path / "run"), "--json"]) == 0
+    again = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert again["calibration"] == measured
+    # What is measured is what the runtime gives.
+    with Segmenter.load(bundle, classes="blue,green,red", background="none") as segmenter:
+        result = segmenter.segment(cv2.imread(str(other / "images" / "val" / "0.png")))
+    assert result.calibrated
+    bins = {round(one["confidence"], 6) for one in found["reliability"]["bins"]}
+    assert min(bins) * 255 <= result.confidence.max() and max(bins) * 255 >= result.confidence.min()
+
+
+def test_without_the_option_records_are_as_before(
+    data: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        evaluate(
+            [
+                "--bundle",
+                str(bundle),
+                "--data",
+                str(data),
+                "--output",
+                str(tmp_path / "a"),
+                "--json",
+            ]
+        )
+        == 0
+    )
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["calibration"] is None and found["ece"] == found["reliability"]["ece"]
+    assert "calibration" not in (tmp_path / "a" / "images.jsonl").read_text()
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    assert evaluate(["calibrate-confidence", *map(str, words)]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
+    return line
+
+
+def test_bad_input_is_refused_in_a_sentence(
+    data: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    was = bundle.read_bytes()
+    given = ("--bundle", bundle, "--data")
+    assert "has 3072 pixels of known label that got a class, in 2 images" in refused(
+        capsys, *given, data
+    )
+    assert "is labelled with one of" in refused(capsys, *given, unlabelled(tmp_path / "bare"))
+    assert "does not exist; splits there" in refused(capsys, *given, data, "--split", "no")
+    assert "embedded bundle cannot be changed" in refused(
+        capsys, "--bundle", "demo", "--data", data
+    )
+    words = save_words_file(
+        tmp_path / "my.words",
+        entries=["red"],
+        words=["red"],
+        embeddings=np.eye(3, dtype=np.float32)[:1],
+        model_sha256="a" * 64,
+        tuning={},
+    )
+    said = refused(capsys, *given, data, "--classes", words)
+    assert "words of a words file have rows of their own" in said
+    assert bundle.read_bytes() == was
+
+
+def unlabelled(root: Path) -> Path:
+    write_colours(root)
+    for path in (root / "labels" / "val").iterdir():
+        cv2.imwrite(str(path), np.full((32, 48), 255, np.uint8))
+    return root
+
+
+def test_thresholds_are_calibrated_by_scores(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learned = write_many(tmp_path / "learned")
+    other = write_bundle(tmp_path / "other.dedos")
+    assert evaluate(["calibrate-confidence", "--bundle", str(bundle), "--data", str(learned)]) == 0
+    found = []
+    for path in (bundle, other):
+        capsys.readouterr()
+        words = ("calibrate-thresholds", "--bundle", str(path), "--data", str(learned), "--dry-run")
+        assert evaluate([*words, "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out.splitlines()[-1]))
+    assert found[0] == found[1]
+
+
+def test_what_is_not_asked_for_counts_neither_here_nor_in_the_measure(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_many(tmp_path / "data")
+    given = ["--bundle", str(bundle), "--data", str(data), "--classes", "blue,green"]
+    assert evaluate(["calibrate-confidence", *given, "--dry-run", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    # Scores are the same ones that the evaluation judges: of the same pixels, with the same error.
+    assert evaluate([*given, "--json"]) == 0
+    measured = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["ece_without"] == pytest.approx(measured["ece"])
+    pixels = sum(one["pixels"] for one in measured["reliability"]["bins"])
+    assert sum(one["pixels"] for one in found["classes"].values()) == pixels

@@ -46,10 +46,10 @@ from dedos_deploy.training.recipes.nano_sets import (
     NETS,
     PSEUDO_SETS,
     SCENES,
-    SCENES_CREDIT,
     VOC_CREDIT,
     PseudoSet,
 )
+from dedos_deploy.training.replay import SCENES_CREDIT
 from dedos_deploy.training.settings import settings_for
 
 CONFIDENCE, LOOKED_AT_PX, OVERLAYS = 0.8, 641, 12

@@ -13,9 +13,6 @@ NETS = {
 """Teachers: the name they get here, and the file in weights/ they are converted from."""
 
 SCENES = {"scenes_street": ("street", 1300), "scenes_hall": ("hall", 900)}
-SCENES_CREDIT = (
-    "Procedural street and hall scenes, rendered by dedos_deploy.scenes (this project, Apache-2.0)"
-)
 
 _CORAL = "weights (Apache-2.0), github.com/google-coral/test_data"
 CITY_CREDIT = f"Teacher: DeepLab EdgeTPU-slim Cityscapes {_CORAL}"

@@ -20,6 +20,8 @@ VOC_CREDIT = f"Teacher: DeepLabV3 MobileNetV2 PASCAL VOC {_CORAL}"
 _INTEL = "(CC BY 4.0), github.com/intel-iot-devkit/sample-videos; pseudo labels"
 _NOT_OUTDOORS = ("boat", "monitor", "plant", "table")
 """VOC words that its net sees in trees, clouds and cars."""
+_SEVERAL = (513, 641, 961)
+"""Of pictures that are large enough: near things are named best small, thin and far ones large."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class PseudoSet:
     """Split of label folders to complete; None for pictures and videos without labels."""
     joined: str | None = None
     """The one word that all classes of such a folder become."""
+    sizes_px: tuple[int, ...] = ()
+    """Longest sides that the teachers look at, each mirrored, too; empty: the recipe's one."""
 
 
 _DAVIS = tuple(
@@ -87,6 +91,7 @@ PSEUDO_SETS = (
             "github.com/udacity/CarND-Vehicle-Detection; pseudo labels",
         ),
         step=3,
+        sizes_px=_SEVERAL,
     ),
     PseudoSet(
         "intel_car",
@@ -94,6 +99,7 @@ PSEUDO_SETS = (
         ("cityscapes",),
         (f"Intel IoT sample video car-detection {_INTEL}",),
         step=12,
+        sizes_px=_SEVERAL,
     ),
     PseudoSet(
         "intel_people",
@@ -113,6 +119,7 @@ PSEUDO_SETS = (
             "pseudo labels",
         ),
         complete="train",
+        sizes_px=_SEVERAL,
     ),
 )
 

@@ -25,7 +25,7 @@ TRAIN_OPTIONS = {
             "keep",
             "go on answering as this checkpoint does for words that the new labels do not know, on their "
             "pictures and on procedural scenes; `demo` for the embedded weights. Without it a model "
-            "forgets what it is not shown; with it a step takes about twice as long",
+            "forgets what it is not shown; with it a step takes about 2.5 times as long",
             metavar="demo|CHECKPOINT",
         ),
         Option(

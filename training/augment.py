@@ -20,6 +20,8 @@ from dedos_deploy.pictures import Picture
 from dedos_deploy.runtime.frame import resize_frame
 
 Labels = NDArray[np.int64]
+Pixel = tuple[int, int]
+"""Row and column."""
 AugmentRecipe = Literal["deployed", "mask2former", "mask2former-squashed"]
 
 
@@ -69,19 +71,27 @@ def augment(
     random: np.random.Generator,
     *,
     outside: int,
+    around: Pixel | None = None,
 ) -> tuple[Picture, Labels]:
     """Return a varied crop: uint8 BGR [H, W, 3] and int64 [H, W].
 
-    Where the crop reaches outside the image, labels are `outside` and pixels a plain colour.
+    Where the crop reaches outside the image, labels are `outside` and pixels a plain colour. around:
+    a pixel of the image that the crop must hold; None: any crop will do.
     """
     if settings.recipe != "deployed":
-        return resize_crop(image_bgr, labels, size_hw, settings, random, outside=outside)
+        return resize_crop(
+            image_bgr, labels, size_hw, settings, random, outside=outside, around=around
+        )
     zoom = float(np.exp(random.uniform(*np.log(settings.scale))))
     stretch = float(np.exp(random.uniform(-1, 1) * np.log(settings.aspect) / 2))
     windows = [
-        _window(side, target, factor, random)
-        for side, target, factor in zip(
-            labels.shape, size_hw, (zoom * stretch, zoom / stretch), strict=True
+        _window(side, target, factor, random, at)
+        for side, target, factor, at in zip(
+            labels.shape,
+            size_hw,
+            (zoom * stretch, zoom / stretch),
+            around or (None, None),
+            strict=True,
         )
     ]
     image, labels = crop_resize(image_bgr, labels, size_hw, (windows[0], windows[1]), outside)
@@ -100,12 +110,22 @@ class Window:
     extent: int
 
 
-def _window(side: int, target: int, zoom: float, random: np.random.Generator) -> Window:
+def _window(
+    side: int, target: int, zoom: float, random: np.random.Generator, at: int | None
+) -> Window:
     if zoom >= 1.0:
         length = min(max(round(side / zoom), 1), side)
-        return Window(int(random.integers(side - length + 1)), length, 0, target)
+        return Window(_start(side, length, random, at), length, 0, target)
     extent = min(max(round(target * zoom), 1), target)
     return Window(0, side, int(random.integers(target - extent + 1)), extent)
+
+
+def _start(side: int, length: int, random: np.random.Generator, at: int | None) -> int:
+    """Return where `length` of `side` pixels begin, at random; with `at` among them, unless None."""
+    first, last = 0, side - length
+    if at is not None:
+        first, last = max(first, at - length + 1), min(last, at)
+    return int(random.integers(first, last + 1))
 
 
 def crop_resize(
@@ -183,11 +203,13 @@ def resize_crop(
     random: np.random.Generator,
     *,
     outside: int,
+    around: Pixel | None = None,
 ) -> tuple[Picture, Labels]:
     """Return a crop by Mask2Former's recipe: uint8 BGR [H, W, 3] and int64 [H, W].
 
     The shorter side is resized to one of the steps of `scale`, the longer one accordingly, or to the
-    network's aspect; a random crop of the network's size is taken, its colours varied, perhaps mirrored, and padded.
+    network's aspect; a random crop of the network's size is taken, its colours varied, perhaps mirrored,
+    and padded. around: a pixel of the image that the crop must hold.
 
     Differences: labels are taken from the middle of each cell, images shrink by area, and
     saturation and hue share one conversion.
@@ -201,8 +223,10 @@ def resize_crop(
         cv2.resize(labels.astype(np.int32), (width, height), interpolation=cv2.INTER_NEAREST_EXACT),
         dtype=np.int32,
     )
-    rows, columns = _crop(ids, size_hw, settings.category_area, random)
-    image = ssd_colour(np.ascontiguousarray(image[rows, columns]), random)
+    if around is not None:
+        around = around[0] * height // labels.shape[0], around[1] * width // labels.shape[1]
+    rows, columns = _crop(ids, size_hw, settings.category_area, random, around or (None, None))
+    image = ssd_colour(np.ascontiguousarray(image[rows, columns], dtype=np.uint8), random)
     ids = ids[rows, columns]
     if random.random() < settings.flip:
         image, ids = image[:, ::-1], ids[:, ::-1]
@@ -238,6 +262,7 @@ def _crop(
     size_hw: tuple[int, int],
     category_area: float,
     random: np.random.Generator,
+    around: tuple[int | None, int | None],
 ) -> tuple[slice, slice]:
     """Return rows and columns of a random crop where no class has more than `category_area`.
 
@@ -245,8 +270,8 @@ def _crop(
     """
     height, width = (min(side, room) for side, room in zip(size_hw, labels.shape, strict=True))
     for _ in range(_TRIES):
-        top = int(random.integers(labels.shape[0] - height + 1))
-        left = int(random.integers(labels.shape[1] - width + 1))
+        top = _start(labels.shape[0], height, random, around[0])
+        left = _start(labels.shape[1], width, random, around[1])
         window = slice(top, top + height), slice(left, left + width)
         if category_area >= 1.0:
             break

@@ -18,8 +18,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from dedos_deploy.errors import DedosError
 from dedos_deploy.interrupts import SIGNALS
-from dedos_deploy.training.augment import AugmentSettings, augment
+from dedos_deploy.training.augment import AugmentSettings, Pixel, augment
 from dedos_deploy.training.folders import LabelFolder, read_labels, read_pair, union_words
+from dedos_deploy.training.rare import rare_pictures
+from dedos_deploy.training.replay import scene, scenes_of
 from dedos_deploy.training.targets import IGNORE, OTHER
 
 
@@ -40,6 +42,8 @@ class Batch:
     the stream is asked for them."""
     keys: tuple[str, ...] = ()
     """One name per image of `whole`, made of its pixels."""
+    scenes: Tensor | None = None
+    """Procedural scenes beside the images, uint8 [R, H, W, 3] BGR; None for none."""
 
     # Between processes a batch goes through a pipe: torch would put its tensors into /dev/shm, which
     # has 64 MB in a container, and a worker that finds it full waits for ever.
@@ -74,6 +78,10 @@ class BatchSettings:
     augmentation: AugmentSettings = field(default_factory=AugmentSettings)
     whole_hw: tuple[int, int] | None = None
     """Size of `Batch.whole`, None for none."""
+    scenes: bool = False
+    """Whether micro-batches bring the scenes of their pictures."""
+    rare: float = 0.0
+    """Part of the pictures that are drawn by a rare word in them, see rare.py."""
 
 
 class BatchStream(Dataset["Batch | DedosError"]):
@@ -89,6 +97,7 @@ class BatchStream(Dataset["Batch | DedosError"]):
         self.words = union_words(folders)
         self._slots = {word: index for index, word in enumerate(self.words)}
         self._tables = [folder.lookup(self._slots) for folder in self.folders]
+        self._rare = rare_pictures(folders, self.words) if settings.rare else None
         self._epoch: tuple[int, NDArray[np.int64]] | None = None
         # A bit per item for "read", one for IGNORE, and one per word: 3 MB for COCO-Stuff, in every worker.
         self._seen = [
@@ -122,6 +131,7 @@ class BatchStream(Dataset["Batch | DedosError"]):
                 settings.augmentation,
                 np.random.default_rng((settings.seed, 1, picture)),
                 outside=IGNORE,
+                around=self._around(picture, named),
             )
             images.append(pair[0])
             labels.append(pair[1])
@@ -131,9 +141,19 @@ class BatchStream(Dataset["Batch | DedosError"]):
                 keys.append(image_key(image))
         chosen = self._vocabulary(number // settings.pieces)
         batch = self._with_vocabulary(np.stack(images), np.stack(labels), owners, chosen)
+        batch = replace(batch, scenes=self._scenes(number))
         if not whole:
             return batch
         return replace(batch, whole=torch.from_numpy(np.stack(whole)), keys=tuple(keys))
+
+    def _scenes(self, number: int) -> Tensor | None:
+        settings = self.settings
+        numbers = scenes_of(number * settings.batch, settings.batch) if settings.scenes else ()
+        made = [
+            scene(each, settings.size_hw, settings.augmentation, seed=settings.seed)
+            for each in numbers
+        ]
+        return torch.from_numpy(np.stack(made)) if made else None
 
     def _vocabulary(self, step: int) -> NDArray[np.int64]:
         """Return the words of a step, drawn by what the label files of all its pictures hold."""
@@ -160,12 +180,31 @@ class BatchStream(Dataset["Batch | DedosError"]):
         held[0] = True
         return np.packbits(held)
 
+    def _drawn(self, number: int) -> tuple[int, int, int] | None:
+        """Return folder, item and word of a picture that is drawn by a rare word, None for another."""
+        random = np.random.default_rng((self.settings.seed, 6, number))
+        if self._rare is None or random.random() >= self.settings.rare:
+            return None
+        return self._rare.draw(random)
+
     def _pick(self, number: int) -> tuple[int, int]:
+        drawn = self._drawn(number)
+        if drawn is not None:
+            return drawn[:2]
         epoch, position = divmod(number, self.epoch_items)
         if self._epoch is None or self._epoch[0] != epoch:
             self._epoch = (epoch, self._shuffled(epoch))
         owner, item = self._epoch[1][position]
         return int(owner), int(item)
+
+    def _around(self, picture: int, labels: NDArray[np.int64]) -> Pixel | None:
+        drawn = self._drawn(picture)
+        if drawn is None:
+            return None
+        random = np.random.default_rng((self.settings.seed, 7, picture))
+        found = np.flatnonzero(labels == drawn[2])
+        row, column = divmod(int(found[random.integers(len(found))]), labels.shape[1])
+        return row, column
 
     def _shuffled(self, epoch: int) -> NDArray[np.int64]:
         """Return int64 [epoch_items, 2], the (folder, item) pairs of one epoch in order."""

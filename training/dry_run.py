@@ -41,6 +41,8 @@ def _parameters(trainer: Trainer) -> Iterator[str]:
         ("trained, for training only", _count(_of(learning), trained=True)),
         ("frozen diffusion, for training only", _count(_of(_diffusion(trainer)))),
     ]
+    if trainer.objective.keeper is not None:
+        rows.append(("frozen start, for training only", _count(_start(trainer))))
     for name, count in rows:
         yield f"{name + ':':<37}{count / 1e6:>9.2f} M parameters"
 
@@ -48,6 +50,11 @@ def _parameters(trainer: Trainer) -> Iterator[str]:
 def _diffusion(trainer: Trainer) -> nn.Module | None:
     walker = trainer.objective.walker
     return walker.diffusion if isinstance(walker, Walker) else None
+
+
+def _start(trainer: Trainer) -> Iterable[Tensor]:
+    keeper = trainer.objective.keeper
+    return _of(keeper.start if keeper is not None else None)
 
 
 def _of(module: nn.Module | None) -> Iterable[Tensor]:
@@ -62,7 +69,7 @@ def _memory(trainer: Trainer, batch: Batch) -> Iterator[str]:
     training, settings = trainer.training, trainer.settings
     average = training.average.model if training.average is not None else None
     modules = (training.model, training.learning, average, _diffusion(trainer))
-    weights = sum(_bytes(_of(module)) for module in modules)
+    weights = sum(_bytes(_of(module)) for module in modules) + _bytes(_start(trainer))
     trained = [p for group in training.optimizer.param_groups for p in group["params"]]
     optimizer = 3 * _bytes(trained)
     activations = _held_at_once(trainer, batch) * (settings.micro_batch or settings.batch)
@@ -84,6 +91,7 @@ def _held_at_once(trainer: Trainer, batch: Batch) -> int:
         annotated=batch.annotated[:1],
         whole=None if batch.whole is None else batch.whole[:1],
         keys=batch.keys[:1],
+        scenes=None if batch.scenes is None else batch.scenes[:1],
     )
     live = LiveBytes()
     with live:

@@ -36,7 +36,7 @@ def save_failed_step(path: Path, micro: Sequence[Batch], words: Sequence[str], s
     tensors: dict[str, Tensor] = {}
     for number, batch in enumerate(micro):
         prefix = f"{number}." if len(micro) > 1 else ""
-        for name in ("images", "labels", "annotated", "whole"):
+        for name in ("images", "labels", "annotated", "whole", "scenes"):
             value = getattr(batch, name)
             if value is not None:
                 tensors[prefix + name] = value.contiguous()

@@ -22,7 +22,6 @@ from dedos_deploy.model.tuned_clip import choose_trained
 from dedos_deploy.model.word_embeddings import WordEmbeddings
 from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.threads import usable_threads
-from dedos_deploy.training.balance import word_weights
 from dedos_deploy.training.bank import fill_bank
 from dedos_deploy.training.components import COMPONENTS
 from dedos_deploy.training.data import Batch, BatchStream, Share, batches
@@ -33,6 +32,7 @@ from dedos_deploy.training.evaluate import evaluate, summary
 from dedos_deploy.training.failure import DivergedError, failed_path, save_failed_step
 from dedos_deploy.training.folders import union_words
 from dedos_deploy.training.interrupts import interruptible, stopped
+from dedos_deploy.training.keep import Keeper
 from dedos_deploy.training.logs import RunLog, StepReport
 from dedos_deploy.training.losses import Totals
 from dedos_deploy.training.objective import Loss, Objective
@@ -55,6 +55,7 @@ from dedos_deploy.training.setup import (
     open_folders,
     open_learning,
     open_oracle,
+    open_word_weights,
 )
 from dedos_deploy.training.state import (
     Training,
@@ -133,7 +134,6 @@ class Trainer:
         check = DataCheck([*folders, *self.validation], before, allow_changed_data)
         mark = checked_by_first(check, self.processes, progress)
         model = model.to(self.device).train()
-        self._inherited: list[str] = inherited_credits(record)
         choose_trained(model, tune_text=settings.tune_text)
         diffusion = open_diffusion(settings, self.processes)
         learning: DenoisingLearning | None = None
@@ -148,18 +148,21 @@ class Trainer:
             learning = learning.to(self.device).train()
         whole_hw = diffusion.size_hw if diffusion and settings.view == "whole" else None
         self.stream = BatchStream(folders, batch_settings(settings, whole_hw))
+        keeper = Keeper(settings, self.stream.words, self.device) if settings.keep else None
+        words = keeper.words if keeper else self.stream.words
         self.embeddings = WordEmbeddings(
-            model, self.stream.words, template=settings.template, tuned=settings.tune_text
+            model, words, template=settings.template, tuned=settings.tune_text
         )
-        weights = None
-        if settings.balance:
-            found = word_weights(folders, self.stream.words, settings.balance)
-            weights = torch.from_numpy(found).to(self.device)
-        self.objective = Objective(settings, model, self.embeddings, learning, walker, weights)
+        self._inherited = [*inherited_credits(record), *(keeper.credits if keeper else ())]
+        weights = open_word_weights(settings, folders, words, self.device)
+        self.objective = Objective(
+            settings, model, self.embeddings, learning, walker, weights, keeper
+        )
         average = WeightAverage(model, settings.ema) if settings.ema else None
         optimizer = build_optimizer(model, settings, learning)
         fingerprint = diffusion.fingerprint if diffusion is not None else None
-        self.training = Training(model, optimizer, average, learning, fingerprint, mark)
+        kept = keeper.fingerprint if keeper else None
+        self.training = Training(model, optimizer, average, learning, fingerprint, mark, kept)
         make_output(output, None if resume else output / STATE)
         if resume:
             load_state(output / STATE, self.training)

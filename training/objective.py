@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from dedos_deploy.model import Dedos
+from dedos_deploy.model.detail_branch import DetailBranch
 from dedos_deploy.model.word_embeddings import WordEmbeddings
 from dedos_deploy.training.data import Batch
 from dedos_deploy.training.denoising import DenoisingLearning, Learned
 from dedos_deploy.training.diffusion.walker import LabelWalker, Walker
+from dedos_deploy.training.keep import Keeper, Logits
 from dedos_deploy.training.losses import Outputs, Totals, count_labels, segmentation_loss
 from dedos_deploy.training.settings import TrainSettings
 
@@ -33,7 +35,8 @@ class Objective:
     """Computes losses for a model and what it learns from the diffusion.
 
     learning, walker: both None for a run without diffusion, whose proxy queries are the bank's own;
-    word_weights: float32, one per word of the union vocabulary (see balance.py), None for 1.
+    word_weights: float32, one per word of `embeddings` (see balance.py), None for 1; keeper: None for
+    a run that may forget what it started from.
     """
 
     def __init__(
@@ -44,8 +47,9 @@ class Objective:
         learning: DenoisingLearning | None,
         walker: Walker | LabelWalker | None,
         word_weights: Tensor | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
-        self.word_weights = word_weights
+        self.word_weights, self.keeper = word_weights, keeper
         self.settings, self.model, self.embeddings = settings, model, embeddings
         self.learning, self.walker = learning, walker
 
@@ -70,20 +74,29 @@ class Objective:
         the next ones have the next.
         """
         device = self.model.proxy_queries.bank.device
-        text = self.embeddings(batch.slots)
+        slots = batch.slots
+        if self.keeper is not None:
+            slots = self.keeper.slots(batch, self._step(seed))
+        text = self.embeddings(slots)
         valid = torch.ones(len(text), device=device)
         with torch.autocast(device.type, torch.bfloat16, enabled=bool(self.settings.amp)):
             proxy, learned = self._queries(batch, denoise, seed)
             found = self.model.predict(batch.images.to(device), text, valid, proxy)
-        layers = (*found.auxiliary, (found.class_logits, found.mask_logits))
+        last = found.class_logits, found.mask_logits
+        # What is asked for beside the batch's words is annotated nowhere, so no term here sees it.
+        others = batch.annotated.new_zeros(len(batch.images), len(slots) - len(batch.slots))
         total, terms = segmentation_loss(
-            Outputs(layers, found.dense_logits),
+            Outputs((*found.auxiliary, last), found.dense_logits),
             batch.labels.to(device),
-            batch.annotated.to(device),
+            torch.cat([batch.annotated, others], dim=1).to(device),
             self.settings.loss,
             totals,
-            None if self.word_weights is None else self.word_weights[list(batch.slots)],
+            None if self.word_weights is None else self.word_weights[list(slots)],
         )
+        if self.keeper is not None:
+            kept = self._kept(self.keeper, batch, slots, last, self._step(seed))
+            total = total + self.settings.keep_weight * kept
+            terms["keep"] = kept.detach()
         if learned is None:
             return Loss(total, terms, None)
         if learned.consistency is not None:
@@ -91,6 +104,39 @@ class Objective:
             total = total + self.settings.gamma * consistency
             terms["consist"] = consistency.detach()
         return Loss(total, terms, learned.stages.detach().float().sum(0))
+
+    def _step(self, seed: int) -> int:
+        return seed // self.settings.batch
+
+    def _kept(
+        self, keeper: Keeper, batch: Batch, slots: tuple[int, ...], found: Logits, step: int
+    ) -> Tensor:
+        """Return this micro-batch's part of L_keep (see keep.py); found: what the model says of it."""
+        kept = keeper.on_pictures(found, batch, slots)
+        if batch.scenes is not None:
+            scenes = batch.scenes.to(kept.device)
+            kept = kept + keeper.on_scenes(self._answer(scenes, slots), scenes, slots)
+        return kept / keeper.pictures(step)
+
+    def _answer(self, images: Tensor, slots: tuple[int, ...]) -> Logits:
+        """Return what the model says of `images` with the queries that it is deployed with."""
+        model, text = self.model, self.embeddings(slots)
+        valid = torch.ones(len(text), device=text.device)
+        proxy = None
+        if self.learning is not None:
+            proxy = self.learning.bank_queries(model, self.settings.bank)
+        detail = model.detail if isinstance(model.detail, DetailBranch) else None
+        training = detail is not None and detail.training
+        if detail is not None:
+            # Its running statistics are of the data alone.
+            detail.eval()
+        with torch.autocast(text.device.type, torch.bfloat16, enabled=bool(self.settings.amp)):
+            features = model.image_features(images, proxy)
+            objects, masks = model.objects_of(features, text, valid)
+            classes = model.text_aggregation(objects, text, valid)
+        if detail is not None:
+            detail.train(training)
+        return classes, masks
 
     def _queries(
         self, batch: Batch, denoise: bool, seed: int

@@ -21,6 +21,21 @@ TRAIN_OPTIONS = {
             "needed by every preset but nano unless --init is given",
             metavar="TAG|FILE",
         ),
+        Option(
+            "keep",
+            "go on answering as this checkpoint does for words that the new labels do not know, on their "
+            "pictures and on procedural scenes; `demo` for the embedded weights. Without it a model "
+            "forgets what it is not shown; with it a step takes about 2.5 times as long",
+            metavar="demo|CHECKPOINT",
+        ),
+        Option(
+            "keep_weight",
+            "weight of what --keep adds to the loss (default: {default}); more keeps more and learns the "
+            "new more slowly",
+            float,
+            metavar="W",
+            default=1.0,
+        ),
     ),
     "how long and how fast": (
         Option("steps", "optimizer steps", int),
@@ -97,6 +112,13 @@ TRAIN_OPTIONS = {
             "balance",
             "weigh rare words by their frequency to the power -P in the dense terms of nano's training "
             "(0: all alike)",
+            float,
+            metavar="P",
+        ),
+        Option(
+            "rare",
+            "draw this part of the pictures by a rare word in them, and take the crop around it; 0.5 is "
+            "a good half, and every label file is read before the first step (0: none)",
             float,
             metavar="P",
         ),

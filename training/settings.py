@@ -63,6 +63,10 @@ class TrainSettings:
     """Checkpoint to start from, or the dense preset whose CLIP to start from."""
     clip_weights: str | None = None
     """open_clip tag, or a file of a CLIP's weights."""
+    keep: str | None = None
+    """Checkpoint whose knowledge is kept, see keep.py; `demo` for the embedded weights (None: none)."""
+    keep_weight: float = 1.0
+    """Weight of what keeps it."""
     template: str = "single"
     tune_text: bool = False
     """Train the text tower, too."""
@@ -75,6 +79,8 @@ class TrainSettings:
     """See BatchSettings."""
     balance: float = 0.0
     """Exponent of the weights of rare words, see balance.py (0: none)."""
+    rare: float = 0.0
+    """Part of the pictures that are drawn by a rare word in them, see rare.py (0: none)."""
     component: Component = "V"
     """Row of the paper's Table 3."""
     diffusion: str | None = None
@@ -125,7 +131,20 @@ class TrainSettings:
             raise BadInputError("no data set was given; name at least one with --data")
         if self.steps is None and self.minutes is None:
             raise BadInputError("a run needs an end; give --steps, --minutes or both")
-        for name in ("steps", "minutes", "batch", "lr", "vocabulary", "clip_norm"):
+        self._check_ranges()
+        self._check_method()
+        prompt_templates(self.template)
+        if self.init in DENSE_PRESETS:
+            self._check_clip(self.init)
+        elif self.init and self.clip_weights:
+            raise BadInputError(
+                "init and clip_weights exclude each other: a checkpoint holds its CLIP already"
+            )
+        if self.size_hw is not None:
+            get_preset(self.preset).check_size(self.size_hw)
+
+    def _check_ranges(self) -> None:
+        for name in ("steps", "minutes", "batch", "lr", "vocabulary", "clip_norm", "keep_weight"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise BadInputError(f"{name} is {value}, but must be more than 0")
@@ -137,20 +156,11 @@ class TrainSettings:
                 raise BadInputError(f"{name} is {getattr(self, name)}, but must not be negative")
         if not 0 <= self.seed < 2**32:
             raise BadInputError(f"seed is {self.seed}, but a seed lies in [0, {2**32})")
-        if not 0 <= self.balance <= 1:
-            raise BadInputError(f"balance is {self.balance}, but an exponent of it lies in [0, 1]")
+        for name, what in (("balance", "an exponent of it"), ("rare", "a part of the pictures")):
+            if not 0 <= getattr(self, name) <= 1:
+                raise BadInputError(f"{name} is {getattr(self, name)}, but {what} lies in [0, 1]")
         if not 0 <= self.ema < 1:
             raise BadInputError(f"ema is {self.ema}, but a decay lies in [0, 1); 0.999 is usual")
-        self._check_method()
-        prompt_templates(self.template)
-        if self.init in DENSE_PRESETS:
-            self._check_clip(self.init)
-        elif self.init and self.clip_weights:
-            raise BadInputError(
-                "init and clip_weights exclude each other: a checkpoint holds its CLIP already"
-            )
-        if self.size_hw is not None:
-            get_preset(self.preset).check_size(self.size_hw)
 
     def _check_clip(self, init: str) -> None:
         needed, given = get_preset(self.preset).clip, DENSE_PRESETS[init].clip
@@ -226,6 +236,8 @@ class TrainSettings:
             found["balance"] = (
                 f"preset {self.preset} has no loss whose words it could weigh; take nano or miniature"
             )
+        if not self.keep:
+            found["keep_weight"] = "nothing is kept; name what to keep with --keep"
         if not self.diffusion:
             reason = "no diffusion model is read; name one with --diffusion"
             reading = () if labels else _OF_READING
@@ -282,10 +294,10 @@ def _recorded(settings: str) -> dict[str, Any]:
 FREE_FIELDS = frozenset(
     (
         "steps minutes save_minutes save_steps eval_minutes eval_images samples tensorboard "
-        "workers threads device diffusion diffusion_hw diffusion_cache micro_batch"
+        "workers threads device diffusion diffusion_hw diffusion_cache micro_batch keep"
     ).split()
 )
-# The state has the fingerprint of the diffusion, of which its size is a part.
+# The state has the fingerprints of the diffusion, of which its size is a part, and of what is kept.
 
 _OF_DIFFUSION = ("diffusion_hw", "view", "add_noise", "diffusion_half")
 _OF_READING = ("mask_map", "bank", "bank_drop")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from dedos_deploy.errors import BadInputError, nearest
 from dedos_deploy.model import Dedos, build_model, load_checkpoint, load_open_clip
 from dedos_deploy.model.checkpoint import is_checkpoint
 from dedos_deploy.presets import DENSE_PRESETS, ModelConfig, get_preset
+from dedos_deploy.training.balance import word_weights
 from dedos_deploy.training.components import COMPONENTS, config_for
 from dedos_deploy.training.data import BatchSettings
 from dedos_deploy.training.denoising import DenoisingLearning, LearningSource
@@ -180,7 +181,21 @@ def batch_settings(settings: TrainSettings, whole_hw: tuple[int, int] | None) ->
         drop_words=settings.drop_words,
         augmentation=settings.augmentation,
         whole_hw=whole_hw,
+        scenes=bool(settings.keep),
+        rare=settings.rare,
     )
+
+
+def open_word_weights(
+    settings: TrainSettings,
+    folders: Sequence[LabelFolder],
+    words: Sequence[str],
+    device: torch.device,
+) -> torch.Tensor | None:
+    """Return the weight of every word as `balance` asks for, float32 [len(words)], None for 1."""
+    if not settings.balance:
+        return None
+    return torch.from_numpy(word_weights(folders, words, settings.balance)).to(device)
 
 
 def open_diffusion(settings: TrainSettings, processes: Processes) -> LatentDiffusion | None:

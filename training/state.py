@@ -38,6 +38,8 @@ class Training:
     """Fingerprint of the diffusion that `learning` reads."""
     data: DataMark | None = None
     """What the data was; None in processes that write no state."""
+    kept: str | None = None
+    """Fingerprint of the checkpoint whose knowledge is kept, None for a run that keeps nothing."""
     step: int = 0
     """Optimizer steps done."""
     elapsed_s: float = 0.0
@@ -67,6 +69,7 @@ def save_state(path: Path, training: Training, settings_json: str) -> None:
         "step": training.step,
         "elapsed_s": training.elapsed_s,
         "diffusion": training.diffusion,
+        "kept": training.kept,
         "data_files": training.data.files if training.data is not None else None,
         "data_content": training.data.content if training.data is not None else None,
     }
@@ -115,7 +118,7 @@ def load_state(path: Path, training: Training) -> None:
     """Bring `training` to where it was when `path` was written.
 
     Raises BadInputError when the file is missing, damaged, of another model, or of a run that read
-    another diffusion model.
+    another diffusion model or kept what another checkpoint knew.
     """
     record = _record(path)
     # The name of a diffusion may change (its folder moved), what it computes may not.
@@ -124,6 +127,11 @@ def load_state(path: Path, training: Training) -> None:
             f"the run to resume reads {_diffusion_name(record.diffusion)}, not "
             f"{_diffusion_name(training.diffusion)}; repeat its --diffusion and --diffusion-size, or "
             "start a new run in another --output"
+        )
+    if record.kept != training.kept:
+        raise BadInputError(
+            f"the run to resume keeps {_kept_name(record.kept)}, not {_kept_name(training.kept)}; repeat "
+            "its --keep, or start a new run in another --output"
         )
     _, tensors = read_tensors(path, partial(_damaged, path))
     modules = {"model.": training.model, "learning.": training.learning}
@@ -146,6 +154,7 @@ class _Record:
     step: int
     elapsed_s: float
     diffusion: str | None
+    kept: str | None
     data_files: str | None
     data_content: str | None
 
@@ -154,7 +163,8 @@ def _record(path: Path) -> _Record:
     try:
         values = load_json(_metadata(path).get("record", ""))
         if isinstance(values, dict):
-            values = {"diffusion": None, "data_files": None, "data_content": None, **values}
+            missing = dict.fromkeys(("diffusion", "kept", "data_files", "data_content"))
+            values = {**missing, **values}
         record: _Record = checked(_Record, values, "")
     except FieldError as error:
         raise _damaged(path, f"its record: {error}") from error
@@ -177,6 +187,10 @@ def _of_another_model(path: Path, reason: str) -> BadInputError:
 
 def _diffusion_name(fingerprint: str | None) -> str:
     return f"the diffusion model {fingerprint[:12]}" if fingerprint else "no diffusion model"
+
+
+def _kept_name(fingerprint: str | None) -> str:
+    return f"what the checkpoint {fingerprint[:12]} knew" if fingerprint else "nothing"
 
 
 def part_of(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -45,6 +45,8 @@ examples:
       a small model from scratch on a CPU; `camvid` is ./camvid or $DEDOS_DATA/camvid
   dedos-train --preset nano --data camvid hall=2 --output runs/both --init nano.safetensors
       two folders, each image of `hall` twice an epoch, from given weights
+  dedos-train --preset nano --data yours --output runs/yours --init embedded --keep demo
+      the embedded model learns your labels and goes on knowing what it knew
   dedos-train --preset nano --data camvid --output runs/camvid --minutes 45 --resume
       goes on after Ctrl-C or a crash exactly where the last saved state was
   dedos-train --preset edge-b --data coco-stuff --output runs/b --clip-weights openai \\
@@ -121,7 +123,8 @@ def run(args: argparse.Namespace) -> int:
     from dedos_deploy.training.settings import settings_for
 
     given = fields_of(args, chain(*TRAIN_OPTIONS.values()))
-    weights = named("checkpoint", given.get("init"), given.get("clip_weights"))
+    checkpoints = (given.get(name) for name in ("init", "clip_weights", "keep"))
+    weights = named("checkpoint", *checkpoints)
     diffusion = named("diffusion model", given.get("diffusion"), closed=True)
     check_run_folder(args.output, RUN_HOLDS, [*data_read(*args.data), *weights, *diffusion])
     settings = settings_for(args.preset, tuple(args.data), **given)

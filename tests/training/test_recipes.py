@@ -23,7 +23,7 @@ from dedos_deploy.training.pretraining.trunk_patches import TrunkSettings  # noq
 from dedos_deploy.training.pretraining.trunk_run import TrunkRun  # noqa: E402
 from dedos_deploy.training.pretraining.unet import UNetSettings  # noqa: E402
 from dedos_deploy.training.pretraining.vae import VaeSettings  # noqa: E402
-from dedos_deploy.training.recipes import embedded_nano, nano_recipe  # noqa: E402
+from dedos_deploy.training.recipes import continued_nano, embedded_nano, nano_recipe  # noqa: E402
 from dedos_deploy.training.recipes.nano_sets import CITY_CREDIT, NETS, PseudoSet  # noqa: E402
 from dedos_deploy.training.settings import settings_for  # noqa: E402
 
@@ -149,3 +149,24 @@ def test_what_is_missing_is_one_sentence(
     assert nano_recipe.run_recipe(recipe.make_nets) == 0
     assert nano_recipe.run_recipe(recipe.make_pseudo_labels) == 2
     assert "walk_frames' holds no image" in capsys.readouterr().err
+
+
+def test_the_embedded_model_goes_on_without_trunk_and_diffusion(
+    material: Path, tiny: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, assets = tmp_path / "work", tmp_path / "assets"
+    monkeypatch.setattr(continued_nano, "SHARES", SETS)
+    command = ["recipe", "--material", str(material), "--work", str(work), "--assets", str(assets)]
+    monkeypatch.setattr(sys, "argv", [*command, "--threads", "1", "--steps", "7"])
+    before = torch.get_num_threads()
+    with pytest.raises(SystemExit) as done:
+        continued_nano.main()
+    torch.set_num_threads(before)
+    assert done.value.code == 0 and {path.name for path in work.iterdir()} == {
+        *("nets", "scenes_street", "street_completed", "walk", "continued")
+    }
+    _, record = load_checkpoint(assets / "nano.safetensors")
+    assert {"Walk (CC0)", "Street", CITY_CREDIT} <= set(record["sources"])
+    [asked] = tiny
+    assert (asked["init"], asked["rare"], asked["size_hw"]) == ("embedded", 0.5, (352, 480))
+    assert "diffusion" not in asked and asked["steps"] == 7

@@ -46,14 +46,15 @@ from dedos_deploy.training.recipes.nano_sets import (
     NETS,
     PSEUDO_SETS,
     SCENES,
-    SCENES_CREDIT,
     VOC_CREDIT,
     PseudoSet,
 )
+from dedos_deploy.training.replay import SCENES_CREDIT
 from dedos_deploy.training.settings import settings_for
 
-CONFIDENCE, LOOKED_AT_PX, OVERLAYS = 0.8, 641, 12
-"""How sure a teacher must be, the longest side that it looks at, and pictures in overlays.png."""
+CONFIDENCE, LOOKED_AT_PX, WRITTEN_PX, OVERLAYS = 0.8, 641, 640, 12
+"""How sure a teacher must be, the longest side that it looks at unless a set says more, the longest one
+of pictures that are written, and pictures in overlays.png."""
 
 VAL_SCENES = 40
 """Scenes of each kind that nothing learns from."""
@@ -69,9 +70,11 @@ RATES: Mapping[str, Any] = {
     "backbone_lr": 3e-4,
     "muon": 0.003,
     "drop_words": 0.1,
-    "bank_drop": 0.75,
 }
 """A distilled trunk goes on more slowly than a head that starts from nothing."""
+
+BANK_DROP = 0.75
+"""Part of the steps that do not read the diffusion."""
 
 FINE: Mapping[str, Any] = {
     "size_hw": (288, 384),
@@ -83,6 +86,16 @@ FINE: Mapping[str, Any] = {
     "ema": 0.99,
 }
 """How a trained model goes on: larger pictures, rare words weighed more, smaller steps."""
+
+
+CONTINUED: Mapping[str, Any] = {
+    **FINE,
+    "size_hw": (352, 480),
+    "rare": 0.5,
+    "warmup": 50,
+    "ema": 0.998,
+}
+"""How the embedded model goes on for hours: larger pictures again, half of them drawn by rare words."""
 
 
 class Lines(Progress):
@@ -151,11 +164,14 @@ class Recipe:
                 self._label(job, self.work / job.name)
 
     def _label(self, job: PseudoSet, folder: Path) -> None:
-        rules = LabelRules(CONFIDENCE, job.words, job.without)
+        rules = LabelRules(CONFIDENCE, job.words, job.without, WRITTEN_PX)
         sources = [self.material / source for source in job.sources]
         teachers = [
             OnnxTeacher(
-                self.net(name), WORD_LISTS[name], sizes=(LOOKED_AT_PX,), threads=self.threads
+                self.net(name),
+                WORD_LISTS[name],
+                sizes=job.sizes_px or (LOOKED_AT_PX,),
+                threads=self.threads,
             )
             for name in job.teachers
         ]
@@ -212,20 +228,27 @@ class Recipe:
         return folder
 
     def train(
-        self, name: str, shares: dict[str, float], *, diffusion: Path, **options: Any
+        self, name: str, shares: dict[str, float], *, diffusion: Path | None, **options: Any
     ) -> Path:
-        """Train with the full method; returns the run's folder.
+        """Train with the full method, or without the diffusion of it; returns the run's folder.
 
         options: of TrainSettings, over RATES.
         """
         folder = self.work / f"{name}{self.tag}"
         if not (folder / "evaluation.json").is_file():
+            reading: dict[str, Any] = {}
+            if diffusion is not None:
+                cache = self.work / f"diffusion_cache{self.tag}"
+                reading = {
+                    "diffusion": str(diffusion),
+                    "diffusion_cache": str(cache),
+                    "bank_drop": BANK_DROP,
+                }
             given = {
-                "diffusion": str(diffusion),
                 "component": "V",
-                "diffusion_cache": str(self.work / f"diffusion_cache{self.tag}"),
                 "threads": self.threads,
                 "eval_minutes": 0.0,
+                **reading,
                 **RATES,
                 **options,
             }

@@ -13,9 +13,6 @@ NETS = {
 """Teachers: the name they get here, and the file in weights/ they are converted from."""
 
 SCENES = {"scenes_street": ("street", 1300), "scenes_hall": ("hall", 900)}
-SCENES_CREDIT = (
-    "Procedural street and hall scenes, rendered by dedos_deploy.scenes (this project, Apache-2.0)"
-)
 
 _CORAL = "weights (Apache-2.0), github.com/google-coral/test_data"
 CITY_CREDIT = f"Teacher: DeepLab EdgeTPU-slim Cityscapes {_CORAL}"
@@ -23,6 +20,8 @@ VOC_CREDIT = f"Teacher: DeepLabV3 MobileNetV2 PASCAL VOC {_CORAL}"
 _INTEL = "(CC BY 4.0), github.com/intel-iot-devkit/sample-videos; pseudo labels"
 _NOT_OUTDOORS = ("boat", "monitor", "plant", "table")
 """VOC words that its net sees in trees, clouds and cars."""
+_SEVERAL = (513, 641, 961)
+"""Of pictures that are large enough: near things are named best small, thin and far ones large."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,8 @@ class PseudoSet:
     """Split of label folders to complete; None for pictures and videos without labels."""
     joined: str | None = None
     """The one word that all classes of such a folder become."""
+    sizes_px: tuple[int, ...] = ()
+    """Longest sides that the teachers look at, each mirrored, too; empty: the recipe's one."""
 
 
 _DAVIS = tuple(
@@ -90,6 +91,7 @@ PSEUDO_SETS = (
             "github.com/udacity/CarND-Vehicle-Detection; pseudo labels",
         ),
         step=3,
+        sizes_px=_SEVERAL,
     ),
     PseudoSet(
         "intel_car",
@@ -97,6 +99,7 @@ PSEUDO_SETS = (
         ("cityscapes",),
         (f"Intel IoT sample video car-detection {_INTEL}",),
         step=12,
+        sizes_px=_SEVERAL,
     ),
     PseudoSet(
         "intel_people",
@@ -116,6 +119,7 @@ PSEUDO_SETS = (
             "pseudo labels",
         ),
         complete="train",
+        sizes_px=_SEVERAL,
     ),
 )
 

@@ -1,0 +1,45 @@
+"""The recipe of the next embedded nano: the embedded one goes on, from raw material to two files.
+
+    python -m dedos_deploy.training.recipes.continued_nano --material DIR --work work --assets out
+
+DIR is that of embedded_nano.py, and so is its licence: only permissive material. Teachers look at several
+sizes and mirror images, pictures are 352x480, half of them are drawn by rare words, and rare words weigh
+more. Neither trunk nor diffusion is made again, so the proxy bank stays what it is. Stopped or killed, the
+same command goes on; a state is saved every five minutes. Needs the extras [train] and [export].
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from dedos_deploy.training.recipes.embedded_nano import SHARES, export
+from dedos_deploy.training.recipes.nano_recipe import CONTINUED, Recipe, run_recipe
+from dedos_deploy.training.setup import EMBEDDED
+
+
+def main() -> None:
+    """Run the recipe as the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--material", type=Path, required=True, help="folder of the raw sets")
+    parser.add_argument("--work", type=Path, required=True, help="folder for all that is made")
+    parser.add_argument("--assets", type=Path, required=True, help="where the two files go")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads (2)")
+    parser.add_argument("--steps", type=int, default=3000, help="steps of 8 pictures (3000)")
+    args = parser.parse_args()
+    raise SystemExit(run_recipe(lambda: make(args)))
+
+
+def make(args: argparse.Namespace) -> None:
+    """Make the two files from the material."""
+    recipe = Recipe(args.material, args.work, args.threads)
+    args.assets.mkdir(parents=True, exist_ok=True)
+    recipe.make_nets()
+    recipe.make_scenes()
+    recipe.make_pseudo_labels()
+    options = {**CONTINUED, "init": EMBEDDED, "steps": args.steps}
+    export(recipe.train("continued", SHARES, diffusion=None, **options), args.assets)
+
+
+if __name__ == "__main__":
+    main()

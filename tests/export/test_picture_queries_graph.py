@@ -80,7 +80,7 @@ def test_half_of_it_is_half_with_its_islands(
     check_ops(graph, "trt")
     report = check_precision(graph, "fp16")
     assert report.float_weights == 0
-    gates = {"mixed": "picture_queries.logits.weight", "clip": "picture_queries.key.weight"}
+    gates = {"mixed": "picture_queries.logits.weight", "clip": "picture_queries.value.weight"}
     halves = {t.name for t in graph.graph.initializer if t.data_type == onnx.TensorProto.FLOAT16}
     assert any(name.endswith(gates[source]) for name in halves)
     rng = np.random.default_rng(1)

@@ -37,7 +37,8 @@ def any_config_from_dict(values: dict[str, Any]) -> AnyConfig:
     """
     kind = config_kind(values)
     try:
-        config = checked(kind, _completed(kind, values, "config"), "config")
+        _check_keys(kind, values, "config")
+        config = checked(kind, _completed(kind, values), "config")
     except FieldError as error:
         raise BadInputError(f"model configuration is incomplete or mistyped: {error}") from error
     return cast(AnyConfig, config)
@@ -54,17 +55,34 @@ def config_from_dict(values: dict[str, Any]) -> ModelConfig:
     raise BadInputError(f"it is of {config.preset}, not of a DEDOS model")
 
 
-def _completed(kind: type, values: object, where: str) -> object:
-    """Return the JSON value of a record with the defaults of the keys that it lacks."""
+def with_defaults(values: object) -> object:
+    """Return JSON values of a configuration with the defaults of the keys that they lack.
+
+    Files of earlier releases lack some; what is no object passes unchanged.
+    """
+    return _completed(config_kind(values), values)
+
+
+_PARTS: dict[str, type] = {"clip": ClipConfig, "text": TextTowerConfig}
+
+
+def _completed(kind: type, values: object) -> object:
     if not isinstance(values, dict):
         return values
-    defaults = {one.name: one.default for one in fields(kind)}
-    for key in values:
-        if key not in defaults:
-            raise BadInputError(f"unknown key {key[:80]!r} in {where}{nearest(key, defaults)}")
-    complete = {name: one for name, one in defaults.items() if one is not MISSING} | values
-    parts = {"clip": ClipConfig, "text": TextTowerConfig}
+    defaults = {one.name: one.default for one in fields(kind) if one.default is not MISSING}
     return {
-        name: _completed(parts[name], item, name) if name in parts else item
-        for name, item in complete.items()
+        name: _completed(_PARTS[name], item) if name in _PARTS else item
+        for name, item in (defaults | values).items()
     }
+
+
+def _check_keys(kind: type, values: object, where: str) -> None:
+    """Raise BadInputError for a key that no such record has, naming the nearest one."""
+    if not isinstance(values, dict):
+        return
+    known = [one.name for one in fields(kind)]
+    for key, item in values.items():
+        if key not in known:
+            raise BadInputError(f"unknown key {key[:80]!r} in {where}{nearest(key, known)}")
+        if key in _PARTS:
+            _check_keys(_PARTS[key], item, key)

@@ -16,6 +16,7 @@ Activation = Literal["quick_gelu", "gelu"]
 PixelDecoderKind = Literal["msdeform", "fpn"]
 AggregationKind = Literal["none", "light"]
 ClipTune = Literal["none", "ln", "qv", "all"]
+QuerySource = Literal["bank", "mixed", "clip"]
 DetailKind = Literal["conv", "mobile"]
 
 
@@ -41,6 +42,7 @@ _MODEL_LIMITS = {
     "queries": (1, 4096),
     "query_width": (1, 8192),
     "steps": (1, 1000),
+    "query_sets": (1, 64),
     "detail_width": (0, 1024),
     "pixel_ffn": (1, 65536),
     "aggregation_width": (1, 512),
@@ -158,6 +160,11 @@ class ModelConfig:
     text_blocks: int = 1
     clip_tune: ClipTune = "none"
     """Which parts of the trunk training may change."""
+    query_source: QuerySource = "bank"
+    """A picture's queries at inference: one constant `bank`, several banks `mixed` by the picture's CLS
+    token, or the bank after reading the picture's `clip` tokens."""
+    query_sets: int = 1
+    """M, the number of banks that `mixed` has."""
 
     def __post_init__(self) -> None:
         check_limits(self, "", _MODEL_LIMITS)
@@ -172,6 +179,16 @@ class ModelConfig:
             raise BadInputError(
                 f"kernels {self.basic_kernel} and {self.diffusion_kernel} give "
                 f"{n1 * n2}x{c1 * c2} proxy queries, not {self.queries}x{self.query_width}"
+            )
+        if (self.query_source == "mixed") != (self.query_sets > 1):
+            raise BadInputError(
+                f"query_sets is {self.query_sets} with query_source {self.query_source}; `mixed` has 2 "
+                "at least, and the others have 1"
+            )
+        if self.query_source != "bank" and not self.refine_blocks:
+            raise BadInputError(
+                f"query_source {self.query_source} makes queries at refined blocks, of which there are "
+                "none; give refine_blocks, or take bank"
             )
         if any(not 0 <= block < self.clip.layers for block in self.refine_blocks):
             raise BadInputError(

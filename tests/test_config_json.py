@@ -108,3 +108,13 @@ def test_a_manifest_holds_a_dense_clip() -> None:
     wrong = changed(lambda v: v["head"].update(cut="much"))
     with pytest.raises(BadBundleError, match="field 'config.head.cut' must be a finite number"):
         manifest(config=wrong).to_json()
+
+
+def test_a_manifest_of_an_earlier_release_lacks_what_came_later() -> None:
+    config = replace(FULL, null_limit=1.0)
+    values = json.loads(manifest(config=stored(config)).to_json())
+    del values["config"]["null_limit"], values["config"]["clip"]["activation"]
+    assert Manifest.from_json(json.dumps(values)).model_config == config
+    del values["config"]["preset"]
+    with pytest.raises(BadBundleError, match=r"key 'config\.preset' is missing"):
+        Manifest.from_json(json.dumps(values))

@@ -22,7 +22,7 @@ from dedos_deploy.export.options import EXPORT_OPTIONS, WEIGHT_OPTIONS, ExportOp
 from dedos_deploy.export.triton_options import TRITON_OPTIONS, TritonOptions
 from dedos_deploy.export.weights import WeightsSource
 from dedos_deploy.options import Option, size_hw
-from dedos_deploy.training.components import CONTROLS
+from dedos_deploy.training.components import CONTROLS, USES
 from dedos_deploy.training.miniature.options import MINIATURE_OPTIONS
 from dedos_deploy.training.miniature.plan import MiniaturePlan
 from dedos_deploy.training.options import (
@@ -124,8 +124,9 @@ def test_type_and_choices_are_those_of_the_field(
     if optional and get_origin(alternatives[0]) is Literal:
         hint = alternatives[0]
     if get_origin(hint) is Literal:
-        # The baseline (I) and the controls have nothing of their own to cache.
-        choices = set(get_args(hint)) - ({"I", *CONTROLS} if name == "cache" else set())
+        # The baseline (I), controls and other uses have nothing of their own to cache.
+        beside = {"I", *CONTROLS, *USES, *USES.values()} if name == "cache" else set()
+        choices = set(get_args(hint)) - beside
         assert set(option.choices) == choices
     elif option.switch:
         assert alternatives == [bool]

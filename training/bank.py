@@ -13,7 +13,7 @@ from torch import Tensor
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.model import Dedos
 from dedos_deploy.pictures import open_picture
-from dedos_deploy.training.denoising import DenoisingLearning, LiveFill
+from dedos_deploy.training.denoising import DenoisingLearning, LiveFill, set_weights
 
 if TYPE_CHECKING:
     from dedos_deploy.training.folders import LabelFolder
@@ -69,6 +69,8 @@ def calibrate_bank(
 ) -> Tensor:
     """Return the mean of q_{L,t} over `count` images, [N, n, c], in float32.
 
+    Of a model with M sets [M, N, n, c]: that of a set is weighted by how much each image asks with it.
+
     images: batches uint8 BGR [B, H, W, 3], read no further than needed. The bank is left as it is:
     `model.proxy_queries.fill_bank(mean, "calibrated")` writes it. Without
     added noise the batches and their order change the mean by rounding only.
@@ -84,11 +86,18 @@ def calibrate_bank(
     learning.eval()
     queries = model.proxy_queries.stage_queries()
     total, seen = torch.zeros_like(queries, dtype=torch.float64), 0
+    shares = torch.zeros(len(queries), dtype=torch.float64, device=queries.device)
+    sets = queries.ndim == 4
     try:
         for batch in images:
             batch = batch[: count - seen].to(queries.device)
             denoised = diffusion.denoise(diffusion.encode(batch), seed=seen)
-            total += learning.reader(queries, denoised.features).double().sum(0)
+            stages = learning.read(model, denoised.features)
+            if sets:
+                weights = set_weights(model, batch, model.proxy_queries.global_queries(stages))
+                shares += weights.double().sum(0)
+                stages = stages * weights[..., None, None, None]
+            total += stages.double().sum(0)
             seen += len(batch)
             if seen >= count:
                 break
@@ -99,7 +108,7 @@ def calibrate_bank(
             f"calibration asked for {count} images and found {seen}; give more --data, or ask for "
             "at least 1 and at most as many as there are"
         )
-    return (total / seen).float()
+    return (total / (shares[:, None, None, None] if sets else seen)).float()
 
 
 class CalibrationImages:

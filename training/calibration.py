@@ -48,7 +48,7 @@ class Run:
         """Return learning and source, or raise BadInputError when the run had no diffusion."""
         if self.learning is None or self.source is None:
             raise BadInputError(
-                f"run {self.folder} has no {LEARNING}, as it was trained without --diffusion; its "
+                f"run {self.folder} has no {LEARNING}, as no queries of it read a diffusion; its "
                 "bank can only be static"
             )
         return self.learning, self.source

@@ -1,7 +1,8 @@
 """The paper's components as switches: the rows of Table 3, each adding one to the one before.
 
 Beside them stand controls: the whole method (V) with something else in the place of what a picture's own
-diffusion features tell, so that a gain of (V) can be told from one of its extra parts.
+diffusion features tell, so that a gain of (V) can be told from one of its extra parts; and other uses of the diffusion, each with
+a control that has the same parameters and no diffusion.
 """
 
 from __future__ import annotations
@@ -11,7 +12,28 @@ from typing import Literal
 
 from dedos_deploy.presets import ModelConfig
 
-Component = Literal["I", "II", "III", "IV", "V", "V0", "V-random", "V-shuffled", "oracle"]
+Component = Literal[
+    "I",
+    "II",
+    "III",
+    "IV",
+    "V",
+    "V0",
+    "V-random",
+    "V-shuffled",
+    "oracle",
+    "V-predict",
+    "V-predict-random",
+    "V-mixed",
+    "V0-mixed",
+    "V-clip",
+    "V0-clip",
+]
+
+Use = Literal["read", "predict", "mixed", "clip"]
+"""What comes of the diffusion: proxy queries read it, and their mean is the bank; CLIP's refined tokens
+predict it (prediction.py); several banks are mixed by the picture's CLS; queries that read CLIP are
+taught to equal those that read the diffusion (distillation.py)."""
 
 Reads = Literal["nothing", "features", "random", "shuffled", "labels"]
 """What proxy queries read while training: the diffusion's features of the picture; those of a noise
@@ -29,16 +51,17 @@ class Parts:
     separation: bool
     text: bool
     reads: Reads = "features"
+    use: Use = "read"
 
     @property
     def walks(self) -> bool:
         """Whether a diffusion model takes part."""
-        return self.learns and self.reads != "labels"
+        return self.queries and self.reads not in ("nothing", "labels")
 
     @property
     def learns(self) -> bool:
-        """Whether proxy queries read anything."""
-        return self.queries and self.reads != "nothing"
+        """Whether proxy queries read anything, so that the bank has fillings."""
+        return self.queries and self.reads != "nothing" and self.use != "predict"
 
 
 COMPONENTS: dict[Component, Parts] = {
@@ -51,11 +74,23 @@ COMPONENTS: dict[Component, Parts] = {
     "V-random": Parts(True, True, True, True, "random"),
     "V-shuffled": Parts(True, True, True, True, "shuffled"),
     "oracle": Parts(True, True, False, True, "labels"),
+    "V-predict": Parts(True, True, False, True, "features", "predict"),
+    "V-predict-random": Parts(True, True, False, True, "random", "predict"),
+    "V-mixed": Parts(True, True, True, True, "features", "mixed"),
+    "V0-mixed": Parts(True, True, False, True, "nothing", "mixed"),
+    "V-clip": Parts(True, True, True, True, "features", "clip"),
+    "V0-clip": Parts(True, True, False, True, "nothing", "clip"),
 }
 """`oracle` shows what a constant bank can transmit at all, had the diffusion known the layout."""
 
 TABLE3: tuple[Component, ...] = ("I", "II", "III", "IV", "V")
 CONTROLS: tuple[Component, ...] = ("V0", "V-random", "V-shuffled", "oracle")
+USES: dict[Component, Component] = {
+    "V-predict": "V-predict-random",
+    "V-mixed": "V0-mixed",
+    "V-clip": "V0-clip",
+}
+"""Other uses of the diffusion, and the control of each: its parameters, and nothing of the diffusion."""
 
 
 def timesteps_for(component: Component, timesteps: tuple[int, ...]) -> tuple[int, ...]:
@@ -68,8 +103,9 @@ def timesteps_for(component: Component, timesteps: tuple[int, ...]) -> tuple[int
     return walked if COMPONENTS[component].progressive else (walked[len(walked) // 2],)
 
 
-def config_for(config: ModelConfig, component: Component, steps: int) -> ModelConfig:
-    """Return `config` with the parts of one row; steps: N of the walk, for rows that have one.
+def config_for(config: ModelConfig, component: Component, steps: int, sets: int = 4) -> ModelConfig:
+    """Return `config` with the parts of one row; steps: N of the walk, for rows that have one; sets: M of
+    rows that mix banks.
 
     Without progressive learning q_t is one plain [n, c] matrix: a basic kernel of full size and a
     1 x 1 diffusion kernel.
@@ -82,4 +118,8 @@ def config_for(config: ModelConfig, component: Component, steps: int) -> ModelCo
         config = replace(config, steps=1, basic_kernel=whole, diffusion_kernel=(1, 1))
     if not parts.queries:
         config = replace(config, refine_blocks=())
+    if parts.use == "mixed":
+        config = replace(config, query_source="mixed", query_sets=sets)
+    elif parts.use == "clip":
+        config = replace(config, query_source="clip")
     return config if parts.text else replace(config, text_blocks=0)

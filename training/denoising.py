@@ -38,9 +38,9 @@ class Learned:
     """What one batch gives the trainer."""
 
     stages: Tensor
-    """Q_{L,t}, float32 [B, N, n, c], highest t first."""
+    """Q_{L,t}, float32 [B, N, n, c], highest t first; [B, M, N, n, c] of M sets."""
     queries: Tensor
-    """Q of Eq. 7-8, [B, n, c]."""
+    """Q of Eq. 7-8, [B, n, c]; [B, M, n, c] of M sets."""
     consistency: Tensor | None
     """L_consist of every image, float32 [B], None without separation."""
 
@@ -82,7 +82,8 @@ class DenoisingLearning(nn.Module):
             if separation
             else None
         )
-        shape = (steps, config.queries, config.query_width)
+        sets = (config.query_sets,) if config.query_sets > 1 else ()
+        shape = (*sets, steps, config.queries, config.query_width)
         self.register_buffer("stage_mean", torch.zeros(shape))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
 
@@ -98,23 +99,48 @@ class DenoisingLearning(nn.Module):
         features: [N][L], each [B, C_i, h_i, w_i]; x_b, x_a: the images before and after denoising,
         uint8 BGR [B, H, W, 3] of any size, both or neither.
         """
-        stages = self.reader(model.proxy_queries.stage_queries(), features)
+        stages = self.read(model, features)
         queries = model.proxy_queries.global_queries(stages)
         if self.texture is None or x_b is None or x_a is None:
             return Learned(stages, queries, None)
         before, after, grid_hw = clip_pair(model, x_b, x_a, self.texture.layers)
-        return Learned(stages, queries, self.texture(queries, before, after, grid_hw))
+        # Positions relate through the queries of all sets together.
+        asked = queries.flatten(1, -2)
+        return Learned(stages, queries, self.texture(asked, before, after, grid_hw))
+
+    def read(self, model: Dedos, features: Sequence[Sequence[Tensor]]) -> Tensor:
+        """Return q_{L,t}, float32 [B, N, n, c], or [B, M, N, n, c] of a model with M sets.
+
+        A query reads alone, whatever else is asked, so sets are further rows of one reading.
+        """
+        queries = model.proxy_queries.stage_queries()
+        if queries.ndim == 3:
+            return self.reader(queries, features)  # type: ignore[no-any-return]
+        sets, _, count, _ = queries.shape
+        rows = self.reader(queries.transpose(0, 1).flatten(1, 2), features)
+        stages: Tensor = rows.unflatten(2, (sets, count)).transpose(1, 2)
+        return stages
 
     @torch.no_grad()
-    def update_mean(self, stages: Tensor) -> None:
+    def update_mean(self, stages: Tensor, shares: Tensor | None = None) -> None:
         """Take the mean over images of q_{L,t}, [..., N, n, c], into the running mean.
+
+        shares: of M sets, [M], the mean over images of the weights g; `stages` [M, N, n, c] is then the
+        mean weighted by g, and a set that few images asked with moves as much less.
 
         Several processes must hand in one and the same mean. Early means are forgotten faster than
         `ema` says: update number u keeps at most u / (u + 9), since kernels move most at first.
         """
-        batch_mean = stages.float().flatten(0, -4).mean(0) if stages.ndim > 3 else stages.float()
+        sides, batch_mean = self.stage_mean.ndim, stages.float()
+        if stages.ndim > sides:
+            batch_mean = batch_mean.flatten(0, -1 - sides).mean(0)
         updates = int(self.count)
-        self.stage_mean.lerp_(batch_mean, 1 - min(self.ema, updates / (updates + 9)))
+        rate = 1 - min(self.ema, updates / (updates + 9))
+        if shares is None:
+            self.stage_mean.lerp_(batch_mean, rate)
+        else:
+            rates = rate * (len(shares) * shares.float()).clamp(max=1)
+            self.stage_mean.lerp_(batch_mean, rates.reshape(-1, *[1] * (sides - 1)))
         self.count += 1
 
     def bank_queries(self, model: Dedos, fill: LiveFill) -> Tensor:
@@ -144,6 +170,20 @@ def clip_pair(
     with fused_attention():
         pairs = [tokens.chunk(2) for tokens in model.trunk.plain_features(both, layers)]
     return [before for before, _ in pairs], [after for _, after in pairs], grid_hw
+
+
+@torch.no_grad()
+def set_weights(model: Dedos, images: Tensor, queries: Tensor) -> Tensor:
+    """Return the decoder's weights of M sets, [B, M], for images asked with their own sets.
+
+    images: uint8 BGR [B, H, W, 3]; queries: [B, M, n, c].
+    """
+    patch = model.config.clip.patch
+    height, width = (max(2, round(side / patch)) * patch for side in images.shape[1:3])
+    with fused_attention():
+        found = model.image_features(_resized(images, (height, width)), queries).set_weights
+    assert found is not None
+    return found
 
 
 def _resized(images: Tensor, size_hw: tuple[int, int]) -> Tensor:
@@ -254,7 +294,8 @@ def _header(path: Path, text: str) -> tuple[ModelConfig, _Header]:
 
 def _least_numbers(config: ModelConfig, header: _Header) -> int:
     """Return how many numbers keys, values and the running mean have; the rest grows with these."""
-    return (2 * sum(header.channels) + config.steps * config.queries) * config.query_width
+    means = config.query_sets * config.steps * config.queries
+    return (2 * sum(header.channels) + means) * config.query_width
 
 
 def _built(config: ModelConfig, header: _Header) -> DenoisingLearning:

@@ -43,6 +43,7 @@ from dedos_deploy.training.optimizer import (
     rate_factor,
     set_rate,
 )
+from dedos_deploy.training.prediction import AnyLearning
 from dedos_deploy.training.preview import SAMPLES, write_samples
 from dedos_deploy.training.settings import TrainSettings
 from dedos_deploy.training.setup import (
@@ -90,8 +91,7 @@ class Trainer:
     """One run in one output folder: `train` until the end, Ctrl-C, or a loss that is not finite.
 
     output: folder for checkpoint.safetensors (for export), learning.safetensors (what read the
-    diffusion, for `calibrate-bank`), state.safetensors (to resume), log.jsonl, samples/ and
-    evaluation.json; resume: go on from its state; allow_changed_data: also with other data under
+    diffusion, for `calibrate-bank`), state.safetensors (to resume), log.jsonl, samples/, evaluation.json; resume: go on from its state; allow_changed_data: also with other data under
     the same names; progress: counts the images of the data while they are checked.
 
     Under torchrun every process makes one Trainer with the same settings; the first one writes.
@@ -136,7 +136,7 @@ class Trainer:
         model = model.to(self.device).train()
         choose_trained(model, tune_text=settings.tune_text)
         diffusion = open_diffusion(settings, self.processes)
-        learning: DenoisingLearning | None = None
+        learning: AnyLearning | None = None
         walker: Walker | LabelWalker | None = None
         self._source: LearningSource | None = None
         if diffusion is not None:
@@ -215,13 +215,14 @@ class Trainer:
         }
         self._fill_bank()
         save_checkpoint(self.output / CHECKPOINT, self.training.best_model, extra=extra)
-        if self.training.learning is not None and self._source is not None:
-            save_learning(self.output / LEARNING, self.training.learning, self._source)
+        learning, source = self.training.learning, self._source
+        if isinstance(learning, DenoisingLearning) and source is not None:
+            save_learning(self.output / LEARNING, learning, source)
 
     def _fill_bank(self) -> None:
         """Give the weights to ship the bank that they would be deployed with now."""
         learning = self.training.learning
-        if learning is not None:
+        if isinstance(learning, DenoisingLearning):
             fill = self.settings.bank if int(learning.count) else "static"
             fill_bank(self.training.best_model, learning, fill)
 
@@ -312,8 +313,8 @@ class Trainer:
         training.optimizer.step()
         if training.average is not None:
             training.average.update(training.model, training.step)
-        if training.learning is not None and loss.stages is not None:
-            training.learning.update_mean(loss.stages)
+        if isinstance(training.learning, DenoisingLearning) and loss.stages is not None:
+            training.learning.update_mean(loss.stages, loss.shares)
         training.step += 1
         return StepReport(
             step=training.step,
@@ -326,7 +327,7 @@ class Trainer:
     def _backward(self, micro: list[Batch]) -> Loss:
         """Leave the step's gradients of this process; return the whole step's loss.
 
-        The stages returned are their mean over all images of all processes.
+        Stages and shares returned are their means over all images of all processes.
         """
         objective, step = self.objective, self.training.step
         mine = sum((objective.totals(batch) for batch in micro), start=Totals(0.0, 0.0, 0.0, 0.0))
@@ -347,12 +348,19 @@ class Trainer:
         found = [float(sum(loss.total for loss in losses))]
         found += [float(sum(loss.terms[name] for loss in losses)) for name in names]
         total, *terms = self.processes.sum(found)
-        stages = None
-        if losses[0].stages is not None:
-            summed = torch.stack([loss.stages for loss in losses if loss.stages is not None]).sum(0)
-            stages = self.processes.add_tensor(summed) / totals.images
+        stages = self._sum([loss.stages for loss in losses])
+        shares = self._sum([loss.shares for loss in losses])
+        if stages is not None and shares is not None:
+            stages, shares = stages / shares[:, None, None, None], shares / totals.images
+        elif stages is not None:
+            stages = stages / totals.images
         values = {n: torch.tensor(value) for n, value in zip(names, terms, strict=True)}
-        return Loss(torch.tensor(total), values, stages)
+        return Loss(torch.tensor(total), values, stages, shares)
+
+    def _sum(self, parts: list[torch.Tensor | None]) -> torch.Tensor | None:
+        """Return the sum over micro-batches and processes of what none, or each of them, has."""
+        found = [part for part in parts if part is not None]
+        return self.processes.add_tensor(torch.stack(found).sum(0)) if found else None
 
     def _report(self, observer: Observer, images: int | None) -> list[EvaluationResult]:
         """Evaluate, paint samples, and tell the observer and the logs."""
@@ -384,8 +392,7 @@ class Trainer:
                 self._report(observer, settings.eval_images)
             self._evaluated_at = now
 
-    _saved_at = 0.0
-    _evaluated_at = 0.0
+    _saved_at = _evaluated_at = 0.0
 
     def _fail(self, micro: list[Batch], loss: float, norm: float) -> None:
         path = failed_path(self.output, self.processes.rank)

@@ -104,6 +104,8 @@ class MuonAdamW(torch.optim.AdamW):
             state["step"] += 1
             mean = state["exp_avg"].lerp_(parameter.grad, 1 - momentum)
             ahead = parameter.grad.lerp(mean, momentum)
+            if not group["lr"]:
+                continue  # A frozen trunk has a rate of 0, and its steps would be most of the work.
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
             for rows, piece in zip(_pieces(parameter), _pieces(ahead), strict=True):
                 matrix = piece.flatten(1)  # a convolution is a matrix of its flattened kernels

@@ -1,4 +1,7 @@
-"""The total objective L_total = L_seg + gamma L_consist (Eq. 16), micro-batch by micro-batch."""
+"""The total objective L_total = L_seg + gamma L_consist (Eq. 16), micro-batch by micro-batch.
+
+Other uses of the diffusion add their own term: L_predict (prediction.py) or L_distil (distillation.py).
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,17 @@ import torch
 from torch import Tensor
 
 from dedos_deploy.model import Dedos
+from dedos_deploy.model.dedos import Predictions
 from dedos_deploy.model.detail_branch import DetailBranch
 from dedos_deploy.model.word_embeddings import WordEmbeddings
+from dedos_deploy.training.components import COMPONENTS
 from dedos_deploy.training.data import Batch
-from dedos_deploy.training.denoising import DenoisingLearning, Learned
-from dedos_deploy.training.diffusion.walker import LabelWalker, Walker
+from dedos_deploy.training.denoising import Learned
+from dedos_deploy.training.diffusion.walker import LabelWalker, Walked, Walker
+from dedos_deploy.training.distillation import distillation_loss
 from dedos_deploy.training.keep import Keeper, Logits
 from dedos_deploy.training.losses import Outputs, Totals, count_labels, segmentation_loss
+from dedos_deploy.training.prediction import AnyLearning, FeaturePrediction
 from dedos_deploy.training.settings import TrainSettings
 
 
@@ -28,7 +35,20 @@ class Loss:
     terms: dict[str, Tensor]
     """The loss's detached parts by name."""
     stages: Tensor | None
-    """Q_{L,t} summed over the micro-batch's images, [N, n, c], None when the step used the bank."""
+    """Q_{L,t} summed over the micro-batch's images, [N, n, c], None when the step used the bank. Of M
+    sets [M, N, n, c], every image by its weights."""
+    shares: Tensor | None = None
+    """Those weights of M sets summed over the images, [M]; None for one set."""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the model is asked with in one step, and what was read for it."""
+
+    proxy: Tensor | None
+    start: Tensor | None = None
+    learned: Learned | None = None
+    walked: Walked | None = None
 
 
 class Objective:
@@ -44,7 +64,7 @@ class Objective:
         settings: TrainSettings,
         model: Dedos,
         embeddings: WordEmbeddings,
-        learning: DenoisingLearning | None,
+        learning: AnyLearning | None,
         walker: Walker | LabelWalker | None,
         word_weights: Tensor | None = None,
         keeper: Keeper | None = None,
@@ -52,6 +72,7 @@ class Objective:
         self.word_weights, self.keeper = word_weights, keeper
         self.settings, self.model, self.embeddings = settings, model, embeddings
         self.learning, self.walker = learning, walker
+        self.teaches = COMPONENTS[settings.component].use == "clip"
 
     def reads_diffusion(self, step: int) -> bool:
         """Whether `step` reads the diffusion, or trains the decoder with the bank's queries.
@@ -80,8 +101,11 @@ class Objective:
         text = self.embeddings(slots)
         valid = torch.ones(len(text), device=device)
         with torch.autocast(device.type, torch.bfloat16, enabled=bool(self.settings.amp)):
-            proxy, learned = self._queries(batch, denoise, seed)
-            found = self.model.predict(batch.images.to(device), text, valid, proxy)
+            asked = self._queries(batch, denoise, seed)
+            found = self.model.predict(
+                batch.images.to(device), text, valid, asked.proxy, asked.start
+            )
+            further = self._further(batch, asked, found)
         last = found.class_logits, found.mask_logits
         # What is asked for beside the batch's words is annotated nowhere, so no term here sees it.
         others = batch.annotated.new_zeros(len(batch.images), len(slots) - len(batch.slots))
@@ -97,13 +121,11 @@ class Objective:
             kept = self._kept(self.keeper, batch, slots, last, self._step(seed))
             total = total + self.settings.keep_weight * kept
             terms["keep"] = kept.detach()
-        if learned is None:
-            return Loss(total, terms, None)
-        if learned.consistency is not None:
-            consistency = learned.consistency.float().sum() / totals.images
-            total = total + self.settings.gamma * consistency
-            terms["consist"] = consistency.detach()
-        return Loss(total, terms, learned.stages.detach().float().sum(0))
+        for name, (weight, values) in further.items():
+            term = values.float().sum() / totals.images
+            total = total + weight * term
+            terms[name] = term.detach()
+        return Loss(total, terms, *_summed(asked.learned, found.set_weights))
 
     def _step(self, seed: int) -> int:
         return seed // self.settings.batch
@@ -123,7 +145,7 @@ class Objective:
         model, text = self.model, self.embeddings(slots)
         valid = torch.ones(len(text), device=text.device)
         proxy = None
-        if self.learning is not None:
+        if self.learning is not None and not isinstance(self.learning, FeaturePrediction):
             proxy = self.learning.bank_queries(model, self.settings.bank)
         detail = model.detail if isinstance(model.detail, DetailBranch) else None
         training = detail is not None and detail.training
@@ -138,13 +160,46 @@ class Objective:
             detail.train(training)
         return classes, masks
 
-    def _queries(
-        self, batch: Batch, denoise: bool, seed: int
-    ) -> tuple[Tensor | None, Learned | None]:
+    def _queries(self, batch: Batch, denoise: bool, seed: int) -> _Asked:
         if self.learning is None or self.walker is None:
-            return None, None
-        if not denoise:
-            return self.learning.bank_queries(self.model, self.settings.bank), None
-        walked = self.walker(batch, seed)
+            return _Asked(None)
+        walked = self.walker(batch, seed) if denoise else None
+        if isinstance(self.learning, FeaturePrediction):
+            return _Asked(None, walked=walked)
+        bank = None
+        if walked is None or self.teaches:
+            bank = self.learning.bank_queries(self.model, self.settings.bank)
+        if walked is None:
+            return _Asked(bank)
         learned = self.learning(self.model, walked.features, walked.before, walked.after)
-        return learned.queries, learned
+        return _Asked(learned.queries, bank, learned, walked)
+
+    def _further(
+        self, batch: Batch, asked: _Asked, found: Predictions
+    ) -> dict[str, tuple[float, Tensor]]:
+        """Return weight and values [B] of every term that the diffusion adds to L_seg, by name."""
+        terms: dict[str, tuple[float, Tensor]] = {}
+        if asked.walked is None:
+            return terms
+        if isinstance(self.learning, FeaturePrediction):
+            patch = self.model.config.clip.patch
+            grid_hw = (batch.images.shape[1] // patch, batch.images.shape[2] // patch)
+            predicted = self.learning(found.tokens, grid_hw, asked.walked.features)
+            terms["predict"] = (self.settings.predict_weight, predicted)
+        if asked.learned is not None and asked.learned.consistency is not None:
+            terms["consist"] = (self.settings.gamma, asked.learned.consistency)
+        if asked.learned is not None and asked.start is not None:
+            left = distillation_loss(found.read, asked.learned.queries, asked.start)
+            terms["distil"] = (self.settings.distil_weight, left)
+        return terms
+
+
+def _summed(learned: Learned | None, weights: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """Return `Loss.stages` and `Loss.shares`."""
+    if learned is None:
+        return None, None
+    stages = learned.stages.detach().float()
+    if weights is None:
+        return stages.sum(0), None
+    g = weights.detach().float()
+    return (stages * g[..., None, None, None]).sum(0), g.sum(0)

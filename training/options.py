@@ -135,7 +135,10 @@ TRAIN_OPTIONS = {
             "row of the paper's Table 3: baseline, + proxy queries (one step), + progressive "
             "walk, + separation of texture, + text interaction; V is the whole method, the "
             "others are for ablations. V0, V-random, V-shuffled and oracle are controls of V: no diffusion, "
-            "one of random weights, another picture's features, the true labels in its place",
+            "one of random weights, another picture's features, the true labels in its place. Other uses: "
+            "V-predict (CLIP's tokens predict the diffusion's), V-mixed (several banks, mixed by the "
+            "picture's CLS), V-clip (queries read CLIP, taught to equal the denoised ones); controls "
+            "of these: V-predict-random, V0-mixed, V0-clip",
             choices=tuple(COMPONENTS),
         ),
         Option(
@@ -187,6 +190,27 @@ TRAIN_OPTIONS = {
             "and two passes of CLIP",
             float,
             default=1.0,
+        ),
+        Option(
+            "predict_weight",
+            "weight of the loss by which V-predict learns ({default})",
+            float,
+            metavar="W",
+            default=1.0,
+        ),
+        Option(
+            "distil_weight",
+            "weight of the loss that teaches the queries of V-clip ({default})",
+            float,
+            metavar="W",
+            default=1.0,
+        ),
+        Option(
+            "query_sets",
+            "banks that V-mixed and V0-mixed mix ({default})",
+            int,
+            metavar="M",
+            default=4,
         ),
         Option(
             "bank",

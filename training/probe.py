@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.evaluation.result import EvaluationResult
 from dedos_deploy.model import Dedos
-from dedos_deploy.model.refinement import Refinement
 from dedos_deploy.training.evaluate import evaluate_scores, network_input, spread
 from dedos_deploy.training.folders import LabelFolder, read_pair
 from dedos_deploy.training.targets import mask_targets
@@ -67,8 +66,6 @@ def linear_probe(
 
 def _tokens(model: Dedos, image: Tensor) -> Tensor:
     """Return float64 [N, 3 C + 1]: normalised tokens of the three taps, and a constant."""
-    refine = model.refinement
-    q_hat = refine.q_hat(model.proxy_queries()) if isinstance(refine, Refinement) else None
-    found = model.trunk(image, refine, q_hat, model.taps)
+    found = model.refined_tokens(image)
     parts = [F.layer_norm(one[0].float(), one.shape[2:]) for one in found]
     return torch.cat([*parts, torch.ones(len(parts[0]), 1)], dim=1).double()

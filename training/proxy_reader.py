@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dedos_deploy.model.blocks import MASKED
+from dedos_deploy.model.query_reader import QueryReader
 
 MaskMap = Literal["gate", "random", "none"]
 
@@ -18,12 +19,6 @@ GATE_START = 0.95
 
 RANDOM_KEPT = 0.75
 """Part of the positions that the `random` mask map leaves visible."""
-
-QUERY_START = 4.0
-"""Kronecker kernels start with entries of rms 1/4, so this gain gives attention logits near 1."""
-
-VALUE_START = 0.02
-"""rms of what one layer adds to queries of rms 1/4 at the start: the residual dominates."""
 
 
 class ProxyReader(nn.Module):
@@ -60,7 +55,7 @@ class ProxyReader(nn.Module):
         return q
 
 
-class LayerReader(nn.Module):
+class LayerReader(QueryReader):
     """One layer i of Eq. 3-5, from q_{i-1,t} to q_{i,t}.
 
     M enters as softmax(QKᵀ/√c + log M) V M: a position with M = 0 has no weight and no value. The
@@ -69,34 +64,15 @@ class LayerReader(nn.Module):
     """
 
     def __init__(self, channels: int, query_width: int, mask_map: MaskMap) -> None:
-        super().__init__()
+        super().__init__(channels, query_width, gated=mask_map == "gate")
         self.mask_map = mask_map
-        self.query = nn.Linear(query_width, query_width, bias=False)
-        self.key = nn.Linear(channels, query_width, bias=False)
-        self.value = nn.Linear(channels, query_width, bias=False)
-        self.gate = nn.Linear(channels, 1) if mask_map == "gate" else None
-        self.move = nn.Linear(query_width, query_width)
-        nn.init.normal_(self.query.weight, std=QUERY_START * query_width**-0.5)
-        nn.init.normal_(self.key.weight, std=channels**-0.5)
-        nn.init.normal_(self.value.weight, std=VALUE_START * channels**-0.5)
-        nn.init.zeros_(self.move.weight)
-        nn.init.zeros_(self.move.bias)
         if self.gate is not None:
             nn.init.zeros_(self.gate.weight)
             nn.init.constant_(self.gate.bias, torch.logit(torch.tensor(GATE_START)).item())
 
     def forward(self, queries: Tensor, tokens: Tensor) -> Tensor:
         """queries: float32 [B, N, n, c]; tokens: [B, N, P, C], normalised; returns as queries."""
-        mask, log_mask = self.mask(tokens)
-        # (Q W_Kᵀ) fᵀ and (A f) W_V instead of Q (f W_K)ᵀ and A (f W_V): there are fewer queries
-        # than positions, so the keys and values of every position are never formed.
-        asked = (self.query(queries) * queries.shape[-1] ** -0.5) @ self.key.weight
-        logits = asked @ tokens.transpose(-1, -2)
-        weights = (logits.float() + log_mask).softmax(-1) * mask
-        change: Tensor = self.value(weights @ tokens)
-        mixed = queries + change.float()
-        moved: Tensor = self.move(mixed)
-        return mixed + moved.float()
+        return self.read(queries, tokens, self.mask(tokens))
 
     def mask(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Return M_i and log M_i, float32 [B, N, 1, P], one map for all queries."""

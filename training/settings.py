@@ -102,6 +102,12 @@ class TrainSettings:
     """M of Eq. 4."""
     gamma: float = 1.0
     """Weight of L_consist in Eq. 16."""
+    predict_weight: float = 1.0
+    """Weight of L_predict, see prediction.py."""
+    distil_weight: float = 1.0
+    """Weight of L_distil, see distillation.py."""
+    query_sets: int = 4
+    """M, the banks of a component that mixes several."""
     bank: LiveFill = "ema"
     """Filling of the proxy bank while training."""
     bank_drop: float = 0.5
@@ -144,7 +150,10 @@ class TrainSettings:
             get_preset(self.preset).check_size(self.size_hw)
 
     def _check_ranges(self) -> None:
-        for name in ("steps", "minutes", "batch", "lr", "vocabulary", "clip_norm", "keep_weight"):
+        positive = (
+            "steps minutes batch lr vocabulary clip_norm keep_weight predict_weight distil_weight"
+        )
+        for name in positive.split():
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise BadInputError(f"{name} is {value}, but must be more than 0")
@@ -182,11 +191,24 @@ class TrainSettings:
             )
         if not 0 <= self.bank_drop <= 1:
             raise BadInputError(f"bank_drop is {self.bank_drop}, but a probability lies in [0, 1]")
+        if not 2 <= self.query_sets <= 64:
+            raise BadInputError(
+                f"query_sets is {self.query_sets}, but 2 to 64 banks can be mixed; 4 is the default"
+            )
         if self.component not in COMPONENTS:
             raise BadInputError(
-                f"unknown component {self.component!r}; rows of Table 3 and controls: "
+                f"unknown component {self.component!r}; rows of Table 3, controls and other uses: "
                 f"{', '.join(COMPONENTS)}"
             )
+        self._check_component()
+        if self.diffusion_cache and (self.view != "whole" or self.add_noise or not self.diffusion):
+            raise BadInputError(
+                "a diffusion cache needs --diffusion, --view whole (paper-* read crops otherwise) and no "
+                "added noise: only then are latents constants of an image; leave --diffusion-cache out, "
+                "or change the others"
+            )
+
+    def _check_component(self) -> None:
         parts = COMPONENTS[self.component]
         if self.diffusion and not parts.queries:
             raise BadInputError(
@@ -198,21 +220,25 @@ class TrainSettings:
                 f"component {self.component} is a control that reads no diffusion; leave --diffusion "
                 "out or choose V"
             )
+        if parts.use == "predict" and not self.diffusion:
+            raise BadInputError(
+                f"component {self.component} predicts the features of a diffusion; name one with "
+                "--diffusion"
+            )
         if parts.reads in ("random", "shuffled") and not self.diffusion:
             raise BadInputError(
                 f"component {self.component} is a control for what --diffusion tells; give the one that "
                 "V reads"
             )
+        if parts.use == "predict" and self.view != "crop":
+            raise BadInputError(
+                f"component {self.component} compares positions, so the diffusion must read the crop that "
+                "the model sees; add --view crop"
+            )
         if parts.reads == "shuffled" and (self.micro_batch or self.batch) < 2:
             raise BadInputError(
                 f"component {self.component} reads another picture of the micro-batch, which has 1; "
                 "make --batch or --micro-batch 2 at least"
-            )
-        if self.diffusion_cache and (self.view != "whole" or self.add_noise or not self.diffusion):
-            raise BadInputError(
-                "a diffusion cache needs --diffusion, --view whole (paper-* read crops otherwise) and no "
-                "added noise: only then are latents constants of an image; leave --diffusion-cache out, "
-                "or change the others"
             )
 
     def check_effects(self, given: Mapping[str, Any]) -> None:
@@ -246,6 +272,24 @@ class TrainSettings:
             found["gamma"] = "texture is separated with --diffusion in IV and V alone; choose these"
         if not (self.diffusion or parts.progressive):
             found["timesteps"] = f"component {self.component} walks none here; name a --diffusion"
+        return found | self._without_use()
+
+    def _without_use(self) -> dict[str, str]:
+        """Return the same of the fields of one use of the diffusion."""
+        found: dict[str, str] = {}
+        use = COMPONENTS[self.component].use
+        if use == "predict":
+            reason = f"the queries of component {self.component} read no diffusion; choose V"
+            found |= {"mask_map": reason, "bank": reason}
+        else:
+            reason = "no head predicts the diffusion's features; choose component V-predict"
+            found["predict_weight"] = reason
+        if not (self.diffusion and use == "clip"):
+            reason = "no denoised queries teach any that read CLIP"
+            found["distil_weight"] = f"{reason}; choose component V-clip with --diffusion"
+        if use != "mixed":
+            reason = f"component {self.component} has one bank; choose V-mixed or V0-mixed"
+            found["query_sets"] = reason
         return found
 
     @property

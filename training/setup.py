@@ -28,6 +28,7 @@ from dedos_deploy.training.diffusion.walk import (
 from dedos_deploy.training.diffusion.walker import LabelWalker, Walker
 from dedos_deploy.training.distributed import Processes
 from dedos_deploy.training.folders import LabelFolder
+from dedos_deploy.training.prediction import AnyLearning, FeaturePrediction
 from dedos_deploy.training.settings import TrainSettings
 from dedos_deploy.training.sources import open_data
 from dedos_deploy.training.targets import IGNORE, OTHER
@@ -57,7 +58,7 @@ def initial_model(settings: TrainSettings) -> tuple[Dedos, dict[str, Any]]:
     Raises BadInputError when weights are missing or of another preset or component.
     """
     preset = get_preset(settings.preset)
-    config = config_for(preset, settings.component, len(settings.walked))
+    config = config_for(preset, settings.component, len(settings.walked), settings.query_sets)
     config = replace(config, clip_tune=settings.tuned)
     if settings.init and settings.init not in DENSE_PRESETS:
         return _initial_checkpoint(settings, settings.init, config)
@@ -218,9 +219,13 @@ def open_diffusion(settings: TrainSettings, processes: Processes) -> LatentDiffu
 
 def open_learning(
     settings: TrainSettings, model: Dedos, diffusion: LatentDiffusion
-) -> tuple[DenoisingLearning, Walker, LearningSource]:
-    """Return what reads the diffusion, what walks it, and which diffusion it is."""
+) -> tuple[AnyLearning, Walker, LearningSource]:
+    """Return what learns from the diffusion, what walks it, and which diffusion it is."""
     parts = COMPONENTS[settings.component]
+    source = LearningSource(asdict(diffusion.settings), diffusion.fingerprint)
+    if parts.use == "predict":
+        prediction = FeaturePrediction(model.config, diffusion.channels)
+        return prediction, Walker(diffusion, separation=False), source
     separation = parts.separation and settings.gamma > 0
     learning = DenoisingLearning(
         model.config,
@@ -232,7 +237,6 @@ def open_learning(
     cache = None
     if settings.diffusion_cache:
         cache = DiffusionCache(Path(settings.diffusion_cache), diffusion)
-    source = LearningSource(asdict(diffusion.settings), diffusion.fingerprint)
     shuffled = parts.reads == "shuffled"
     walker = Walker(diffusion, separation=separation, cache=cache, shuffled=shuffled)
     return learning, walker, source

@@ -17,9 +17,9 @@ from dedos_deploy.fields import FieldError, checked, load_json
 from dedos_deploy.files import replacing
 from dedos_deploy.model import Dedos
 from dedos_deploy.model.tensor_files import load_strictly, read_metadata, read_tensors
-from dedos_deploy.training.denoising import DenoisingLearning
 from dedos_deploy.training.muon import MuonAdamW
 from dedos_deploy.training.optimizer import WeightAverage, named_parameters
+from dedos_deploy.training.prediction import AnyLearning
 from dedos_deploy.training.survey import DataMark
 
 FORMAT = "dedos-training-state-1"
@@ -32,10 +32,10 @@ class Training:
     model: Dedos
     optimizer: MuonAdamW
     average: WeightAverage[Dedos] | None
-    learning: DenoisingLearning | None = None
-    """What reads the diffusion, None for a run without one."""
+    learning: AnyLearning | None = None
+    """What learns from the diffusion, None for a run without one."""
     diffusion: str | None = None
-    """Fingerprint of the diffusion that `learning` reads."""
+    """Fingerprint of the diffusion that `learning` learns from."""
     data: DataMark | None = None
     """What the data was; None in processes that write no state."""
     kept: str | None = None

@@ -20,7 +20,12 @@ from dedos_deploy.bundle._names import (
     is_vocabulary_name,
     vocabulary_file,
 )
-from dedos_deploy.config_json import AnyConfig, any_config_from_dict, config_kind
+from dedos_deploy.config_json import (
+    AnyConfig,
+    any_config_from_dict,
+    config_kind,
+    with_defaults,
+)
 from dedos_deploy.errors import BadBundleError, BadInputError, UnsupportedVersionError, shown
 from dedos_deploy.fields import FieldError, checked, load_json
 from dedos_deploy.presets import Activation
@@ -181,7 +186,7 @@ def _parse(values: dict[str, object]) -> Manifest:
         raise FieldError("key 'config' is missing")
     try:
         # For its messages only: any_config_from_dict makes the record, as for checkpoints.
-        checked(config_kind(raw_config), raw_config, "config")
+        checked(config_kind(raw_config), with_defaults(raw_config), "config")
         config = any_config_from_dict(cast(dict[str, Any], raw_config)).to_dict()
     except BadInputError as error:
         raise FieldError(f"field 'config' is not usable: {error}") from error

@@ -28,6 +28,8 @@ examples:
       as long as you say, with fewer steps
   dedos-train miniature --output runs/m --seeds 5 --steps 1500 --jobs 8
       closer figures on a larger machine
+  dedos-train miniature --output runs/few --regime few-labels --seeds 5
+      100 labelled scenes, CLIP and diffusion of 30,000 without labels; a night on two cores
 
 The output folder gets miniature.md, miniature.json, pictures, miniature.dedos (a bundle of the last
 component) and the folders of all parts."""
@@ -38,6 +40,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser = command_parser("dedos-train miniature", _DESCRIPTION, _EPILOG)
     parser.add_argument("--output", type=Path, required=True, help="folder of the miniature")
     parser.add_argument("--quick", action="store_true", help="tiny budgets, about three minutes")
+    parser.add_argument(
+        "--regime",
+        metavar="NAME",
+        help="where a diffusion would show if anywhere, each against (I) and controls: `long` has 3000 "
+        "steps, `few-labels` 100 labelled scenes after 30,000 without labels, `gamma` 1, 30 and 300; "
+        "other options change it",
+    )
     parser.add_argument(
         "--results", type=Path, metavar="DIR", help="write report and pictures here, too"
     )
@@ -53,14 +62,16 @@ def run(args: argparse.Namespace) -> int:
     require("onnx", extra="export", purpose="the miniature's bundle")
     from dataclasses import replace
 
-    from dedos_deploy.training.miniature.plan import QUICK, MiniaturePlan
+    from dedos_deploy.training.miniature.plan import QUICK, MiniaturePlan, regime_plan
     from dedos_deploy.training.miniature.run import run_miniature
 
     start = QUICK if args.quick else MiniaturePlan()
+    if args.regime:
+        start = regime_plan(args.regime, quick=args.quick)
     plan = replace(start, **fields_of(args, MINIATURE_OPTIONS))
-    if plan.minutes is not None and (args.quick or args.steps or args.clip_steps):
+    if plan.minutes is not None and (args.quick or args.regime or args.steps or args.clip_steps):
         raise BadInputError(
-            "--minutes chooses the steps itself; leave out --quick and all --*steps"
+            "--minutes chooses the steps itself; leave out --quick, --regime and all --*steps"
         )
     if args.output.exists() and not args.output.is_dir():
         raise BadInputError(f"--output {args.output} is a file; give a folder")

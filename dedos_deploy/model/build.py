@@ -10,8 +10,10 @@ from dedos_deploy.model.dedos import Dedos, Parts
 from dedos_deploy.model.detail_branch import DetailBranch
 from dedos_deploy.model.mask_decoder import MaskDecoder
 from dedos_deploy.model.mobile_branch import MobileBranch
+from dedos_deploy.model.picture_queries import QueryGate
 from dedos_deploy.model.pixel_decoder import MaskFeatures, PixelDecoder
 from dedos_deploy.model.proxy_queries import ProxyQueries
+from dedos_deploy.model.query_reader import ClipReader
 from dedos_deploy.model.refinement import Refinement
 from dedos_deploy.model.text_aggregation import TextAggregation
 from dedos_deploy.model.text_tower import TextTower
@@ -30,7 +32,9 @@ def _parts(config: ModelConfig) -> Parts:
     clip, width = config.clip, config.query_width
     trunk = ClipTrunk(clip, config.refine_blocks)
     text_tower = TextTower(clip.text, clip.text_width, clip.activation)
-    proxy_queries = ProxyQueries(config.basic_kernel, config.diffusion_kernel, config.steps)
+    proxy_queries = ProxyQueries(
+        config.basic_kernel, config.diffusion_kernel, config.steps, sets=config.query_sets
+    )
     refinement = Refinement(width, clip.width, norm=config.refine_norm)
     detail = _detail_branch(config)
     detail_widths = detail.widths if detail is not None else ()
@@ -61,7 +65,16 @@ def _parts(config: ModelConfig) -> Parts:
         text_aggregation=TextAggregation(
             width, clip.text_width, blocks=config.text_blocks, heads=config.decoder_heads
         ),
+        picture_queries=_picture_queries(config),
     )
+
+
+def _picture_queries(config: ModelConfig) -> QueryGate | ClipReader | None:
+    if config.query_source == "mixed":
+        return QueryGate(config.clip.width, config.query_sets)
+    if config.query_source == "clip":
+        return ClipReader(config.clip.width, config.query_width)
+    return None
 
 
 def _detail_branch(config: ModelConfig) -> DetailBranch | MobileBranch | None:

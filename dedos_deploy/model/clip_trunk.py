@@ -5,13 +5,20 @@ Parameters load from open_clip by the explicit table in `open_clip_weights.py`.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dedos_deploy.model.blocks import Constant, LayerNorm, TransformerBlock
-from dedos_deploy.model.refinement import FoldedRefinement, Refinement
 from dedos_deploy.presets import ClipConfig
+
+
+class Refine(Protocol):
+    """What happens to the tokens of a refined block; see `picture_queries.py`."""
+
+    def tokens(self, x: Tensor, q_hat: Tensor | None) -> Tensor: ...
 
 
 class PatchEmbedding(nn.Module):
@@ -130,7 +137,7 @@ class ClipTrunk(nn.Module):
     def forward(
         self,
         image: Tensor,
-        refine: Refinement | FoldedRefinement | None,
+        refine: Refine | None,
         q_hat: Tensor | None,
         taps: tuple[int, ...],
     ) -> list[Tensor]:
@@ -144,7 +151,7 @@ class ClipTrunk(nn.Module):
         for index, block in enumerate(self.blocks[: max(taps) + 1]):
             x = block(x)
             if refine is not None and index in self.refine_blocks:
-                x = torch.cat([x[:, :1], refine(x[:, 1:], q_hat)], dim=1)
+                x = refine.tokens(x, q_hat)
             if index in taps:
                 tapped[index] = x[:, 1:]
         return [tapped[index] for index in taps]

@@ -27,6 +27,7 @@ from dedos_deploy.presets import DenseConfig, ModelConfig
 PARTS = (
     "trunk",
     "refinement",
+    "picture_queries",
     "detail",
     "pixel_decoder",
     "cost_aggregation",
@@ -77,8 +78,10 @@ def model_cost(config: AnyConfig, *, size_hw: tuple[int, int], slots: int) -> Mo
     prefix = "FrozenDedos.model."
     parts = {part: _macs(counts.get(prefix + part, {})) for part in _parts(frozen)}
     if isinstance(config, ModelConfig):
-        # The trunk calls the refinement, and the cost aggregation calls CLIP's output projection.
+        # The trunk calls the refinement and what makes a picture's queries, and the cost aggregation
+        # calls CLIP's output projection.
         parts["trunk"] += _macs(counts.get(prefix + "trunk.proj", {})) - parts["refinement"]
+        parts["trunk"] -= parts["picture_queries"]
     else:
         # Others call the blocks of their trunk themselves, and heads the last of them.
         parts["trunk"] = macs - sum(count for part, count in parts.items() if part != "trunk")

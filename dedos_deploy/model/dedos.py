@@ -12,9 +12,16 @@ from dedos_deploy.model.cost_aggregation import CostAggregation
 from dedos_deploy.model.detail_branch import DetailBranch
 from dedos_deploy.model.mask_decoder import MaskDecoder
 from dedos_deploy.model.mobile_branch import MobileBranch
+from dedos_deploy.model.picture_queries import (
+    BankQueries,
+    MixedQueries,
+    QueryGate,
+    ReadQueries,
+)
 from dedos_deploy.model.pixel_decoder import MaskFeatures, PixelDecoder
 from dedos_deploy.model.proxy_queries import ProxyQueries
-from dedos_deploy.model.refinement import FoldedRefinement, Refinement
+from dedos_deploy.model.query_reader import ClipReader
+from dedos_deploy.model.refinement import AnyRefinement, Refinement
 from dedos_deploy.model.text_aggregation import TextAggregation, scores_from_logits
 from dedos_deploy.model.text_tower import TextTower
 from dedos_deploy.presets import ModelConfig
@@ -36,6 +43,12 @@ class Predictions:
     last."""
     dense_logits: Tensor | None
     """[B, K, gh, gw] class logits of the cost aggregation, None without it."""
+    tokens: Tensor
+    """[B, N, C] refined patch tokens of the trunk's last block."""
+    set_weights: Tensor | None
+    """[B, M] the decoder's weights of the sets of proxy queries, None for one set."""
+    read: tuple[Tensor, ...]
+    """Q_l [B, n, c] that the ClipReader made at every refined block, empty where none reads."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +65,12 @@ class ImageFeatures:
     """[B, N, D], CLIP's own projection of its patches; None without cost aggregation."""
     score_hw: tuple[int, int]
     """Size of the score map."""
+    tokens: Tensor
+    """See Predictions."""
+    set_weights: Tensor | None
+    """See Predictions."""
+    read: tuple[Tensor, ...]
+    """See Predictions."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +95,7 @@ class Parts:
     mask_features: MaskFeatures
     mask_decoder: MaskDecoder
     text_aggregation: TextAggregation
+    picture_queries: QueryGate | ClipReader | None
 
 
 class Dedos(nn.Module):
@@ -96,13 +116,14 @@ class Dedos(nn.Module):
         self.trunk = parts.trunk
         self.text_tower = parts.text_tower
         self.proxy_queries = parts.proxy_queries
-        self.refinement: Refinement | FoldedRefinement = parts.refinement
+        self.refinement: AnyRefinement = parts.refinement
         self.detail = parts.detail
         self.pixel_decoder = parts.pixel_decoder
         self.cost_aggregation = parts.cost_aggregation
         self.mask_features = parts.mask_features
         self.mask_decoder = parts.mask_decoder
         self.text_aggregation = parts.text_aggregation
+        self.picture_queries = parts.picture_queries
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Return text embeddings [N, D], not normalised, of BPE tokens int64 [N, L]."""
@@ -118,13 +139,21 @@ class Dedos(nn.Module):
         return self.scores_of(self.image_features(image, proxy), text, valid)
 
     def predict(
-        self, image: Tensor, text: Tensor, valid: Tensor, proxy: Tensor | None = None
+        self,
+        image: Tensor,
+        text: Tensor,
+        valid: Tensor,
+        proxy: Tensor | None = None,
+        start: Tensor | None = None,
     ) -> Predictions:
         """Return all logits that training supervises.
 
-        proxy: global queries Q, [n, c] or one set per image [B, n, c]; default: the proxy bank.
+        proxy: global queries Q, [n, c] or the images' own [B, n, c] (M sets: [M, n, c], [B, M, n, c]);
+        default: the proxy bank. start: [n, c], what a ClipReader reads from where `proxy` is the
+        images' own, which otherwise leave it out.
         """
-        features = self._features(image, text, valid, proxy)
+        shared = self.image_features(image, proxy, start)
+        features = self._with_words(shared, text, valid)
         pairs = [
             (
                 self.text_aggregation(objects, text, valid),
@@ -132,7 +161,14 @@ class Dedos(nn.Module):
             )
             for objects in features.objects
         ]
-        return Predictions(*pairs[-1], tuple(pairs[:-1]), features.dense_logits)
+        return Predictions(
+            *pairs[-1],
+            tuple(pairs[:-1]),
+            features.dense_logits,
+            shared.tokens,
+            shared.set_weights,
+            shared.read,
+        )
 
     def _detail_maps(self, image: Tensor) -> tuple[Tensor, ...]:
         if self.detail is None:
@@ -144,24 +180,47 @@ class Dedos(nn.Module):
                 return self.detail(image)  # type: ignore[no-any-return]
         return self.detail(image)  # type: ignore[no-any-return]
 
-    def image_features(self, image: Tensor, proxy: Tensor | None = None) -> ImageFeatures:
-        """Return all of `scores` that the words have no part in, by the queries `proxy` or the bank's.
+    def refined_tokens(self, image: Tensor) -> list[Tensor]:
+        """Return the patch tokens [B, N, C] that feed the decoder, by the bank, uint8 [B, H, W, 3] in."""
+        asked = self._asked(self.proxy_queries(), None)
+        return self.trunk(image, asked, asked.q_hat, self.taps)  # type: ignore[no-any-return]
+
+    def image_features(
+        self, image: Tensor, proxy: Tensor | None = None, start: Tensor | None = None
+    ) -> ImageFeatures:
+        """Return all of `scores` that the words have no part in; proxy, start: as `predict`.
 
         image: uint8 [B, H, W, 3] BGR.
         """
         patch = self.config.clip.patch
         height, width = image.shape[1], image.shape[2]
         grid_hw = (height // patch, width // patch)
-        proxy = self.proxy_queries() if proxy is None else proxy
-        q_hat = self.refinement.q_hat(proxy) if isinstance(self.refinement, Refinement) else None
-        taps = self.trunk(image, self.refinement, q_hat, self.taps)
+        asked = self._asked(self.proxy_queries() if proxy is None else proxy, start)
+        taps = self.trunk(image, asked, asked.q_hat, self.taps)
         detail = self._detail_maps(image)
         levels = self.pixel_decoder(taps, grid_hw, detail)
         clip_embedding: Tensor | None = None
         if self.cost_aggregation is not None:
             clip_embedding = self.trunk.proj(self.trunk.ln_post(taps[-1]))
         score_hw = (height // SCORE_STRIDE, width // SCORE_STRIDE)
-        return ImageFeatures(proxy, tuple(levels), tuple(detail), clip_embedding, score_hw)
+        return ImageFeatures(
+            asked.queries(),
+            tuple(levels),
+            tuple(detail),
+            clip_embedding,
+            score_hw,
+            taps[-1],
+            asked.weights,
+            asked.read,
+        )
+
+    def _asked(self, proxy: Tensor, start: Tensor | None) -> BankQueries:
+        """Return the queries of one pass."""
+        if isinstance(self.picture_queries, QueryGate):
+            return MixedQueries(self.picture_queries, self.refinement, proxy)
+        if isinstance(self.picture_queries, ClipReader):
+            return ReadQueries(self.picture_queries, self.refinement, proxy, start)
+        return BankQueries(self.refinement, proxy)
 
     def scores_of(self, features: ImageFeatures, text: Tensor, valid: Tensor) -> Tensor:
         """Return scores [B, K, h, w] of images whose `image_features` are known."""
@@ -176,11 +235,6 @@ class Dedos(nn.Module):
         found = self._with_words(features, text, valid)
         objects = found.objects[-1]
         return objects, self.mask_decoder.mask_logits(objects, found.mask_features)
-
-    def _features(
-        self, image: Tensor, text: Tensor, valid: Tensor, proxy: Tensor | None
-    ) -> _Features:
-        return self._with_words(self.image_features(image, proxy), text, valid)
 
     def _with_words(self, features: ImageFeatures, text: Tensor, valid: Tensor) -> _Features:
         levels, detail = list(features.levels), features.detail

@@ -17,6 +17,8 @@ from dedos_deploy.model.msdeform import DeformableAttention, Sampling
 from dedos_deploy.model.peers import Peer, San
 from dedos_deploy.model.peers.cat_seg import ValueBlock
 from dedos_deploy.model.peers.san import SideAdapter
+from dedos_deploy.model.picture_queries import FrozenGate, QueryGate
+from dedos_deploy.model.query_reader import ClipReader
 from dedos_deploy.model.refinement import Refinement
 from dedos_deploy.peer_configs import SIDE_PATCH
 
@@ -112,8 +114,15 @@ def _fold_vit(part: ClipTrunk | SideAdapter, seen_hw: tuple[int, int], patch: in
 def _fold_proxy(model: Dedos) -> None:
     with torch.no_grad():
         proxy = model.proxy_queries()
-        if isinstance(model.refinement, Refinement):
-            model.refinement = model.refinement.folded(model.refinement.q_hat(proxy))
+        refinement, asked = model.refinement, model.picture_queries
+        if isinstance(refinement, Refinement):
+            if isinstance(asked, QueryGate):
+                model.refinement = refinement.folded_sets(refinement.q_hat(proxy))
+                model.picture_queries = FrozenGate(asked, proxy)
+            elif isinstance(asked, ClipReader):
+                model.refinement = refinement.split()
+            else:
+                model.refinement = refinement.folded(refinement.q_hat(proxy))
     model.proxy_queries = Constant(proxy)  # type: ignore[assignment]
 
 

@@ -16,23 +16,39 @@ class ProxyQueries(nn.Module):
     The proxy bank is the constant Q of inference, where no diffusion model runs. With
     `fill == "static"` it is Eq. 7-8 applied to the kernels themselves; training on diffusion
     features replaces it by a running mean or a calibrated mean of the denoised queries.
+
+    sets: M; with more than one there are M basic kernels and M banks, and every shape below begins
+    with [M, ...]. Diffusion kernels, W_Q and b_Q are shared.
     """
 
     bank: Tensor
 
-    def __init__(self, basic: tuple[int, int], diffusion: tuple[int, int], steps: int) -> None:
+    def __init__(
+        self, basic: tuple[int, int], diffusion: tuple[int, int], steps: int, *, sets: int = 1
+    ) -> None:
         super().__init__()
         width = basic[1] * diffusion[1]
         self.fill: BankFill = "static"
-        self.basic_kernel = nn.Parameter(torch.randn(*basic) * 0.5)
+        kernel = torch.randn(*basic) * 0.5
+        if sets > 1:
+            # Near each other, so that their mean, the start of the gate, is as long as one of them.
+            kernel = kernel + torch.randn(sets, *basic) * 0.25
+        self.basic_kernel = nn.Parameter(kernel)
         eye = torch.eye(*diffusion).expand(steps, *diffusion)
         self.diffusion_kernels = nn.Parameter(eye + 0.1 * torch.randn(steps, *diffusion))
         self.aggregate = nn.Linear((2 + steps) * width, width)
-        self.register_buffer("bank", torch.zeros(basic[0] * diffusion[0], width))
+        self.register_buffer(
+            "bank", torch.zeros(*kernel.shape[:-2], basic[0] * diffusion[0], width)
+        )
 
     def stage_queries(self) -> Tensor:
         """Return q_t = q^b ⊗ q_t^k for every step, [N, n, c] (Eq. 6)."""
-        return torch.stack([torch.kron(self.basic_kernel, k) for k in self.diffusion_kernels])
+        basic = self.basic_kernel if self.basic_kernel.ndim == 3 else self.basic_kernel[None]
+        sets = [
+            torch.stack([torch.kron(one, kernel) for kernel in self.diffusion_kernels])
+            for one in basic
+        ]
+        return torch.stack(sets) if self.basic_kernel.ndim == 3 else sets[0]
 
     def global_queries(self, stages: Tensor) -> Tensor:
         """Return Q [..., n, c] = Concat[Q_max, Q_avg, q_t1 .. q_tN] W_Q + b_Q (Eq. 7-8).

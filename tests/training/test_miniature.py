@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from micro import Write, micro_config
 
 from dedos_deploy.cli.train import main
 from dedos_deploy.errors import BadInputError
@@ -25,7 +26,8 @@ from dedos_deploy.evaluation.result import EvaluationResult, result_of
 from dedos_deploy.model import build_model
 from dedos_deploy.presets import get_preset
 from dedos_deploy.runtime.sinks.palette import spread_colour_bgr
-from dedos_deploy.training.components import Component
+from dedos_deploy.training.evaluate import evaluate
+from dedos_deploy.training.folders import open_folder
 from dedos_deploy.training.miniature.budget import (
     PRETRAINING_PART,
     RESERVE_PART,
@@ -41,6 +43,7 @@ from dedos_deploy.training.miniature.run import shipped
 from dedos_deploy.training.miniature.statistics import paired_difference, spread
 from dedos_deploy.training.miniature.table3 import (
     FILLS,
+    AskedTwice,
     Places,
     RunResult,
     Score,
@@ -50,6 +53,7 @@ from dedos_deploy.training.miniature.table3 import (
     score_of,
 )
 from dedos_deploy.training.pretraining.scenes import BASE_WORDS, NOVEL_WORDS, WORDS
+from dedos_deploy.training.targets import IGNORE
 
 
 def test_spread_and_paired_difference_by_hand() -> None:
@@ -154,6 +158,29 @@ def test_refinement_that_adds_half_of_clip_moves_it_by_half() -> None:
     )
 
 
+@pytest.mark.parametrize("live", [False, True])
+def test_pictures_asked_twice_score_as_if_each_list_were_alone(
+    write_folder: Write, monkeypatch: pytest.MonkeyPatch, live: bool
+) -> None:
+    folder = open_folder(str(write_folder(items=3)), split="train")
+    few = replace(folder, background=IGNORE, words=("sky", None, "car"))
+    model = build_model(micro_config(), seed=2)
+    text, own = torch.nn.functional.normalize(torch.randn(3, 16), dim=-1), torch.randn(3, 1, 6, 16)
+    rows = {"sky": text[0], "road": text[1], "car": text[2]}
+    queries = (lambda item, _: own[item]) if live else None
+
+    def embed(words: Sequence[str]) -> torch.Tensor:
+        return torch.stack([rows[word] for word in words])
+
+    expected = [evaluate(model, one, embed, (32, 32), queries=queries) for one in (folder, few)]
+    made: list[int] = []
+    features = model.image_features
+    monkeypatch.setattr(model, "image_features", lambda *x: (made.append(1), features(*x))[1])
+    asked = AskedTwice(model, (32, 32), queries)
+    found = [asked.evaluated(one, embed(one.annotated)) for one in (folder, few)]
+    assert [one.iou for one in found] == [one.iou for one in expected] and len(made) == 3
+
+
 def test_components_of_a_seed_see_the_same_batches(tmp_path: Path) -> None:
     places = Places(
         tmp_path, tmp_path, tmp_path / "c.safetensors", tmp_path / "d", tmp_path / "cache"
@@ -229,7 +256,7 @@ def test_an_interrupt_ends_all_jobs_in_bounded_time(tmp_path: Path, worker: str)
 
 def test_minutes_become_steps_that_fill_them() -> None:
     plan = MiniaturePlan(minutes=60, components=("I", "V"), seeds=3, val=100, jobs=2)
-    costs: dict[Component, Cost] = {"I": Cost(0.5, 0.04, 10.0), "V": Cost(1.0, 0.05, 20.0)}
+    costs: dict[str, Cost] = {"I": Cost(0.5, 0.04, 10.0), "V": Cost(1.0, 0.05, 20.0)}
     steps = steps_for(plan, costs)
     # By hand: (I) is evaluated twice on 100 images after the trainer's once, (V) eight times.
     spent = 3 * ((10 + 300 * 0.04 + 0.5 * steps) + (20 + 900 * 0.05 + 1.0 * steps)) / 2

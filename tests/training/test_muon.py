@@ -14,6 +14,7 @@ from dedos_deploy.errors import BadInputError
 from dedos_deploy.model import build_model
 from dedos_deploy.model.tuned_clip import choose_trained
 from dedos_deploy.presets import ModelConfig
+from dedos_deploy.training import muon
 from dedos_deploy.training.loop import Trainer
 from dedos_deploy.training.muon import MuonAdamW, orthogonal
 from dedos_deploy.training.optimizer import build_optimizer
@@ -154,3 +155,24 @@ def test_a_run_with_orthogonal_steps_resumes_exactly(
     assert first.losses + second.losses == whole.losses
     with pytest.raises(BadInputError, match="muon is -1, but must not be negative"):
         settings_for("micro", ("x",), muon=-1)
+
+
+def test_a_rate_of_zero_keeps_moments_and_spares_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for rate in (0.0, 0.1):
+        torch.manual_seed(0)
+        matrix = torch.nn.Parameter(torch.randn(8, 8))
+        before = matrix.detach().clone()
+        group = {"params": [matrix], "lr": rate, "peak_lr": rate, "weight_decay": 0.1, "muon": True}
+        optimizer = MuonAdamW([{**group, "betas": (0.95, 0.999)}])
+        if not rate:
+            monkeypatch.setattr(muon, "orthogonal", lambda *_, **__: pytest.fail("it was made"))
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            matrix.grad = torch.randn(8, 8)
+            optimizer.step()
+        monkeypatch.undo()
+        assert torch.equal(matrix, before) == (not rate)
+        found.append(optimizer.moments([("m", matrix)]))
+    assert found[0].keys() == found[1].keys() >= {"m/step", "m/exp_avg"}
+    assert all(torch.equal(value, found[1][key]) for key, value in found[0].items())

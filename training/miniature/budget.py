@@ -12,10 +12,9 @@ from pathlib import Path
 
 from dedos_deploy.evaluation.result import EvaluationResult
 from dedos_deploy.files import write_atomically
-from dedos_deploy.training.components import COMPONENTS, Component
 from dedos_deploy.training.logs import StepReport
 from dedos_deploy.training.loop import Trainer
-from dedos_deploy.training.miniature.plan import MiniaturePlan, plan_from_json
+from dedos_deploy.training.miniature.plan import MiniaturePlan, Row, plan_from_json
 from dedos_deploy.training.miniature.table3 import FILLS, Places, run_settings
 
 PRETRAINING_PART = 0.2
@@ -52,7 +51,7 @@ def pretraining_plan(plan: MiniaturePlan) -> MiniaturePlan:
     return replace(plan, clip_steps=BY_CLOCK, clip_minutes=each, diffusion_minutes=each)
 
 
-def steps_for(plan: MiniaturePlan, costs: dict[Component, Cost]) -> int:
+def steps_for(plan: MiniaturePlan, costs: dict[str, Cost]) -> int:
     """Return the steps of every run, one number for all, that fill the minutes of `plan`."""
     assert plan.minutes is not None
     left = 60 * plan.minutes * (1 - PRETRAINING_PART - RESERVE_PART) * plan.jobs
@@ -63,16 +62,17 @@ def steps_for(plan: MiniaturePlan, costs: dict[Component, Cost]) -> int:
     return max(FEWEST_STEPS, int(left / each))
 
 
-def scored_images(plan: MiniaturePlan, component: Component) -> int:
+def scored_images(plan: MiniaturePlan, component: str) -> int:
     """Return how many images a run evaluates: once by the trainer, twice with every filling."""
-    parts = COMPONENTS[component]
+    parts = Row.named(component).parts
     fillings = len(FILLS) - (parts.reads == "labels") if parts.learns else 1
     return plan.val * (1 + 2 * fillings)
 
 
-def measure(plan: MiniaturePlan, places: Places, component: Component, output: Path) -> Cost:
+def measure(plan: MiniaturePlan, places: Places, component: str, output: Path) -> Cost:
     """Return what one run costs on this machine, by a short one with and one without reading."""
-    reads = COMPONENTS[component].learns
+    parts = Row.named(component).parts
+    reads = parts.learns or parts.walks
     clocks = []
     for drop in (0.0, 1.0) if reads else (1.0,):
         shutil.rmtree(output, ignore_errors=True)

@@ -25,15 +25,18 @@ Curve = tuple[NDArray[np.int64], NDArray[np.float64]]
 def read_curve(folders: Sequence[Path], gamma: float) -> Curve:
     """Return steps and L_seg, mean over the runs in `folders`, smoothed.
 
-    gamma: weight of L_consist, which is left out, so that rows with and without it compare.
+    gamma: weight of L_consist, which is left out as the other terms of a diffusion are, whose weight is
+    1, so that rows with and without them compare.
     """
+    beside = {"consist": gamma, "predict": 1.0, "distil": 1.0}
     runs = []
     for folder in folders:
         lines = (folder / LOG).read_text(encoding="utf-8").splitlines()
         reports = {report["step"]: report for report in map(json.loads, lines)}
         runs.append(
             {
-                step: report["loss"] - gamma * report["terms"].get("consist", 0.0)
+                step: report["loss"]
+                - sum(beside.get(n, 0.0) * value for n, value in report["terms"].items())
                 for step, report in reports.items()
             }
         )

@@ -15,6 +15,13 @@ MINIATURE_OPTIONS = (
     Option("seeds", "runs of every component ({default})", int, default=3),
     Option("steps", "steps of every run ({default})", int, default=300),
     Option("train", "scenes to learn from ({default})", int, metavar="N", default=3000),
+    Option(
+        "unlabelled",
+        "further scenes that CLIP and the diffusion learn from, instead of the labelled ones: captions "
+        "alone teach CLIP then (none)",
+        int,
+        metavar="N",
+    ),
     Option("val", "scenes to score on ({default})", int, metavar="N", default=240),
     Option("clip_steps", "steps of the nano CLIP ({default})", int, default=1200),
     Option(
@@ -25,7 +32,8 @@ MINIATURE_OPTIONS = (
     ),
     Option(
         "components",
-        "rows of Table 3 to run ({default})",
+        "rows to run ({default}): components of dedos-train, controls and other uses among them; V@30 "
+        "is V with --gamma 30",
         metavar="ROW",
         several=True,
         default=("I", "II", "III", "IV", "V"),

@@ -7,13 +7,57 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from dedos_deploy.errors import BadInputError
-from dedos_deploy.training.components import COMPONENTS, Component
+from dedos_deploy.training.components import COMPONENTS, Component, Parts
 from dedos_deploy.training.pretraining.diffusion_settings import NanoSettings
 
 SIZE_HW = (128, 160)
 
+AT = "@"
+"""Between a component and its γ in the name of a row, as V@30."""
+
 LEAST_MINUTES = 10.0
 """Rendering, starting processes and scoring take a few minutes however little is learned."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table."""
+
+    component: Component
+    gamma: float | None
+    """Weight of L_consist, None for the plan's."""
+
+    @property
+    def parts(self) -> Parts:
+        """What the component has."""
+        return COMPONENTS[self.component]
+
+    @classmethod
+    def named(cls, name: str) -> Row:
+        """Return the row called `name`. Raises BadInputError for none.
+
+        >>> Row.named("V@30"), Row.named("V0").gamma
+        (Row(component='V', gamma=30.0), None)
+        """
+        text, at, number = name.partition(AT)
+        component = next((known for known in COMPONENTS if known == text), None)
+        if component is None:
+            raise BadInputError(
+                f"unknown component {text!r}; rows of Table 3, controls and other uses: "
+                f"{', '.join(COMPONENTS)}"
+            )
+        if not at:
+            return cls(component, None)
+        try:
+            gamma = float(number)
+        except ValueError:
+            gamma = -1.0
+        if not 0 < gamma < float("inf") or not COMPONENTS[component].separation:
+            raise BadInputError(
+                f"row {name!r} has no γ; write one above 0 behind a component that separates texture, "
+                "as V@30"
+            )
+        return cls(component, gamma)
 
 
 @dataclass(frozen=True)
@@ -27,7 +71,12 @@ class MiniaturePlan:
 
     size_hw: tuple[int, int] = SIZE_HW
     train: int = 3000
-    """Scenes to learn from."""
+    """Scenes to learn from, with their labels."""
+
+    unlabelled: int | None = None
+    """Further scenes that the nano CLIP and the nano diffusion learn from in their place, without
+    labels: pictures alone teach the diffusion, pictures and captions CLIP (None: both learn from the
+    labelled ones, and masks of base words teach CLIP, too)."""
 
     val: int = 240
     """Scenes to score on."""
@@ -43,8 +92,9 @@ class MiniaturePlan:
 
     vae_steps: int | None = None
     unet_steps: int | None = None
-    components: tuple[Component, ...] = ("I", "II", "III", "IV", "V")
-    """Runs of Table 3 are all pairs of a component and a seed."""
+    components: tuple[str, ...] = ("I", "II", "III", "IV", "V")
+    """Rows; runs are all pairs of one and a seed. A row is a component, or one with a γ of its own
+    behind an @, as V@30."""
 
     seeds: int = 3
     steps: int = 300
@@ -79,11 +129,17 @@ class MiniaturePlan:
                 f"minutes is {self.minutes}, but the miniature needs {LEAST_MINUTES:g} at least; "
                 "--quick shows every part in three"
             )
-        for component in self.components:
-            if component not in COMPONENTS:
-                raise BadInputError(
-                    f"unknown component {component!r}; rows of Table 3: {', '.join(COMPONENTS)}"
-                )
+        if self.unlabelled is not None and self.unlabelled < 2:
+            raise BadInputError(
+                f"unlabelled is {self.unlabelled}, but must be at least 2; leave it out to learn from the "
+                "labelled scenes alone"
+            )
+        if len(set(self.components)) < len(self.components):
+            raise BadInputError(
+                f"a row is named twice in {' '.join(self.components)}; name each once"
+            )
+        for row in self.components:
+            Row.named(row)
 
     @property
     def diffusion(self) -> NanoSettings:
@@ -125,3 +181,36 @@ QUICK = MiniaturePlan(
     calibration=4,
 )
 """Every part once, in about three minutes on two cores: shows that all works, and no figure."""
+
+_AGAINST = ("I", "V0", "V", "V-random")
+
+REGIMES: dict[str, dict[str, Any]] = {
+    "long": {"steps": 3000, "components": _AGAINST},
+    "few-labels": {
+        "unlabelled": 30_000,
+        "train": 100,
+        "calibration": 100,
+        "clip_steps": 4000,
+        "diffusion_minutes": 60.0,
+        "components": _AGAINST,
+    },
+    "gamma": {"components": ("I", "V0", "V", "V@30", "V@300")},
+}
+"""Plans that ask where a diffusion would help: what each changes of the default plan. In
+`few-labels` CLIP sees the scenes without labels twice, and the diffusion learns for five times as long."""
+
+
+def regime_plan(name: str, *, quick: bool) -> MiniaturePlan:
+    """Return the plan of a regime; quick: with tiny budgets, where all of its parts still run.
+
+    Raises BadInputError for an unknown one.
+    """
+    if name not in REGIMES:
+        raise BadInputError(f"unknown regime {name!r}; known are {', '.join(REGIMES)}")
+    changes = REGIMES[name]
+    if not quick:
+        return replace(MiniaturePlan(), **changes)
+    small = {"components": changes["components"]}
+    if "unlabelled" in changes:
+        small |= {"unlabelled": QUICK.train, "train": QUICK.train // 4}
+    return replace(QUICK, **small)

@@ -20,7 +20,7 @@ from dedos_deploy.threads import usable_cores
 from dedos_deploy.training.components import TABLE3, Component
 from dedos_deploy.training.folders import open_folder
 from dedos_deploy.training.miniature.curves import draw_curves, read_curve
-from dedos_deploy.training.miniature.plan import MiniaturePlan
+from dedos_deploy.training.miniature.plan import MiniaturePlan, Row
 from dedos_deploy.training.miniature.statistics import (
     Difference,
     Spread,
@@ -40,8 +40,23 @@ NAMES: dict[Component, str] = {
     "V-random": "(V), noise predictor of random weights",
     "V-shuffled": "(V), features of another picture",
     "oracle": "(V), true labels as features",
+    "V-predict": "(V0) + CLIP's tokens predict the diffusion's features",
+    "V-predict-random": "(V-predict), noise predictor of random weights",
+    "V-mixed": "(V), several banks mixed by the picture's CLS",
+    "V0-mixed": "(V-mixed), no diffusion",
+    "V-clip": "(V), queries read CLIP, taught to equal the denoised",
+    "V0-clip": "(V-clip), no diffusion",
 }
 BARS: tuple[Component, ...] = ("I", "V0")
+
+
+def row_name(name: str) -> str:
+    """Return what a row is, in words."""
+    row = Row.named(name)
+    told = NAMES[row.component]
+    return told if row.gamma is None else f"({row.component}), γ = {row.gamma:g}"
+
+
 GROUPS = ("all", "base", "novel", "novel_alone")
 PICTURES = 7
 """Scenes on the sheet: odd, since evenly spread over alternating kinds an even number shows one."""
@@ -87,7 +102,8 @@ def write_report(
     write_picture(folder / "miniature_table3.png", _sheet(plan, places, output))
     curves = {
         f"({c})": read_curve(
-            [output / "runs" / f"{c}_{seed}" for seed in range(plan.seeds)], plan.gamma
+            [output / "runs" / f"{c}_{seed}" for seed in range(plan.seeds)],
+            Row.named(c).gamma or plan.gamma,
         )
         for c in plan.components
     }
@@ -117,9 +133,9 @@ def table(plan: MiniaturePlan, runs: Sequence[RunResult]) -> list[dict[str, Any]
         component: sorted((r for r in runs if r.component == component), key=lambda r: r.seed)
         for component in plan.components
     }
-    before: Component | None = None
+    before: str | None = None
     for component, mine in found.items():
-        row: dict[str, Any] = {"component": component, "name": NAMES[component]}
+        row: dict[str, Any] = {"component": component, "name": row_name(component)}
         for group in GROUPS:
             row[group] = asdict(spread(_scores(mine, group)))
             if before is not None and component in TABLE3:
@@ -182,7 +198,7 @@ def markdown(plan: MiniaturePlan, runs: Sequence[RunResult], record: dict[str, A
         f"{len(runs)} runs; mIoU in percent on {plan.val} scenes never seen, mean ± sample standard "
         f"deviation over {plan.seeds} seed{'s' if plan.seeds > 1 else ''}. Novel words were only "
         "ever named in captions; `novel alone` asks for them alone, on their own pixels, where no "
-        "base word competes. It exercises the method; it claims nothing about real scenes.",
+        f"base word competes.{_apart(plan)} It exercises the method; it claims nothing about real scenes.",
         "",
         "| | component | all words | base | novel | novel alone | gain on base | gain on novel alone "
         "| moves CLIP |",
@@ -233,6 +249,15 @@ def markdown(plan: MiniaturePlan, runs: Sequence[RunResult], record: dict[str, A
         "",
     ]
     return "\n".join(lines)
+
+
+def _apart(plan: MiniaturePlan) -> str:
+    if plan.unlabelled is None:
+        return ""
+    return (
+        f" CLIP and the diffusion learned from {plan.unlabelled} other scenes without labels: no mask "
+        "taught CLIP."
+    )
 
 
 def _against(plan: MiniaturePlan, rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -10,16 +10,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from dedos_deploy.errors import BadInputError, require
-from dedos_deploy.training.components import TABLE3, Component
+from dedos_deploy.training.components import TABLE3
 from dedos_deploy.training.miniature.budget import pretraining_plan, read_cost, steps_for
 from dedos_deploy.training.miniature.jobs import Job, OnJob, run_jobs
 from dedos_deploy.training.miniature.plan import MiniaturePlan
-from dedos_deploy.training.miniature.pretraining import scenes
+from dedos_deploy.training.miniature.pretraining import scenes, unlabelled_scenes
 from dedos_deploy.training.miniature.report import Pretraining, write_report
 from dedos_deploy.training.miniature.table3 import RESULT, Places, read_result
-from dedos_deploy.training.pretraining.scenes import write_folders
+from dedos_deploy.training.pretraining.scenes import write_folders, write_pictures
 
 PLAN, SECONDS, STEPS = "plan.json", "seconds.json", "steps.json"
+UNLABELLED = Path("scenes", "unlabelled")
 
 TAUGHT_STEPS = 100
 """Fewer steps than this make no model whose exported graph could be held to its label maps."""
@@ -106,16 +107,24 @@ def _data(plan: MiniaturePlan, output: Path, say: Say) -> None:
     started = time.monotonic()
     train, val = scenes(plan)
     write_folders(output / "scenes", train=train, val=val)
+    unlabelled = unlabelled_scenes(plan)
+    if unlabelled is not None:
+        write_pictures(output / UNLABELLED, unlabelled)
     done.touch()
-    say(f"scenes: {plan.train} + {plan.val} rendered after {time.monotonic() - started:.0f} s")
+    further = f" + {plan.unlabelled}" if plan.unlabelled else ""
+    spent = time.monotonic() - started
+    say(f"scenes: {plan.train} + {plan.val}{further} rendered after {spent:.0f} s")
 
 
 def _pretraining(plan: MiniaturePlan, places: Places, output: Path) -> list[Job]:
+    pictures = places.base / "images" / "train"
+    if plan.unlabelled is not None:
+        pictures = output / UNLABELLED
     return [
         Job(
             learner,
             "dedos_deploy.training.miniature.pretraining",
-            (plan.to_json(), learner, str(places.base), str(output / learner)),
+            (plan.to_json(), learner, str(pictures), str(output / learner)),
             output / learner / "report.json",
             output / f"{learner}.log",
         )
@@ -170,7 +179,7 @@ def _table(plan: MiniaturePlan, places: Places, output: Path) -> list[Job]:
     return jobs
 
 
-def shipped(plan: MiniaturePlan) -> Component:
+def shipped(plan: MiniaturePlan) -> str:
     """Return the last row of Table 3 in `plan`, or the last control if there is no such row."""
     rows = [component for component in plan.components if component in TABLE3]
     return (rows or plan.components)[-1]

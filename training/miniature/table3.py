@@ -18,8 +18,8 @@ from torch import Tensor
 from dedos_deploy.evaluation.result import EvaluationResult
 from dedos_deploy.files import write_atomically
 from dedos_deploy.model import Dedos
+from dedos_deploy.model.dedos import ImageFeatures
 from dedos_deploy.model.proxy_queries import BankFill
-from dedos_deploy.model.refinement import Refinement
 from dedos_deploy.model.word_embeddings import WordEmbeddings
 from dedos_deploy.training.bank import Denoiser
 from dedos_deploy.training.calibration import (
@@ -29,9 +29,8 @@ from dedos_deploy.training.calibration import (
     open_run,
     run_diffusion,
 )
-from dedos_deploy.training.components import COMPONENTS, Component
 from dedos_deploy.training.diffusion.walker import LabelWalker
-from dedos_deploy.training.evaluate import Queries, evaluate, network_input
+from dedos_deploy.training.evaluate import Queries, evaluate_scores, network_input
 from dedos_deploy.training.folders import (
     LabelFolder,
     open_folder,
@@ -40,7 +39,7 @@ from dedos_deploy.training.folders import (
     union_words,
 )
 from dedos_deploy.training.loop import Trainer
-from dedos_deploy.training.miniature.plan import MiniaturePlan, plan_from_json
+from dedos_deploy.training.miniature.plan import MiniaturePlan, Row, plan_from_json
 from dedos_deploy.training.pretraining.scenes import BASE_WORDS, NOVEL_WORDS
 from dedos_deploy.training.settings import TrainSettings, settings_for
 from dedos_deploy.training.setup import LABELS
@@ -115,11 +114,12 @@ class RunResult:
     final_loss: float
 
 
-def run_settings(
-    plan: MiniaturePlan, places: Places, component: Component, seed: int
-) -> TrainSettings:
-    """Return the settings of one run; all components of a seed see the same batches."""
-    parts = COMPONENTS[component]
+def run_settings(plan: MiniaturePlan, places: Places, name: str, seed: int) -> TrainSettings:
+    """Return the settings of one run; all rows of a seed see the same batches."""
+    row = Row.named(name)
+    parts = row.parts
+    # Only whole pictures are cached, and what is predicted must lie where it is predicted.
+    crop = parts.use == "predict"
     return settings_for(
         "miniature",
         (str(places.base),),
@@ -134,11 +134,12 @@ def run_settings(
         ema=0.99,
         seed=seed,
         clip_weights=str(places.clip),
-        component=component,
+        component=row.component,
         diffusion=str(places.diffusion) if parts.walks else None,
-        diffusion_cache=str(places.cache) if parts.walks else None,
-        gamma=plan.gamma if parts.separation else None,
-        bank_drop=plan.bank_drop if parts.learns else None,
+        diffusion_cache=str(places.cache) if parts.walks and not crop else None,
+        view="crop" if crop else None,
+        gamma=(row.gamma or plan.gamma) if parts.separation else None,
+        bank_drop=plan.bank_drop if parts.learns or parts.walks else None,
         eval_minutes=0.0,
         samples=0,
         workers=0,
@@ -165,7 +166,7 @@ class _Last:
 
 
 def run_component(
-    plan: MiniaturePlan, places: Places, component: Component, seed: int, output: Path
+    plan: MiniaturePlan, places: Places, component: str, seed: int, output: Path
 ) -> RunResult:
     """Train and score one row of the table under one seed; writes `output`/result.json."""
     started, last = time.monotonic(), _Last()
@@ -203,20 +204,20 @@ def score_run(
         folder, background=IGNORE, words=tuple(w if w in NOVEL_WORDS else None for w in words)
     )
     embeddings = WordEmbeddings(run.model, words, template="single", tuned=False)
+    run.model.eval()
 
-    def asked(among: LabelFolder, queries: Queries | None = None) -> EvaluationResult:
-        return evaluate(
-            run.model.eval(),
-            among,
-            lambda wanted: embeddings([words.index(word) for word in wanted]),
-            plan.size_hw,
-            queries=queries,
+    def scored(queries: Queries | None = None) -> Score:
+        asked = AskedTwice(run.model, plan.size_hw, queries)
+        found, novel = (
+            asked.evaluated(among, embeddings([words.index(word) for word in among.annotated]))
+            for among in (folder, alone)
         )
+        return score_of(found, novel)
 
     images = [read_pair(folder, item)[0] for item in range(min(REFINED_IMAGES, len(folder.items)))]
     refined = refined_part(run.model, torch.cat([network_input(i, plan.size_hw) for i in images]))
     if run.learning is None:
-        return {FILLS[0]: score_of(asked(folder), asked(alone))}, refined
+        return {FILLS[0]: scored()}, refined
     seen = open_folder(str(places.base), split="train")
     live: Queries
     if run.require_learning()[1].fingerprint == LABELS:
@@ -229,9 +230,35 @@ def score_run(
     for fill in BANK_FILLS:
         if fill != "calibrated" or calibrated is not None:
             fill_run(run, fill, calibrated)
-            scores[fill] = score_of(asked(folder), asked(alone))
-    scores["live"] = score_of(asked(folder, live), asked(alone, live))
+            scores[fill] = scored()
+    scores["live"] = scored(live)
     return scores, refined
+
+
+class AskedTwice:
+    """Pictures labelled under two lists of words: what the words have no part in is computed once.
+
+    queries: as `evaluate` takes them. About 1.2 MB a picture is kept between the two.
+    """
+
+    def __init__(self, model: Dedos, size_hw: tuple[int, int], queries: Queries | None) -> None:
+        self.model, self.size_hw, self.queries = model, size_hw, queries
+        self._kept: dict[int, ImageFeatures] = {}
+
+    @torch.no_grad()
+    def evaluated(self, folder: LabelFolder, text: Tensor) -> EvaluationResult:
+        """Return what `evaluate` returns for the words of `folder`, text [K, D]; the same pictures twice."""
+        valid = torch.ones(len(text), device=text.device)
+
+        def scores(item: int, image_bgr: NDArray[np.uint8]) -> Tensor:
+            features = self._kept.pop(item, None)
+            if features is None:
+                proxy = self.queries(item, image_bgr) if self.queries is not None else None
+                image = network_input(image_bgr, self.size_hw).to(text.device)
+                features = self._kept[item] = self.model.image_features(image, proxy)
+            return self.model.scores_of(features, text, valid)
+
+        return evaluate_scores(folder, scores)
 
 
 class LiveQueries:
@@ -280,12 +307,10 @@ def refined_part(model: Dedos, images: Tensor) -> float | None:
 
     images: uint8 [B, H, W, 3]. None for a model without refinement.
     """
-    if not model.config.refine_blocks or not isinstance(model.refinement, Refinement):
+    if not model.config.refine_blocks:
         return None
-    last = (model.config.clip.layers - 1,)
-    q_hat = model.refinement.q_hat(model.proxy_queries())
-    plain = model.trunk.plain_features(images, last)[0]
-    moved = model.trunk(images, model.refinement, q_hat, last)[0]
+    plain = model.trunk.plain_features(images, model.taps)[-1]
+    moved = model.refined_tokens(images)[-1]
     return float((moved - plain).norm() / plain.norm())
 
 

@@ -194,11 +194,35 @@ def write_folders(folder: Path, *, train: SceneSet, val: SceneSet) -> tuple[Path
         _write_lines(base / "classes.txt", BASE_WORDS)
         _write_lines(everything / "classes.txt", WORDS)
     except OSError as error:
-        raise BadInputError(
-            f"cannot write scenes to {folder} ({error.strerror or error}); make room or choose "
-            "another folder"
-        ) from error
+        raise _unwritten(folder, error) from error
     return base, everything
+
+
+def write_pictures(folder: Path, scenes: SceneSet) -> None:
+    """Write the pictures of a set, and nothing that is known about them, into `folder`.
+
+    Raises BadInputError when a file cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for index, image in enumerate(scenes.images):
+            _write_photo(folder, index, image)
+    except OSError as error:
+        raise _unwritten(folder, error) from error
+
+
+def _write_photo(folder: Path, index: int, image: NDArray[np.uint8]) -> None:
+    import cv2
+
+    _, photo = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, 95))
+    write_atomically(folder / f"{index:06}.jpg", photo.tobytes())
+
+
+def _unwritten(folder: Path, error: OSError) -> BadInputError:
+    return BadInputError(
+        f"cannot write scenes to {folder} ({error.strerror or error}); make room or choose another "
+        "folder"
+    )
 
 
 def _write_split(folder: Path, split: str, scenes: SceneSet, *, known: int) -> None:
@@ -210,10 +234,8 @@ def _write_split(folder: Path, split: str, scenes: SceneSet, *, known: int) -> N
     for index in range(len(scenes)):
         found = scenes.labels[index]
         visible = np.where(found < known, found, np.uint8(UNLABELLED))
-        quality = (cv2.IMWRITE_JPEG_QUALITY, 95)
-        _, photo = cv2.imencode(".jpg", scenes.images[index], quality)
         _, ids = cv2.imencode(".png", visible)
-        write_atomically(images / f"{index:06}.jpg", photo.tobytes())
+        _write_photo(images, index, scenes.images[index])
         write_atomically(labels / f"{index:06}.png", ids.tobytes())
 
 

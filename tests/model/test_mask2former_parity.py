@@ -18,6 +18,8 @@ from dedos_deploy.model.blocks import sine_position
 from dedos_deploy.model.mask_decoder import MaskDecoder
 from dedos_deploy.model.msdeform import DeformableAttention, DeformableEncoder, Sampling
 
+from .conftest import lively_weights
+
 pytest.importorskip("transformers")
 from transformers import Mask2FormerConfig
 from transformers.models.mask2former import modeling_mask2former as theirs
@@ -39,16 +41,6 @@ def _one_thread() -> Iterator[None]:
 
 def randn(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def lively(module: nn.Module, seed: int) -> None:
-    """Draw every weight so that nothing is inert and no layer forgets what it was given."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            scale = parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 0.3
-            drawn = torch.randn(parameter.shape, generator=generator) * scale
-            parameter.copy_(parameter + drawn if parameter.ndim == 1 else drawn)
 
 
 def reference_config(**changes: Any) -> Any:
@@ -132,7 +124,7 @@ def copied_decoder(decoder: MaskDecoder, content: Tensor) -> Any:
 def test_the_loop_of_the_mask_decoder_with_empty_masks() -> None:
     """Every layer's queries and masks, where some queries see nothing, some all and some a part."""
     decoder = MaskDecoder(WIDTH, queries=QUERIES, layers=LAYERS, heads=HEADS, ffn=FFN).eval()
-    lively(decoder, seed=1)
+    lively_weights(decoder, 1)
     with torch.no_grad():
         decoder.mask_embedding[-1].weight[0] *= 4
     proxy = randn(QUERIES, WIDTH, seed=2)
@@ -192,7 +184,7 @@ def copied_encoder(encoder: DeformableEncoder, layers: int) -> Any:
 @pytest.mark.parametrize("sampling", ["grid_sample", "gather"])
 def test_the_deformable_encoder_with_its_positions_and_reference_points(sampling: Sampling) -> None:
     encoder = DeformableEncoder(WIDTH, layers=3, ffn=FFN, heads=HEADS).eval()
-    lively(encoder, seed=7)
+    lively_weights(encoder, 7)
     for module in encoder.modules():
         if isinstance(module, DeformableAttention):
             module.sampling = sampling

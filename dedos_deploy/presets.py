@@ -156,8 +156,7 @@ class ModelConfig:
     as it is and has widths of its own."""
     pixel_ffn: int = 1024
     aggregation: AggregationKind = "light"
-    """Which form of cost aggregation: one `light` layer, or CAT-Seg's windows and words
-    (`catseg`)."""
+    """One `light` layer, or CAT-Seg's windows and words (`catseg`)."""
     aggregation_width: int = 16
     """Channels of its volume."""
     decoder_heads: int = 8
@@ -333,9 +332,8 @@ PRESETS: dict[str, ModelConfig] = {
     config.preset: config for config in (_PAPER_L, _PAPER_B, _EDGE_L, _EDGE_B, _NANO, _MINIATURE)
 }
 
-_PAPER = "paper-"
-_CAT_SEG_WIDTH = 128
-"""Channels of CAT-Seg's cost volume."""
+_PAPER, _CAT_SEG_WIDTH = "paper-", 128
+"""Begins the presets with a choice; channels of CAT-Seg's cost volume."""
 
 
 def why_one_cost(preset: str) -> str | None:
@@ -347,10 +345,7 @@ def why_one_cost(preset: str) -> str | None:
 
 
 def with_cost(config: ModelConfig, cost: CostKind) -> ModelConfig:
-    """Return `config`, a preset's, with that strength of cost aggregation.
-
-    Raises BadInputError for a preset that has one strength only.
-    """
+    """Return a preset with that strength of cost aggregation, BadInputError if it has one only."""
     reason = why_one_cost(config.preset)
     if reason is not None:
         raise BadInputError(f"cost {cost} has no effect: {reason}, or leave --cost out")

@@ -14,11 +14,15 @@ OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 Activation = Literal["quick_gelu", "gelu"]
 PixelDecoderKind = Literal["msdeform", "fpn"]
-AggregationKind = Literal["none", "light"]
+AggregationKind = Literal["none", "light", "catseg"]
+CostKind = Literal["light", "catseg"]
+"""Strengths of the cost aggregation that a preset may have."""
 ClipTune = Literal["none", "ln", "qv", "all"]
 QuerySource = Literal["bank", "mixed", "clip"]
 DetailKind = Literal["conv", "mobile"]
 
+VOLUME_HEADS = 4
+"""Attention heads of CAT-Seg's blocks over a cost volume, which divide its channels."""
 
 # The largest values of published models, with room: what a file claims is allocated when it is read.
 _TEXT_LIMITS = {
@@ -154,7 +158,9 @@ class ModelConfig:
     as it is and has widths of its own."""
     pixel_ffn: int = 1024
     aggregation: AggregationKind = "light"
+    """One `light` layer, or CAT-Seg's windows and words (`catseg`)."""
     aggregation_width: int = 16
+    """Channels of its volume."""
     decoder_heads: int = 8
     decoder_ffn: int = 2048
     text_blocks: int = 1
@@ -169,6 +175,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         check_limits(self, "", _MODEL_LIMITS)
         _check_heads("query_width", self.query_width, "decoder_heads", self.decoder_heads)
+        if self.aggregation == "catseg":
+            _check_heads("aggregation_width", self.aggregation_width, "heads", VOLUME_HEADS)
         (n1, c1), (n2, c2) = self.basic_kernel, self.diffusion_kernel
         if min(n1, c1, n2, c2) < 1:
             raise BadInputError(
@@ -340,6 +348,28 @@ _NANO = replace(_MINIATURE, preset="nano", detail="mobile", detail_width=0)
 PRESETS: dict[str, ModelConfig] = {
     config.preset: config for config in (_PAPER_L, _PAPER_B, _EDGE_L, _EDGE_B, _NANO, _MINIATURE)
 }
+
+_PAPER, _CAT_SEG_WIDTH = "paper-", 128
+"""Begins the presets with a choice; channels of CAT-Seg's cost volume."""
+
+
+def why_one_cost(preset: str) -> str | None:
+    """Return why the strength of `preset`'s cost aggregation cannot be chosen, None where it can."""
+    if preset.startswith(_PAPER):
+        return None
+    several = [name for name in PRESETS if name.startswith(_PAPER)]
+    return f"preset {preset} has one form of cost aggregation; take {' or '.join(several)}"
+
+
+def with_cost(config: ModelConfig, cost: CostKind) -> ModelConfig:
+    """Return a preset with that strength of cost aggregation, BadInputError if it has one only."""
+    reason = why_one_cost(config.preset)
+    if reason is not None:
+        raise BadInputError(f"cost {cost} has no effect: {reason}, or leave --cost out")
+    if cost == "light":
+        return config
+    return replace(config, aggregation=cost, aggregation_width=_CAT_SEG_WIDTH)
+
 
 _DENSE_B = DenseConfig("dense-b", _CLIP_B16, (448, 448), sc_clip_head(12))
 _DENSE_L = DenseConfig("dense-l", _CLIP_L14, (448, 448), sc_clip_head(24))

@@ -83,6 +83,12 @@ TRAIN_OPTIONS = {
             choices=("none", "ln", "qv", "all"),
         ),
         Option(
+            "cost",
+            "cost aggregation of paper-*: one layer (light, the default), or CAT-Seg's windows over space "
+            "and attention among words (catseg), which takes more time and memory",
+            choices=("light", "catseg"),
+        ),
+        Option(
             "tune_text",
             "train the text tower, too; words it was not trained on suffer",
             switch="both",

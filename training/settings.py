@@ -9,7 +9,16 @@ from typing import Any, Literal
 
 from dedos_deploy.errors import BadInputError, listed, shown
 from dedos_deploy.fields import FieldError, load_json
-from dedos_deploy.presets import DENSE_PRESETS, PRESETS, ClipTune, get_preset
+from dedos_deploy.presets import (
+    DENSE_PRESETS,
+    PRESETS,
+    ClipTune,
+    CostKind,
+    ModelConfig,
+    get_preset,
+    why_one_cost,
+    with_cost,
+)
 from dedos_deploy.text.templates import prompt_templates
 from dedos_deploy.training.augment import AugmentRecipe, AugmentSettings
 from dedos_deploy.training.components import COMPONENTS, Component, timesteps_for
@@ -70,6 +79,8 @@ class TrainSettings:
     template: str = "single"
     tune_text: bool = False
     """Train the text tower, too."""
+    cost: CostKind = "light"
+    """Strength of the cost aggregation, see `presets.with_cost`."""
     background: Literal["ignore", "negative"] = "ignore"
     """What pixels of background words teach: nothing (ignore) or "none of the other words"
     (negative)."""
@@ -139,6 +150,7 @@ class TrainSettings:
             raise BadInputError("a run needs an end; give --steps, --minutes or both")
         self._check_ranges()
         self._check_method()
+        _ = self.config
         prompt_templates(self.template)
         if self.init in DENSE_PRESETS:
             self._check_clip(self.init)
@@ -258,6 +270,9 @@ class TrainSettings:
             found["backbone_lr"] = (
                 "CLIP stays as it is; choose with --clip-tune ln or qv what is trained of it"
             )
+        one_cost = why_one_cost(self.preset)
+        if one_cost is not None:
+            found["cost"] = one_cost
         if not (self.loss.dense or self.loss.score):
             found["balance"] = (
                 f"preset {self.preset} has no loss whose words it could weigh; take nano or miniature"
@@ -291,6 +306,12 @@ class TrainSettings:
             reason = f"component {self.component} has one bank; choose V-mixed or V0-mixed"
             found["query_sets"] = reason
         return found
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's configuration before the component, and what of CLIP is trained, are chosen."""
+        preset = get_preset(self.preset)
+        return preset if self.cost == "light" else with_cost(preset, self.cost)
 
     @property
     def tuned(self) -> ClipTune:

@@ -14,7 +14,7 @@ from dedos_deploy.assets import EMBEDDED_WEIGHTS, assets_path
 from dedos_deploy.errors import BadInputError, nearest
 from dedos_deploy.model import Dedos, build_model, load_checkpoint, load_open_clip
 from dedos_deploy.model.checkpoint import is_checkpoint
-from dedos_deploy.presets import DENSE_PRESETS, ModelConfig, get_preset
+from dedos_deploy.presets import DENSE_PRESETS, ModelConfig
 from dedos_deploy.training.balance import word_weights
 from dedos_deploy.training.components import COMPONENTS, config_for
 from dedos_deploy.training.data import BatchSettings
@@ -57,8 +57,9 @@ def initial_model(settings: TrainSettings) -> tuple[Dedos, dict[str, Any]]:
 
     Raises BadInputError when weights are missing or of another preset or component.
     """
-    preset = get_preset(settings.preset)
-    config = config_for(preset, settings.component, len(settings.walked), settings.query_sets)
+    config = config_for(
+        settings.config, settings.component, len(settings.walked), settings.query_sets
+    )
     config = replace(config, clip_tune=settings.tuned)
     if settings.init and settings.init not in DENSE_PRESETS:
         return _initial_checkpoint(settings, settings.init, config)
@@ -89,6 +90,12 @@ def _initial_checkpoint(
         )
     model, record = load_checkpoint(path, preset=settings.preset)
     model.config = replace(model.config, clip_tune=config.clip_tune)
+    if model.config.aggregation != config.aggregation:
+        raise BadInputError(
+            f"checkpoint {init} has {model.config.aggregation} cost aggregation, not "
+            f"{config.aggregation}; give --cost {model.config.aggregation}, or take only its CLIP with "
+            "--clip-weights"
+        )
     if model.config != config:
         raise BadInputError(
             f"checkpoint {init} has other parts than component {settings.component} with "

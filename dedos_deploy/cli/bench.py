@@ -9,15 +9,26 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import get_args
 
 from dedos_deploy.cli._main import EXIT_OK, command_parser, run_command
 from dedos_deploy.cli._options import typed
 from dedos_deploy.options import size_hw
-from dedos_deploy.presets import DENSE_PRESETS, PRESETS, any_preset
+from dedos_deploy.presets import (
+    DENSE_PRESETS,
+    PRESETS,
+    CostKind,
+    DenseConfig,
+    ModelConfig,
+    any_preset,
+    get_preset,
+    with_cost,
+)
 
 EPILOG = """\
 examples:
   dedos-bench model --preset paper-l               parameters, MACs and memory of one preset
+  dedos-bench model --preset paper-l --cost catseg   with the cost aggregation of dedos-train --cost
   dedos-bench model                                the table of all presets
   dedos-bench frame --bundle demo                  seconds per frame, measured here
   dedos-bench frame --bundle edge-b.dedos --slots 171 --size 1080x1920
@@ -48,6 +59,11 @@ def build_parser() -> argparse.ArgumentParser:
     model.add_argument("--preset", help=f"one of {', '.join(_PRESETS)}; default: all")
     model.add_argument(
         "--size", type=typed(size_hw), metavar="HxW", help="network size; default: the preset's"
+    )
+    model.add_argument(
+        "--cost",
+        choices=get_args(CostKind),
+        help="with --preset paper-l or paper-b: strength of the cost aggregation (light)",
     )
     frame = verbs.add_parser("frame", help="measure one frame end to end on this machine")
     frame.add_argument("--bundle", help="bundle, or `demo` (default)")
@@ -112,7 +128,7 @@ def _run_model(args: argparse.Namespace) -> int:
 
     if args.slots < 1:
         raise BadInputError(f"--slots is {args.slots}, but a model needs at least 1")
-    configs = [any_preset(args.preset)] if args.preset else list(_PRESETS.values())
+    configs = _counted(args.preset, args.cost)
     costs = {}
     print("preset       size     K    trained M  shipped M  CLIP M  GMACs   Table-7 GMACs  peak MB")
     for config in configs:
@@ -134,6 +150,18 @@ def _run_model(args: argparse.Namespace) -> int:
         values = {name: asdict(cost) for name, cost in costs.items()}
         print(json.dumps(values[args.preset] if args.preset else values))
     return EXIT_OK
+
+
+def _counted(preset: str | None, cost: CostKind | None) -> list[ModelConfig | DenseConfig]:
+    from dedos_deploy.errors import BadInputError
+
+    if cost is None:
+        return [any_preset(preset)] if preset else list(_PRESETS.values())
+    if preset is None:
+        raise BadInputError(
+            "--cost needs to know of which preset; give --preset paper-l or paper-b, too"
+        )
+    return [with_cost(get_preset(preset), cost)]
 
 
 def _run_frame(args: argparse.Namespace) -> int:

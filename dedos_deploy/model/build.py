@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from dedos_deploy.model.clip_trunk import ClipTrunk
-from dedos_deploy.model.cost_aggregation import CostAggregation
+from dedos_deploy.model.cost_aggregation import CatSegAggregation, CostAggregation
 from dedos_deploy.model.dedos import Dedos, Parts
 from dedos_deploy.model.detail_branch import DetailBranch
 from dedos_deploy.model.mask_decoder import MaskDecoder
@@ -86,4 +86,5 @@ def _detail_branch(config: ModelConfig) -> DetailBranch | MobileBranch | None:
 def _cost_aggregation(config: ModelConfig) -> CostAggregation | None:
     if config.aggregation == "none":
         return None
-    return CostAggregation(config.query_width, config.clip.text_width, config.aggregation_width)
+    kind = CatSegAggregation if config.aggregation == "catseg" else CostAggregation
+    return kind(config.query_width, config.clip.text_width, config.aggregation_width)

@@ -38,6 +38,16 @@ def test_model_json_of_a_dense_clip(capsys: pytest.CaptureFixture[str]) -> None:
     assert 80e9 < values["macs"] < 83e9  # type: ignore[operator]
 
 
+def test_model_with_the_stronger_cost_aggregation(capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["model", "--preset", "paper-b", "--slots", "20", "--json"]
+    assert main(line) == 0
+    light = last_json(capsys)
+    assert main([*line, "--cost", "catseg"]) == 0
+    strong = last_json(capsys)
+    parts = [values["macs_by_part"]["cost_aggregation"] for values in (light, strong)]  # type: ignore[index]
+    assert strong["macs"] - light["macs"] == parts[1] - parts[0] > 5e9  # type: ignore[operator]
+
+
 def test_frame_of_a_preset_with_random_weights(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -67,6 +77,11 @@ def test_frame_json(capsys: pytest.CaptureFixture[str]) -> None:
         (["model", "--preset", "nanoo"], "unknown preset 'nanoo', did you mean 'nano'"),
         (["model", "--preset", "nano", "--slots", "0"], "--slots is 0"),
         (["model", "--preset", "nano", "--size", "33x64"], "nearest is 32x64"),
+        (
+            ["model", "--preset", "nano", "--cost", "catseg"],
+            "cost catseg has no effect: preset nano",
+        ),
+        (["model", "--cost", "light"], "give --preset paper-l or paper-b, too"),
         (["frame", "--frames", "0"], "frames is 0, but must be at least 1"),
         (["frame", "--bundle", "nowhere"], "'nowhere' does not exist"),
         (["frame", "--preset", "dense-b"], "--preset NAME and --random-weights go together"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,15 +8,21 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from export_micro import copied
+from export_micro import copied, micro_config
 from onnx import numpy_helper
 
 from dedos_deploy.errors import EngineError
 from dedos_deploy.export import graph as graph_module
 from dedos_deploy.export.fuse_attention import fuse_attention
-from dedos_deploy.export.graph import check_ops, check_tensors, save_graph, weight_bytes
+from dedos_deploy.export.graph import (
+    check_ops,
+    check_tensors,
+    image_graph,
+    save_graph,
+    weight_bytes,
+)
 from dedos_deploy.export.precision import LOGITS, check_precision, tensor_types
-from dedos_deploy.model import Dedos
+from dedos_deploy.model import Dedos, build_model, freeze
 from dedos_deploy.spec import GraphSpec
 
 
@@ -73,6 +80,24 @@ def test_targets_get_only_operators_they_run(
     check_ops(half_graph, "trt")
     with pytest.raises(EngineError, match=r"pixel_decoder.*GridSample.*deformable='gather'"):
         check_ops(float_graph, "rtx")
+
+
+def test_cat_segs_aggregation_in_the_graphs_of_every_target(open_graph: Any) -> None:
+    """On 13 x 3 coarse cells: windows that are moved, and one that stands over."""
+    config = replace(micro_config(), aggregation="catseg", aggregation_width=8)
+    model, patch = build_model(config, seed=3), config.clip.patch
+    spec = GraphSpec(26 * patch, 6 * patch, config.clip.text_width)
+    size_hw = (spec.height, spec.width)
+    graph = image_graph(freeze(model, size_hw=size_hw), spec)
+    half = image_graph(freeze(model, size_hw=size_hw, precision="fp16", deformable="gather"), spec)
+    for kind, target in ((graph, "cpu"), (half, "rtx"), (half, "trt")):
+        check_ops(kind, target)  # type: ignore[arg-type]
+    check_precision(half, "fp16")
+    for kind, slots, atol in ((graph, 1, 2e-5), (graph, 9, 2e-5), (half, 9, 1e-2)):
+        inputs = _inputs(spec, slots)
+        with open_graph(kind, spec) as engine:
+            scores = engine.infer(inputs)["scores"]
+        np.testing.assert_allclose(scores, _expected(model, inputs), atol=atol)
 
 
 def test_sampling_in_half_sums_in_half(half_graph: onnx.ModelProto) -> None:

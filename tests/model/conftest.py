@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dedos_deploy.model import Dedos, build_model
 from dedos_deploy.presets import PRESETS, ClipConfig, ModelConfig, TextTowerConfig
@@ -58,11 +58,31 @@ def lively(model: Dedos) -> Dedos:
     return model
 
 
-@pytest.fixture(params=["fpn", "msdeform"])
+def lively_weights(module: nn.Module, seed: int) -> None:
+    """Draw every weight so that nothing is inert and no layer forgets what it was given."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            scale = parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 0.3
+            drawn = torch.randn(parameter.shape, generator=generator) * scale
+            parameter.copy_(parameter + drawn if parameter.ndim == 1 else drawn)
+
+
+FORMS: dict[str, dict[str, object]] = {
+    "fpn": {"pixel_decoder": "fpn", "pixel_layers": 0},
+    "msdeform": {"pixel_decoder": "msdeform", "pixel_layers": 2},
+    "catseg": {
+        "pixel_decoder": "msdeform",
+        "pixel_layers": 1,
+        "aggregation": "catseg",
+        "aggregation_width": 8,
+    },
+}
+
+
+@pytest.fixture(params=FORMS)
 def model(request: pytest.FixtureRequest) -> Dedos:
-    layers = 2 if request.param == "msdeform" else 0
-    config = micro_config(pixel_decoder=request.param, pixel_layers=layers)
-    return lively(build_model(config, seed=3))
+    return lively(build_model(micro_config(**FORMS[request.param]), seed=3))
 
 
 def unit_rows(count: int, width: int, seed: int = 0) -> Tensor:

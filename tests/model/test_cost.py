@@ -6,7 +6,7 @@ import torch
 
 from dedos_deploy.head_numbers import HEADS, WindowConfig
 from dedos_deploy.model.cost import model_cost
-from dedos_deploy.presets import PRESETS, DenseConfig
+from dedos_deploy.presets import PRESETS, DenseConfig, with_cost
 
 from .conftest import MICRO_CLIP, micro_config
 
@@ -55,6 +55,27 @@ def test_paper_l_keeps_inside_the_papers_budget() -> None:
     cost = model_cost(PRESETS["paper-l"], size_hw=(644, 644), slots=171)
     assert cost.macs_table7 <= 900e9
     assert cost.parameters_shipped <= 23.57e6
+
+
+def test_cat_segs_aggregation_by_hand_and_beside_table_7() -> None:
+    """Two layers of two window blocks and a word block at the coarse level, 23 x 23 cells of 644."""
+    config = with_cost(PRESETS["paper-l"], "catseg")
+    cost, light = (
+        model_cost(c, size_hw=(644, 644), slots=171) for c in (config, PRESETS["paper-l"])
+    )
+    slots, cells, inside, width, pooled, text, inner = 171, 529, 24 * 24, 128, 144, 768, 256
+    windows = 12 * width**2 * slots * inside + 2 * 144 * width * slots * inside
+    guide = 2 * width**2 * inside
+    words = (12 * width**2 + 2 * width * width // 4) * slots * pooled + 2 * width**2 * slots
+    pooling = 2 * pooled * cells * width * slots
+    lift = 49 * width * slots * cells + 9 * inner * width * cells + text * width * slots
+    layers = 2 * (2 * (windows + guide) + words + pooling)
+    read = width * slots * cells + 2116 * (text * (inner + slots) + inner * (width + slots + inner))
+    expected = layers + lift + read + text * inner * slots
+    assert abs(cost.macs_by_part["cost_aggregation"] / expected - 1) < 0.02
+    assert cost.macs - light.macs == cost.macs_table7 - light.macs_table7 > 100e9
+    assert cost.macs_table7 < 1030.47e9
+    assert 1.7e6 < cost.parameters_shipped - light.parameters_shipped < 1.9e6
 
 
 def test_activation_peak_counts_live_tensors_only() -> None:

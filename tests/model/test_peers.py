@@ -27,6 +27,7 @@ from dedos_deploy.model import FrozenDedos, freeze
 from dedos_deploy.model.peers import CatSeg, Peer, San, load_peer
 from dedos_deploy.model.peers.cat_seg_weights import merged_corner
 from dedos_deploy.model.peers.san import pooled_maximum
+from dedos_deploy.model.volume_blocks import volume_grid
 from dedos_deploy.spec import GraphSpec
 
 from .conftest import frames, unit_rows
@@ -219,12 +220,13 @@ def test_words_beyond_the_padded_number_all_take_part(tmp_path: Path) -> None:
     words, valid = unit_rows(300, 16), torch.ones(300)
     block = peer.layers[0].words  # type: ignore[union-attr]
     x = torch.randn(1, 300, 576, 16, generator=torch.Generator().manual_seed(2))
+    grid = volume_grid((24, 24), x.device)
     with torch.no_grad():
-        before = block(x, words, valid)
+        before = block(x, words, valid, grid)
         block.padding.add_(5.0)
-        assert torch.equal(block(x, words, valid), before)
+        assert torch.equal(block(x, words, valid, grid), before)
         fewer = valid * (torch.arange(300) < 200)
-        assert not torch.equal(block(x, words, fewer)[:, :200], before[:, :200])
+        assert not torch.equal(block(x, words, fewer, grid)[:, :200], before[:, :200])
 
 
 @pytest.mark.parametrize(

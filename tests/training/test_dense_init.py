@@ -79,6 +79,33 @@ def test_training_keeps_the_clip_that_the_dense_bundle_labels_with(
     ]
 
 
+def test_the_strength_of_cost_aggregation_stands_in_the_checkpoint(
+    paper: ModelConfig, write_folder: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = saved(tmp_path / "open_clip_model.safetensors", paper.clip)
+    line = ["--preset", "paper-micro", "--data", str(write_folder()), *FAST]
+    weights = ["--init", "dense-micro", "--clip-weights", str(path), "--cost", "catseg"]
+    run = tmp_path / "run"
+    assert main([*line, *weights, "--output", str(run), "--dry-run"]) == 0
+    assert "parameters" in capsys.readouterr().out
+    assert main([*line, *weights, "--output", str(run)]) == 0
+    trained, _ = load_checkpoint(run / "checkpoint.safetensors")
+    assert trained.config == presets.with_cost(paper, "catseg") != paper
+    begun, _ = initial_model(
+        settings_for(
+            "paper-micro", ("x",), init="dense-micro", clip_weights=str(path), cost="catseg"
+        )
+    )
+    before = begun.state_dict()
+    moved = {n for n, v in trained.state_dict().items() if not torch.equal(v, before[n])}
+    assert {"guide.weight", "layers.1.moved.qkv.weight", "layers.0.words.guide.weight"} <= {
+        name.removeprefix("cost_aggregation.") for name in moved
+    }
+    again = ["--init", str(run / "checkpoint.safetensors"), "--output", str(tmp_path / "again")]
+    assert main([*line, *again]) == 2
+    assert "has catseg cost aggregation, not light; give --cost catseg" in capsys.readouterr().err
+
+
 def test_it_is_openais_unless_said_otherwise_and_credits_it(
     paper: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

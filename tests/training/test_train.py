@@ -223,6 +223,12 @@ def test_the_papers_presets_train_as_section_4_2_says(write_folder: Write) -> No
         ("edge-b", {"backbone_lr": 1e-5}, "backbone_lr 1e-05 has no effect: CLIP stays as it is"),
         ("paper-b", {"backbone_lr": 1e-5, "clip_tune": "none"}, "has no effect"),
         ("paper-b", {"balance": 0.5}, "balance 0.5 has no effect"),
+        ("nano", {"cost": "catseg"}, "cost catseg has no effect: preset nano has one form"),
+        (
+            "edge-b",
+            {"cost": "light"},
+            "cost light has no effect.* take paper-l or paper-b, or leave",
+        ),
         ("edge-b", {"view": "crop"}, "view crop has no effect: no diffusion model is read"),
         ("edge-b", {"diffusion_hw": (64, 64)}, "has no effect.* leave --diffusion-size out"),
         ("edge-b", {"add_noise": True}, "add_noise True has no effect"),
@@ -250,6 +256,8 @@ def test_a_value_that_nothing_would_come_of_is_refused(
     ("preset", "given"),
     [
         ("nano", {"backbone_lr": 1e-4, "balance": 0.4}),
+        ("paper-l", {"cost": "light"}),
+        ("paper-b", {"cost": "catseg"}),
         ("edge-b", {"backbone_lr": 1e-5, "tune_text": True}),
         ("edge-b", {"add_noise": False, "diffusion_half": False, "timesteps": (9, 8)}),
         ("edge-b", {"component": "oracle", "mask_map": "none", "bank_drop": 0.0}),

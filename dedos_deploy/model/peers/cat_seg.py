@@ -1,7 +1,7 @@
 """CAT-Seg (Cho et al., CVPR 2024) in the graph contract: CLIP's cost volume, aggregated.
 
 CLIP sees the picture as 24x24 patches whatever its size; its last block keeps the values only. The
-cosines with all words are aggregated in `cost_volume.py`. Written from the paper and from the
+cosines with all words are aggregated by `volume_blocks.py` and `cost_volume.py`. Written from the paper and from the
 published tensors; `benchmarks/peers.py` compares it with the authors' own module.
 """
 
@@ -20,9 +20,10 @@ from dedos_deploy.model.blocks import (
     resize_map,
 )
 from dedos_deploy.model.clip_trunk import ClipTrunk
-from dedos_deploy.model.peers.cost_volume import AggregationLayer, UpBlock
+from dedos_deploy.model.peers.cost_volume import PaddedWordBlock, UpBlock
 from dedos_deploy.model.peers.pictures import resized
 from dedos_deploy.model.text_tower import TextTower
+from dedos_deploy.model.volume_blocks import AggregationLayer, volume_grid
 from dedos_deploy.peer_configs import GRID, CatSegConfig
 from dedos_deploy.presets import Activation
 from dedos_deploy.spec import SCORE_STRIDE
@@ -98,7 +99,7 @@ class CatSeg(nn.Module):
             for lifted, projected in zip(config.lifted, config.decoder_guidance, strict=True)
         )
         self.layers = nn.ModuleList(
-            AggregationLayer(width, config.guidance, config.text_guidance)
+            AggregationLayer(width, config.guidance, PaddedWordBlock(width, config.text_guidance))
             for _ in range(config.layers)
         )
         inputs = (width, config.decoder[0])
@@ -130,8 +131,9 @@ class CatSeg(nn.Module):
         ]
         words = F.relu(self.guide_words(text.to(tokens.dtype)))
         x = self._volume(tokens, text)
+        grid = volume_grid((GRID, GRID), x.device)
         for layer in self.layers:
-            x = layer(x, guidance.flatten(2).transpose(1, 2), words, valid)
+            x = layer(x, guidance.flatten(2).transpose(1, 2), words, valid, grid)
         batch, _, cells, width = x.shape
         y = x.reshape(-1, cells, width).transpose(1, 2).reshape(-1, width, GRID, GRID)
         for up, finer in zip(self.ups, fine, strict=True):

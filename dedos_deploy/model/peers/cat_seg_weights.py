@@ -20,8 +20,8 @@ from dedos_deploy.model.clip_layout import (
 )
 from dedos_deploy.model.open_clip_weights import renamed
 from dedos_deploy.model.peers.cat_seg import LIFTS
-from dedos_deploy.model.peers.cost_volume import WINDOW
 from dedos_deploy.model.tensor_files import Shapes
+from dedos_deploy.model.volume_blocks import WINDOW
 from dedos_deploy.peer_configs import GRID, CatSegConfig
 
 _CLIP = "sem_seg_head.predictor.clip_model."

@@ -248,7 +248,8 @@ class DeviceLabeller(Closing):
             self._copied += 1
             label_map, confidence = label_map.copy(), confidence.copy()
         counts = layout.counts_in(block.bytes)[:-1].astype(np.int64)
-        return Labelled(label_map, confidence, counts, ms, *map(array_of, kept))
+        scores, pooled = map(array_of, kept)
+        return Labelled(label_map, confidence, counts, ms, scores, pooled)
 
     # Memory
 

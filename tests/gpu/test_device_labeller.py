@@ -339,11 +339,11 @@ def test_labels_that_are_stable_in_time_are_made_on_the_host_which_says_so(
 def test_windows_of_a_frame_are_blended_on_the_host_which_says_so(
     opened: Opened, fake: FakeCuda, caplog: pytest.LogCaptureFixture
 ) -> None:
-    engines = [opened(), opened(replace(SPEC, batch=2))]
+    several = BatchedEngine([opened(), opened(replace(SPEC, batch=2))])
     encoded = np.eye(SPEC.text_width, dtype=np.float32)[:2]
     frame = np.random.default_rng(0).integers(0, 256, (96, 144, 3), np.uint8)
     found = []
-    for engine in (engines[0], BatchedEngine(engines)):
+    for engine in (opened(), several):
         with Segmenter(
             engine,
             lambda words, **_: encoded,
@@ -354,6 +354,7 @@ def test_windows_of_a_frame_are_blended_on_the_host_which_says_so(
             explain=True,
         ) as segmenter:
             found.append(segmenter.segment(frame))
+            segmenter.explain = False
             message = r"looked at through tiles are labelled on the host; leave result='device' out"
             with pytest.raises(BadInputError, match=message):
                 segmenter.segment(frame, result="device")

@@ -381,9 +381,9 @@ def test_windows_of_a_frame_are_told_as_what_they_cost(
         assert cli(*arguments, *more, **given) == 0
         assert json.loads(capsys.readouterr().out)["windows"] == windows
     assert cli(*arguments[:-1], "--tiles", "2x2") == 0
-    assert "windows  5 a frame" in capsys.readouterr().out
+    assert "\nwindows  5 a frame\n" in capsys.readouterr().out
     assert cli(*arguments[:-1]) == 0
-    assert "windows" not in capsys.readouterr().out
+    assert "\nwindows " not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

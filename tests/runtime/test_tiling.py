@@ -121,15 +121,16 @@ def test_what_windows_agree_on_is_where_it_is_in_the_frame(tiling: Tiling) -> No
 
     found = blended(plan, scene, network_hw)
     y, x = ((np.arange(count) + 0.5) / count for count in plan.score_hw)
-    # Outside of the outermost cells' centres a window has no slope to go on with.
-    inner = (slice(None), slice(5, -5), slice(5, -5))
-    wanted = np.stack(np.broadcast_arrays(y[:, None], x)).astype(np.float32)
-    largest = max(bottom - top for top, _, bottom, _ in (window.box for window in plan.windows))
-    border = 0.5 / 16 * largest / frame_hw[0]
-    assert np.abs(found[inner] - wanted[inner]).max() < border
-    exact = (slice(None), *(slice(count // 3, -(count // 3)) for count in plan.score_hw))
-    if plan.is_whole or len({window.box for window in plan.windows}) == 1:
-        np.testing.assert_allclose(found[exact], wanted[exact], atol=1e-6)
+    wanted = np.stack(np.broadcast_arrays(y[:, None], x))
+    # Outside of its outermost cells' centres a window has no slope to go on with.
+    goes_on = np.ones(plan.score_hw, bool)
+    for window in plan.windows:
+        inside = [
+            (at > 0.0) & (at < most) for at, most in ((window.rows, 15.0), (window.columns, 19.0))
+        ]
+        goes_on &= (window.weights == 0.0) | np.logical_and.outer(*inside)
+    assert goes_on.mean() > 0.2
+    np.testing.assert_allclose(found[:, goes_on], wanted[:, goes_on], atol=2e-6)
 
 
 def test_no_seam_is_left_where_windows_disagree() -> None:

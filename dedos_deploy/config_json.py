@@ -55,13 +55,18 @@ def config_from_dict(values: dict[str, Any]) -> ModelConfig:
     raise BadInputError(f"it is of {config.preset}, not of a DEDOS model")
 
 
-def with_defaults(values: object) -> object:
-    """Return JSON values of a configuration with the defaults of the keys that they lack.
+def as_written_today(values: object) -> object:
+    """Return JSON values of a bundle's configuration with what earlier releases did not write.
 
-    Files of earlier releases lack some; what is no object passes unchanged.
+    Any other key must be there, whatever its default; what is no object passes unchanged.
     """
-    return _completed(config_kind(values), values)
+    if not isinstance(values, dict) or config_kind(values) is not ModelConfig:
+        return values
+    return {**WRITTEN_LATER, **values}
 
+
+WRITTEN_LATER: dict[str, object] = {"query_source": "bank", "query_sets": 1}
+"""Keys of a ModelConfig that bundles of earlier releases lack, with what their models did."""
 
 _PARTS: dict[str, type] = {"clip": ClipConfig, "text": TextTowerConfig}
 

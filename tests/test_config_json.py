@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dedos_deploy.bundle import Manifest
-from dedos_deploy.config_json import any_config_from_dict, config_from_dict
+from dedos_deploy.config_json import WRITTEN_LATER, any_config_from_dict, config_from_dict
 from dedos_deploy.errors import BadBundleError, BadInputError
 from dedos_deploy.head_numbers import HEADS, MOST_WINDOWS, WindowConfig
 from dedos_deploy.presets import DENSE_PRESETS, PRESETS, DenseConfig
@@ -111,10 +111,15 @@ def test_a_manifest_holds_a_dense_clip() -> None:
 
 
 def test_a_manifest_of_an_earlier_release_lacks_what_came_later() -> None:
-    config = replace(FULL, null_limit=1.0)
-    values = json.loads(manifest(config=stored(config)).to_json())
-    del values["config"]["null_limit"], values["config"]["clip"]["activation"]
+    config = PRESETS["nano"]
+    same = {"preset": config.preset, "activation": config.clip.activation}
+    spec = GraphSpec(*config.size_hw, config.clip.text_width)
+    length = config.clip.text.context_length
+    whole = manifest(config=stored(config), spec=spec, context_length=length, **same)
+    values = json.loads(whole.to_json())
+    for key, was in WRITTEN_LATER.items():
+        assert values["config"].pop(key) == was
     assert Manifest.from_json(json.dumps(values)).model_config == config
-    del values["config"]["preset"]
-    with pytest.raises(BadBundleError, match=r"key 'config\.preset' is missing"):
+    del values["config"]["refine_norm"]
+    with pytest.raises(BadBundleError, match=r"key 'config\.refine_norm' is missing"):
         Manifest.from_json(json.dumps(values))

@@ -23,8 +23,8 @@ from dedos_deploy.bundle._names import (
 from dedos_deploy.config_json import (
     AnyConfig,
     any_config_from_dict,
+    as_written_today,
     config_kind,
-    with_defaults,
 )
 from dedos_deploy.errors import BadBundleError, BadInputError, UnsupportedVersionError, shown
 from dedos_deploy.fields import FieldError, checked, load_json
@@ -186,7 +186,7 @@ def _parse(values: dict[str, object]) -> Manifest:
         raise FieldError("key 'config' is missing")
     try:
         # For its messages only: any_config_from_dict makes the record, as for checkpoints.
-        checked(config_kind(raw_config), with_defaults(raw_config), "config")
+        checked(config_kind(raw_config), as_written_today(raw_config), "config")
         config = any_config_from_dict(cast(dict[str, Any], raw_config)).to_dict()
     except BadInputError as error:
         raise FieldError(f"field 'config' is not usable: {error}") from error

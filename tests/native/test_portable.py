@@ -22,7 +22,13 @@ CORE = (
     "regions.cpp",
     "stabilise.cpp",
 )
-BINDING = ("bind.cpp", "bind_blend.cpp", "bind_regions.cpp", "dlpack.cpp")
+BINDING = (
+    "bind.cpp",
+    "bind_blend.cpp",
+    "bind_confidence.cpp",
+    "bind_regions.cpp",
+    "dlpack.cpp",
+)
 # Those of CMakeLists.txt.
 FLAGS = [
     "-std=c++17",

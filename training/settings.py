@@ -155,6 +155,10 @@ class TrainSettings:
             raise BadInputError("no data set was given; name at least one with --data")
         if self.steps is None and self.minutes is None:
             raise BadInputError("a run needs an end; give --steps, --minutes or both")
+        for name in ("init", "clip_weights", "keep", "diffusion", "diffusion_cache"):
+            # As an unset variable of a shell gives it: never a run without what was asked for.
+            if getattr(self, name) == "":
+                raise BadInputError(f"{name} is empty; name one, or leave the option out")
         self._check_ranges()
         self._check_method()
         _ = self.config

@@ -192,6 +192,8 @@ def test_what_cannot_be_kept_is_one_sentence(
         settings(keep_weight=2.0)
     with pytest.raises(BadInputError, match="keep_weight is 0, but must be more than 0"):
         settings(keep="demo", keep_weight=0)
+    with pytest.raises(BadInputError, match="keep is empty; name one, or leave the option out"):
+        settings(keep="")
     with pytest.raises(BadInputError, match="checkpoint nowhere does not exist"):
         Trainer(settings(keep="nowhere"), tmp_path / "run")
     wordless = tmp_path / "wordless.safetensors"

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from dedos_deploy.config_limits import check_limits
 from dedos_deploy.errors import BadInputError, shown
-from dedos_deploy.presets import ClipConfig, check_limits
+from dedos_deploy.presets import ClipConfig
 from dedos_deploy.spec import SCORE_STRIDE
 
 PeerKind = Literal["san", "catseg"]

@@ -6,6 +6,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from dedos_deploy.config_limits import (
+    CLIP_LIMITS,
+    MODEL_LIMITS,
+    TEXT_LIMITS,
+    check_heads,
+    check_limits,
+    check_size,
+)
 from dedos_deploy.errors import BadInputError, nearest
 from dedos_deploy.head_numbers import Head, ScClipHead, WindowConfig, sc_clip_head
 
@@ -24,63 +32,6 @@ DetailKind = Literal["conv", "mobile"]
 VOLUME_HEADS = 4
 """Attention heads of CAT-Seg's blocks over a cost volume, which divide its channels."""
 
-# The largest values of published models, with room: what a file claims is allocated when it is read.
-_TEXT_LIMITS = {
-    "width": (1, 8192),
-    "layers": (1, 128),
-    "heads": (1, 128),
-    "context_length": (3, 4096),
-    "tokens": (2, 1 << 20),
-}
-_CLIP_LIMITS = {
-    "patch": (1, 64),
-    "width": (1, 8192),
-    "layers": (1, 128),
-    "heads": (1, 128),
-    "grid": (1, 256),
-    "text_width": (1, 8192),
-}
-_MODEL_LIMITS = {
-    "pixel_layers": (0, 64),
-    "decoder_layers": (1, 64),
-    "queries": (1, 4096),
-    "query_width": (1, 8192),
-    "steps": (1, 1000),
-    "query_sets": (1, 64),
-    "detail_width": (0, 1024),
-    "pixel_ffn": (1, 65536),
-    "aggregation_width": (1, 512),
-    "decoder_heads": (1, 128),
-    "decoder_ffn": (1, 65536),
-    "text_blocks": (0, 64),
-}
-
-
-def check_limits(config: object, prefix: str, limits: dict[str, tuple[int, int]]) -> None:
-    """Raise BadInputError for the first attribute outside its limits, both of which are allowed."""
-    for name, (low, high) in limits.items():
-        value = getattr(config, name)
-        if value < low:
-            raise BadInputError(f"{prefix}{name} must be at least {low}, not {value}")
-        if value > high:
-            raise BadInputError(f"{prefix}{name} must be at most {high}, not {value}")
-
-
-def _check_heads(name: str, width: int, heads_name: str, heads: int) -> None:
-    if width % heads:
-        raise BadInputError(f"{name} {width} must be a multiple of {heads_name}, {heads}")
-
-
-def _check_size(preset: str, patch: int, size_hw: tuple[int, int]) -> tuple[int, int]:
-    if all(side >= 2 * patch and side % patch == 0 for side in size_hw):
-        return size_hw
-    near = tuple(max(2 * patch, round(side / patch) * patch) for side in size_hw)
-    raise BadInputError(
-        f"size {size_hw[0]}x{size_hw[1]} does not fit {preset}, whose sides must be "
-        f"multiples of its patch {patch} and at least {2 * patch}; the nearest is "
-        f"{near[0]}x{near[1]}"
-    )
-
 
 @dataclass(frozen=True)
 class TextTowerConfig:
@@ -93,8 +44,8 @@ class TextTowerConfig:
     tokens: int = 49408
 
     def __post_init__(self) -> None:
-        check_limits(self, "clip.text.", _TEXT_LIMITS)
-        _check_heads("clip.text.width", self.width, "clip.text.heads", self.heads)
+        check_limits(self, "clip.text.", TEXT_LIMITS)
+        check_heads("clip.text.width", self.width, "clip.text.heads", self.heads)
 
 
 @dataclass(frozen=True)
@@ -119,8 +70,8 @@ class ClipConfig:
     """In the units of `mean`."""
 
     def __post_init__(self) -> None:
-        check_limits(self, "clip.", _CLIP_LIMITS)
-        _check_heads("clip.width", self.width, "clip.heads", self.heads)
+        check_limits(self, "clip.", CLIP_LIMITS)
+        check_heads("clip.width", self.width, "clip.heads", self.heads)
         if not all(0 < value < 10 for value in self.std):
             raise BadInputError(f"clip.std must lie in (0, 10), not {self.std}")
 
@@ -173,10 +124,10 @@ class ModelConfig:
     """M, the number of banks that `mixed` has."""
 
     def __post_init__(self) -> None:
-        check_limits(self, "", _MODEL_LIMITS)
-        _check_heads("query_width", self.query_width, "decoder_heads", self.decoder_heads)
+        check_limits(self, "", MODEL_LIMITS)
+        check_heads("query_width", self.query_width, "decoder_heads", self.decoder_heads)
         if self.aggregation == "catseg":
-            _check_heads("aggregation_width", self.aggregation_width, "heads", VOLUME_HEADS)
+            check_heads("aggregation_width", self.aggregation_width, "heads", VOLUME_HEADS)
         (n1, c1), (n2, c2) = self.basic_kernel, self.diffusion_kernel
         if min(n1, c1, n2, c2) < 1:
             raise BadInputError(
@@ -209,7 +160,7 @@ class ModelConfig:
 
         Raises BadInputError naming the nearest size that fits.
         """
-        return _check_size(self.preset, self.clip.patch, size_hw)
+        return check_size(self.preset, self.clip.patch, size_hw)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; `config_json.config_from_dict` is the inverse."""
@@ -258,10 +209,10 @@ class DenseConfig:
         Raises BadInputError that says what would fit.
         """
         patch = self.clip.patch
-        _check_size(self.preset, patch, size_hw)
+        check_size(self.preset, patch, size_hw)
         if self.windows is not None:
             self.windows.check(size_hw)
-        seen = _check_size(self.preset, patch, self.seen_hw(size_hw))
+        seen = check_size(self.preset, patch, self.seen_hw(size_hw))
         patches = (seen[0] // patch) * (seen[1] // patch)
         if isinstance(self.head, ScClipHead) and patches <= self.head.neighbours:
             raise BadInputError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from dedos_deploy.errors import BadInputError
 from dedos_deploy.presets import ModelConfig
 
 Component = Literal[
@@ -38,6 +39,10 @@ taught to equal those that read the diffusion (distillation.py)."""
 Reads = Literal["nothing", "features", "random", "shuffled", "labels"]
 """What proxy queries read while training: the diffusion's features of the picture; those of a noise
 predictor with random weights; those of another picture of the micro-batch; the picture's true labels."""
+
+
+View = Literal["whole", "crop"]
+"""What the diffusion reads: the unaugmented image, or the crop that the model sees."""
 
 
 @dataclass(frozen=True)
@@ -123,3 +128,53 @@ def config_for(config: ModelConfig, component: Component, steps: int, sets: int 
     elif parts.use == "clip":
         config = replace(config, query_source="clip")
     return config if parts.text else replace(config, text_blocks=0)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a run gives a component to learn from."""
+
+    diffusion: bool
+    """Whether a diffusion is named."""
+    view: View
+    micro_batch: int
+    """Pictures that are seen at once."""
+
+
+def check_component(component: Component, given: Given) -> None:
+    """Raise BadInputError for a component that is unknown, or that needs other things than `given`."""
+    if component not in COMPONENTS:
+        raise BadInputError(
+            f"unknown component {component!r}; rows of Table 3, controls and other uses: "
+            f"{', '.join(COMPONENTS)}"
+        )
+    parts = COMPONENTS[component]
+    if given.diffusion and not parts.queries:
+        raise BadInputError(
+            f"component {component} is the baseline without proxy queries, so it cannot "
+            "learn from --diffusion; leave that out or choose II to V"
+        )
+    if given.diffusion and not parts.walks:
+        raise BadInputError(
+            f"component {component} is a control that reads no diffusion; leave --diffusion "
+            "out or choose V"
+        )
+    if parts.use == "predict" and not given.diffusion:
+        raise BadInputError(
+            f"component {component} predicts the features of a diffusion; name one with --diffusion"
+        )
+    if parts.reads in ("random", "shuffled") and not given.diffusion:
+        raise BadInputError(
+            f"component {component} is a control for what --diffusion tells; give the one that "
+            "V reads"
+        )
+    if parts.use == "predict" and given.view != "crop":
+        raise BadInputError(
+            f"component {component} compares positions, so the diffusion must read the crop that "
+            "the model sees; add --view crop"
+        )
+    if parts.reads == "shuffled" and given.micro_batch < 2:
+        raise BadInputError(
+            f"component {component} reads another picture of the micro-batch, which has 1; "
+            "make --batch or --micro-batch 2 at least"
+        )

@@ -23,10 +23,8 @@ from dedos_deploy.model.word_embeddings import WordEmbeddings
 from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.threads import usable_threads
 from dedos_deploy.training.bank import fill_bank
-from dedos_deploy.training.components import COMPONENTS
 from dedos_deploy.training.data import Batch, BatchStream, Share, batches
-from dedos_deploy.training.denoising import DenoisingLearning, LearningSource, save_learning
-from dedos_deploy.training.diffusion.walker import LabelWalker, Walker
+from dedos_deploy.training.denoising import DenoisingLearning, save_learning
 from dedos_deploy.training.distributed import Processes, open_processes
 from dedos_deploy.training.evaluate import evaluate, summary
 from dedos_deploy.training.failure import DivergedError, failed_path, save_failed_step
@@ -43,7 +41,6 @@ from dedos_deploy.training.optimizer import (
     rate_factor,
     set_rate,
 )
-from dedos_deploy.training.prediction import AnyLearning
 from dedos_deploy.training.preview import SAMPLES, write_samples
 from dedos_deploy.training.settings import TrainSettings
 from dedos_deploy.training.setup import (
@@ -55,7 +52,6 @@ from dedos_deploy.training.setup import (
     open_diffusion,
     open_folders,
     open_learning,
-    open_oracle,
     open_word_weights,
 )
 from dedos_deploy.training.state import (
@@ -136,16 +132,10 @@ class Trainer:
         model = model.to(self.device).train()
         choose_trained(model, tune_text=settings.tune_text)
         diffusion = open_diffusion(settings, self.processes)
-        learning: AnyLearning | None = None
-        walker: Walker | LabelWalker | None = None
-        self._source: LearningSource | None = None
-        if diffusion is not None:
-            learning, walker, self._source = open_learning(settings, model, diffusion)
-        elif COMPONENTS[settings.component].reads == "labels":
-            opened = open_oracle(settings, model, len(union_words(folders)), self.device)
-            learning, walker, self._source = opened
-        if learning is not None:
-            learning = learning.to(self.device).train()
+        opened = open_learning(
+            settings, model, diffusion, words=len(union_words(folders)), device=self.device
+        )
+        learning, self._source = opened.learning, opened.source
         whole_hw = diffusion.size_hw if diffusion and settings.view == "whole" else None
         self.stream = BatchStream(folders, batch_settings(settings, whole_hw))
         keeper = Keeper(settings, self.stream.words, self.device) if settings.keep else None
@@ -156,7 +146,7 @@ class Trainer:
         self._inherited = [*inherited_credits(record), *(keeper.credits if keeper else ())]
         weights = open_word_weights(settings, folders, words, self.device)
         self.objective = Objective(
-            settings, model, self.embeddings, learning, walker, weights, keeper
+            settings, model, self.embeddings, learning, opened.walker, weights, keeper
         )
         average = WeightAverage(model, settings.ema) if settings.ema else None
         optimizer = build_optimizer(model, settings, learning)

@@ -1,4 +1,4 @@
-"""Everything that decides a training run, with the defaults of each preset in one table."""
+"""Everything that decides a training run."""
 
 from __future__ import annotations
 
@@ -21,14 +21,21 @@ from dedos_deploy.presets import (
 )
 from dedos_deploy.text.templates import prompt_templates
 from dedos_deploy.training.augment import AugmentRecipe, AugmentSettings
-from dedos_deploy.training.components import COMPONENTS, Component, timesteps_for
+from dedos_deploy.training.components import (
+    COMPONENTS,
+    Component,
+    Given,
+    View,
+    check_component,
+    timesteps_for,
+)
 from dedos_deploy.training.denoising import LiveFill
 from dedos_deploy.training.losses import LossWeights
+from dedos_deploy.training.preset_defaults import DEFAULTS
 from dedos_deploy.training.proxy_reader import MaskMap
 
 Schedule = Literal["poly", "cosine"]
 Device = Literal["auto", "cpu", "cuda"]
-View = Literal["whole", "crop"]
 
 
 @dataclass(frozen=True)
@@ -148,6 +155,10 @@ class TrainSettings:
             raise BadInputError("no data set was given; name at least one with --data")
         if self.steps is None and self.minutes is None:
             raise BadInputError("a run needs an end; give --steps, --minutes or both")
+        for name in ("init", "clip_weights", "keep", "diffusion", "diffusion_cache"):
+            # As an unset variable of a shell gives it: never a run without what was asked for.
+            if getattr(self, name) == "":
+                raise BadInputError(f"{name} is empty; name one, or leave the option out")
         self._check_ranges()
         self._check_method()
         _ = self.config
@@ -207,50 +218,13 @@ class TrainSettings:
             raise BadInputError(
                 f"query_sets is {self.query_sets}, but 2 to 64 banks can be mixed; 4 is the default"
             )
-        if self.component not in COMPONENTS:
-            raise BadInputError(
-                f"unknown component {self.component!r}; rows of Table 3, controls and other uses: "
-                f"{', '.join(COMPONENTS)}"
-            )
-        self._check_component()
+        given = Given(bool(self.diffusion), self.view, self.micro_batch or self.batch)
+        check_component(self.component, given)
         if self.diffusion_cache and (self.view != "whole" or self.add_noise or not self.diffusion):
             raise BadInputError(
                 "a diffusion cache needs --diffusion, --view whole (paper-* read crops otherwise) and no "
                 "added noise: only then are latents constants of an image; leave --diffusion-cache out, "
                 "or change the others"
-            )
-
-    def _check_component(self) -> None:
-        parts = COMPONENTS[self.component]
-        if self.diffusion and not parts.queries:
-            raise BadInputError(
-                f"component {self.component} is the baseline without proxy queries, so it cannot "
-                "learn from --diffusion; leave that out or choose II to V"
-            )
-        if self.diffusion and not parts.walks:
-            raise BadInputError(
-                f"component {self.component} is a control that reads no diffusion; leave --diffusion "
-                "out or choose V"
-            )
-        if parts.use == "predict" and not self.diffusion:
-            raise BadInputError(
-                f"component {self.component} predicts the features of a diffusion; name one with "
-                "--diffusion"
-            )
-        if parts.reads in ("random", "shuffled") and not self.diffusion:
-            raise BadInputError(
-                f"component {self.component} is a control for what --diffusion tells; give the one that "
-                "V reads"
-            )
-        if parts.use == "predict" and self.view != "crop":
-            raise BadInputError(
-                f"component {self.component} compares positions, so the diffusion must read the crop that "
-                "the model sees; add --view crop"
-            )
-        if parts.reads == "shuffled" and (self.micro_batch or self.batch) < 2:
-            raise BadInputError(
-                f"component {self.component} reads another picture of the micro-batch, which has 1; "
-                "make --batch or --micro-batch 2 at least"
             )
 
     def check_effects(self, given: Mapping[str, Any]) -> None:
@@ -369,44 +343,6 @@ _OF_READING = ("mask_map", "bank", "bank_drop")
 """Fields that need a diffusion model; those that need it or another thing to read."""
 
 _FLAGS = {"diffusion_hw": "--diffusion-size"}
-
-# From scratch a trunk needs the full rate, and the auxiliary terms teach it pixels from step one.
-_NANO = {
-    "steps": 6000,
-    "batch": 8,
-    "lr": 1e-3,
-    "backbone_lr": 1e-3,
-    "schedule": "cosine",
-    "ema": 0.998,
-    "amp": True,
-    "loss": LossWeights(auxiliary=0.3, dense=1.0, score=1.0),
-    "augmentation": AugmentSettings(scale=(0.75, 2.0)),
-}
-
-# Crops at the aspect that the network is shown when deployed: a graph has one input size.
-_EDGE = {"augmentation": AugmentSettings(recipe="mask2former-squashed")}
-
-# Section 4.2 of the paper, and Mask2Former's recipe where it is silent. Of CLIP, which has a learning
-# rate there, the LayerNorms: queries and values alone would be twice the learnable parameters of Table 7.
-_PAPER = {
-    **_EDGE,
-    "clip_tune": "ln",
-    "clip_norm": 0.01,
-    "vocabulary": 171,
-    "drop_words": 0.0,
-    "view": "crop",
-    "diffusion_hw": (640, 640),
-}
-
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "paper-l": _PAPER,
-    "paper-b": _PAPER,
-    "edge-l": _EDGE,
-    "edge-b": _EDGE,
-    "nano": _NANO,
-    "miniature": _NANO,
-}
-"""What a preset sets beside the defaults of TrainSettings."""
 
 
 def settings_for(

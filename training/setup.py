@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -224,15 +224,51 @@ def open_diffusion(settings: TrainSettings, processes: Processes) -> LatentDiffu
     return load_diffusion(chosen, device=processes.device)
 
 
+@dataclass(frozen=True)
+class Opened:
+    """What a run learns from beside its labels, all None for proxy queries that read nothing."""
+
+    learning: AnyLearning | None = None
+    """What learns."""
+    walker: Walker | LabelWalker | None = None
+    """What hands it what it reads."""
+    source: LearningSource | None = None
+    """Which diffusion that is."""
+
+
 def open_learning(
-    settings: TrainSettings, model: Dedos, diffusion: LatentDiffusion
-) -> tuple[AnyLearning, Walker, LearningSource]:
-    """Return what learns from the diffusion, what walks it, and which diffusion it is."""
+    settings: TrainSettings,
+    model: Dedos,
+    diffusion: LatentDiffusion | None,
+    *,
+    words: int,
+    device: torch.device,
+) -> Opened:
+    """Return what learns from the diffusion, or from labels, on `device`; words: of the union vocabulary."""
     parts = COMPONENTS[settings.component]
-    source = LearningSource(asdict(diffusion.settings), diffusion.fingerprint)
-    if parts.use == "predict":
-        prediction = FeaturePrediction(model.config, diffusion.channels)
-        return prediction, Walker(diffusion, separation=False), source
+    if diffusion is None:
+        if parts.reads != "labels":
+            return Opened()
+        opened = _open_oracle(settings, model, words, device)
+    elif parts.use == "predict":
+        opened = Opened(
+            FeaturePrediction(model.config, diffusion.channels),
+            Walker(diffusion, separation=False),
+            _source(diffusion),
+        )
+    else:
+        opened = _open_denoising(settings, model, diffusion)
+    assert opened.learning is not None
+    opened.learning.to(device).train()
+    return opened
+
+
+def _source(diffusion: LatentDiffusion) -> LearningSource:
+    return LearningSource(asdict(diffusion.settings), diffusion.fingerprint)
+
+
+def _open_denoising(settings: TrainSettings, model: Dedos, diffusion: LatentDiffusion) -> Opened:
+    parts = COMPONENTS[settings.component]
     separation = parts.separation and settings.gamma > 0
     learning = DenoisingLearning(
         model.config,
@@ -246,18 +282,15 @@ def open_learning(
         cache = DiffusionCache(Path(settings.diffusion_cache), diffusion)
     shuffled = parts.reads == "shuffled"
     walker = Walker(diffusion, separation=separation, cache=cache, shuffled=shuffled)
-    return learning, walker, source
+    return Opened(learning, walker, _source(diffusion))
 
 
-def open_oracle(
-    settings: TrainSettings, model: Dedos, words: int, device: torch.device
-) -> tuple[DenoisingLearning, LabelWalker, LearningSource]:
-    """Return what reads the labels of a union vocabulary of `words`, and what hands them over."""
+def _open_oracle(settings: TrainSettings, model: Dedos, words: int, device: torch.device) -> Opened:
     steps = len(settings.walked)
     learning = DenoisingLearning(
         model.config, (words,), steps=steps, mask_map=settings.mask_map, separation=False
     )
-    return learning, LabelWalker(words, steps, device), LearningSource({}, LABELS)
+    return Opened(learning, LabelWalker(words, steps, device), LearningSource({}, LABELS))
 
 
 def make_output(output: Path, state: Path | None) -> None:

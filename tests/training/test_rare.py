@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import cv2
 import numpy as np
@@ -12,7 +13,7 @@ from micro import Write
 
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.presets import ModelConfig
-from dedos_deploy.training.augment import AugmentSettings, augment
+from dedos_deploy.training.augment import AugmentRecipe, AugmentSettings, augment
 from dedos_deploy.training.data import Batch, BatchSettings, BatchStream
 from dedos_deploy.training.folders import open_folder
 from dedos_deploy.training.rare import LARGEST, TEMPERATURE, rare_chances, rare_pictures
@@ -69,13 +70,15 @@ def test_pictures_of_rare_words_come_more_often_and_crops_hold_them(tmp_path: Pa
     assert counts[0] < 10 and 60 < counts[1] < 110
 
 
-@pytest.mark.parametrize("recipe", ["deployed", "mask2former"])
+@pytest.mark.parametrize("recipe", get_args(AugmentRecipe))
 @pytest.mark.parametrize("pixel", [(0, 0), (63, 79), (30, 5)])
-def test_a_crop_holds_the_pixel_it_is_taken_around(recipe: str, pixel: tuple[int, int]) -> None:
+def test_a_crop_holds_the_pixel_it_is_taken_around(
+    recipe: AugmentRecipe, pixel: tuple[int, int]
+) -> None:
     labels = np.zeros((64, 80), np.int64)
     labels[pixel] = 1
     labels[max(0, pixel[0] - 2) : pixel[0] + 3, max(0, pixel[1] - 2) : pixel[1] + 3] = 1
-    chosen = AugmentSettings(scale=(2.0, 2.0), recipe=recipe)  # type: ignore[arg-type]
+    chosen = AugmentSettings(scale=(2.0, 2.0), recipe=recipe)
     image = np.zeros((64, 80, 3), np.uint8)
     for seed in range(12):
         random = np.random.default_rng(seed)

@@ -186,7 +186,8 @@ def gained(whole: Way, way: Way, data: EvaluationData, thin: Sequence[str]) -> d
 
 def measured(args: argparse.Namespace) -> dict[str, Any]:
     """Return the report."""
-    data = Scenes(args.scenes) if args.scenes else folder_data(args)
+    data = Scenes(args.scenes) if args.scenes is not None else folder_data(args)
+    check_thin(args.thin or (), data)
     count = (
         len(data.image_names) if args.images is None else min(args.images, len(data.image_names))
     )
@@ -219,15 +220,18 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def folder_data(args: argparse.Namespace) -> EvaluationData:
-    """Return the split of a label folder; raises BadInputError for thin classes that it has not."""
+    """Return the split of a label folder."""
     asked = None if args.classes is None else typed_vocabulary(args.classes)
-    data = FolderData(LabelledFolder.open(args.data, args.split), asked)
-    for name in args.thin or ():
+    return FolderData(LabelledFolder.open(args.data, args.split), asked)
+
+
+def check_thin(names: Sequence[str], data: EvaluationData) -> None:
+    """Raise BadInputError for a thin class that the data has not."""
+    for name in names:
         if name not in data.classes:
             raise BadInputError(
                 f"--thin {name!r} is no class of {data.name}: {', '.join(data.classes)}"
             )
-    return data
 
 
 def shown(report: dict[str, Any]) -> str:
@@ -278,7 +282,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print."""
     args = build_parser().parse_args(argv)
-    if (args.scenes or 1) < 1 or (args.images or 1) < 1:
+    if any(count is not None and count < 1 for count in (args.scenes, args.images)):
         raise SystemExit("--scenes and --images are numbers from 1 on")
     try:
         report = measured(args)

@@ -76,7 +76,13 @@ def parse_tiles(text: str) -> Tiles:
 
 
 def check_tiles(tiles: Tiles, network_hw: tuple[int, int]) -> None:
-    """Raise BadInputError where windows of the network's size would share too little, or nothing."""
+    """Raise BadInputError for what are no tiles, and where windows of the network's size would share too
+    little, or nothing."""
+    if not _are_tiles(tiles):
+        raise BadInputError(
+            f"{shown(tiles)} are no tiles; give 'off', 'auto', a Grid, a Stride, or what parse_tiles makes of a "
+            "text such as 2x3"
+        )
     longest = int(LONGEST_STRIDE * min(network_hw))
     if isinstance(tiles, Stride) and tiles.pixels > longest:
         height, width = network_hw
@@ -85,3 +91,7 @@ def check_tiles(tiles: Tiles, network_hw: tuple[int, int]) -> None:
             f"this network ({height}x{width}), so that neighbours would share too little; give a shorter "
             "stride, or rows and columns such as 2x3"
         )
+
+
+def _are_tiles(given: object) -> bool:
+    return isinstance(given, Grid | Stride) or given in ("off", "auto")

@@ -15,7 +15,8 @@ from dedos_deploy.runtime.pending_segmentation import PendingSegmentation
 from dedos_deploy.runtime.regions import Polygon, Region
 from dedos_deploy.runtime.results import DeviceSegmentation
 from dedos_deploy.runtime.segmentation import Segmentation
-from dedos_deploy.runtime.segmenter import Segmenter, SegmenterView
+from dedos_deploy.runtime.segmenter import Segmenter
+from dedos_deploy.runtime.segmenter_view import SegmenterView
 from dedos_deploy.runtime.sinks.contract import Sink, SinkOptions, StopRequested
 from dedos_deploy.runtime.sinks.opening import open_sink
 from dedos_deploy.runtime.sinks.overlay import OverlayPainter

@@ -149,7 +149,8 @@ class HostLabeller:
         self._infer = infer
         self._threads = threads
         self._image = np.zeros((spec.batch, spec.height, spec.width, 3), dtype=np.uint8)
-        self._scores = np.empty((0, 0, *spec.score_hw), dtype=np.float32)
+        self._scores: dict[int, NDArray[np.float32]] = {}
+        """Scores in float32 of engines that give others, by the number of pictures in a run."""
 
     def label(self, pixels: Pixels, table: SlotTable, *, explain: bool = False) -> Labelled:
         return self.label_row(Asked(pixels, table, explain=explain))
@@ -239,10 +240,11 @@ class HostLabeller:
         scores, pooled = outputs["scores"], outputs.get("pooled")
         if scores.dtype == np.float32:
             return scores, pooled
-        if self._scores.shape != scores.shape:
-            self._scores = np.empty(scores.shape, dtype=np.float32)
-        np.copyto(self._scores, scores)
-        return self._scores, pooled
+        wide = self._scores.get(len(scores))
+        if wide is None or wide.shape != scores.shape:
+            wide = self._scores[len(scores)] = np.empty(scores.shape, dtype=np.float32)
+        np.copyto(wide, scores)
+        return wide, pooled
 
     def _arg_max(
         self, scores: NDArray[np.float32], table: SlotTable, size_hw: tuple[int, ...]

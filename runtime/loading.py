@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from dedos_deploy.errors import BadBundleError, BadInputError
+from dedos_deploy.errors import BadBundleError, BadInputError, shown
 from dedos_deploy.runtime.slots import Encode, Rows, Thresholds
 from dedos_deploy.runtime.tiling import Tiling
 from dedos_deploy.spec import BACKGROUNDS
@@ -112,12 +112,20 @@ def tiling_of(bundle: Bundle, tiles: str | Tiling | None) -> Tiling:
 
     Raises BadInputError for tiles that are none, or do not fit the network.
     """
+    _check_kind(tiles)
     if isinstance(tiles, Tiling):
         tiling = tiles
     else:
         tiling = Tiling(parse_tiles(bundle.manifest.tiles if tiles is None else tiles))
     tiling.check((bundle.spec.height, bundle.spec.width))
     return tiling
+
+
+def _check_kind(tiles: object) -> None:
+    if not isinstance(tiles, str | Tiling | None):
+        raise BadInputError(
+            f"tiles are a text such as 'auto', '2x3' or '192', or a Tiling, not {shown(tiles)}"
+        )
 
 
 def batch_of(bundle: Bundle, tiling: Tiling, batch: int) -> int:

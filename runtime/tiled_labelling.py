@@ -23,7 +23,8 @@ class TiledLabeller(HostLabeller):
     """Labels frames through the windows of a tiling, on the CPU, around any engine.
 
     A frame that is looked at whole goes the way of HostLabeller. Of another one as many windows as the
-    largest graph takes go into a run; nothing is allocated while frames keep their size and words.
+    largest graph takes go into a run; little is allocated while frames keep their size and words: mirrored
+    pictures.
     """
 
     def __init__(

@@ -172,16 +172,24 @@ def _looks(tiling: Tiling, frame_hw: Size, network_hw: Size) -> list[_Look]:
     base = _base_look(tiling.tiles, frame_hw, network_hw)
     found = {whole: None} if tiling.whole else {}
     for scale in tiling.scales:
-        found[base if scale == 1.0 else _covering(_smaller(base.size, scale), frame_hw)] = None
-    for look in found:
-        count = len(look.tops) * len(look.lefts)
-        if count > MOST_WINDOWS:
-            height, width = frame_hw
-            raise BadInputError(
-                f"tiles {tiling.tiles} make {count} windows of a frame of {height}x{width}, more than "
-                f"{MOST_WINDOWS}; give a longer stride, or rows and columns such as 2x3"
-            )
+        look = base if scale == 1.0 else _covering(_smaller(base.size, scale), frame_hw)
+        _check_count(look, tiling.tiles, scale, frame_hw)
+        found[look] = None
     return list(found)
+
+
+def _check_count(look: _Look, tiles: Tiles, scale: float, frame_hw: Size) -> None:
+    count = len(look.tops) * len(look.lefts)
+    if count <= MOST_WINDOWS:
+        return
+    at, remedy = "", "a longer stride, or rows and columns such as 2x3"
+    if scale != 1.0:
+        at, remedy = f" at scale {scale:g}", "a smaller scale, or fewer tiles"
+    height, width = frame_hw
+    raise BadInputError(
+        f"tiles {tiles}{at} make {count} windows of a frame of {height}x{width}, more than "
+        f"{MOST_WINDOWS}; give {remedy}"
+    )
 
 
 def _base_look(tiles: Tiles, frame_hw: Size, network_hw: Size) -> _Look:

@@ -22,6 +22,7 @@ from dedos_deploy.model import Dedos
 from dedos_deploy.runtime.frame import resize_frame
 from dedos_deploy.runtime.label_maps import best_slots
 from dedos_deploy.threads import usable_threads
+from dedos_deploy.training.failure import DivergedError
 from dedos_deploy.training.folders import LabelFolder, read_pair
 from dedos_deploy.vocabulary import Entry, Vocabulary
 
@@ -48,6 +49,7 @@ def evaluate(
     embed: words -> text embeddings float32 [K, D]; images: use this many, evenly spaced; queries:
     what takes the place of the proxy bank, which no deployed model can have.
     Every frame is resized to `size_hw` and its scores are enlarged as the runtime does both.
+    Raises DivergedError for scores that are no numbers.
     """
     text = embed(folder.annotated)
     valid = torch.ones(len(text), device=text.device)
@@ -139,7 +141,14 @@ class _Labels:
 
     def predict(self, image_bgr: NDArray[np.uint8]) -> Prediction:
         scores = self._scores(self._item, image_bgr)[0].float().cpu().numpy()
-        return Prediction(best_slots(scores, image_bgr.shape[:2], threads=usable_threads(None)))
+        size_hw = image_bgr.shape[:2]
+        try:
+            return Prediction(best_slots(scores, size_hw, threads=usable_threads(None)))
+        except ValueError as error:
+            raise DivergedError(
+                f"the model gives scores that are no numbers ({error}), so it cannot be evaluated; go on "
+                "from an earlier checkpoint with a lower --lr or --no-amp"
+            ) from error
 
     def close(self) -> None:
         """Nothing is held."""

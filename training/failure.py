@@ -17,7 +17,7 @@ FAILED = "failed_step.safetensors"
 
 
 class DivergedError(DedosError):
-    """The loss or a gradient is not a finite number."""
+    """The loss, a gradient or a score is not a finite number."""
 
 
 def failed_path(output: Path, rank: int) -> Path:

@@ -18,7 +18,8 @@ from dedos_deploy.runtime.flow.stages import STALL_S, Call
 from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.learned_words import examples_behind
 from dedos_deploy.runtime.segmentation import Segmentation
-from dedos_deploy.runtime.segmenter import Segmenter, SegmenterView
+from dedos_deploy.runtime.segmenter import Segmenter
+from dedos_deploy.runtime.segmenter_view import SegmenterView
 from dedos_deploy.runtime.serving.collecting import CollectFolder
 from dedos_deploy.runtime.serving.decoder import MOST_SENT_PIXELS, PictureDecoder
 from dedos_deploy.runtime.serving.drawings import WORDS_S, Drawings, one_word

@@ -14,7 +14,7 @@ import numpy as np
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.runtime.learned_words import examples_behind, renamed, without
 from dedos_deploy.runtime.segmentation import Segmentation
-from dedos_deploy.runtime.segmenter import SegmenterView
+from dedos_deploy.runtime.segmenter_view import SegmenterView
 from dedos_deploy.runtime.serving.collecting import Collected, CollectFolder, Region
 from dedos_deploy.runtime.serving.explanations import Explanations
 from dedos_deploy.runtime.serving.frozen import Frozen, FrozenFrames

@@ -12,7 +12,7 @@ from dedos_deploy.errors import UnfinishedError
 from dedos_deploy.runtime.explaining import Candidate
 from dedos_deploy.runtime.frame import Frame
 from dedos_deploy.runtime.segmentation import Segmentation
-from dedos_deploy.runtime.segmenter import SegmenterView
+from dedos_deploy.runtime.segmenter_view import SegmenterView
 from dedos_deploy.runtime.serving.hub import Hub
 
 WAIT_S = 10.0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from dedos_deploy.runtime.segmenter import Segmenter, SegmenterView
+from dedos_deploy.runtime.segmenter import Segmenter
+from dedos_deploy.runtime.segmenter_view import SegmenterView
 from dedos_deploy.vocabulary import WORDS_PER_REQUEST, Vocabulary, parse_vocabulary
 
 VIEWS_KEPT = 64

@@ -200,6 +200,19 @@ def test_the_bundle_s_own_tiles_hold_unless_a_run_says_otherwise(
     for tiles, message in (("2*3", "are no tiles"), ("25", "longer than 24 pixels")):
         with pytest.raises(BadInputError, match=message):
             Segmenter.load(bundle, classes="red", tiles=tiles)
+    number: Any = 24
+    with pytest.raises(BadInputError, match="a text such as 'auto', '2x3' or '192', or a Tiling"):
+        Segmenter.load(bundle, classes="red", tiles=number)
+
+
+def test_every_graph_has_scores_of_its_own_to_widen(street: Array) -> None:
+    one, four = ColourEngine(half=True), ColourEngine(4, half=True)
+    with tiled(BatchedEngine((one, four)), Tiling(Grid(2, 2)), explain=True) as segmenter:
+        before = segmenter.segment(street)
+        held = [id(scores) for scores in segmenter._core.labeller._scores.values()]  # type: ignore[attr-defined]
+        same(segmenter.segment(street), before)
+        after = [id(scores) for scores in segmenter._core.labeller._scores.values()]  # type: ignore[attr-defined]
+    assert len(held) == 2 and after == held
 
 
 def test_labels_are_explained_by_the_blended_scores(street: Array) -> None:

@@ -282,8 +282,17 @@ def test_more_windows_than_anybody_waits_for_are_refused() -> None:
     message = r"tiles 8 make 19300 windows of a frame of 1080x1920, more than 256; give a longer"
     with pytest.raises(BadInputError, match=message):
         Tiling(Stride(8)).plan(FULL_HD, NANO)
+    message = r"tiles 4x4 at scale 8 make 910 windows.*; give a smaller scale, or fewer tiles"
+    with pytest.raises(BadInputError, match=message):
+        Tiling(Grid(4, 4), scales=(1.0, 8.0)).plan(FULL_HD, NANO)
     with pytest.raises(BadInputError, match="tiles 17x16 are no grid"):
         parse_tiles("17x16")
+
+
+@pytest.mark.parametrize("tiles", ["2x3", "aut", 192, None])
+def test_tiles_that_nobody_read_are_refused(tiles: Any) -> None:
+    with pytest.raises(BadInputError, match="are no tiles; give 'off', 'auto', a Grid, a Stride"):
+        Tiling(tiles).plan(FULL_HD, NANO)
 
 
 @pytest.mark.parametrize(

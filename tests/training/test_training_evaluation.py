@@ -16,7 +16,8 @@ from dedos_deploy.evaluation.confusion import Confusion
 from dedos_deploy.runtime import Engine, Segmenter
 from dedos_deploy.runtime.slots import Thresholds
 from dedos_deploy.spec import GraphSpec
-from dedos_deploy.training.evaluate import evaluate, network_input
+from dedos_deploy.training.evaluate import evaluate, evaluate_scores, network_input
+from dedos_deploy.training.failure import DivergedError
 from dedos_deploy.training.folders import LabelFolder
 
 SPEC = GraphSpec(32, 48, 2)
@@ -80,3 +81,15 @@ def test_training_evaluates_what_the_runtime_labels(
         (32, 48),
     )
     assert found.iou == tuple(expected.iou.tolist())
+
+
+def test_scores_that_are_no_numbers_end_an_evaluation_in_a_sentence(tmp_path: Path) -> None:
+    items = (tmp_path / "image.png", tmp_path / "labels.png")
+    for path, picture in zip(items, (np.zeros((8, 8, 3)), np.zeros((8, 8))), strict=True):
+        cv2.imwrite(str(path), picture.astype(np.uint8))
+
+    def scores(item: int, image_bgr: NDArray[np.uint8]) -> torch.Tensor:
+        return torch.full((1, 3, 8, 12), float("nan"))
+
+    with pytest.raises(DivergedError, match=r"no numbers .*; go on from an earlier checkpoint"):
+        evaluate_scores(LabelFolder("one", WORDS, (items,)), scores)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from dedos_deploy import Segmenter
 from dedos_deploy.bundle import Bundle
 from dedos_deploy.calib.frames import sample_frames
-from dedos_deploy.errors import DedosError
+from dedos_deploy.errors import BadInputError, DedosError
 from dedos_deploy.spec import TRUST_LINE
 
 Array = NDArray[Any]
@@ -96,8 +96,7 @@ def look(segmenter: Segmenter, frames: Sequence[Array]) -> Seen:
     seen = Seen()
     for frame in frames:
         result = segmenter.segment(frame)
-        if result.trust is None or result.evidence is None:
-            raise SystemExit("the bundle has no statistics; export it with --trust")
+        assert result.trust is not None and result.evidence is not None, "by check_asked"
         seen.trust.append(result.trust)
         scores = np.asarray(result.evidence.scores, np.float64)
         shares = scores / scores.sum(0).clip(1e-6)
@@ -138,9 +137,23 @@ def compared(learned: dict[str, Seen], other: dict[str, Seen]) -> dict[str, Any]
     }
 
 
+def check_asked(bundle: Bundle, args: argparse.Namespace) -> None:
+    """Raise BadInputError for a bundle without trust, and for two places of one name."""
+    if bundle.trust() is None:
+        raise BadInputError(
+            f"bundle {bundle.name!r} has no statistics of learned frames; export it with --trust"
+        )
+    for places, taken in ((args.learned, ()), (args.other, tuple(DISTURBED))):
+        names = [*taken, *(name for name, _ in places)]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise BadInputError(f"{twice!r} names two kinds of frames; give each another name")
+
+
 def measured(args: argparse.Namespace) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     with Bundle.open(args.bundle) as bundle:
+        check_asked(bundle, args)
         words = args.classes or list(bundle.base_words)
         with Segmenter.load(bundle, classes=words, threads=args.threads, explain=True) as segmenter:
             frames = {name: sample_frames(path, count=args.frames) for name, path in args.learned}

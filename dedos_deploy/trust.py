@@ -299,7 +299,7 @@ def _problems(tensors: dict[str, npt.NDArray[np.generic]], kinds: int, width: in
     total = 0
     for number in range(count):
         scale, basis = tensors[f"{number}.scale"], tensors[f"{number}.basis"]
-        size, rank = len(scale), basis.shape[-1] if basis.ndim == 3 else 0
+        size, rank = scale.size, basis.shape[-1] if basis.ndim == 3 else 0
         total += size
         shapes = ((size,), (kinds, size), (kinds, size, rank), (kinds, rank), (kinds,), (1,))
         for key, shape in zip(_TENSORS, shapes, strict=True):

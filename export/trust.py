@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.calib.selection import CalibrationFrames, calibration_frames
+from dedos_deploy.errors import BadInputError
 from dedos_deploy.export.options import ExportOptions
 from dedos_deploy.runtime.engines.tensors import Infer, Tensors
 from dedos_deploy.spec import GraphSpec
@@ -29,12 +30,22 @@ class TrustReport:
 def trust_frames(options: ExportOptions, spec: GraphSpec) -> list[CalibrationFrames]:
     """Return the frames of each kind at the network size, in order of time.
 
-    Raises BadInputError for too few usable ones, SourceError for a source that does not open.
+    Raises BadInputError for too few usable ones and for the same ones twice, SourceError for a source that
+    does not open.
     """
     size_hw = (spec.height, spec.width)
-    return [
+    found = [
         calibration_frames(place, size_hw=size_hw, count=TRUST_FRAMES) for place in options.trust
     ]
+    sources: dict[str, str] = {}
+    for kind in found:
+        if kind.data_sha256 in sources:
+            raise BadInputError(
+                f"--trust has the same frames twice, of {sources[kind.data_sha256]!r} and of "
+                f"{kind.source!r}; give each kind of scene once"
+            )
+        sources[kind.data_sha256] = kind.source
+    return found
 
 
 def measure_trust(

@@ -77,8 +77,9 @@ class Segmentation:
 
     trust: float | None = None
     """How much the frame looks like those that the model learned, in [0, 1]: 1 for one as near as nine of
-    ten of them, `spec.TRUST_LINE` where one of twenty is farther, 0 beyond all. None where the bundle has no
-    statistics of them."""
+    ten of them, `spec.TRUST_LINE` where one of twenty is farther, 0 beyond all. Of a frame that is looked at
+    through tiles it is that of the frame as a whole. None where the bundle has no statistics of them, and
+    for a `Tiling` that never shows the whole."""
 
     windows: int = 1
     """How many pictures of it the network was shown: 1, or with tiles its windows and the whole."""

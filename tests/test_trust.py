@@ -117,6 +117,7 @@ def metadata_of(content: bytes) -> dict[str, str]:
         ("1.rest", lambda values: -values, "1.rest has a value that is not above 0"),
         ("1.mean", lambda values: values * np.nan, "1.mean has a value that is no number"),
         ("0.mean", lambda values: values[:, :-1], r"0.mean is \[2, 11\], not \[2, 12\]"),
+        ("0.scale", lambda values: values[:1].reshape(()), r"0.scale is \[\], not \[1\]"),
         ("0.basis", lambda values: values.astype(np.float32), "0.basis is float32"),
         ("0.limit", lambda values: values.repeat(2), r"0.limit is \[2\], not \[1\]"),
         ("quantiles", lambda values: values[::-1].copy(), "quantiles are not 101 growing"),

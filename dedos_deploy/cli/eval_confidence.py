@@ -18,8 +18,9 @@ gives from then on is read off them: in results, files, topics and pages. Labels
 are, and thresholds are still compared with scores.
 
 A class with few labelled pixels keeps close to the curve of all classes, and a class that the images
-do not show has that one, as words of a words file have. Each quarter of the images is measured with
-what the other three teach. Calibrate on images that resemble those of the camera, and judge on others,
+do not show has that one, as words of a words file have. Each quarter of the images, a stretch in the
+order of their names, is measured with what the other three teach, and where that makes confidences
+worse nothing is written. Calibrate on images that resemble those of the camera, and judge on others,
 with dedos-eval --calibration."""
 
 _EPILOG = """\
@@ -31,7 +32,13 @@ examples:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `dedos-eval calibrate-confidence`."""
-    return calibration_parser("calibrate-confidence", _DESCRIPTION, _EPILOG, shown="errors")
+    parser = calibration_parser("calibrate-confidence", _DESCRIPTION, _EPILOG, shown="errors")
+    parser.add_argument(
+        "--allow-worse",
+        action="store_true",
+        help="write curves even if quarters held back have a larger error with them than without",
+    )
+    return parser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -63,8 +70,10 @@ def run(args: argparse.Namespace) -> int:
         shown = ("-" if error is None else f"{error:.3f}" for error in errors)
         rows.append((name, str(one["pixels"]), *shown))
     print(columns_text(rows))
-    print(f"\neach of {PARTS} parts of the images measured with what the others teach")
+    print(f"\neach of {PARTS} stretches of the images measured with what the others teach")
     if not args.dry_run:
+        if not args.allow_worse:
+            found.check_better()
         written = set_confidence_curves(
             args.bundle, found.curves, dest=args.output, overwrite=args.overwrite
         )

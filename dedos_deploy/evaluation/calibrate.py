@@ -19,6 +19,7 @@ from dedos_deploy.evaluation.folder import LabelledFolder, ignore_id, match_clas
 from dedos_deploy.evaluation.predictors import own_ids
 from dedos_deploy.evaluation.thresholds import ClassThreshold, ThresholdCounts
 from dedos_deploy.progress import QUIET, Progress
+from dedos_deploy.runtime.sources.images import natural_order
 from dedos_deploy.vocabulary import BACKGROUND_WORDS, Vocabulary
 
 if TYPE_CHECKING:
@@ -43,6 +44,18 @@ class CalibratedConfidence:
     won: tuple[int, ...]
     """Pixels that they were fitted to, by class."""
     fitted: FittedCurves
+
+    def check_better(self) -> None:
+        """Raise BadInputError where, on images that were held back, confidences are farther from accuracy
+        with curves than without them."""
+        before, after = self.fitted.before[-1], self.fitted.after[-1]
+        assert before is not None and after is not None, "by MIN_PIXELS"
+        if after.error > before.error:
+            raise BadInputError(
+                f"with these curves confidences would be worse on images that were held back (ECE "
+                f"{after.error:.4f}, {before.error:.4f} without): nothing is written; label more images, or "
+                "accept it with --allow-worse"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -147,7 +160,7 @@ class _Counting:
     progress: Progress
 
     def counts(self, parts: int, *, elsewhere: bool) -> tuple[Vocabulary, list[ThresholdCounts]]:
-        """Return the classes asked for, and their pixels in every one of `parts` parts of the images.
+        """Return the classes asked for, and their pixels in every one of `parts` stretches of the images.
 
         elsewhere: whether pixels of the folder's other classes count, as wrong wherever they are won.
 
@@ -159,11 +172,12 @@ class _Counting:
         counts = [ThresholdCounts(len(asked)) for _ in range(parts)]
         with self._segmenter(asked) as segmenter:
             self.progress.count(0, len(folder))
-            for index, item in enumerate(self.progress.counted(folder, len(folder))):
+            stretches = _stretches(folder, parts)
+            images = self.progress.counted(folder, len(folder))
+            for stretch, item in zip(stretches, images, strict=True):
                 result = segmenter.segment(item.image_bgr)
                 winners, labels = own_ids(result, asked), item.labels
-                part = counts[index * parts // len(folder)]
-                part.add(table[labels], other[labels], winners, result.confidence)
+                counts[stretch].add(table[labels], other[labels], winners, result.confidence)
         if not any(part.labelled.any() for part in counts):
             raise BadInputError(
                 f"no pixel of split {self.split!r} in {str(self.root)!r} is labelled with one of "
@@ -183,6 +197,13 @@ class _Counting:
             threads=self.threads,
             calibrated=False,
         )
+
+
+def _stretches(folder: LabelledFolder, count: int) -> list[int]:
+    """Return for every image of a folder in which of `count` stretches it lies, where 2 comes before 10."""
+    places = sorted(range(len(folder)), key=lambda at: natural_order(folder.pairs[at][0].name))
+    stretch = {at: index * count // len(folder) for index, at in enumerate(places)}
+    return [stretch[at] for at in range(len(folder))]
 
 
 def _elsewhere(folder: LabelledFolder, left_out: NDArray[np.bool_]) -> NDArray[np.bool_]:

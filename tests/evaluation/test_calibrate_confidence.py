@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -77,10 +78,13 @@ def test_of_classes_that_are_alike_the_curve_of_all_is_the_best() -> None:
     assert math.isinf(fitted.strength) or fitted.strength >= 1e5
 
 
+STRIPES = np.repeat(np.repeat([[0, 1, 2]], 32, axis=0), 16, axis=1)
+
+
 def write_many(root: Path, images: int = 12, seed: int = 0) -> Path:
     """Write images of three fading stripes; what is dim is half mistaken, so that scores mean something."""
     random = np.random.default_rng(seed)
-    labels = np.repeat(np.repeat([[0, 1, 2]], 32, axis=0), 16, axis=1)
+    labels = STRIPES
     for number in range(images):
         for folder in ("images", "labels"):
             (root / folder / "val").mkdir(parents=True, exist_ok=True)
@@ -133,6 +137,48 @@ def test_written_and_measured_on_other_images(
     assert result.calibrated
     bins = {round(one["confidence"], 6) for one in found["reliability"]["bins"]}
     assert min(bins) * 255 <= result.confidence.max() and max(bins) * 255 >= result.confidence.min()
+
+
+def write_walk(root: Path, right: Callable[[int], bool], images: int = 40) -> Path:
+    """Write frames 0.png, 1.png, … of a walk, dim and all alike, that are right or wrong all over."""
+    for number in range(images):
+        seen = STRIPES if right(number) else (STRIPES + 1) % 3
+        for folder, picture in (("images", COLOURS[seen] * 0.6), ("labels", STRIPES)):
+            (root / folder / "val").mkdir(parents=True, exist_ok=True)
+            path = root / folder / "val" / f"{number}.png"
+            cv2.imwrite(str(path), picture.astype(np.uint8))
+    (root / "classes.txt").write_text("blue\ngreen\nred\n")
+    return root
+
+
+def test_quarters_are_stretches_of_a_walk(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Quarters that lie between each other, or in the order of text (1, 10, 11, …), would know the others'.
+    data = write_walk(tmp_path / "walk", lambda number: number >= 10)
+    given = ["--bundle", str(bundle), "--data", str(data), "--dry-run", "--json"]
+    assert evaluate(["calibrate-confidence", *given]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    # The first quarter, all wrong, is taken for right; each other for right in 20 of 30.
+    assert found["ece_with"] == pytest.approx(0.25 * 1 + 0.75 / 3, abs=0.02)
+
+
+def test_what_makes_confidence_worse_is_not_written(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Scores of 0.6, right in 24 of 40: as true as can be, but each quarter is unlike the others.
+    data = write_walk(tmp_path / "walk", lambda number: number < 24)
+    given, was = ["--bundle", bundle, "--data", data], bundle.read_bytes()
+    copy = tmp_path / "copy.dedos"
+    for more in ((), ("--output", copy)):
+        said = refused(capsys, *given, *more)
+        assert "would be worse on images that were held back" in said and "--allow-worse" in said
+        assert bundle.read_bytes() == was and not copy.exists()
+    assert evaluate(["calibrate-confidence", *map(str, given), "--dry-run"]) == 0
+    assert bundle.read_bytes() == was
+    assert evaluate(["calibrate-confidence", *map(str, given), "--allow-worse"]) == 0
+    with Bundle.open(bundle) as opened:
+        assert opened.confidence_curves() is not None
 
 
 def test_without_the_option_records_are_as_before(

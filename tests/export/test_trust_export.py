@@ -21,6 +21,7 @@ from dedos_deploy.export import ExportOptions, TrainedModel, export_bundle
 from dedos_deploy.export import bundle_text as text_module
 from dedos_deploy.export.graph import check_ops, image_graph
 from dedos_deploy.export.precision import check_precision
+from dedos_deploy.export.trust import trust_frames
 from dedos_deploy.model import Dedos, freeze
 from dedos_deploy.model.pooled import PooledDedos, check_has_pooled, pooled_widths
 from dedos_deploy.runtime import Segmenter
@@ -131,6 +132,13 @@ def test_a_model_without_such_features_is_refused() -> None:
         BadInputError, match="trust needs a DEDOS model or a dense CLIP, not a Linear"
     ):
         check_has_pooled(torch.nn.Linear(1, 1))  # type: ignore[arg-type]
+
+
+def test_the_same_frames_are_no_two_kinds(tmp_path: Path, spec: GraphSpec) -> None:
+    one = walk(tmp_path / "walk", 16)
+    other = Path(shutil.copytree(one, tmp_path / "copy"))
+    with pytest.raises(BadInputError, match="the same frames twice, of .*walk.* and of .*copy"):
+        trust_frames(ExportOptions(trust=(one, other)), spec)
 
 
 def test_too_few_frames_are_refused_before_anything_is_written(

@@ -20,6 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from corpus_record import Attempt, Record
 
 from dedos_deploy.bundle import Bundle
 from dedos_deploy.corpus.beginning import Wanted, begin
+from dedos_deploy.corpus.inputs import absolute
 from dedos_deploy.corpus.labelling import Job
 from dedos_deploy.corpus.loop import label_shards
 from dedos_deploy.corpus.manifest import Piece
@@ -113,15 +115,28 @@ class Nodes:
         self._other = self._cluster.add_node(**self._small)
         self.address: str = self._cluster.address
         self.failed_s: float | None = None
+        self._over = threading.Event()
 
-    def fail(self, watched: Watched, *, after: int, away_s: float) -> None:
-        """Kill the other node once so many shards are done, and begin it again after a while."""
+    @contextmanager
+    def failing(self, watched: Watched, *, after: int, away_s: float) -> Iterator[None]:
+        """While the block lasts kill the other node once so many shards are done, and begin it again."""
+        thread = threading.Thread(target=self._fail, args=(watched, after, away_s))
+        thread.start()
+        try:
+            yield
+        finally:
+            # Labelling may end before its time has come, and with an error.
+            self._over.set()
+            thread.join()
+
+    def _fail(self, watched: Watched, after: int, away_s: float) -> None:
         while watched.done < after:
-            time.sleep(0.01)
+            if self._over.wait(0.01):
+                return
         self.failed_s = watched.now_s
         self._cluster.remove_node(self._other, allow_graceful=False)
-        time.sleep(max(0.0, self.failed_s + away_s - watched.now_s))
-        self._other = self._cluster.add_node(**self._small)
+        if not self._over.wait(max(0.0, self.failed_s + away_s - watched.now_s)):
+            self._other = self._cluster.add_node(**self._small)
 
     def close(self) -> None:
         self._cluster.shutdown()
@@ -138,21 +153,15 @@ def run(args: argparse.Namespace, job: Job) -> Record:
             frames = {shard: begun.manifest.frames(shard) for shard in range(shards)}
             watched = Watched(RayWorkers(cluster, job), frames)
             after = max(1, round(args.kill_at * shards))
-            failing = threading.Thread(
-                target=nodes.fail,
-                args=(watched,),
-                kwargs={"after": after, "away_s": args.away},
-                daemon=True,  # where labelling ends before its time has come
-            )
-            failing.start()
-            outcome = label_shards(begun, job, workers=2, pool=watched)
-            seconds = watched.attempts[-1].ended_s
-            failing.join(args.away + 60.0)
+            with nodes.failing(watched, after=after, away_s=args.away):
+                outcome = label_shards(begun, job, workers=2, pool=watched)
     finally:
         nodes.close()
     if outcome.errors or outcome.lost or nodes.failed_s is None or len(watched.ready_s) < 3:
         wrong = outcome.errors or outcome.lost or "no worker came back before the end"
-        raise BadInputError(f"the run says nothing of a failure ({wrong}); label more frames")
+        raise BadInputError(
+            f"the run says nothing of a failure ({wrong}); label more frames, or give another --kill-at"
+        )
     return Record(
         workers=2,
         shard=args.shard,
@@ -160,7 +169,7 @@ def run(args: argparse.Namespace, job: Job) -> Record:
         failed_s=nodes.failed_s,
         back_s=watched.ready_s[2],
         attempts=tuple(watched.attempts),
-        seconds=seconds,
+        seconds=watched.attempts[-1].ended_s,
     )
 
 
@@ -183,16 +192,26 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _check(args: argparse.Namespace) -> None:
+    if not (0 <= args.kill_at < 1 and 0 <= args.away < 600):
+        raise BadInputError(
+            f"--kill-at must lie in [0, 1) and --away in [0, 600) seconds, not {args.kill_at} and {args.away}"
+        )
+    if args.frames < 1 or args.shard < 1:
+        raise BadInputError(
+            f"--frames and --shard must be at least 1, not {args.frames} and {args.shard}"
+        )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
-        if not (0 <= args.kill_at < 1 and 0 <= args.away < 600):
-            raise BadInputError("--kill-at lies in [0, 1), --away in [0, 600) seconds")
+        _check(args)
         with tempfile.TemporaryDirectory(prefix="dedos-corpus-") as folder:
             with Bundle.open(args.bundle) as bundle:
                 sha256 = bundle.sha256
             output = str(Path(folder, "out"))
-            args.video = os.path.abspath(args.video)
+            args.video = absolute(args.video)
             job = Job(output, args.bundle, typed_vocabulary(args.classes), sha256, threads=1)
             record = run(args, job)
             verdict = verify_corpus(output)
@@ -205,7 +224,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"was back after {record.restart_s:.1f} s; {verdict.missing} missing, {verdict.duplicates} double, "
         f"{verdict.wrong} wrong"
     )
-    if args.json:
+    # The rates of a run that lost frames say nothing.
+    if args.json and verdict.is_whole:
         print(record.to_json())
     return 0 if verdict.is_whole else 1
 

@@ -29,7 +29,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Record:
-    """One run. Raises BadInputError for one that says nothing of rates."""
+    """One run. Raises BadInputError for one that says nothing of rates, or that cannot have been."""
 
     workers: int
     shard: int
@@ -54,6 +54,25 @@ class Record:
                 f"a record has {len(self.done)} attempts that were done and {len(self.lost)} that failed; "
                 "at least 3 and 1 are needed: label more frames"
             )
+        wrong = next((name for name, holds in self._must_hold() if not holds), None)
+        if wrong is not None:
+            raise BadInputError(f"a record cannot be: {wrong}; label a video again")
+
+    def _must_hold(self) -> Iterator[tuple[str, bool]]:
+        """Yield what would be wrong with it, and whether it is right."""
+        yield (
+            f"{len(self.ready_s)} times when one of {self.workers} workers, or one in place of them, was ready",
+            0 < self.workers < len(self.ready_s),
+        )
+        times = f"a failure at {self.failed_s} s, a worker back at {self.back_s} s"
+        yield times, 0 <= self.failed_s <= self.back_s
+        yield f"an end at {self.seconds} s", self.seconds > 0
+        for one in self.attempts:
+            yield (
+                f"an attempt at {one.frames} frames of a shard of {self.shard}",
+                (0 < one.frames <= self.shard),
+            )
+            yield f"an attempt from {one.began_s} to {one.ended_s} s", one.began_s < one.ended_s
 
     @property
     def done(self) -> tuple[Attempt, ...]:

@@ -32,6 +32,9 @@ _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 _WITHOUT_FOLDERS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "hf")
 """Object stores, where a name with slashes needs no folder."""
 
+_WITH_PUT_IF_ABSENT = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
+"""Those whose packages know a PUT that fails where there is something; others do not know of `mode`."""
+
 _PURPOSE = "reading and writing addresses such as s3:// and hf://"
 
 
@@ -224,6 +227,11 @@ class _RemoteFolder(Folder):
             self._files.pipe_file(self._at(name), content)
 
     def write_new(self, name: str, content: bytes) -> bool:
+        if scheme_of(self.address) not in _WITH_PUT_IF_ABSENT:
+            if self.read(name) is not None:
+                return False
+            self.write(name, content)
+            return True
         with foreign(self._unwritten(name), reason=_told):
             self._make_folder(name)
             try:

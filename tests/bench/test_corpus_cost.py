@@ -205,6 +205,12 @@ def test_impossible_numbers_are_refused_in_one_sentence(
         (["--replay", "none.json"], "'none.json' is no record of corpus_nodes.py --json"),
         (["--replay", "lost.json"], "'lost.json' is no record of corpus_nodes.py --json"),
         (["--replay", "few.json"], "has 1 attempts that were done and 1 that failed; at least 3"),
+        (["--replay", "empty.json"], "cannot be: an attempt at 0 frames of a shard of 10; label"),
+        (["--replay", "now.json"], "cannot be: an attempt from 8.0 to 8.0 s; label"),
+        (["--replay", "alone.json"], "cannot be: 2 times when one of 2 workers, or one in place"),
+        (["--replay", "nobody.json"], "cannot be: 3 times when one of 0 workers, or one in place"),
+        (["--replay", "early.json"], "cannot be: a failure at 10.0 s, a worker back at 9.0 s"),
+        (["--replay", "never.json"], "cannot be: an end at 0.0 s; label"),
     ],
 )
 def test_records_that_are_none_are_refused_in_one_sentence(
@@ -218,7 +224,17 @@ def test_records_that_are_none_are_refused_in_one_sentence(
     monkeypatch.chdir(tmp_path)
     Path("lost.json").write_text('{"loop_ratio": 0.9}')
     few = json.loads(recorded().to_json())
-    Path("few.json").write_text(json.dumps({**few, "attempts": few["attempts"][3:]}))
+    first, *others = few["attempts"]
+    for name, changed in {
+        "few": {"attempts": few["attempts"][3:]},
+        "empty": {"attempts": [{**first, "frames": 0}, *others]},
+        "now": {"attempts": [{**first, "began_s": 8.0}, *others]},
+        "alone": {"ready_s": [3.0, 3.0]},
+        "nobody": {"workers": 0},
+        "early": {"back_s": 9.0},
+        "never": {"seconds": 0.0},
+    }.items():
+        Path(f"{name}.json").write_text(json.dumps(few | changed))
     assert script.main(arguments) == 2
     captured = capsys.readouterr()
     assert message in captured.err and captured.err.count("\n") == 1 and not captured.out

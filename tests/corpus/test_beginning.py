@@ -10,6 +10,7 @@ from pathlib import Path
 import fsspec
 import pytest
 from corpus_helpers import film, png
+from fsspec.implementations.memory import MemoryFileSystem
 from pyarrow import parquet
 
 from dedos_deploy.corpus.beginning import Wanted, begin
@@ -73,6 +74,27 @@ def test_files_of_nobody_knows_which_run_are_refused(
     (tmp_path / "out/labels/part-000000.parquet").touch()
     with pytest.raises(BadInputError, match=f"labels with files and no {MANIFEST_FILE}; give"):
         begin(job(), wanted)
+
+
+class Plain(MemoryFileSystem):
+    """Knows no PUT that fails where there is something, as most of fsspec's packages."""
+
+    protocol = "oss"
+
+    def pipe_file(self, path: str, value: bytes) -> None:
+        super().pipe_file(path, value)
+
+
+def test_a_data_set_begins_where_files_cannot_be_put_if_absent(
+    job: Jobs, wanted: Wanted, tmp_path: Path
+) -> None:
+    fsspec.register_implementation("oss", Plain, clobber=True)
+    place = replace(job(), output=f"oss:/{tmp_path}/out")
+    first, second = begin(place, wanted), begin(place, replace(wanted, shard_frames=7))
+    first.write()
+    with pytest.raises(BadInputError, match="another run has begun"):
+        second.write()
+    assert folder_at(place.output).read(MANIFEST_FILE) == first.new
 
 
 class Warnings(Progress):

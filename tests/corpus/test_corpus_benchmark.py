@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from corpus_helpers import film
@@ -18,6 +19,7 @@ from corpus_helpers import film
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 import corpus as benchmark  # noqa: E402
+import corpus_nodes  # noqa: E402
 from corpus_nodes import Watched  # noqa: E402
 
 from dedos_deploy.corpus.workers import Heard, Pool  # noqa: E402
@@ -105,3 +107,63 @@ def test_attempts_are_noted_with_their_ends() -> None:
     ]
     first, second = watched.attempts
     assert watched.ready_s[0] <= first.began_s <= first.ended_s <= second.ended_s
+
+
+class Cluster:
+    """Of Ray what begins nodes and kills them."""
+
+    address = "127.0.0.1:6379"
+
+    def __init__(self, **_: object) -> None:
+        self.added, self.removed = 0, 0
+
+    def add_node(self, **_: object) -> None:
+        self.added += 1
+
+    def remove_node(self, node: None, *, allow_graceful: bool) -> None:
+        self.removed += 1
+
+
+@pytest.mark.parametrize(
+    ("after", "away_s", "killed", "back"), [(1, 600.0, 0, 0), (0, 600.0, 1, 0), (0, 0.0, 1, 1)]
+)
+def test_nothing_fails_and_nothing_begins_once_labelling_has_ended(
+    after: int, away_s: float, killed: int, back: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in corpus_nodes.NOTICED_SOON.items():
+        monkeypatch.setenv(name, value)
+    ray = ModuleType("ray")
+    ray.cluster_utils = ModuleType("ray.cluster_utils")
+    ray.cluster_utils.Cluster = Cluster
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setitem(sys.modules, "ray.cluster_utils", ray.cluster_utils)
+    nodes = corpus_nodes.Nodes()
+    cluster = nodes._cluster
+    with pytest.raises(RuntimeError, match="as where no engine loads"):
+        with nodes.failing(Watched(Told(), {}), after=after, away_s=away_s):
+            until_s = time.monotonic() + 5
+            while (cluster.removed, cluster.added - 1) != (killed, back):
+                assert time.monotonic() < until_s
+            raise RuntimeError("as where no engine loads")
+    assert (cluster.removed, cluster.added - 1) == (killed, back)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--frames", "0"], "--frames and --shard must be at least 1, not 0 and 10"),
+        (["--shard", "-1"], "--frames and --shard must be at least 1, not 400 and -1"),
+        (
+            ["--kill-at", "1"],
+            "--kill-at must lie in [0, 1) and --away in [0, 600) seconds, not 1.0",
+        ),
+        (["--away", "nan"], "--kill-at must lie in [0, 1) and --away in [0, 600) seconds, not 0.4"),
+        ([], "'/nowhere.mp4' does not exist"),
+    ],
+)
+def test_what_no_cluster_can_run_is_one_sentence(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert corpus_nodes.main(["/nowhere.mp4", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and captured.err.count("\n") == 1 and not captured.out

@@ -408,6 +408,13 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 """What a preset sets beside the defaults of TrainSettings."""
 
+# AdamW's first steps are as long as the rate in every weight, whatever the gradient. At that of a model
+# which starts from nothing they undo what a start knew before any loss can hold it (docs/training.md).
+_NANO_KEEPING = {"lr": 1e-4, "backbone_lr": 1e-4}
+
+KEEPING: dict[str, dict[str, Any]] = {"nano": _NANO_KEEPING, "miniature": _NANO_KEEPING}
+"""What a preset sets instead in a run that keeps what its start knew."""
+
 
 def settings_for(
     preset: str, data: tuple[str, ...], *, recipe: AugmentRecipe | None = None, **given: Any
@@ -415,13 +422,15 @@ def settings_for(
     """Return the settings of a run: the preset's defaults under what was `given`.
 
     recipe: that of the augmentation, None for the preset's. A run with minutes but no steps ends
-    by the clock alone.
+    by the clock alone; one that keeps something has the rates of KEEPING.
 
     >>> settings_for("nano", ("street",), batch=2).batch, settings_for("nano", ("street",)).batch
     (2, 8)
     """
     get_preset(preset)
     values = dict(DEFAULTS.get(preset, {}))
+    if given.get("keep") is not None:
+        values |= KEEPING.get(preset, {})
     if given.get("minutes") is not None and given.get("steps") is None:
         values["steps"] = None
     values.update({name: value for name, value in given.items() if value is not None})

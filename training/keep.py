@@ -20,6 +20,10 @@ l is averaged over the cells of two kinds of pictures:
 - procedural scenes of this package, streets and halls in turn, one for two new pictures, for all words
   of the step that the start knew. They stand in for what it learned from, which others replay (Castro
   et al., ECCV 2018): on pictures of roads alone a hall's words would only learn to be absent.
+
+BatchNorm, which the detail branch of the edge presets and `miniature` has, goes on with the statistics
+of the weights that a run begins with: those of the new pictures would both answer old ones with another
+scale and put the model beside the start, which has its own, before the first step.
 """
 
 from __future__ import annotations
@@ -37,7 +41,9 @@ from dedos_deploy.errors import BadInputError
 from dedos_deploy.files import read_regular
 from dedos_deploy.model import Dedos, load_checkpoint
 from dedos_deploy.model.blocks import fused_attention
+from dedos_deploy.model.detail_branch import DetailBranch
 from dedos_deploy.model.word_embeddings import WordEmbeddings
+from dedos_deploy.presets import DENSE_PRESETS
 from dedos_deploy.training.data import Batch
 from dedos_deploy.training.losses import Totals, score_loss
 from dedos_deploy.training.replay import SCENES_CREDIT, scenes_of
@@ -78,6 +84,12 @@ class Keeper:
         self._embeddings = WordEmbeddings(
             self.start, self.words, template=settings.template, tuned=False
         )
+
+    def hold_statistics(self, model: Dedos) -> None:
+        """Let BatchNorm of `model` use its running statistics, unless those are of no picture yet."""
+        learned = bool(self.settings.init) and self.settings.init not in DENSE_PRESETS
+        if learned and isinstance(model.detail, DetailBranch):
+            model.detail.eval()
 
     def slots(self, batch: Batch, step: int) -> tuple[int, ...]:
         """Return the words to ask for in a step: the batch's, then others that the start knew.

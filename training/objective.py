@@ -97,6 +97,7 @@ class Objective:
         device = self.model.proxy_queries.bank.device
         slots = batch.slots
         if self.keeper is not None:
+            self.keeper.hold_statistics(self.model)
             slots = self.keeper.slots(batch, self._step(seed))
         text = self.embeddings(slots)
         valid = torch.ones(len(text), device=device)

@@ -25,7 +25,8 @@ TRAIN_OPTIONS = {
             "keep",
             "go on answering as this checkpoint does for words that the new labels do not know, on their "
             "pictures and on procedural scenes; `demo` for the embedded weights. Without it a model "
-            "forgets what it is not shown; with it a step takes about 2.5 times as long",
+            "forgets what it is not shown; with it a step takes about 2.5 times as long, and nano learns at a "
+            "tenth of its rate unless --lr and --backbone-lr say otherwise",
             metavar="demo|CHECKPOINT",
         ),
         Option(
@@ -53,8 +54,17 @@ TRAIN_OPTIONS = {
             int,
         ),
         Option("size_hw", "network size, such as 240x320", size_hw, flag="--size", metavar="HxW"),
-        Option("lr", "peak learning rate of the head", float),
-        Option("backbone_lr", "peak learning rate of what is trained of CLIP", float),
+        Option(
+            "lr",
+            "peak learning rate of the head (nano, miniature: 0.001, with --keep 0.0001; else 0.0002)",
+            float,
+        ),
+        Option(
+            "backbone_lr",
+            "peak learning rate of what is trained of CLIP (nano, miniature: 0.001, with --keep 0.0001; "
+            "else 0.000002)",
+            float,
+        ),
         Option(
             "clip_norm",
             "largest norm of a step's gradient, all parameters together (paper-*: 0.01 as Mask2Former, "

@@ -44,3 +44,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "miniature": _NANO,
 }
 """What a preset sets beside the defaults of TrainSettings."""
+
+# AdamW's first steps are as long as the rate in every weight, whatever the gradient. At that of a model
+# which starts from nothing they undo what a start knew before any loss can hold it (docs/training.md).
+_NANO_KEEPING = {"lr": 1e-4, "backbone_lr": 1e-4}
+
+KEEPING: dict[str, dict[str, Any]] = {"nano": _NANO_KEEPING, "miniature": _NANO_KEEPING}
+"""What a preset sets instead in a run that keeps what its start knew."""

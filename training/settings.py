@@ -31,7 +31,7 @@ from dedos_deploy.training.components import (
 )
 from dedos_deploy.training.denoising import LiveFill
 from dedos_deploy.training.losses import LossWeights
-from dedos_deploy.training.preset_defaults import DEFAULTS
+from dedos_deploy.training.preset_defaults import DEFAULTS, KEEPING
 from dedos_deploy.training.proxy_reader import MaskMap
 
 Schedule = Literal["poly", "cosine"]
@@ -351,13 +351,15 @@ def settings_for(
     """Return the settings of a run: the preset's defaults under what was `given`.
 
     recipe: that of the augmentation, None for the preset's. A run with minutes but no steps ends
-    by the clock alone.
+    by the clock alone; one that keeps something has the rates of KEEPING.
 
     >>> settings_for("nano", ("street",), batch=2).batch, settings_for("nano", ("street",)).batch
     (2, 8)
     """
     get_preset(preset)
     values = dict(DEFAULTS.get(preset, {}))
+    if given.get("keep") is not None:
+        values |= KEEPING.get(preset, {})
     if given.get("minutes") is not None and given.get("steps") is None:
         values["steps"] = None
     values.update({name: value for name, value in given.items() if value is not None})

@@ -17,7 +17,7 @@ struct Manifest {
   std::int32_t height = 0, width = 0;  // network size in pixels
   std::int32_t text_width = 0;
   std::int32_t batch = 0;
-  bool half_scores = false;  // the graph gives float16
+  bool half_scores = false;       // the graph gives float16
   std::int32_t pooled_width = 0;  // of features that it gives beside the scores, 0 for none
   std::string template_name;
   std::vector<std::string> templates;  // each with one {}

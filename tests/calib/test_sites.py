@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
 import onnx
@@ -9,7 +10,8 @@ import onnx
 from dedos_deploy.calib.placement import site_tensors
 from dedos_deploy.calib.sites import NEVER, find_products, find_sites, why_never
 from dedos_deploy.model import Dedos, build_model
-from dedos_deploy.presets import PRESETS
+from dedos_deploy.model.refinement import FoldedSets
+from dedos_deploy.presets import PRESETS, with_cost
 
 
 def test_every_linear_and_convolution_is_a_site_or_has_a_reason(
@@ -40,13 +42,21 @@ def test_every_linear_and_convolution_is_a_site_or_has_a_reason(
     assert not {"trunk.proj", "refinement.mix", "detail.stem.0.0", "mask_features.out"} & sites
 
 
-def test_every_exception_names_a_module_of_some_preset(float_graph: onnx.ModelProto) -> None:
+def test_every_exception_names_a_module_of_some_model(float_graph: onnx.ModelProto) -> None:
     import torch
 
     names = {site.name for site in find_products(float_graph)}  # Folded ones are named there only.
-    for preset in PRESETS.values():
+    folded = FoldedSets(*torch.zeros(2, 2, 3, 4), torch.zeros(4, 4), torch.zeros(4), norm=True)
+    names |= {f"refinement.{name}" for name, _ in folded.named_modules()}
+    paper = PRESETS["paper-l"]
+    chosen = (
+        with_cost(paper, "catseg"),
+        replace(paper, query_source="mixed", query_sets=2),
+        replace(paper, query_source="clip"),
+    )
+    for config in (*PRESETS.values(), *chosen):
         with torch.device("meta"):
-            names |= {name for name, _ in build_model(preset).named_modules()}
+            names |= {name for name, _ in build_model(config).named_modules()}
     unused = {p for p in NEVER if not any(fnmatchcase(name, p) for name in names)}
     assert not unused
 

@@ -123,7 +123,7 @@ def test_what_is_exported_becomes_a_model_too(
     report = SimpleNamespace(
         path=folder / "street.dedos.d", size=1, parity=parity, text=text, int8=None, engine=None
     )
-    report.batches, report.to_dict = (), dict
+    report.batches, report.trust, report.to_dict = (), None, dict
     monkeypatch.setattr(export, "export_bundle", lambda *_, **__: report)
     monkeypatch.setattr(command, "_words_to_try", lambda path: ("car",))
     line = "--preset nano --output street.dedos.d --overwrite --triton models --triton-name street"

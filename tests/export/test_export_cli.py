@@ -99,6 +99,7 @@ def test_frames_of_the_user_that_travel_are_told(
         int8=None,
         engine=None,
         batches=(SimpleNamespace(batch=2, agreement=0.9995, max_abs=0.01),),
+        trust=None,
         to_dict=dict,
     )
     monkeypatch.setattr(export, "export_bundle", lambda *_, **__: report)

@@ -10,7 +10,6 @@ from dedos_deploy.runtime.processes import OneProcess
 from dedos_deploy.runtime.results import host_segmentation
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.slots import SlotTable
-from dedos_deploy.trust import TrustStatistics
 
 
 class PendingSegmentation:
@@ -24,16 +23,13 @@ class PendingSegmentation:
         *,
         busy: threading.Lock,
         process: OneProcess,
-        trust: TrustStatistics | None,
     ) -> None:
-        """table: whose words it was begun with; busy: held by whoever uses the engine; trust: as of
-        `host_segmentation`."""
+        """table: whose words it was begun with; busy: held by whoever uses the engine."""
         self._pending: Pending | None = pending
         self._table = table
         self._captured_s = captured_s
         self._busy = busy
         self._process = process
-        self._trust = trust
 
     @property
     def ready(self) -> bool:
@@ -55,4 +51,4 @@ class PendingSegmentation:
                 )
             labelled = self._pending.result()
             self._pending = None
-        return host_segmentation(labelled, self._table, self._captured_s, self._trust)
+        return host_segmentation(labelled, self._table, self._captured_s)

@@ -15,7 +15,6 @@ from dedos_deploy.runtime.explaining import Evidence
 from dedos_deploy.runtime.foreign_arrays import CudaArray, DlpackArray
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.slots import SlotTable
-from dedos_deploy.trust import TrustStatistics
 
 
 class DeviceMap(DlpackArray, CudaArray, Protocol):
@@ -102,7 +101,6 @@ class DeviceSegmentation:
 
     _table: SlotTable = field(repr=False)
     _labelled: DeviceLabelled = field(repr=False)
-    _trust: TrustStatistics | None = field(repr=False)
     _busy: threading.Lock = field(repr=False)
 
     @property
@@ -126,7 +124,7 @@ class DeviceSegmentation:
         """Wait for the frame and return its result on the host. Raises EngineError."""
         with self._busy:
             there = self._labelled.to_host()
-        return host_segmentation(there, self._table, self.timestamp_s, self._trust)
+        return host_segmentation(there, self._table, self.timestamp_s)
 
     def __repr__(self) -> str:
         height, width = self.label_map.shape
@@ -149,13 +147,8 @@ def read_curves(
     _native.read_curves(label_map, curves, confidence)
 
 
-def host_segmentation(
-    labelled: HostMaps, table: SlotTable, captured_s: float, trust: TrustStatistics | None
-) -> Segmentation:
-    """Return a labelled frame with the words of its table; its confidence is written to in place.
-
-    trust: statistics of the frames that the model can be trusted on, None where the bundle has none.
-    """
+def host_segmentation(labelled: HostMaps, table: SlotTable, captured_s: float) -> Segmentation:
+    """Return a labelled frame with the words of its table; its confidence is written to in place."""
     pooled, latency_ms = labelled.pooled, labelled.latency_ms
     if table.curves is not None:
         started = time.perf_counter()
@@ -175,21 +168,15 @@ def host_segmentation(
         colours_bgr=table.colours_bgr,
         calibrated=table.curves is not None,
         evidence=None if labelled.scores is None else Evidence(labelled.scores, table.contest),
-        trust=None if trust is None or pooled is None else trust.of(pooled),
+        trust=None if table.trust is None or pooled is None else table.trust.of(pooled),
         windows=labelled.windows,
     )
 
 
 def device_segmentation(
-    labelled: DeviceLabelled,
-    table: SlotTable,
-    captured_s: float,
-    *,
-    busy: threading.Lock,
-    trust: TrustStatistics | None,
+    labelled: DeviceLabelled, table: SlotTable, captured_s: float, busy: threading.Lock
 ) -> DeviceSegmentation:
-    """Return a labelled frame with the words of its table; busy: held by whoever uses the engine; trust:
-    as of `host_segmentation`."""
+    """Return a labelled frame with the words of its table; busy: held by whoever uses the engine."""
     return DeviceSegmentation(
         label_map=labelled.label_map,
         confidence=labelled.confidence,
@@ -200,6 +187,5 @@ def device_segmentation(
         timestamp_s=captured_s,
         _table=table,
         _labelled=labelled,
-        _trust=trust,
         _busy=busy,
     )

@@ -67,8 +67,7 @@ class Segmenter(SegmenterView, Closing):
         the engine, by which words files are told to belong to it; explain: see `load`; nulls: whether the
         graph's scores are parts of one that words of its own share; curves: what scores are worth, None for
         confidences that are scores; open_embedding: opens the graph that words by example need, at the
-        first of them; trust: of the frames that the
-        model learned, for `Segmentation.trust`.
+        first of them; trust: of the frames that the model learned, for `Segmentation.trust`.
         """
         core = SegmenterCore(
             engine,
@@ -91,11 +90,7 @@ class Segmenter(SegmenterView, Closing):
             core.text_threads = text_threads
             labeller = opened.pop_all()
         self.together = Together(
-            core.run_labellers,
-            self._stream_of,
-            busy=core.busy,
-            process=core.process,
-            trust=core.trust,
+            core.run_labellers, self._stream_of, busy=core.busy, process=core.process
         )
         """Labels frames of views in one run where their words are the same; for `flow.Run`."""
         self._closing = contextlib.ExitStack()

@@ -74,7 +74,7 @@ class SegmenterCore:
         self._nulls = nulls
         self._curves = curves
         self.model_sha256 = model_sha256
-        self.trust = trust
+        self._trust = trust
         self.embedder = Embedder(open_embedding)
         # Once here, since it compares all pairs of base words: too slow for every class change.
         self._close = close_similarity(base[1]) if base is not None else None
@@ -130,6 +130,7 @@ class SegmenterCore:
             negatives=self._negatives_for(vocabulary.words, rows),
             nulls=self._nulls,
             curves=self._curves,
+            trust=self._trust,
         )
 
     def _negatives_for(self, user_words: Sequence[str], user: Rows) -> BaseVocabulary:

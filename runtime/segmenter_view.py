@@ -171,12 +171,9 @@ class SegmenterView(LearningView):
                 self._check_explained_on_device()
                 assert handle is not None, "by stream_of"
                 there = self._labeller.label_on_device(pixels, table, handle)
-                core = self._core
-                return device_segmentation(
-                    there, table, captured_s, busy=core.busy, trust=core.trust
-                )
+                return device_segmentation(there, table, captured_s, self._core.busy)
             labelled = self._labeller.label(pixels, table, explain=self.explain)
-        return host_segmentation(labelled, table, captured_s, self._core.trust)
+        return host_segmentation(labelled, table, captured_s)
 
     def submit(
         self, frame_bgr: Given, *, order: Order = "bgr", timestamp_s: float | None = None
@@ -194,9 +191,7 @@ class SegmenterView(LearningView):
             table = self._table
             pending = self._labeller.submit(pixels, table, explain=self.explain)
         core = self._core
-        return PendingSegmentation(
-            pending, table, captured_s, busy=core.busy, process=core.process, trust=core.trust
-        )
+        return PendingSegmentation(pending, table, captured_s, busy=core.busy, process=core.process)
 
     def _check_explained_on_device(self) -> None:
         if self.explain:

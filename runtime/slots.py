@@ -18,6 +18,7 @@ from dedos_deploy.runtime.explaining import Contest
 from dedos_deploy.runtime.segmentation import LabelMap
 from dedos_deploy.runtime.sinks.palette import Colour, colour_bgr, colours_of, word_colour_bgr
 from dedos_deploy.spec import MAX_UINT8_CLASSES, NONE_UINT16, SLOT_BUCKETS, bucket_for, none_id
+from dedos_deploy.trust import TrustStatistics
 from dedos_deploy.vocabulary import Vocabulary, canonical_word
 
 Rows = NDArray[np.float32]
@@ -127,6 +128,9 @@ class SlotTable:
     """uint8 [len(names) + 1, 256], what confidence each score stands for, by class id, the last row
     for unlabelled pixels; None where confidences are scores."""
 
+    trust: TrustStatistics | None = None
+    """Of the frames that the model learned, None where the bundle has no statistics of them."""
+
     @cached_property
     def contest(self) -> Contest:
         """What the scores of its slots stand for."""
@@ -176,11 +180,12 @@ def build_table(
     negatives: tuple[Sequence[str], Rows],
     nulls: bool = False,
     curves: ConfidenceCurves | None = None,
+    trust: TrustStatistics | None = None,
 ) -> SlotTable:
     """Return the slot table of `vocabulary` that follows `previous` in a session.
 
-    rows: unit rows of its words, float32 [N, D]; negatives: words and their rows, [M, D]; nulls: see
-    SlotTable; curves: of the bundle. Entries with a row that is not the text tower's have the curve of
+    rows: unit rows of its words, float32 [N, D]; negatives: words and their rows, [M, D]; nulls, trust:
+    see SlotTable; curves: of the bundle. Entries with a row that is not the text tower's have the curve of
     all classes: theirs were learned with other scores.
     """
     version = previous.version + 1 if previous else 1
@@ -208,6 +213,7 @@ def build_table(
         slot_words=(*vocabulary.words, *words),
         nulls=nulls,
         curves=None if curves is None else curves.rows(session.names, vocabulary.tuned_names),
+        trust=trust,
     )
 
 

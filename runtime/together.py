@@ -12,7 +12,6 @@ from dedos_deploy.runtime.processes import OneProcess
 from dedos_deploy.runtime.results import host_segmentation
 from dedos_deploy.runtime.segmentation import Segmentation
 from dedos_deploy.runtime.slots import SlotTable
-from dedos_deploy.trust import TrustStatistics
 
 
 class Together:
@@ -25,18 +24,16 @@ class Together:
         *,
         busy: threading.Lock,
         process: OneProcess,
-        trust: TrustStatistics | None,
     ) -> None:
         """several: by the number of frames that each takes; stream_of: the words that a view has now,
         what labels its frames alone, and whether results keep their scores, None for what is no view on
-        this engine; busy: held by whoever uses the engine; trust: as of `host_segmentation`."""
+        this engine; busy: held by whoever uses the engine."""
         self.batches = (1, *sorted(several))
         """Numbers of frames that one run takes, in growing order."""
         self._several = several
         self._stream_of = stream_of
         self._busy = busy
         self._process = process
-        self._trust = trust
 
     def words_of(self, view: object) -> bytes | None:
         """Return what is equal for views whose frames would share a run now, None for what is none.
@@ -71,11 +68,11 @@ class Together:
             for numbers in _runs(asked, self.batches):
                 found = self._run([asked[n] for n in numbers], labellers[numbers[0]])
                 for number, labelled in zip(numbers, found, strict=True):
-                    if isinstance(labelled, DedosError):
-                        outcomes[number] = labelled
-                        continue
-                    table, captured_s = asked[number].table, frames[number][2]
-                    outcomes[number] = host_segmentation(labelled, table, captured_s, self._trust)
+                    outcomes[number] = (
+                        labelled
+                        if isinstance(labelled, DedosError)
+                        else host_segmentation(labelled, asked[number].table, frames[number][2])
+                    )
         return [outcomes[number] for number in range(len(frames))]
 
     def _stream(self, view: object) -> tuple[SlotTable, Labeller, bool]:

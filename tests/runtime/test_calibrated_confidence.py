@@ -150,5 +150,5 @@ def test_the_time_that_it_takes_is_that_of_the_label_map(calibrated: Path) -> No
             np.zeros(3, np.int64),
             {"pre": 0.0, "engine": 0.0, "post": 0.0},
         )
-        found = host_segmentation(there, table, 0.0, None)
+        found = host_segmentation(there, table, 0.0)
     assert found.latency_ms["post"] > 0 and (found.confidence == RED[200]).all()

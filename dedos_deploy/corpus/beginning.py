@@ -256,10 +256,12 @@ def _difference(found: CorpusInfo, asked: CorpusInfo) -> str | None:
 
 def listing(wanted: Wanted, progress: Progress) -> bytes:
     """Return the content of a new manifest. Raises BadInputError."""
-    sources = [
-        (number, source) for number, item in enumerate(wanted.inputs) for source in sources_in(item)
-    ]
     versions = Versions(wanted.inputs)
+    sources = [
+        (number, source)
+        for number, item in enumerate(wanted.inputs)
+        for source in sources_in(item, versions.listed_at)
+    ]
     found: list[tuple[int, Counted]] = []
     counts = counted(source for _, source in sources)
     for (number, _), item in zip(

@@ -100,13 +100,16 @@ class Folder:
     def write(self, name: str, content: bytes) -> None:
         """Write a file, whole or not at all. Raises SinkError."""
 
-    @abstractmethod
     def write_new(self, name: str, content: bytes) -> bool:
         """Write a file as `write` does unless it is there; return whether it was not.
 
         Of several that write one at once on S3, Google's and Azure's stores one alone succeeds; on this
         machine where each holds the folder; elsewhere it is only looked for before. Raises SinkError.
         """
+        if self.read(name) is not None:
+            return False
+        self.write(name, content)
+        return True
 
     @abstractmethod
     def writing(self, name: str) -> contextlib.AbstractContextManager[Path]:
@@ -163,12 +166,6 @@ class _LocalFolder(Folder):
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, content, sync=True)
-
-    def write_new(self, name: str, content: bytes) -> bool:
-        if self.read(name) is not None:
-            return False
-        self.write(name, content)
-        return True
 
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[Path]:
@@ -228,10 +225,7 @@ class _RemoteFolder(Folder):
 
     def write_new(self, name: str, content: bytes) -> bool:
         if scheme_of(self.address) not in _WITH_PUT_IF_ABSENT:
-            if self.read(name) is not None:
-                return False
-            self.write(name, content)
-            return True
+            return super().write_new(name, content)
         with foreign(self._unwritten(name), reason=_told):
             self._make_folder(name)
             try:

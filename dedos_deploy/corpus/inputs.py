@@ -7,7 +7,7 @@ import glob
 import os
 import re
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -63,6 +63,10 @@ class Counted:
     """What tells this version of it from another, as `versions.Versions.of` gives it."""
 
 
+Listed = Callable[[str], Mapping[str, Mapping[str, Any]]]
+"""From an address of fsspec to the sources that it names; see `listed_at`."""
+
+
 def absolute(address: str) -> str:
     """Return the address of an input so that it means the same wherever it is used: a path from the root.
 
@@ -89,15 +93,19 @@ def _without_surrogates(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def sources_in(address: str) -> list[str]:
+def sources_in(address: str, listed: Listed | None = None) -> list[str]:
     """Return the sources that an input names, in natural order: 2 comes before 10.
 
-    address: as of `absolute`. Raises BadInputError for one that names nothing.
+    address: as of `absolute`; listed: what lists addresses of fsspec, None for `listed_at`. Raises
+    BadInputError for one that names nothing.
     """
     if address.startswith(SCENE):
         return [address]
     path, settings = without_settings(address)
-    found = _local(path) if scheme_of(path) is None else _remote(path)
+    if scheme_of(path) is None:
+        found = _local(path)
+    else:
+        found = sorted((listed or listed_at)(path), key=natural_order)
     if not found:
         raise BadInputError(f"{address!r} names nothing that can be labelled; give {TAKES}")
     return [f"{source}?{settings}" for source in found] if settings else found
@@ -152,10 +160,6 @@ def _leads_back(folder: str, name: str, top: str) -> bool:
     while len(way[-1]) > len(top):
         way.append(os.path.dirname(way[-1]))
     return any(os.path.join(os.path.realpath(one), "").startswith(target) for one in way)
-
-
-def _remote(address: str) -> list[str]:
-    return sorted(listed_at(address), key=natural_order)
 
 
 def listed_at(address: str) -> dict[str, Mapping[str, Any]]:

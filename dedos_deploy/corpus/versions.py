@@ -20,15 +20,22 @@ class Versions:
     """What stands for the version of each source now: size and time of a file, what a store says of an object."""
 
     def __init__(self, inputs: Iterable[str]) -> None:
-        """List inputs at addresses once more; servers of http say nothing that can be relied on.
+        """List inputs at addresses; servers of http say nothing that can be relied on.
 
         inputs: as of `inputs.absolute`. Raises BadInputError.
         """
-        self._stored: dict[str, str] = {}
-        for item in inputs:
-            if not item.startswith(SCENE) and scheme_of(item) not in (None, "http", "https"):
-                found = listed_at(without_settings(item)[0]).items()
-                self._stored |= {name: mark for name, said in found if (mark := _stored(said))}
+        self._listed = {
+            path: listed_at(path)
+            for path in (without_settings(item)[0] for item in inputs if not item.startswith(SCENE))
+            if scheme_of(path) not in (None, "http", "https")
+        }
+        found = (one for listed in self._listed.values() for one in listed.items())
+        self._stored = {name: mark for name, said in found if (mark := _stored(said))}
+
+    def listed_at(self, address: str) -> Mapping[str, Mapping[str, Any]]:
+        """Return what `inputs.listed_at` does; of the inputs without asking their store again."""
+        known = self._listed.get(address)
+        return listed_at(address) if known is None else known
 
     def of(self, source: str) -> str | None:
         """Return what stands for the version of a source, None where nothing does, as for folders of bags.

@@ -6,10 +6,12 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
 from corpus_helpers import film, png
+from fsspec import AbstractFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 from pyarrow import parquet
 
@@ -95,6 +97,20 @@ def test_a_data_set_begins_where_files_cannot_be_put_if_absent(
     with pytest.raises(BadInputError, match="another run has begun"):
         second.write()
     assert folder_at(place.output).read(MANIFEST_FILE) == first.new
+
+
+def test_a_store_is_asked_once_for_its_list(job: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec.filesystem("memory").pipe_file("/listed/0.png", png(1))
+    found: list[str] = []
+
+    def find(self: MemoryFileSystem, path: str, **options: Any) -> Any:
+        found.append(path)
+        return AbstractFileSystem.find(self, path, **options)
+
+    monkeypatch.setattr(MemoryFileSystem, "find", find, raising=False)
+    begun = begin(job(), Wanted(("memory://listed",)))
+    (piece,) = begun.manifest.pieces(0)
+    assert found == ["/listed"] and piece.source == "memory:///listed/0.png" and piece.stamp
 
 
 class Warnings(Progress):

@@ -99,12 +99,18 @@ def _rewrite(
         for name, content in added.items():
             write_atomically(folder / name, content)
         write_atomically(folder / MANIFEST, text.encode())
-        for name in removed:
-            (folder / name).unlink()
     except OSError as error:
         raise SinkError(
             f"bundle {str(folder)!r} cannot be written ({error.strerror}); it is as it was"
         ) from error
+    for name in removed:
+        try:
+            (folder / name).unlink()
+        except OSError as error:
+            raise SinkError(
+                f"bundle {str(folder)!r} is written, but {name!r}, which it no longer lists, cannot be "
+                f"removed ({error.strerror}); remove it"
+            ) from error
     return folder
 
 

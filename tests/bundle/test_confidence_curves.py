@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from dedos_deploy.bundle import edit as edit_module
 from dedos_deploy.bundle._names import curves_file
 from dedos_deploy.bundle.edit import set_confidence_curves, set_thresholds
 from dedos_deploy.confidence_curves import ConfidenceCurves
-from dedos_deploy.errors import BadBundleError, BadInputError, UnsupportedVersionError
+from dedos_deploy.errors import BadBundleError, BadInputError, SinkError, UnsupportedVersionError
 
 Write = Callable[[Path], Path]
 LEVELS = np.arange(256, dtype=np.uint8)
@@ -87,6 +88,28 @@ def test_a_folder_that_could_not_be_changed_is_as_it_was(
     steps[0].unlink()
     found = read(path)
     assert found is not None and np.array_equal(found.overall, LEVELS // 2)
+
+
+def test_an_old_file_that_stays_is_named(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "street")
+    set_confidence_curves(path, curves_of(path))
+    (old,) = path.glob("confidence-*.json")
+
+    def unlink(self: Path, missing_ok: bool = False) -> None:
+        assert self == old
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", unlink)
+        with pytest.raises(
+            SinkError, match=f"is written, but '{old.name}', which it no longer lists"
+        ):
+            set_confidence_curves(path, curves_of(path, halved=False))
+    old.unlink()
+    found = read(path)
+    assert found is not None and np.array_equal(found.overall, LEVELS)
 
 
 def damaged(path: Path, **changed: Any) -> Path:

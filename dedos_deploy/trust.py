@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dedos_deploy.borders import foreign
-from dedos_deploy.errors import BadBundleError, UnsupportedVersionError, shown
+from dedos_deploy.errors import BadBundleError, shown
+from dedos_deploy.safetensors_metadata import check_not_newer, is_version, metadata_of
 from dedos_deploy.spec import TRUST_LINE
 
 FORMAT = "dedos-trust"
@@ -260,16 +261,11 @@ def trust_from_bytes(content: bytes, *, width: int, name: str) -> TrustStatistic
 
 def _said(content: bytes, name: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """Return frames and hashes of the kinds."""
-    # safetensors.numpy.load has checked the header's length and syntax, but does not return it.
-    length = int.from_bytes(content[:8], "little")
-    said: dict[str, str] = json.loads(content[8 : 8 + length]).get("__metadata__") or {}
+    said = metadata_of(content)
     version = said.get("version", "")
-    if said.get("format") != FORMAT or not version.isdecimal() or len(version) > 9:
+    if said.get("format") != FORMAT or not is_version(version):
         raise BadBundleError(f"{name} has no format {FORMAT!r}; export the bundle again")
-    if int(version) > VERSION:
-        raise UnsupportedVersionError(
-            f"{name} has version {version}, this program reads up to {VERSION}; update dedos-deploy"
-        )
+    check_not_newer(version, VERSION, name)
     try:
         frames, hashes = (json.loads(said.get(key, "")) for key in ("frames", "data_sha256"))
     except (ValueError, RecursionError):

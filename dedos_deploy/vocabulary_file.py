@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dedos_deploy.borders import foreign
-from dedos_deploy.errors import BadBundleError, BadInputError, UnsupportedVersionError, shown
+from dedos_deploy.errors import BadBundleError, BadInputError, shown
 from dedos_deploy.files import read_regular, write_atomically
+from dedos_deploy.safetensors_metadata import check_not_newer, is_version, metadata_of
 
 FORMAT = "dedos-vocabulary"
 VERSION = 1
@@ -127,18 +128,13 @@ def read_vocabulary_file(source: str | os.PathLike[str] | bytes) -> VocabularyFi
 
 
 def _metadata(data: bytes, name: str) -> dict[str, str]:
-    # safetensors.numpy.load has checked the header's length and syntax, but does not return it.
-    length = int.from_bytes(data[:8], "little")
-    metadata: dict[str, str] = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
+    metadata = metadata_of(data)
     if metadata.get("format") != FORMAT:
         raise BadBundleError(f"{name} has no format {FORMAT!r}; it is not a vocabulary file")
     version = metadata.get("version", "")
-    if not version.isdecimal() or len(version) > 9:
+    if not is_version(version):
         raise BadBundleError(f"{name} has the version {shown(version)}, which is not a number")
-    if int(version) > VERSION:
-        raise UnsupportedVersionError(
-            f"{name} has version {version}, this program reads up to {VERSION}; update dedos-deploy"
-        )
+    check_not_newer(version, VERSION, name)
     return metadata
 
 

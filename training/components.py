@@ -1,8 +1,8 @@
 """The paper's components as switches: the rows of Table 3, each adding one to the one before.
 
 Beside them stand controls: the whole method (V) with something else in the place of what a picture's own
-diffusion features tell, so that a gain of (V) can be told from one of its extra parts; and other uses of the diffusion, each with
-a control that has the same parameters and no diffusion.
+diffusion features tell, so that a gain of (V) can be told from one of its extra parts; and other uses of
+the diffusion, each with a control that has the same parameters and no diffusion.
 """
 
 from __future__ import annotations
@@ -141,14 +141,20 @@ class Given:
     """Pictures that are seen at once."""
 
 
+def component_named(name: str) -> Component:
+    """Return the component called `name`. Raises BadInputError for none."""
+    for component in COMPONENTS:
+        if component == name:
+            return component
+    raise BadInputError(
+        f"unknown component {name!r}; rows of Table 3, controls and other uses: "
+        f"{', '.join(COMPONENTS)}"
+    )
+
+
 def check_component(component: Component, given: Given) -> None:
     """Raise BadInputError for a component that is unknown, or that needs other things than `given`."""
-    if component not in COMPONENTS:
-        raise BadInputError(
-            f"unknown component {component!r}; rows of Table 3, controls and other uses: "
-            f"{', '.join(COMPONENTS)}"
-        )
-    parts = COMPONENTS[component]
+    parts = COMPONENTS[component_named(component)]
     if given.diffusion and not parts.queries:
         raise BadInputError(
             f"component {component} is the baseline without proxy queries, so it cannot "

@@ -87,8 +87,9 @@ class Trainer:
     """One run in one output folder: `train` until the end, Ctrl-C, or a loss that is not finite.
 
     output: folder for checkpoint.safetensors (for export), learning.safetensors (what read the
-    diffusion, for `calibrate-bank`), state.safetensors (to resume), log.jsonl, samples/, evaluation.json; resume: go on from its state; allow_changed_data: also with other data under
-    the same names; progress: counts the images of the data while they are checked.
+    diffusion, for `calibrate-bank`), state.safetensors (to resume), log.jsonl, samples/ and
+    evaluation.json; resume: go on from its state; allow_changed_data: also with other data under the
+    same names; progress: counts the images of the data while they are checked.
 
     Under torchrun every process makes one Trainer with the same settings; the first one writes.
 

@@ -95,10 +95,10 @@ class Objective:
         the next ones have the next.
         """
         device = self.model.proxy_queries.bank.device
-        slots = batch.slots
+        slots, step = batch.slots, seed // self.settings.batch
         if self.keeper is not None:
             self.keeper.hold_statistics(self.model)
-            slots = self.keeper.slots(batch, self._step(seed))
+            slots = self.keeper.slots(batch, step)
         text = self.embeddings(slots)
         valid = torch.ones(len(text), device=device)
         with torch.autocast(device.type, torch.bfloat16, enabled=bool(self.settings.amp)):
@@ -119,7 +119,7 @@ class Objective:
             None if self.word_weights is None else self.word_weights[list(slots)],
         )
         if self.keeper is not None:
-            kept = self._kept(self.keeper, batch, slots, last, self._step(seed))
+            kept = self._kept(self.keeper, batch, slots, text, last) / self.keeper.pictures(step)
             total = total + self.settings.keep_weight * kept
             terms["keep"] = kept.detach()
         for name, (weight, values) in further.items():
@@ -128,22 +128,20 @@ class Objective:
             terms[name] = term.detach()
         return Loss(total, terms, *_summed(asked.learned, found.set_weights))
 
-    def _step(self, seed: int) -> int:
-        return seed // self.settings.batch
-
     def _kept(
-        self, keeper: Keeper, batch: Batch, slots: tuple[int, ...], found: Logits, step: int
+        self, keeper: Keeper, batch: Batch, slots: tuple[int, ...], text: Tensor, found: Logits
     ) -> Tensor:
-        """Return this micro-batch's part of L_keep (see keep.py); found: what the model says of it."""
+        """Return the sum of l over this micro-batch (see keep.py); text: rows of `slots`; found: what the
+        model says of its pictures."""
         kept = keeper.on_pictures(found, batch, slots)
-        if batch.scenes is not None:
-            scenes = batch.scenes.to(kept.device)
-            kept = kept + keeper.on_scenes(self._answer(scenes, slots), scenes, slots)
-        return kept / keeper.pictures(step)
+        if batch.scenes is None:
+            return kept
+        scenes = batch.scenes.to(kept.device)
+        return kept + keeper.on_scenes(self._answer(scenes, text), scenes, slots)
 
-    def _answer(self, images: Tensor, slots: tuple[int, ...]) -> Logits:
+    def _answer(self, images: Tensor, text: Tensor) -> Logits:
         """Return what the model says of `images` with the queries that it is deployed with."""
-        model, text = self.model, self.embeddings(slots)
+        model = self.model
         valid = torch.ones(len(text), device=text.device)
         proxy = None
         if self.learning is not None and not isinstance(self.learning, FeaturePrediction):

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from dedos_deploy.errors import BadInputError
-from dedos_deploy.training.components import COMPONENTS, Component, Parts
+from dedos_deploy.training.components import COMPONENTS, Component, Parts, component_named
 from dedos_deploy.training.pretraining.diffusion_settings import NanoSettings
 
 SIZE_HW = (128, 160)
@@ -40,12 +40,7 @@ class Row:
         (Row(component='V', gamma=30.0), None)
         """
         text, at, number = name.partition(AT)
-        component = next((known for known in COMPONENTS if known == text), None)
-        if component is None:
-            raise BadInputError(
-                f"unknown component {text!r}; rows of Table 3, controls and other uses: "
-                f"{', '.join(COMPONENTS)}"
-            )
+        component = component_named(text)
         if not at:
             return cls(component, None)
         try:

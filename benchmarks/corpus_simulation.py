@@ -184,18 +184,8 @@ def _attempt(plan: Plan, frames: int, chance: np.random.Generator) -> tuple[floa
     return (plan.shard_s + frames / plan.fps) * slowness, until_failure_s
 
 
-def shard_seconds(plan: Plan, frames: int, chance: np.random.Generator) -> float:
-    """Return the seconds of one worker alone until a shard is done, with all that failed before."""
-    spent_s = 0.0
-    while True:
-        work_s, until_failure_s = _attempt(plan, frames, chance)
-        if until_failure_s >= work_s:
-            return spent_s + work_s
-        spent_s += until_failure_s + plan.restart_s
-
-
 def expected_shard_s(plan: Plan) -> float:
-    """Return the mean of `shard_seconds` of a whole shard without stragglers.
+    """Return how long one worker alone takes for a whole shard on average, without stragglers.
 
     After each failure everything begins anew, so with w seconds of work, failures at the rate λ, and R
     seconds to come back, T = E[min(X, w)] + P(X < w)(R + T), which is (e^(λw) − 1)(1/λ + R).

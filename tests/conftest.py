@@ -7,6 +7,7 @@ the same for the GPU.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Generator
@@ -27,6 +28,30 @@ def why_no_gpu() -> str | None:
     except (DedosError, ImportError) as error:
         return str(error)
     return None
+
+
+@contextlib.contextmanager
+def _held_to_one_thread() -> Generator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Generator[None]:
+    """torch with one thread: models of a few channels spend a second one's time on waiting for it."""
+    with _held_to_one_thread():
+        yield
+
+
+@pytest.fixture
+def one_thread_each() -> Generator[None]:
+    """The same for every test anew, where what is tested chooses its threads itself."""
+    with _held_to_one_thread():
+        yield
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -58,6 +58,10 @@ def lively(model: Dedos) -> Dedos:
     return model
 
 
+def randn(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
 def lively_weights(module: nn.Module, seed: int) -> None:
     """Draw every weight so that nothing is inert and no layer forgets what it was given."""
     generator = torch.Generator().manual_seed(seed)

@@ -6,7 +6,6 @@ In float32, whose rounding is all that may differ: our norms and softmaxes are f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,7 +17,7 @@ from dedos_deploy.model.blocks import sine_position
 from dedos_deploy.model.mask_decoder import MaskDecoder
 from dedos_deploy.model.msdeform import DeformableAttention, DeformableEncoder, Sampling
 
-from .conftest import lively_weights
+from .conftest import lively_weights, randn
 
 pytest.importorskip("transformers")
 from transformers import Mask2FormerConfig
@@ -30,17 +29,7 @@ ATOL = 2e-5
 """Of numbers of about 1, after all layers."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Models of a few channels spend a second thread's time on waiting for it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def randn(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def reference_config(**changes: Any) -> Any:

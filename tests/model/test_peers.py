@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import re
 import zipfile
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -40,13 +39,7 @@ TEXT_WIDTH = 12
 State = dict[str, Tensor]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Models of a few channels spend a second thread's time on waiting for it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def golden(name: str) -> tuple[State, dict[str, Tensor]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from dedos_deploy.model.cost_aggregation import CatSegAggregation
 from dedos_deploy.model.peers import CatSeg, cost_volume, load_peer
 from dedos_deploy.model.volume_blocks import WindowBlock, WordBlock, volume_grid
 
-from .conftest import lively_weights, unit_rows
+from .conftest import lively_weights, randn, unit_rows
 from .test_peers import golden, saved
 
 pytest.importorskip("torchvision")
@@ -25,17 +24,7 @@ WIDTH, HEADS = 16, 4
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Models of a few channels spend a second thread's time on waiting for it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def randn(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def window_block(seed: int) -> WindowBlock:

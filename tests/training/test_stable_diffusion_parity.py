@@ -30,13 +30,7 @@ TIMES = (200, 100, 50)
 ATOL = 5e-5
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Models of a few channels spend a second thread's time on waiting for it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module", params=PUBLISHED, ids=["2-1", "2-1-base"])

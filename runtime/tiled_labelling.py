@@ -106,8 +106,10 @@ class TiledLabeller(HostLabeller):
         ms["pre"] += 1e3 * (resized - started)
         ms["engine"] += 1e3 * (inferred - resized)
         ms["post"] += 1e3 * (time.perf_counter() - inferred)
-        whole = [n for n, window in enumerate(windows) if window.is_whole(frame_bgr.shape)]
-        return pooled[whole[0]].copy() if whole and pooled is not None else None
+        if pooled is None:
+            return None
+        shown = zip(windows, pooled, strict=True)
+        return next((row.copy() for window, row in shown if window.is_whole(frame_bgr.shape)), None)
 
     def _empty(self, slots: int, plan: Plan) -> NDArray[np.float32]:
         if self._blended.shape != (slots, *plan.score_hw):

@@ -92,7 +92,8 @@ def summary_table(source_id: str, statistics: Statistics, written: Sequence[str]
     drops = ", ".join(f"{count} {cause}" for cause, count in statistics.drops.items() if count)
     # Only where tiles were used: it is what they cost.
     windows = [("windows", f"{statistics.windows:.3g} a frame")] if statistics.windows > 1 else []
-    rows = [
+    trust = [] if statistics.trust is None else [("trust", _trusted(statistics))]
+    rows = (
         ("source", f"{source_id}: {OUTCOMES.get(statistics.outcome, statistics.outcome)}"),
         (
             "frames",
@@ -105,10 +106,9 @@ def summary_table(source_id: str, statistics: Statistics, written: Sequence[str]
         ),
         *windows,
         ("dropped", drops or "0"),
+        *trust,
         ("written", ", ".join(written) or "nothing, name an --output"),
-    ]
-    if statistics.trust is not None:
-        rows.insert(-1, ("trust", _trusted(statistics)))
+    )
     return "\n".join([*lines, "", *(f"{label:8} {text}" for label, text in rows)])
 
 

@@ -87,7 +87,8 @@ def compare(
 ) -> Comparison:
     """Return the difference of two evaluations and how sure it is.
 
-    group: classes whose mean IoU is compared, too, such as thin ones. Raises BadInputError when they did not score the same labels of the same images.
+    group: classes whose mean IoU is compared, too, such as thin ones. Raises BadInputError when they did
+    not score the same labels of the same images.
     """
     (head_1, records_1), (head_2, records_2) = first, second
     for key in ("data", "classes"):

@@ -222,7 +222,8 @@ def evaluate_image(
 ) -> ImageRecord:
     """Return the record of one image; raises BadInputError naming it when labels do not fit.
 
-    calibration: whether it has what confidences are worth by class; moves: whether it has what words would have to move, where scores are known.
+    calibration: whether it has what confidences are worth by class; moves: whether it has what words
+    would have to move, where scores are known.
     """
     classes = len(data.classes)
     height, width = image.labels.shape

@@ -92,7 +92,8 @@ class Calibration:
 
 
 def _errors(found: Sequence[Reliability | None], classes: Sequence[str]) -> dict[str, float | None]:
-    by_class = zip(classes, found, strict=False)
+    """Return the error of each class; found: of all of them, and of all together in the last place."""
+    by_class = zip(classes, found[:-1], strict=True)
     return {name: None if one is None else one.error for name, one in by_class}
 
 

@@ -1,8 +1,8 @@
 """CAT-Seg (Cho et al., CVPR 2024) in the graph contract: CLIP's cost volume, aggregated.
 
 CLIP sees the picture as 24x24 patches whatever its size; its last block keeps the values only. The
-cosines with all words are aggregated by `volume_blocks.py` and `cost_volume.py`. Written from the paper and from the
-published tensors; `benchmarks/peers.py` compares it with the authors' own module.
+cosines with all words are aggregated by `volume_blocks.py` and `cost_volume.py`. Written from the paper
+and from the published tensors; `benchmarks/peers.py` compares it with the authors' own module.
 """
 
 from __future__ import annotations

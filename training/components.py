@@ -96,6 +96,9 @@ USES: dict[Component, Component] = {
     "V-clip": "V0-clip",
 }
 """Other uses of the diffusion, and the control of each: its parameters, and nothing of the diffusion."""
+CONTROL_OF: dict[Component, Component] = {"V": "V-random", **USES}
+"""What a row has to beat before what the diffusion has learned can be said to help: as many parameters,
+and the same losses where the control can have them."""
 
 
 def timesteps_for(component: Component, timesteps: tuple[int, ...]) -> tuple[int, ...]:

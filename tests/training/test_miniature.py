@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +38,7 @@ from dedos_deploy.training.miniature.budget import (
 from dedos_deploy.training.miniature.curves import draw_curves, read_curve
 from dedos_deploy.training.miniature.jobs import Job, JobFailedError, run_jobs
 from dedos_deploy.training.miniature.plan import QUICK, MiniaturePlan, plan_from_json
-from dedos_deploy.training.miniature.report import fillings, table
+from dedos_deploy.training.miniature.report import against, fillings, table
 from dedos_deploy.training.miniature.run import shipped
 from dedos_deploy.training.miniature.statistics import paired_difference, spread
 from dedos_deploy.training.miniature.table3 import (
@@ -108,6 +108,26 @@ def test_controls_are_compared_with_the_baseline_and_with_no_diffusion() -> None
     assert "gain_over_V0" not in rows["V0"] and "gain_over_I" in rows["V0"]
     # The row before a control is none that it adds to.
     assert "base_gain" not in rows["oracle"] and "base_gain" not in rows["V0"]
+
+
+def test_a_use_is_compared_with_its_own_control_in_intervals_that_hold_together() -> None:
+    rows = ("V0", "V", "V@30", "V-random", "V-clip", "V0-clip")
+    plan = MiniaturePlan(components=rows, seeds=2)
+    base = {c: (0.2 + 0.01 * n, 0.22 + 0.02 * n) for n, c in enumerate(rows)}
+    runs = [result(c, s, value) for c, values in base.items() for s, value in enumerate(values)]
+    found = {row["component"]: row for row in table(plan, runs)}
+    assert {c: row.get("control") for c, row in found.items()} == {
+        **dict.fromkeys(rows),
+        "V": "V-random",
+        "V-clip": "V0-clip",
+    }
+    # Five gains over (V0) and two over controls, in each of four groups.
+    for use, control in (("V", "V-random"), ("V-clip", "V0-clip")):
+        gain = found[use]["gain_over_control"]["base"]
+        assert gain == asdict(paired_difference(base[control], base[use], looks=28))
+    told = "\n".join(against(list(found.values())))
+    assert "all 28 gains" in told and "(V-clip) over (V0-clip)" in told
+    assert "over (I)" not in told and "over the control, base" in told
 
 
 def test_intervals_of_all_gains_over_both_rows_hold_together() -> None:

@@ -17,7 +17,7 @@ from dedos_deploy.files import write_atomically
 from dedos_deploy.model import load_checkpoint
 from dedos_deploy.model.word_embeddings import WordEmbeddings
 from dedos_deploy.threads import usable_cores
-from dedos_deploy.training.components import TABLE3, Component
+from dedos_deploy.training.components import CONTROL_OF, TABLE3, Component
 from dedos_deploy.training.folders import open_folder
 from dedos_deploy.training.miniature.curves import draw_curves, read_curve
 from dedos_deploy.training.miniature.plan import MiniaturePlan, Row
@@ -47,7 +47,9 @@ NAMES: dict[Component, str] = {
     "V-clip": "(V), queries read CLIP, taught to equal the denoised",
     "V0-clip": "(V-clip), no diffusion",
 }
-BARS: tuple[Component, ...] = ("I", "V0")
+OVER_CONTROL = "gain_over_control"
+GAINS = {"gain_over_I": "(I)", "gain_over_V0": "(V0)", OVER_CONTROL: "the control"}
+"""Comparisons that hold together, and what each is over."""
 
 
 def row_name(name: str) -> str:
@@ -125,9 +127,10 @@ def table(plan: MiniaturePlan, runs: Sequence[RunResult]) -> list[dict[str, Any]
     """Return one record per component: means, deviations, differences to the row before.
 
     `gain_over_I` and `gain_over_V0` are those to the baseline and to the method without a diffusion,
-    where the plan has them; the intervals of all of both hold together at 95 %.
+    `gain_over_control` those to the row's own control, which `control` names, where the plan has them; the
+    intervals of all of them hold together at 95 %.
     """
-    bars = _bars(plan)
+    looks = len(GROUPS) * sum(len(_bars(plan, row)) for row in plan.components)
     rows: list[dict[str, Any]] = []
     found = {
         component: sorted((r for r in runs if r.component == component), key=lambda r: r.seed)
@@ -140,12 +143,12 @@ def table(plan: MiniaturePlan, runs: Sequence[RunResult]) -> list[dict[str, Any]
             row[group] = asdict(spread(_scores(mine, group)))
             if before is not None and component in TABLE3:
                 row[f"{group}_gain"] = asdict(_gain_over(found[before], mine, group))
-        for bar in bars:
-            if component != bar:
-                row[f"gain_over_{bar}"] = {
-                    group: asdict(_gain_over(found[bar], mine, group, looks=_looks(plan)))
-                    for group in GROUPS
-                }
+        for gain, bar in _bars(plan, component).items():
+            row[gain] = {
+                group: asdict(_gain_over(found[bar], mine, group, looks=looks)) for group in GROUPS
+            }
+            if gain == OVER_CONTROL:
+                row["control"] = bar
         before = component
         moved = [run.refined for run in mine if run.refined is not None]
         row["refined"] = asdict(spread(moved)) if moved else None
@@ -164,14 +167,13 @@ def _gain_over(
     return paired_difference(_scores(bar, group), _scores(runs, group), looks=looks)
 
 
-def _bars(plan: MiniaturePlan) -> tuple[Component, ...]:
-    """Return the rows that all others are compared with."""
-    return tuple(bar for bar in BARS if bar in plan.components)
-
-
-def _looks(plan: MiniaturePlan) -> int:
-    """Return how many gains over such rows there are."""
-    return len(GROUPS) * len(_bars(plan)) * (len(plan.components) - 1)
+def _bars(plan: MiniaturePlan, name: str) -> dict[str, str]:
+    """Return which rows of the plan a row is compared with, by the names of GAINS."""
+    row = Row.named(name)
+    # A control has the γ of the plan.
+    control = CONTROL_OF.get(row.component) if row.gamma is None else None
+    bars = dict(zip(GAINS, ("I", "V0", control), strict=True))
+    return {gain: bar for gain, bar in bars.items() if bar in plan.components and bar != name}
 
 
 def fillings(runs: Sequence[RunResult]) -> list[dict[str, Any]]:
@@ -215,7 +217,7 @@ def markdown(plan: MiniaturePlan, runs: Sequence[RunResult], record: dict[str, A
         "t): an interval that holds 0 shows no gain. `Moves CLIP`: how far the refinement by proxy "
         "queries takes the trunk's last patch tokens from plain CLIP's, in percent of their length.",
     ]
-    lines += _against(plan, record["table3"])
+    lines += against(record["table3"])
     if record["fillings"]:
         lines += [
             "",
@@ -260,21 +262,22 @@ def _apart(plan: MiniaturePlan) -> str:
     )
 
 
-def _against(plan: MiniaturePlan, rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return a table of gains over (I) and over (V0), for plans with controls."""
-    bars = _bars(plan)
-    if "V0" not in bars:
+def against(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return a table of gains over (I), over (V0) and over controls, as far as there are any."""
+    compared = {gain: bar for gain, bar in GAINS.items() if any(gain in row for row in rows)}
+    if not compared:
         return []
-    lines = ["", "## Against the baseline, and against the method without a diffusion", ""]
-    heads = [f"over ({bar}), {group}" for bar in bars for group in ("all", "base", "novel alone")]
+    groups = ("all", "base", "novel_alone")
+    lines = ["", "## Against the baseline, the method without a diffusion, and controls", ""]
+    heads = [
+        f"over {bar}, {group.replace('_', ' ')}" for bar in compared.values() for group in groups
+    ]
     lines += [f"| | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
     for row in rows:
-        cells = [
-            _gain(row.get(f"gain_over_{bar}", {}).get(group))
-            for bar in bars
-            for group in ("all", "base", "novel_alone")
-        ]
-        lines.append(f"| ({row['component']}) | {' | '.join(cells)} |")
+        cells = [_gain(row.get(gain, {}).get(group)) for gain in compared for group in groups]
+        named = f"({row['component']})" + (f" over ({row['control']})" if "control" in row else "")
+        lines.append(f"| {named} | {' | '.join(cells)} |")
+    count = len(GROUPS) * sum(gain in row for row in rows for gain in compared)
     found = [row["gain_over_V0"]["base"]["smallest"] for row in rows if "gain_over_V0" in row]
     known = [value for value in found if value is not None]
     told = (
@@ -285,7 +288,7 @@ def _against(plan: MiniaturePlan, rows: Sequence[dict[str, Any]]) -> list[str]:
     return [
         *lines,
         "",
-        f"Paired by seed; intervals of all {_looks(plan)} gains hold together at 95 % (Bonferroni).{told}",
+        f"Paired by seed; intervals of all {count} gains hold together at 95 % (Bonferroni).{told}",
     ]
 
 

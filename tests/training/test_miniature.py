@@ -221,7 +221,13 @@ def test_a_plan_survives_json() -> None:
 
 
 WORKER = """
-import pathlib, sys, time
+import pathlib, signal, sys, time
+def save(*_):
+    time.sleep(3)
+    pathlib.Path(sys.argv[1] + ".saved").touch()
+    sys.exit(130)
+signal.signal(signal.SIGTERM, save)
+pathlib.Path(sys.argv[1] + ".begun").touch()
 done, wait, code = pathlib.Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
 time.sleep(wait)
 print("the reason")
@@ -272,6 +278,38 @@ def test_an_interrupt_ends_all_jobs_in_bounded_time(tmp_path: Path, worker: str)
     assert time.monotonic() - before < 30
     left = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True)
     assert str(jobs[0].done) not in left.stdout
+
+
+COMMAND = """
+import sys
+from pathlib import Path
+from dedos_deploy.interrupts import interrupts_taken
+from dedos_deploy.training.miniature.jobs import Job, run_jobs
+done = Path(sys.argv[1])
+job = Job("a", "fake_worker", (str(done), "60", "0"), done, done.with_suffix(".log"))
+with interrupts_taken():
+    try:
+        run_jobs([job], at_once=1, on_job=lambda *_: None)
+    except KeyboardInterrupt as error:
+        print(error, done.with_name("a.saved").exists())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_waits_until_its_jobs_have_saved(
+    tmp_path: Path, worker: str, number: signal.Signals
+) -> None:
+    done = tmp_path / "a"
+    command = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, str(done)], stdout=subprocess.PIPE, text=True
+    )
+    until_s = time.monotonic() + 60
+    while not done.with_name("a.begun").exists() and time.monotonic() < until_s:
+        time.sleep(0.05)
+    command.send_signal(number)
+    told, _ = command.communicate(timeout=60)
+    # Saving takes longer than the two seconds that other commands have.
+    assert told == "interrupted; what is done is kept, the same command goes on True\n"
 
 
 def test_minutes_become_steps_that_fill_them() -> None:

@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dedos_deploy.errors import DedosError
+from dedos_deploy.training.interrupts import interruptible
 
 POLL_S = 0.2
 STOP_S = 30.0
 """How long a job may take to save and end after Ctrl-C."""
+
+INTERRUPTED = "interrupted; what is done is kept, the same command goes on"
 
 OnJob = Callable[["Job", str, float], None]
 """Told (job, "kept" | "started" | "done", seconds)."""
@@ -42,7 +45,8 @@ def run_jobs(jobs: Sequence[Job], *, at_once: int, on_job: OnJob) -> None:
     """Run what is not done yet, `at_once` at a time, in order.
 
     Raises JobFailedError naming the first job that fails, after stopping the others;
-    KeyboardInterrupt stops all, and running again goes on.
+    KeyboardInterrupt after Ctrl-C or SIGTERM, when all have saved their state and ended, or did not in
+    STOP_S: running again goes on. A second Ctrl-C ends this process at once.
     """
     waiting = []
     for job in jobs:
@@ -51,20 +55,22 @@ def run_jobs(jobs: Sequence[Job], *, at_once: int, on_job: OnJob) -> None:
         else:
             waiting.append(job)
     running: dict[subprocess.Popen[bytes], tuple[Job, float]] = {}
-    try:
-        while waiting or running:
-            while waiting and len(running) < at_once:
-                job = waiting.pop(0)
-                running[_start(job)] = job, time.monotonic()
-                on_job(job, "started", 0.0)
-            time.sleep(POLL_S)
-            for process in [p for p in running if p.poll() is not None]:
-                job, began = running.pop(process)
-                if process.returncode or not job.done.exists():
-                    raise JobFailedError(_failure(job, process.returncode))
-                on_job(job, "done", time.monotonic() - began)
-    finally:
-        _stop(list(running))
+    with interruptible() as interrupted:
+        try:
+            while waiting or running:
+                while waiting and len(running) < at_once:
+                    job = waiting.pop(0)
+                    running[_start(job)] = job, time.monotonic()
+                    on_job(job, "started", 0.0)
+                if interrupted.wait(POLL_S):
+                    raise KeyboardInterrupt(INTERRUPTED)
+                for process in [p for p in running if p.poll() is not None]:
+                    job, began = running.pop(process)
+                    if process.returncode or not job.done.exists():
+                        raise JobFailedError(_failure(job, process.returncode))
+                    on_job(job, "done", time.monotonic() - began)
+        finally:
+            _stop(list(running))
 
 
 def _start(job: Job) -> subprocess.Popen[bytes]:

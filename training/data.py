@@ -20,6 +20,8 @@ from dedos_deploy.errors import DedosError
 from dedos_deploy.interrupts import SIGNALS
 from dedos_deploy.training.augment import AugmentSettings, Pixel, augment
 from dedos_deploy.training.folders import LabelFolder, read_labels, read_pair, union_words
+from dedos_deploy.training.kinds import Kind, Kinds
+from dedos_deploy.training.paste import find_thing, paste
 from dedos_deploy.training.rare import rare_pictures
 from dedos_deploy.training.replay import scene, scenes_of
 from dedos_deploy.training.targets import IGNORE, OTHER
@@ -82,6 +84,10 @@ class BatchSettings:
     """Whether micro-batches bring the scenes of their pictures."""
     rare: float = 0.0
     """Part of the pictures that are drawn by a rare word in them, see rare.py."""
+    paste: float = 0.0
+    """Part of the pictures that are lent a rare thing of another one, see paste.py."""
+    kinds: tuple[Kind, ...] = ()
+    """Words that are a kind of another, see kinds.py."""
 
 
 class BatchStream(Dataset["Batch | DedosError"]):
@@ -96,8 +102,10 @@ class BatchStream(Dataset["Batch | DedosError"]):
         self.settings = settings
         self.words = union_words(folders)
         self._slots = {word: index for index, word in enumerate(self.words)}
+        self._kinds = Kinds(settings.kinds, self.words)
         self._tables = [folder.lookup(self._slots) for folder in self.folders]
-        self._rare = rare_pictures(folders, self.words) if settings.rare else None
+        draws = settings.rare or settings.paste
+        self._rare = rare_pictures(folders, self.words) if draws else None
         self._epoch: tuple[int, NDArray[np.int64]] | None = None
         # A bit per item for "read", one for IGNORE, and one per word: 3 MB for COCO-Stuff, in every worker.
         self._seen = [
@@ -124,14 +132,14 @@ class BatchStream(Dataset["Batch | DedosError"]):
             image, raw = read_pair(self.folders[owner], item)
             named = self._tables[owner][raw]
             self._seen[owner][item] = self._bits(named)
+            around = self._around(picture, named)
             pair = augment(
-                image,
-                named,
+                *self._with_lent(picture, owner, image, named),
                 settings.size_hw,
                 settings.augmentation,
                 np.random.default_rng((settings.seed, 1, picture)),
                 outside=IGNORE,
-                around=self._around(picture, named),
+                around=around,
             )
             images.append(pair[0])
             labels.append(pair[1])
@@ -164,7 +172,12 @@ class BatchStream(Dataset["Batch | DedosError"]):
         present = np.zeros(len(self.words), dtype=bool)
         if candidates.sum() > self.settings.vocabulary:
             present = np.logical_or.reduce([self._words_of(*pick) for pick in picked])
-        return self._choose(candidates, present, random)
+            for index, (owner, _) in enumerate(picked):
+                lent = self._lent(step * pictures + index, owner)
+                if lent is not None:
+                    present[lent[2]] = True
+        left = self._kinds.leave_out(candidates, random)
+        return self._choose(candidates & ~left, present & ~left, random)
 
     def _words_of(self, owner: int, item: int) -> NDArray[np.bool_]:
         """Return bool [words], those in one label file, read for it at its first appearance elsewhere."""
@@ -206,6 +219,25 @@ class BatchStream(Dataset["Batch | DedosError"]):
         row, column = divmod(int(found[random.integers(len(found))]), labels.shape[1])
         return row, column
 
+    def _lent(self, number: int, owner: int) -> tuple[int, int, int] | None:
+        """Return folder, item and word of what is pasted into a picture of folder `owner`, None for nothing."""
+        random = np.random.default_rng((self.settings.seed, 8, number))
+        if self._rare is None or random.random() >= self.settings.paste:
+            return None
+        lent = self._rare.draw(random)
+        return lent if self.words[lent[2]] in self.folders[owner].annotated else None
+
+    def _with_lent(
+        self, number: int, owner: int, image: NDArray[np.uint8], labels: NDArray[np.int64]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        lent = self._lent(number, owner)
+        if lent is None:
+            return image, labels
+        random = np.random.default_rng((self.settings.seed, 9, number))
+        other, raw = read_pair(self.folders[lent[0]], lent[1])
+        thing = find_thing(other, self._tables[lent[0]][raw], lent[2], random)
+        return (image, labels) if thing is None else paste(image, labels, thing, lent[2], random)
+
     def _shuffled(self, epoch: int) -> NDArray[np.int64]:
         """Return int64 [epoch_items, 2], the (folder, item) pairs of one epoch in order."""
         random = np.random.default_rng((self.settings.seed, 0, epoch))
@@ -229,6 +261,7 @@ class BatchStream(Dataset["Batch | DedosError"]):
         slot_of[chosen] = np.arange(len(chosen))
         slot_of[IGNORE] = IGNORE
         renamed = slot_of[labels]
+        self._kinds.join(renamed, labels, slot_of, known)
         return Batch(
             torch.from_numpy(images),
             torch.from_numpy(renamed),

@@ -138,6 +138,21 @@ TRAIN_OPTIONS = {
             float,
             metavar="P",
         ),
+        Option(
+            "paste",
+            "paste a thing of a rare word from another picture into this part of the pictures, farther away "
+            "than it was; 0.5 is a good half (0: none)",
+            float,
+            metavar="P",
+        ),
+        Option(
+            "kinds",
+            "words that are a kind of another, as cyclist=person: half of the steps do not ask for the first, "
+            "and its pixels are the second's then, so that a model which is asked for persons alone finds "
+            "cyclists among them",
+            several=True,
+            metavar="WORD=BROADER",
+        ),
     ),
     "what is learned from a diffusion model": (
         Option(

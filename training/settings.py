@@ -30,6 +30,7 @@ from dedos_deploy.training.components import (
     timesteps_for,
 )
 from dedos_deploy.training.denoising import LiveFill
+from dedos_deploy.training.kinds import parse_kind
 from dedos_deploy.training.losses import LossWeights
 from dedos_deploy.training.preset_defaults import DEFAULTS, KEEPING
 from dedos_deploy.training.proxy_reader import MaskMap
@@ -99,6 +100,10 @@ class TrainSettings:
     """Exponent of the weights of rare words, see balance.py (0: none)."""
     rare: float = 0.0
     """Part of the pictures that are drawn by a rare word in them, see rare.py (0: none)."""
+    paste: float = 0.0
+    """Part of the pictures that are lent a rare thing of another one, see paste.py (0: none)."""
+    kinds: tuple[str, ...] = ()
+    """Words that are a kind of another, as cyclist=person, see kinds.py."""
     component: Component = "V"
     """Row of the paper's Table 3."""
     diffusion: str | None = None
@@ -163,6 +168,8 @@ class TrainSettings:
         self._check_method()
         _ = self.config
         prompt_templates(self.template)
+        for kind in self.kinds:
+            parse_kind(kind)
         if self.init in DENSE_PRESETS:
             self._check_clip(self.init)
         elif self.init and self.clip_weights:
@@ -188,7 +195,10 @@ class TrainSettings:
                 raise BadInputError(f"{name} is {getattr(self, name)}, but must not be negative")
         if not 0 <= self.seed < 2**32:
             raise BadInputError(f"seed is {self.seed}, but a seed lies in [0, {2**32})")
-        for name, what in (("balance", "an exponent of it"), ("rare", "a part of the pictures")):
+        ranges = {"balance": "an exponent of it"}
+        for name, what in (
+            ranges | dict.fromkeys(("rare", "paste"), "a part of the pictures")
+        ).items():
             if not 0 <= getattr(self, name) <= 1:
                 raise BadInputError(f"{name} is {getattr(self, name)}, but {what} lies in [0, 1]")
         if not 0 <= self.ema < 1:

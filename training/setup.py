@@ -28,6 +28,7 @@ from dedos_deploy.training.diffusion.walk import (
 from dedos_deploy.training.diffusion.walker import LabelWalker, Walker
 from dedos_deploy.training.distributed import Processes
 from dedos_deploy.training.folders import LabelFolder
+from dedos_deploy.training.kinds import parse_kind
 from dedos_deploy.training.prediction import AnyLearning, FeaturePrediction
 from dedos_deploy.training.settings import TrainSettings
 from dedos_deploy.training.sources import open_data
@@ -191,6 +192,8 @@ def batch_settings(settings: TrainSettings, whole_hw: tuple[int, int] | None) ->
         whole_hw=whole_hw,
         scenes=bool(settings.keep),
         rare=settings.rare,
+        paste=settings.paste,
+        kinds=tuple(map(parse_kind, settings.kinds)),
     )
 
 

@@ -182,6 +182,32 @@ def test_the_first_sure_teacher_is_heard() -> None:
     assert (turned[16:] == 1).all()
 
 
+class Riders:
+    """Sure of `cyclist` in the upper half, of `car` below."""
+
+    words = ("cyclist", "car")
+
+    def probabilities(self, image_bgr: NDArray[np.uint8]) -> teachers.Probabilities:
+        out = np.zeros((*image_bgr.shape[:2], 2), np.float32)
+        half = image_bgr.shape[0] // 2
+        out[:half, :, 0] = out[half:, :, 1] = 1.0
+        return out
+
+
+def test_a_later_teacher_says_what_kind_of_thing_it_is() -> None:
+    both = [FakeTeacher(), Riders()]
+    labels = pseudo.label_image(both, next(_frames())[1], _RULES)
+    assert _RULES.kept(both) == ("road", "person", "cyclist", "car")
+    assert (labels[:16, :24] == 2).all()  # a person that is a cyclist
+    assert (labels[16:, :24] == 1).all()  # a person is no kind of car
+    assert (labels[16:, 24:] == 0).all() and (labels[1:16, 24:] == 2).all()
+    # What is said first by the finer word stays.
+    assert (pseudo.label_image(both[::-1], next(_frames())[1], _RULES)[:16] == 0).all()
+    unwanted = pseudo.LabelRules(confidence=0.6, without=("cyclist",))
+    labels = pseudo.label_image(both, next(_frames())[1], unwanted)
+    assert (labels[:16, :24] == 1).all()
+
+
 def test_unwanted_words_leave_the_pixel_to_the_next_teacher() -> None:
     rules = pseudo.LabelRules(confidence=0.6, without=("road",))
     both = [FakeTeacher(), SecondTeacher()]

@@ -24,7 +24,7 @@ from dedos_deploy.runtime.sinks.palette import colours_of
 from dedos_deploy.runtime.sources.images import ImageSource, find_images
 from dedos_deploy.runtime.sources.opening import open_source
 from dedos_deploy.training.folders import LabelFolder, open_folder, read_pair
-from dedos_deploy.training.pretraining.teachers import SegmentationTeacher
+from dedos_deploy.training.pretraining.teachers import KINDS, SegmentationTeacher
 
 _LOG = logging.getLogger(__name__)
 
@@ -81,9 +81,14 @@ def label_image(teachers: Teachers, image_bgr: NDArray[np.uint8], rules: LabelRu
     """Return labels uint8 [H, W], indices into `rules.kept(teachers)`, 255 where no one is sure.
 
     Channels of one word are added before the winner is chosen. A sure teacher is heard before the
-    later ones; one that is sure of a word which is not kept leaves the pixel to them.
+    later ones, unless one of these says what kind of thing it is (KINDS); one that is sure of a word which
+    is not kept leaves the pixel to them.
     """
     kept = rules.kept(teachers)
+    broader = np.full(256, UNKNOWN, np.uint8)
+    for finer, of in KINDS.items():
+        if finer in kept and of in kept:
+            broader[kept.index(finer)] = kept.index(of)
     labels = np.full(image_bgr.shape[:2], UNKNOWN, np.uint8)
     for teacher in teachers:
         names = tuple(dict.fromkeys(word for word in teacher.words if word is not None))
@@ -94,8 +99,9 @@ def label_image(teachers: Teachers, image_bgr: NDArray[np.uint8], rules: LabelRu
                 merged[..., names.index(word)] += by_channel[..., channel]
         winner, sure = merged.argmax(axis=2), merged.max(axis=2) >= rules.confidence
         table = np.array([kept.index(c) if c in kept else UNKNOWN for c in names], np.uint8)
-        open_and_sure = sure & (labels == UNKNOWN)
-        labels = np.where(open_and_sure, table[winner], labels).astype(np.uint8)
+        said = table[winner]
+        heard = sure & ((labels == UNKNOWN) | (labels == broader[said]))
+        labels = np.where(heard, said, labels).astype(np.uint8)
     return labels
 
 

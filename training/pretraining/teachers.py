@@ -13,10 +13,11 @@ from dedos_deploy.evaluation.segmentation_net import SegmentationNet
 CITYSCAPES_WORDS: tuple[str | None, ...] = tuple(
     (
         "road, sidewalk, building, wall, fence, pole, traffic light, traffic sign, tree, grass, "
-        "sky, person, person, car, truck, bus, train, motorcycle, bicycle"
+        "sky, person, cyclist, car, truck, bus, train, motorcycle, bicycle"
     ).split(", ")
 )
-"""Plain words for the 19 training ids: vegetation is mostly trees, terrain mostly grass."""
+"""Plain words for the 19 training ids: vegetation is mostly trees, terrain mostly grass, and who rides a
+bicycle, or a motorcycle, is a cyclist."""
 
 VOC_WORDS: tuple[str | None, ...] = (
     None,
@@ -26,6 +27,9 @@ VOC_WORDS: tuple[str | None, ...] = (
     ).split(", "),
 )
 """Plain words for the 21 ids; background is no word, so it stays unknown."""
+
+KINDS = {"cyclist": "person"}
+"""Words that are a kind of another net's word."""
 
 WORD_LISTS = {"cityscapes": CITYSCAPES_WORDS, "voc": VOC_WORDS}
 """What a net may be said to know on the command line."""

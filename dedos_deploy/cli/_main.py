@@ -119,6 +119,11 @@ def run_command(
     return code
 
 
+def for_people(args: argparse.Namespace) -> TextIO:
+    """Return where to print what people read: stdout, or stderr where `--json` has stdout for itself."""
+    return sys.stderr if args.json else sys.stdout
+
+
 def _settle_streams() -> None:
     """Let a process that was started without standard streams (`>&-`) have them, leading nowhere,
     and let nothing depend on what can be said on stderr.

@@ -43,7 +43,9 @@ def fields_of(args: argparse.Namespace, options: Iterable[Option]) -> dict[str, 
 def add_json_line(group: argparse._ActionsContainer) -> None:
     """Add --json of a command that also prints text."""
     group.add_argument(
-        "--json", action="store_true", help="print one JSON object as the last line of stdout"
+        "--json",
+        action="store_true",
+        help="print one JSON object on stdout, and the text on stderr",
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import get_args
 
-from dedos_deploy.cli._main import EXIT_OK, command_parser, run_command
+from dedos_deploy.cli._main import EXIT_OK, command_parser, for_people, run_command
 from dedos_deploy.cli._options import typed
 from dedos_deploy.options import size_hw
 from dedos_deploy.presets import (
@@ -109,10 +109,18 @@ def build_parser() -> argparse.ArgumentParser:
     stages.add_argument(
         "--threads", type=int, help="CPU threads, at most one per usable core (all)"
     )
-    stages.add_argument("--json", action="store_true", help="one JSON object as the last line")
+    stages.add_argument(
+        "--json",
+        action="store_true",
+        help="print one JSON object on stdout, and the text on stderr",
+    )
     for verb in (model, frame):
         verb.add_argument("--slots", type=int, default=171, help="class slots K (171)")
-        verb.add_argument("--json", action="store_true", help="one JSON object as the last line")
+        verb.add_argument(
+            "--json",
+            action="store_true",
+            help="print one JSON object on stdout, and the text on stderr",
+        )
     return parser
 
 
@@ -130,7 +138,11 @@ def _run_model(args: argparse.Namespace) -> int:
         raise BadInputError(f"--slots is {args.slots}, but a model needs at least 1")
     configs = _counted(args.preset, args.cost)
     costs = {}
-    print("preset       size     K    trained M  shipped M  CLIP M  GMACs   Table-7 GMACs  peak MB")
+    people = for_people(args)
+    print(
+        "preset       size     K    trained M  shipped M  CLIP M  GMACs   Table-7 GMACs  peak MB",
+        file=people,
+    )
     for config in configs:
         size = args.size or config.size_hw
         config.check_size(size)
@@ -139,13 +151,14 @@ def _run_model(args: argparse.Namespace) -> int:
             f"{config.preset:12} {size[0]}x{size[1]:<4} {args.slots:<4} "
             f"{cost.parameters_trained / 1e6:9.2f} {cost.parameters_shipped / 1e6:10.2f} "
             f"{cost.parameters_clip / 1e6:7.1f} {cost.macs / 1e9:7.1f} "
-            f"{cost.macs_table7 / 1e9:14.1f} {cost.activation_bytes / 1e6:8.0f}"
+            f"{cost.macs_table7 / 1e9:14.1f} {cost.activation_bytes / 1e6:8.0f}",
+            file=people,
         )
     if args.preset:
         cost = costs[args.preset]
-        print("\npart                 GMACs")
+        print("\npart                 GMACs", file=people)
         for part, count in cost.macs_by_part.items():
-            print(f"{part:18} {count / 1e9:7.2f}")
+            print(f"{part:18} {count / 1e9:7.2f}", file=people)
     if args.json:
         values = {name: asdict(cost) for name, cost in costs.items()}
         print(json.dumps(values[args.preset] if args.preset else values))
@@ -181,7 +194,8 @@ def _run_frame(args: argparse.Namespace) -> int:
         f"  {times.cpu_s_per_thread:.3f} CPU seconds per thread and frame (median of "
         f"{times.frames}); wall {times.wall_s:.3f} s\n"
         f"  wall: resize {times.pre_ms:.1f} ms, engine {times.engine_ms:.1f} ms, "
-        f"label map {times.post_ms:.1f} ms; peak memory {times.peak_mb:.0f} MB"
+        f"label map {times.post_ms:.1f} ms; peak memory {times.peak_mb:.0f} MB",
+        file=for_people(args),
     )
     if args.json:
         print(json.dumps(asdict(times)))
@@ -223,7 +237,7 @@ def _run_stages(args: argparse.Namespace) -> int:
     lines = ProgressLines()
     with lines.part(1, 1, "measuring"):
         report = run_bench(options, progress=lines)
-    print(markdown(report))
+    print(markdown(report), file=for_people(args))
     if args.json:
         print(json.dumps(asdict(report)))
     return EXIT_OK

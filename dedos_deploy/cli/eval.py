@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dedos_deploy.cli._eval_looking import looking_of
 from dedos_deploy.cli._eval_parser import build_parser
 from dedos_deploy.cli._eval_text import comparison_text, result_text, sections_text
-from dedos_deploy.cli._main import EXIT_OK, run_verb
+from dedos_deploy.cli._main import EXIT_OK, for_people, run_verb
 from dedos_deploy.cli._options import bundles_read, check_run_folder, data_read
 from dedos_deploy.cli._progress import ProgressLines
 from dedos_deploy.errors import BadInputError
@@ -72,10 +72,10 @@ def run(args: argparse.Namespace, command: str | None = None) -> int:
         comparisons += batch.compare_pairs(found)
     report = batch.report_of(found, comparisons)
     for _, section in found:
-        print(result_text(section.result))
-    print(sections_text(report.sections), end="")
+        print(result_text(section.result), file=for_people(args))
+    print(sections_text(report.sections), end="", file=for_people(args))
     for comparison in comparisons:
-        print(comparison_text(comparison))
+        print(comparison_text(comparison), file=for_people(args))
     if args.output is not None and keeping.part.count == 1 and found:
         print(f"report: {write_report(args.output, report)}", file=sys.stderr)
     elif args.output is not None and found:

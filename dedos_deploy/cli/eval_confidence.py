@@ -8,7 +8,7 @@ import sys
 
 from dedos_deploy.cli._calibrating import calibration_parser, check_calibration
 from dedos_deploy.cli._eval_text import columns_text
-from dedos_deploy.cli._main import EXIT_OK
+from dedos_deploy.cli._main import EXIT_OK, for_people
 from dedos_deploy.cli._progress import ProgressLines
 
 _DESCRIPTION = """\
@@ -69,8 +69,11 @@ def run(args: argparse.Namespace) -> int:
         errors = (one["ece_without"], one["ece_with"])
         shown = ("-" if error is None else f"{error:.3f}" for error in errors)
         rows.append((name, str(one["pixels"]), *shown))
-    print(columns_text(rows))
-    print(f"\neach of {PARTS} stretches of the images measured with what the others teach")
+    print(columns_text(rows), file=for_people(args))
+    print(
+        f"\neach of {PARTS} stretches of the images measured with what the others teach",
+        file=for_people(args),
+    )
     if not args.dry_run:
         if not args.allow_worse:
             found.check_better()

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from dedos_deploy.cli._eval_text import columns_text, result_text
-from dedos_deploy.cli._main import EXIT_OK, command_parser
+from dedos_deploy.cli._main import EXIT_OK, command_parser, for_people
 from dedos_deploy.cli._options import add_json_line
 
 _EPILOG = """\
@@ -49,9 +49,9 @@ def run(args: argparse.Namespace) -> int:
     found = read_sections(args.folder)
     report = report_of(found)
     if len(found) == 1:
-        print(result_text(found[0][0].result))
+        print(result_text(found[0][0].result), file=for_people(args))
     else:
-        print(columns_text(summary_rows(report.sections)))
+        print(columns_text(summary_rows(report.sections)), file=for_people(args))
     page = write_report(args.output or args.folder[0], report)
     print(f"report: {page}", file=sys.stderr)
     if args.json:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from dedos_deploy.cli._calibrating import calibration_parser, check_calibration
 from dedos_deploy.cli._eval_text import columns_text
-from dedos_deploy.cli._main import EXIT_OK
+from dedos_deploy.cli._main import EXIT_OK, for_people
 from dedos_deploy.cli._progress import ProgressLines
 
 _DESCRIPTION = """\
@@ -56,11 +56,12 @@ def run(args: argparse.Namespace) -> int:
     for one in found:
         values = (one.threshold, one.iou_without, one.iou_with)
         rows.append((one.name, *("-" if value is None else f"{value:.3f}" for value in values)))
-    print(columns_text(rows))
+    print(columns_text(rows), file=for_people(args))
     without, with_them = mean_iou(found)
     print(
         f"\nmiou_present {without:.3f} without thresholds, {with_them:.3f} with them, on the "
-        "images they were chosen on"
+        "images they were chosen on",
+        file=for_people(args),
     )
     unseen = [one.name for one in found if one.threshold is None]
     if unseen:

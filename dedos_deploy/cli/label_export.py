@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dedos_deploy.cli._main import EXIT_OK, command_parser
+from dedos_deploy.cli._main import EXIT_OK, command_parser, for_people
 from dedos_deploy.cli._options import add_json_line, add_options, check_run_folder, fields_of
 from dedos_deploy.cli._progress import ProgressLines
 from dedos_deploy.corpus.formats.options import EXPORTS, FORMAT_OPTIONS
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         report = export_corpus(
             corpus, args.output, settings, overwrite=args.overwrite, progress=ProgressLines()
         )
-    print("\n".join(report_lines(report)))
+    print("\n".join(report_lines(report)), file=for_people(args))
     print(f"wrote {args.output}", file=sys.stderr)
     if args.json:
         print(json.dumps(report.to_dict(), allow_nan=False))

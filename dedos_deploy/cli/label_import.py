@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dedos_deploy.cli._main import EXIT_OK, command_parser
+from dedos_deploy.cli._main import EXIT_OK, command_parser, for_people
 from dedos_deploy.cli._options import add_json_line, add_options, check_run_folder, fields_of
 from dedos_deploy.cli._progress import ProgressLines
 from dedos_deploy.corpus.formats.options import ANNOTATION_OPTIONS, IMPORTS
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     report = import_annotations(
         settings, args.output, overwrite=args.overwrite, progress=ProgressLines()
     )
-    print("\n".join(report_lines(report)))
+    print("\n".join(report_lines(report)), file=for_people(args))
     print(
         f"wrote {args.output}; next: dedos-train tune-words --data {args.output}", file=sys.stderr
     )

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dedos_deploy.cli._main import EXIT_OK, command_parser
+from dedos_deploy.cli._main import EXIT_OK, command_parser, for_people
 from dedos_deploy.cli._options import add_json_line, check_run_folder, data_read, typed
 from dedos_deploy.cli._progress import ProgressLines
 from dedos_deploy.errors import BadInputError, require
@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
         args.output,
         progress=ProgressLines(),
     )
-    print("\n".join(report_lines(report)))
+    print("\n".join(report_lines(report)), file=for_people(args))
     print(f"wrote {args.output}; next: dedos-run --classes {args.output}", file=sys.stderr)
     if args.json:
         print(json.dumps(report.to_dict(), allow_nan=False))

@@ -15,7 +15,7 @@ from dedos_deploy.presets import ClipConfig, DenseConfig, TextTowerConfig
 
 
 def last_json(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
-    values: dict[str, object] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    values: dict[str, object] = json.loads(capsys.readouterr().out)
     return values
 
 

@@ -123,11 +123,14 @@ def test_what_is_on_top_has_the_pixels(
     expected[:, :8] = 1
     expected[:2, :2] = 0
     np.testing.assert_array_equal(labels, expected)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "1 picture with labels of 2: road, car"
-    assert lines[1].startswith("shapes of several classes overlap on 52 pixels of 1 picture;")
-    assert lines[2:4] == ["left out: 2 boxes", "left out: 1 tag shapes"]
-    assert json.loads(lines[-1])["overlaps"] == 52
+    printed = capsys.readouterr()
+    lines = printed.err.splitlines()
+    first = lines.index("1 picture with labels of 2: road, car")
+    assert lines[first + 1].startswith(
+        "shapes of several classes overlap on 52 pixels of 1 picture;"
+    )
+    assert lines[first + 2 : first + 4] == ["left out: 2 boxes", "left out: 1 tag shapes"]
+    assert json.loads(printed.out)["overlaps"] == 52
 
 
 def test_labels_become_classes_or_are_ignored_or_refused(

@@ -111,7 +111,7 @@ def test_written_and_measured_on_other_images(
     assert bundle.read_bytes() == was
     assert evaluate([*calibrate, "--json"]) == 0
     printed = capsys.readouterr()
-    values = json.loads(printed.out.splitlines()[-1])
+    values = json.loads(printed.out)
     assert values == json.loads(shown) and "written: " in printed.err
     assert values["ece_with"] < values["ece_without"]
     assert set(values["classes"]) == {"blue", "green", "red"}
@@ -120,7 +120,7 @@ def test_written_and_measured_on_other_images(
     assert curves is not None and curves.learned["data"] == "learned"
     judge = ["--bundle", str(bundle), "--data", str(other), "--calibration", "--json"]
     assert evaluate([*judge, "--output", str(tmp_path / "run")]) == 0
-    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    found = json.loads(capsys.readouterr().out)
     measured = found["calibration"]
     assert found["ece"] == found["reliability"]["ece"] < measured["scores"]["ece"]
     assert set(measured["ece"]) == set(measured["ece_of_scores"]) == {"blue", "green", "red"}
@@ -129,7 +129,7 @@ def test_written_and_measured_on_other_images(
     assert "ECE of scores" in page.read_text() and "| all |" in text.read_text()
     # The parts and the page are made of what was kept.
     assert evaluate(["report", str(tmp_path / "run"), "--json"]) == 0
-    again = json.loads(capsys.readouterr().out.splitlines()[-1])
+    again = json.loads(capsys.readouterr().out)
     assert again["calibration"] == measured
     # What is measured is what the runtime gives.
     with Segmenter.load(bundle, classes="blue,green,red", background="none") as segmenter:
@@ -158,7 +158,7 @@ def test_quarters_are_stretches_of_a_walk(
     data = write_walk(tmp_path / "walk", lambda number: number >= 10)
     given = ["--bundle", str(bundle), "--data", str(data), "--dry-run", "--json"]
     assert evaluate(["calibrate-confidence", *given]) == 0
-    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    found = json.loads(capsys.readouterr().out)
     # The first quarter, all wrong, is taken for right; each other for right in 20 of 30.
     assert found["ece_with"] == pytest.approx(0.25 * 1 + 0.75 / 3, abs=0.02)
 
@@ -198,7 +198,7 @@ def test_without_the_option_records_are_as_before(
         )
         == 0
     )
-    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    found = json.loads(capsys.readouterr().out)
     assert found["calibration"] is None and found["ece"] == found["reliability"]["ece"]
     assert "calibration" not in (tmp_path / "a" / "images.jsonl").read_text()
 
@@ -253,7 +253,7 @@ def test_thresholds_are_calibrated_by_scores(
         capsys.readouterr()
         words = ("calibrate-thresholds", "--bundle", str(path), "--data", str(learned), "--dry-run")
         assert evaluate([*words, "--json"]) == 0
-        found.append(json.loads(capsys.readouterr().out.splitlines()[-1]))
+        found.append(json.loads(capsys.readouterr().out))
     assert found[0] == found[1]
 
 
@@ -263,10 +263,10 @@ def test_what_is_not_asked_for_counts_neither_here_nor_in_the_measure(
     data = write_many(tmp_path / "data")
     given = ["--bundle", str(bundle), "--data", str(data), "--classes", "blue,green"]
     assert evaluate(["calibrate-confidence", *given, "--dry-run", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    found = json.loads(capsys.readouterr().out)
     # Scores are the same ones that the evaluation judges: of the same pixels, with the same error.
     assert evaluate([*given, "--json"]) == 0
-    measured = json.loads(capsys.readouterr().out.splitlines()[-1])
+    measured = json.loads(capsys.readouterr().out)
     assert found["ece_without"] == pytest.approx(measured["ece"])
     pixels = sum(one["pixels"] for one in measured["reliability"]["bins"])
     assert sum(one["pixels"] for one in found["classes"].values()) == pixels

@@ -180,8 +180,8 @@ def test_command_line_on_a_bundle(
     command: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command("--json") == 0
-    lines = capsys.readouterr().out.splitlines()
-    values = json.loads(lines[-1])
+    printed = capsys.readouterr()
+    values = json.loads(printed.out)
     stable = {
         "miou_present",
         "miou_union",
@@ -195,7 +195,7 @@ def test_command_line_on_a_bundle(
     # Scores have a quarter of the resolution, so borders of stripes may move by a pixel or two.
     assert values["iou"] == pytest.approx(EXPECTED, abs=0.02)
     assert (values["images"], values["skipped"]) == (2, 1)
-    table = next(line for line in lines if line.startswith("red"))
+    table = next(line for line in printed.err.splitlines() if line.startswith("red"))
     assert table.split() == ["red", f"{values['iou']['red']:.3f}", "33.3%"]
 
 
@@ -203,7 +203,7 @@ def test_command_line_with_classes(
     command: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command("--classes", "red,blue", "--json") == 0
-    values = json.loads(capsys.readouterr().out.splitlines()[-1])
+    values = json.loads(capsys.readouterr().out)
     assert list(values["iou"]) == ["red", "blue"]
 
 

@@ -175,7 +175,7 @@ def test_a_report_tells_how_it_was_looked(
 ) -> None:
     def run(*words: object) -> dict[str, Any]:
         assert eval_cli.main([*map(str, words), "--json"]) == 0
-        values: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+        values: dict[str, Any] = json.loads(capsys.readouterr().out)
         return values
 
     out, given = tmp_path / "out", ("--bundle", bundle, "--data", data, "--no-pictures")

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dedos_deploy.borders import foreign
-from dedos_deploy.errors import BadBundleError, shown
+from dedos_deploy.errors import BadBundleError, BadInputError, shown
 from dedos_deploy.safetensors_metadata import check_not_newer, is_version, metadata_of
 from dedos_deploy.spec import TRUST_LINE
 
@@ -41,6 +41,10 @@ SHRINKAGE = 0.3
 
 FOLDS = 5
 """Stretches of time of a kind, of which each is looked at from the others: neighbouring frames are alike."""
+
+STILL = 0.01
+"""Part of the mean deviation of a block's features that is added to each, so that one which hardly moved
+among the learned frames does not outweigh all others as soon as it does."""
 
 _LEAST = 1e-6
 
@@ -151,15 +155,19 @@ def fit_trust(kinds: Sequence[Kind], widths: Sequence[int]) -> TrustStatistics:
     """Return the statistics of frames of one kind or more, each of FOLDS frames at least.
 
     widths: of the blocks of their features.
+
+    Raises BadInputError for frames that are all alike in a block, or whose features are no numbers.
     """
+    _check_told_apart(kinds, widths)
     blocks, held = [], []
     weights = np.concatenate([np.full(len(kind.pooled), 1 / len(kind.pooled)) for kind in kinds])
     parted = [_split(kind.pooled.astype(np.float64), widths) for kind in kinds]
     for number in range(len(widths)):
         rows = [parts[number] for parts in parted]
-        held.append(_held_distances(rows))
+        scale = _scale_of(rows)
+        held.append(_held_distances(rows, scale))
         limit = float(_quantiles(held[-1], weights, np.array([1 - ALARMS]))[0])
-        blocks.append(replace(_fitted(rows), limit=limit))
+        blocks.append(replace(_fitted(rows, scale), limit=limit))
         held[-1] /= limit
     quantiles = _quantiles(np.max(held, axis=0), weights, np.linspace(0, 1, LEVELS))
     frames, hashes = zip(*((len(k.pooled), k.data_sha256) for k in kinds), strict=True)
@@ -175,9 +183,35 @@ def _split(pooled: Values, widths: Sequence[int]) -> list[Values]:
     return np.split(pooled, np.cumsum(widths)[:-1], axis=1)
 
 
-def _fitted(kinds: Sequence[Values]) -> BlockStatistics:
-    """Return the statistics of kinds of rows [N, S]."""
-    scale = np.concatenate(kinds).std(axis=0) + _LEAST
+def _check_told_apart(kinds: Sequence[Kind], widths: Sequence[int]) -> None:
+    for kind in kinds:
+        if not np.isfinite(kind.pooled).all():
+            at = int(np.flatnonzero(~np.isfinite(kind.pooled).all(axis=1))[0])
+            raise BadInputError(
+                f"of frame {at} of {kind.source!r} the graph gives features that are no numbers; export "
+                "in a higher precision, or leave such frames out of --trust"
+            )
+    moving = [
+        [np.ptp(part, axis=0).any() for part in _split(kind.pooled.astype(np.float64), widths)]
+        for kind in kinds
+    ]
+    if not np.any(moving, axis=0).all():
+        names = ", ".join(repr(kind.source) for kind in kinds)
+        raise BadInputError(
+            f"to this model all frames of {names} look the same, so that nothing can be told from them; "
+            "give --trust frames in which something moves, or weights that have learned"
+        )
+
+
+def _scale_of(kinds: Sequence[Values]) -> Values:
+    """Return what features are divided by, [S]: of all frames, also where some are held out, since a
+    feature may be still in all stretches of time but one."""
+    deviation = np.concatenate(kinds).std(axis=0)
+    return np.asarray(deviation + STILL * deviation.mean() + _LEAST)
+
+
+def _fitted(kinds: Sequence[Values], scale: Values) -> BlockStatistics:
+    """Return the statistics of kinds of rows [N, S], divided by `scale`."""
     scaled = [rows / scale for rows in kinds]
     means = [rows.mean(axis=0) for rows in scaled]
     within = np.concatenate([rows - mean for rows, mean in zip(scaled, means, strict=True)])
@@ -196,13 +230,13 @@ def _fitted(kinds: Sequence[Values]) -> BlockStatistics:
     )
 
 
-def _held_distances(kinds: Sequence[Values]) -> Values:
+def _held_distances(kinds: Sequence[Values], scale: Values) -> Values:
     """Return the distance of every row of all kinds, in their order, from the others' statistics."""
     places = [np.array_split(np.arange(len(rows)), FOLDS) for rows in kinds]
     found = [np.empty(len(rows)) for rows in kinds]
     for fold in range(FOLDS):
         kept = [np.delete(rows, at[fold], axis=0) for rows, at in zip(kinds, places, strict=True)]
-        block = _fitted(kept)
+        block = _fitted(kept, scale)
         for rows, at, distances in zip(kinds, places, found, strict=True):
             distances[at[fold]] = block.distances(rows[at[fold]])
     return np.concatenate(found)

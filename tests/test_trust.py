@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
-from dedos_deploy.errors import BadBundleError, UnsupportedVersionError
+from dedos_deploy.errors import BadBundleError, BadInputError, UnsupportedVersionError
 from dedos_deploy.spec import TRUST_LINE
 from dedos_deploy.trust import (
     ALARMS,
@@ -88,6 +88,43 @@ def test_trust_is_the_part_of_learned_frames_that_are_farther(statistics: TrustS
 def test_a_handful_of_frames_of_one_kind_is_enough() -> None:
     statistics = fit_trust(kinds(16), WIDTHS)
     assert trusts(statistics, frames(7, 20, 0)).max() < TRUST_LINE
+
+
+def test_a_feature_that_is_still_for_most_of_the_time_does_not_blind() -> None:
+    """As a channel that only the sky wakes, which is to be seen at the end of a walk."""
+    (kind,) = kinds(100)
+    kind.pooled[:80, 3] = 0.0
+    statistics = fit_trust([kind], WIDTHS)
+    new, other = frames(0, 100, 1), frames(0, 50, 1)
+    other[:, : WIDTHS[0]] = frames(7, 50, 0)[:, : WIDTHS[0]]
+    assert trusts(statistics, other).max() < TRUST_LINE
+    assert np.mean(trusts(statistics, new) < TRUST_LINE) <= 2 * ALARMS
+
+
+def test_a_feature_that_hardly_moves_is_not_all_that_counts() -> None:
+    (kind,) = kinds(100)
+    kind.pooled[:, 3] = 0.0
+    statistics = fit_trust([kind], WIDTHS)
+    new = frames(0, 200, 1)
+    # A thousandth of what other features vary by, and as much as they do.
+    new[:100, 3], new[100:, 3] = 2e-3, 2.0
+    found = trusts(statistics, new)
+    assert np.mean(found[:100] < TRUST_LINE) <= 2 * ALARMS and found[100:].max() < TRUST_LINE
+
+
+def test_frames_of_which_nothing_can_be_learned_are_refused() -> None:
+    one, other = kinds(20, 20)
+    one.pooled[:, : WIDTHS[0]] = 1.0
+    fit_trust([one, other], WIDTHS)  # the other kind moves
+    with pytest.raises(
+        BadInputError, match="all frames of 'kind 0' look the same.*something moves"
+    ):
+        fit_trust([one], WIDTHS)
+    other.pooled[7, 2] = np.inf
+    with pytest.raises(
+        BadInputError, match="frame 7 of 'kind 1' .* no numbers; export in a higher"
+    ):
+        fit_trust([one, other], WIDTHS)
 
 
 def test_doubt_is_a_sentence_below_the_line() -> None:

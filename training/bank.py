@@ -13,7 +13,13 @@ from torch import Tensor
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.model import Dedos
 from dedos_deploy.pictures import open_picture
-from dedos_deploy.training.denoising import DenoisingLearning, LiveFill, set_weights
+from dedos_deploy.training.denoising import (
+    DenoisingLearning,
+    LiveFill,
+    set_means,
+    set_weights,
+)
+from dedos_deploy.training.evaluate import network_input
 
 if TYPE_CHECKING:
     from dedos_deploy.training.folders import LabelFolder
@@ -66,10 +72,13 @@ def calibrate_bank(
     diffusion: Denoiser,
     images: Iterable[Tensor],
     count: int,
+    *,
+    size_hw: tuple[int, int],
 ) -> Tensor:
     """Return the mean of q_{L,t} over `count` images, [N, n, c], in float32.
 
-    Of a model with M sets [M, N, n, c]: that of a set is weighted by how much each image asks with it.
+    Of a model with M sets [M, N, n, c]: that of a set is weighted by how much each image asks with it,
+    seen as it is deployed, at the network's `size_hw`.
 
     images: batches uint8 BGR [B, H, W, 3], read no further than needed. The bank is left as it is:
     `model.proxy_queries.fill_bank(mean, "calibrated")` writes it. Without
@@ -94,7 +103,8 @@ def calibrate_bank(
             denoised = diffusion.denoise(diffusion.encode(batch), seed=seen)
             stages = learning.read(model, denoised.features)
             if sets:
-                weights = set_weights(model, batch, model.proxy_queries.global_queries(stages))
+                asked = model.proxy_queries.global_queries(stages)
+                weights = set_weights(model, _at(size_hw, batch).to(queries.device), asked)
                 shares += weights.double().sum(0)
                 stages = stages * weights[..., None, None, None]
             total += stages.double().sum(0)
@@ -108,7 +118,11 @@ def calibrate_bank(
             f"calibration asked for {count} images and found {seen}; give more --data, or ask for "
             "at least 1 and at most as many as there are"
         )
-    return (total / (shares[:, None, None, None] if sets else seen)).float()
+    return (set_means(total, shares) if sets else total / seen).float()
+
+
+def _at(size_hw: tuple[int, int], batch: Tensor) -> Tensor:
+    return torch.cat([network_input(image.cpu().numpy(), size_hw) for image in batch])
 
 
 class CalibrationImages:

@@ -44,6 +44,12 @@ class Run:
     def device(self) -> torch.device:
         return self.model.proxy_queries.bank.device
 
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Network size that it was trained at."""
+        height, width = self.extra.get("size_hw", self.model.config.size_hw)
+        return height, width
+
     def require_learning(self) -> tuple[DenoisingLearning, LearningSource]:
         """Return learning and source, or raise BadInputError when the run had no diffusion."""
         if self.learning is None or self.source is None:
@@ -155,7 +161,7 @@ def calibrate_run(
         )
     images = CalibrationImages(folders, count)
     shown = progress.counted(images, images.count)
-    stages = calibrate_bank(run.model, learning, denoiser, shown, images.count)
+    stages = calibrate_bank(run.model, learning, denoiser, shown, images.count, size_hw=run.size_hw)
     record = {
         "images": images.count,
         "data": [folder.name for folder in folders],
@@ -189,7 +195,6 @@ def compare_fillings(
     template = run.extra.get("template", "single")
     embeddings = WordEmbeddings(run.model, words, template=template, tuned=False)
     index = {word: slot for slot, word in enumerate(words)}
-    height, width = run.extra.get("size_hw", run.model.config.size_hw)
     for fill in fills:
         fill_run(run, fill, calibrated)
         for folder in folders:
@@ -199,6 +204,6 @@ def compare_fillings(
                     run.model,
                     folder,
                     lambda wanted: embeddings([index[word] for word in wanted]),
-                    (height, width),
+                    run.size_hw,
                 ),
             )

@@ -126,7 +126,8 @@ class DenoisingLearning(nn.Module):
         """Take the mean over images of q_{L,t}, [..., N, n, c], into the running mean.
 
         shares: of M sets, [M], the mean over images of the weights g; `stages` [M, N, n, c] is then the
-        mean weighted by g, and a set that few images asked with moves as much less.
+        mean weighted by g, and a set that few images asked with moves as much less. The first update
+        sets all of them: what is there before is no mean of anything.
 
         Several processes must hand in one and the same mean. Early means are forgotten faster than
         `ema` says: update number u keeps at most u / (u + 9), since kernels move most at first.
@@ -136,7 +137,7 @@ class DenoisingLearning(nn.Module):
             batch_mean = batch_mean.flatten(0, -1 - sides).mean(0)
         updates = int(self.count)
         rate = 1 - min(self.ema, updates / (updates + 9))
-        if shares is None:
+        if shares is None or not updates:
             self.stage_mean.lerp_(batch_mean, rate)
         else:
             rates = rate * (len(shares) * shares.float()).clamp(max=1)
@@ -176,14 +177,21 @@ def clip_pair(
 def set_weights(model: Dedos, images: Tensor, queries: Tensor) -> Tensor:
     """Return the decoder's weights of M sets, [B, M], for images asked with their own sets.
 
-    images: uint8 BGR [B, H, W, 3]; queries: [B, M, n, c].
+    images: uint8 BGR [B, H, W, 3] at the network size; queries: [B, M, n, c].
     """
-    patch = model.config.clip.patch
-    height, width = (max(2, round(side / patch)) * patch for side in images.shape[1:3])
     with fused_attention():
-        found = model.image_features(_resized(images, (height, width)), queries).set_weights
+        found = model.image_features(images, queries).set_weights
     assert found is not None
     return found
+
+
+def set_means(stages: Tensor, shares: Tensor) -> Tensor:
+    """Return the mean of q_{L,t} of every set, [M, N, n, c], over the images that ask with it.
+
+    stages: sums over images of g q_{L,t}; shares: sums of g, [M]. Of a set that no image asked with, as
+    a sharp gate rounds, zeros.
+    """
+    return stages / shares.clamp_min(torch.finfo(shares.dtype).tiny)[:, None, None, None]
 
 
 def _resized(images: Tensor, size_hw: tuple[int, int]) -> Tensor:

@@ -24,7 +24,7 @@ from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.threads import usable_threads
 from dedos_deploy.training.bank import fill_bank
 from dedos_deploy.training.data import Batch, BatchStream, Share, batches
-from dedos_deploy.training.denoising import DenoisingLearning, save_learning
+from dedos_deploy.training.denoising import DenoisingLearning, save_learning, set_means
 from dedos_deploy.training.distributed import Processes, open_processes
 from dedos_deploy.training.evaluate import evaluate, summary
 from dedos_deploy.training.failure import DivergedError, failed_path, save_failed_step
@@ -342,7 +342,7 @@ class Trainer:
         stages = self._sum([loss.stages for loss in losses])
         shares = self._sum([loss.shares for loss in losses])
         if stages is not None and shares is not None:
-            stages, shares = stages / shares[:, None, None, None], shares / totals.images
+            stages, shares = set_means(stages, shares), shares / totals.images
         elif stages is not None:
             stages = stages / totals.images
         values = {n: torch.tensor(value) for n, value in zip(names, terms, strict=True)}

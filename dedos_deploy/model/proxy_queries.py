@@ -31,8 +31,10 @@ class ProxyQueries(nn.Module):
         self.fill: BankFill = "static"
         kernel = torch.randn(*basic) * 0.5
         if sets > 1:
-            # Near each other, so that their mean, the start of the gate, is as long as one of them.
-            kernel = kernel + torch.randn(sets, *basic) * 0.25
+            # Near each other, so that their mean, the start of the gate, is as long as one of them; and
+            # drawn aside, so that a seed gives all else the weights of a model with one set.
+            with torch.random.fork_rng(devices=[]):
+                kernel = kernel + torch.randn(sets, *basic) * 0.25
         self.basic_kernel = nn.Parameter(kernel)
         eye = torch.eye(*diffusion).expand(steps, *diffusion)
         self.diffusion_kernels = nn.Parameter(eye + 0.1 * torch.randn(steps, *diffusion))

@@ -25,6 +25,7 @@ from dedos_deploy.training.diffusion.walk import DiffusionSettings, load_diffusi
 from dedos_deploy.training.folders import open_folder
 
 SOURCE = LearningSource({"model": "tiny"}, "tiny")
+SIZE_HW = (32, 32)
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def fill(model: Dedos, learning: DenoisingLearning, kind: BankFill) -> Tensor:
     """Fill the bank and return the Q that it must hold."""
     proxy = model.proxy_queries
     if kind == "calibrated":
-        stages = calibrate_bank(model, learning, TinyDenoiser(), [images()], 5)
+        stages = calibrate_bank(model, learning, TinyDenoiser(), [images()], 5, size_hw=SIZE_HW)
         proxy.fill_bank(stages, kind)
     else:
         fill_bank(model, learning, kind)
@@ -145,9 +146,9 @@ def test_calibration_is_the_mean_over_images(model: Dedos, learning: DenoisingLe
         for i in range(5)
     ]
     expected = sum(stages.detach().double() for stages in each) / 5
-    found = calibrate_bank(model, learning, denoiser, pictures.split(2), 5)
+    found = calibrate_bank(model, learning, denoiser, pictures.split(2), 5, size_hw=SIZE_HW)
     torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-4)
-    turned = calibrate_bank(model, learning, denoiser, [pictures.flip(0)], 5)
+    turned = calibrate_bank(model, learning, denoiser, [pictures.flip(0)], 5, size_hw=SIZE_HW)
     torch.testing.assert_close(turned, found)
     assert not found.requires_grad
 
@@ -157,25 +158,29 @@ def test_calibration_stops_at_its_count_and_restores_the_mode(
 ) -> None:
     denoiser = TinyDenoiser()
     learning.train()
-    found = calibrate_bank(model, learning, denoiser, images().split(2), 3)
+    found = calibrate_bank(model, learning, denoiser, images().split(2), 3, size_hw=SIZE_HW)
     assert denoiser.seen == 3 and learning.training
-    torch.testing.assert_close(found, calibrate_bank(model, learning, denoiser, [images(3)], 3))
+    torch.testing.assert_close(
+        found, calibrate_bank(model, learning, denoiser, [images(3)], 3, size_hw=SIZE_HW)
+    )
 
 
 def test_calibration_is_not_random(model: Dedos) -> None:
     learning = DenoisingLearning(micro_config(), CHANNELS, steps=3, mask_map="random").train()
     torch.nn.init.normal_(learning.reader.layers[0].value.weight)  # type: ignore[union-attr, arg-type]
     first, second = (
-        calibrate_bank(model, learning, TinyDenoiser(), [images()], 5) for _ in range(2)
+        calibrate_bank(model, learning, TinyDenoiser(), [images()], 5, size_hw=SIZE_HW)
+        for _ in range(2)
     )
     assert torch.equal(first, second)
 
 
 def test_calibration_refuses_what_cannot_be(model: Dedos, learning: DenoisingLearning) -> None:
     with pytest.raises(BadInputError, match="asked for 6 images and found 5; give more --data"):
-        calibrate_bank(model, learning, TinyDenoiser(), [images()], 6)
+        calibrate_bank(model, learning, TinyDenoiser(), [images()], 6, size_hw=SIZE_HW)
     with pytest.raises(BadInputError, match=r"channels, but the run learned on \(6, 10, 6\)"):
-        calibrate_bank(model, learning, TinyDenoiser(channels=(6, 10)), [images()], 5)
+        other = TinyDenoiser(channels=(6, 10))
+        calibrate_bank(model, learning, other, [images()], 5, size_hw=SIZE_HW)
 
 
 def test_calibration_images_are_spread_and_hashed(write_folder: Write) -> None:

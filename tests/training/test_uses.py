@@ -27,8 +27,9 @@ from dedos_deploy.training.components import (
     config_for,
 )
 from dedos_deploy.training.data import Batch
-from dedos_deploy.training.denoising import DenoisingLearning, set_weights
+from dedos_deploy.training.denoising import DenoisingLearning, set_means, set_weights
 from dedos_deploy.training.distillation import distillation_loss
+from dedos_deploy.training.evaluate import network_input
 from dedos_deploy.training.loop import CHECKPOINT, LEARNING, STATE, Trainer
 from dedos_deploy.training.prediction import FeaturePrediction
 from dedos_deploy.training.settings import TrainSettings, settings_for
@@ -71,6 +72,38 @@ def test_every_use_has_a_control_with_its_parameters_and_no_diffusion() -> None:
         assert mine.use == other.use != "read" and mine.text and other.text
         assert config_for(micro_config(), use, 3) == config_for(micro_config(), control, 3)
     assert all(COMPONENTS[row].use == "read" for row in TABLE3)
+
+
+@pytest.mark.parametrize(("use", "control"), USES.items())
+def test_a_control_differs_from_its_use_by_the_diffusion_alone(
+    micro: ModelConfig,
+    write_folder: Write,
+    tmp_path: Path,
+    diffusion: Path,
+    use: Component,
+    control: Component,
+) -> None:
+    """Under one seed: weights, also of what only training has, batches, and what of both (V0) has."""
+    root, found = write_folder(), {}
+    for row in (use, control, "V0"):
+        reads = diffusion if COMPONENTS[row].walks else None
+        found[row] = Trainer(settings(root, reads, row, seed=7), tmp_path / row)
+    mine, other, plain = (found[row].training.model.state_dict() for row in (use, control, "V0"))
+    assert mine.keys() == other.keys() >= plain.keys()
+    assert all(torch.equal(value, other[name]) for name, value in mine.items())
+    own = {"proxy_queries.basic_kernel", "proxy_queries.bank"} if use == "V-mixed" else set()
+    assert own == {name for name, value in plain.items() if not torch.equal(value, mine[name])}
+    heads = [found[row].training.learning for row in (use, control)]
+    if heads[1] is not None:
+        assert isinstance(heads[0], FeaturePrediction) and isinstance(heads[1], FeaturePrediction)
+        both = zip(heads[0].parameters(), heads[1].parameters(), strict=True)
+        assert all(torch.equal(one, another) for one, another in both)
+    for step in range(3):
+        seen = [found[row].stream[step] for row in (use, control, "V0")]
+        for batch in seen:
+            assert isinstance(batch, Batch)
+            assert torch.equal(batch.images, seen[0].images) and batch.slots == seen[0].slots
+            assert torch.equal(batch.labels, seen[0].labels)
 
 
 # V-predict
@@ -268,9 +301,9 @@ def mixed_learning(model: Dedos) -> DenoisingLearning:
     return learning
 
 
-def pictures(count: int) -> Tensor:
+def pictures(count: int, size_hw: tuple[int, int] = (32, 32)) -> Tensor:
     generator = torch.Generator().manual_seed(3)
-    return torch.randint(0, 256, (count, 32, 32, 3), generator=generator, dtype=torch.uint8)
+    return torch.randint(0, 256, (count, *size_hw, 3), generator=generator, dtype=torch.uint8)
 
 
 def test_sets_are_read_as_if_each_were_alone() -> None:
@@ -289,8 +322,8 @@ def test_the_mean_of_a_set_is_weighted_by_who_asks_with_it() -> None:
     model = mixed_model()
     learning = mixed_learning(model)
     first, second = torch.randn(2, *learning.stage_mean.shape)
-    even = torch.full((SETS,), 1 / SETS)
-    learning.update_mean(first, even)
+    # The first update is all there is, whoever asked.
+    learning.update_mean(first, torch.tensor([1 / 6, 1 / 3, 1 / 2]))
     torch.testing.assert_close(learning.stage_mean, first)
     # The second update has a rate of 1 - 1/10 for a set as often asked as others; half of that for one
     # with half of its share, and never more than all of it.
@@ -300,12 +333,27 @@ def test_the_mean_of_a_set_is_weighted_by_who_asks_with_it() -> None:
         torch.testing.assert_close(learning.stage_mean[index], expected)
 
 
+def test_a_set_that_nobody_asks_with_stays_as_it_is() -> None:
+    """A gate that is sharp enough rounds to 0, of which there is no mean."""
+    learning = mixed_learning(mixed_model())
+    first = torch.randn(learning.stage_mean.shape)
+    learning.update_mean(first, torch.full((SETS,), 1 / SETS))
+    shares = torch.tensor([0.0, 2.0, 1.0])
+    sums = first * shares[:, None, None, None] + shares[:, None, None, None]
+    learning.update_mean(set_means(sums, shares), shares / 3)
+    torch.testing.assert_close(learning.stage_mean[0], first[0])
+    torch.testing.assert_close(learning.stage_mean[1], first[1] + 0.9)
+
+
 def test_a_calibrated_set_is_the_mean_of_the_pictures_that_ask_with_it() -> None:
-    model, denoiser, images = mixed_model(), TinyDenoiser(), pictures(4)
-    learning = mixed_learning(model)
-    found = calibrate_bank(model, learning, denoiser, [images[:3], images[3:]], 4)
+    """Files have sizes of their own; the model is shown them at the network's, as in deployment."""
+    model, denoiser, images = mixed_model(), TinyDenoiser(), pictures(4, (48, 80))
+    learning, size_hw = mixed_learning(model), (32, 24)
+    batches = [images[:3], images[3:]]
+    found = calibrate_bank(model, learning, denoiser, batches, 4, size_hw=size_hw)
     stages = learning.read(model, denoiser.denoise(denoiser.encode(images)).features)
-    g = f64(set_weights(model, images, model.proxy_queries.global_queries(stages)))
+    shown = torch.cat([network_input(image.numpy(), size_hw) for image in images])
+    g = f64(set_weights(model, shown, model.proxy_queries.global_queries(stages)))
     np.testing.assert_allclose(g.sum(1), 1, atol=1e-6)
     assert np.ptp(g, axis=0).max() > 0.01
     expected = np.einsum("bm,bm...->m...", g, f64(stages)) / g.sum(0)[:, None, None, None]

@@ -26,7 +26,9 @@ from typing import Any
 import numpy as np
 
 from dedos_deploy.bundle import Bundle
+from dedos_deploy.cli._options import typed
 from dedos_deploy.errors import BadInputError, DedosError
+from dedos_deploy.options import whole_number
 from dedos_deploy.pictures import Picture
 from dedos_deploy.runtime import Frame, Outcome, Segmentation, Segmenter, Source
 from dedos_deploy.runtime.flow import Camera, Run
@@ -189,16 +191,30 @@ def build_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("bundle", metavar="BUNDLE", help="of dedos-export --batches 1,2,4")
-    parser.add_argument("--cameras", type=int, default=4, metavar="N", help="default: 4")
     parser.add_argument(
-        "--batch", type=int, nargs="+", metavar="N", help="to compare with 1 (default: all held)"
+        "--cameras", type=typed(whole_number(2)), default=4, metavar="N", help="default: 4"
     )
     parser.add_argument(
-        "--frames", type=int, default=8, metavar="N", help="of a camera (default: 8)"
+        "--batch",
+        type=typed(whole_number()),
+        nargs="+",
+        metavar="N",
+        help="to compare with 1 (default: all held)",
     )
-    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="default: 7")
+    parser.add_argument(
+        "--frames",
+        type=typed(whole_number()),
+        default=8,
+        metavar="N",
+        help="of a camera (default: 8)",
+    )
+    parser.add_argument(
+        "--rounds", type=typed(whole_number()), default=7, metavar="N", help="default: 7"
+    )
     parser.add_argument("--engine", default="cpu", choices=ENGINES, help="default: cpu")
-    parser.add_argument("--threads", type=int, help="of all (default: one per usable core)")
+    parser.add_argument(
+        "--threads", type=typed(whole_number()), help="of all (default: one per usable core)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
     return parser
 
@@ -206,8 +222,6 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
-        if min(args.cameras - 1, args.frames, args.rounds) < 1:
-            raise BadInputError("two cameras, --frames and --rounds from 1 on are needed")
         report = compare(args)
     except DedosError as error:
         print(f"batches: error: {error}", file=sys.stderr)

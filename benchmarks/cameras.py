@@ -25,6 +25,7 @@ import numpy as np
 from dedos_deploy.bench.memory import memory_mb
 from dedos_deploy.cli._options import typed
 from dedos_deploy.errors import DedosError
+from dedos_deploy.options import real_number, size_hw, whole_number
 from dedos_deploy.runtime import Segmenter
 from dedos_deploy.runtime.flow import Camera, CameraReport, Run
 from dedos_deploy.runtime.frame import Frame
@@ -81,7 +82,11 @@ def run_cameras(
 
 
 def rates(reports: Sequence[CameraReport], count: int) -> list[float]:
-    return [report.results.fps for report in reports[:count]]
+    """Return the frames a second that each of so many cameras got. Raises DedosError where all got none."""
+    found = [report.results.fps for report in reports[:count]]
+    if not any(found):
+        raise DedosError("no frame was labelled within --seconds; give more, or fewer cameras")
+    return found
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -133,33 +138,34 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    from dedos_deploy.options import size_hw
-
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--bundle", default="demo", help="default: demo")
     parser.add_argument("--engine", default="cpu", help="default: cpu")
-    parser.add_argument("--cameras", type=int, default=8, help="default: 8")
-    parser.add_argument("--fps", type=float, default=30, help="of every camera (default: 30)")
+    parser.add_argument("--cameras", type=typed(whole_number(2)), default=8, help="default: 8")
+    parser.add_argument(
+        "--fps", type=typed(real_number(above=0)), default=30, help="of every camera (default: 30)"
+    )
     parser.add_argument(
         "--size", type=typed(size_hw), default=(240, 320), help="of frames (240x320)"
     )
-    parser.add_argument("--seconds", type=float, default=30, help="of every run (default: 30)")
+    parser.add_argument(
+        "--seconds", type=typed(real_number(least=1)), default=30, help="of every run (default: 30)"
+    )
     parser.add_argument("--classes", default="road,car,sky,tree", help="default: four words")
-    parser.add_argument("--max-latency-ms", type=float, help="drop what would be later")
-    parser.add_argument("--threads", type=int, help="of the engine (default: one per core)")
+    parser.add_argument(
+        "--max-latency-ms", type=typed(real_number(above=0)), help="drop what would be later"
+    )
+    parser.add_argument(
+        "--threads", type=typed(whole_number()), help="of the engine (default: one per core)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    if args.cameras < 2:
-        print(
-            f"cameras: error: --cameras is {args.cameras}, at least 2 are needed", file=sys.stderr
-        )
-        return 2
     started = time.monotonic()
     try:
         report = measure(args)

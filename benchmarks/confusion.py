@@ -23,8 +23,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dedos_deploy.cli._options import typed
 from dedos_deploy.evaluation import Confusion
 from dedos_deploy.evaluation.boundary import BoundaryIou
+from dedos_deploy.options import whole_number
 
 Ids = NDArray[np.uint8] | NDArray[np.uint16]
 Maps = tuple[Ids, Ids]
@@ -211,13 +213,17 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--classes",
-        type=int,
+        type=typed(whole_number(1, 4096)),
         nargs="+",
         default=[19, 171],
         help="sizes of class lists (default: 19 171)",
     )
-    parser.add_argument("--size", type=int, nargs=2, default=[1024, 2048], metavar=("H", "W"))
-    parser.add_argument("--repeats", type=int, default=5, help="turns timed (default: 5)")
+    parser.add_argument(
+        "--size", type=typed(whole_number()), nargs=2, default=[1024, 2048], metavar=("H", "W")
+    )
+    parser.add_argument(
+        "--repeats", type=typed(whole_number()), default=5, help="turns timed (default: 5)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
     return parser
 

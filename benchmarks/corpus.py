@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from dedos_deploy.bundle import Bundle
+from dedos_deploy.cli._options import typed
 from dedos_deploy.corpus import open_corpus
 from dedos_deploy.corpus.beginning import Wanted, begin
 from dedos_deploy.corpus.frames import FrameReader
@@ -47,6 +48,7 @@ from dedos_deploy.corpus.ray_cluster import RayCluster
 from dedos_deploy.corpus.ray_workers import RayWorkers
 from dedos_deploy.corpus.verify import verify_corpus
 from dedos_deploy.errors import BadInputError, DedosError
+from dedos_deploy.options import whole_number
 from dedos_deploy.pictures import Picture
 from dedos_deploy.runtime import Segmenter
 from dedos_deploy.spec import CPU_ENGINES
@@ -297,15 +299,21 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("videos", nargs="+", metavar="VIDEO")
     parser.add_argument("--bundle", default="demo", metavar="PATH")
     parser.add_argument("--classes", default="road,car,person,tree,building,sky")
-    parser.add_argument("--frames", type=int, default=1500, help="of the run that is killed")
-    parser.add_argument("--rated", type=int, help="of every round (default: as many)")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--kills", type=int, default=5)
-    parser.add_argument("--workers", type=int, default=usable_cores())
+    parser.add_argument(
+        "--frames", type=typed(whole_number()), default=1500, help="of the run that is killed"
+    )
+    parser.add_argument(
+        "--rated", type=typed(whole_number()), help="of every round (default: as many)"
+    )
+    parser.add_argument("--rounds", type=typed(whole_number()), default=3)
+    parser.add_argument("--kills", type=typed(whole_number(0)), default=5)
+    parser.add_argument("--workers", type=typed(whole_number()), default=usable_cores())
     parser.add_argument(
         "--ray", metavar="ADDRESS", help="measure dedos-label --ray there, too, as ray_ratio"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
+    parser.add_argument(
+        "--seed", type=typed(whole_number(0)), default=0, help="of the moments of the kills"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 

@@ -27,6 +27,7 @@ from typing import Any
 from corpus_record import Attempt, Record
 
 from dedos_deploy.bundle import Bundle
+from dedos_deploy.cli._options import typed
 from dedos_deploy.corpus.beginning import Wanted, begin
 from dedos_deploy.corpus.inputs import absolute
 from dedos_deploy.corpus.labelling import Job
@@ -37,6 +38,7 @@ from dedos_deploy.corpus.ray_workers import RayWorkers
 from dedos_deploy.corpus.verify import verify_corpus
 from dedos_deploy.corpus.workers import Heard, Pool
 from dedos_deploy.errors import BadInputError, DedosError
+from dedos_deploy.options import real_number, whole_number
 from dedos_deploy.vocabulary import typed_vocabulary
 
 STORE_BYTES = 80 * 2**20
@@ -180,33 +182,29 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("video", metavar="VIDEO")
     parser.add_argument("--bundle", default="demo", metavar="PATH")
     parser.add_argument("--classes", default="road,car,person,tree,building,sky")
-    parser.add_argument("--frames", type=int, default=400, help="at most (400)")
-    parser.add_argument("--shard", type=int, default=10, help="frames per shard (10)")
+    parser.add_argument("--frames", type=typed(whole_number()), default=400, help="at most (400)")
     parser.add_argument(
-        "--kill-at", type=float, default=0.4, help="part of the shards that are done then (0.4)"
+        "--shard", type=typed(whole_number()), default=10, help="frames per shard (10)"
     )
     parser.add_argument(
-        "--away", type=float, default=5.0, help="seconds until the node is begun again (5)"
+        "--kill-at",
+        type=typed(real_number(least=0, below=1)),
+        default=0.4,
+        help="part of the shards that are done then (0.4)",
+    )
+    parser.add_argument(
+        "--away",
+        type=typed(real_number(least=0, below=600)),
+        default=5.0,
+        help="seconds until the node is begun again (5)",
     )
     parser.add_argument("--json", action="store_true", help="print the record as one JSON object")
     return parser
 
 
-def _check(args: argparse.Namespace) -> None:
-    if not (0 <= args.kill_at < 1 and 0 <= args.away < 600):
-        raise BadInputError(
-            f"--kill-at must lie in [0, 1) and --away in [0, 600) seconds, not {args.kill_at} and {args.away}"
-        )
-    if args.frames < 1 or args.shard < 1:
-        raise BadInputError(
-            f"--frames and --shard must be at least 1, not {args.frames} and {args.shard}"
-        )
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
-        _check(args)
         with tempfile.TemporaryDirectory(prefix="dedos-corpus-") as folder:
             with Bundle.open(args.bundle) as bundle:
                 sha256 = bundle.sha256

@@ -26,7 +26,9 @@ from int8 import export, inputs_for
 from numpy.typing import NDArray
 
 from dedos_deploy.bundle import Bundle
-from dedos_deploy.errors import BadInputError, DedosError
+from dedos_deploy.cli._options import typed
+from dedos_deploy.errors import DedosError
+from dedos_deploy.options import whole_number
 from dedos_deploy.runtime.engines.agreement import label_agreement
 from dedos_deploy.runtime.engines.contract import Engine
 from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
@@ -146,10 +148,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--bundles", nargs="+", default=[], help="paths, or demo")
     parser.add_argument("--presets", nargs="+", default=[], help="exported from random weights")
-    parser.add_argument("--slots", type=int, default=171, help="words K (default: 171)")
-    parser.add_argument("--rounds", type=int, default=5, help="default: 5")
-    parser.add_argument("--compared", type=int, default=2, help="scenes (default: 2)")
-    parser.add_argument("--threads", type=int, help="of each (default: one per usable core)")
+    parser.add_argument(
+        "--slots", type=typed(whole_number(2)), default=171, help="words K (default: 171)"
+    )
+    parser.add_argument("--rounds", type=typed(whole_number()), default=5, help="default: 5")
+    parser.add_argument(
+        "--compared", type=typed(whole_number()), default=2, help="scenes (default: 2)"
+    )
+    parser.add_argument(
+        "--threads", type=typed(whole_number()), help="of each (default: one per usable core)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
     return parser
 
@@ -157,8 +165,6 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
-        if args.slots < 2 or min(args.rounds, args.compared) < 1:
-            raise BadInputError("--slots from 2 on, --rounds and --compared from 1 on are needed")
         openvino = load_openvino()
         with tempfile.TemporaryDirectory() as place:
             paths = list(args.bundles)

@@ -42,7 +42,7 @@ from dedos_deploy.head_numbers import HEADS, Head, sc_clip_head
 from dedos_deploy.model import Dedos, load_checkpoint
 from dedos_deploy.model.blocks import TransformerBlock, attend, map_from_tokens, resize_map
 from dedos_deploy.model.heads import DenseClip, build_dense
-from dedos_deploy.options import size_hw
+from dedos_deploy.options import size_hw, whole_number
 from dedos_deploy.presets import DenseConfig
 from dedos_deploy.scenes import KINDS, class_names, render_image
 from dedos_deploy.text import TEMPLATES, Tokenizer, write_tokenizer_json
@@ -376,13 +376,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--captions", type=Path, metavar="FOLDER", help="a last layer by captions alone, kept there"
     )
-    parser.add_argument("--caption-scenes", type=int, default=1200, help="of --captions (1200)")
-    parser.add_argument("--caption-steps", type=int, default=1500, help="of --captions (1500)")
-    parser.add_argument("--caption-batch", type=int, default=48, help="of --captions (48)")
+    for name, least, usual in (("scenes", 1, 1200), ("steps", 1, 1500), ("batch", 2, 48)):
+        number, said = typed(whole_number(least)), f"of --captions ({usual})"
+        parser.add_argument(f"--caption-{name}", type=number, default=usual, help=said)
     parser.add_argument("--steps", action="store_true", help="also sc-clip without each step")
     parser.add_argument("--size", type=typed(size_hw), metavar="HxW", help="network size")
     parser.add_argument("--scene", choices=KINDS, default="street")
-    parser.add_argument("--count", type=int, default=40, help="scenes (40)")
+    parser.add_argument("--count", type=typed(whole_number()), default=40, help="scenes (40)")
     parser.add_argument("--data", metavar="FOLDER", help="a label folder in place of scenes")
     parser.add_argument("--split", default="val")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")

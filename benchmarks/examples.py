@@ -28,9 +28,11 @@ from tuned_words import add_parts, parts_of, spread
 
 from dedos_deploy import __version__
 from dedos_deploy.bundle import Bundle
+from dedos_deploy.cli._options import typed
 from dedos_deploy.errors import BadInputError, DedosError
 from dedos_deploy.evaluation.folder import LabelledFolder
 from dedos_deploy.label_files import splits
+from dedos_deploy.options import whole_number
 from dedos_deploy.runtime import LearnedWord, Segmenter
 from dedos_deploy.vocabulary import canonical_word
 
@@ -178,12 +180,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_parts(parser)
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="learn these alone")
     parser.add_argument("--bundle", default="demo")
-    parser.add_argument("--examples", type=int, nargs="+", default=[1, 5], metavar="N")
     parser.add_argument(
-        "--shown", type=int, default=60, metavar="N", help="frames to take examples from"
+        "--examples", type=typed(whole_number()), nargs="+", default=[1, 5], metavar="N"
     )
-    parser.add_argument("--scored", type=int, default=12, metavar="N", help="frames, evenly spread")
-    parser.add_argument("--threads", type=int)
+    parser.add_argument(
+        "--shown",
+        type=typed(whole_number()),
+        default=60,
+        metavar="N",
+        help="frames to take examples from",
+    )
+    parser.add_argument(
+        "--scored",
+        type=typed(whole_number()),
+        default=12,
+        metavar="N",
+        help="frames, evenly spread",
+    )
+    parser.add_argument("--threads", type=typed(whole_number()))
     parser.add_argument("--json", action="store_true", help="print all of it, not the means alone")
     parser.add_argument("--output", type=Path, metavar="JSON")
     args = parser.parse_args(argv)

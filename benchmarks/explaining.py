@@ -25,10 +25,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dedos_deploy.cli._options import typed
 from dedos_deploy.errors import BadInputError, DedosError
 from dedos_deploy.evaluation.data import EvaluationData, open_data
 from dedos_deploy.evaluation.evaluate import evaluate_image
 from dedos_deploy.evaluation.predictors import Prediction, open_bundle_predictor
+from dedos_deploy.options import whole_number
 from dedos_deploy.runtime import Segmentation, Segmenter
 from dedos_deploy.threads import usable_threads
 
@@ -109,8 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("data", help="label folder")
     parser.add_argument("--bundle", default="demo")
     parser.add_argument("--split", help="(default: val)")
-    parser.add_argument("--images", type=int, default=20)
-    parser.add_argument("--threads", type=int)
+    parser.add_argument("--images", type=typed(whole_number()), default=20)
+    parser.add_argument("--threads", type=typed(whole_number()))
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args(argv)
     try:

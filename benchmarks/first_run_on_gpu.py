@@ -43,8 +43,10 @@ from first_run.paper_l import paper_l
 from first_run.steps import Step, not_run, run_step
 from first_run.tiny_engines import class_changes, engines, first_use
 
+from dedos_deploy.cli._options import typed
 from dedos_deploy.errors import BadInputError, nearest
 from dedos_deploy.files import write_atomically
+from dedos_deploy.options import real_number
 from dedos_deploy.threads import usable_cores
 
 STEPS = (
@@ -122,7 +124,9 @@ def build_parser(steps: Sequence[Step]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--minutes", type=float, default=14.0, help="in all (default: 14)")
+    parser.add_argument(
+        "--minutes", type=typed(real_number(above=0)), default=14.0, help="in all (default: 14)"
+    )
     parser.add_argument("--steps", default=",".join(step.name for step in steps), metavar="A,B")
     parser.add_argument("--output", type=Path, default=Path("first_run_on_gpu.json"))
     return parser
@@ -144,8 +148,6 @@ def main(argv: Sequence[str] | None = None, steps: Sequence[Step] = STEPS) -> in
     args = build_parser(steps).parse_args(argv)
     try:
         asked = chosen(steps, args.steps)
-        if not args.minutes > 0:
-            raise BadInputError(f"--minutes must be positive, not {args.minutes:g}")
         if not args.output.parent.is_dir():
             raise BadInputError(f"the folder of --output {args.output} does not exist; create it")
     except BadInputError as error:

@@ -32,10 +32,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy import Segmenter, _native
+from dedos_deploy.cli._options import typed
 from dedos_deploy.errors import DedosError
 from dedos_deploy.evaluation.boundary import BoundaryIou
 from dedos_deploy.evaluation.confusion import Confusion
 from dedos_deploy.evaluation.folder import LabelledFolder
+from dedos_deploy.options import whole_number
 from dedos_deploy.runtime import open_source
 from dedos_deploy.runtime.stabilising import Stabiliser, grey_of
 from dedos_deploy.scenes import class_names, render_video
@@ -234,19 +236,24 @@ def parser_of() -> argparse.ArgumentParser:
     )
     parser.add_argument("--labelled", metavar="FOLDER", help="images/ and labels/ (a street)")
     parser.add_argument("--split", default="val", help="of that folder (val)")
-    parser.add_argument("--frames", type=int, default=60, help="of each --clip at most (60)")
-    parser.add_argument("--skip", type=int, default=0, help="frames before them (0)")
-    parser.add_argument("--still", type=int, default=12, help="noisy copies of a frame (12)")
-    parser.add_argument("--rounds", type=int, default=200, help="of the timing (200)")
+    parser.add_argument(
+        "--frames", type=typed(whole_number(2)), default=60, help="of each --clip at most (60)"
+    )
+    parser.add_argument(
+        "--skip", type=typed(whole_number(0)), default=0, help="frames before them (0)"
+    )
+    parser.add_argument(
+        "--still", type=typed(whole_number(2)), default=12, help="noisy copies of a frame (12)"
+    )
+    parser.add_argument(
+        "--rounds", type=typed(whole_number()), default=200, help="of the timing (200)"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = parser_of()
-    args = parser.parse_args(argv)
-    if min(args.frames, args.still) < 2 or args.rounds < 1 or args.skip < 0:
-        parser.error("--frames and --still from 2, --rounds from 1 and --skip from 0 on are needed")
+    args = parser_of().parse_args(argv)
     cv2.setNumThreads(1)
     try:
         seen = measured_clips(args)

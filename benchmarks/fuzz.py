@@ -37,6 +37,9 @@ from fuzzing.recordings import Recordings
 from fuzzing.subject import Subject
 from fuzzing.tally import Tally, table
 
+from dedos_deploy.cli._options import typed
+from dedos_deploy.options import real_number, whole_number
+
 SUBJECTS: dict[str, type[Subject]] = {
     kind.name: kind
     for kind in (Bundles, Graphs, Recordings, Pictures, NativeCalls, Api, Checkpoints)
@@ -111,15 +114,18 @@ def build_parser() -> argparse.ArgumentParser:
     length = parser.add_mutually_exclusive_group()
     length.add_argument(
         "--minutes",
-        type=float,
+        type=typed(real_number(above=0)),
         default=1.0,
         metavar="N",
         help="for all subjects together, what they need to start not counted (default: 1)",
     )
     length.add_argument(
-        "--cases", type=int, metavar="N", help="of each subject, however long it takes"
+        "--cases",
+        type=typed(whole_number()),
+        metavar="N",
+        help="of each subject, however long it takes",
     )
-    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    parser.add_argument("--seed", type=typed(whole_number(0)), default=0, help="default: 0")
     parser.add_argument(
         "--only",
         type=_subjects,
@@ -127,7 +133,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="A,B",
         help=f"of {', '.join(SUBJECTS)} (default: all)",
     )
-    parser.add_argument("--case", type=int, metavar="N", help="run this case of one subject alone")
+    parser.add_argument(
+        "--case",
+        type=typed(whole_number(0)),
+        metavar="N",
+        help="run this case of one subject alone",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all counts there")
     parser.add_argument(
         "--keep",
@@ -154,11 +165,8 @@ def _say(text: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    if args.case is not None and (len(args.only) != 1 or args.case < 0):
-        _say("error: --case needs a number from 0 on and one subject in --only")
-        return 2
-    if not args.minutes > 0 or (args.cases is not None and args.cases < 1):
-        _say("error: --minutes and --cases must be positive")
+    if args.case is not None and len(args.only) != 1:
+        _say("error: --case needs one subject in --only")
         return 2
     if args.json is not None and not args.json.parent.is_dir():
         _say(f"error: the folder of --json {args.json} does not exist; create it first")

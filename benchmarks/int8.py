@@ -30,7 +30,9 @@ from numpy.typing import NDArray
 
 from dedos_deploy.bundle import Bundle
 from dedos_deploy.calib.verdict import side_by_side
+from dedos_deploy.cli._options import typed
 from dedos_deploy.errors import DedosError
+from dedos_deploy.options import whole_number
 from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
 from dedos_deploy.threads import usable_threads
 
@@ -178,11 +180,19 @@ def build_parser() -> argparse.ArgumentParser:
     source.add_argument("--preset", default="edge-b", help="export it first (default: edge-b)")
     source.add_argument("--bundles", nargs=2, type=Path, metavar=("FP32", "INT8"))
     parser.add_argument("--frames", type=Path, help="pictures to compare on (default: scenes)")
-    parser.add_argument("--compared", type=int, default=4, help="how many of them (default: 4)")
-    parser.add_argument("--calib-frames", type=int, default=64, help="default: 64")
-    parser.add_argument("--slots", type=int, default=171, help="classes K (default: 171)")
-    parser.add_argument("--rounds", type=int, default=7, help="default: 7")
-    parser.add_argument("--threads", type=int, help="of both (default: one per usable core)")
+    parser.add_argument(
+        "--compared", type=typed(whole_number()), default=4, help="how many of them (default: 4)"
+    )
+    parser.add_argument(
+        "--calib-frames", type=typed(whole_number()), default=64, help="default: 64"
+    )
+    parser.add_argument(
+        "--slots", type=typed(whole_number()), default=171, help="classes K (default: 171)"
+    )
+    parser.add_argument("--rounds", type=typed(whole_number()), default=7, help="default: 7")
+    parser.add_argument(
+        "--threads", type=typed(whole_number()), help="of both (default: one per usable core)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     return parser

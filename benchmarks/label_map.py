@@ -25,6 +25,8 @@ from numpy.typing import NDArray
 
 from dedos_deploy import _native
 from dedos_deploy.bench.memory import memory_mb
+from dedos_deploy.cli._options import typed
+from dedos_deploy.options import whole_number
 
 Scores = NDArray[np.float32]
 
@@ -159,11 +161,24 @@ def measured_memory(args: argparse.Namespace, *, worst: bool) -> float:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--slots", type=int, default=171, help="number of slots K (default: 171)")
-    parser.add_argument("--cells", type=int, nargs=2, default=[160, 160], metavar=("h", "w"))
-    parser.add_argument("--size", type=int, nargs=2, default=[1080, 1920], metavar=("H", "W"))
-    parser.add_argument("--threads", type=int, default=2, help="of both (default: 2)")
-    parser.add_argument("--repeats", type=int, default=5, help="torch runs timed (default: 5)")
+    parser.add_argument(
+        "--slots",
+        type=typed(whole_number(1, 65535)),
+        default=171,
+        help="number of slots K (default: 171)",
+    )
+    parser.add_argument(
+        "--cells", type=typed(whole_number()), nargs=2, default=[160, 160], metavar=("h", "w")
+    )
+    parser.add_argument(
+        "--size", type=typed(whole_number()), nargs=2, default=[1080, 1920], metavar=("H", "W")
+    )
+    parser.add_argument(
+        "--threads", type=typed(whole_number()), default=2, help="of both (default: 2)"
+    )
+    parser.add_argument(
+        "--repeats", type=typed(whole_number()), default=5, help="torch runs timed (default: 5)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
     parser.add_argument("--memory-only", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--worst", action="store_true", help=argparse.SUPPRESS)

@@ -28,7 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.bench.memory import memory_mb
+from dedos_deploy.cli._options import typed
 from dedos_deploy.errors import DedosError
+from dedos_deploy.options import whole_number
 
 HERE = Path(__file__).parent
 SOURCE = HERE.parent / "runtime" / "cpp"
@@ -220,10 +222,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--frames", type=Path, metavar="DIR", help="pictures and videos (default: rendered scenes)"
     )
-    parser.add_argument("--count", type=int, default=12, help="frames to compare (default: 12)")
-    parser.add_argument("--timed", type=int, default=20, help="frames of a round (default: 20)")
-    parser.add_argument("--rounds", type=int, default=5, help="default: 5")
-    parser.add_argument("--threads", type=int, default=0, help="of both (default: one per core)")
+    parser.add_argument(
+        "--count", type=typed(whole_number()), default=12, help="frames to compare (default: 12)"
+    )
+    parser.add_argument(
+        "--timed", type=typed(whole_number()), default=20, help="frames of a round (default: 20)"
+    )
+    parser.add_argument("--rounds", type=typed(whole_number()), default=5, help="default: 5")
+    parser.add_argument(
+        "--threads", type=typed(whole_number(0)), default=0, help="of both (default: one per core)"
+    )
     parser.add_argument("--prefix", type=Path, help="where libdedos is installed (default: built)")
     parser.add_argument(
         "--libraries", type=Path, nargs="+", default=[], help="other libonnxruntime.so to run with"

@@ -29,7 +29,9 @@ from typing import Any, get_args
 import numpy as np
 import torch
 
+from dedos_deploy.cli._options import typed
 from dedos_deploy.errors import DedosError
+from dedos_deploy.options import real_number, whole_number
 from dedos_deploy.threads import usable_cores
 from dedos_deploy.training.augment import AugmentRecipe, AugmentSettings, augment
 from dedos_deploy.training.data import Batch, BatchSettings, BatchStream, Share, batches
@@ -166,19 +168,27 @@ def build_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", nargs="+", metavar="[KIND:]FOLDER", help="in place of scenes")
-    parser.add_argument("--images", type=int, default=32, help="to make and read (default: 32)")
-    parser.add_argument("--size", type=int, default=640, help="side of a crop (default: 640)")
-    parser.add_argument("--batch", type=int, default=4, help="default: 4")
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="default: 1 2")
+    parser.add_argument(
+        "--images", type=typed(whole_number(2)), default=32, help="to make and read (default: 32)"
+    )
+    parser.add_argument(
+        "--size", type=typed(whole_number()), default=640, help="side of a crop (default: 640)"
+    )
+    parser.add_argument("--batch", type=typed(whole_number()), default=4, help="default: 4")
+    parser.add_argument(
+        "--workers", type=typed(whole_number(0)), nargs="+", default=[1, 2], help="default: 1 2"
+    )
     parser.add_argument(
         "--step",
-        type=float,
+        type=typed(real_number(above=0)),
         nargs="+",
         default=[0.1, 0.3],
         metavar="S",
         help="seconds of a simulated step (default: 0.1 0.3)",
     )
-    parser.add_argument("--steps", type=int, default=16, help="that count (default: 16)")
+    parser.add_argument(
+        "--steps", type=typed(whole_number()), default=16, help="that count (default: 16)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
     return parser
 

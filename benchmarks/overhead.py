@@ -32,7 +32,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.bundle import Bundle
+from dedos_deploy.cli._options import typed
 from dedos_deploy.errors import DedosError
+from dedos_deploy.options import whole_number
 from dedos_deploy.runtime import Frame, Outcome, Segmenter, Source, open_sink, run
 from dedos_deploy.runtime.engines.onnx_runtime import session_options
 
@@ -240,10 +242,16 @@ def build_parser() -> argparse.ArgumentParser:
         "--preset", default="edge-b", help="export this one with random weights (default: edge-b)"
     )
     parser.add_argument("--classes", default=CLASSES, help="comma-separated (default: 20 classes)")
-    parser.add_argument("--frames", type=int, default=4, help="per round and side (default: 4)")
-    parser.add_argument("--rounds", type=int, default=7, help="default: 7")
-    parser.add_argument("--size", type=int, nargs=2, default=[720, 1280], metavar=("H", "W"))
-    parser.add_argument("--threads", type=int, help="of both (default: one per usable core)")
+    parser.add_argument(
+        "--frames", type=typed(whole_number()), default=4, help="per round and side (default: 4)"
+    )
+    parser.add_argument("--rounds", type=typed(whole_number()), default=7, help="default: 7")
+    parser.add_argument(
+        "--size", type=typed(whole_number()), nargs=2, default=[720, 1280], metavar=("H", "W")
+    )
+    parser.add_argument(
+        "--threads", type=typed(whole_number()), help="of both (default: one per usable core)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
     parser.add_argument("--only", choices=("bare", "ours"), help=argparse.SUPPRESS)
     parser.add_argument("--prepared", help=argparse.SUPPRESS)

@@ -26,7 +26,9 @@ from parity.golden import write_golden
 from parity.models import BUILDERS
 
 from dedos_deploy import __version__
+from dedos_deploy.cli._options import typed
 from dedos_deploy.errors import DedosError
+from dedos_deploy.options import whole_number
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -34,7 +36,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("peer", choices=sorted(BUILDERS))
     parser.add_argument("--repository", type=Path, required=True, help="checkout of the authors'")
     parser.add_argument("--size", choices=("b", "l"), default="b")
-    parser.add_argument("--runs", type=int, default=3, help="of which the fastest counts")
+    parser.add_argument(
+        "--runs", type=typed(whole_number()), default=3, help="of which the fastest counts"
+    )
     others = parser.add_mutually_exclusive_group()
     others.add_argument("--golden", type=Path, help="write golden tensors instead of comparing")
     others.add_argument("--checkpoint", type=Path, help="write random weights of --size instead")

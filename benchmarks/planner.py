@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from dedos_deploy import Segmentation, Segmenter
 from dedos_deploy.cli._options import typed
-from dedos_deploy.options import size_hw
+from dedos_deploy.options import size_hw, whole_number
 from dedos_deploy.runtime import GroundCamera, GroundGrid
 from dedos_deploy.scenes import class_names, render_image
 
@@ -128,12 +128,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--size", type=typed(size_hw), default=(480, 640), metavar="HxW")
-    parser.add_argument("--seed", type=int, default=5, help="of the scene (5)")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"per question ({ROUNDS})")
+    parser.add_argument("--seed", type=typed(whole_number(0)), default=5, help="of the scene (5)")
+    parser.add_argument(
+        "--rounds", type=typed(whole_number()), default=ROUNDS, help=f"per question ({ROUNDS})"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     args = parser.parse_args(argv)
-    if min(args.size) < 8 or args.rounds < 1:
-        parser.error("--size from 8x8 and --rounds from 1 on are needed")
+    if min(args.size) < 8:
+        parser.error("--size from 8x8 on is needed")
     values = measure(args.size, args.seed, args.rounds)
     print(
         f"{args.size[0]}x{args.size[1]}, {values['regions']} regions; ms of one core: median, fastest"

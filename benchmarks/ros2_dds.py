@@ -29,6 +29,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dedos_deploy.cli._options import typed
+from dedos_deploy.options import whole_number
+
 TOPIC = "/bench/image"
 RATE = 15.0
 SILENCE_S = 2.0
@@ -232,8 +235,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--ros", type=Path, help="folder that .ci/ros has made")
-    parser.add_argument("--pictures", type=int, default=30, help="per row (30)")
-    parser.add_argument("--domain", type=int, default=90, help="of DDS (90)")
+    parser.add_argument("--pictures", type=typed(whole_number()), default=30, help="per row (30)")
+    parser.add_argument(
+        "--domain", type=typed(whole_number(0, 232)), default=90, help="of DDS (90)"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     parser.add_argument("--side", choices=("in", "out"), help=argparse.SUPPRESS)
     parser.add_argument("--kind", default="picture", help=argparse.SUPPRESS)

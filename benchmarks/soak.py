@@ -27,7 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from dedos_deploy.bench.memory import memory_mb
+from dedos_deploy.cli._options import typed
 from dedos_deploy.errors import DedosError, SourceError
+from dedos_deploy.options import whole_number
 from dedos_deploy.runtime import Segmenter, open_sink
 from dedos_deploy.runtime.flow import Camera, FeedOptions, Reconnect, Run, RunOptions
 from dedos_deploy.runtime.frame import Frame
@@ -284,20 +286,25 @@ def build_parser() -> argparse.ArgumentParser:
         "minutes; demo takes hours",
     )
     parser.add_argument("--engine", default="cpu", help="default: cpu")
-    parser.add_argument("--threads", type=int, help="of the engine (default: one per core)")
-    parser.add_argument("--cameras", type=int, default=4, help="default: 4")
-    parser.add_argument("--frames", type=int, default=100_000, help="default: 100000")
-    parser.add_argument("--changes", type=int, default=1000, help="of words (default: 1000)")
-    parser.add_argument("--losses", type=int, default=200, help="of sources (default: 200)")
+    parser.add_argument(
+        "--threads", type=typed(whole_number()), help="of the engine (default: one per core)"
+    )
+    parser.add_argument("--cameras", type=typed(whole_number()), default=4, help="default: 4")
+    parser.add_argument(
+        "--frames", type=typed(whole_number()), default=100_000, help="default: 100000"
+    )
+    parser.add_argument(
+        "--changes", type=typed(whole_number(0)), default=1000, help="of words (default: 1000)"
+    )
+    parser.add_argument(
+        "--losses", type=typed(whole_number(0)), default=200, help="of sources (default: 200)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    if min(args.cameras, args.frames) < 1 or min(args.changes, args.losses) < 0:
-        print("soak: error: numbers of cameras and frames must be positive", file=sys.stderr)
-        return 2
     try:
         report = measure(args)
     except DedosError as error:

@@ -29,6 +29,7 @@ import numpy as np
 from dedos_deploy import __version__
 from dedos_deploy.bundle import Bundle
 from dedos_deploy.cli._eval_looking import USUAL
+from dedos_deploy.cli._options import typed
 from dedos_deploy.errors import BadInputError, DedosError
 from dedos_deploy.evaluation.compare import compare
 from dedos_deploy.evaluation.confusion import Ids
@@ -38,6 +39,7 @@ from dedos_deploy.evaluation.folder import LabelledFolder, LabelledImage, ignore
 from dedos_deploy.evaluation.looking import Looking, parse_augmentation
 from dedos_deploy.evaluation.predictors import SegmenterPredictor, open_bundle_predictor
 from dedos_deploy.evaluation.records import ImageRecord, confusion_of
+from dedos_deploy.options import real_number, whole_number
 from dedos_deploy.runtime.tiling import Tiling
 from dedos_deploy.scenes import class_names, render_image
 from dedos_deploy.tiles import parse_tiles
@@ -255,13 +257,20 @@ def build_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     on = parser.add_mutually_exclusive_group(required=True)
-    on.add_argument("--scenes", type=int, metavar="N", help="so many streets of 1920x1080")
+    on.add_argument(
+        "--scenes", type=typed(whole_number()), metavar="N", help="so many streets of 1920x1080"
+    )
     on.add_argument("--data", metavar="FOLDER", help="a label folder")
     parser.add_argument("--split", default="val", help="of the folder (default: val)")
     parser.add_argument("--classes", help="of the folder, as dedos-eval takes them (default: all)")
-    parser.add_argument("--images", type=int, help="so many of them, evenly spread (default: all)")
     parser.add_argument(
-        "--minutes", type=float, default=float("inf"), help="begin no picture after so many minutes"
+        "--images", type=typed(whole_number()), help="so many of them, evenly spread (default: all)"
+    )
+    parser.add_argument(
+        "--minutes",
+        type=typed(real_number(above=0)),
+        default=float("inf"),
+        help="begin no picture after so many minutes",
     )
     parser.add_argument("--bundle", default="demo")
     parser.add_argument("--tiles", nargs="+", default=["auto"], help="ways to tile (default: auto)")
@@ -274,7 +283,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="classes whose mean is given apart, with commas between (default: those known as thin)",
     )
     parser.add_argument("--engine", default="cpu")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=typed(whole_number()), default=1)
     parser.add_argument("--json", action="store_true", help="print one JSON object, no table")
     return parser
 
@@ -282,8 +291,6 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print."""
     args = build_parser().parse_args(argv)
-    if any(count is not None and count < 1 for count in (args.scenes, args.images)):
-        raise SystemExit("--scenes and --images are numbers from 1 on")
     try:
         report = measured(args)
     except DedosError as error:

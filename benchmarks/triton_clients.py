@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import platform
 import random
@@ -32,6 +31,8 @@ from triton_server import PROTOCOLS, Server, ask, exported, serving
 
 from dedos_deploy import Segmenter
 from dedos_deploy.bench.memory import memory_mb
+from dedos_deploy.cli._options import typed
+from dedos_deploy.options import real_number, whole_number
 from dedos_deploy.scenes import render_image
 
 GOALS = {"mixed": 0, "growth_mb": 10.0}
@@ -42,8 +43,6 @@ WORDS = (
     "bus,truck,bicycle,floor,chair,table"
 ).split(",")
 FOREVER_S = 60.0
-LEAST = {"seconds": 1.0, "clients": len(PROTOCOLS), "instances": 1, "vocabularies": 1}
-"""Of each number that is given: of the clients one for each protocol."""
 
 
 @dataclass
@@ -175,18 +174,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=float, default=120, help="default: 120")
-    parser.add_argument("--clients", type=int, default=8, help="default: 8")
-    parser.add_argument("--instances", type=int, default=2, help="of the model (default: 2)")
     parser.add_argument(
-        "--vocabularies", type=int, default=150, help="more than are kept ready (default: 150)"
+        "--seconds", type=typed(real_number(least=1)), default=120, help="default: 120"
+    )
+    parser.add_argument(
+        "--clients", type=typed(whole_number(len(PROTOCOLS))), default=8, help="default: 8"
+    )
+    parser.add_argument(
+        "--instances", type=typed(whole_number()), default=2, help="of the model (default: 2)"
+    )
+    parser.add_argument(
+        "--vocabularies",
+        type=typed(whole_number()),
+        default=150,
+        help="more than are kept ready (default: 150)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
     args = parser.parse_args(argv)
-    for name, least in LEAST.items():
-        # Not a number and no end are no durations either.
-        if not least <= getattr(args, name) < math.inf:
-            parser.error(f"--{name} is {getattr(args, name):g}; {least:g} or more are needed")
     report = measure(args)
     print(
         f"{report['requests']} requests of {args.clients} clients with {args.vocabularies} lists of words, "

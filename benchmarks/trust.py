@@ -25,7 +25,9 @@ from numpy.typing import NDArray
 from dedos_deploy import Segmenter
 from dedos_deploy.bundle import Bundle
 from dedos_deploy.calib.frames import sample_frames
+from dedos_deploy.cli._options import typed
 from dedos_deploy.errors import BadInputError, DedosError
+from dedos_deploy.options import whole_number
 from dedos_deploy.spec import TRUST_LINE
 
 Array = NDArray[Any]
@@ -198,8 +200,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--classes", help="words (all of the bundle's base vocabulary)")
     parser.add_argument("--learned", nargs="+", type=named, required=True, metavar="NAME=PATH")
     parser.add_argument("--other", nargs="+", type=named, default=[], metavar="NAME=PATH")
-    parser.add_argument("--frames", type=int, default=40, help="at most, of each place (40)")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--frames", type=typed(whole_number()), default=40, help="at most, of each place (40)"
+    )
+    parser.add_argument("--threads", type=typed(whole_number()), default=1)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args(argv)
     try:

@@ -26,6 +26,7 @@ from typing import Any
 
 from dedos_deploy import __version__
 from dedos_deploy.bundle import Bundle
+from dedos_deploy.cli._options import typed
 from dedos_deploy.errors import BadInputError, DedosError
 from dedos_deploy.evaluation.compare import compare
 from dedos_deploy.evaluation.data import FolderData
@@ -33,6 +34,7 @@ from dedos_deploy.evaluation.evaluate import Evaluated, evaluate_predictor
 from dedos_deploy.evaluation.folder import LabelledFolder
 from dedos_deploy.evaluation.predictors import open_bundle_predictor
 from dedos_deploy.label_files import Items, split_items, splits
+from dedos_deploy.options import whole_number
 from dedos_deploy.vocabulary import Vocabulary, vocabulary_from_file
 
 
@@ -169,8 +171,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_parts(parser)
     parser.add_argument("--init", default="embedded", metavar="embedded|CHECKPOINT")
     parser.add_argument("--bundle", nargs="+", default=["demo"])
-    parser.add_argument("--frames", type=int, nargs="+", default=[5, 20, 50])
-    parser.add_argument("--scored", type=int, default=60, metavar="N", help="frames, evenly spread")
+    parser.add_argument("--frames", type=typed(whole_number()), nargs="+", default=[5, 20, 50])
+    parser.add_argument(
+        "--scored",
+        type=typed(whole_number()),
+        default=60,
+        metavar="N",
+        help="frames, evenly spread",
+    )
     parser.add_argument("--output", type=Path, metavar="JSON")
     args = parser.parse_args(argv)
     try:

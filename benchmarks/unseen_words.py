@@ -25,9 +25,11 @@ import numpy as np
 
 from dedos_deploy import Segmenter, __version__
 from dedos_deploy.bundle import Bundle
+from dedos_deploy.cli._options import typed
 from dedos_deploy.errors import BadInputError, DedosError
 from dedos_deploy.evaluation.confusion import Confusion
 from dedos_deploy.evaluation.folder import LabelledFolder, ignore_id, match_classes
+from dedos_deploy.options import whole_number
 from dedos_deploy.vocabulary import canonical_word
 
 OTHER_WORDS: dict[str, tuple[str, ...]] = {
@@ -183,8 +185,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--bundle", default="demo", help="bundle (default: demo)")
     parser.add_argument("--data", type=Path, required=True, help="label folder")
     parser.add_argument("--split", default="val", help="its split (default: val)")
-    parser.add_argument("--images", type=int, help="only this many, evenly spaced")
-    parser.add_argument("--threads", type=int, help="CPU threads of the engine")
+    parser.add_argument(
+        "--images", type=typed(whole_number()), help="only this many, evenly spaced"
+    )
+    parser.add_argument("--threads", type=typed(whole_number()), help="CPU threads of the engine")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 

@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from dedos_deploy.errors import BadInputError
+from dedos_deploy.errors import BadInputError, shown
+
+MOST = 2**31 - 1
+"""The largest whole number that an option takes unless it says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -60,3 +64,43 @@ def size_hw(text: str) -> tuple[int, int]:
     if match is None:
         raise BadInputError(f"{text!r} is not a size; write HEIGHTxWIDTH, as 240x320")
     return int(match[1]), int(match[2])
+
+
+def whole_number(least: int = 1, most: int = MOST) -> Callable[[str], int]:
+    """Return what reads a whole number in [least, most] and raises BadInputError for anything else.
+
+    >>> whole_number()("12"), whole_number(0)("0")
+    (12, 0)
+    """
+    allowed = f"from {least} on" if most == MOST else f"from {least} to {most}"
+
+    def read(text: str) -> int:
+        found = re.fullmatch(r"[+-]?\d{1,10}", text.strip(), re.ASCII)
+        if found is None or not least <= int(found[0]) <= most:
+            raise BadInputError(f"{shown(text)} is no whole number {allowed}; give one")
+        return int(found[0])
+
+    return read
+
+
+def real_number(
+    *, above: float = -math.inf, least: float = -math.inf, below: float = math.inf
+) -> Callable[[str], float]:
+    """Return what reads a finite number within bounds and raises BadInputError for anything else.
+
+    >>> real_number(above=0)("0.5"), real_number(least=0, below=1)("0")
+    (0.5, 0.0)
+    """
+    bounds = ((above, "above"), (least, "from"), (below, "below"))
+    allowed = ", ".join(f"{word} {bound:g}" for bound, word in bounds if math.isfinite(bound))
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and value > above and value >= least and value < below):
+            raise BadInputError(f"{shown(text)} is no finite number {allowed}; give one")
+        return value
+
+    return read

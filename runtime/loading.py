@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from dedos_deploy.text.tower import TowerFiles
     from dedos_deploy.trust import TrustStatistics
 
+_LOG = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class BundleParts:
@@ -30,6 +33,9 @@ class BundleParts:
     bundle: Bundle
     encode: Encode
     thresholds: Thresholds
+    tiling: Tiling
+    """How frames are looked at."""
+
     base: tuple[tuple[str, ...], Rows] | None
     """Words and rows [M, D] of the base vocabulary where negatives are wanted, else None."""
 
@@ -52,6 +58,7 @@ def bundle_parts(
     background: str,
     threshold: float | None,
     template: str | None = None,
+    tiles: str | Tiling | None = None,
     calibrated: bool = True,
 ) -> BundleParts:
     """Open `bundle` unless it is open, and return its parts; arguments as Segmenter.load's."""
@@ -64,14 +71,16 @@ def bundle_parts(
     is_open = isinstance(bundle, Bundle)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     try:
+        tiling = tiling_of(opened, tiles)
         return BundleParts(
             bundle=opened,
             encode=_text_encoder(opened, template, templates),
             thresholds=_thresholds(opened, background, threshold),
+            tiling=tiling,
             base=_base(opened, template) if background == "negatives" else None,
             nulls=_has_nulls(opened.manifest.model_config),
             trust=opened.trust(),
-            curves=curves_of(opened, template) if calibrated else None,
+            curves=curves_of(opened, template, tiling) if calibrated else None,
             close=_nothing if is_open else opened.close,
         )
     except BaseException:
@@ -80,16 +89,36 @@ def bundle_parts(
         raise
 
 
-def curves_of(bundle: Bundle, template: str | None) -> ConfidenceCurves | None:
+def curves_of(bundle: Bundle, template: str | None, tiling: Tiling) -> ConfidenceCurves | None:
     """Return the confidence curves of a bundle, None for one that was not calibrated.
 
     template: prompt templates in place of the bundle's own; the curve of each class was learned with
-    those, so all classes then have the curve of all. Raises BadBundleError for damaged ones.
+    those, so all classes then have the curve of all. tiling: how frames are looked at; a warning says where
+    curves were learned with frames that were looked at otherwise. Raises BadBundleError for damaged ones.
     """
     curves = bundle.confidence_curves()
+    if curves is not None and (other := learned_otherwise(bundle, curves, tiling)) is not None:
+        _LOG.warning(
+            "the confidence curves of bundle %r were learned with frames looked at through %s, and frames "
+            "are looked at through %s: confidences are not known to be worth what they say; see "
+            "dedos-eval --calibration, or calibrate a bundle that was exported with such tiles",
+            bundle.name,
+            other,
+            tiling,
+        )
     if curves is None or template in (None, bundle.manifest.template_name):
         return curves
     return replace(curves, by_name={})
+
+
+def learned_otherwise(bundle: Bundle, curves: ConfidenceCurves, tiling: Tiling) -> str | None:
+    """Return through what frames were looked at when the curves of a bundle were learned, None where
+    `tiling` looks at frames in the same way."""
+    learned = curves.learned.get("tiles", bundle.manifest.tiles)
+    own = replace(tiling, tiles="off").is_off and (tiling.whole or tiling.tiles == "off")
+    if own and str(tiling.tiles) == learned:
+        return None
+    return "the whole" if learned == "off" else f"tiles {learned} and the whole"
 
 
 def _has_nulls(config: AnyConfig) -> bool:

@@ -149,7 +149,6 @@ class Segmenter(SegmenterView, Closing):
             batch_of,
             bundle_parts,
             open_embedding_of,
-            tiling_of,
         )
 
         require_opencv()
@@ -162,13 +161,12 @@ class Segmenter(SegmenterView, Closing):
                 background=background,
                 threshold=threshold,
                 template=template,
+                tiles=tiles,
                 calibrated=calibrated,
             )
             opened.callback(parts.close)
-            tiling = tiling_of(parts.bundle, tiles)
-            options = EngineOptions(
-                threads, gpu, on_progress, batch_of(parts.bundle, tiling, batch)
-            )
+            most = batch_of(parts.bundle, parts.tiling, batch)
+            options = EngineOptions(threads, gpu, on_progress, most)
             runner = open_engine(parts.bundle, engine, options)
             opened.callback(runner.close)
             segmenter = cls(
@@ -180,7 +178,7 @@ class Segmenter(SegmenterView, Closing):
                 threads=threads,
                 text_threads=text_threads,
                 stable=stable,
-                tiling=tiling,
+                tiling=parts.tiling,
                 model_sha256=parts.bundle.manifest.checkpoint_sha256,
                 explain=explain,
                 nulls=parts.nulls,

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,10 @@ AUTO_MOST = 8
 """Windows that `auto` makes of a frame at most, beside the whole."""
 
 MOST_SCALE = 8.0
+
+LEAST_STEP = 1.05
+"""Of scales that are next to each other, and of the smallest above 1: nearer ones show nearly the same."""
+
 LEAST_SHARE = 1e-6
 """Weight of a window's very border, where nothing else may be: frames of a few pixels round that way."""
 
@@ -59,6 +64,7 @@ class Tiling:
                 f"scales lie in [1, {MOST_SCALE:g}], not {', '.join(f'{s:g}' for s in self.scales) or 'none'}: "
                 "a graph has one input size, which the whole frame fills at 1"
             )
+        check_apart(self.scales)
 
     @property
     def is_off(self) -> bool:
@@ -76,6 +82,47 @@ class Tiling:
         sizes. Raises BadInputError for more than MOST_WINDOWS windows in a grid, and as `check` does.
         """
         return _planned(self, frame_hw, network_hw)
+
+    def idle(self, frame_hw: Size, network_hw: Size) -> tuple[str, ...]:
+        """Return what of this shows nothing of such a frame that is not seen without it, as `tiles auto`
+        or `scale 1.25`: windows that are the whole frame, or those of another scale.
+
+        frame_hw, network_hw: as `plan` has them.
+        """
+        whole = _Look(frame_hw, (0,), (0,))
+        base = _base_look(self.tiles, frame_hw, network_hw)
+        tiled = self.tiles != "off" and 1.0 in self.scales
+        found = [f"tiles {self.tiles}"] if tiled and base == whole else []
+        seen = {whole}
+        for scale in self.scales:
+            look = _at_scale(base, scale, frame_hw)
+            if scale != 1.0 and look in seen:
+                found.append(f"scale {scale:g}")
+            seen.add(look)
+        return tuple(found)
+
+    def __str__(self) -> str:
+        """What frames are looked at through, for people."""
+        if self.is_off:
+            return "the whole"
+        parts = []
+        if self.tiles != "off":
+            parts.append(f"tiles {self.tiles}{' and the whole' if self.whole else ''}")
+        if self.scales != (1.0,):
+            parts.append(f"scales {', '.join(f'{scale:g}' for scale in self.scales)}")
+        if self.flips:
+            parts.append("mirror images")
+        return ", ".join(parts)
+
+
+def check_apart(scales: Sequence[float]) -> None:
+    """Raise BadInputError where two scales, or one and the 1 of the whole frame, show nearly the same."""
+    for one, other in pairwise(sorted({1.0, *scales})):
+        if other < (LEAST_STEP - 1e-9) * one:
+            raise BadInputError(
+                f"scales {one:.12g} and {other:.12g} show nearly the same, at the cost of both; give scales "
+                f"that are {100 * (LEAST_STEP - 1):.0f} % apart, or one of them"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +219,7 @@ def _looks(tiling: Tiling, frame_hw: Size, network_hw: Size) -> list[_Look]:
     base = _base_look(tiling.tiles, frame_hw, network_hw)
     found = {whole: None} if tiling.whole else {}
     for scale in tiling.scales:
-        look = base if scale == 1.0 else _covering(_smaller(base.size, scale), frame_hw)
+        look = _at_scale(base, scale, frame_hw)
         _check_count(look, tiling.tiles, scale, frame_hw)
         found[look] = None
     return list(found)
@@ -252,8 +299,12 @@ def _covering(size: Size, frame_hw: Size, stride: Stride | None = None) -> _Look
     return _Look(size, starts[0], starts[1])
 
 
-def _smaller(size: Size, scale: float) -> Size:
-    return max(1, round(size[0] / scale)), max(1, round(size[1] / scale))
+def _at_scale(base: _Look, scale: float, frame_hw: Size) -> _Look:
+    """Return a look at which things are that much larger than at `base`."""
+    if scale == 1.0:
+        return base
+    height, width = (max(1, round(side / scale)) for side in base.size)
+    return _covering((height, width), frame_hw)
 
 
 def _starts(length: int, side: int, count: int) -> tuple[int, ...]:

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dedos_deploy.errors import DedosError
+from dedos_deploy.errors import DedosError, listed
 from dedos_deploy.interrupts import SIGNALS
+from dedos_deploy.progress import Progress
 from dedos_deploy.training.augment import AugmentSettings, Pixel, augment
 from dedos_deploy.training.folders import LabelFolder, read_labels, read_pair, union_words
 from dedos_deploy.training.kinds import Kind, Kinds
 from dedos_deploy.training.paste import find_thing, paste
-from dedos_deploy.training.rare import rare_pictures
+from dedos_deploy.training.rare import LEAST_SHOWN, rare_pictures
 from dedos_deploy.training.replay import scene, scenes_of
 from dedos_deploy.training.targets import IGNORE, OTHER
 
@@ -112,6 +113,16 @@ class BatchStream(Dataset["Batch | DedosError"]):
             np.zeros((len(folder.items), -(-(len(self.words) - OTHER) // 8)), np.uint8)
             for folder in folders
         ]
+
+    def tell_undrawn(self, progress: Progress) -> None:
+        """Warn of words that `rare` and `paste` never draw a picture by, since none shows enough of them."""
+        undrawn = self._rare.undrawn(self.words) if self._rare is not None else ()
+        if undrawn:
+            files = sum(len(folder.items) for folder in self.folders)
+            progress.warn(
+                f"no picture is drawn by {len(undrawn)} of {len(self.words)} words, which fill less than "
+                f"{LEAST_SHOWN} of each of the {files} label files: {listed(undrawn)}"
+            )
 
     @property
     def epoch_items(self) -> int:

@@ -21,6 +21,9 @@ l is averaged over the cells of two kinds of pictures:
   of the step that the start knew. They stand in for what it learned from, which others replay (Castro
   et al., ECCV 2018): on pictures of roads alone a hall's words would only learn to be absent.
 
+The record of such a run names the words of its own labels and those that were kept: who keeps what it
+knows keeps all of them.
+
 BatchNorm, which the detail branch of the edge presets and `miniature` has, goes on with the statistics
 of the weights that a run begins with: those of the new pictures would both answer old ones with another
 scale and put the model beside the start, which has its own, before the first step.

@@ -18,49 +18,24 @@ from dedos_deploy.evaluation.result import EvaluationResult
 from dedos_deploy.files import write_atomically
 from dedos_deploy.model import save_checkpoint
 from dedos_deploy.model.blocks import fused_attention
-from dedos_deploy.model.tuned_clip import choose_trained
-from dedos_deploy.model.word_embeddings import WordEmbeddings
 from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.threads import usable_threads
 from dedos_deploy.training.bank import fill_bank
-from dedos_deploy.training.data import Batch, BatchStream, Share, batches
+from dedos_deploy.training.begin import begin
+from dedos_deploy.training.data import Batch, Share, batches
 from dedos_deploy.training.denoising import DenoisingLearning, save_learning, set_means
 from dedos_deploy.training.distributed import Processes, open_processes
 from dedos_deploy.training.evaluate import evaluate, summary
 from dedos_deploy.training.failure import DivergedError, failed_path, save_failed_step
-from dedos_deploy.training.folders import union_words
 from dedos_deploy.training.interrupts import interruptible, stopped
-from dedos_deploy.training.keep import Keeper
 from dedos_deploy.training.logs import RunLog, StepReport
 from dedos_deploy.training.losses import Totals
-from dedos_deploy.training.objective import Loss, Objective
-from dedos_deploy.training.optimizer import (
-    WeightAverage,
-    build_optimizer,
-    part_done,
-    rate_factor,
-    set_rate,
-)
+from dedos_deploy.training.objective import Loss
+from dedos_deploy.training.optimizer import part_done, rate_factor, set_rate
 from dedos_deploy.training.preview import SAMPLES, write_samples
 from dedos_deploy.training.settings import TrainSettings
-from dedos_deploy.training.setup import (
-    batch_settings,
-    inherited_credits,
-    initial_model,
-    make_output,
-    micro_batch_size,
-    open_diffusion,
-    open_folders,
-    open_learning,
-    open_word_weights,
-)
-from dedos_deploy.training.state import (
-    Training,
-    load_state,
-    save_state,
-    saved_data,
-    saved_settings,
-)
+from dedos_deploy.training.setup import initial_model, make_output, open_folders, settled
+from dedos_deploy.training.state import load_state, save_state, saved_data, saved_settings
 from dedos_deploy.training.survey import DataCheck, checked_by_first
 
 _LOG = logging.getLogger(__name__)
@@ -108,56 +83,38 @@ class Trainer:
         if output.exists() and not output.is_dir():
             raise BadInputError(f"--output {output} is a file; give a folder for the run")
         self.processes: Processes = open_processes(settings.device)
-        cuda = self.processes.device.type == "cuda"
-        settings = replace(
-            settings,
-            micro_batch=micro_batch_size(settings, self.processes.count),
-            amp=cuda if settings.amp is None else settings.amp,
-        )
-        if cuda:
-            # TF32 for what autocast leaves in float32, the VAE first of all.
-            torch.set_float32_matmul_precision("high")
-        self.settings, self.output = settings, output
-        if resume:
-            settings.check_continues(saved_settings(output / STATE))
+        self.settings, self.output = settled(settings, self.processes), output
         self.device = self.processes.device
-        if settings.threads:
-            torch.set_num_threads(usable_threads(settings.threads))
-        torch.manual_seed(settings.seed)
-        folders = open_folders(settings, "train")
-        self.validation = open_folders(settings, "val", optional=True)
-        model, record = initial_model(settings)
-        before = saved_data(output / STATE) if resume else None
+        state = output / STATE
+        if resume:
+            self.settings.check_continues(saved_settings(state))
+        self._prepare_torch()
+        folders = open_folders(self.settings, "train")
+        self.validation = open_folders(self.settings, "val", optional=True)
+        model, record = initial_model(self.settings)
+        before = saved_data(state) if resume else None
         check = DataCheck([*folders, *self.validation], before, allow_changed_data)
         mark = checked_by_first(check, self.processes, progress)
-        model = model.to(self.device).train()
-        choose_trained(model, tune_text=settings.tune_text)
-        diffusion = open_diffusion(settings, self.processes)
-        opened = open_learning(
-            settings, model, diffusion, words=len(union_words(folders)), device=self.device
-        )
-        learning, self._source = opened.learning, opened.source
-        whole_hw = diffusion.size_hw if diffusion and settings.view == "whole" else None
-        self.stream = BatchStream(folders, batch_settings(settings, whole_hw))
-        keeper = Keeper(settings, self.stream.words, self.device) if settings.keep else None
-        words = keeper.words if keeper else self.stream.words
-        self.embeddings = WordEmbeddings(
-            model, words, template=settings.template, tuned=settings.tune_text
-        )
-        self._inherited = [*inherited_credits(record), *(keeper.credits if keeper else ())]
-        weights = open_word_weights(settings, folders, words, self.device)
-        self.objective = Objective(
-            settings, model, self.embeddings, learning, opened.walker, weights, keeper
-        )
-        average = WeightAverage(model, settings.ema) if settings.ema else None
-        optimizer = build_optimizer(model, settings, learning)
-        fingerprint = diffusion.fingerprint if diffusion is not None else None
-        kept = keeper.fingerprint if keeper else None
-        self.training = Training(model, optimizer, average, learning, fingerprint, mark, kept)
-        make_output(output, None if resume else output / STATE)
+        begun = begin(self.settings, self.processes, model, record, folders)
+        self.stream, self.words, self.embeddings = begun.stream, begun.words, begun.embeddings
+        self.objective, self.training = begun.objective, begun.training
+        self.training.data = mark
+        self._inherited, self._source = begun.credits, begun.source
+        if self.processes.rank == 0:
+            self.stream.tell_undrawn(progress)
+        make_output(output, None if resume else state)
         if resume:
-            load_state(output / STATE, self.training)
-        self.log = RunLog(output, tensorboard=settings.tensorboard and self.processes.rank == 0)
+            load_state(state, self.training)
+        tensorboard = self.settings.tensorboard and self.processes.rank == 0
+        self.log = RunLog(output, tensorboard=tensorboard)
+
+    def _prepare_torch(self) -> None:
+        if self.device.type == "cuda":
+            # TF32 for what autocast leaves in float32, the VAE first of all.
+            torch.set_float32_matmul_precision("high")
+        if self.settings.threads:
+            torch.set_num_threads(usable_threads(self.settings.threads))
+        torch.manual_seed(self.settings.seed)
 
     @property
     def progress(self) -> float:
@@ -198,7 +155,8 @@ class Trainer:
         save_state(self.output / STATE, self.training, self.settings.to_json())
         extra = {
             "step": self.training.step,
-            "words": list(self.stream.words),
+            # What is kept is known as well: by the next --keep, by export, by an evaluation.
+            "words": list(self.words),
             "sources": self._sources(),
             "template": self.settings.template,
             "size_hw": list(self.settings.network_hw),

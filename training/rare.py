@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dedos_deploy.errors import BadInputError
 from dedos_deploy.threads import usable_cores
 from dedos_deploy.training.folders import LabelFolder, read_labels
 
@@ -33,6 +34,9 @@ LARGEST = 10.0
 LEAST = 1 / 4000
 """Part of a picture that a word must fill to be seen in it: 76 pixels of 480x640."""
 
+LEAST_SHOWN = f"1/{round(1 / LEAST)}"
+"""The same, for people."""
+
 
 @dataclass(frozen=True)
 class RarePictures:
@@ -43,6 +47,10 @@ class RarePictures:
     places: tuple[NDArray[np.int64], ...]
     """Per word: int64 [n, 2], (folder, item) of the pictures that show it."""
 
+    def undrawn(self, words: Sequence[str]) -> tuple[str, ...]:
+        """Return the words that no picture shows, of all words in their order."""
+        return tuple(w for w, places in zip(words, self.places, strict=True) if not len(places))
+
     def draw(self, random: np.random.Generator) -> tuple[int, int, int]:
         """Return folder, item and word of one picture."""
         word = int(random.choice(len(self.places), p=self.probabilities))
@@ -50,13 +58,13 @@ class RarePictures:
         return int(owner), int(item), word
 
 
-def rare_pictures(folders: Sequence[LabelFolder], words: Sequence[str]) -> RarePictures | None:
-    """Return what to draw from, by all label files of `folders`; None where no word can be seen.
+def rare_pictures(folders: Sequence[LabelFolder], words: Sequence[str]) -> RarePictures:
+    """Return what to draw from, by all label files of `folders`.
 
     A folder's pixels count by its share of an epoch. Every label file is read once: some 4 ms each
     at 480x640, in as many threads as there are cores.
 
-    Raises BadInputError naming a file that cannot be read.
+    Raises BadInputError naming a file that cannot be read, and where no word can be seen in any.
     """
     slots = {word: index for index, word in enumerate(words)}
     pixels, shown, total = np.zeros(len(words)), np.zeros(len(words)), 0.0
@@ -70,7 +78,11 @@ def rare_pictures(folders: Sequence[LabelFolder], words: Sequence[str]) -> RareP
         for item, word in np.argwhere(seen):
             places[word].append((owner, int(item)))
     if not any(places):
-        return None
+        raise BadInputError(
+            f"--rare and --paste draw pictures by the words in them, but none of the {len(words)} words fills "
+            f"{LEAST_SHOWN} of any of the {sum(len(folder.items) for folder in folders)} label files; leave "
+            "them out, or label more"
+        )
     chances = rare_chances(pixels / total, shown / total)
     return RarePictures(chances, tuple(np.array(p, np.int64).reshape(-1, 2) for p in places))
 

@@ -185,20 +185,23 @@ class TrainSettings:
         )
         for name in positive.split():
             value = getattr(self, name)
-            if value is not None and value <= 0:
+            if value is not None and not value > 0:
                 raise BadInputError(f"{name} is {value}, but must be more than 0")
         not_negative = (
-            "backbone_lr muon weight_decay warmup workers threads gamma save_steps samples"
+            "backbone_lr muon weight_decay warmup workers threads gamma save_steps samples save_minutes "
+            "eval_minutes"
         )
         for name in not_negative.split():
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise BadInputError(f"{name} is {getattr(self, name)}, but must not be negative")
         if not 0 <= self.seed < 2**32:
             raise BadInputError(f"seed is {self.seed}, but a seed lies in [0, {2**32})")
-        ranges = {"balance": "an exponent of it"}
         for name, what in (
-            ranges | dict.fromkeys(("rare", "paste"), "a part of the pictures")
-        ).items():
+            ("balance", "an exponent of it"),
+            ("rare", "a part of the pictures"),
+            ("paste", "a part of the pictures"),
+            ("drop_words", "a probability"),
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 raise BadInputError(f"{name} is {getattr(self, name)}, but {what} lies in [0, 1]")
         if not 0 <= self.ema < 1:

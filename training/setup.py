@@ -168,6 +168,18 @@ def open_folders(
     return open_data(settings.data, split, background=background, optional=optional)
 
 
+def settled(settings: TrainSettings, processes: Processes) -> TrainSettings:
+    """Return settings with what they leave to the machine: the micro-batch, and autocast where CUDA is.
+
+    Raises BadInputError unless the batch divides evenly.
+    """
+    return replace(
+        settings,
+        micro_batch=micro_batch_size(settings, processes.count),
+        amp=processes.device.type == "cuda" if settings.amp is None else settings.amp,
+    )
+
+
 def micro_batch_size(settings: TrainSettings, processes: int) -> int:
     """Return images per micro-batch; raises BadInputError unless the batch divides evenly."""
     size = settings.micro_batch or max(1, settings.batch // processes)

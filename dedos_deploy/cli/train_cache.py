@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         require(module, extra="train", purpose="caching a diffusion model")
     for name in ("batch", "max_gib"):
         value = getattr(args, name)
-        if value is not None and value <= 0:
+        if value is not None and not value > 0:
             raise BadInputError(f"--{name.replace('_', '-')} is {value}, but must be more than 0")
     report = _fill(args)
     if report is not None:

@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for name in ("steps", "minutes", "batch", "lr", "threads"):
         value = getattr(args, name)
-        if value is not None and value <= 0:
+        if value is not None and not value > 0:
             raise BadInputError(f"--{name} is {value}, but must be more than 0")
     if args.threads:
         torch.set_num_threads(usable_threads(args.threads))

@@ -21,7 +21,7 @@ from dedos_deploy.evaluation.evaluate import (
     evaluate_predictor,
     read_evaluation,
 )
-from dedos_deploy.evaluation.looking import Looking
+from dedos_deploy.evaluation.looking import AS_DEPLOYED, Looking, idle_looks, idle_said
 from dedos_deploy.evaluation.overlays import Chosen, Shown, choose, show
 from dedos_deploy.evaluation.published import beside
 from dedos_deploy.evaluation.records import MADE, confusion_of
@@ -91,16 +91,28 @@ def _evaluate(
             chosen = choose(evaluated.records, len(data.classes))
             shown = show(chosen, predictor, data)
             save_shown(folder, shown)
-    return evaluated, _section(evaluated, shown)
+    section = _section(evaluated, shown)
+    if running.looking != AS_DEPLOYED:
+        for what, pictures in section.idle:
+            progress.warn(f"{name}: {idle_said(what, pictures, section.result.images)}")
+    return evaluated, section
 
 
 def _section(evaluated: Evaluated, shown: Sequence[Shown]) -> Section:
     result, header = evaluated.result, evaluated.header
     standing = placed(result.data, result.miou_present)
     matrix = confusion_of(evaluated.records, len(result.classes)).matrix
-    made = header.get(MADE)
+    identity = header["identity"]
+    idle = idle_looks(identity, [one.size for one in evaluated.records if not one.skipped])
     return Section(
-        result, header["identity"], shown, standing, beside(result, header), matrix, made
+        result,
+        identity,
+        shown,
+        standing,
+        beside(result, header),
+        matrix,
+        header.get(MADE),
+        idle,
     )
 
 

@@ -117,8 +117,8 @@ def calibrate_confidence(
     vocabulary: the classes to ask for (None: all of the folder's); pixels of its other classes do not
     count, as in all measures of an evaluation. background, what is raised: as `calibrate_thresholds` has
     them; BadInputError, too, for words with rows of their own, and for fewer than MIN_PIXELS pixels or
-    PARTS images. The images make PARTS parts in the order of their names, each of which is measured with
-    what the others teach.
+    PARTS images. The images are looked at as the bundle says, through its tiles if it has some, and make PARTS
+    parts in the order of their names, each of which is measured with what the others teach.
     """
     if vocabulary is not None and vocabulary.tuned is not None:
         raise BadInputError(
@@ -142,6 +142,7 @@ def calibrate_confidence(
         "split": split,
         "images": images,
         "background": background,
+        "tiles": bundle.manifest.tiles,
         "strength": None if math.isinf(fitted.strength) else fitted.strength,
     }
     curves = ConfidenceCurves(bundle.manifest.files[MODEL], fitted.overall, by_name, learned)

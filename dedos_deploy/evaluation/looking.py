@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from dedos_deploy.errors import BadInputError, shown
-from dedos_deploy.runtime.tiling import MOST_SCALE, Tiling
-from dedos_deploy.tiles import Tiles
+from dedos_deploy.runtime.tiling import MOST_SCALE, Tiling, check_apart
+from dedos_deploy.tiles import Tiles, parse_tiles
 
 FLIP = "flip"
 
@@ -48,7 +50,8 @@ AS_DEPLOYED = Looking()
 def parse_augmentation(text: str) -> tuple[tuple[float, ...], bool]:
     """Return scales and whether to flip of a text such as `1,1.25,flip`, each scale once.
 
-    Raises BadInputError for anything else, also for what is one look at the picture as it is.
+    Raises BadInputError for anything else, also for what is one look at the picture as it is, and for scales
+    that show nearly the same.
 
     >>> parse_augmentation("flip"), parse_augmentation("1,1.5"), parse_augmentation("2, 1, flip")
     (((1.0,), True), ((1.0, 1.5), False), ((1.0, 2.0), True))
@@ -72,6 +75,7 @@ def parse_augmentation(text: str) -> tuple[tuple[float, ...], bool]:
         raise BadInputError(
             "--tta 1 shows every picture once as it is, which changes nothing; add other scales or flip"
         )
+    check_apart(sorted(scales))
     return tuple(sorted(scales or {1.0})), flips
 
 
@@ -90,13 +94,32 @@ def tiling_identity(tiling: Tiling) -> dict[str, Any]:
     }
 
 
-def looks_said(tiling: dict[str, Any]) -> str:
-    """Return what an entry of `tiling_identity` means, for people."""
-    parts = []
-    if tiling["tiles"] != "off":
-        parts.append(f"tiles {tiling['tiles']}{' and the whole' if tiling['whole'] else ''}")
-    if tiling["scales"] != [1.0]:
-        parts.append(f"scales {', '.join(f'{scale:g}' for scale in tiling['scales'])}")
-    if tiling["flips"]:
-        parts.append("mirror images")
-    return ", ".join(parts)
+def tiling_of(identity: Mapping[str, Any]) -> Tiling:
+    """Return how the predictor of an identity looked at pictures."""
+    said = identity.get("tiling")
+    if said is None:
+        return Tiling()
+    return Tiling(parse_tiles(said["tiles"]), said["whole"], tuple(said["scales"]), said["flips"])
+
+
+def idle_looks(
+    identity: Mapping[str, Any], sizes: Sequence[tuple[int, int]]
+) -> tuple[tuple[str, int], ...]:
+    """Return what of how a predictor looked showed nothing of its own, and in how many pictures.
+
+    identity: of the predictor; sizes: height and width of every picture that it labelled.
+    """
+    tiling = tiling_of(identity)
+    if tiling.is_off:
+        return ()
+    height, width = identity["model"]["size_hw"]
+    counts: Counter[str] = Counter()
+    for size, pictures in Counter(sizes).items():
+        for what in tiling.idle(size, (height, width)):
+            counts[what] += pictures
+    return tuple(counts.items())
+
+
+def idle_said(what: str, pictures: int, of: int) -> str:
+    """Return an entry of `idle_looks` as a sentence; of: how many pictures were labelled."""
+    return f"{what} changed nothing in {pictures} of {of} pictures, where it shows only what is seen without it"

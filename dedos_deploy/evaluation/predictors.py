@@ -166,7 +166,7 @@ def open_bundle_predictor(
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     try:
         tiling = looking.tiling(tiling_of(opened, None))
-        curves = curves_of(opened, template)
+        curves = curves_of(opened, template, tiling)
         segmenter = Segmenter.load(
             opened,
             classes=vocabulary,
@@ -199,7 +199,7 @@ def open_bundle_predictor(
         "model": model_facts(manifest.model_config, manifest.sources, (spec.height, spec.width)),
         **tiling_identity(tiling),
         **tuned_identity(vocabulary),
-        **({} if curves is None else {"confidence_curves": curves.sha256}),
+        **({} if curves is None else _curves_identity(opened, curves, tiling)),
     }
     closing = opened.close if opened is not bundle else None
     return SegmenterPredictor(
@@ -211,6 +211,16 @@ def open_bundle_predictor(
         curves=curves,
         closing=closing,
     )
+
+
+def _curves_identity(bundle: Bundle, curves: ConfidenceCurves, tiling: Tiling) -> dict[str, str]:
+    """Return which curves confidences are read off, and how frames were looked at when they were learned,
+    where that is not `tiling`."""
+    from dedos_deploy.runtime.loading import learned_otherwise
+
+    other = learned_otherwise(bundle, curves, tiling)
+    learned = {} if other is None else {"curves_learned_through": other}
+    return {"confidence_curves": curves.sha256, **learned}
 
 
 def open_checkpoint_predictor(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dedos_deploy.evaluation.confusion import Denominator
-from dedos_deploy.evaluation.looking import looks_said
+from dedos_deploy.evaluation.looking import tiling_of
 from dedos_deploy.evaluation.protocols import Protocol, protocols, words_of
 from dedos_deploy.evaluation.records import Header
 from dedos_deploy.evaluation.result import EvaluationResult
@@ -213,9 +213,10 @@ def _model_differences(
         yield f"weights: {shortened(facts['weights'], _LONGEST)} (published: {fit.weights})"
     height, width = facts["size_hw"]
     side = fit.short_side.get(protocol.name, fit.short_side.get("any"))
-    if tiling := identity.get("tiling"):
+    tiling = tiling_of(identity)
+    if not tiling.is_off:
         once = "once" if side is None else f"once, shorter side {side}, proportions kept"
-        yield f"every picture is looked at through {looks_said(tiling)} (published: {once})"
+        yield f"every picture is looked at through {tiling} (published: {once})"
     elif side is not None:
         yield (
             f"every picture is resized to {width}x{height} (published: shorter side {side}, "

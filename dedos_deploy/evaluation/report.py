@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.evaluation.compare import Comparison, Interval
-from dedos_deploy.evaluation.looking import looks_said
+from dedos_deploy.evaluation.looking import idle_said, tiling_of
 from dedos_deploy.evaluation.overlays import Shown
 from dedos_deploy.evaluation.protocols import MESS, mess_means
 from dedos_deploy.evaluation.published import Beside
@@ -37,6 +37,8 @@ class Section:
     made: dict[str, str | None] | None = None
     """`command` line, None from Python, and when it began, `created`; None as a whole for records of
     earlier releases."""
+    idle: Sequence[tuple[str, int]] = ()
+    """What of how it looked showed nothing of its own, and in how many pictures."""
 
 
 @dataclass(frozen=True)
@@ -252,9 +254,17 @@ MOVES = (
 def notes(section: Section) -> list[str]:
     """Return what is said of one evaluation besides its tables, in sentences."""
     result, lines = section.result, []
-    if tiling := section.identity.get("tiling"):
+    tiling = tiling_of(section.identity)
+    if not tiling.is_off:
         lines.append(
-            f"{result.predictor}: pictures were looked at through {looks_said(tiling)}; scores averaged."
+            f"{result.predictor}: pictures were looked at through {tiling}; scores averaged."
+        )
+    for what, pictures in section.idle:
+        lines.append(f"{result.predictor}: {idle_said(what, pictures, result.images)}.")
+    if other := section.identity.get("curves_learned_through"):
+        lines.append(
+            f"{result.predictor}: confidences are read off curves that were learned with pictures looked at "
+            f"through {other}."
         )
     if result.groups:
         means = ", ".join(f"{name} {percent(value)}" for name, value in result.groups.items())

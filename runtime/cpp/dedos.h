@@ -69,7 +69,8 @@ typedef struct dedos_options {
                              and `classes` NULL; NULL: there is none */
   int ignore_tiles;       /* of a bundle that asks for tiles, windows through which large frames are
                              looked at, which this library does not do: 1 labels frames whole, 0 refuses
-                             it */
+                             it; confidences of a calibrated one are then not known to be worth what
+                             they say, since its curves were learned through windows */
 } dedos_options;
 
 /* A picture of the caller's, which is only read during the call. */

@@ -51,7 +51,6 @@ def test_what_cannot_be_compared_is_refused(
     for arguments, said in (
         ([alone], "nothing to compare: the bundle holds graphs for 1 per run"),
         ([alone, "--batch", "2"], "no graph for 2 frames per run, only for 1"),
-        ([alone, "--cameras", "1"], "two cameras"),
     ):
         assert batches.main(arguments) == 2
         assert said in capsys.readouterr().err

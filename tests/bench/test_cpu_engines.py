@@ -29,11 +29,3 @@ def test_scores_in_half_are_compared_and_timed(
     assert row["slots"] == 3 and row["engines"]["onnxruntime"]["agreement"] == 1
     assert row["engines"]["openvino fp32"]["agreement"] > 0.99
     assert min(engine["cpu_ms"] for engine in row["engines"].values()) > 0
-
-
-@pytest.mark.parametrize("option", ["--slots", "--rounds", "--compared"])
-def test_nothing_to_measure_is_one_sentence(
-    option: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cpu_engines.main([option, "0"]) == 2
-    assert "from 2 on, --rounds and --compared from 1 on" in capsys.readouterr().err

@@ -36,10 +36,7 @@ def test_labels_flicker_less_when_smoothed() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (
-            ["--frames", "1"],
-            "--frames and --still from 2, --rounds from 1 and --skip from 0 on are needed",
-        ),
+        (["--frames", "1"], "argument --frames: '1' is no whole number from 2 on"),
         (["--clip", "walk.mp4"], "names no words; write ADDRESS=WORD,WORD"),
         (["--clip", "/no/walk.mp4=floor"], "flicker: error: source '/no/walk.mp4' does not exist"),
         (["--labelled", "/no/folder", "--frames", "2"], "flicker: error: "),

@@ -48,11 +48,6 @@ def test_it_notices_another_picture_and_other_words() -> None:
     assert "{'a'} under version 1" in run.mistakes[1]
 
 
-def test_numbers_must_be_positive(capsys: pytest.CaptureFixture[str]) -> None:
-    assert load().main(["--frames", "0"]) == 2
-    assert "must be positive" in capsys.readouterr().err
-
-
 def load() -> ModuleType:
     spec = importlib.util.spec_from_file_location("soak", SCRIPT)
     assert spec is not None and spec.loader is not None

@@ -151,19 +151,22 @@ def test_nothing_fails_and_nothing_begins_once_labelling_has_ended(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--frames", "0"], "--frames and --shard must be at least 1, not 0 and 10"),
-        (["--shard", "-1"], "--frames and --shard must be at least 1, not 400 and -1"),
-        (
-            ["--kill-at", "1"],
-            "--kill-at must lie in [0, 1) and --away in [0, 600) seconds, not 1.0",
-        ),
-        (["--away", "nan"], "--kill-at must lie in [0, 1) and --away in [0, 600) seconds, not 0.4"),
-        ([], "'/nowhere.mp4' does not exist"),
+        (["--frames", "0"], "argument --frames: '0' is no whole number from 1 on"),
+        (["--shard", "-1"], "argument --shard: '-1' is no whole number from 1 on"),
+        (["--kill-at", "1"], "argument --kill-at: '1' is no finite number from 0, below 1"),
+        (["--away", "nan"], "argument --away: 'nan' is no finite number from 0, below 600"),
     ],
 )
-def test_what_no_cluster_can_run_is_one_sentence(
+def test_numbers_that_no_cluster_can_run_are_refused(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert corpus_nodes.main(["/nowhere.mp4", *arguments]) == 2
+    with pytest.raises(SystemExit, match="^2$"):
+        corpus_nodes.main(["/nowhere.mp4", *arguments])
+    assert message in capsys.readouterr().err
+
+
+def test_a_video_that_is_not_there_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    message = "'/nowhere.mp4' does not exist"
+    assert corpus_nodes.main(["/nowhere.mp4"]) == 2
     captured = capsys.readouterr()
     assert message in captured.err and captured.err.count("\n") == 1 and not captured.out

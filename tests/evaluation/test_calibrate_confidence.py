@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -270,3 +271,40 @@ def test_what_is_not_asked_for_counts_neither_here_nor_in_the_measure(
     assert found["ece_without"] == pytest.approx(measured["ece"])
     pixels = sum(one["pixels"] for one in measured["reliability"]["bins"])
     assert sum(one["pixels"] for one in found["classes"].values()) == pixels
+
+
+def test_a_bundle_with_tiles_is_calibrated_through_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    path, data = write_bundle(tmp_path / "tiled.dedos", tiles="2x2"), write_many(tmp_path / "data")
+    given = ["--bundle", str(path), "--data", str(data)]
+    assert evaluate(["calibrate-confidence", *given, "--allow-worse", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    with Bundle.open(path) as opened:
+        curves = opened.confidence_curves()
+    assert curves is not None and curves.learned["tiles"] == "2x2"
+    assert not caplog.records
+
+    def judged(*words: str) -> dict[str, Any]:
+        out = tmp_path / ("run " + " ".join(words))
+        judge = [*given, "--calibration", "--no-pictures", *words, "--output", str(out), "--json"]
+        assert evaluate(judge) == 0
+        values: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+        values["said"] = "learned with pictures looked at" in (out / "report.md").read_text()
+        return values
+
+    # The scores that curves are learned from are those that the bundle gives, and no others.
+    own = judged()
+    assert found["ece_without"] == pytest.approx(own["calibration"]["scores"]["ece"], abs=1e-9)
+    assert not caplog.records and not own["said"]
+    assert "curves_learned_through" not in own["identity"]
+    for words in (("--tiles", "off"), ("--tta", "1,1.5")):
+        caplog.clear()
+        other = judged(*words)
+        assert other["calibration"]["scores"]["ece"] != pytest.approx(
+            found["ece_without"], abs=1e-4
+        )
+        (warned,) = caplog.records
+        assert "were learned with frames looked at through tiles 2x2" in warned.getMessage()
+        assert other["said"]
+        assert other["identity"]["curves_learned_through"] == "tiles 2x2 and the whole"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dedos_deploy.assets import EMBEDDED_WEIGHTS, assets_path
 from dedos_deploy.cli import eval as eval_cli
 from dedos_deploy.errors import BadInputError
-from dedos_deploy.evaluation.looking import AS_DEPLOYED, Looking, looks_said, parse_augmentation
+from dedos_deploy.evaluation.looking import AS_DEPLOYED, Looking, parse_augmentation, tiling_of
 from dedos_deploy.evaluation.predictors import (
     Prediction,
     open_bundle_predictor,
@@ -139,7 +139,8 @@ def test_a_checkpoint_looks_as_its_bundle_does() -> None:
     ):
         assert (bundle.predict(picture).ids == checkpoint.predict(picture).ids).mean() > 0.99
         assert bundle.identity["tiling"] == checkpoint.identity["tiling"]
-        assert looks_said(bundle.identity["tiling"]) == "mirror images"
+        assert tiling_of(bundle.identity) == Tiling(flips=True)
+        assert str(tiling_of(bundle.identity)) == "mirror images"
 
 
 def test_tiles_of_a_bundle_stay_under_augmentation() -> None:
@@ -161,6 +162,9 @@ def test_tiles_of_a_bundle_stay_under_augmentation() -> None:
         ("0.5,1,flip", "scale 0.5 of --tta cannot be shown: .* give scales from 1 to 8"),
         ("9", "scale 9 of --tta cannot be shown"),
         ("nan", "scale nan of --tta cannot be shown"),
+        ("1,1.001", "scales 1 and 1.001 show nearly the same, .*; give scales that are 5 % apart"),
+        ("1.02,flip", "scales 1 and 1.02 show nearly the same"),
+        ("1,2,2.0000001", "scales 2 and 2.0000001 show nearly the same"),
         ("flop", "--tta 'flop' is no augmentation; write scales such as 1,1.25,1.5, flip, or both"),
         ("", "--tta '' is no augmentation"),
     ],
@@ -199,6 +203,22 @@ def test_a_report_tells_how_it_was_looked(
     assert plain["predictor"] == "colours" and "tiling" not in plain["identity"]
     found = run("--compare", tmp_path / "plain", out)["comparisons"][0]
     assert (found["first"], found["second"]) == (plain["predictor"], values["predictor"])
+
+
+def test_looks_that_show_nothing_of_their_own_are_said(
+    bundle: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The pictures are as large as the network, and 1x1 is the whole of any."""
+    given = ["--bundle", str(bundle), "--data", str(data), "--no-pictures"]
+    for tiles in ("auto", "1x1"):
+        out = tmp_path / tiles
+        assert eval_cli.main([*given, "--tiles", tiles, "--output", str(out)]) == 0
+        said = f"tiles {tiles} changed nothing in 2 of 2 pictures"
+        assert f"warning: colours, tiles {tiles}: {said}" in capsys.readouterr().err
+        assert said in (out / "report.md").read_text()
+    for words in (["--tiles", "2x2"], ["--tiles", "off"], ["--tta", "1,1.5,flip"], []):
+        assert eval_cli.main([*given, *words]) == 0
+        assert "changed nothing" not in capsys.readouterr().err
 
 
 def test_looks_that_nobody_takes_are_refused(

@@ -51,9 +51,6 @@ def test_ways_stand_beside_the_whole(
     assert "--thin 'purple' is no class of data/val" in capsys.readouterr().err
     assert tiles.main(["--scenes", "1", "--thin", "polle"]) == 2
     assert "--thin 'polle' is no class of scenes 1920x1080" in capsys.readouterr().err
-    for none in (["--scenes", "0"], [*given, "--images", "0"]):
-        with pytest.raises(SystemExit, match="numbers from 1 on"):
-            tiles.main(none)
 
 
 def test_scenes_have_the_labels_that_they_were_drawn_with() -> None:

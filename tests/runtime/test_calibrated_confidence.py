@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from dedos_deploy.runtime import Segmentation, Segmenter
 from dedos_deploy.runtime.labelling import Labelled
 from dedos_deploy.runtime.loading import curves_of
 from dedos_deploy.runtime.results import host_segmentation
+from dedos_deploy.runtime.tiling import Tiling
+from dedos_deploy.tiles import Grid
 from dedos_deploy.words_file import save_words_file
 
 WORDS = "red,green,blue@0.9"
@@ -133,11 +136,47 @@ def test_words_with_rows_of_their_own_have_the_curve_of_all(
 
 def test_other_templates_have_the_curve_of_all(raw: Path, calibrated: Path) -> None:
     with Bundle.open(calibrated) as bundle:
-        own, other = (curves_of(bundle, name) for name in (bundle.manifest.template_name, "vild14"))
+        own, other = (
+            curves_of(bundle, name, Tiling()) for name in (bundle.manifest.template_name, "vild14")
+        )
     assert own is not None and set(own.by_name) == {"red"}
     assert other is not None and not other.by_name and np.array_equal(other.overall, OVERALL)
     with Bundle.open(raw) as bundle:
-        assert curves_of(bundle, None) is None
+        assert curves_of(bundle, None, Tiling()) is None
+
+
+@pytest.mark.parametrize(
+    ("own", "learned", "options", "said"),
+    [
+        ("off", {}, {}, None),
+        ("off", {}, {"tiles": "off"}, None),
+        ("off", {}, {"tiles": "2x3", "calibrated": False}, None),
+        ("off", {}, {"tiles": "2x3"}, "through the whole, .* through tiles 2x3 and the whole:"),
+        ("off", {}, {"tiles": Tiling(flips=True)}, "through the whole, .* through mirror images:"),
+        ("off", {"tiles": "2x3"}, {}, "through tiles 2x3 and the whole, .* through the whole:"),
+        ("2x3", {}, {}, None),
+        ("2x3", {"tiles": "2x3"}, {"tiles": "2x3"}, None),
+        ("2x3", {}, {"tiles": "off"}, "through tiles 2x3 and the whole, .* through the whole:"),
+        ("2x3", {}, {"tiles": Tiling(Grid(2, 3), whole=False)}, "through tiles 2x3:"),
+    ],
+)
+def test_curves_of_frames_looked_at_otherwise_are_said(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    own: str,
+    learned: dict[str, str],
+    options: dict[str, Any],
+    said: str | None,
+) -> None:
+    path = write_tiny_bundle(tmp_path / "tiny.dedos", tiles=own)
+    with Bundle.open(path) as bundle:
+        graph = bundle.manifest.files[MODEL]
+    set_confidence_curves(path, ConfidenceCurves(graph, OVERALL, {"red": RED}, learned))
+    segmented(path, **options)
+    warned = [one.getMessage() for one in caplog.records if "confidence curves" in one.getMessage()]
+    assert len(warned) == (said is not None)
+    if said is not None:
+        assert re.search(f"learned with frames looked at .*{said}", warned[0])
 
 
 def test_the_time_that_it_takes_is_that_of_the_label_map(calibrated: Path) -> None:

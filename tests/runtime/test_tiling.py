@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -268,6 +269,50 @@ def test_scales_that_no_input_of_one_size_has_are_refused(scales: tuple[float, .
         BadInputError, match=r"scales lie in \[1, 8\], not .*: a graph has one input"
     ):
         Tiling(scales=scales)
+
+
+@pytest.mark.parametrize(
+    ("scales", "named"),
+    [
+        ((1.0, 1.001), "1 and 1.001"),
+        ((1.04,), "1 and 1.04"),
+        ((2.0, 1.0, 2.05), "2 and 2.05"),
+    ],
+)
+def test_scales_that_show_nearly_the_same_are_refused(
+    scales: tuple[float, ...], named: str
+) -> None:
+    with pytest.raises(BadInputError, match=f"scales {named} show nearly the same.*5 % apart"):
+        Tiling(scales=scales)
+    Tiling(scales=(1.0, 1.05, 1.1025))
+
+
+def test_what_shows_nothing_of_its_own_is_told() -> None:
+    small, wide = (200, 300), (300, 3000)
+    assert Tiling("auto").idle(small, NANO) == Tiling("auto").idle(NANO, NANO) == ("tiles auto",)
+    assert Tiling("auto").idle(FULL_HD, NANO) == ()
+    assert Tiling(Grid(1, 1)).idle(FULL_HD, NANO) == ("tiles 1x1",)
+    assert Tiling(Grid(3, 1)).idle(wide, NANO) == ("tiles 3x1",)
+    assert Tiling(Stride(40)).idle(small, NANO) == ("tiles 40",)
+    assert Tiling(scales=(1.0, 1.5), flips=True).idle(small, NANO) == ()
+    # In whole pixels windows of a frame of a few come out as each other, or as the frame.
+    assert Tiling(scales=(1.0, 1.05)).idle((8, 9), NANO) == ("scale 1.05",)
+    assert Tiling(scales=(1.05,)).idle((8, 9), NANO) == ("scale 1.05",)
+    assert Tiling(scales=(1.0, 6.0, 7.0, 8.0)).idle((3, 3), NANO) == ("scale 7", "scale 8")
+
+
+@pytest.mark.parametrize("frame_hw", [*FRAMES, (8, 9), (3, 3)])
+@pytest.mark.parametrize("scales", [(1.0, 1.05), (1.0, 1.25, 1.5), (1.0, 6.0, 7.0, 8.0)], ids=str)
+def test_a_scale_is_idle_where_leaving_it_out_changes_no_window(
+    frame_hw: tuple[int, int], scales: tuple[float, ...]
+) -> None:
+    tiling, network_hw = Tiling(scales=scales), (64, 80)
+    for at in range(1, len(scales)):
+        with_it, without = (replace(tiling, scales=scales[:end]) for end in (at + 1, at))
+        same = boxes(with_it.plan(frame_hw, network_hw)) == boxes(
+            without.plan(frame_hw, network_hw)
+        )
+        assert same == (f"scale {scales[at]:g}" in tiling.idle(frame_hw, network_hw))
 
 
 def test_a_stride_too_long_for_the_network_is_refused() -> None:

@@ -336,6 +336,7 @@ def test_the_command_line_refuses_what_makes_no_sense(
     for options, message in (
         (("--batch", "0"), "--batch is 0, but must be more than 0"),
         (("--max-gib", "-1"), "--max-gib is -1.0, but must be more than 0"),
+        (("--max-gib", "nan"), "--max-gib is nan, but must be more than 0"),
         (("--timesteps", "5000"), "timestep 5000 is beyond the 1000 steps"),
         (("--diffusion-size", "30x32"), "must be a multiple of 8; the nearest is 32x32"),
     ):

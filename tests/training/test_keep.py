@@ -13,6 +13,7 @@ from micro import Recorder, Write
 
 from dedos_deploy.cli.train import main
 from dedos_deploy.errors import BadInputError
+from dedos_deploy.export.weights import WeightsSource
 from dedos_deploy.model import build_model, load_checkpoint, save_checkpoint
 from dedos_deploy.model.word_embeddings import WordEmbeddings
 from dedos_deploy.presets import ModelConfig
@@ -107,8 +108,32 @@ def test_a_run_that_keeps_something_goes_on_exactly_and_with_nothing_else(
     Trainer(replace(chosen, keep=str(moved)), tmp_path / "parts", resume=True).train(second)
     assert first.losses + second.losses == whole.losses
     _, record = load_checkpoint(tmp_path / "parts" / CHECKPOINT)
-    assert record["words"] == ["sky", "road", "car"]
+    assert record["words"] == ["sky", "road", "car", *OLD]
     assert record["sources"] == ["Old pictures, CC0", SCENES_CREDIT, "street"]
+
+
+def test_a_second_run_keeps_what_the_first_was_told_to_keep(
+    settings: Settings, start: Path, write_folder: Write, tmp_path: Path
+) -> None:
+    chosen = settings(keep=str(start), steps=1)
+    Trainer(chosen, tmp_path / "first").train(Recorder())
+    first = str(tmp_path / "first" / CHECKPOINT)
+    others = write_folder("other", ("grass", "tree", "dog"))
+    second = replace(chosen, init=first, keep=first, data=(str(others),))
+    trainer = Trainer(second, tmp_path / "second")
+    keeper = trainer.objective.keeper
+    assert keeper is not None
+    own = trainer.stream.words
+    batch = trainer.stream[0]
+    assert isinstance(batch, Batch)
+    asked = {keeper.words[slot] for slot in keeper.slots(batch, 0)}
+    assert asked == {*own, "sky", "road", "car", *OLD}
+    trainer.train(Recorder())
+    _, record = load_checkpoint(tmp_path / "second" / CHECKPOINT)
+    assert set(record["words"]) == {*own, "sky", "road", "car", *OLD}
+    # Negatives of its bundle, and the classes that an evaluation calls known, are of all of them.
+    weights = WeightsSource(tmp_path / "second" / CHECKPOINT, "micro").load()
+    assert set(OLD) <= set(weights.words)
 
 
 def test_how_a_step_is_cut_changes_nothing(settings: Settings, start: Path, tmp_path: Path) -> None:

@@ -11,11 +11,14 @@ import pytest
 import torch
 from micro import Write
 
+from dedos_deploy.cli.train import main
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.presets import ModelConfig
+from dedos_deploy.progress import Progress
 from dedos_deploy.training.augment import AugmentRecipe, AugmentSettings, augment
 from dedos_deploy.training.data import Batch, BatchSettings, BatchStream
 from dedos_deploy.training.folders import open_folder
+from dedos_deploy.training.loop import Trainer
 from dedos_deploy.training.rare import LARGEST, TEMPERATURE, rare_chances, rare_pictures
 from dedos_deploy.training.settings import settings_for
 
@@ -49,7 +52,7 @@ def test_chances_by_hand() -> None:
 def test_pictures_of_rare_words_come_more_often_and_crops_hold_them(tmp_path: Path) -> None:
     folder = open_folder(str(street(tmp_path / "street", 40, poles=(3, 17))))
     drawn = rare_pictures([folder], folder.annotated)
-    assert drawn is not None
+    assert drawn.undrawn(folder.annotated) == ("never",)
     assert [len(places) for places in drawn.places] == [40, 40, 2, 0]
     assert drawn.places[2].tolist() == [[0, 3], [0, 17]]
     assert drawn.probabilities[2] == pytest.approx(LARGEST * 2 / 40)
@@ -98,6 +101,52 @@ def test_batches_with_rare_pictures_depend_on_seed_and_step_alone(tmp_path: Path
     images = [part.images for part in parts if isinstance(part, Batch)]
     assert torch.equal(torch.cat(images), first.images)
     assert {part.slots for part in parts if isinstance(part, Batch)} == {first.slots}
+
+
+class Warnings(Progress):
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.texts.append(text)
+
+
+def test_words_by_which_no_picture_is_drawn_are_named_before_the_first_step(
+    micro: ModelConfig, tmp_path: Path
+) -> None:
+    """Of 5120 pixels two poles are seen, and one is not."""
+    root = street(tmp_path / "street", 6, poles=(2,))
+    for path in (root / "labels" / "train").iterdir():
+        labels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        labels[labels == 2] = 0
+        labels[40, 40] = 2
+        cv2.imwrite(str(path), labels)
+    told = Warnings()
+    given = dict(steps=1, batch=2, workers=0, threads=1, device="cpu", rare=0.5)
+    Trainer(settings_for("micro", (str(root),), **given), tmp_path / "run", progress=told)
+    (text,) = told.texts
+    assert "no picture is drawn by 2 of 4 words, which fill less than 1/4000" in text
+    assert text.endswith("of each of the 6 label files: pole, never")
+    told = Warnings()
+    Trainer(settings_for("micro", (str(root),), **given | {"rare": 0.0}), tmp_path / "plain")
+    assert not told.texts
+
+
+@pytest.mark.parametrize("option", ["--rare", "--paste"])
+def test_nothing_to_draw_is_refused_before_anything_is_written(
+    micro: ModelConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    root = street(tmp_path / "street", 3, poles=())
+    for path in (root / "labels" / "train").iterdir():
+        labels = np.full((64, 80), 255, np.uint8)
+        labels[30, 30] = 0
+        cv2.imwrite(str(path), labels)
+    run = tmp_path / "run"
+    given = ["--preset", "micro", "--data", str(root), "--output", str(run), "--steps", "1"]
+    assert main([*given, "--device", "cpu", option, "0.5"]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "none of the 4 words fills 1/4000 of any of the 3 label files; leave them out" in said
+    assert not run.exists()
 
 
 def test_a_part_that_is_none_is_refused(micro: ModelConfig, write_folder: Write) -> None:

@@ -12,12 +12,12 @@ import pytest
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--seconds 0", "--seconds is 0; 1 or more are needed"),
-        ("--seconds nan", "--seconds is nan; 1 or more are needed"),
-        ("--clients 0", "--clients is 0; 2 or more are needed"),
-        ("--clients 1", "--clients is 1; 2 or more are needed"),
-        ("--instances 0", "--instances is 0; 1 or more are needed"),
-        ("--vocabularies 0", "--vocabularies is 0; 1 or more are needed"),
+        ("--seconds 0", "--seconds: '0' is no finite number from 1"),
+        ("--seconds nan", "--seconds: 'nan' is no finite number from 1"),
+        ("--clients 0", "--clients: '0' is no whole number from 2 on"),
+        ("--clients 1", "--clients: '1' is no whole number from 2 on"),
+        ("--instances 0", "--instances: '0' is no whole number from 1 on"),
+        ("--vocabularies 0", "--vocabularies: '0' is no whole number from 1 on"),
     ],
 )
 def test_numbers_that_are_none_are_refused(

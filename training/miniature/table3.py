@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import get_args
+from typing import Protocol, get_args
 
 import numpy as np
 import torch
@@ -198,6 +198,22 @@ def score_run(
     """
     run = open_run(output)
     folder = open_folder(str(places.everything), split="val")
+    scored = _scorer(run, folder, plan.size_hw)
+    images = [read_pair(folder, item)[0] for item in range(min(REFINED_IMAGES, len(folder.items)))]
+    refined = refined_part(run.model, torch.cat([network_input(i, plan.size_hw) for i in images]))
+    if run.learning is None:
+        return {FILLS[0]: scored()}, refined
+    return _score_fillings(plan, places, run, folder, scored), refined
+
+
+class _Scored(Protocol):
+    """Returns the score of a run with the bank that it has, or with queries of the pictures' own."""
+
+    def __call__(self, queries: Queries | None = None) -> Score: ...
+
+
+def _scorer(run: Run, folder: LabelFolder, size_hw: tuple[int, int]) -> _Scored:
+    """Return what scores a run on `folder`, under all of its words and under novel words alone."""
     words = folder.annotated
     # Base words as background words: neither asked for nor counted.
     alone = replace(
@@ -207,17 +223,20 @@ def score_run(
     run.model.eval()
 
     def scored(queries: Queries | None = None) -> Score:
-        asked = AskedTwice(run.model, plan.size_hw, queries)
+        asked = AskedTwice(run.model, size_hw, queries)
         found, novel = (
             asked.evaluated(among, embeddings([words.index(word) for word in among.annotated]))
             for among in (folder, alone)
         )
         return score_of(found, novel)
 
-    images = [read_pair(folder, item)[0] for item in range(min(REFINED_IMAGES, len(folder.items)))]
-    refined = refined_part(run.model, torch.cat([network_input(i, plan.size_hw) for i in images]))
-    if run.learning is None:
-        return {FILLS[0]: scored()}, refined
+    return scored
+
+
+def _score_fillings(
+    plan: MiniaturePlan, places: Places, run: Run, folder: LabelFolder, scored: _Scored
+) -> dict[str, Score]:
+    """Return the score with every filling that a run which learns from a walk can have."""
     seen = open_folder(str(places.base), split="train")
     live: Queries
     if run.require_learning()[1].fingerprint == LABELS:
@@ -232,7 +251,7 @@ def score_run(
             fill_run(run, fill, calibrated)
             scores[fill] = scored()
     scores["live"] = scored(live)
-    return scores, refined
+    return scores
 
 
 class AskedTwice:

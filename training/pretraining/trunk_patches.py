@@ -72,7 +72,7 @@ class TrunkSettings:
             raise BadInputError("trunk training needs an end; give --minutes, --steps or both")
         for name in ("minutes", "steps", "batch", "lr"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
+            if value is not None and not value > 0:
                 raise BadInputError(f"{name} is {value}, but must be more than 0")
         if self.held_out < 0 or self.held_out == 1:
             raise BadInputError(

@@ -254,6 +254,51 @@ def test_an_interrupt_ends_all_jobs_in_bounded_time(tmp_path: Path, worker: str)
     assert str(jobs[0].done) not in left.stdout
 
 
+SAVING = """
+import pathlib, signal, sys, time
+def save(*_):
+    time.sleep(2 * 1.5)  # longer than a command that hangs is waited for
+    pathlib.Path(sys.argv[1] + ".saved").write_text("done")
+    sys.exit(130)
+signal.signal(signal.SIGTERM, save)
+pathlib.Path(sys.argv[1] + ".begun").write_text("begun")
+time.sleep(60)
+"""
+COMMAND = """
+import sys
+from pathlib import Path
+from dedos_deploy.cli._main import command_parser, run_command
+from dedos_deploy.training.miniature.jobs import Job, run_jobs
+folder = Path(sys.argv[1])
+jobs = [Job("a", "fake_saver", (str(folder / "a"),), folder / "a.done", folder / "a.log")]
+def run(_):
+    run_jobs(jobs, at_once=1, on_job=lambda *_: None)
+    return 0
+raise SystemExit(run_command(lambda: command_parser("p", "", ""), run, [], owns_process=True))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_ends_after_jobs_that_save(
+    tmp_path: Path, worker: str, number: signal.Signals
+) -> None:
+    (tmp_path / "fake_saver.py").write_text(SAVING)
+    command = [sys.executable, "-c", COMMAND, str(tmp_path)]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        until_s = time.monotonic() + 60
+        while not (tmp_path / "a.begun").exists():
+            assert run.poll() is None and time.monotonic() < until_s
+            time.sleep(0.05)
+        run.send_signal(number)
+        said = run.communicate(timeout=25)[1]
+    finally:
+        run.kill()
+    assert (tmp_path / "a.saved").exists(), said
+    assert run.returncode == 130 and "run the same command again to go on" in said
+    assert "left behind" not in said
+
+
 def test_minutes_become_steps_that_fill_them() -> None:
     plan = MiniaturePlan(minutes=60, components=("I", "V"), seeds=3, val=100, jobs=2)
     costs: dict[str, Cost] = {"I": Cost(0.5, 0.04, 10.0), "V": Cost(1.0, 0.05, 20.0)}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dedos_deploy.errors import DedosError
+from dedos_deploy.training.interrupts import interruptible
 
 POLL_S = 0.2
 STOP_S = 30.0
@@ -42,7 +43,7 @@ def run_jobs(jobs: Sequence[Job], *, at_once: int, on_job: OnJob) -> None:
     """Run what is not done yet, `at_once` at a time, in order.
 
     Raises JobFailedError naming the first job that fails, after stopping the others;
-    KeyboardInterrupt stops all, and running again goes on.
+    KeyboardInterrupt after Ctrl-C or SIGTERM, when all have ended; running again goes on.
     """
     waiting = []
     for job in jobs:
@@ -51,20 +52,24 @@ def run_jobs(jobs: Sequence[Job], *, at_once: int, on_job: OnJob) -> None:
         else:
             waiting.append(job)
     running: dict[subprocess.Popen[bytes], tuple[Job, float]] = {}
-    try:
-        while waiting or running:
-            while waiting and len(running) < at_once:
-                job = waiting.pop(0)
-                running[_start(job)] = job, time.monotonic()
-                on_job(job, "started", 0.0)
-            time.sleep(POLL_S)
-            for process in [p for p in running if p.poll() is not None]:
-                job, began = running.pop(process)
-                if process.returncode or not job.done.exists():
-                    raise JobFailedError(_failure(job, process.returncode))
-                on_job(job, "done", time.monotonic() - began)
-    finally:
-        _stop(list(running))
+    # Jobs that save are waited for, longer than a command may otherwise take to end.
+    with interruptible() as interrupted:
+        try:
+            while waiting or running:
+                if interrupted.is_set():
+                    raise KeyboardInterrupt("interrupted; run the same command again to go on")
+                while waiting and len(running) < at_once:
+                    job = waiting.pop(0)
+                    running[_start(job)] = job, time.monotonic()
+                    on_job(job, "started", 0.0)
+                time.sleep(POLL_S)
+                for process in [p for p in running if p.poll() is not None]:
+                    job, began = running.pop(process)
+                    if process.returncode or not job.done.exists():
+                        raise JobFailedError(_failure(job, process.returncode))
+                    on_job(job, "done", time.monotonic() - began)
+        finally:
+            _stop(list(running))
 
 
 def _start(job: Job) -> subprocess.Popen[bytes]:

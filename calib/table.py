@@ -19,9 +19,10 @@ from dedos_deploy.calib.options import Estimator
 from dedos_deploy.calib.partial import remove_partial_states
 from dedos_deploy.calib.ranges import RangeOptions, tensor_ranges
 from dedos_deploy.calib.selection import data_sha256
-from dedos_deploy.errors import BadInputError, SinkError, UnsupportedVersionError, shown
+from dedos_deploy.errors import BadInputError, SinkError, shown
 from dedos_deploy.fields import FieldError, checked, load_json
 from dedos_deploy.files import read_regular, sha256_of_file, write_atomically
+from dedos_deploy.format_version import check_not_newer
 
 FORMAT = 1
 
@@ -276,12 +277,8 @@ def _parsed(text: str, where: str) -> _Record:
     values = load_json(text)
     if not isinstance(values, dict):
         raise FieldError("must hold one JSON object")
-    found = values.get("format")
-    if isinstance(found, int) and found > FORMAT:
-        raise UnsupportedVersionError(
-            f"{where} has format {found}, this version reads up to {FORMAT}; update dedos-deploy "
-            f"or remove it to calibrate again"
-        )
+    remedy = "remove the table to calibrate again"
+    check_not_newer(values.get("format"), FORMAT, what=f"{where}: field 'format'", otherwise=remedy)
     record: _Record = checked(_Record, values, "")
     for name in ("model_sha256", "data_sha256", "text_sha256"):
         value: str = getattr(record.key, name)

@@ -16,9 +16,9 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dedos_deploy.errors import BadBundleError, UnsupportedVersionError, shown
+from dedos_deploy.errors import BadBundleError, shown
 from dedos_deploy.fields import FieldError, checked, load_json
-from dedos_deploy.version import __version__
+from dedos_deploy.format_version import check_not_newer
 
 FORMAT: Final = "dedos-confidence-curves"
 VERSION: Final = 1
@@ -113,12 +113,7 @@ def _parsed(text: str, where: str) -> _Content:
     values = load_json(text)
     if not isinstance(values, dict):
         raise FieldError("must hold one JSON object")
-    version = values.get("version")
-    if type(version) is int and version > VERSION:
-        raise UnsupportedVersionError(
-            f"{where}: field 'version' is {version}, but dedos-deploy {__version__} reads up to "
-            f"{VERSION}; install a newer dedos-deploy here, the way this one was"
-        )
+    check_not_newer(values.get("version"), VERSION, what=f"{where}: field 'version'")
     content: _Content = checked(_Content, values, "")
     return content
 

@@ -17,8 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-if sys.platform != "win32":
-    import fcntl
+from dedos_deploy.locks import lock, open_folder
 
 _CHUNK = 1 << 20
 _KINDS = {
@@ -96,7 +95,7 @@ class Temporary:
             # Somebody who swept before it was locked may have removed it.
             if descriptor is None:
                 continue
-            if _lock(descriptor) is not False and _is_at(descriptor, path):
+            if lock(descriptor) is not False and _is_at(descriptor, path):
                 return path, descriptor
             os.close(descriptor)
 
@@ -116,19 +115,6 @@ def remove_aside(path: Path) -> None:
         os.rename(path, aside.path / path.name)
     finally:
         aside.discard()
-
-
-def hold_folder(path: Path) -> int:
-    """Return a descriptor of a folder; no other process can hold it until that is closed.
-
-    Raises OSError: BlockingIOError when another one holds it. Where there are no locks (Windows, some
-    network file systems) all may.
-    """
-    descriptor = _open_folder(path)
-    if _lock(descriptor) is False:
-        os.close(descriptor)
-        raise BlockingIOError(errno.EWOULDBLOCK, "another process holds it", str(path))
-    return descriptor
 
 
 def discard_unfinished() -> None:
@@ -316,43 +302,9 @@ def _open_new(path: Path, mode: int, *, folder: bool) -> int | None:
         return os.open(path, flags, mode & 0o666)
     path.mkdir(mode)
     try:
-        return _open_folder(path)
+        return open_folder(path)
     except FileNotFoundError:
         return None
-
-
-def _open_folder(path: Path) -> int:
-    # Windows opens no folders; nothing is swept or held there.
-    return os.open(path if sys.platform != "win32" else os.devnull, os.O_RDONLY)
-
-
-def _lock(descriptor: int) -> bool | None:
-    """Lock a file or folder as long as it is open here; False: another has it; None: no locks here."""
-    if sys.platform == "win32":
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None  # some network file systems have none; nothing is swept there
-    return True
-
-
-@contextlib.contextmanager
-def held(folder: Path) -> Iterator[bool]:
-    """Hold a folder as `hold_folder` does, as long as the block lasts; yield False where another process or
-    thread holds it. Raises OSError.
-    """
-    try:
-        descriptor = hold_folder(folder)
-    except BlockingIOError:
-        descriptor = None
-    try:
-        yield descriptor is not None
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
@@ -374,7 +326,7 @@ def _remove_if_dead(path: Path) -> None:
         return  # gone, a link, or another user's
     try:
         ours = os.fstat(descriptor).st_uid == os.geteuid()
-        if ours and _lock(descriptor) is True and _is_at(descriptor, path):
+        if ours and lock(descriptor) is True and _is_at(descriptor, path):
             with contextlib.suppress(OSError):
                 _remove(path)
     finally:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 
-from dedos_deploy.errors import UnsupportedVersionError
-
 
 def metadata_of(content: bytes) -> dict[str, str]:
     """Return the metadata of a file that `safetensors.numpy.load` has read."""
@@ -22,11 +20,3 @@ def is_version(text: str) -> bool:
     (True, False, False, False)
     """
     return text.isdecimal() and len(text) <= 9
-
-
-def check_not_newer(version: str, latest: int, name: str) -> None:
-    """Raise UnsupportedVersionError for a version after `latest`; name: of the file, for messages."""
-    if int(version) > latest:
-        raise UnsupportedVersionError(
-            f"{name} has version {version}, this program reads up to {latest}; update dedos-deploy"
-        )

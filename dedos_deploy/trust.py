@@ -21,7 +21,8 @@ import numpy.typing as npt
 
 from dedos_deploy.borders import foreign
 from dedos_deploy.errors import BadBundleError, BadInputError, shown
-from dedos_deploy.safetensors_metadata import check_not_newer, is_version, metadata_of
+from dedos_deploy.format_version import check_not_newer
+from dedos_deploy.safetensors_metadata import is_version, metadata_of
 from dedos_deploy.spec import TRUST_LINE
 
 FORMAT = "dedos-trust"
@@ -299,7 +300,7 @@ def _said(content: bytes, name: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
     version = said.get("version", "")
     if said.get("format") != FORMAT or not is_version(version):
         raise BadBundleError(f"{name} has no format {FORMAT!r}; export the bundle again")
-    check_not_newer(version, VERSION, name)
+    check_not_newer(int(version), VERSION, what=f"{name}: its version")
     try:
         frames, hashes = (json.loads(said.get(key, "")) for key in ("frames", "data_sha256"))
     except (ValueError, RecursionError):

@@ -21,7 +21,8 @@ import numpy.typing as npt
 from dedos_deploy.borders import foreign
 from dedos_deploy.errors import BadBundleError, BadInputError, shown
 from dedos_deploy.files import read_regular, write_atomically
-from dedos_deploy.safetensors_metadata import check_not_newer, is_version, metadata_of
+from dedos_deploy.format_version import check_not_newer
+from dedos_deploy.safetensors_metadata import is_version, metadata_of
 
 FORMAT = "dedos-vocabulary"
 VERSION = 1
@@ -134,7 +135,7 @@ def _metadata(data: bytes, name: str) -> dict[str, str]:
     version = metadata.get("version", "")
     if not is_version(version):
         raise BadBundleError(f"{name} has the version {shown(version)}, which is not a number")
-    check_not_newer(version, VERSION, name)
+    check_not_newer(int(version), VERSION, what=f"{name}: its version")
     return metadata
 
 

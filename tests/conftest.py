@@ -10,11 +10,17 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import signal
 from collections.abc import Generator
 
 import pytest
 
 import dedos_deploy  # noqa: F401  (before any test imports a library that would report home)
+
+# A shell's background jobs ignore Ctrl-C, and so does all that they start: programs that a test ends by it
+# would stay for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @functools.cache

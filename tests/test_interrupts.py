@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -50,3 +52,23 @@ def test_deferred_it_asks_once_and_then_ends_the_process() -> None:
         assert stop.is_set() and interrupts.seen
         assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_ends_what_a_test_starts() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        child.send_signal(signal.SIGINT)
+        assert child.wait(20) in (-signal.SIGINT, 1)
+    finally:
+        child.kill()
+
+
+def test_it_does_so_too_when_tests_run_in_the_background_of_a_script() -> None:
+    """There Ctrl-C is ignored, and children inherit that."""
+    name = f"{__file__}::test_ctrl_c_ends_what_a_test_starts"
+    words = 'trap "" INT; exec "$@"'
+    command = ["sh", "-c", words, "sh", sys.executable, "-m", "pytest", "-q", name]
+    done = subprocess.run(
+        [*command, "-p", "no:cacheprovider"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

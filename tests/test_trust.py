@@ -175,7 +175,11 @@ def test_damage_is_named(statistics: TrustStatistics, name: str, change: Any, me
     ("said", "error", "message"),
     [
         ({"format": "dedos-vocabulary"}, BadBundleError, "has no format 'dedos-trust'"),
-        ({"version": "2"}, UnsupportedVersionError, "reads up to 1; update"),
+        (
+            {"version": "2"},
+            UnsupportedVersionError,
+            "its version is 2, but .* reads up to 1; install",
+        ),
         ({"version": "x"}, BadBundleError, "has no format"),
         ({"frames": "[1]"}, BadBundleError, "does not say what it was made of"),
         ({"data_sha256": "["}, BadBundleError, "does not say what it was made of"),

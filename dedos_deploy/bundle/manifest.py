@@ -26,12 +26,12 @@ from dedos_deploy.config_json import (
     as_written_today,
     config_kind,
 )
-from dedos_deploy.errors import BadBundleError, BadInputError, UnsupportedVersionError, shown
+from dedos_deploy.errors import BadBundleError, BadInputError, shown
 from dedos_deploy.fields import FieldError, checked, load_json
+from dedos_deploy.format_version import check_not_newer
 from dedos_deploy.presets import Activation
 from dedos_deploy.spec import PRECISIONS, GraphSpec, Target
 from dedos_deploy.tiles import check_tiles, parse_tiles
-from dedos_deploy.version import __version__
 
 FORMAT_VERSION = 1
 """Version of the bundle format that this package writes, and the newest that it reads."""
@@ -170,12 +170,7 @@ def created_now() -> str:
 
 def _check_version(values: dict[str, object], where: str) -> None:
     version = values.get("format_version")
-    if type(version) is int and version > FORMAT_VERSION:
-        raise UnsupportedVersionError(
-            f"{where}: field 'format_version' is {shown(version)}, but dedos-deploy {__version__} "
-            f"reads formats up to {FORMAT_VERSION}; install a newer "
-            "dedos-deploy here, the way this one was"
-        )
+    check_not_newer(version, FORMAT_VERSION, what=f"{where}: field 'format_version'")
     # Checked before all else: in another format, every other key may mean something else.
     checked(Literal[1], version, "format_version")
 

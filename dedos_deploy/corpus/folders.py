@@ -14,14 +14,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from dedos_deploy.borders import first_line, foreign
 from dedos_deploy.errors import BadInputError, DedosError, SinkError, require
-from dedos_deploy.files import (
-    held,
-    open_regular,
-    read_regular,
-    replacing,
-    sweep,
-    write_atomically,
-)
+from dedos_deploy.files import open_regular, read_regular, replacing, sweep, write_atomically
+from dedos_deploy.locks import held
 from dedos_deploy.runtime.sinks.outputs import writing
 from dedos_deploy.runtime.uri import redact
 
@@ -51,15 +45,17 @@ def scheme_of(address: str) -> str | None:
 def file_system(address: str) -> tuple[Any, str]:
     """Return fsspec's file system for an address, and the path within it. Raises BadInputError."""
     core = require("fsspec.core", extra="corpus", purpose=_PURPOSE)
-    try:
-        found: tuple[Any, str] = core.url_to_fs(address)
-    except ImportError as error:  # fsspec's says which package to install
-        raise BadInputError(f"{address!r} cannot be reached: {error}") from error
-    except ValueError as error:
-        raise BadInputError(
-            f"{address!r} cannot be reached ({error}); give a path, or an address that fsspec knows, as "
-            "s3://bucket/folder"
-        ) from error
+    # Some connect at once.
+    with reaching(address):
+        try:
+            found: tuple[Any, str] = core.url_to_fs(address)
+        except ImportError as error:  # fsspec's says which package to install
+            raise BadInputError(f"{address!r} cannot be reached: {error}") from error
+        except ValueError as error:
+            raise BadInputError(
+                f"{address!r} cannot be reached ({error}); give a path, or an address that fsspec knows, as "
+                "s3://bucket/folder"
+            ) from error
     return found
 
 

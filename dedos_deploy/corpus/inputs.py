@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from dedos_deploy.borders import foreign
 from dedos_deploy.corpus.folders import file_system, reaching, scheme_of
@@ -172,12 +173,23 @@ def listed_at(address: str) -> dict[str, Mapping[str, Any]]:
         if _GLOB_LETTERS.search(path):
             found = files.glob(path, detail=True)
         elif files.isfile(path):
-            return {files.unstrip_protocol(path): files.info(path)}
+            return {_address_of(path, files, address): files.info(path)}
         else:
             found = files.find(path, detail=True)
             found = {name: found[name] for name in _shown(path, list(found))}
-        named = {files.unstrip_protocol(name): said for name, said in found.items()}
+        named = {_address_of(name, files, address): said for name, said in found.items()}
     return {name: said for name, said in named.items() if name.lower().endswith(SUFFIXES)}
+
+
+def _address_of(name: str, files: Any, listed: str) -> str:
+    """Return the address of a file of the store at an address that was listed.
+
+    fsspec leaves out where a server is that addresses name, as those of FTP, SFTP, SMB and HDFS do.
+    """
+    if "host" not in files._get_kwargs_from_urls(listed):
+        return str(files.unstrip_protocol(name))
+    server = urlsplit(listed)
+    return f"{server.scheme}://{server.netloc}/{name.lstrip('/')}"
 
 
 def _shown(top: str, names: Sequence[str]) -> list[str]:

@@ -10,20 +10,21 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dedos_deploy.errors import BadInputError, UnsupportedVersionError, require
+from dedos_deploy.errors import BadInputError, require
 from dedos_deploy.fields import FieldError, checked, load_json
+from dedos_deploy.format_version import check_not_newer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import pyarrow as pa
 
-FORMAT_VERSION = 1
+FORMAT_VERSION: Final = 1
 INFO_FILE = "dataset.json"
 LABELS = "labels"
 PURPOSE = "labelled corpora"
@@ -136,7 +137,7 @@ class CorpusInfo:
     Raises BadInputError for ids or names that are there twice, and ids that no label map holds.
     """
 
-    format_version: int
+    format_version: Literal[1]
     """FORMAT_VERSION of what wrote it."""
 
     bundle: str
@@ -188,11 +189,9 @@ def info_from_json(text: str, name: str) -> CorpusInfo:
     """
     try:
         values = load_json(text)
-        if isinstance(values, dict) and values.get("format_version") not in (None, FORMAT_VERSION):
-            raise UnsupportedVersionError(
-                f"{name} has format version {values['format_version']!r}, this version of the package "
-                f"reads {FORMAT_VERSION}; upgrade dedos-deploy"
-            )
+        if isinstance(values, dict):
+            version = values.get("format_version")
+            check_not_newer(version, FORMAT_VERSION, what=f"{name}: field 'format_version'")
         info: CorpusInfo = checked(CorpusInfo, values, "")
     except FieldError as error:
         raise BadInputError(f"{name} is no description of a data set: {error}") from error

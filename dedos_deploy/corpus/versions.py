@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -12,8 +13,14 @@ from dedos_deploy.corpus.frames import SCENE
 from dedos_deploy.corpus.inputs import listed_at, without_settings
 from dedos_deploy.corpus.manifest import Manifest
 
-_SAID = ("ETag", "etag", "md5Hash", "blob_id", "LastModified", "last_modified", "mtime", "created")
+_CHANGES = (
+    *("ETag", "etag", "md5Hash", "blob_id", "LastModified", "last_modified", "mtime"),
+    *("modified", "modificationTime", "modify"),  # of WebDAV, HDFS and FTP
+)
 """What stores and file systems call what changes with a file: the first one that is there counts."""
+
+_MLSD_TIME = re.compile(r"\d{14}(\.\d+)?")
+"""Servers of FTP without MLSD write times as `ls -l` does: another text once a file is half a year old."""
 
 
 class Versions:
@@ -53,9 +60,19 @@ class Versions:
 
 
 def _stored(said: Mapping[str, Any]) -> str | None:
-    marks = (str(said[name]) for name in _SAID if said.get(name))
-    mark = next(marks, None)
-    return None if mark is None else f"{said.get('size')}-{mark}"
+    """Return what stands for the version of a file by what its store says of it: size and mark, or one alone."""
+    mark, size = _mark(said), said.get("size")
+    return None if mark is None and size is None else f"{size}-{'' if mark is None else mark}"
+
+
+def _mark(said: Mapping[str, Any]) -> object:
+    named = [name for name in _CHANGES if name in said]
+    for name in named:
+        is_lasting = name != "modify" or _MLSD_TIME.fullmatch(str(said[name]))
+        if said[name] and is_lasting:
+            return said[name]
+    # Only where nothing else is ever said, as of memory, where a file is created anew by every write.
+    return None if named else said.get("created")
 
 
 def changed_sources(manifest: Manifest, versions: Versions) -> Iterator[str]:

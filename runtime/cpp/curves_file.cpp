@@ -52,9 +52,8 @@ void check_format(const Json& json, const std::string& where) {
   if (!json.is(Kind::kObject)) throw wrong_curves(where, "must hold one JSON object");
   const Json& version = curves_field(json, "version", Kind::kNumber, where);
   if (version.whole && version.number > kCurvesVersion) {
-    throw Error(DEDOS_UNSUPPORTED_VERSION,
-                where + ": field 'version' is newer than " + std::to_string(kCurvesVersion) +
-                    ", up to which this libdedos reads; install a newer one");
+    throw newer_version(where + ": field 'version'",
+                        std::to_string(static_cast<std::int64_t>(version.number)), kCurvesVersion);
   }
   if (!version.whole || version.number != kCurvesVersion ||
       curves_field(json, "format", Kind::kText, where).text != kCurvesFormat) {

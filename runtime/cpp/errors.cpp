@@ -16,4 +16,9 @@ std::string shown(const std::string& text, std::size_t limit) {
   return line + "'";
 }
 
+Error newer_version(const std::string& what, const std::string& version, int latest) {
+  return {DEDOS_UNSUPPORTED_VERSION, what + " is " + version + ", but this libdedos reads up to " +
+                                         std::to_string(latest) + "; install a newer one"};
+}
+
 }  // namespace dedos::lib

@@ -25,6 +25,8 @@ struct Error : std::runtime_error {
 
 inline Error bad_input(const std::string& sentence) { return {DEDOS_BAD_INPUT, sentence}; }
 inline Error bad_bundle(const std::string& sentence) { return {DEDOS_BAD_BUNDLE, sentence}; }
+// For a file that a newer release wrote; what: the file and what it says of its version.
+Error newer_version(const std::string& what, const std::string& version, int latest);
 inline Error engine_error(const std::string& sentence) { return {DEDOS_ENGINE_ERROR, sentence}; }
 
 // Text of a file or a caller between quotes on one line, shortened, with anything that is not plain

@@ -18,6 +18,7 @@ constexpr int kMaxSide = 16384;
 constexpr int kMaxBatch = 1024;
 constexpr int kMaxPooled = 16384;
 constexpr const char* kPooledWidth = "pooled_width";
+constexpr int kMostWindows = 256;
 constexpr std::size_t kMaxTemplates = 256;
 constexpr std::size_t kMaxTemplate = 500;
 
@@ -69,8 +70,13 @@ class Fields {
 
   std::string text(const std::string& name) const { return text_of(get(name), prefixed(name)); }
 
+  // "" for null, which no text may be.
   std::string text_or_null(const std::string& name) const {
-    return get(name).is(Kind::kNull) ? "" : text(name);
+    if (get(name).is(Kind::kNull)) return "";
+    const std::string value = text(name);
+    if (value.empty())
+      throw mistyped(prefixed(name), "null or a text that is not empty", get(name));
+    return value;
   }
 
   double number(const std::string& name) const { return number_of(get(name), prefixed(name)); }
@@ -164,10 +170,8 @@ class Rules {
 void check_version(const Fields& fields, const std::string& where) {
   const std::int32_t version = fields.whole("format_version");
   if (version > kFormatVersion) {
-    throw Error(DEDOS_UNSUPPORTED_VERSION,
-                where + ": field 'format_version' is " + std::to_string(version) +
-                    ", but this libdedos reads formats up to " + std::to_string(kFormatVersion) +
-                    "; install a newer one");
+    throw newer_version(where + ": field 'format_version'", std::to_string(version),
+                        kFormatVersion);
   }
   Rules(where).check(version == kFormatVersion, "field 'format_version' must be 1");
 }
@@ -180,6 +184,32 @@ void read_spec(const Fields& spec, Manifest& manifest) {
   manifest.batch = spec.whole("batch");
   manifest.half_scores = spec.one_of("score_dtype", {"float32", "float16"}) == "float16";
   manifest.pooled_width = spec.has(kPooledWidth) ? spec.whole(kPooledWidth) : 0;
+}
+
+// The number that at most so many digits write, -1 for anything else.
+int number_of_digits(const std::string& text, std::size_t most) {
+  const bool is_number = !text.empty() && text.size() <= most &&
+                         text.find_first_not_of("0123456789") == std::string::npos;
+  return is_number ? std::stoi(text) : -1;
+}
+
+// As dedos_deploy/tiles.py takes them, which bounds a stride by the shorter side of the network.
+bool are_tiles(const std::string& word, std::int32_t shorter) {
+  if (word == "off" || word == "auto") return true;
+  const std::size_t cross = word.find('x');
+  if (cross == std::string::npos) {
+    const int stride = number_of_digits(word, 6);
+    return stride >= 1 && 4 * std::int64_t{stride} <= 3 * std::int64_t{shorter};
+  }
+  const int rows = number_of_digits(word.substr(0, cross), 4);
+  const int columns = number_of_digits(word.substr(cross + 1), 4);
+  return rows >= 1 && columns >= 1 && rows * columns <= kMostWindows;
+}
+
+std::string tiles_of(const std::string& text) {
+  const std::size_t first = text.find_first_not_of(' ');
+  if (first == std::string::npos) return "";
+  return lower(text.substr(first, text.find_last_not_of(' ') - first + 1));
 }
 
 void check_model(const Fields& fields, const Manifest& manifest, const Rules& rules) {
@@ -210,6 +240,11 @@ void check_model(const Fields& fields, const Manifest& manifest, const Rules& ru
                 "fields 'spec.height' and 'spec.width' must be multiples of " +
                     std::to_string(kScoreStride) + " up to " + std::to_string(kMaxSide));
   }
+  rules.check(
+      are_tiles(manifest.tiles, std::min(manifest.height, manifest.width)),
+      "field 'tiles' must be 'off', 'auto', a grid such as '2x3' or a stride of at most three "
+      "quarters of the network's shorter side, not " +
+          shown(manifest.tiles));
   for (const std::string& part : fields.get("precision").keys) {
     fields.object("precision").one_of(part, {"fp32", "fp16", "int8"});
   }
@@ -248,6 +283,11 @@ void check_files(const Manifest& manifest, const Rules& rules) {
     rules.check(manifest.files.count(name) == 1,
                 "field 'files' does not list " + shown(name) + ", which every bundle needs");
   }
+  const bool has_trust = manifest.files.count(kTrust) == 1;
+  rules.check(has_trust == (manifest.pooled_width > 0),
+              "field 'spec.pooled_width' is " + std::to_string(manifest.pooled_width) +
+                  ", but 'files' " + (has_trust ? "lists " : "does not list ") + shown(kTrust) +
+                  "; one needs the other");
   const auto curves = std::count_if(names.begin(), names.end(), is_curves_file);
   rules.check(curves <= 1,
               "field 'files' lists confidence curves twice; a bundle has one file of them");
@@ -310,7 +350,7 @@ Manifest Manifest::parse(const std::string& text, const std::string& label) {
   manifest.checkpoint_sha256 = fields.text_or_null("checkpoint_sha256");
   manifest.base_vocabulary = fields.text_or_null("base_vocabulary");
   manifest.vocabularies = fields.texts("vocabularies");
-  manifest.tiles = fields.text_or("tiles", "off");
+  manifest.tiles = tiles_of(fields.text_or("tiles", "off"));
   manifest.files = files.map<std::string>(
       [&](const Json& value, const std::string& path) { return files.text_of(value, path); });
   const Rules rules(where);

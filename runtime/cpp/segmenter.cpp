@@ -12,6 +12,7 @@
 #include "label_pixel.h"
 #include "names.h"
 #include "nv12.h"
+#include "trust_file.h"
 
 namespace dedos::lib {
 
@@ -80,6 +81,7 @@ Segmenter::Segmenter(const std::string& bundle, const char* classes, const dedos
       resizer_(manifest().height, manifest().width),
       image_(static_cast<std::size_t>(manifest().height) * manifest().width * kChannels) {
   check_tiles(options.ignore_tiles != 0);
+  check_trust(bundle_);
   for (std::size_t i = 0; i < options.vocabulary_count; ++i) {
     encoder_.know(options.vocabulary_files[i]);
   }

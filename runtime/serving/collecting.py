@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError, SinkError
-from dedos_deploy.files import hold_folder
 from dedos_deploy.label_files import (
     UNLABELLED,
     class_file,
@@ -23,6 +22,7 @@ from dedos_deploy.label_files import (
     read_classes,
     read_text,
 )
+from dedos_deploy.locks import hold_folder
 from dedos_deploy.runtime.serving.marks import Mask
 from dedos_deploy.runtime.serving.recordings import stamped
 from dedos_deploy.runtime.sinks.files import encode_picture

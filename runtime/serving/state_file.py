@@ -7,11 +7,12 @@ import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dedos_deploy.errors import BadInputError, shown
 from dedos_deploy.fields import FieldError, checked, load_json
 from dedos_deploy.files import Temporary, read_regular, write_atomically
+from dedos_deploy.format_version import check_not_newer
 from dedos_deploy.runtime.serving.kept_rows import KeptRows, kept_rows, rows_of_kept
 from dedos_deploy.runtime.sinks.palette import Colour, colour_bgr, css_colour
 from dedos_deploy.vocabulary import Entry, Vocabulary, parse_vocabulary
@@ -21,6 +22,7 @@ FORMAT = 1
 WITH_ROWS = 2
 """Format of a file that has rows of learned words."""
 MOST_BYTES = 1 << 24
+_REMEDY = "name another file, or move it away to begin anew"
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class _Word:
 
 @dataclass(frozen=True)
 class _Content:
-    format: int
+    format: Literal[1, 2]
     cameras: dict[str, list[_Word]]
 
 
@@ -62,8 +64,8 @@ class StateFile:
     """
 
     def __init__(self, path: Path) -> None:
-        """Read it; one that does not exist is written at the first change. Raises BadInputError, and
-        leaves the file as it is, when it cannot be read or is none that this version knows."""
+        """Read it; one that does not exist is written at the first change. Raises BadInputError, or
+        UnsupportedVersionError for a newer format, and leaves the file as it is."""
         self.error: str | None = None
         self._path = path
         self._writing = threading.Lock()
@@ -105,25 +107,25 @@ class StateFile:
         return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
 
     def _parsed(self, content: bytes) -> dict[str, Chosen]:
+        name = f"state {str(self._path)!r}"
         try:
             values = load_json(content.decode())
-            newest = values.get("format") if isinstance(values, dict) else None
-            if isinstance(newest, int) and newest > WITH_ROWS:
-                raise FieldError(f"has format {newest}, this version reads {WITH_ROWS}")
-            found = checked(_WithRows if newest == WITH_ROWS else _Content, values, "")
+            format_ = values.get("format") if isinstance(values, dict) else None
+            check_not_newer(format_, WITH_ROWS, what=f"{name}: field 'format'", otherwise=_REMEDY)
+            found = checked(_WithRows if format_ == WITH_ROWS else _Content, values, "")
             learned = found.learned if isinstance(found, _WithRows) else {}
             rows = {
-                name: rows_of_kept(kept, str(self._path), f"learned.{name}")
-                for name, kept in learned.items()
+                camera: rows_of_kept(kept, str(self._path), f"learned.{camera}")
+                for camera, kept in learned.items()
             }
             return {
-                name: _chosen(words, name, rows.get(name)) for name, words in found.cameras.items()
+                camera: _chosen(words, camera, rows.get(camera))
+                for camera, words in found.cameras.items()
             }
         except (FieldError, BadInputError, UnicodeDecodeError) as error:
             said = "is no text" if isinstance(error, UnicodeDecodeError) else error
             raise BadInputError(
-                f"state {str(self._path)!r} cannot be used and is left as it is: {said}; name another "
-                "file, or move it away to begin anew"
+                f"{name} cannot be used and is left as it is: {said}; {_REMEDY}"
             ) from error
 
 

@@ -219,7 +219,7 @@ def test_zipped_by_hand_with_folder_entries(folder: Path, tmp_path: Path) -> Non
 def test_a_newer_bundle_asks_for_an_upgrade(folder: Path) -> None:
     values = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**values, "format_version": 2}))
-    with pytest.raises(UnsupportedVersionError, match="reads formats up to 1; install a newer "):
+    with pytest.raises(UnsupportedVersionError, match="reads up to 1; install a newer "):
         Bundle.open(folder)
 
 

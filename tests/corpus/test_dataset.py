@@ -98,8 +98,14 @@ def test_what_is_no_data_set_is_refused(folder: Path, tmp_path: Path) -> None:
     ):
         list(open_corpus(folder))
     text = INFO.to_json()
-    with pytest.raises(UnsupportedVersionError, match="format version 2.*upgrade"):
+    with pytest.raises(
+        UnsupportedVersionError, match="it: field 'format_version' is 2, but .* install a newer"
+    ):
         info_from_json(text.replace('"format_version": 1', '"format_version": 2'), "it")
+    # None is newer than these, which are no versions.
+    for wrong in ("0", "true", '"2"', "1.5"):
+        with pytest.raises(BadInputError, match="field 'format_version' must be one of 1"):
+            info_from_json(text.replace('"format_version": 1', f'"format_version": {wrong}'), "it")
     with pytest.raises(BadInputError, match="'none_id' is missing"):
         info_from_json(text.replace('"none_id": 255,', ""), "it")
     with pytest.raises(BadInputError, match="two classes of the data set have one name"):

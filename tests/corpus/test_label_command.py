@@ -165,6 +165,25 @@ def test_ctrl_c_drops_what_is_at_work_and_says_how_to_go_on(bundle: str, tmp_pat
     assert not [name for name in os.listdir(output / "labels") if name.startswith(".")]
 
 
+def test_in_the_background_of_a_script_sigterm_ends_it_with_its_worker(
+    bundle: str, tmp_path: Path
+) -> None:
+    """There a shell has it ignore Ctrl-C, which its worker inherits."""
+    output = tmp_path / "out"
+    words = command(str(film(tmp_path / "film.avi", 5000)), "--classes", "blue", "--quiet")
+    words += ["--output", str(output), "--workers", "1", "--shard-frames", "20", "--bundle", bundle]
+    script = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *words]
+    run = subprocess.Popen(script, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    _wait_for_a_part(output, run)
+    os.killpg(run.pid, signal.SIGINT)
+    time.sleep(0.5)
+    assert run.poll() is None
+    run.terminate()
+    _, said = run.communicate(timeout=20)
+    assert run.returncode == 130 and "the same command goes on from there" in said
+    _wait_until_all_ended(run.pid, seconds=5)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -14,7 +14,7 @@ from dedos_deploy.corpus.labelling import Job, ShardReport
 from dedos_deploy.corpus.loop import label_shards
 from dedos_deploy.corpus.workers import Heard
 from dedos_deploy.errors import BadInputError, EngineError
-from dedos_deploy.files import held
+from dedos_deploy.locks import held
 from dedos_deploy.progress import Progress
 
 Jobs = Callable[..., Job]

@@ -1,5 +1,5 @@
-// libFuzzer's entry: bytes opened as a `.dedos` file, and its vocabularies and tokenizer read; and
-// bytes read as a words file.
+// libFuzzer's entry: bytes opened as a `.dedos` file, and its vocabularies, statistics of trust and
+// tokenizer read; and bytes read as a words file.
 // Built with FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION, where files need not match their SHA-256.
 #include <cstddef>
 #include <cstdint>
@@ -9,6 +9,7 @@
 #include "errors.h"
 #include "names.h"
 #include "tokenizer.h"
+#include "trust_file.h"
 #include "vocabulary_file.h"
 #include "words_file.h"
 
@@ -24,6 +25,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t cou
         dedos::lib::VocabularyFile::parse(bundle.read(dedos::lib::vocabulary_file(name)), name);
       } catch (const dedos::lib::Error&) {
       }
+    }
+    try {
+      dedos::lib::check_trust(bundle);
+    } catch (const dedos::lib::Error&) {
     }
     const auto json = bundle.read(dedos::lib::kTokenizer);
     const dedos::lib::Tokenizer tokenizer(std::string(json.begin(), json.end()),

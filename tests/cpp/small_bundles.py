@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from dedos_deploy.bundle import TRUST
 from dedos_deploy.text.tokenizer import _SPLIT, END, START
+from dedos_deploy.trust import Kind, fit_trust, trust_to_bytes
 from dedos_deploy.vocabulary_file import save_vocabulary
 from dedos_deploy.words_file import save_words_file
 
@@ -40,6 +42,18 @@ def tokenizer_json() -> bytes:
     return json.dumps({"added_tokens": [], "pre_tokenizer": steps, "model": model}).encode()
 
 
+def spec(**changed: Any) -> dict[str, Any]:
+    """Return the tensors of a small bundle's graph, with some fields changed or added."""
+    fields = {
+        "height": 8,
+        "width": 8,
+        "text_width": TEXT_WIDTH,
+        "batch": 1,
+        "score_dtype": "float32",
+    }
+    return fields | changed
+
+
 def manifest(files: dict[str, bytes], **changed: Any) -> dict[str, Any]:
     """Return the manifest of `files`, with some fields changed."""
     config = {
@@ -49,13 +63,7 @@ def manifest(files: dict[str, bytes], **changed: Any) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "preset": "nano",
         "config": config,
-        "spec": {
-            "height": 8,
-            "width": 8,
-            "text_width": TEXT_WIDTH,
-            "batch": 1,
-            "score_dtype": "float32",
-        },
+        "spec": spec(),
         "target": "cpu",
         "precision": {"image": "fp32"},
         "activation": "gelu",
@@ -87,6 +95,12 @@ def files(folder: Path) -> dict[str, bytes]:
         "tokenizer.json": tokenizer_json(),
         "vocabularies/base.safetensors": words.read_bytes(),
     }
+
+
+def trust(features: int) -> bytes:
+    """Return statistics of one kind of frames, by so many features."""
+    pooled = np.random.default_rng(0).normal(size=(20, features)).astype(np.float32)
+    return trust_to_bytes(fit_trust([Kind("frames", "0" * 64, pooled)], [features]))
 
 
 def words_file(folder: Path) -> bytes:
@@ -125,3 +139,6 @@ def write_seeds(folder: Path) -> None:
     for deflated in (False, True):
         seed = archive(content, manifest(content), deflated=deflated)
         (folder / f"seed-{int(deflated)}").write_bytes(seed)
+    content |= {TRUST: trust(2)}
+    seed = archive(content, manifest(content, spec=spec(pooled_width=2)), deflated=True)
+    (folder / "seed-3").write_bytes(seed)

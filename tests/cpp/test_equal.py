@@ -193,7 +193,7 @@ def test_damaged_curves_are_refused(library: Library, demo: Path, tmp_path: Path
                 ('"overall": [0, 1', '"overall": [2, 1', "field 'overall' falls"),
                 ('"overall": [0, 1', '"overall": [1', "no list of 256 values"),
                 ('"overall": [0, 1', '"overall": [-1, 1', "no whole number from 0 to 255"),
-                ('"version": 1', '"version": 2', "newer than 1"),
+                ('"version": 1', '"version": 2', "is 2, but this libdedos reads up to 1"),
                 ('"learned"', '"unlearned"', "key 'learned' is missing"),
             )
         ):

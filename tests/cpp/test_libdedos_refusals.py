@@ -16,10 +16,29 @@ import small_bundles
 from bindings import Failed, Library, onnx_runtime
 
 from dedos_deploy.bundle import Bundle
-from dedos_deploy.errors import BadBundleError
+from dedos_deploy.errors import BadBundleError, BadInputError
 from dedos_deploy.text import save_vocabulary
+from dedos_deploy.tiles import check_tiles, parse_tiles
+from dedos_deploy.trust import trust_from_bytes
 
 Files = dict[str, bytes]
+TILES = (
+    "off",
+    " AUTO ",
+    "2x3",
+    "16X16",
+    "16x17",
+    "0x3",
+    "2x",
+    "x",
+    "-1",
+    "0",
+    "9",
+    "10",
+    "",
+    "2x3x4",
+)
+"""Of a network of 12x16, whose longest stride is 9."""
 
 
 @pytest.fixture
@@ -48,12 +67,19 @@ def test_a_sound_small_bundle_is_refused_only_for_its_graph(
 @pytest.mark.parametrize(
     ("change", "status", "part"),
     [
-        ({"format_version": 2}, "unsupported version", "reads formats up to 1"),
+        ({"format_version": 2}, "unsupported version", "is 2, but this libdedos reads up to 1"),
         ({"surplus": 1}, "bad bundle", "unknown key 'surplus'"),
         ({"templates": ["no place"]}, "bad bundle", "must have one {}"),
         ({"context_length": 15}, "bad bundle", "is not 'config.clip.text.context_length'"),
         ({"default_threshold": 1.5}, "bad bundle", "'default_threshold' must lie in [0, 1]"),
         ({"base_vocabulary": "other"}, "bad bundle", "'vocabularies' does not list"),
+        ({"base_vocabulary": ""}, "bad bundle", "must be null or a text that is not empty"),
+        ({"checkpoint_sha256": ""}, "bad bundle", "must be null or a text that is not empty"),
+        (
+            {"spec": small_bundles.spec(pooled_width=3)},
+            "bad bundle",
+            "is 3, but 'files' does not list",
+        ),
         ({"target": "tpu"}, "bad bundle", "must be one of 'cpu'"),
         ({"preset": 3}, "bad bundle", "'preset' must be a string, not a number"),
         ({"tiles": 3}, "bad bundle", "'tiles' must be a string, not a number"),
@@ -71,6 +97,57 @@ def test_a_manifest(
     path.write_bytes(small_bundles.archive(files, small_bundles.manifest(files, **change)))
     error = refused(library, path)
     assert error.status == status and part in str(error)
+
+
+def test_statistics_of_trust_are_of_the_graph(
+    library: Library, files: Files, tmp_path: Path
+) -> None:
+    path, name = tmp_path / "small.dedos", "trust.safetensors"
+    damages: list[tuple[bytes, int, str]] = [
+        (
+            small_bundles.trust(4),
+            0,
+            "'spec.pooled_width' is 0, but 'files' lists 'trust.safetensors'",
+        ),
+        (small_bundles.trust(4), 3, "is damaged (it is of 4 features, and the graph gives 3)"),
+        (small_bundles.trust(4).replace(b"dedos-trust", b"dedos-crust"), 4, "has no format"),
+        (small_bundles.trust(4)[:400], 4, "is damaged (it ends too early)"),
+        (small_bundles.trust(4).replace(b"0.scale", b"1.scale"), 4, "it is of 0 features"),
+    ]
+    for content, width, part in damages:
+        held = {**files, name: content}
+        spec = small_bundles.spec(pooled_width=width)
+        path.write_bytes(small_bundles.archive(held, small_bundles.manifest(held, spec=spec)))
+        error = refused(library, path)
+        assert error.status == "bad bundle" and part in str(error), str(error)
+        # The Python package refuses those files, too.
+        with pytest.raises(BadBundleError):
+            trust_from_bytes(content, width=width, name=name)
+    newer = {**files, name: small_bundles.trust(4).replace(b'"version":"1"', b'"version":"2"')}
+    spec = small_bundles.spec(pooled_width=4)
+    path.write_bytes(small_bundles.archive(newer, small_bundles.manifest(newer, spec=spec)))
+    assert refused(library, path).status == "unsupported version"
+    sound = {**files, name: small_bundles.trust(4)}
+    path.write_bytes(small_bundles.archive(sound, small_bundles.manifest(sound, spec=spec)))
+    assert "cannot load model.onnx" in str(refused(library, path))
+
+
+@pytest.mark.parametrize("tiles", TILES)
+def test_tiles_are_taken_as_in_python(
+    library: Library, files: Files, tmp_path: Path, tiles: str
+) -> None:
+    path = tmp_path / "small.dedos"
+    listing = small_bundles.manifest(
+        files, tiles=tiles, spec=small_bundles.spec(height=12, width=16)
+    )
+    path.write_bytes(small_bundles.archive(files, listing))
+    error = refused(library, path, ignore_tiles=True)
+    try:
+        check_tiles(parse_tiles(tiles), (12, 16))
+    except BadInputError:
+        assert error.status == "bad bundle" and "field 'tiles' must be" in str(error)
+    else:
+        assert error.status == "engine error"
 
 
 def _changed_file(content: bytes) -> bytes:

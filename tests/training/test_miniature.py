@@ -221,13 +221,7 @@ def test_a_plan_survives_json() -> None:
 
 
 WORKER = """
-import pathlib, signal, sys, time
-def save(*_):
-    time.sleep(3)
-    pathlib.Path(sys.argv[1] + ".saved").touch()
-    sys.exit(130)
-signal.signal(signal.SIGTERM, save)
-pathlib.Path(sys.argv[1] + ".begun").touch()
+import pathlib, sys, time
 done, wait, code = pathlib.Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
 time.sleep(wait)
 print("the reason")
@@ -280,36 +274,49 @@ def test_an_interrupt_ends_all_jobs_in_bounded_time(tmp_path: Path, worker: str)
     assert str(jobs[0].done) not in left.stdout
 
 
+SAVING = """
+import pathlib, signal, sys, time
+def save(*_):
+    time.sleep(2 * 1.5)  # longer than a command that hangs is waited for
+    pathlib.Path(sys.argv[1] + ".saved").write_text("done")
+    sys.exit(130)
+signal.signal(signal.SIGTERM, save)
+pathlib.Path(sys.argv[1] + ".begun").write_text("begun")
+time.sleep(60)
+"""
 COMMAND = """
 import sys
 from pathlib import Path
-from dedos_deploy.interrupts import interrupts_taken
+from dedos_deploy.cli._main import command_parser, run_command
 from dedos_deploy.training.miniature.jobs import Job, run_jobs
-done = Path(sys.argv[1])
-job = Job("a", "fake_worker", (str(done), "60", "0"), done, done.with_suffix(".log"))
-with interrupts_taken():
-    try:
-        run_jobs([job], at_once=1, on_job=lambda *_: None)
-    except KeyboardInterrupt as error:
-        print(error, done.with_name("a.saved").exists())
+folder = Path(sys.argv[1])
+jobs = [Job("a", "fake_saver", (str(folder / "a"),), folder / "a.done", folder / "a.log")]
+def run(_):
+    run_jobs(jobs, at_once=1, on_job=lambda *_: None)
+    return 0
+raise SystemExit(run_command(lambda: command_parser("p", "", ""), run, [], owns_process=True))
 """
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_command_waits_until_its_jobs_have_saved(
+def test_a_command_ends_after_jobs_that_save(
     tmp_path: Path, worker: str, number: signal.Signals
 ) -> None:
-    done = tmp_path / "a"
-    command = subprocess.Popen(
-        [sys.executable, "-c", COMMAND, str(done)], stdout=subprocess.PIPE, text=True
-    )
-    until_s = time.monotonic() + 60
-    while not done.with_name("a.begun").exists() and time.monotonic() < until_s:
-        time.sleep(0.05)
-    command.send_signal(number)
-    told, _ = command.communicate(timeout=60)
-    # Saving takes longer than the two seconds that other commands have.
-    assert told == "interrupted; what is done is kept, the same command goes on True\n"
+    (tmp_path / "fake_saver.py").write_text(SAVING)
+    command = [sys.executable, "-c", COMMAND, str(tmp_path)]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        until_s = time.monotonic() + 60
+        while not (tmp_path / "a.begun").exists():
+            assert run.poll() is None and time.monotonic() < until_s
+            time.sleep(0.05)
+        run.send_signal(number)
+        said = run.communicate(timeout=25)[1]
+    finally:
+        run.kill()
+    assert (tmp_path / "a.saved").exists(), said
+    assert run.returncode == 130 and "the same command goes on" in said
+    assert "left behind" not in said
 
 
 def test_minutes_become_steps_that_fill_them() -> None:

@@ -13,21 +13,16 @@ from pathlib import Path
 
 import pytest
 from corpus_helpers import film, png
+from corpus_nodes import NOTICED_SOON, STORE_BYTES
 from ray.cluster_utils import Cluster
 
 from dedos_deploy.cli.label import main
 from dedos_deploy.corpus import open_corpus
 
 FRAMES = 1500
-SMALL = {"object_store_memory": 80 * 2**20, "include_log_monitor": False}
+SMALL = {"object_store_memory": STORE_BYTES, "include_log_monitor": False}
 
-os.environ |= {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    # A node that is gone is to be noticed in a second or two, not in half a minute.
-    "RAY_health_check_initial_delay_ms": "1000",
-    "RAY_health_check_period_ms": "500",
-    "RAY_health_check_failure_threshold": "4",
-}
+os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", **NOTICED_SOON}
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.append(str(Path(__file__).parents[3] / "benchmarks"))
 
 BUNDLE = "DEDOS_CASES_BUNDLE"
 

@@ -371,7 +371,7 @@ def test_the_whole_miniature_quickly(tmp_path: Path, capfd: pytest.CaptureFixtur
     assert "| (V) | (IV) + Text interaction |" in shown.out
     record = json.loads((tmp_path / "results/miniature.json").read_text())
     assert [row["component"] for row in record["table3"]] == ["I", "V0", "oracle", "V"]
-    assert "Against the baseline, and against the method without a diffusion" in shown.out
+    assert "Against the baseline, the method without a diffusion, and controls" in shown.out
     assert {row["fill"] for row in record["fillings"]} == set(FILLS)
     runs = [read_result(path) for path in sorted((tmp_path / "run/runs").glob("*/result.json"))]
     assert {run.component for run in runs} == {"I", "V0", "oracle", "V"}

@@ -69,9 +69,13 @@ def run(args: argparse.Namespace) -> int:
     if args.regime:
         start = regime_plan(args.regime, quick=args.quick)
     plan = replace(start, **fields_of(args, MINIATURE_OPTIONS))
-    if plan.minutes is not None and (args.quick or args.regime or args.steps or args.clip_steps):
+    lengths = (args.steps, args.clip_steps, args.diffusion_minutes)
+    if plan.minutes is not None and (
+        args.quick or args.regime or any(n is not None for n in lengths)
+    ):
         raise BadInputError(
-            "--minutes chooses the steps itself; leave out --quick, --regime and all --*steps"
+            "--minutes chooses steps and times itself; leave out --quick, --regime, --steps, "
+            "--clip-steps and --diffusion-minutes"
         )
     if args.output.exists() and not args.output.is_dir():
         raise BadInputError(f"--output {args.output} is a file; give a folder")

@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ from dedos_deploy.training.miniature.curves import draw_curves, read_curve
 from dedos_deploy.training.miniature.jobs import Job, JobFailedError, run_jobs
 from dedos_deploy.training.miniature.plan import QUICK, MiniaturePlan, plan_from_json
 from dedos_deploy.training.miniature.report import against, fillings, table
-from dedos_deploy.training.miniature.run import shipped
+from dedos_deploy.training.miniature.run import SECONDS, _teller, run_miniature, shipped
 from dedos_deploy.training.miniature.statistics import paired_difference, spread
 from dedos_deploy.training.miniature.table3 import (
     FILLS,
@@ -220,9 +221,56 @@ def test_a_plan_survives_json() -> None:
         MiniaturePlan(seeds=0)
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"gamma": -1.0}, "gamma is -1.0, but must not be negative"),
+        ({"lr": 0.0}, "lr is 0.0, but must be more than 0"),
+        ({"components": ("V-shuffled",), "batch": 1}, "reads another picture of the micro-batch"),
+        ({"diffusion_minutes": -5.0}, "diffusion_minutes is -5.0, but must be more than 0"),
+        (
+            {"gamma": 30.0, "components": ("V", "V@30")},
+            "named twice in V V@30, where γ is 30 unless",
+        ),
+    ],
+)
+def test_what_a_run_would_refuse_is_refused_before_hours_of_pretraining(
+    tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(BadInputError, match=told):
+        run_miniature(replace(QUICK, **changes), tmp_path / "run", None, say=lambda _: None)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("option", ["--steps", "--clip-steps", "--diffusion-minutes"])
+def test_minutes_leave_no_length_to_choose(
+    tmp_path: Path, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["miniature", "--output", str(tmp_path / "run"), "--minutes", "60", option, "5"]
+    assert main(command) == 2
+    assert "leave out --quick, --regime, --steps, --clip-steps and" in capsys.readouterr().err
+
+
+def test_the_time_of_a_job_is_that_of_all_its_parts(tmp_path: Path, worker: str) -> None:
+    (tmp_path / SECONDS).write_text("{}")
+    said: list[str] = []
+    told, one = _teller(said.append, tmp_path), job(tmp_path, worker, "a")
+    for event, seconds in (("started", 0.0), ("stopped", 60.0), ("started", 0.0), ("done", 7.0)):
+        told(one, event, seconds)
+    assert json.loads((tmp_path / SECONDS).read_text()) == {"a": 67.0}
+    assert said == ["a: started", "a: stopped", "a: started", "a: done after 7 s"]
+
+
 WORKER = """
-import pathlib, sys, time
+import pathlib, signal, sys, time
 done, wait, code = pathlib.Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
+def save(*_):
+    time.sleep(3)
+    done.with_suffix(".saved").touch()
+    sys.exit(1)
+if code == 4:
+    signal.signal(signal.SIGTERM, save)
+    done.with_suffix(".ready").touch()
 time.sleep(wait)
 print("the reason")
 if not code:
@@ -274,49 +322,30 @@ def test_an_interrupt_ends_all_jobs_in_bounded_time(tmp_path: Path, worker: str)
     assert str(jobs[0].done) not in left.stdout
 
 
-SAVING = """
-import pathlib, signal, sys, time
-def save(*_):
-    time.sleep(2 * 1.5)  # longer than a command that hangs is waited for
-    pathlib.Path(sys.argv[1] + ".saved").write_text("done")
-    sys.exit(130)
-signal.signal(signal.SIGTERM, save)
-pathlib.Path(sys.argv[1] + ".begun").write_text("begun")
-time.sleep(60)
-"""
-COMMAND = """
-import sys
-from pathlib import Path
-from dedos_deploy.cli._main import command_parser, run_command
-from dedos_deploy.training.miniature.jobs import Job, run_jobs
-folder = Path(sys.argv[1])
-jobs = [Job("a", "fake_saver", (str(folder / "a"),), folder / "a.done", folder / "a.log")]
-def run(_):
-    run_jobs(jobs, at_once=1, on_job=lambda *_: None)
-    return 0
-raise SystemExit(run_command(lambda: command_parser("p", "", ""), run, [], owns_process=True))
-"""
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_command_ends_after_jobs_that_save(
-    tmp_path: Path, worker: str, number: signal.Signals
+def test_a_command_that_is_interrupted_waits_for_jobs_that_save(
+    tmp_path: Path, worker: str
 ) -> None:
-    (tmp_path / "fake_saver.py").write_text(SAVING)
-    command = [sys.executable, "-c", COMMAND, str(tmp_path)]
-    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    try:
-        until_s = time.monotonic() + 60
-        while not (tmp_path / "a.begun").exists():
-            assert run.poll() is None and time.monotonic() < until_s
-            time.sleep(0.05)
-        run.send_signal(number)
-        said = run.communicate(timeout=25)[1]
-    finally:
-        run.kill()
-    assert (tmp_path / "a.saved").exists(), said
-    assert run.returncode == 130 and "the same command goes on" in said
-    assert "left behind" not in said
+    """Longer than the two seconds within which commands end that have nothing to wait for."""
+    program = (
+        "import pathlib, sys\n"
+        "from dedos_deploy.interrupts import interrupts_taken\n"
+        "from dedos_deploy.training.miniature.jobs import Job, run_jobs\n"
+        "done = pathlib.Path(sys.argv[1])\n"
+        f"job = Job('a', {worker!r}, (str(done), '60', '4'), done, done.with_suffix('.log'))\n"
+        "with interrupts_taken():\n"
+        "    run_jobs([job], at_once=1, on_job=lambda job, event, s: print(event, s > 2, flush=True))\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "a.done")]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for _ in range(600):
+        if (tmp_path / "a.ready").exists():
+            break
+        time.sleep(0.1)
+    running.send_signal(signal.SIGTERM)
+    shown, errors = running.communicate(timeout=60)
+    assert (tmp_path / "a.saved").exists(), errors
+    assert shown == "started False\nstopped True\n"
+    assert "KeyboardInterrupt: interrupted; what is done is kept, run the same command" in errors
 
 
 def test_minutes_become_steps_that_fill_them() -> None:

@@ -17,10 +17,9 @@ POLL_S = 0.2
 STOP_S = 30.0
 """How long a job may take to save and end after Ctrl-C."""
 
-INTERRUPTED = "interrupted; what is done is kept, the same command goes on"
-
 OnJob = Callable[["Job", str, float], None]
-"""Told (job, "kept" | "started" | "done", seconds)."""
+"""Told (job, "kept" | "started" | "done" | "stopped", seconds); seconds of a job that is stopped are to
+be added to those of its other parts."""
 
 
 class JobFailedError(DedosError):
@@ -44,9 +43,8 @@ class Job:
 def run_jobs(jobs: Sequence[Job], *, at_once: int, on_job: OnJob) -> None:
     """Run what is not done yet, `at_once` at a time, in order.
 
-    Raises JobFailedError naming the first job that fails, after stopping the others;
-    KeyboardInterrupt after Ctrl-C or SIGTERM, when all have saved their state and ended, or did not in
-    STOP_S: running again goes on. A second Ctrl-C ends this process at once.
+    Raises JobFailedError naming the first job that fails, after stopping the others; KeyboardInterrupt
+    after Ctrl-C or SIGTERM, once all have saved what they did and ended. Running again goes on.
     """
     waiting = []
     for job in jobs:
@@ -57,13 +55,11 @@ def run_jobs(jobs: Sequence[Job], *, at_once: int, on_job: OnJob) -> None:
     running: dict[subprocess.Popen[bytes], tuple[Job, float]] = {}
     with interruptible() as interrupted:
         try:
-            while waiting or running:
+            while (waiting or running) and not interrupted.wait(POLL_S):
                 while waiting and len(running) < at_once:
                     job = waiting.pop(0)
                     running[_start(job)] = job, time.monotonic()
                     on_job(job, "started", 0.0)
-                if interrupted.wait(POLL_S):
-                    raise KeyboardInterrupt(INTERRUPTED)
                 for process in [p for p in running if p.poll() is not None]:
                     job, began = running.pop(process)
                     if process.returncode or not job.done.exists():
@@ -71,6 +67,10 @@ def run_jobs(jobs: Sequence[Job], *, at_once: int, on_job: OnJob) -> None:
                     on_job(job, "done", time.monotonic() - began)
         finally:
             _stop(list(running))
+            for job, began in running.values():
+                on_job(job, "stopped", time.monotonic() - began)
+    if interrupted.is_set():
+        raise KeyboardInterrupt("interrupted; what is done is kept, run the same command to go on")
 
 
 def _start(job: Job) -> subprocess.Popen[bytes]:

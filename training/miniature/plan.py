@@ -124,17 +124,21 @@ class MiniaturePlan:
                 f"minutes is {self.minutes}, but the miniature needs {LEAST_MINUTES:g} at least; "
                 "--quick shows every part in three"
             )
+        if self.diffusion_minutes is not None and not self.diffusion_minutes > 0:
+            raise BadInputError(
+                f"diffusion_minutes is {self.diffusion_minutes}, but must be more than 0"
+            )
         if self.unlabelled is not None and self.unlabelled < 2:
             raise BadInputError(
                 f"unlabelled is {self.unlabelled}, but must be at least 2; leave it out to learn from the "
                 "labelled scenes alone"
             )
-        if len(set(self.components)) < len(self.components):
+        rows = [Row.named(name) for name in self.components]
+        if len({(row.component, row.gamma or self.gamma) for row in rows}) < len(rows):
             raise BadInputError(
-                f"a row is named twice in {' '.join(self.components)}; name each once"
+                f"a row is named twice in {' '.join(self.components)}, where γ is {self.gamma:g} unless "
+                "named; name each once"
             )
-        for row in self.components:
-            Row.named(row)
 
     @property
     def diffusion(self) -> NanoSettings:

@@ -10,13 +10,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from dedos_deploy.errors import BadInputError, require
+from dedos_deploy.files import write_atomically
 from dedos_deploy.training.components import TABLE3
 from dedos_deploy.training.miniature.budget import pretraining_plan, read_cost, steps_for
 from dedos_deploy.training.miniature.jobs import Job, OnJob, run_jobs
 from dedos_deploy.training.miniature.plan import MiniaturePlan
 from dedos_deploy.training.miniature.pretraining import scenes, unlabelled_scenes
 from dedos_deploy.training.miniature.report import Pretraining, write_report
-from dedos_deploy.training.miniature.table3 import RESULT, Places, read_result
+from dedos_deploy.training.miniature.table3 import RESULT, Places, read_result, run_settings
 from dedos_deploy.training.pretraining.scenes import write_folders, write_pictures
 
 PLAN, SECONDS, STEPS = "plan.json", "seconds.json", "steps.json"
@@ -37,7 +38,6 @@ def run_miniature(plan: MiniaturePlan, output: Path, results: Path | None, *, sa
     Raises BadInputError when `output` holds a miniature of another plan or cannot be written,
     JobFailedError when a part fails. After an interrupt the same call goes on.
     """
-    _open(plan, output)
     places = Places(
         output / "scenes" / "base",
         output / "scenes" / "all",
@@ -45,6 +45,10 @@ def run_miniature(plan: MiniaturePlan, output: Path, results: Path | None, *, sa
         output / "diffusion",
         output / "cache",
     )
+    for row in plan.components:
+        # What a run would refuse after both pretrainings is refused now.
+        run_settings(plan, places, row, seed=0)
+    _open(plan, output)
     told = _teller(say, output)
     _data(plan, output, say)
     pretraining = _pretraining(pretraining_plan(plan), places, output)
@@ -77,8 +81,8 @@ def _open(plan: MiniaturePlan, output: Path) -> None:
         return
     try:
         output.mkdir(parents=True, exist_ok=True)
-        path.write_text(plan.recipe(), encoding="utf-8")
-        (output / SECONDS).write_text("{}", encoding="utf-8")
+        write_atomically(output / SECONDS, b"{}")
+        write_atomically(path, plan.recipe().encode())
     except OSError as error:
         raise BadInputError(
             f"cannot write to {output} ({error.strerror}); choose another --output"
@@ -90,9 +94,10 @@ def _teller(say: Say, output: Path) -> OnJob:
     path = output / SECONDS
 
     def told(job: Job, event: str, seconds: float) -> None:
-        if event == "done":
+        if event in ("done", "stopped"):
             known = json.loads(path.read_text(encoding="utf-8"))
-            path.write_text(json.dumps({**known, job.name: round(seconds, 1)}), encoding="utf-8")
+            known[job.name] = round(known.get(job.name, 0.0) + seconds, 1)
+            write_atomically(path, json.dumps(known).encode())
         timed = f" after {seconds:.0f} s" if event == "done" else ""
         say(f"{job.name}: {event}{timed}")
 
@@ -152,7 +157,7 @@ def _timed(
         ]
         run_jobs(jobs, at_once=plan.jobs, on_job=told)
         costs = {c: read_cost(folder / f"{c}.json") for c in plan.components}
-        chosen.write_text(json.dumps(steps_for(plan, costs)), encoding="utf-8")
+        write_atomically(chosen, json.dumps(steps_for(plan, costs)).encode())
     steps = int(json.loads(chosen.read_text(encoding="utf-8")))
     say(f"{steps} steps for every run")
     return replace(plan, steps=steps)

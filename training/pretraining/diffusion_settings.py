@@ -15,7 +15,8 @@ from dedos_deploy.training.pretraining.vae import VaeSettings
 class NanoSettings:
     """One pretraining.
 
-    Raises BadInputError without an end, or for a size that does not fit the networks.
+    Raises BadInputError without an end, for numbers that are none, or for a size that does not fit the
+    networks.
     """
 
     size_hw: tuple[int, int] = (128, 160)
@@ -52,6 +53,10 @@ class NanoSettings:
     save_minutes: float = 2.0
 
     def __post_init__(self) -> None:
+        for name in ("minutes", "vae_steps", "unet_steps", "draw_steps", "limit", "save_minutes"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise BadInputError(f"{name} is {value}, but must be more than 0")
         if self.minutes is None and (self.vae_steps is None or self.unet_steps is None):
             raise BadInputError("a run needs an end; give minutes, or steps of both networks")
         multiple = self.vae.factor * self.unet.factor

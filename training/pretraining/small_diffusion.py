@@ -271,7 +271,7 @@ class _Pretraining:
         return LoopSettings(
             name,
             steps,
-            settings.minutes * part if settings.minutes else None,
+            None if settings.minutes is None else settings.minutes * part,
             rate=cosine(WARMUP),
             advice="try --no-amp or another --seed",
             ema=EMA,

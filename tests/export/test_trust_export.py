@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,20 +13,24 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from export_micro import CONTEXT
+from export_micro import CONTEXT, micro_config
 from numpy.typing import NDArray
 
 from dedos_deploy.bundle import TRUST, Bundle
+from dedos_deploy.calib.options import Int8Options
+from dedos_deploy.calib.verdict import SideBySide
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.export import ExportOptions, TrainedModel, export_bundle
 from dedos_deploy.export import bundle_text as text_module
+from dedos_deploy.export import int8_judge as judge_module
 from dedos_deploy.export.graph import check_ops, image_graph
 from dedos_deploy.export.precision import check_precision
 from dedos_deploy.export.trust import trust_frames
-from dedos_deploy.model import Dedos, freeze
+from dedos_deploy.model import Dedos, build_model, freeze
 from dedos_deploy.model.pooled import PooledDedos, check_has_pooled, pooled_widths
 from dedos_deploy.runtime import Segmenter
 from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
+from dedos_deploy.runtime.frame import resize_frame
 from dedos_deploy.spec import TRUST_LINE, GraphSpec
 
 
@@ -66,6 +71,29 @@ def bundle(
     assert report.trust is not None and list(report.trust.frames.values()) == [24]
     assert report.to_dict()["trust"]["frames"] == report.trust.frames
     return folder / "bundle"
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Bundles in FP32 and in INT8 of a model with a detail branch, which learned and calibrates on one walk."""
+    folder = tmp_path_factory.mktemp("both")
+    walked = walk(folder / "walk", 48)
+    model = build_model(replace(micro_config(), detail_width=4), seed=3)
+    trained = TrainedModel(model, {"sources": ["a test"], "words": ["road", "car"]})
+    given: dict[str, Any] = {"trust": (walked,), "frame_count": 1}
+    export_bundle(trained, folder / "fp32", options=ExportOptions(**given))
+    given |= {"precision": "int8", "allow_drift": True}
+    given["int8"] = Int8Options(walked, frames=16, budget=1.0, force=True)
+    with pytest.MonkeyPatch.context() as patch:
+        # Speed is no matter here, and takes its time.
+        once = SideBySide(1.0, 0.5, 2.0, 1)
+        patch.setattr(judge_module, "side_by_side", lambda *_: once)
+        report = export_bundle(trained, folder / "int8", options=ExportOptions(**given))
+    assert report.image_precision == "int8" and report.int8 is not None
+    # Of what is pooled: the coarsest level, and both maps of the detail branch.
+    pooled = {"pixel_decoder.encoder.layers.0.proj", "detail.stem.1.0", "detail.stage8.1.0"}
+    assert pooled <= set(report.int8.plan.sites)
+    return folder / "fp32", folder / "int8"
 
 
 def test_scores_are_bit_for_bit_those_of_the_graph_without(
@@ -148,3 +176,60 @@ def test_too_few_frames_are_refused_before_anything_is_written(
     with pytest.raises(BadInputError, match="has 5 usable frames for calibration, at least 16"):
         export_bundle(trained, tmp_path / "bundle", options=options)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["walk"]
+
+
+def pooled_of(bundle: Path, frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
+    """Return what the graph of a bundle pools of frames, [N, P]."""
+    with Bundle.open(bundle) as opened:
+        graph = opened.graph()
+        with OnnxEngine(graph.path, graph.spec, threads=1) as engine:
+            found = []
+            for frame in frames:
+                image = np.empty(graph.spec.image.shape, np.uint8)
+                resize_frame(frame, image[0])
+                row = np.ones((1, graph.spec.text_width), np.float32)
+                inputs = {"image": image, "text": row, "valid": np.ones(1, np.float32)}
+                found.append(engine.infer(inputs)["pooled"][0].astype(float))
+    return np.stack(found)
+
+
+def trusts_of(bundle: Path, frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
+    with Segmenter.load(bundle, classes="road,car", threads=1) as segmenter:
+        found = [segmenter.segment(frame).trust for frame in frames]
+    assert None not in found
+    return np.array(found, float)
+
+
+def test_int8_pools_and_trusts_as_float_does(both: tuple[Path, Path]) -> None:
+    fp32, int8 = both
+    frames = [cv2.imread(str(path)) for path in sorted((fp32.parent / "walk").iterdir())]
+    found, wanted = (pooled_of(path, frames) for path in (int8, fp32))
+    with Bundle.open(int8) as opened:
+        statistics = opened.trust()
+    assert statistics is not None
+    assert [len(block.scale) for block in statistics.blocks] == [32, 16, 32]
+    for off, block in zip(parted(found - wanted), parted(wanted), strict=True):
+        # Seen: 0.8 % of the features, and 7 % of what tells the frames of the walk apart.
+        assert rms(off) < 0.02 * rms(block) and rms(off) < 0.15 * rms(block.std(axis=0))
+    # Between a frame of the walk and noise there is all trust that there can be.
+    noise = np.random.default_rng(3).integers(0, 256, (64, 96, 3), np.uint8)
+    mixed = [
+        cv2.addWeighted(frame, 1 - part, noise, part, 0)
+        for frame, part in zip(frames, np.linspace(0.07, 0.16, 10), strict=False)
+    ]
+    strange = [noise, 255 - frames[0], np.zeros_like(noise)]
+    trusts = [trusts_of(path, [*frames, *mixed, *strange]) for path in (int8, fp32)]
+    for trust in trusts:
+        assert trust.min() >= 0.0 and trust.max() <= 1.0
+        assert np.mean(trust[: len(frames)] < TRUST_LINE) <= 0.05 and not trust[-3:].any()
+    assert np.sum((trusts[1] > 0.05) & (trusts[1] < 0.95)) >= 3
+    np.testing.assert_allclose(trusts[0], trusts[1], atol=0.15)  # seen: 0.03
+
+
+def parted(pooled: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """Return the features of the level and of the detail branch at strides 4 and 8."""
+    return np.split(pooled, [32, 48], axis=1)
+
+
+def rms(values: NDArray[np.float64]) -> float:
+    return float(np.sqrt(np.mean(values**2)))

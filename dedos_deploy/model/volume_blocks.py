@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -162,29 +163,51 @@ def volume_grid(size_hw: tuple[int, int], device: torch.device) -> VolumeGrid:
     over, the places beyond the grid repeat a cell, and no cell of the grid sees them. A side of one
     window is not moved.
     """
-    # The same constants in every graph: what is made of arrays here is not traced.
-    arrays, areas = _grid(size_hw)
-    tensors = [None if one is None else torch.tensor(one, device=device) for one in arrays]
-    order, apart, across, moved_apart, back, pool, unpool = tensors
-    assert order is not None and across is not None
-    assert back is not None and pool is not None and unpool is not None
-    straight = Windows(order, apart, areas)
-    return VolumeGrid(straight, Windows(across, moved_apart, areas), back, pool, unpool)
+    grid = _grid(size_hw)
+    return VolumeGrid(
+        _windows(grid.straight, grid.area, device),
+        _windows(grid.moved, grid.area, device),
+        *(torch.tensor(one, device=device) for one in (grid.back, grid.pool, grid.unpool)),
+    )
+
+
+def _windows(cut: _WindowArrays, area: int, device: torch.device) -> Windows:
+    apart = None if cut.apart is None else torch.tensor(cut.apart, device=device)
+    return Windows(torch.tensor(cut.order, device=device), apart, area)
+
+
+class _WindowArrays(NamedTuple):
+    """What `Windows` has."""
+
+    order: Index
+    apart: Array | None
+
+
+class _GridArrays(NamedTuple):
+    """What `VolumeGrid` has, as arrays, which no graph traces: the same constants in every one."""
+
+    straight: _WindowArrays
+    moved: _WindowArrays
+    area: int
+    back: Index
+    pool: Array
+    unpool: Array
 
 
 @lru_cache(maxsize=8)
-def _grid(size_hw: tuple[int, int]) -> tuple[tuple[Array | Index | None, ...], int]:
+def _grid(size_hw: tuple[int, int]) -> _GridArrays:
     height, width = size_hw
     (rows, window_h), (columns, window_w) = _cut(height), _cut(width)
-    window_hw = window_h, window_w
-    straight, apart = _in_windows(size_hw, (rows, columns), window_hw, moved=False)
-    moved, moved_apart = _in_windows(size_hw, (rows, columns), window_hw, moved=True)
-    across = _places(straight, height * width)[np.maximum(moved, 0)]
-    pool = np.kron(_averages(height), _averages(width))
-    unpool = np.kron(_interpolation(height), _interpolation(width))
-    back = _places(moved, height * width)
-    return (np.maximum(straight, 0), apart, across, moved_apart, back, pool, unpool), (
-        window_h * window_w
+    counts, window_hw, cells = (rows, columns), (window_h, window_w), height * width
+    straight, apart = _in_windows(size_hw, counts, window_hw, moved=False)
+    moved, moved_apart = _in_windows(size_hw, counts, window_hw, moved=True)
+    return _GridArrays(
+        _WindowArrays(np.maximum(straight, 0), apart),
+        _WindowArrays(_places(straight, cells)[np.maximum(moved, 0)], moved_apart),
+        window_h * window_w,
+        _places(moved, cells),
+        np.kron(_averages(height), _averages(width)),
+        np.kron(_interpolation(height), _interpolation(width)),
     )
 
 

@@ -22,6 +22,7 @@ from dedos_deploy.head_numbers import HEADS, HeadKind, WindowConfig
 from dedos_deploy.model import freeze
 from dedos_deploy.model.blocks import Arithmetic
 from dedos_deploy.model.heads import STUFF_WORDS, DenseClip, build_dense
+from dedos_deploy.model.pooled import PooledDedos, pooled_widths
 from dedos_deploy.presets import DenseConfig
 from dedos_deploy.runtime.engines.agreement import label_agreement
 from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
@@ -181,6 +182,25 @@ def test_windows_are_averaged_where_they_overlap() -> None:
         found = model(image, text, torch.ones(4))
     np.testing.assert_allclose(f64(found)[0], powers[:4] / powers.sum(0), atol=2e-5)
     assert set(count.flat) == {1, 2, 3, 4, 6}
+
+
+@pytest.mark.parametrize("windows", [None, WindowConfig(32, 16)])
+def test_of_a_dense_clip_pooled_features_are_the_moments_of_a_pictures_own_patches(
+    windows: WindowConfig | None,
+) -> None:
+    """Of two pictures in a run, whose windows come one after another, each for both."""
+    model, images = micro_dense("naclip", windows), frames(2, SIZE, seed=5)
+    text, valid = words(micro_dense("naclip"), 3), torch.ones(3)
+    frozen = freeze(model, size_hw=SIZE)
+    with torch.no_grad():
+        scores, found = PooledDedos(frozen)(images, text, valid)
+        assert torch.equal(scores, frozen(images, text, valid))
+        for row, image in zip(f64(found), images, strict=True):
+            patches = f64(model.image_features(image[None])).reshape(-1, MICRO_CLIP.text_width)
+            assert len(patches) == (48 if windows is None else 6 * 16)
+            moments = np.concatenate([patches.mean(0), patches.std(0)])
+            np.testing.assert_allclose(row, moments, atol=1e-4)
+    assert pooled_widths(model) == (len(found[0]),)
 
 
 def test_a_picture_smaller_than_a_window_is_refused() -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dedos_deploy.bundle import Bundle
     from dedos_deploy.confidence_curves import ConfidenceCurves
     from dedos_deploy.config_json import AnyConfig
+    from dedos_deploy.runtime.engines.contract import Engine, EngineOptions
     from dedos_deploy.runtime.engines.embedding import EmbeddingEngine
     from dedos_deploy.text.tower import TowerFiles
     from dedos_deploy.trust import TrustStatistics
@@ -157,11 +158,20 @@ def _check_kind(tiles: object) -> None:
         )
 
 
-def batch_of(bundle: Bundle, tiling: Tiling, batch: int) -> int:
-    """Return the most pictures per run that an engine is opened for; batch: as of `Segmenter.load`.
+def open_engine_of(parts: BundleParts, target: str, options: EngineOptions) -> Engine:
+    """Open the engine that labels frames of a bundle.
 
-    Raises BadInputError where frames were to share runs that the windows of each one fill.
+    options: its batch is that of frames that share a run; with tiles it takes the windows of one frame,
+    as many as the bundle has a graph for. Raises as `engines.opening.open_engine` does, and BadInputError
+    where frames were to share runs that the windows of each one fill.
     """
+    from dedos_deploy.runtime.engines.opening import open_engine
+
+    batch = _batch_of(parts.bundle, parts.tiling, options.batch)
+    return open_engine(parts.bundle, target, replace(options, batch=batch))
+
+
+def _batch_of(bundle: Bundle, tiling: Tiling, batch: int) -> int:
     if tiling.is_off:
         return batch
     if batch > 1:

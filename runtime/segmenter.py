@@ -11,11 +11,10 @@ from dedos_deploy.closing import Closing
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.runtime.engines.contract import Engine, EngineOptions
-from dedos_deploy.runtime.engines.opening import open_engine
 from dedos_deploy.runtime.labelling import Labeller
 from dedos_deploy.runtime.learning import Open, no_examples
 from dedos_deploy.runtime.opencv import require_opencv
-from dedos_deploy.runtime.segmenter_core import BaseVocabulary, SegmenterCore
+from dedos_deploy.runtime.segmenter_core import BaseVocabulary, CoreParts, SegmenterCore
 from dedos_deploy.runtime.segmenter_view import Classes, SegmenterView, vocabulary_of
 from dedos_deploy.runtime.slots import Encode, SlotTable, Thresholds
 from dedos_deploy.runtime.tiling import Tiling
@@ -26,6 +25,7 @@ from dedos_deploy.trust import TrustStatistics
 if TYPE_CHECKING:
     from dedos_deploy.bundle import Bundle
     from dedos_deploy.confidence_curves import ConfidenceCurves
+    from dedos_deploy.runtime.loading import BundleParts
 
 
 class Segmenter(SegmenterView, Closing):
@@ -69,9 +69,8 @@ class Segmenter(SegmenterView, Closing):
         confidences that are scores; open_embedding: opens the graph that words by example need, at the
         first of them; trust: of the frames that the model learned, for `Segmentation.trust`.
         """
-        core = SegmenterCore(
-            engine,
-            encode,
+        parts = CoreParts(
+            encode=encode,
             thresholds=thresholds,
             base=base,
             threads=threads,
@@ -84,6 +83,7 @@ class Segmenter(SegmenterView, Closing):
             open_embedding=open_embedding,
             trust=trust,
         )
+        core = SegmenterCore(engine, parts)
         with contextlib.ExitStack() as opened:
             opened.callback(core.close)
             super().__init__(core, classes)
@@ -145,11 +145,7 @@ class Segmenter(SegmenterView, Closing):
         Raises BadInputError for unusable arguments, BadBundleError and EngineError for an
         unusable bundle, ParityError when an engine labels differently from ONNX Runtime.
         """
-        from dedos_deploy.runtime.loading import (
-            batch_of,
-            bundle_parts,
-            open_embedding_of,
-        )
+        from dedos_deploy.runtime.loading import bundle_parts, open_engine_of
 
         require_opencv()
         vocabulary = vocabulary_of(classes)
@@ -165,30 +161,57 @@ class Segmenter(SegmenterView, Closing):
                 calibrated=calibrated,
             )
             opened.callback(parts.close)
-            most = batch_of(parts.bundle, parts.tiling, batch)
-            options = EngineOptions(threads, gpu, on_progress, most)
-            runner = open_engine(parts.bundle, engine, options)
+            options = EngineOptions(threads, gpu, on_progress, batch)
+            runner = open_engine_of(parts, engine, options)
             opened.callback(runner.close)
-            segmenter = cls(
+            segmenter = cls.of_parts(
+                parts,
                 runner,
-                parts.encode,
                 classes=vocabulary,
-                thresholds=parts.thresholds,
-                base=parts.base,
                 threads=threads,
                 text_threads=text_threads,
                 stable=stable,
-                tiling=parts.tiling,
-                model_sha256=parts.bundle.manifest.checkpoint_sha256,
                 explain=explain,
-                nulls=parts.nulls,
-                curves=parts.curves,
-                open_embedding=partial(open_embedding_of, parts.bundle, threads=threads),
-                trust=parts.trust,
             )
             opened.callback(segmenter._core.close)
             segmenter._closing = opened.pop_all()
         return segmenter
+
+    @classmethod
+    def of_parts(
+        cls,
+        parts: BundleParts,
+        engine: Engine,
+        *,
+        classes: Classes,
+        threads: int | None = None,
+        text_threads: int = 1,
+        stable: bool = False,
+        explain: bool = False,
+    ) -> Segmenter:
+        """Return a segmenter for the parts of an open bundle, which stays the caller's; `load` opens one.
+
+        engine: as of `loading.open_engine_of`, closed with the segmenter; all else: see `load`.
+        """
+        from dedos_deploy.runtime.loading import open_embedding_of
+
+        return cls(
+            engine,
+            parts.encode,
+            classes=classes,
+            thresholds=parts.thresholds,
+            base=parts.base,
+            threads=threads,
+            text_threads=text_threads,
+            stable=stable,
+            tiling=parts.tiling,
+            model_sha256=parts.bundle.manifest.checkpoint_sha256,
+            explain=explain,
+            nulls=parts.nulls,
+            curves=parts.curves,
+            open_embedding=partial(open_embedding_of, parts.bundle, threads=threads),
+            trust=parts.trust,
+        )
 
     def share(self, classes: Classes, *, timeout_s: float | None = None) -> SegmenterView:
         """Return another vocabulary on the same engine, with ids of its own, and of a stable segmenter

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -37,50 +38,52 @@ _LOG = logging.getLogger(__name__)
 BaseVocabulary = tuple[Sequence[str], Rows]
 
 
+@dataclass(frozen=True, eq=False)
+class CoreParts:
+    """What all vocabularies on one engine share besides the engine; each as of `Segmenter`."""
+
+    encode: Encode
+    thresholds: Thresholds
+    base: BaseVocabulary | None
+    threads: int | None
+    stable: bool
+    tiling: Tiling
+    model_sha256: str | None
+    explain: bool
+    nulls: bool
+    curves: ConfidenceCurves | None
+    open_embedding: Open
+    trust: TrustStatistics | None
+
+
 class SegmenterCore:
     """What all vocabularies on one engine share; one frame at a time."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        encode: Encode,
-        *,
-        thresholds: Thresholds,
-        base: BaseVocabulary | None,
-        threads: int | None,
-        stable: bool,
-        tiling: Tiling,
-        model_sha256: str | None,
-        explain: bool,
-        nulls: bool,
-        curves: ConfidenceCurves | None,
-        open_embedding: Open,
-        trust: TrustStatistics | None,
-    ) -> None:
-        from dedos_deploy.threads import usable_threads
-
+    def __init__(self, engine: Engine, parts: CoreParts) -> None:
+        """engine: stays the caller's. Raises BadBundleError for one that takes several frames at a time."""
         if engine.spec.batch != 1:
             raise BadBundleError(
                 f"this bundle's graph takes {engine.spec.batch} frames at a time, Segmenter needs 1; "
                 "export it again"
             )
-        self._engine = engine
-        self._encode = encode
+        self._engine, self._parts = engine, parts
+        self._encode = parts.encode
+        self.explain, self.model_sha256 = parts.explain, parts.model_sha256
         # As many as there are until the first words are encoded: no frame waits for them.
-        self.text_threads = threads
-        self._thresholds = thresholds
-        self._base = base
-        self.explain = explain
-        self._nulls = nulls
-        self._curves = curves
-        self.model_sha256 = model_sha256
-        self._trust = trust
-        self.embedder = Embedder(open_embedding)
+        self.text_threads = parts.threads
+        self.embedder = Embedder(parts.open_embedding)
         # Once here, since it compares all pairs of base words: too slow for every class change.
-        self._close = close_similarity(base[1]) if base is not None else None
+        self._close = close_similarity(parts.base[1]) if parts.base is not None else None
         self.busy = threading.Lock()
-        cores = usable_threads(threads)
-        self._stable = stable
+        self._open_labellers()
+        self.process = OneProcess("Segmenter", engine, parts.encode, self.labeller, self.embedder)
+
+    def _open_labellers(self) -> None:
+        """Open what labels frames, one by one and several in a run."""
+        from dedos_deploy.threads import usable_threads
+
+        engine, stable, tiling = self._engine, self._parts.stable, self._parts.tiling
+        cores = usable_threads(self._parts.threads)
         self._on_host = _host_labeller(engine, tiling, threads=cores, stable=stable)
         with contextlib.ExitStack() as opened:
             self.labeller = self._on_host or engine.labeller(threads=cores)
@@ -90,7 +93,6 @@ class SegmenterCore:
                 engine.run_labellers(threads=cores, on_host=stable) if tiling.is_off else {}
             )
             opened.pop_all()
-        self.process = OneProcess("Segmenter", engine, encode, self.labeller, self.embedder)
 
     def close(self) -> None:
         """Release what frames are labelled with; the engine is its owner's."""
@@ -102,7 +104,7 @@ class SegmenterCore:
 
     def labeller_of_a_view(self) -> Labeller:
         """Return what labels a stream of frames; of stable ones each has a past of its own."""
-        if self._on_host is not None and self._stable:
+        if self._on_host is not None and self._parts.stable:
             return StableLabeller(self._on_host)
         return self.labeller
 
@@ -126,17 +128,17 @@ class SegmenterCore:
             vocabulary,
             previous,
             rows=rows,
-            thresholds=self._thresholds,
+            thresholds=self._parts.thresholds,
             negatives=self._negatives_for(vocabulary.words, rows),
-            nulls=self._nulls,
-            curves=self._curves,
-            trust=self._trust,
+            nulls=self._parts.nulls,
+            curves=self._parts.curves,
+            trust=self._parts.trust,
         )
 
     def _negatives_for(self, user_words: Sequence[str], user: Rows) -> BaseVocabulary:
-        if self._base is None:
+        if self._parts.base is None:
             return (), np.empty((0, self._engine.spec.text_width), dtype=np.float32)
-        words, rows = self._base
+        words, rows = self._parts.base
         chosen = negatives(
             user,
             words,

@@ -15,16 +15,20 @@ from numpy.typing import NDArray
 
 from dedos_deploy.bench.ceilings import Ceilings, cpu_ceilings, gpu_ceilings
 from dedos_deploy.bench.energy import open_meter
+from dedos_deploy.bench.opening import made_up_rows, open_segmenter
 from dedos_deploy.bundle import Bundle
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.runtime.engines.contract import Engine, EngineOptions
 from dedos_deploy.runtime.engines.opening import open_engine
 from dedos_deploy.runtime.engines.tensors import Tensors
+from dedos_deploy.runtime.label_maps import best_slots
+from dedos_deploy.runtime.labelling import unusable_scores
 from dedos_deploy.runtime.segmenter import Segmenter
-from dedos_deploy.runtime.slots import Rows, Thresholds
+from dedos_deploy.runtime.slots import Rows
 from dedos_deploy.spec import CPU_ENGINES
 from dedos_deploy.threads import usable_cores, usable_threads
+from dedos_deploy.vocabulary import Entry, Vocabulary, canonical_word
 
 WARM_UP = 3
 PARTS = ("pre", "engine", "post", "total")
@@ -73,6 +77,10 @@ class BenchRow:
     slots: int
     frame_hw: tuple[int, int]
     frames: int
+    windows: int
+    """Pictures of a frame that the network was shown: 1, or for a bundle with tiles its windows and the
+    whole, all of which are in the frame's time."""
+
     ms: dict[str, dict[str, float]]
     """p50, p90 and p99 in milliseconds per part of PARTS, `total` being wall time from frame to
     label map."""
@@ -165,25 +173,20 @@ class _Subject:
         self.name = name
         progress.note(f"opening {name}")
         self.bundle = opened.enter_context(contextlib.closing(Bundle.open(name)))
-        self.engine: Engine = open_engine(
-            self.bundle, options.engine, EngineOptions(options.threads, options.gpu, progress)
-        )
-        opened.callback(self.engine.close)
         self.spec = self.bundle.spec
-        self._threads = options.threads
+        self.windows = 1
+        """Pictures of the last frame that the network was shown."""
         self._rng = np.random.default_rng(0)
         self._inputs: Tensors = {}
         self.segmenter: Segmenter | None = None
+        self.engine: Engine
+        wanted = EngineOptions(options.threads, options.gpu, progress)
         if self.spec.batch == 1:
-            # Its engine is closed by what closes the segmenter, which may happen twice.
-            self.segmenter = Segmenter(
-                self.engine,
-                self._made_up,
-                classes=["word 0"],
-                thresholds=Thresholds({}, 0.0, enabled=False),
-                threads=options.threads,
-            )
+            self.segmenter, self.engine = open_segmenter(self.bundle, options.engine, wanted)
             opened.callback(self.segmenter.close)
+        else:
+            self.engine = open_engine(self.bundle, options.engine, wanted)
+            opened.callback(self.engine.close)
 
     def prepare(self, slots: int) -> None:
         if self.segmenter is not None:
@@ -192,7 +195,7 @@ class _Subject:
         image = (self.spec.batch, self.spec.height, self.spec.width, 3)
         self._inputs = {
             "image": self._rng.integers(0, 256, image, np.uint8),
-            "text": self._made_up([str(index) for index in range(slots)]),
+            "text": made_up_rows(slots, self.spec.text_width, self._rng),
             "valid": np.ones(slots, np.float32),
         }
 
@@ -200,35 +203,41 @@ class _Subject:
         """Label a frame, or run a batch; milliseconds per part."""
         started = time.perf_counter()
         if self.segmenter is not None:
-            parts = dict(self.segmenter.segment(frame).latency_ms)
+            result = self.segmenter.segment(frame)
+            parts, self.windows = dict(result.latency_ms), result.windows
         else:
             self.engine.infer(self._inputs)
             parts = {"engine": 1e3 * (time.perf_counter() - started)}
         return parts | {"total": 1e3 * (time.perf_counter() - started)}
 
     def agreement(self, other: _Subject) -> float:
-        """Part of pixels of embedded scenes with the label of `other`, under its own words."""
-        from dedos_deploy.runtime.engines.agreement import label_agreement
-
+        """Part of pixels of embedded scenes with the label of `other`, each as it labels frames and with its
+        own embeddings of the same words."""
         if other is self:
             return 1.0
-        words = other.bundle.base_words[:MOST_COMPARED_WORDS]
         mine = self.bundle.known_embeddings()
+        # Two spellings of one word are one class.
+        known = {canonical_word(word): word for word in other.bundle.base_words}
+        words = list(known.values())[:MOST_COMPARED_WORDS]
         if not words or any(word not in mine for word in words):
             raise BadInputError(
                 f"bundles {self.name!r} and {other.name!r} ship other vocabularies, so their labels "
                 "cannot be compared; export both with the same --vocabulary"
             )
-        theirs = other.bundle.known_embeddings()
-        parts = [
-            label_agreement(
-                other._scores(picture, np.stack([theirs[word] for word in words])),
-                self._scores(picture, np.stack([mine[word] for word in words])),
-                COMPARED_HW,
-            )
-            for picture in _scenes()
-        ]
-        return float(np.mean(parts))
+        same = [np.mean(other._labels(one, words) == self._labels(one, words)) for one in _scenes()]
+        return float(np.mean(same))
+
+    def _labels(self, picture: NDArray[np.uint8], words: Sequence[str]) -> NDArray[np.integer[Any]]:
+        """Return which of some words that the bundle ships every pixel has."""
+        if self.segmenter is not None:
+            view = self.segmenter.share(Vocabulary(tuple(map(Entry, words))))
+            return view.segment(picture).label_map
+        known = self.bundle.known_embeddings()
+        scores = self._scores(picture, np.stack([known[word] for word in words]))
+        try:
+            return best_slots(scores, COMPARED_HW)
+        except ValueError as error:
+            raise unusable_scores(str(error)) from error
 
     def _scores(self, picture: NDArray[np.uint8], rows: Rows) -> NDArray[np.float32]:
         from dedos_deploy.runtime.frame import resize_frame
@@ -254,11 +263,6 @@ class _Subject:
     def device_mb(self) -> float | None:
         used = self.engine.device_memory()
         return None if used is None else used / 1e6
-
-    def _made_up(self, words: Sequence[str], **_: object) -> Rows:
-        rows = self._rng.standard_normal((len(words), self.spec.text_width)).astype(np.float32)
-        unit: Rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-        return unit
 
 
 def _measure(
@@ -306,6 +310,7 @@ def _row(
         slots=slots,
         frame_hw=size,
         frames=len(runs),
+        windows=subject.windows,
         ms=ms,
         jitter=total["p99"] / total["p50"],
         fps=subject.spec.batch * 1e3 * len(runs) / sum(run["total"] for run in runs),
@@ -320,7 +325,7 @@ def _beside_ceiling(row: BenchRow, subject: _Subject, ceilings: Ceilings | None)
     macs = subject.macs(row.slots) if ceilings is not None else None
     if macs is None or ceilings is None:
         return row
-    per_second = macs / (row.ms["engine"]["p50"] / 1e3)
+    per_second = macs * row.windows / (row.ms["engine"]["p50"] / 1e3)
     return replace(row, of_matmul=per_second / ceilings.matmul)
 
 
@@ -352,9 +357,9 @@ def _peak_mb() -> float:
 def markdown(report: BenchReport) -> str:
     """Return the rows as a table."""
     lines = [
-        "| bundle | size | batch | K | frame | pre | engine | post | total p50 | p90 | p99 | fps |"
+        "| bundle | size | batch | K | frame | windows | pre | engine | post | total p50 | p90 | p99 | fps |"
         " J | matmul | host MB | GPU MB | same labels |",
-        "|" + "---|" * 17,
+        "|" + "---|" * 18,
     ]
     for row in report.rows:
         parts = [f"{row.ms[part]['p50']:.2f}" if part in row.ms else "-" for part in PARTS[:-1]]
@@ -368,6 +373,7 @@ def markdown(report: BenchReport) -> str:
                     str(row.batch),
                     str(row.slots),
                     f"{row.frame_hw[0]}x{row.frame_hw[1]}" if row.batch == 1 else "-",
+                    str(row.windows),
                     *parts,
                     *total,
                     f"{row.fps:.1f}",

@@ -7,21 +7,18 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from dedos_deploy.bench.opening import open_segmenter
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.runtime.engines.contract import EngineOptions
-from dedos_deploy.runtime.engines.opening import open_engine
-from dedos_deploy.runtime.segmenter import Segmenter
-from dedos_deploy.runtime.slots import Rows, Thresholds
 
 
 @dataclass(frozen=True)
 class FrameTimes:
-    """Median cost of labelling one frame: resize, engine, label map at frame size."""
+    """Median cost of labelling one frame as `dedos-run` does: resize, engine, label map at frame size."""
 
     preset: str
     precision: str
@@ -30,6 +27,9 @@ class FrameTimes:
     slots: int
     threads: int
     frames: int
+    windows: int
+    """Pictures of a frame that the network was shown: 1, or for a bundle with tiles its windows and the whole."""
+
     cpu_s_per_thread: float
     """Process CPU seconds / threads, which load from other programs disturbs least."""
 
@@ -67,27 +67,16 @@ def time_frames(
     rng = np.random.default_rng(0)
 
     with Bundle.open(bundle) as opened:
-        width = opened.spec.text_width
-
-        def unit_rows(words: Sequence[str], **_: object) -> Rows:
-            rows = rng.standard_normal((len(words), width)).astype(np.float32)
-            unit: Rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-            return unit
-
-        segmenter = Segmenter(
-            open_engine(opened, "cpu", EngineOptions(threads)),
-            unit_rows,
-            classes=[f"word {index}" for index in range(slots)],
-            thresholds=Thresholds({}, 0.0, enabled=False),
-            threads=threads,
-        )
+        segmenter, _ = open_segmenter(opened, "cpu", EngineOptions(threads))
         runs = []
         with segmenter:
+            segmenter.set_classes([f"word {index}" for index in range(slots)])
             for _ in range(1 + frames):
                 frame = rng.integers(0, 256, (*frame_hw, 3), dtype=np.uint8)
                 cpu, wall = time.process_time(), time.perf_counter()
-                parts = segmenter.segment(frame).latency_ms
+                result = segmenter.segment(frame)
                 cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+                parts = result.latency_ms
                 runs.append((cpu / threads, wall, parts["pre"], parts["engine"], parts["post"]))
         cpu_s, wall_s, pre_ms, engine_ms, post_ms = (
             statistics.median(column) for column in zip(*runs[1:], strict=True)
@@ -100,6 +89,7 @@ def time_frames(
             slots=slots,
             threads=threads,
             frames=frames,
+            windows=result.windows,
             cpu_s_per_thread=cpu_s,
             wall_s=wall_s,
             pre_ms=pre_ms,

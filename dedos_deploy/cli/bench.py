@@ -41,6 +41,7 @@ examples:
 `model` runs nothing: it counts on PyTorch's meta device (needs the extra [export]).
 `frame` reports process CPU seconds divided by threads, which other programs disturb least, and
 wall seconds beside them.
+Both label frames as dedos-run does, those of a bundle with tiles through all of its windows.
 `stages` runs bundles in turns, frame by frame, after comparing their labels on embedded scenes, and
 prints a markdown table: milliseconds of resize, engine and label map, the whole, frames per second,
 joules per frame where the board tells, and how much of a large matrix product's speed the engine has.
@@ -188,9 +189,10 @@ def _run_frame(args: argparse.Namespace) -> int:
             frames=args.frames,
             threads=args.threads,
         )
+    seen = f" in {times.windows} windows" if times.windows > 1 else ""
     print(
         f"{times.preset} {times.precision} at {times.network_hw[0]}x{times.network_hw[1]}, "
-        f"K={times.slots}, {times.threads} threads, frames of {args.size[0]}x{args.size[1]}:\n"
+        f"K={times.slots}, {times.threads} threads, frames of {args.size[0]}x{args.size[1]}{seen}:\n"
         f"  {times.cpu_s_per_thread:.3f} CPU seconds per thread and frame (median of "
         f"{times.frames}); wall {times.wall_s:.3f} s\n"
         f"  wall: resize {times.pre_ms:.1f} ms, engine {times.engine_ms:.1f} ms, "

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
+
+sys.path.append(str(Path(__file__).parents[1] / "runtime"))
+
+from tiny_bundle import write_tiny_bundle
 
 from dedos_deploy import presets
 from dedos_deploy.cli.bench import main
@@ -69,6 +74,15 @@ def test_frame_json(capsys: pytest.CaptureFixture[str]) -> None:
     values = last_json(capsys)
     assert (values["preset"], values["slots"], values["frame_hw"]) == ("nano", 300, [48, 64])
     assert 0 < values["cpu_s_per_thread"] < 60  # type: ignore[operator]
+
+
+def test_frame_of_a_bundle_with_tiles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = write_tiny_bundle(tmp_path / "tiled", tiles="2x2")
+    line = ["frame", "--bundle", str(bundle), "--frames", "1", "--slots", "3", "--size", "90x120"]
+    assert main([*line, "--json"]) == 0
+    said = capsys.readouterr().out
+    assert "frames of 90x120 in 5 windows:" in said
+    assert json.loads(said.splitlines()[-1])["windows"] == 5
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,19 @@ from tiny_bundle import image_graph, write_tiny_bundle
 from dedos_deploy.bench import ceilings as ceilings_module
 from dedos_deploy.bench import energy
 from dedos_deploy.bench.ceilings import cpu_ceilings, gpu_ceilings, product_graph
+from dedos_deploy.bench.opening import open_segmenter
 from dedos_deploy.bench.stages import BenchOptions, markdown, run_bench
+from dedos_deploy.bundle import Bundle
+from dedos_deploy.bundle.edit import set_confidence_curves
 from dedos_deploy.cli.bench import main
+from dedos_deploy.confidence_curves import ConfidenceCurves
+from dedos_deploy.model.cost import model_cost
+from dedos_deploy.presets import PRESETS
+from dedos_deploy.runtime import Segmenter
+from dedos_deploy.runtime.engines.contract import EngineOptions
 from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
+from dedos_deploy.runtime.engines.tensors import Tensors
+from dedos_deploy.trust import Kind, fit_trust
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +85,49 @@ def test_labels_are_compared_with_the_first(bundles: tuple[str, str, str]) -> No
     # All scores of the last are 0, so its first word wins everywhere.
     assert report.agreement[bundles[2]] < 0.9
     table = markdown(report).splitlines()
-    assert len(table) == 2 + 3 and all(line.count("|") == 18 for line in table)
+    assert len(table) == 2 + 3 and all(line.count("|") == 19 for line in table)
+
+
+def test_the_time_of_a_bundle_with_tiles_is_that_of_all_its_windows(
+    bundles: tuple[str, str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiled = str(write_tiny_bundle(tmp_path / "tiled", tiles="2x2", batches=[4]))
+    shown: list[int] = []
+    infer = OnnxEngine.infer
+
+    def noted(self: OnnxEngine, inputs: Tensors) -> Tensors:
+        shown.append(len(inputs["image"]))
+        return infer(self, inputs)
+
+    monkeypatch.setattr(OnnxEngine, "infer", noted)
+    options = BenchOptions([bundles[0], tiled], slots=(2,), sizes=((90, 120),), frames=2, threads=1)
+    report = run_bench(options)
+    assert shown[-6:] == [1, 4, 1, 4, 1, 1]  # whole, tiled, tiled, whole
+    whole, row = report.rows
+    assert (whole.windows, row.windows) == (1, 5)
+    assert report.ceilings is not None and row.of_matmul is not None
+    macs = model_cost(PRESETS["nano"], size_hw=(32, 48), slots=2).macs
+    rate = 5 * macs / (row.ms["engine"]["p50"] / 1e3)
+    assert row.of_matmul == pytest.approx(rate / report.ceilings.matmul)
+    # Its labels are those of its windows, too, which see more than the whole does.
+    assert 0.5 < report.agreement[tiled] < 1.0
+    with Bundle.open(tiled) as bundle, Segmenter.load(bundle, classes="a") as segmenter:
+        assert segmenter.segment(np.zeros((90, 120, 3), np.uint8)).windows == row.windows
+
+
+def test_trust_and_curves_are_part_of_a_frame(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(100, 9, (20, 3)).astype(np.float32)
+    trust = fit_trust([Kind("frames", "0" * 64, rows)], [3])
+    path = write_tiny_bundle(tmp_path / "whole", trust=trust)
+    with Bundle.open(path) as bundle:
+        levels = np.arange(256, dtype=np.uint8)
+        curves = ConfidenceCurves(bundle.manifest.files["model.onnx"], levels, {})
+    set_confidence_curves(path, curves)
+    with Bundle.open(path) as bundle:
+        segmenter, _ = open_segmenter(bundle, "cpu", EngineOptions(1))
+        with segmenter:
+            found = segmenter.segment(np.zeros((40, 60, 3), np.uint8))
+    assert found.trust is not None and found.calibrated
 
 
 def test_bundles_take_turns(bundles: tuple[str, str, str], monkeypatch: pytest.MonkeyPatch) -> None:

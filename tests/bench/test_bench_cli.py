@@ -80,9 +80,9 @@ def test_frame_of_a_bundle_with_tiles(tmp_path: Path, capsys: pytest.CaptureFixt
     bundle = write_tiny_bundle(tmp_path / "tiled", tiles="2x2")
     line = ["frame", "--bundle", str(bundle), "--frames", "1", "--slots", "3", "--size", "90x120"]
     assert main([*line, "--json"]) == 0
-    said = capsys.readouterr().out
-    assert "frames of 90x120 in 5 windows:" in said
-    assert json.loads(said.splitlines()[-1])["windows"] == 5
+    said = capsys.readouterr()
+    assert "frames of 90x120 in 5 windows:" in said.err
+    assert json.loads(said.out)["windows"] == 5
 
 
 @pytest.mark.parametrize(

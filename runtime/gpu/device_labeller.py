@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dedos_deploy.closing import Closing
-from dedos_deploy.errors import EngineError
 from dedos_deploy.runtime.gpu.cuda import Cuda, DeviceBuffer, Kernels, close_all
 from dedos_deploy.runtime.gpu.cuda_calls import DeviceLostError
 from dedos_deploy.runtime.gpu.device_engine import DeviceEngine
+from dedos_deploy.runtime.gpu.device_pending import DevicePending, PendingMarks, layout_of
 from dedos_deploy.runtime.gpu.device_results import DeviceBlock, DeviceResultPool, OnDevice
 from dedos_deploy.runtime.gpu.foreign_frames import ForeignFrames
 from dedos_deploy.runtime.gpu.frame_marks import FrameMarks
@@ -37,50 +37,6 @@ BLOCK = (32, 8)
 LEADER_BYTES = RIVALS_BYTES = 16
 _THRESHOLD_BYTES = 4 * SLOT_BUCKETS[-1]
 """Of thresholds, before the class ids of slots, so that both go up in one copy."""
-
-
-class DevicePending:
-    """A frame under way on the device."""
-
-    def __init__(self, labeller: DeviceLabeller, table: SlotTable, frame: DeviceFrame) -> None:
-        self._labeller = labeller
-        self.layout = layout_of(frame, table)
-        self.frame = frame
-        self.block: ResultBlock | None = None
-        self.kept: Kept = (None, None)
-        self.latency_ms: dict[str, float] = {}
-        self.error: EngineError | None = None
-        """What came of it instead of a result."""
-
-    @property
-    def ready(self) -> bool:
-        """Whether the device is known to be done with it."""
-        return bool(self.latency_ms) or self.error is not None
-
-    def result(self) -> Labelled:
-        """Wait for it and return it; call it once. Raises EngineError."""
-        return self._labeller.collect(self)
-
-
-class _Marks(FrameMarks):
-    """Marks of one frame after the other, and whose frame is under way."""
-
-    def __init__(self, cuda: Cuda) -> None:
-        super().__init__(cuda)
-        self.pending: DevicePending | None = None
-
-    def settle(self) -> None:
-        """Wait for the frame, if one is under way, and note its times, or what it failed by."""
-        pending = self.pending
-        if pending is None:
-            return
-        try:
-            self.done.synchronize()
-            pending.latency_ms = self.latency_ms(pending.frame.ms())
-        except EngineError as error:
-            # For whoever asks for its result; the frame that comes now is none of it.
-            pending.error = error
-        self.pending = None
 
 
 class DeviceLabeller(Closing):
@@ -201,9 +157,9 @@ class DeviceLabeller(Closing):
         self._frames.fit(height * width)
         return self._frames.place(pixels)
 
-    def _enqueue(self, frame: DeviceFrame, asked: Asked, marks: _Marks) -> DevicePending:
+    def _enqueue(self, frame: DeviceFrame, asked: Asked, marks: PendingMarks) -> DevicePending:
         """Put all work of a frame on the stream."""
-        pending = DevicePending(self, asked.table, frame)
+        pending = DevicePending(self.collect, asked.table, frame)
         pending.block = block = self._pool.take()
         self._infer(frame, marks)
         self._label(pending.layout, asked.table, block)
@@ -264,9 +220,9 @@ class DeviceLabeller(Closing):
         host_table = self._cuda.pinned((self._table.size,), np.uint8, "thresholds and class ids")
         self._resources.append(host_table)
         self._host_table = host_table.array
-        self._marks: list[_Marks] = []
+        self._marks: list[PendingMarks] = []
         for _ in range(2):
-            self._marks.append(_Marks(self._cuda))
+            self._marks.append(PendingMarks(self._cuda))
             self._resources += self._marks[-1].events
         self._resources.append(frames := FramePlaces(self._cuda, self._engine.stream))
         self._resources.append(foreign := ForeignFrames(self._cuda, self._engine.stream))
@@ -388,12 +344,6 @@ class DeviceLabeller(Closing):
         raise unusable_scores(
             f"slot {slot} is not finite at row {cell // columns}, column {cell % columns}"
         )
-
-
-def layout_of(frame: DeviceFrame, table: SlotTable) -> ResultLayout:
-    """Return where the parts of a frame's result lie."""
-    wide = table.empty_label_map((0, 0)).dtype == np.uint16
-    return ResultLayout(frame.source.size_hw, len(table.names) + 1, wide)
 
 
 def _grid(height: int, width: int, block: tuple[int, int] = BLOCK) -> tuple[int, int]:

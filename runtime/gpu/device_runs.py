@@ -12,7 +12,8 @@ import numpy as np
 from dedos_deploy.errors import BadInputError, DedosError, EngineError
 from dedos_deploy.runtime.gpu.cuda import Kernels
 from dedos_deploy.runtime.gpu.device_engine import DeviceEngine
-from dedos_deploy.runtime.gpu.device_labeller import DeviceLabeller, layout_of
+from dedos_deploy.runtime.gpu.device_labeller import DeviceLabeller
+from dedos_deploy.runtime.gpu.device_pending import layout_of
 from dedos_deploy.runtime.gpu.frame_places import DeviceFrame
 from dedos_deploy.runtime.gpu.kept_outputs import Kept
 from dedos_deploy.runtime.gpu.kernels_file import KernelsError

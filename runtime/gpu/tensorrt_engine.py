@@ -16,13 +16,12 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from dedos_deploy.closing import Closing
 from dedos_deploy.errors import DedosError, EngineError
 from dedos_deploy.progress import QUIET, Progress
 from dedos_deploy.runtime.engines.contract import Engine
 from dedos_deploy.runtime.engines.tensors import Tensors, check_inputs
 from dedos_deploy.runtime.gpu import vendor
-from dedos_deploy.runtime.gpu.cuda import Cuda, DeviceBuffer, Graph, PinnedArray, close_all
+from dedos_deploy.runtime.gpu.cuda import Cuda, Graph, close_all
 from dedos_deploy.runtime.gpu.cuda_calls import DeviceLostError
 from dedos_deploy.runtime.gpu.device_labeller import DeviceLabeller
 from dedos_deploy.runtime.gpu.device_runs import DeviceRunLabeller, on_device
@@ -31,12 +30,12 @@ from dedos_deploy.runtime.gpu.flavours import Flavour, is_capturable, new_contex
 from dedos_deploy.runtime.gpu.kernels_file import kernels_file
 from dedos_deploy.runtime.gpu.library import Library
 from dedos_deploy.runtime.gpu.runtime_cache import KeptRuntimeCache
+from dedos_deploy.runtime.gpu.tensor_memory import TensorMemory
 from dedos_deploy.runtime.labelling import Labeller, RunLabeller
-from dedos_deploy.spec import SLOT_BUCKETS, GraphSpec, TensorSpec, bucket_for
+from dedos_deploy.spec import SLOT_BUCKETS, GraphSpec, bucket_for
 
 _LOG = logging.getLogger(__name__)
 
-_Owned = TypeVar("_Owned", bound=Closing)
 _Answer = TypeVar("_Answer")
 
 
@@ -93,10 +92,9 @@ class TensorRtEngine(Engine):
         self._cache = KeptRuntimeCache(runtime_cache)
         self._running = threading.Lock()
         self._lost = False
-        self._resources: list[Closing] = []
+        self._memory = TensorMemory(cuda)
         self._buckets: dict[int, _Bucket] = {}
         self._bucket = 0
-        self._pinned: dict[str, PinnedArray] = {}
         self._runtime: vendor.Runtime | None = None
         self._engine: vendor.CudaEngine | None = None
         try:
@@ -112,18 +110,18 @@ class TensorRtEngine(Engine):
         slots = check_inputs(self.spec, inputs, self.max_slots)
         with self.exclusive():
             self.set_text(inputs["text"], inputs["valid"])
-            image = self._host("image", self.spec.image)
+            image = self._memory.host(self.spec.image)
             np.copyto(image, inputs["image"])
             self.cuda.upload(self.image.pointer, image, self.stream)
             self.enqueue()
-            scores = self._host("scores", self.spec.scores)
+            scores = self._memory.host(self.spec.scores)
             bucket = bucket_for(slots)
             shape = (self.spec.batch, bucket, *self.spec.score_hw)
             dense = scores.reshape(-1)[: int(np.prod(shape))].reshape(shape)
             self.cuda.download(dense, self.scores.pointer, self.stream)
             others = {}
             if self.pooled is not None:
-                others["pooled"] = self._host("pooled", self.spec.pooled)
+                others["pooled"] = self._memory.host(self.spec.pooled)
                 self.cuda.download(others["pooled"], self.pooled.pointer, self.stream)
             self.stream.synchronize()
         return {self.spec.scores.name: np.ascontiguousarray(dense[:, :slots]), **others}
@@ -177,7 +175,7 @@ class TensorRtEngine(Engine):
         bucket = bucket_for(slots)
         # A frame under way may not have copied its own yet.
         self.stream.synchronize()
-        rows, used = self._host("text", self.spec.text), self._host("valid", self.spec.valid)
+        rows, used = self._memory.host(self.spec.text), self._memory.host(self.spec.valid)
         rows[:slots], rows[slots:bucket] = text, 0.0
         used[:slots], used[slots:bucket] = valid, 0.0
         self.cuda.upload(self.text.pointer, rows[:bucket], self.stream)
@@ -218,9 +216,7 @@ class TensorRtEngine(Engine):
             "version": str(self._trt.__version__),
             "device": self.cuda.device.name,
             "compute_capability": self.cuda.device.sm,
-            "device_bytes": sum(
-                item.size for item in self._resources if isinstance(item, DeviceBuffer)
-            ),
+            "device_bytes": self._memory.device_bytes,
             "cuda_graphs": dict(self.graphs),
             **self._labeller_facts(),
         }
@@ -235,7 +231,7 @@ class TensorRtEngine(Engine):
         self._save_cache()
         buckets, self._buckets = self._buckets, {}
         graphs = [bucket.graph for bucket in buckets.values() if bucket.graph is not None]
-        resources, self._resources, self._pinned = self._resources, [], {}
+        resources = self._memory.given_up()
         buckets.clear()
         try:
             self.cuda.activate()
@@ -275,34 +271,18 @@ class TensorRtEngine(Engine):
             self._library.ask(self._unloadable, scratch_bytes, self._loaded, index)
             for index in range(len(SLOT_BUCKETS))
         )
-        self.stream = self._own(cuda.stream())
-        self.scratch = self._own(cuda.allocate(max(1, scratch), "the engine's scratch memory"))
-        self.image = self._device(spec.image)
-        self.text = self._device(spec.text)
-        self.valid = self._device(spec.valid)
-        self.scores = self._device(spec.scores)
-        self.pooled = self._device(spec.pooled) if spec.pooled_width else None
-        # Before anything else of this process can take it.
-        self._host("text", spec.text)
-        self._host("valid", spec.valid)
-
-    def _device(self, tensor: TensorSpec) -> DeviceBuffer:
-        return self._own(
-            self.cuda.allocate(
-                int(np.prod(_most_shape(tensor))) * np.dtype(tensor.dtype).itemsize,
-                f"the engine's tensor {tensor.name!r}",
-            )
+        self.stream = self._memory.own(cuda.stream())
+        self.scratch = self._memory.own(
+            cuda.allocate(max(1, scratch), "the engine's scratch memory")
         )
-
-    def _host(self, name: str, tensor: TensorSpec) -> NDArray[Any]:
-        if name not in self._pinned:
-            shape, purpose = _most_shape(tensor), f"the host side of tensor {name!r}"
-            self._pinned[name] = self._own(self.cuda.pinned(shape, tensor.dtype, purpose))
-        return self._pinned[name].array
-
-    def _own(self, item: _Owned) -> _Owned:
-        self._resources.append(item)
-        return item
+        self.image = self._memory.device(spec.image)
+        self.text = self._memory.device(spec.text)
+        self.valid = self._memory.device(spec.valid)
+        self.scores = self._memory.device(spec.scores)
+        self.pooled = self._memory.device(spec.pooled) if spec.pooled_width else None
+        # Before anything else of this process can take it.
+        self._memory.host(spec.text)
+        self._memory.host(spec.valid)
 
     # Buckets
 
@@ -398,7 +378,3 @@ class TensorRtEngine(Engine):
     def _save_cache(self) -> None:
         if not self._lost:
             self._cache.save()
-
-
-def _most_shape(tensor: TensorSpec) -> tuple[int, ...]:
-    return tuple(SLOT_BUCKETS[-1] if dim == "K" else int(dim) for dim in tensor.shape)

@@ -21,6 +21,7 @@ from dedos_deploy.training.failure import DivergedError
 from dedos_deploy.training.muon import MuonAdamW
 from dedos_deploy.training.pretraining import text as words
 from dedos_deploy.training.pretraining.clip import ClipSettings, pretrain_clip
+from dedos_deploy.training.pretraining.diffusion_settings import NanoSettings
 from dedos_deploy.training.pretraining.loop import (
     LoopReport,
     LoopSettings,
@@ -208,3 +209,11 @@ def test_the_clock_ends_a_text_tower(tmp_path: Path) -> None:
     assert run.steps[0] == 0 and run.steps[-1] < 99_999
     with pytest.raises(BadInputError, match="minutes must be positive"):
         words.DistilSettings(minutes=0.0)
+
+
+@pytest.mark.parametrize("name", ["minutes", "vae_steps", "draw_steps"])
+@pytest.mark.parametrize("value", [0, -5])
+def test_a_length_that_is_none_is_refused(name: str, value: int) -> None:
+    """Of the nano diffusion; minutes below 0 are never over."""
+    with pytest.raises(BadInputError, match=f"{name} is {value}, but must be more than 0"):
+        NanoSettings(**{name: value})

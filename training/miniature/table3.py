@@ -111,7 +111,8 @@ class RunResult:
     for a row without them."""
 
     seconds: float
-    final_loss: float
+    final_loss: float | None
+    """Mean loss of the last steps; None for a run that had ended when it was last resumed."""
 
 
 def run_settings(plan: MiniaturePlan, places: Places, name: str, seed: int) -> TrainSettings:
@@ -160,9 +161,9 @@ class _Last:
     def on_evaluation(self, result: EvaluationResult) -> None: ...
 
     @property
-    def mean(self) -> float:
+    def mean(self) -> float | None:
         tail = self.losses[-20:]
-        return sum(tail) / len(tail) if tail else float("nan")
+        return sum(tail) / len(tail) if tail else None
 
 
 def run_component(
@@ -184,7 +185,9 @@ def run_component(
         round(time.monotonic() - started, 1),
         last.mean,
     )
-    write_atomically(output / RESULT, (json.dumps(asdict(result), indent=1) + "\n").encode())
+    write_atomically(
+        output / RESULT, (json.dumps(asdict(result), indent=1, allow_nan=False) + "\n").encode()
+    )
     (output / "state.safetensors").unlink(missing_ok=True)
     return result
 

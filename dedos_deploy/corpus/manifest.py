@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -174,7 +175,8 @@ def manifest_bytes(rows: Iterable[tuple[int, Piece]], errors: Iterable[Counted] 
 
 
 class Manifest:
-    """A manifest opened for reading, by shards; only what tells shards apart is held in memory."""
+    """A manifest opened for reading, by shards and by any thread; only what tells shards apart is held in
+    memory."""
 
     def __init__(self, content: bytes, name: str) -> None:
         """content: of the file; name: of it, for messages. Raises BadInputError."""
@@ -199,6 +201,8 @@ class Manifest:
         self.is_counted = table.column("expected").null_count == 0
         """Whether all numbers of frames are known beforehand."""
         self._group: tuple[int, list[dict[str, Any]]] = (-1, [])
+        # A ParquetFile is not to be read by two threads at once.
+        self._reading = threading.Lock()
 
     def __len__(self) -> int:
         """Return how many shards there are."""
@@ -215,7 +219,8 @@ class Manifest:
     def pieces(self, shard: int) -> list[Piece]:
         """Return what a shard consists of."""
         rows = range(int(self._first[shard]), int(self._first[shard + 1]))
-        return [self._piece(row) for row in rows]
+        with self._reading:
+            return [self._piece(row) for row in rows]
 
     def _piece(self, row: int) -> Piece:
         group = row // _ROWS_PER_GROUP

@@ -5,13 +5,16 @@ from __future__ import annotations
 import io
 import os
 import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from dedos_deploy.corpus import manifest as manifests
 from dedos_deploy.corpus.inputs import Counted, absolute, counted, sources_in
 from dedos_deploy.corpus.manifest import Manifest, Piece, cut, manifest_bytes, wanted_pieces
 from dedos_deploy.corpus.plan import Plan
@@ -188,3 +191,14 @@ def test_a_plan_hands_out_every_shard_that_is_not_done_once() -> None:
             else:
                 given.append(shard)
         assert sorted([*given, *done]) == list(range(11)) and plan.left == 0
+
+
+def test_shards_are_read_by_several_threads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In groups of a few rows, which threads would take from each other."""
+    monkeypatch.setattr(manifests, "_ROWS_PER_GROUP", 4)
+    pieces = [Piece(f"clip {n:04}", 0, 1, 1, 1) for n in range(600)]
+    manifest = Manifest(manifest_bytes(enumerate(pieces)), "it")
+    asked = np.random.default_rng(0).integers(0, len(pieces), 3000).tolist()
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(manifest.pieces, asked))
+    assert found == [[pieces[shard]] for shard in asked]

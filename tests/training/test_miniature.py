@@ -32,7 +32,7 @@ from dedos_deploy.training.miniature.budget import (
     pretraining_plan,
     steps_for,
 )
-from dedos_deploy.training.miniature.curves import draw_curves, read_curve
+from dedos_deploy.training.miniature.curves import LINE, apart, draw_curves, read_curve
 from dedos_deploy.training.miniature.plan import QUICK, MiniaturePlan, plan_from_json
 from dedos_deploy.training.miniature.report import against, fillings, table
 from dedos_deploy.training.miniature.run import run_miniature, shipped
@@ -276,6 +276,18 @@ def test_a_curve_is_the_mean_of_its_runs_without_the_consistency(tmp_path: Path)
     red = np.argwhere((picture == spread_colour_bgr(0)).all(-1))
     # (I) lies below (V) and falls: its first point is further up than its last one.
     assert red[red[:, 1].argmin(), 0] < red[red[:, 1].argmax(), 0]
+
+
+def test_names_of_curves_stay_apart_and_in_the_picture() -> None:
+    assert apart([5, 10, 100, 195], 200) == [5, 21, 100, 195]
+    rows = apart([190] * 12, 200)
+    assert rows[-1] == 200 and set(np.diff(rows)) == {LINE} and rows[0] > 0
+    falling = (np.arange(3), np.array([3.0, 2.0, 1.0]))
+    picture = draw_curves({f"(V-predict-random) {n}": falling for n in range(15)})
+    right = (picture[:, 500:] < 250).any(-1)
+    # The lowest of 15 names is written whole, and so is what is above it.
+    assert right[340:356].any() and right[352 - 14 * LINE - 12 :].any(1).mean() > 0.5
+    assert not right[:100].any()
 
 
 @pytest.mark.slow

@@ -14,8 +14,9 @@ from dedos_deploy.runtime.sinks.palette import spread_colour_bgr
 from dedos_deploy.training.logs import LOG
 
 SIZE_HW = (360, 640)
-LEFT, RIGHT, TOP, BOTTOM = 60, 80, 20, 40
+LEFT, RIGHT, TOP, BOTTOM = 60, 150, 20, 40
 LINE = 16
+"""Between two names."""
 SMOOTHED = 0.1
 """Part of a run that one point of a curve averages over."""
 
@@ -81,8 +82,22 @@ def draw_curves(curves: dict[str, Curve]) -> Picture:
         points = [place(s, v) for s, v in zip(steps.tolist(), losses.tolist(), strict=True)]
         cv2.polylines(picture, [np.array(points, np.int32)], False, colour, 2, cv2.LINE_AA)
         ends.append((points[-1][1], name, colour))
-    below = -LINE
-    for y, name, colour in sorted(ends):
-        below = max(y, below + LINE)
-        write(name, width - RIGHT + 8, below + 4, colour)
+    ends.sort()
+    for y, (_, name, colour) in zip(apart([end[0] for end in ends], height - 8), ends, strict=True):
+        write(name, width - RIGHT + 8, y, colour)
     return picture
+
+
+def apart(wanted: Sequence[int], lowest: int) -> list[int]:
+    """Return rows for names, LINE apart at least, near those wanted, which go down the picture, and none
+    below `lowest`.
+
+    >>> apart([5, 10, 100, 195], 200), apart([190, 195, 199], 200)
+    ([5, 21, 100, 195], [168, 184, 200])
+    """
+    rows: list[int] = []
+    for row in wanted:
+        rows.append(max(row, rows[-1] + LINE) if rows else row)
+    for place in range(len(rows)):
+        rows[-1 - place] = min(rows[-1 - place], lowest - LINE * place)
+    return rows

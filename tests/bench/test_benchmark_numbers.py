@@ -43,6 +43,7 @@ def test_no_option_takes_any_number(name: str) -> None:
         ("tiles", ["--scenes", "1", "--minutes", "nan"], "--minutes: 'nan' is no finite number"),
         ("batches", ["a.dedos", "--cameras", "1"], "--cameras: '1' is no whole number from 2 on"),
         ("batches", ["a.dedos", "--batch", "2", "0"], "--batch: '0' is no whole number from 1 on"),
+        ("cameras", ["--cameras", "1"], "--cameras: '1' is no whole number from 2 on"),
         ("cameras", ["--fps", "0"], "--fps: '0' is no finite number above 0"),
         ("cameras", ["--seconds", "inf"], "--seconds: 'inf' is no finite number from 1"),
         ("cameras", ["--max-latency-ms", "0"], "--max-latency-ms: '0' is no finite number above"),

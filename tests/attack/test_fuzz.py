@@ -151,7 +151,7 @@ def test_a_subject_that_dies_of_everything_ends_in_its_time() -> None:
         (["--only", "bad-seeds"], "not even this"),
         (["--only", "pictures"], "unknown subject 'pictures'; choose from accepts, "),
         (["--only", "accepts,refuses", "--case", "1"], "--case needs one subject"),
-        (["--minutes", "0"], "is no finite number above 0"),
+        (["--minutes", "0"], "'0' is no finite number above 0"),
         (["--json", "nowhere/report.json"], "create it first"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from tiny_bundle import TEXT_WIDTH, stripes, write_tiny_bundle
 from dedos_deploy.bundle import MODEL, Bundle
 from dedos_deploy.bundle.edit import set_confidence_curves
 from dedos_deploy.confidence_curves import ConfidenceCurves
+from dedos_deploy.evaluation.predictors import open_bundle_predictor
 from dedos_deploy.runtime import Segmentation, Segmenter
 from dedos_deploy.runtime.labelling import Labelled
 from dedos_deploy.runtime.loading import curves_of
 from dedos_deploy.runtime.results import host_segmentation
 from dedos_deploy.runtime.tiling import Tiling
 from dedos_deploy.tiles import Grid
+from dedos_deploy.vocabulary import vocabulary_from_file
 from dedos_deploy.words_file import save_words_file
 
 WORDS = "red,green,blue@0.9"
@@ -132,6 +135,14 @@ def test_words_with_rows_of_their_own_have_the_curve_of_all(
     )
     scores, found = segmented(raw, words), segmented(calibrated, words)
     np.testing.assert_array_equal(found.confidence, wanted(scores, {}))
+    # An evaluation (--words) as well, and of the words themselves, without rows, those of their own.
+    tuned = vocabulary_from_file(words)
+    for vocabulary, curves in ((tuned, {}), (replace(tuned, tuned=None), {"red": RED})):
+        scores = segmented(raw, vocabulary, background="none")
+        with open_bundle_predictor(calibrated, vocabulary, threads=1) as predictor:
+            measured = predictor.predict(frame()).confidence
+        assert measured is not None
+        np.testing.assert_array_equal(measured, wanted(scores, curves))
 
 
 def test_other_templates_have_the_curve_of_all(raw: Path, calibrated: Path) -> None:

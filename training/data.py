@@ -206,10 +206,7 @@ class BatchStream(Dataset["Batch | DedosError"]):
 
     def _drawn(self, number: int) -> tuple[int, int, int] | None:
         """Return folder, item and word of a picture that is drawn by a rare word, None for another."""
-        random = np.random.default_rng((self.settings.seed, 6, number))
-        if self._rare is None or random.random() >= self.settings.rare:
-            return None
-        return self._rare.draw(random)
+        return self._by_chance(6, number, self.settings.rare)
 
     def _pick(self, number: int) -> tuple[int, int]:
         drawn = self._drawn(number)
@@ -232,11 +229,17 @@ class BatchStream(Dataset["Batch | DedosError"]):
 
     def _lent(self, number: int, owner: int) -> tuple[int, int, int] | None:
         """Return folder, item and word of what is pasted into a picture of folder `owner`, None for nothing."""
-        random = np.random.default_rng((self.settings.seed, 8, number))
-        if self._rare is None or random.random() >= self.settings.paste:
+        lent = self._by_chance(8, number, self.settings.paste)
+        if lent is None or self.words[lent[2]] not in self.folders[owner].annotated:
             return None
-        lent = self._rare.draw(random)
-        return lent if self.words[lent[2]] in self.folders[owner].annotated else None
+        return lent
+
+    def _by_chance(self, stream: int, number: int, part: float) -> tuple[int, int, int] | None:
+        """Return folder, item and word of a picture drawn by a rare word, for this part of the numbers."""
+        random = np.random.default_rng((self.settings.seed, stream, number))
+        if self._rare is None or random.random() >= part:
+            return None
+        return self._rare.draw(random)
 
     def _with_lent(
         self, number: int, owner: int, image: NDArray[np.uint8], labels: NDArray[np.int64]

@@ -215,7 +215,7 @@ def test_int8_pools_and_trusts_as_float_does(both: tuple[Path, Path]) -> None:
     noise = np.random.default_rng(3).integers(0, 256, (64, 96, 3), np.uint8)
     mixed = [
         cv2.addWeighted(frame, 1 - part, noise, part, 0)
-        for frame, part in zip(frames, np.linspace(0.07, 0.16, 10), strict=False)
+        for frame, part in zip(frames[:10], np.linspace(0.07, 0.16, 10), strict=True)
     ]
     strange = [noise, 255 - frames[0], np.zeros_like(noise)]
     trusts = [trusts_of(path, [*frames, *mixed, *strange]) for path in (int8, fp32)]

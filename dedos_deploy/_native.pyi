@@ -260,6 +260,17 @@ def nv12_to_bgr(
         TypeError: an argument is not an array or not a whole number, or `bgr` is read-only.
     """
 
+def end_with_parent(grace_s: int) -> None:
+    """End this process `grace_s` seconds after its parent, by exit code 1 and without any clean-up.
+
+    A thread looks every second who the parent is, and needs no lock of Python's: a process in which the
+    GIL is held for ever ends, too.
+
+    Raises:
+        ValueError: grace_s lies outside of [0, 3600].
+        TypeError: it is not a whole number.
+    """
+
 def dlpack_take(
     capsule: object,
 ) -> tuple[int, tuple[int, ...], tuple[int, ...], bool, int, int, bool, object]:

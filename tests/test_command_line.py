@@ -70,6 +70,7 @@ def test_every_command_says_its_version(
     [
         ("--wieghts", "unrecognized arguments: --wieghts, did you mean '--weights'?\n"),
         ("--wieghts=all", "unrecognized arguments: --wieghts=all, did you mean '--weights'?\n"),
+        ("--weight=all", "unrecognized arguments: --weight=all, did you mean '--weights'?\n"),
         ("--zzz", "unrecognized arguments: --zzz\n"),
     ],
 )

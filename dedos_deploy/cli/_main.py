@@ -42,13 +42,14 @@ def command_parser(prog: str, description: str, epilog: str) -> argparse.Argumen
         description=description,
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"{prog} {__version__}")
     return parser
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that names the option that was meant, and says when its help cannot be printed, which
+    """A parser that takes no part of a name for it, names the option that was meant, and says when its help cannot be printed, which
     argparse passes over."""
 
     def error(self, message: str) -> NoReturn:

@@ -9,6 +9,7 @@
 #include "arguments.h"
 #include "bind_blend.h"
 #include "bind_confidence.h"
+#include "bind_parent.h"
 #include "bind_regions.h"
 #include "confusion.h"
 #include "dlpack.h"
@@ -392,6 +393,7 @@ NB_MODULE(_native, module) {
              "matrix"_a.none());
   dedos::bind_blend(module);
   dedos::bind_confidence(module);
+  dedos::bind_parent(module);
   dedos::bind_regions(module);
   dedos::bind_dlpack(module);
 }

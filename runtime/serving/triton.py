@@ -28,6 +28,9 @@ from dedos_deploy.triton_model import (
     WORDS_FILE,
 )
 
+_GRACE_S = 5
+"""Time of an instance to end by itself after its server was killed."""
+
 
 class TritonPythonModel:
     """An instance of the model, as Triton's Python backend calls it."""
@@ -37,6 +40,10 @@ class TritonPythonModel:
 
         args: Triton's. Raises TritonModelException with our sentence.
         """
+        from dedos_deploy import _native
+
+        # Killed before it takes an answer, Triton leaves its backend waiting for ever, GIL in hand.
+        _native.end_with_parent(_GRACE_S)
         self._triton = importlib.import_module("triton_python_backend_utils")
         with contextlib.ExitStack() as opened:
             try:

@@ -79,15 +79,28 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         return SimpleNamespace(path=dest, size=8)
 
     sets = (
-        PseudoSet("walk", ("walk_frames",), ("cityscapes", "voc"), ("Walk (CC0)",), step=2),
-        PseudoSet("street_completed", ("street",), ("cityscapes",), ("Street",), complete="train"),
+        PseudoSet(
+            "walk",
+            ("walk_frames",),
+            ("cityscapes", "voc"),
+            ("Walk (CC0)",),
+            step=2,
+            confidence=0.01,
+        ),
+        PseudoSet(
+            "street_completed",
+            ("street",),
+            ("cityscapes",),
+            ("Street",),
+            complete="train",
+            confidence=0.01,
+        ),
     )
     trunk = TrunkSettings(minutes=None, steps=1, batch=2, sizes=((32, 48),), warmup=0, held_out=4)
     for module, name, value in (
         (nano_recipe, "SCENES", {"scenes_street": ("street", 2)}),
         (nano_recipe, "VAL_SCENES", 1),
         (nano_recipe, "PSEUDO_SETS", sets),
-        (nano_recipe, "CONFIDENCE", 0.01),
         (nano_recipe, "LOOKED_AT_PX", 65),
         (nano_recipe, "run_text", text),
         (nano_recipe, "TrunkSettings", lambda minutes: trunk),

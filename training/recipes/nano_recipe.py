@@ -52,10 +52,9 @@ from dedos_deploy.training.recipes.nano_sets import (
 from dedos_deploy.training.replay import SCENES_CREDIT
 from dedos_deploy.training.settings import settings_for
 
-CONFIDENCE, LOOKED_AT_PX, WRITTEN_PX, OVERLAYS = 0.5, 641, 640, 12
-"""How sure a teacher must be (at 0.8 it names 0.97 of a road's pixels and half of a sidewalk's, so that
-sidewalks would be learned as roads), the longest side that it looks at unless a set says more, the longest one
-of pictures that are written, and pictures in overlays.png."""
+LOOKED_AT_PX, WRITTEN_PX, OVERLAYS = 641, 640, 12
+"""The longest side that a teacher looks at unless a set says more, the longest one of pictures that are written,
+and pictures in overlays.png."""
 
 VAL_SCENES = 40
 """Scenes of each kind that nothing learns from."""
@@ -168,7 +167,7 @@ class Recipe:
                 self._label(job, self.work / job.name)
 
     def _label(self, job: PseudoSet, folder: Path) -> None:
-        rules = LabelRules(CONFIDENCE, job.words, job.without, WRITTEN_PX)
+        rules = LabelRules(job.confidence, job.words, job.without, WRITTEN_PX)
         sources = [self.material / source for source in job.sources]
         teachers = [
             OnnxTeacher(

@@ -20,6 +20,20 @@ using Seconds = std::chrono::seconds;
 
 constexpr std::int64_t kLongestGrace = 3600;
 
+// Signals go to the threads that expect them, and to none that is begun meanwhile.
+class NoSignals {
+ public:
+  NoSignals() {
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before_);
+  }
+  ~NoSignals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+
+ private:
+  sigset_t before_;
+};
+
 // Takes no lock of Python's, so that it also ends a process in which one is held for ever.
 void outlive(pid_t parent, Seconds grace) {
   while (getppid() == parent) std::this_thread::sleep_for(Seconds(1));
@@ -33,12 +47,8 @@ void end_with_parent(nb::handle given_grace) {
     throw std::invalid_argument("grace_s is " + std::to_string(grace) + ", but 0 to " +
                                 std::to_string(kLongestGrace) + " seconds can be waited");
   }
-  // Signals go to the threads that expect them.
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
+  const NoSignals held;
   std::thread(outlive, getppid(), Seconds(grace)).detach();
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 }  // namespace

@@ -1,11 +1,12 @@
-"""The recipe of the next embedded nano: the embedded one goes on, from raw material to two files.
+"""The recipe of the embedded weights: those before go on, from raw material to two files.
 
     python -m dedos_deploy.training.recipes.continued_nano --material DIR --work work --assets out
 
-DIR is that of embedded_nano.py, and so is its licence: only permissive material. Teachers look at several
-sizes and mirror images, pictures are 352x480, half of them are drawn by rare words, and rare words weigh
-more. Neither trunk nor diffusion is made again, so the proxy bank stays what it is. Stopped or killed, the
-same command goes on; a state is saved every five minutes. Needs the extras [train] and [export].
+DIR is that of embedded_nano.py, and so is its licence: only permissive material. Pictures are 352x480, half
+of them are drawn by rare words. In a first part rare words weigh somewhat more, in a second one much more, so
+that roads do not swallow sidewalks; the mean of both ships, which is better than either. Neither trunk nor
+diffusion is made again, so the proxy bank stays what it is. Stopped or killed, the same command goes on; a
+state is saved every five minutes. Needs the extras [train] and [export].
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from dedos_deploy.training.recipes.embedded_nano import SHARES, export
 from dedos_deploy.training.recipes.nano_recipe import CONTINUED, Recipe, run_recipe
 from dedos_deploy.training.setup import EMBEDDED
 
+BALANCED = 0.8
+"""Exponent of the weights of rare words in the second part."""
+
 
 def main() -> None:
     """Run the recipe as the command line says."""
@@ -25,7 +29,11 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for all that is made")
     parser.add_argument("--assets", type=Path, required=True, help="where the two files go")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (2)")
-    parser.add_argument("--steps", type=int, default=3000, help="steps of 8 pictures (3000)")
+    for name, default, what in (
+        ("--steps", 900, "steps of 8 pictures"),
+        ("--balanced-steps", 1500, "steps of which rare words weigh much more"),
+    ):
+        parser.add_argument(name, type=int, default=default, help=f"{what} ({default})")
     args = parser.parse_args()
     raise SystemExit(run_recipe(lambda: make(args)))
 
@@ -37,8 +45,12 @@ def make(args: argparse.Namespace) -> None:
     recipe.make_nets()
     recipe.make_scenes()
     recipe.make_pseudo_labels()
-    options = {**CONTINUED, "init": EMBEDDED, "steps": args.steps}
-    export(recipe.train("continued", SHARES, diffusion=None, **options), args.assets)
+    begin = {**CONTINUED, "init": EMBEDDED, "steps": args.steps}
+    first = recipe.train("continued", SHARES, diffusion=None, **begin)
+    start = str(first / "checkpoint.safetensors")
+    begin |= {"balance": BALANCED, "init": start, "steps": args.balanced_steps}
+    second = recipe.train("continued_balanced", SHARES, diffusion=None, **begin)
+    export(recipe, [first, second], SHARES, args.assets)
 
 
 if __name__ == "__main__":

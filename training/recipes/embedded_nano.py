@@ -14,11 +14,15 @@ sees that building, and can be scored on it. Needs the extras [train], [export] 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from dedos_deploy.export import ExportOptions, WeightsSource, export_bundle
-from dedos_deploy.model import load_checkpoint, save_checkpoint
+from dedos_deploy.model import Dedos, load_checkpoint, save_checkpoint
 from dedos_deploy.training.recipes.nano_recipe import Recipe, add_arguments, run_recipe
 from dedos_deploy.training.recipes.nano_sets import credited
 
@@ -44,6 +48,18 @@ PRETRAINING = {
 }
 """What trunk and diffusion see: real pictures, and never the hall that models are scored on with
 `--without tqb_hall`, so that one pretraining serves both."""
+
+TRUSTED = (
+    "dhcn_hall",
+    "tqb_hall",
+    "lums_road_completed",
+    "ccp_street",
+    "davis_street",
+    "udacity_highway",
+    "scenes_street",
+    "scenes_hall",
+)
+"""Sets whose frames the model is trusted on: neither cars from above nor animals, of which teachers know little."""
 
 LICENCE = "Apache-2.0; trained on the sources named here, the CC BY 4.0 ones with credit"
 
@@ -79,19 +95,41 @@ def make(args: argparse.Namespace) -> None:
     diffusion = recipe.make_diffusion(PRETRAINING, start, args.diffusion_minutes)
     minutes = (args.minutes, args.fine_minutes)
     run = replace(recipe, tag=tag).train_twice("run", shares, start, diffusion, minutes=minutes)
-    export(run, args.assets)
+    export(recipe, [run], shares, args.assets)
 
 
-def export(run: Path, assets: Path) -> None:
-    """Write the compact weights and the bundle of a finished run."""
-    model, record = load_checkpoint(run / "checkpoint.safetensors")
+def export(recipe: Recipe, runs: Sequence[Path], shares: Mapping[str, float], assets: Path) -> None:
+    """Write the compact weights and the bundle of finished runs that began with the same weights.
+
+    Weights are the mean of the runs', the rest is the last one's. shares: of the sets that they learned from.
+    """
+    model, record = averaged([run / "checkpoint.safetensors" for run in runs])
     kept = {key: record[key] for key in ("step", "words", "template", "size_hw")}
     extra = {**kept, "sources": credited(record["sources"]), "licence": LICENCE}
     weights = assets / "nano.safetensors"
     save_checkpoint(weights, model, extra=extra, compact=True)
-    options = ExportOptions(storage="half", examples=True, overwrite=True)
+    options = ExportOptions(
+        storage="half",
+        examples=True,
+        trust=tuple(recipe.place(name) / "images/train" for name in TRUSTED if name in shares),
+        overwrite=True,
+    )
     report = export_bundle(WeightsSource(weights), assets / "demo.dedos", options=options)
     print(f"{report.path}: {report.size / 1e6:.1f} MB")
+
+
+def averaged(checkpoints: Sequence[Path]) -> tuple[Dedos, dict[str, Any]]:
+    """Return the last checkpoint with the mean weights of all (model soups, Wortsman et al., ICML 2022)."""
+    model, record = load_checkpoint(checkpoints[-1])
+    states = [load_checkpoint(path)[0].state_dict() for path in checkpoints[:-1]]
+    states.append(model.state_dict())
+    mean = {
+        key: torch.stack([state[key] for state in states]).mean(0)
+        for key, values in states[-1].items()
+        if values.is_floating_point()
+    }
+    model.load_state_dict({**states[-1], **mean})
+    return model, record
 
 
 if __name__ == "__main__":

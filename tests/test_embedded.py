@@ -77,3 +77,9 @@ def test_a_synonym_finds_what_the_word_finds() -> None:
         renamed = np.full(256, 255, np.uint8)
         renamed[ids] = range(3)
     assert (renamed[other.label_map] == plain).mean() > 0.85
+
+
+def test_demo_bundle_says_nothing_of_the_machine_that_made_it() -> None:
+    with Bundle.open("demo") as bundle:
+        report = bundle.read("report.json").decode()
+    assert '"/' not in report and "trust" in report

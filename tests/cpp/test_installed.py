@@ -58,7 +58,7 @@ def test_pkg_config_serves_a_program_in_c99(prefix: Path, demo: Path, tmp_path: 
     flags = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror")
     given = _pkg_config(prefix, "--cflags", "--libs")
     run("gcc", *flags, str(HERE / "c99.c"), *given, f"-Wl,-rpath,{prefix / 'lib'}", "-o", program)
-    assert run(program, str(demo), str(onnx_runtime())) == f"{__version__} 288x384\n"
+    assert run(program, str(demo), str(onnx_runtime())) == f"{__version__} 352x480\n"
 
 
 def test_cmake_finds_it_and_the_example_labels_pictures(

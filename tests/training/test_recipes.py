@@ -15,7 +15,7 @@ from micro import Write, write_net
 pytest.importorskip("onnx")
 pytest.importorskip("diffusers")
 
-from dedos_deploy.model import build_model, load_checkpoint, save_checkpoint  # noqa: E402
+from dedos_deploy.model import build_model, load_checkpoint  # noqa: E402
 from dedos_deploy.presets import get_preset  # noqa: E402
 from dedos_deploy.training.pretraining.diffusion_settings import NanoSettings  # noqa: E402
 from dedos_deploy.training.pretraining.text import DistilSettings, write_text_tower  # noqa: E402
@@ -186,18 +186,3 @@ def test_the_embedded_model_goes_on_without_trunk_and_diffusion(
     assert second["init"] == str(work / "continued" / "checkpoint.safetensors")
     assert "diffusion" not in first and (first["steps"], second["steps"]) == (7, 9)
     assert second["balance"] > first["balance"]
-
-
-def test_what_is_exported_are_the_mean_weights(tmp_path: Path) -> None:
-    models = [build_model(get_preset("nano"), seed=seed) for seed in (1, 2)]
-    paths = [tmp_path / f"{seed}.safetensors" for seed in (1, 2)]
-    for number, (path, model) in enumerate(zip(paths, models, strict=True)):
-        save_checkpoint(path, model, extra={"step": number})
-    mean, record = embedded_nano.averaged(paths)
-    assert record["step"] == 1
-    one, other = (model.state_dict() for model in models)
-    for key, values in mean.state_dict().items():
-        wanted = (one[key].double() + other[key].double()) / 2
-        assert torch.allclose(values.double(), wanted, atol=1e-6), key
-    alone, _ = embedded_nano.averaged(paths[:1])
-    assert all(torch.equal(values, one[key]) for key, values in alone.state_dict().items())

@@ -4,9 +4,9 @@
 
 DIR is that of embedded_nano.py, and so is its licence: only permissive material. Pictures are 352x480, half
 of them are drawn by rare words. In a first part rare words weigh somewhat more, in a second one much more, so
-that roads do not swallow sidewalks; the mean of both ships, which is better than either. Neither trunk nor
-diffusion is made again, so the proxy bank stays what it is. Stopped or killed, the same command goes on; a
-state is saved every five minutes. Needs the extras [train] and [export].
+that roads do not swallow sidewalks. Neither trunk nor diffusion is made again, so the proxy bank stays what it
+is. Stopped or killed, the same command goes on; a state is saved every five minutes. Needs the extras [train]
+and [export].
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def make(args: argparse.Namespace) -> None:
     start = str(first / "checkpoint.safetensors")
     begin |= {"balance": BALANCED, "init": start, "steps": args.balanced_steps}
     second = recipe.train("continued_balanced", SHARES, diffusion=None, **begin)
-    export(recipe, [first, second], SHARES, args.assets)
+    export(recipe, second, SHARES, args.assets)
 
 
 if __name__ == "__main__":

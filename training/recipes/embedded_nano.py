@@ -14,15 +14,12 @@ sees that building, and can be scored on it. Needs the extras [train], [export] 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from dedos_deploy.export import ExportOptions, WeightsSource, export_bundle
-from dedos_deploy.model import Dedos, load_checkpoint, save_checkpoint
+from dedos_deploy.model import load_checkpoint, save_checkpoint
 from dedos_deploy.training.recipes.nano_recipe import Recipe, add_arguments, run_recipe
 from dedos_deploy.training.recipes.nano_sets import credited
 
@@ -95,15 +92,12 @@ def make(args: argparse.Namespace) -> None:
     diffusion = recipe.make_diffusion(PRETRAINING, start, args.diffusion_minutes)
     minutes = (args.minutes, args.fine_minutes)
     run = replace(recipe, tag=tag).train_twice("run", shares, start, diffusion, minutes=minutes)
-    export(recipe, [run], shares, args.assets)
+    export(recipe, run, shares, args.assets)
 
 
-def export(recipe: Recipe, runs: Sequence[Path], shares: Mapping[str, float], assets: Path) -> None:
-    """Write the compact weights and the bundle of finished runs that began with the same weights.
-
-    Weights are the mean of the runs', the rest is the last one's. shares: of the sets that they learned from.
-    """
-    model, record = averaged([run / "checkpoint.safetensors" for run in runs])
+def export(recipe: Recipe, run: Path, shares: Mapping[str, float], assets: Path) -> None:
+    """Write the compact weights and the bundle of a finished run. shares: of the sets that it learned from."""
+    model, record = load_checkpoint(run / "checkpoint.safetensors")
     kept = {key: record[key] for key in ("step", "words", "template", "size_hw")}
     extra = {**kept, "sources": credited(record["sources"]), "licence": LICENCE}
     weights = assets / "nano.safetensors"
@@ -116,20 +110,6 @@ def export(recipe: Recipe, runs: Sequence[Path], shares: Mapping[str, float], as
     )
     report = export_bundle(WeightsSource(weights), assets / "demo.dedos", options=options)
     print(f"{report.path}: {report.size / 1e6:.1f} MB")
-
-
-def averaged(checkpoints: Sequence[Path]) -> tuple[Dedos, dict[str, Any]]:
-    """Return the last checkpoint with the mean weights of all (model soups, Wortsman et al., ICML 2022)."""
-    model, record = load_checkpoint(checkpoints[-1])
-    states = [load_checkpoint(path)[0].state_dict() for path in checkpoints[:-1]]
-    states.append(model.state_dict())
-    mean = {
-        key: torch.stack([state[key] for state in states]).mean(0)
-        for key, values in states[-1].items()
-        if values.is_floating_point()
-    }
-    model.load_state_dict({**states[-1], **mean})
-    return model, record
 
 
 if __name__ == "__main__":

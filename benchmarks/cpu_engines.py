@@ -146,8 +146,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--bundles", nargs="+", default=[], help="paths, or demo")
-    parser.add_argument("--presets", nargs="+", default=[], help="exported from random weights")
+    parser.add_argument("--bundles", action="extend", nargs="+", default=[], help="paths, or demo")
+    parser.add_argument(
+        "--presets", action="extend", nargs="+", default=[], help="exported from random weights"
+    )
     parser.add_argument(
         "--slots", type=typed(whole_number(2)), default=171, help="words K (default: 171)"
     )

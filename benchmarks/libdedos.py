@@ -234,7 +234,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--prefix", type=Path, help="where libdedos is installed (default: built)")
     parser.add_argument(
-        "--libraries", type=Path, nargs="+", default=[], help="other libonnxruntime.so to run with"
+        "--libraries",
+        action="extend",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="other libonnxruntime.so to run with",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
     parser.add_argument("--only", nargs=2, help=argparse.SUPPRESS)

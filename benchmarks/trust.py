@@ -198,8 +198,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--bundle", default="demo", help="exported with --trust (demo)")
     parser.add_argument("--classes", help="words (all of the bundle's base vocabulary)")
-    parser.add_argument("--learned", nargs="+", type=named, required=True, metavar="NAME=PATH")
-    parser.add_argument("--other", nargs="+", type=named, default=[], metavar="NAME=PATH")
+    parser.add_argument(
+        "--learned", action="extend", nargs="+", type=named, required=True, metavar="NAME=PATH"
+    )
+    parser.add_argument(
+        "--other", action="extend", nargs="+", type=named, default=[], metavar="NAME=PATH"
+    )
     parser.add_argument(
         "--frames", type=typed(whole_number()), default=40, help="at most, of each place (40)"
     )

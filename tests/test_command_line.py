@@ -10,7 +10,7 @@ from importlib.metadata import EntryPoint, distribution
 import pytest
 
 from dedos_deploy.cli import doctor as doctor_cli
-from dedos_deploy.cli._main import run_command
+from dedos_deploy.cli._main import command_parser, run_command
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.version import __version__
 
@@ -81,3 +81,14 @@ def test_an_option_is_named_that_was_meant(
         doctor_cli.main([typed])
     assert ended.value.code == 2
     assert capsys.readouterr().err.endswith(f"dedos-doctor: error: {said}")
+
+
+def test_a_list_may_be_given_in_several_options() -> None:
+    parser = command_parser("dedos-x", "", "")
+    group = parser.add_argument_group("data")
+    group.add_argument("--data", nargs="+", default=["demo"])
+    group.add_argument("--split", default="val")
+    assert parser.parse_args(["--data", "a", "--data", "b", "c"]).data == ["a", "b", "c"]
+    assert parser.parse_args(["--data", "d"]).data == ["d"]
+    assert parser.parse_args([]).data == ["demo"]
+    assert parser.parse_args(["--split", "train", "--split", "test"]).split == "test"

@@ -48,9 +48,37 @@ def command_parser(prog: str, description: str, epilog: str) -> argparse.Argumen
     return parser
 
 
+class _Gathering(argparse.Action):
+    """Keeps the value of an option, and of one that takes several the values of all times it is given."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        _: Any = None,
+    ) -> None:
+        assert isinstance(parser, _Parser), "which registers this"
+        if self.nargs in ("+", "*") and self.dest in parser.given:
+            values = [*getattr(namespace, self.dest), *values]
+        parser.given.add(self.dest)
+        setattr(namespace, self.dest, values)
+
+
 class _Parser(argparse.ArgumentParser):
-    """A parser that takes no part of a name for it, names the option that was meant, and says when its help cannot be printed, which
-    argparse passes over."""
+    """A parser that takes no part of a name for it, gathers lists that are given in several options, names the
+    option that was meant, and says when its help cannot be printed, which argparse passes over."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.given: set[str] = set()
+        """Lists of the command line that is being read, by what holds them."""
+        self.register("action", None, _Gathering)
+        self.register("action", "store", _Gathering)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self.given.clear()
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         _, unknown, given = message.partition("unrecognized arguments: ")

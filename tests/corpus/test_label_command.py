@@ -196,7 +196,7 @@ def test_in_the_background_of_a_script_sigterm_ends_it_with_its_worker(
         (["--threads", "0", PICTURE], "threads must be at least 1, not 0"),
         ([PICTURE, PICTURE], "is named twice by the inputs"),
         (["--threshold", "2", PICTURE], "threshold must lie in [0, 1], not 2.0"),
-        (["--tiles", "217", PICTURE], "tiles 217 are a stride longer than 216 pixels"),
+        (["--tiles", "265", PICTURE], "tiles 265 are a stride longer than 264 pixels"),
         (["--engine", "trt", PICTURE], "GPU"),
     ],
 )

@@ -85,7 +85,7 @@ def test_corrections_of_few_frames_make_the_labels_of_others_better(tmp_path: Pa
 
     words = f"{paths['words']}.words"
     tune = ["tune-words", "--init", "embedded", "--data", paths["yard"], "--output", words]
-    assert train([*tune, "--size", "96x128", "--frames", str(CORRECTED), "--threads", "1"]) == 0
+    assert train([*tune, "--size", "144x192", "--frames", str(CORRECTED), "--threads", "1"]) == 0
     assert label([pictures, "--classes", words, "--output", paths["after"], *quiet]) == 0
 
     corrected = {path.stem for path in (tmp_path / "yard/labels/train").iterdir()}

@@ -7,13 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 from bindings import BACKGROUNDS, Failed, Labelled, Library
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 
-from dedos_deploy.bundle import MODEL, TRUST, Bundle, BundleWriter
+from dedos_deploy.bundle import MODEL, Bundle, BundleWriter
 from dedos_deploy.bundle._names import curves_file
 from dedos_deploy.bundle.edit import set_confidence_curves
 from dedos_deploy.confidence_curves import ConfidenceCurves
@@ -22,7 +20,6 @@ from dedos_deploy.runtime import Nv12Frame, Segmentation, Segmenter
 from dedos_deploy.runtime.loading import tower_files
 from dedos_deploy.scenes import render_image
 from dedos_deploy.text import EmbeddingCache, TextEncoder
-from dedos_deploy.trust import Kind, fit_trust, trust_to_bytes
 
 KNOWN = "road,car|automobile@0.15#0000ff,sky"
 NEW = (
@@ -141,33 +138,14 @@ def test_a_calibrated_bundle(
         check_equal(ours.segment(frames[2]), theirs.segment(frames[2]))
 
 
-def pooling(content: bytes) -> bytes:
-    """Return an image graph that gives the mean BGR of the image, too, [1, 3]."""
-    model = onnx.load_from_string(content)
-    model.graph.initializer.append(numpy_helper.from_array(np.array([1, 2]), "sides"))
-    model.graph.node.extend(
-        [
-            helper.make_node("Cast", ["image"], ["levels"], to=TensorProto.FLOAT),
-            helper.make_node("ReduceMean", ["levels", "sides"], ["pooled"], keepdims=0),
-        ]
-    )
-    pooled = helper.make_tensor_value_info("pooled", TensorProto.FLOAT, [1, 3])
-    model.graph.output.append(pooled)
-    return bytes(model.SerializeToString())
-
-
 def test_a_bundle_with_trust_tiles_and_curves(
     library: Library, demo: Path, frames: list[NDArray[np.uint8]], tmp_path: Path
 ) -> None:
     path, levels = tmp_path / "all.dedos", np.arange(256, dtype=np.uint8)
-    rows = np.random.default_rng(0).normal(100, 9, (20, 3)).astype(np.float32)
-    trust = trust_to_bytes(fit_trust([Kind("frames", "0" * 64, rows)], [3]))
     with Bundle.open(demo) as bundle, BundleWriter(path) as writer:
-        writer.add_all(bundle, without={MODEL})
-        writer.add_bytes(MODEL, pooling(bundle.read(MODEL)))
-        writer.add_bytes(TRUST, trust)
-        spec = replace(bundle.manifest.spec, pooled_width=3)
-        writer.commit(replace(bundle.manifest, spec=spec, tiles="1x2"))
+        assert bundle.trust() is not None
+        writer.add_all(bundle)
+        writer.commit(replace(bundle.manifest, tiles="1x2"))
     with Bundle.open(path) as bundle:
         curves = ConfidenceCurves(bundle.manifest.files[MODEL], levels // 2, {"sky": levels})
     set_confidence_curves(path, curves)

@@ -26,6 +26,7 @@ BINDING = (
     "bind.cpp",
     "bind_blend.cpp",
     "bind_confidence.cpp",
+    "bind_parent.cpp",
     "bind_regions.cpp",
     "dlpack.cpp",
 )

@@ -264,7 +264,8 @@ def end_with_parent(grace_s: int) -> None:
     """End this process `grace_s` seconds after its parent, by exit code 1 and without any clean-up.
 
     A thread looks every second who the parent is, and needs no lock of Python's: a process in which the
-    GIL is held for ever ends, too.
+    GIL is held for ever ends, too. Only the first call of a process counts, and a parent that was gone
+    before it is not missed.
 
     Raises:
         ValueError: grace_s lies outside of [0, 3600].

@@ -83,6 +83,14 @@ def test_an_option_is_named_that_was_meant(
     assert capsys.readouterr().err.endswith(f"dedos-doctor: error: {said}")
 
 
+def test_options_of_further_commands_are_written_out_too() -> None:
+    parser = command_parser("dedos-x", "", "")
+    parser.add_subparsers().add_parser("frame").add_argument("--frames")
+    assert parser.parse_args(["frame", "--frames", "3"]).frames == "3"
+    with pytest.raises(SystemExit):
+        parser.parse_args(["frame", "--fram", "3"])
+
+
 def test_a_list_may_be_given_in_several_options() -> None:
     parser = command_parser("dedos-x", "", "")
     group = parser.add_argument_group("data")

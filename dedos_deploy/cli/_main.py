@@ -42,7 +42,6 @@ def command_parser(prog: str, description: str, epilog: str) -> argparse.Argumen
         description=description,
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"{prog} {__version__}")
     return parser
@@ -70,7 +69,7 @@ class _Parser(argparse.ArgumentParser):
     option that was meant, and says when its help cannot be printed, which argparse passes over."""
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
+        super().__init__(**{"allow_abbrev": False, **settings})
         self.given: set[str] = set()
         """Lists of the command line that is being read, by what holds them."""
         self.register("action", None, _Gathering)

@@ -5,7 +5,9 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <cstdint>
 #include <cstdlib>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -47,8 +49,12 @@ void end_with_parent(nb::handle given_grace) {
     throw std::invalid_argument("grace_s is " + std::to_string(grace) + ", but 0 to " +
                                 std::to_string(kLongestGrace) + " seconds can be waited");
   }
-  const NoSignals held;
-  std::thread(outlive, getppid(), Seconds(grace)).detach();
+  // For as long as the process: nothing waits for the thread, which never ends before it.
+  static std::once_flag begun;
+  std::call_once(begun, [grace] {
+    const NoSignals held;
+    std::thread(outlive, getppid(), Seconds(grace)).detach();
+  });
 }
 
 }  // namespace

@@ -31,7 +31,7 @@ NEW = (
 @pytest.fixture(scope="module")
 def frames() -> list[NDArray[np.uint8]]:
     """Pictures of the network's size, larger, smaller, odd, and twice and thrice as large."""
-    sizes = ((288, 384), (480, 640), (97, 211), (361, 513), (576, 768), (300, 200), (864, 1152))
+    sizes = ((352, 480), (480, 640), (97, 211), (361, 513), (704, 960), (300, 200), (1056, 1440))
     return [render_image("street", seed=n, size_hw=size)[0] for n, size in enumerate(sizes)]
 
 

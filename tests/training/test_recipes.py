@@ -164,6 +164,25 @@ def test_what_is_missing_is_one_sentence(
     assert "walk_frames' holds no image" in capsys.readouterr().err
 
 
+def test_pictures_that_were_labelled_by_other_rules_are_refused(
+    material: Path,
+    tiny: list[dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    recipe = nano_recipe.Recipe(material, tmp_path / "work", 1)
+    assert nano_recipe.run_recipe(recipe.make_nets) == 0
+    assert nano_recipe.run_recipe(recipe.make_pseudo_labels) == 0
+    before = made(tmp_path / "work")
+    assert nano_recipe.run_recipe(recipe.make_pseudo_labels) == 0
+    walk, street = nano_recipe.PSEUDO_SETS
+    monkeypatch.setattr(nano_recipe, "PSEUDO_SETS", (walk, replace(street, confidence=0.9)))
+    assert nano_recipe.run_recipe(recipe.make_pseudo_labels) == 2
+    assert "street_completed was labelled by other rules" in capsys.readouterr().err
+    assert made(tmp_path / "work") == before
+
+
 def test_the_embedded_model_goes_on_without_trunk_and_diffusion(
     material: Path, tiny: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""The recipe of the embedded nano weights and demo bundle, from raw material to two files.
+"""The recipe of the weights that continued_nano.py goes on from, from raw material to two files.
 
     python -m dedos_deploy.training.recipes.embedded_nano --material DIR --work work --assets out
 
@@ -14,6 +14,7 @@ sees that building, and can be scored on it. Needs the extras [train], [export] 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -68,6 +69,7 @@ def main() -> None:
     parser.add_argument("--assets", type=Path, required=True, help="where the two files go")
     parser.add_argument(
         "--without",
+        action="extend",
         nargs="+",
         default=[],
         choices=sorted(SHARES),
@@ -105,7 +107,12 @@ def export(recipe: Recipe, run: Path, shares: Mapping[str, float], assets: Path)
     options = ExportOptions(
         storage="half",
         examples=True,
-        trust=tuple(recipe.place(name) / "images/train" for name in TRUSTED if name in shares),
+        trust=tuple(
+            # The report of the bundle names them: not by where this machine has them.
+            os.path.relpath(recipe.place(name) / "images/train")
+            for name in TRUSTED
+            if name in shares
+        ),
         overwrite=True,
     )
     report = export_bundle(WeightsSource(weights), assets / "demo.dedos", options=options)

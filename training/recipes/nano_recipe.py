@@ -19,7 +19,7 @@ from typing import Any
 import cv2
 import torch
 
-from dedos_deploy.errors import DedosError
+from dedos_deploy.errors import BadInputError, DedosError
 from dedos_deploy.evaluation.result import EvaluationResult
 from dedos_deploy.interrupts import EXIT_INTERRUPTED
 from dedos_deploy.progress import Progress
@@ -55,6 +55,9 @@ from dedos_deploy.training.settings import settings_for
 LOOKED_AT_PX, WRITTEN_PX, OVERLAYS = 641, 640, 12
 """The longest side that a teacher looks at unless a set says more, the longest one of pictures that are written,
 and pictures in overlays.png."""
+
+RULES = "rules.txt"
+"""File of a set that teachers labelled, with how."""
 
 VAL_SCENES = 40
 """Scenes of each kind that nothing learns from."""
@@ -162,9 +165,14 @@ class Recipe:
     def make_pseudo_labels(self) -> None:
         """Let the teachers label what has no labels."""
         for job in PSEUDO_SETS:
-            if not (self.work / job.name / "overlays.png").is_file():
+            folder = self.work / job.name
+            if not (folder / "overlays.png").is_file():
                 _LOG.info("pseudo labels of %s", job.name)
-                self._label(job, self.work / job.name)
+                self._label(job, folder)
+            elif not (folder / RULES).is_file() or (folder / RULES).read_text() != f"{job}\n":
+                raise BadInputError(
+                    f"{folder} was labelled by other rules than these; remove it, and it is made again"
+                )
 
     def _label(self, job: PseudoSet, folder: Path) -> None:
         rules = LabelRules(job.confidence, job.words, job.without, WRITTEN_PX)
@@ -188,6 +196,7 @@ class Recipe:
             write_pseudo_labels(teachers, itertools.chain(*opened), folder, rules)
         nets = [VOC_CREDIT if teacher == "voc" else CITY_CREDIT for teacher in job.teachers]
         write_credits(folder, [*job.credits, *nets])
+        (folder / RULES).write_text(f"{job}\n")
         write_overlays(folder, OVERLAYS)
 
     def make_text_tower(self, steps: int) -> None:

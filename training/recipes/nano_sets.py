@@ -25,8 +25,8 @@ _SEVERAL = (513, 641, 961)
 
 STREET_CONFIDENCE, ELSEWHERE_CONFIDENCE = 0.5, 0.8
 """How sure a teacher must be of a street like those that the Cityscapes net learned from (at 0.8 it names half of
-a sidewalk's pixels and nearly all of a road's, so that sidewalks would be learned as roads), and of other pictures,
-where it is often wrong and rarely sure."""
+a sidewalk's pixels and nearly all of a road's, so that sidewalks would be learned as roads) and where it may say
+two words at most, and of other pictures, where it is often wrong and rarely sure."""
 
 
 @dataclass(frozen=True)

@@ -57,10 +57,9 @@ class _Gathering(argparse.Action):
         values: Any,
         _: Any = None,
     ) -> None:
-        assert isinstance(parser, _Parser), "which registers this"
-        if self.nargs in ("+", "*") and self.dest in parser.given:
-            values = [*getattr(namespace, self.dest), *values]
-        parser.given.add(self.dest)
+        before = getattr(namespace, self.dest, self.default)
+        if self.nargs == "+" and before is not self.default:
+            values = [*before, *values]
         setattr(namespace, self.dest, values)
 
 
@@ -70,14 +69,7 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**{"allow_abbrev": False, **settings})
-        self.given: set[str] = set()
-        """Lists of the command line that is being read, by what holds them."""
         self.register("action", None, _Gathering)
-        self.register("action", "store", _Gathering)
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        self.given.clear()
-        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         _, unknown, given = message.partition("unrecognized arguments: ")

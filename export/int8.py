@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from dedos_deploy.model import FrozenDedos
 from dedos_deploy.pictures import Picture
 from dedos_deploy.progress import Progress
 from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
+from dedos_deploy.runtime.uri import published_name
 from dedos_deploy.spec import GraphSpec, Target
 
 CHECKED_OF = 8
@@ -59,7 +60,7 @@ class Int8Report:
     skipped: str
     """Frames that were looked at and not usable, in words."""
     source: str
-    """Where the frames came from, without credentials."""
+    """What the place is called that the frames came from (`published_name`)."""
     table_sha256: str
     """Hash of the calibration table's key."""
     smoothed: int
@@ -160,8 +161,10 @@ class _Int8:
         report = Int8Report(
             frames=len(self.calibrating),
             checked=len(self.checking),
-            skipped=describe_skipped(self.frames.skipped),
-            source=self.frames.source,
+            skipped=describe_skipped(
+                [replace(one, name=published_name(one.name)) for one in self.frames.skipped]
+            ),
+            source=published_name(self.frames.source),
             table_sha256=table.key.sha256,
             smoothed=len(table.channel_maxima),
             sensitivity=sensitivity,
@@ -210,7 +213,11 @@ class _Int8:
         self.progress.note("ranges")
         histograms = collect_histograms(graph, tensors, resume=resume, progress=self.progress)
         return CalibrationTable.of(
-            key, histograms, options, source=self.frames.source, channel_maxima=maxima
+            key,
+            histograms,
+            options,
+            source=published_name(self.frames.source),
+            channel_maxima=maxima,
         )
 
     def _smoothed(self, model: onnx.ModelProto, table: CalibrationTable) -> Factors:

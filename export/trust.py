@@ -12,6 +12,7 @@ from dedos_deploy.calib.selection import CalibrationFrames, calibration_frames
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.export.options import ExportOptions
 from dedos_deploy.runtime.engines.tensors import Infer, Tensors
+from dedos_deploy.runtime.uri import published_name
 from dedos_deploy.spec import GraphSpec
 from dedos_deploy.trust import Kind, TrustStatistics, fit_trust
 
@@ -24,7 +25,7 @@ class TrustReport:
     """What statistics were made of."""
 
     frames: dict[str, int]
-    """Number of frames, by where they came from, without credentials."""
+    """Number of frames, by what the place is called that they came from (`published_name`)."""
 
 
 def trust_frames(options: ExportOptions, spec: GraphSpec) -> list[CalibrationFrames]:
@@ -65,7 +66,18 @@ def measure_trust(
         return np.array(infer(inputs)["pooled"][0], np.float32)
 
     found = [
-        Kind(kind.source, kind.data_sha256, np.stack([pooled(frame) for frame in kind.frames]))
-        for kind in kinds
+        Kind(name, kind.data_sha256, np.stack([pooled(frame) for frame in kind.frames]))
+        for name, kind in zip(_names(kinds), kinds, strict=True)
     ]
     return fit_trust(found, widths), TrustReport({one.source: len(one.pooled) for one in found})
+
+
+def _names(kinds: Sequence[CalibrationFrames]) -> list[str]:
+    """Return what each kind is called in the bundle, no two alike."""
+    names: list[str] = []
+    for kind in kinds:
+        name, number = published_name(kind.source), 1
+        while (told := name if number == 1 else f"{name} ({number})") in names:
+            number += 1
+        names.append(told)
+    return names

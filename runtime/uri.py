@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection
+from pathlib import Path
 from urllib.parse import parse_qsl
 
 from dedos_deploy.borders import Refusal
@@ -23,6 +25,9 @@ _PIPELINE_SECRET = re.compile(
     r"(?:\"[^\"]*\"|'[^']*'|\S+)",
     re.IGNORECASE,
 )
+
+_COMMON = re.compile(r"images?|frames?|train|val|test|.*[*?\[].*", re.IGNORECASE)
+"""Parts of a path that do not tell one source from another."""
 
 
 def network_scheme(uri: str) -> str | None:
@@ -80,6 +85,26 @@ def redact(uri: str) -> str:
     if "@" in rest:
         rest = f"{HIDDEN}@{rest[rest.rindex('@') + 1 :]}"
     return head + _SECRET_PARAMETER.sub(rf"\g<1>{HIDDEN}", rest)
+
+
+def published_name(uri: str) -> str:
+    """Return what a source is called in files that others get: a path without the folders that lie above it.
+
+    Of a picture or label folder its last parts, as far as they say nothing alone; any other source as `redact`
+    leaves it.
+
+    >>> published_name("/home/me/street/images/train"), published_name("../walk.mp4")
+    ('street/images/train', 'walk.mp4')
+    >>> published_name("rtsp://admin:hunter2@10.0.0.5:554/live")
+    'rtsp://***@10.0.0.5:554/live'
+    """
+    if uri.startswith("gst:") or _SCHEME.match(uri):
+        return redact(uri)
+    parts = Path(os.path.abspath(os.path.expanduser(uri))).parts[1:]
+    kept = 1
+    while kept < len(parts) and _COMMON.fullmatch(parts[-kept]):
+        kept += 1
+    return "/".join(parts[-kept:]) or "/"
 
 
 def _redact_property(word: str) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -18,20 +20,23 @@ from numpy.typing import NDArray
 
 from dedos_deploy.bundle import TRUST, Bundle
 from dedos_deploy.calib.options import Int8Options
+from dedos_deploy.calib.selection import CalibrationFrames
 from dedos_deploy.calib.verdict import SideBySide
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.export import ExportOptions, TrainedModel, export_bundle
 from dedos_deploy.export import bundle_text as text_module
 from dedos_deploy.export import int8_judge as judge_module
+from dedos_deploy.export import trust as trust_module
 from dedos_deploy.export.graph import check_ops, image_graph
 from dedos_deploy.export.precision import check_precision
-from dedos_deploy.export.trust import trust_frames
+from dedos_deploy.export.trust import measure_trust, trust_frames
 from dedos_deploy.model import Dedos, build_model, freeze
 from dedos_deploy.model.pooled import PooledDedos, check_has_pooled, pooled_widths
 from dedos_deploy.runtime import Segmenter
 from dedos_deploy.runtime.engines.onnx_runtime import OnnxEngine
 from dedos_deploy.runtime.frame import resize_frame
 from dedos_deploy.spec import TRUST_LINE, GraphSpec
+from dedos_deploy.trust import Kind
 
 
 def walk(folder: Path, count: int = 24) -> Path:
@@ -78,6 +83,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Bundles in FP32 and in INT8 of a model with a detail branch, which learned and calibrates on one walk."""
     folder = tmp_path_factory.mktemp("both")
     walked = walk(folder / "walk", 48)
+    cv2.imwrite(str(walked / "black.png"), np.zeros((64, 96, 3), np.uint8))
     model = build_model(replace(micro_config(), detail_width=4), seed=3)
     trained = TrainedModel(model, {"sources": ["a test"], "words": ["road", "car"]})
     given: dict[str, Any] = {"trust": (walked,), "frame_count": 1}
@@ -155,6 +161,38 @@ def test_the_bundle_tells_frames_apart(bundle: Path) -> None:
     assert (bundle / TRUST).stat().st_size < 50_000
 
 
+def test_no_file_of_a_bundle_says_where_frames_lie(both: tuple[Path, Path]) -> None:
+    for bundle in both:
+        files = [path for path in bundle.rglob("*") if path.is_file()]
+        assert not [path for path in files if str(bundle.parent).encode() in path.read_bytes()]
+        report = json.loads((bundle / "report.json").read_text())
+        assert report["trust"]["frames"] == {"walk": 48}
+    assert report["int8"]["source"] == "walk"
+    assert report["int8"]["skipped"] == "1 constant (first: 'black.png')"
+
+
+def test_kinds_of_one_name_are_told_apart(
+    trained: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [tmp_path / part / "images" / "train" for part in ("a/street", "b/street", "hall")]
+    kinds = [
+        CalibrationFrames((np.full((4, 4, 3), at, np.uint8),), str(at), str(path))
+        for at, path in enumerate(asked)
+    ]
+    found: list[Sequence[Kind]] = []
+    monkeypatch.setattr(trust_module, "fit_trust", lambda named, _: found.append(named))
+    widths = SimpleNamespace(text_width=2)
+    _, report = measure_trust(
+        lambda _: {"pooled": np.zeros((1, 2), np.float32)},
+        widths,
+        [2],
+        kinds,  # type: ignore[arg-type]
+    )
+    names = ["street/images/train", "street/images/train (2)", "hall/images/train"]
+    assert report.frames == dict.fromkeys(names, 1)
+    assert [kind.source for kind in found[0]] == names
+
+
 def test_a_model_without_such_features_is_refused() -> None:
     with pytest.raises(
         BadInputError, match="trust needs a DEDOS model or a dense CLIP, not a Linear"
@@ -202,7 +240,7 @@ def trusts_of(bundle: Path, frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.f
 
 def test_int8_pools_and_trusts_as_float_does(both: tuple[Path, Path]) -> None:
     fp32, int8 = both
-    frames = [cv2.imread(str(path)) for path in sorted((fp32.parent / "walk").iterdir())]
+    frames = [cv2.imread(str(path)) for path in sorted((fp32.parent / "walk").glob("0*.png"))]
     found, wanted = (pooled_of(path, frames) for path in (int8, fp32))
     with Bundle.open(int8) as opened:
         statistics = opened.trust()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dedos_deploy.runtime.uri import redact
+from dedos_deploy.runtime.uri import published_name, redact
 
 SECRET = "S3cr3t"
 
@@ -39,3 +41,28 @@ def test_examples(uri: str, expected: str) -> None:
 )
 def test_no_user_information_survives(user: str, password: str, path: str) -> None:
     assert redact(f"rtsp://{user}:{password}@camera{path}") == f"rtsp://***@camera{path}"
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("/home/me/secret customer/street/images/train", "street/images/train"),
+        ("/home/me/street/images/train/*.jpg", "street/images/train/*.jpg"),
+        ("../../me/walk.mp4", "walk.mp4"),
+        ("~/walks/frames/", "walks/frames"),
+        ("images/val", "here/images/val"),
+        (".", "here"),
+        ("/", "/"),
+        ("/images", "images"),
+        ("0", "0"),
+        ("scene:street", "scene:street"),
+        (f"rtsp://u:{SECRET}@cam/live", "rtsp://***@cam/live"),
+        ("gst:videotestsrc ! decodebin", "gst:videotestsrc ! decodebin"),
+    ],
+)
+def test_files_for_others_do_not_tell_where_a_source_lies(
+    uri: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert published_name(uri) == expected

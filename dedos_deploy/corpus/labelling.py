@@ -20,6 +20,8 @@ from dedos_deploy.corpus.frames import FrameReader
 from dedos_deploy.corpus.manifest import Piece, frame_key
 from dedos_deploy.corpus.records import LabelledFrame, PartNotes, part_name, write_part
 from dedos_deploy.errors import BadInputError, SourceError
+from dedos_deploy.runtime.loading import curves_of, tiling_of
+from dedos_deploy.runtime.results import read_curves
 from dedos_deploy.runtime.segmenter import Segmenter
 from dedos_deploy.runtime.sinks.files import encode_picture
 from dedos_deploy.spec import Background, none_id
@@ -114,8 +116,12 @@ class ShardLabeller(Closing):
                     tiles=job.tiles,
                     threads=job.threads,
                     gpu=job.gpu,
+                    # Margins are distances of scores; what those are worth is read off beside them.
+                    calibrated=False,
                 )
             )
+            tiling = tiling_of(bundle, job.tiles)
+            self._curves = curves_of(bundle, None, tiling) if job.confidence else None
             self._closing = opened.pop_all()
         self._least = _least_scores(self._segmenter.thresholds)
 
@@ -199,7 +205,8 @@ class ShardLabeller(Closing):
     ) -> LabelledFrame:
         height, width = result.label_map.shape
         found = np.flatnonzero(result.counts)
-        confidence = encode_picture(".png", result.confidence) if self._job.confidence else None
+        margin = margin_of(result, self._least) * (1.0 if result.trust is None else result.trust)
+        confidence = encode_picture(".png", self._worth(result)) if self._job.confidence else None
         return LabelledFrame(
             key=frame_key(source, number),
             source=source,
@@ -209,12 +216,21 @@ class ShardLabeller(Closing):
             height=height,
             label_map_png=encode_picture(".png", result.label_map),
             confidence_png=confidence,
-            margin=margin_of(result, self._least) * (1.0 if result.trust is None else result.trust),
+            margin=margin,
             class_ids=tuple(found.tolist()),
             counts=tuple(result.counts[found].tolist()),
             bundle_sha256=self._job.bundle_sha256,
             words_sha256=self._words_sha256,
         )
+
+    def _worth(self, result: Segmentation) -> NDArray[np.uint8]:
+        """Return what the scores of a result are worth, or the scores of a bundle that was not calibrated."""
+        if self._curves is None:
+            return result.confidence
+        rows = self._curves.rows(result.classes, self._job.vocabulary.tuned_names)
+        found: NDArray[np.uint8] = result.confidence.copy()
+        read_curves(result.label_map, found, rows)
+        return found
 
     def _leave_source(self) -> None:
         reader, self._reader = self._reader, None

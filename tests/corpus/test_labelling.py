@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 from corpus_helpers import picture
 
+from dedos_deploy.bundle import MODEL, Bundle
+from dedos_deploy.bundle.edit import set_confidence_curves
+from dedos_deploy.confidence_curves import ConfidenceCurves
 from dedos_deploy.corpus import dataset, folders, open_corpus
 from dedos_deploy.corpus.beginning import Wanted, begin, describe
 from dedos_deploy.corpus.folders import folder_at
@@ -100,6 +103,38 @@ def test_a_part_that_cannot_be_written_is_one_sentence(
         with pytest.raises(SinkError, match=r"part-000000.parquet' cannot be written \(so it is\)"):
             labeller.label(0, [Piece(str(video), 0, 1)])
         assert list((tmp_path / "out/labels").iterdir()) == []
+
+
+def test_of_a_calibrated_bundle_margins_are_of_scores_and_pictures_of_their_worth(
+    job: Jobs, video: Path, tmp_path: Path
+) -> None:
+    plain = job(confidence=True)
+    path = str(tmp_path / "calibrated.dedos")
+    with Bundle.open(plain.bundle) as opened:
+        graph = opened.manifest.files[MODEL]
+    halves = {"blue": np.full(256, 128, np.uint8), "green": np.full(256, 130, np.uint8)}
+    curves = ConfidenceCurves(graph, np.full(256, 120, np.uint8), halves)
+    set_confidence_curves(plain.bundle, curves, dest=path)
+    with Bundle.open(path) as opened:
+        calibrated = replace(plain, bundle=path, bundle_sha256=opened.sha256)
+    found = []
+    for number, one in enumerate((plain, calibrated)):
+        one = replace(one, output=str(tmp_path / f"out{number}"))
+        with ShardLabeller(one) as labeller:
+            labeller.label(0, [Piece(str(video), 0, 3)])
+        found.append(list(dataset.Corpus(folder_at(one.output), describe(one, Wanted(("x",))))))
+    for scores, worth in zip(*found, strict=True):
+        assert scores.margin == worth.margin and (scores.label_map == worth.label_map).all()
+        assert worth.confidence is not None
+        assert set(np.unique(worth.confidence)) <= {120, 128, 130}
+    with Segmenter.load(path, classes=plain.vocabulary, threads=1) as segmenter:
+        result = segmenter.segment(picture(0))
+    with ShardLabeller(replace(calibrated, output=str(tmp_path / "still"))) as labeller:
+        labeller.label(0, [Piece(str(video), 0, 1)])
+    (row,) = dataset.Corpus(
+        folder_at(str(tmp_path / "still")), describe(calibrated, Wanted(("x",)))
+    )
+    assert row.confidence is not None and (row.confidence == result.confidence).all()
 
 
 def test_the_margin_is_the_mean_distance_from_the_threshold() -> None:

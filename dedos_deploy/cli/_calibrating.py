@@ -16,15 +16,19 @@ from dedos_deploy.cli._options import (
 
 
 def calibration_parser(
-    verb: str, description: str, epilog: str, *, shown: str
+    verb: str, description: str, epilog: str, *, shown: str, several: bool = False
 ) -> argparse.ArgumentParser:
     """Return the parser of a verb that measures on a labelled split and changes a bundle.
 
-    shown: what --dry-run shows.
+    shown: what --dry-run shows; several: whether --data takes several folders.
     """
     parser = command_parser(f"dedos-eval {verb}", description, epilog)
     parser.add_argument("--bundle", required=True, help="bundle folder, .dedos file, or demo")
-    parser.add_argument("--data", required=True, metavar="FOLDER", help="labelled folder")
+    if several:
+        data = "labelled folders, of one place each"
+        parser.add_argument("--data", required=True, nargs="+", metavar="FOLDER", help=data)
+    else:
+        parser.add_argument("--data", required=True, metavar="FOLDER", help="labelled folder")
     parser.add_argument("--split", default="val", help="split of the data set (default: val)")
     parser.add_argument("--classes", help="classes to calibrate for (default: all of the folder)")
     parser.add_argument(
@@ -53,7 +57,8 @@ def check_calibration(args: argparse.Namespace) -> None:
     from dedos_deploy.bundle.edit import check_changeable
 
     if args.output is not None:
-        read = [*bundles_read(args.bundle), *data_read(args.data)]
+        folders = [args.data] if isinstance(args.data, str) else args.data
+        read = [*bundles_read(args.bundle), *(path for one in folders for path in data_read(one))]
         check_run_folder(args.output, bundle_holds(args.output), read)
     if not args.dry_run:
         check_changeable(args.bundle, args.output, overwrite=args.overwrite)

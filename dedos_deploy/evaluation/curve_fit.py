@@ -4,7 +4,7 @@ A curve is the isotonic regression of being right on the score (Zadrozny and Elk
 adjacent violators: the curve that never falls with the least squared error. Beta calibration (Kull et al.,
 2017) was tried beside it and came out behind, see docs/evaluation.md. A class is fitted together with
 pixels that follow the curve of all classes, so that one with few labelled pixels keeps close to that; how
-many such pixels is decided by parts of the images that were held back.
+many such pixels is decided by parts of the images that were held back, unless it is told.
 """
 
 from __future__ import annotations
@@ -29,6 +29,21 @@ _FAITH = float(LEVELS)
 Counts = NDArray[np.int64]
 """int64 [N, 256], pixels by class and score in 255ths."""
 
+Part = tuple[Counts, Counts]
+"""Pixels that were right, and all pixels, of a part of the images."""
+
+
+@dataclass(frozen=True)
+class PlaceErrors:
+    """What curves do to pixels of one place, as which a folder of images counts."""
+
+    before: Reliability
+    """Of scores."""
+    after: Reliability
+    """Of what the curves make of them, each part with those that all other parts teach, its neighbours too."""
+    unseen: Reliability | None
+    """The same with curves of the other places alone; None if there are none."""
+
 
 @dataclass(frozen=True, eq=False)
 class FittedCurves:
@@ -38,20 +53,26 @@ class FittedCurves:
     by_class: NDArray[np.uint8]
     """uint8 [N, 256]."""
     strength: float
-    """One of STRENGTHS."""
+    """Pixels that follow the curve of all classes beside those of each."""
     before: tuple[Reliability | None, ...]
     """Of scores, by class, and of all in the last place; None without pixels."""
     after: tuple[Reliability | None, ...]
     """The same of what the curves make of them."""
+    places: tuple[PlaceErrors, ...]
+    """In the order in which they were given."""
 
 
-def fit_curves(parts: Sequence[tuple[Counts, Counts]]) -> FittedCurves:
-    """Return the curves of all parts together, after the strength that is best for parts held back.
+def fit_curves(places: Sequence[Sequence[Part]], strength: float | None = None) -> FittedCurves:
+    """Return the curves of all places together.
 
-    parts: pixels that were right, and all pixels, of two or more parts of the images.
+    places: two or more parts of each, with pixels in every one; strength: pixels that follow the curve of all
+    classes beside those of each, above 0, inf for that curve alone (None: that of STRENGTHS which is best for
+    parts held back).
     """
-    held = {strength: _held_back(parts, strength) for strength in STRENGTHS}
-    best = min(STRENGTHS, key=lambda strength: _squared_error(parts, held[strength]))
+    parts = [part for place in places for part in place]
+    tried = STRENGTHS if strength is None else (strength,)
+    held = {one: _held_back(parts, one) for one in tried}
+    best = min(tried, key=lambda one: _squared_error(parts, held[one]))
     right, total = _sum(parts)
     overall, by_class = _fitted(right, total, best)
     scores = np.broadcast_to(np.arange(LEVELS, dtype=np.uint8), total.shape)
@@ -61,6 +82,7 @@ def fit_curves(parts: Sequence[tuple[Counts, Counts]]) -> FittedCurves:
         best,
         _reliability(parts, [scores] * len(parts)),
         _reliability(parts, held[best]),
+        _by_place(places, held[best], best),
     )
 
 
@@ -83,10 +105,34 @@ def isotonic(accuracy: NDArray[np.float64], weight: NDArray[np.float64]) -> NDAr
     return np.repeat([value for value, _, _ in blocks], [count for _, _, count in blocks])
 
 
-def _held_back(parts: Sequence[tuple[Counts, Counts]], strength: float) -> list[NDArray[np.uint8]]:
+def _held_back(parts: Sequence[Part], strength: float) -> list[NDArray[np.uint8]]:
     """Return for every part the curves by class that the other parts teach."""
     right, total = _sum(parts)
     return [_fitted(right - its, total - seen, strength)[1] for its, seen in parts]
+
+
+def _by_place(
+    places: Sequence[Sequence[Part]], held: Sequence[NDArray[np.uint8]], strength: float
+) -> tuple[PlaceErrors, ...]:
+    right, total = _sum([_sum(place) for place in places])
+    found, first = [], 0
+    for place in places:
+        drawn = held[first : first + len(place)]
+        first += len(place)
+        scores = np.broadcast_to(np.arange(LEVELS, dtype=np.uint8), total.shape)
+        before, after = (_of_all(place, one) for one in ([scores] * len(place), drawn))
+        unseen = None
+        if len(places) > 1:
+            its, seen = _sum(place)
+            unseen = _of_all([(its, seen)], [_fitted(right - its, total - seen, strength)[1]])
+        found.append(PlaceErrors(before, after, unseen))
+    return tuple(found)
+
+
+def _of_all(parts: Sequence[Part], curves: Sequence[NDArray[np.uint8]]) -> Reliability:
+    found = _reliability(parts, curves)[-1]
+    assert found is not None, "every part has pixels"
+    return found
 
 
 def _fitted(right: Counts, total: Counts, strength: float) -> tuple[Curve, NDArray[np.uint8]]:
@@ -95,7 +141,7 @@ def _fitted(right: Counts, total: Counts, strength: float) -> tuple[Curve, NDArr
     if math.isinf(strength):
         return _levels(overall), np.tile(_levels(overall), (len(right), 1))
     seen = total.sum(axis=0) + everywhere
-    others = strength * seen / seen.sum()
+    others = strength * (seen / seen.sum())
     curves = [_drawn_to(overall, others, *one) for one in zip(right, total, strict=True)]
     return _levels(overall), np.stack([_levels(curve) for curve in curves])
 
@@ -111,9 +157,7 @@ def _levels(curve: NDArray[np.float64]) -> Curve:
     return np.rint(255 * curve).astype(np.uint8)
 
 
-def _squared_error(
-    parts: Sequence[tuple[Counts, Counts]], curves: Sequence[NDArray[np.uint8]]
-) -> float:
+def _squared_error(parts: Sequence[Part], curves: Sequence[NDArray[np.uint8]]) -> float:
     """Return the summed squared distance of confidence to being right, a proper score (Brier)."""
     errors = (
         right * (1 - drawn / 255) ** 2 + (total - right) * (drawn / 255) ** 2
@@ -123,7 +167,7 @@ def _squared_error(
 
 
 def _reliability(
-    parts: Sequence[tuple[Counts, Counts]], curves: Sequence[NDArray[np.uint8]]
+    parts: Sequence[Part], curves: Sequence[NDArray[np.uint8]]
 ) -> tuple[Reliability | None, ...]:
     by_class = [
         [
@@ -136,6 +180,6 @@ def _reliability(
     return tuple(reliability_of(its) for its in [*by_class, everything])
 
 
-def _sum(parts: Sequence[tuple[Counts, Counts]]) -> tuple[Counts, Counts]:
+def _sum(parts: Sequence[Part]) -> Part:
     rights, totals = zip(*parts, strict=True)
     return np.sum(rights, axis=0), np.sum(totals, axis=0)

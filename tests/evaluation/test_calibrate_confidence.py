@@ -11,11 +11,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from colours import COLOURS, write_bundle, write_colours
+from colours import COLOURS, write_bundle
 
 from dedos_deploy.bundle import Bundle
 from dedos_deploy.cli.eval import main as evaluate
 from dedos_deploy.evaluation.curve_fit import FittedCurves, fit_curves, isotonic
+from dedos_deploy.evaluation.thresholds import ThresholdCounts
 from dedos_deploy.runtime import Segmenter
 from dedos_deploy.words_file import save_words_file
 
@@ -51,7 +52,7 @@ def test_isotonic_is_the_nearest_that_never_falls() -> None:
 
 def test_classes_that_differ_get_curves_of_their_own() -> None:
     shares = [0.9 * LEVELS / 255, (LEVELS / 255) ** 3]
-    fitted = fit_curves(parts(shares, [400_000, 400_000]))
+    fitted = fit_curves([parts(shares, [400_000, 400_000])])
     for index, share in enumerate(shares):
         assert np.abs(worth_of(fitted, index) - share).max() < 0.08
         assert (np.diff(fitted.by_class[index].astype(int)) >= 0).all()
@@ -63,11 +64,11 @@ def test_classes_that_differ_get_curves_of_their_own() -> None:
 def test_a_class_with_few_pixels_keeps_close_to_all() -> None:
     share = LEVELS / 510
     few = [share, share, np.ones(256)]
-    fitted = fit_curves(parts(few, [400_000, 400_000, 80]))
+    fitted = fit_curves([parts(few, [400_000, 400_000, 80])])
     assert np.abs(worth_of(fitted, 2) - worth_of(fitted, 0)).max() < 0.05
     # A class without a pixel has the curve of all, or nearly.
     empty = fit_curves(
-        [(r * [[1], [1], [0]], t * [[1], [1], [0]]) for r, t in parts(few, [4000] * 3)]
+        [[(r * [[1], [1], [0]], t * [[1], [1], [0]]) for r, t in parts(few, [4000] * 3)]]
     )
     assert np.abs(worth_of(empty, 2) - empty.overall / 255).max() <= 1 / 255
     assert empty.after[2] is None
@@ -75,8 +76,36 @@ def test_a_class_with_few_pixels_keeps_close_to_all() -> None:
 
 def test_of_classes_that_are_alike_the_curve_of_all_is_the_best() -> None:
     share = LEVELS / 255 * 0.8
-    fitted = fit_curves(parts([share] * 30, [400] * 30))
+    fitted = fit_curves([parts([share] * 30, [400] * 30)])
     assert math.isinf(fitted.strength) or fitted.strength >= 1e5
+
+
+def test_a_place_that_was_left_out_is_measured_with_what_the_others_teach() -> None:
+    half, sure = np.full(256, 0.5), np.ones(256)
+    alike = [parts([half], [400_000]) for _ in range(2)]
+    found = fit_curves([*alike, parts([sure], [400_000])], strength=1e4)
+    # Scores are 0 to 1 alike often, so that half of the pixels being right is 0.25 away on average.
+    for place in found.places[:2]:
+        assert place.before.error == pytest.approx(0.25, abs=0.01)
+        # All three places together are right in two thirds; the two others in three quarters, or in a half.
+        assert place.after.error == pytest.approx(2 / 3 - 0.5, abs=0.03)
+        assert place.unseen is not None
+        assert place.unseen.error == pytest.approx(0.75 - 0.5, abs=0.01)
+    unlike = found.places[2]
+    assert unlike.unseen is not None and unlike.unseen.error == pytest.approx(0.5, abs=0.01)
+    assert fit_curves([alike[0]]).places[0].unseen is None
+
+
+def test_a_strength_that_is_told_draws_classes_to_the_curve_of_all() -> None:
+    places = [parts([np.full(256, 0.2), np.full(256, 0.9)], [100_000, 100_000])]
+    apart = []
+    for strength in (1e3, 1e5, 1e7, math.inf):
+        fitted = fit_curves(places, strength)
+        assert fitted.strength == strength
+        apart.append(np.abs(worth_of(fitted, 1) - worth_of(fitted, 0)).mean())
+    assert apart[0] > 0.6 and apart == sorted(apart, reverse=True) and apart[-1] == 0
+    # A class's pixels against as many that follow the curve of all: half the way.
+    assert apart[1] == pytest.approx(0.35, abs=0.03)
 
 
 STRIPES = np.repeat(np.repeat([[0, 1, 2]], 32, axis=0), 16, axis=1)
@@ -118,7 +147,7 @@ def test_written_and_measured_on_other_images(
     assert set(values["classes"]) == {"blue", "green", "red"}
     with Bundle.open(bundle) as opened:
         curves = opened.confidence_curves()
-    assert curves is not None and curves.learned["data"] == "learned"
+    assert curves is not None and curves.learned["data"] == ["learned"]
     judge = ["--bundle", str(bundle), "--data", str(other), "--calibration", "--json"]
     assert evaluate([*judge, "--output", str(tmp_path / "run")]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -173,13 +202,54 @@ def test_what_makes_confidence_worse_is_not_written(
     copy = tmp_path / "copy.dedos"
     for more in ((), ("--output", copy)):
         said = refused(capsys, *given, *more)
-        assert "would be worse on images that were held back" in said and "--allow-worse" in said
+        assert (
+            f"worse on images of {str(data)!r} that were held back" in said
+            and "--allow-worse" in said
+        )
         assert bundle.read_bytes() == was and not copy.exists()
     assert evaluate(["calibrate-confidence", *map(str, given), "--dry-run"]) == 0
     assert bundle.read_bytes() == was
     assert evaluate(["calibrate-confidence", *map(str, given), "--allow-worse"]) == 0
     with Bundle.open(bundle) as opened:
         assert opened.confidence_curves() is not None
+
+
+def test_folders_of_several_places_are_calibrated_together(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (write_many(tmp_path / name, seed=seed) for seed, name in enumerate("ab"))
+    # The second counts its classes otherwise, and has no blue.
+    (second / "classes.txt").write_text("red\ngreen\n")
+    for path in (second / "labels" / "val").iterdir():
+        labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        cv2.imwrite(str(path), np.array([255, 1, 0], np.uint8)[labels])
+    given = ["calibrate-confidence", "--bundle", str(bundle), "--data", str(first), str(second)]
+    assert evaluate([*given, "--strength", "inf", "--json"]) == 0
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
+    assert found["strength"] is None and "ECE unseen" in printed.err
+    assert [place["data"] for place in found["places"]] == [str(first), str(second)]
+    assert list(found["classes"]) == ["blue", "green", "red"]
+    with Bundle.open(bundle) as opened:
+        curves = opened.confidence_curves()
+    assert curves is not None and curves.learned["data"] == ["a", "b"]
+    assert curves.learned["images"] == 24 and curves.learned["strength"] is None
+    assert all((curve == curves.overall).all() for curve in curves.by_name.values())
+    # Each place has what it has alone, of scores, and so have its classes.
+    pixels = dict.fromkeys(found["classes"], 0)
+    for place, folder in zip(found["places"], (first, second), strict=True):
+        alone = ["--bundle", str(bundle), "--data", str(folder)]
+        assert evaluate([*alone, "--calibration", "--json"]) == 0
+        judged = json.loads(capsys.readouterr().out)["calibration"]["scores"]
+        assert place["ece_without"] == pytest.approx(judged["ece"])
+        assert place["pixels"] == sum(one["pixels"] for one in judged["bins"])
+        assert evaluate(["calibrate-confidence", *alone, "--dry-run", "--json"]) == 0
+        for name, one in json.loads(capsys.readouterr().out)["classes"].items():
+            pixels[name] += one["pixels"]
+    assert pixels == {name: one["pixels"] for name, one in found["classes"].items()}
+    same = [*given, "--dry-run", "--json"]
+    capsys.readouterr()
+    assert evaluate(same) == 0 and json.loads(capsys.readouterr().out)["strength"] > 0
 
 
 def test_without_the_option_records_are_as_before(
@@ -215,14 +285,25 @@ def test_bad_input_is_refused_in_a_sentence(
 ) -> None:
     was = bundle.read_bytes()
     given = ("--bundle", bundle, "--data")
-    assert "has 3072 pixels of known label that got a class, in 2 images" in refused(
-        capsys, *given, data
+    few = write_many(tmp_path / "few", images=4)
+    assert "has 6144 pixels of known label that got a class, in 4 images" in refused(
+        capsys, *given, few
     )
-    assert "is labelled with one of" in refused(capsys, *given, unlabelled(tmp_path / "bare"))
+    assert "has 3 images, but at least 4 are needed" in refused(capsys, *given, data)
+    bare = write_many(tmp_path / "bare", images=4)
+    for path in (bare / "labels" / "val").iterdir():
+        cv2.imwrite(str(path), np.full((32, 48), 255, np.uint8))
+    assert "is labelled with one of" in refused(capsys, *given, bare)
     assert "does not exist; splits there" in refused(capsys, *given, data, "--split", "no")
     assert "embedded bundle cannot be changed" in refused(
         capsys, "--bundle", "demo", "--data", data
     )
+    assert "once more, but each place counts once" in refused(
+        capsys, *given, data, data.parent / "." / data.name
+    )
+    for strength in ("0", "0.5", "-1", "nan"):
+        said = refused(capsys, *given, data, "--strength", strength)
+        assert f"strength is {strength} pixels, but must be at least 1" in said
     words = save_words_file(
         tmp_path / "my.words",
         entries=["red"],
@@ -236,11 +317,54 @@ def test_bad_input_is_refused_in_a_sentence(
     assert bundle.read_bytes() == was
 
 
-def unlabelled(root: Path) -> Path:
-    write_colours(root)
-    for path in (root / "labels" / "val").iterdir():
-        cv2.imwrite(str(path), np.full((32, 48), 255, np.uint8))
-    return root
+def test_a_bad_folder_is_refused_before_another_is_measured(
+    bundle: Path,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    good = write_many(tmp_path / "good")
+    monkeypatch.setattr(ThresholdCounts, "add", lambda *_: pytest.fail("measured"))
+    given = ("--bundle", bundle, "--data", good)
+    assert "nothing" in refused(capsys, *given, tmp_path / "nothing")
+    assert "has 3 images" in refused(capsys, *given, data)
+    assert "is not in the data" in refused(capsys, *given, "--classes", "crimson")
+    (data / "classes.txt").write_text("a\nb\nc\n")
+    for folder in ("images", "labels"):
+        first = min((data / folder / "val").iterdir())
+        first.with_name("one more.png").write_bytes(first.read_bytes())
+    said = refused(capsys, *given, data, "--classes", "red,blue")
+    assert "has none of red, blue, but a, b, c" in said
+
+
+def test_each_folder_is_asked_for_what_it_has(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (write_many(tmp_path / name) for name in "ab")
+    (first / "classes.txt").write_text("blue\ngreen\nsomething\n")
+    (second / "classes.txt").write_text("something\ngreen\nred\n")
+    given = ["calibrate-confidence", "--bundle", str(bundle), "--dry-run", "--json"]
+    asked = ["--classes", "blue,green,red", "--data", str(first), str(second)]
+    assert evaluate([*given, *asked]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found["classes"]) == ["blue", "green", "red"]
+    assert [place["pixels"] for place in found["places"]] == [12 * 32 * 32] * 2
+
+
+def test_curves_that_harm_one_of_several_places_are_not_written(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Scores of 0.6: right in 24 of 40 here, evenly, and always there.
+    true = write_walk(tmp_path / "true", lambda number: number % 5 < 3)
+    sure = write_walk(tmp_path / "sure", lambda number: True)
+    given = ["--bundle", str(bundle), "--strength", "inf", "--data", str(true), str(sure)]
+    said = refused(capsys, *given)
+    assert f"would be worse on images of {str(true)!r} that were held back" in said
+    assert evaluate(["calibrate-confidence", *given, "--allow-worse"]) == 0
+    err = capsys.readouterr().err
+    assert f"curves of the other places would make confidences of {str(true)!r} worse" in err
+    assert f"confidences of {str(sure)!r} worse" not in err
 
 
 def test_thresholds_are_calibrated_by_scores(

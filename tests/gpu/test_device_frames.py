@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 from device_fakes import FakeLibrary
+from device_labelling import check_same, host_labels, noise, random_table
 from fake_cuda import POISON, FakeCuda
 from gpu_engines import SPEC, Opened
 from numpy.typing import NDArray
 from pixel_host import PixelHost
-from test_device_labeller import _expected, _frame, _same, _table
 
 from dedos_deploy.errors import BadInputError, EngineError
 from dedos_deploy.runtime import Nv12Frame, Segmenter
@@ -55,7 +55,7 @@ def _foreign(given: Any, order: Any = "bgr", stream: int | None = None) -> Forei
 def test_a_frame_is_read_once_its_writer_is_done(
     labeller: DeviceLabeller, library: FakeLibrary, host: PixelHost, protocol: str
 ) -> None:
-    frame, table = _frame(60, 80), _table(4)
+    frame, table = noise(60, 80), random_table(4)
     stream = 1 if protocol == "old interface" else library.stream
     block = library.put(frame, stream=stream)
     given: Any = {
@@ -64,7 +64,7 @@ def test_a_frame_is_read_once_its_writer_is_done(
         "dlpack": block.dlpack(),
         "old dlpack": block.dlpack(old=True),
     }[protocol]
-    _same(labeller.label(_foreign(given), table), _expected(host, frame, table, SPEC))
+    check_same(labeller.label(_foreign(given), table), host_labels(host, frame, table, SPEC))
     if "dlpack" in protocol:
         assert given.versions == [(1, 1) if protocol == "dlpack" else None]
 
@@ -72,18 +72,18 @@ def test_a_frame_is_read_once_its_writer_is_done(
 def test_a_writer_that_names_no_stream_is_waited_for_on_the_caller_s(
     labeller: DeviceLabeller, library: FakeLibrary, host: PixelHost
 ) -> None:
-    frame, table = _frame(60, 80), _table(4)
+    frame, table = noise(60, 80), random_table(4)
     given = library.put(frame).interface(stream=None)
-    wanted = _expected(host, frame, table, SPEC)
-    _same(labeller.label(_foreign(given, stream=library.stream), table), wanted)
+    wanted = host_labels(host, frame, table, SPEC)
+    check_same(labeller.label(_foreign(given, stream=library.stream), table), wanted)
 
 
 @pytest.mark.parametrize("view", ["rgb", "planar", "padded", "upside down", "with alpha", "small"])
 def test_pictures_of_any_strides(
     labeller: DeviceLabeller, library: FakeLibrary, host: PixelHost, view: str
 ) -> None:
-    rng, table = np.random.default_rng(0), _table(4)
-    plain = _frame(60, 80)
+    rng, table = np.random.default_rng(0), random_table(4)
+    plain = noise(60, 80)
     frame = {
         "rgb": plain,
         "planar": rng.integers(0, 256, (3, 60, 80), np.uint8).transpose(1, 2, 0),
@@ -95,30 +95,30 @@ def test_pictures_of_any_strides(
     order = "rgb" if view == "rgb" else "bgr"
     bgr = np.ascontiguousarray(frame[:, :, ::-1] if order == "rgb" else frame)
     found = labeller.label(_foreign(library.put(frame).interface(), order), table)
-    _same(found, _expected(host, bgr, table, SPEC))
+    check_same(found, host_labels(host, bgr, table, SPEC))
 
 
 @pytest.mark.parametrize("pairs", [False, True], ids=["rows", "pairs"])
 def test_nv12_on_the_device_and_on_the_host(
     labeller: DeviceLabeller, library: FakeLibrary, host: PixelHost, pairs: bool
 ) -> None:
-    rng, table = np.random.default_rng(1), _table(4)
+    rng, table = np.random.default_rng(1), random_table(4)
     luma = rng.integers(0, 256, (60, 96), np.uint8)[:, :80]
     chroma = rng.integers(0, 256, (30, 128), np.uint8)
     chroma = chroma.reshape(30, 64, 2)[:, :40] if pairs else chroma[:, :80]
     there = Nv12Frame(*(library.put(plane).interface() for plane in (luma, chroma)), "bt709")
     here = Nv12Frame(luma, chroma, "bt709")
-    wanted = _expected(host, here.frame_bgr, table, SPEC)
-    _same(labeller.label(_foreign(there), table), wanted)
+    wanted = host_labels(host, here.frame_bgr, table, SPEC)
+    check_same(labeller.label(_foreign(there), table), wanted)
     before = library.fake.used
-    _same(labeller.label(here, table), wanted)
+    check_same(labeller.label(here, table), wanted)
     assert library.fake.used > before  # a place for frames of the host, which none needed till now
 
 
 def test_a_frame_of_the_device_is_not_copied(
     labeller: DeviceLabeller, library: FakeLibrary, fake: FakeCuda
 ) -> None:
-    given, table = library.put(_frame(60, 80)).interface(), _table(4)
+    given, table = library.put(noise(60, 80)).interface(), random_table(4)
     labeller.label(_foreign(given), table)
     before = fake.calls["cudaMemcpyAsync"], fake.calls["cudaMalloc"]
     labeller.label(_foreign(given), table)
@@ -149,54 +149,56 @@ def test_a_frame_of_the_device_is_not_copied(
 def test_what_is_no_frame_is_said(
     labeller: DeviceLabeller, library: FakeLibrary, host: PixelHost, changes: Any, says: str
 ) -> None:
-    frame, table = _frame(60, 80), _table(4)
+    frame, table = noise(60, 80), random_table(4)
     block = library.put(frame)
     with pytest.raises(BadInputError, match=says):
         labeller.label(_foreign(block.interface(**changes)), table)
-    _same(labeller.label(_foreign(block.interface()), table), _expected(host, frame, table, SPEC))
+    check_same(
+        labeller.label(_foreign(block.interface()), table), host_labels(host, frame, table, SPEC)
+    )
 
 
 def test_memory_of_another_gpu_is_said(
     labeller: DeviceLabeller, library: FakeLibrary, fake: FakeCuda
 ) -> None:
-    block = library.put(_frame(60, 80))
+    block = library.put(noise(60, 80))
     with pytest.raises(BadInputError, match=r"ByDlpack lies on GPU 1, but this engine is on GPU 0"):
-        labeller.label(_foreign(block.dlpack(device=1)), _table(4))
+        labeller.label(_foreign(block.dlpack(device=1)), random_table(4))
     fake.elsewhere.add(block.address)
     with pytest.raises(
         BadInputError, match=r"ByInterface lies on GPU 1.*open the engine with that"
     ):
-        labeller.label(_foreign(block.interface()), _table(4))
+        labeller.label(_foreign(block.interface()), random_table(4))
 
 
 def test_words_of_the_library_reach_the_caller(
     labeller: DeviceLabeller, library: FakeLibrary
 ) -> None:
-    given = library.put(_frame(4, 4)).dlpack()
+    given = library.put(noise(4, 4)).dlpack()
 
     def refuse(stream: int, max_version: Any) -> object:
         raise BufferError("it has a gradient")
 
     given._capsule = refuse  # type: ignore[method-assign]
     with pytest.raises(BadInputError, match="cannot be read as it is: it has a gradient"):
-        labeller.label(_foreign(given), _table(4))
+        labeller.label(_foreign(given), random_table(4))
 
 
 def test_half_of_a_protocol_is_said(labeller: DeviceLabeller) -> None:
     for half in ({"__dlpack__": print}, {"__cuda_array_interface__": {"version": 3}}):
         given = type("Half", (), half)()
         with pytest.raises(BadInputError, match=r"Half keeps neither to DLPack nor to"):
-            labeller.label(_foreign(given), _table(4))
+            labeller.label(_foreign(given), random_table(4))
 
 
 def test_planes_that_are_no_nv12(labeller: DeviceLabeller, library: FakeLibrary) -> None:
-    luma, odd = _frame(60, 80)[:, :, 0], np.zeros((30, 80), np.uint8)
+    luma, odd = noise(60, 80)[:, :, 0], np.zeros((30, 80), np.uint8)
     with pytest.raises(BadInputError, match=r"pixels of a row side by side.*\[240, 3\]"):
         planes = (library.put(plane).interface() for plane in (luma, odd))
-        labeller.label(_foreign(Nv12Frame(*planes)), _table(4))
+        labeller.label(_foreign(Nv12Frame(*planes)), random_table(4))
     with pytest.raises(BadInputError, match=r"not \[30, 80\] and \[30, 80\]; crop the padding"):
         planes = (library.put(plane).interface() for plane in (odd, odd))
-        labeller.label(_foreign(Nv12Frame(*planes)), _table(4))
+        labeller.label(_foreign(Nv12Frame(*planes)), random_table(4))
 
 
 # Results
@@ -213,8 +215,8 @@ def _maps(library: FakeLibrary, there: OnDevice) -> tuple[NDArray[Any], NDArray[
 def test_a_result_is_ready_in_order_and_nobody_waits(
     labeller: DeviceLabeller, library: FakeLibrary, host: PixelHost, fake: FakeCuda, names: int
 ) -> None:
-    frame, table = _frame(60, 80), _table(4, names=names)
-    wanted = _expected(host, frame, table, SPEC)
+    frame, table = noise(60, 80), random_table(4, names=names)
+    wanted = host_labels(host, frame, table, SPEC)
     labeller.label_on_device(_foreign(library.put(frame).interface()), table, library.stream)
     given = library.put(frame).interface()
     waits = ("cudaStreamSynchronize", "cudaEventSynchronize")
@@ -233,35 +235,35 @@ def test_a_result_is_ready_in_order_and_nobody_waits(
 def test_the_interface_tells_the_caller_s_stream(
     labeller: DeviceLabeller, library: FakeLibrary, host: PixelHost
 ) -> None:
-    frame, table = _frame(60, 80), _table(4)
+    frame, table = noise(60, 80), random_table(4)
     there = labeller.label_on_device(frame, table, library.stream)
     told = there.label_map.__cuda_array_interface__
     assert told["stream"] == library.stream and told["version"] == 3 and told["strides"] is None
     assert (told["shape"], told["typestr"]) == ((60, 80), "|u1")
     found = library.read_at(told["data"][0], told["shape"], np.uint8, there)
     library.finish()
-    np.testing.assert_array_equal(found[0], _expected(host, frame, table, SPEC).label_map)
+    np.testing.assert_array_equal(found[0], host_labels(host, frame, table, SPEC).label_map)
 
 
 def test_the_caller_may_write_to_the_frame_again_at_once(
     labeller: DeviceLabeller, library: FakeLibrary, host: PixelHost
 ) -> None:
-    frame, table = _frame(60, 80), _table(4)
+    frame, table = noise(60, 80), random_table(4)
     block = library.put(frame)
     for given in (block.interface(), block.interface(stream=None)):
         block.overwrite(frame)
         there = labeller.label_on_device(_foreign(given, stream=library.stream), table, 1)
         block.overwrite(np.uint8(7))
         library.finish()  # the writing, and no more than it waits for
-        _same(there.to_host(), _expected(host, frame, table, SPEC))
+        check_same(there.to_host(), host_labels(host, frame, table, SPEC))
 
 
 def test_memory_is_used_again_behind_its_readers(
     labeller: DeviceLabeller, library: FakeLibrary, host: PixelHost, fake: FakeCuda, opened: Opened
 ) -> None:
-    table = _table(4)
-    frame = _frame(60, 80)
-    wanted = _expected(host, frame, table, SPEC)
+    table = random_table(4)
+    frame = noise(60, 80)
+    wanted = host_labels(host, frame, table, SPEC)
     there: Any = labeller.label_on_device(frame, table, 1)
     found = library.read(there.label_map)
     address = there.label_map.__cuda_array_interface__["data"][0]
@@ -269,7 +271,7 @@ def test_memory_is_used_again_behind_its_readers(
     made = fake.calls["cudaMalloc"]
     later = 0
     for seed in range(1, 2 * MOST_LENT):
-        kept = labeller.label_on_device(_frame(60, 80, seed), table, 1)
+        kept = labeller.label_on_device(noise(60, 80, seed), table, 1)
         later += kept.label_map.__cuda_array_interface__["data"][0] == address
         opened.engines[0].stream.synchronize()
     assert later == 1 and fake.calls["cudaMalloc"] == made + MOST_LENT - 1
@@ -282,14 +284,14 @@ def test_memory_that_cannot_be_waited_for_is_not_lost_to_the_pool(
     def refuse(memory: DeviceMemory, writer: Stream) -> None:
         raise EngineError("CUDA refused a call (cudaErrorInvalidResourceHandle)")
 
-    table = _table(4)
+    table = random_table(4)
     for seed in range(MOST_LENT):
-        labeller.label_on_device(_frame(60, 80, seed), table, 1)
+        labeller.label_on_device(noise(60, 80, seed), table, 1)
     with monkeypatch.context() as patch:
         patch.setattr(DeviceMemory, "enter", refuse)
         with pytest.raises(EngineError, match="cudaErrorInvalidResourceHandle"):
-            labeller.label_on_device(_frame(60, 80), table, 1)
-    held = [labeller.label_on_device(_frame(60, 80), table, 1) for _ in range(MOST_LENT)]
+            labeller.label_on_device(noise(60, 80), table, 1)
+    held = [labeller.label_on_device(noise(60, 80), table, 1) for _ in range(MOST_LENT)]
     assert len(held) == MOST_LENT
 
 
@@ -298,12 +300,12 @@ def test_what_others_made_of_a_result_keeps_it(
 ) -> None:
     from dedos_deploy import _native
 
-    frame, table = _frame(60, 80), _table(4)
+    frame, table = noise(60, 80), random_table(4)
     there: Any = labeller.label_on_device(frame, table, library.stream)
     capsule = there.label_map.__dlpack__(stream=library.stream)
     del there
     for seed in range(1, 2 * MOST_LENT):
-        labeller.label_on_device(_frame(60, 80, seed), table, library.stream)
+        labeller.label_on_device(noise(60, 80, seed), table, library.stream)
     address, shape, *_, held = _native.dlpack_take(capsule)
     del capsule
     labeller.close()
@@ -312,7 +314,7 @@ def test_what_others_made_of_a_result_keeps_it(
     blocks = fake.live
     found = library.read_at(address, shape, np.uint8, None)
     library.finish()
-    np.testing.assert_array_equal(found[0], _expected(host, frame, table, SPEC).label_map)
+    np.testing.assert_array_equal(found[0], host_labels(host, frame, table, SPEC).label_map)
     assert blocks["device"] == 1
     del held
     # The library's own stream.
@@ -322,7 +324,7 @@ def test_what_others_made_of_a_result_keeps_it(
 def test_no_more_results_are_held_than_there_is_memory_for(
     labeller: DeviceLabeller, fake: FakeCuda
 ) -> None:
-    frame, table = _frame(60, 80), _table(4)
+    frame, table = noise(60, 80), random_table(4)
     held = [labeller.label_on_device(frame, table, 1) for _ in range(MOST_LENT)]
     with pytest.raises(BadInputError, match=r"8 results lie on the GPU.*or ask for result='host'"):
         labeller.label_on_device(frame, table, 1)
@@ -336,27 +338,29 @@ def test_no_more_results_are_held_than_there_is_memory_for(
 def test_a_stream_that_is_gone_costs_its_memory(
     labeller: DeviceLabeller, library: FakeLibrary, fake: FakeCuda, host: PixelHost
 ) -> None:
-    frame, table = _frame(60, 80), _table(4)
+    frame, table = noise(60, 80), random_table(4)
     stream = FakeLibrary(fake).stream
     there: Any = labeller.label_on_device(frame, table, stream)
     fake.runtime.cudaStreamDestroy(stream)
     made = fake.calls["cudaFree"]
     del there
     assert fake.calls["cudaFree"] == made + 1
-    _same(labeller.label_on_device(frame, table, 1).to_host(), _expected(host, frame, table, SPEC))
+    check_same(
+        labeller.label_on_device(frame, table, 1).to_host(), host_labels(host, frame, table, SPEC)
+    )
 
 
 def test_larger_frames_and_other_words_between(labeller: DeviceLabeller, host: PixelHost) -> None:
     pairs = [
-        (_frame(20, 30), _table(4)),
-        (_frame(60, 80), _table(30, 3, 300)),
-        (_frame(9, 9), _table(7, 2)),
+        (noise(20, 30), random_table(4)),
+        (noise(60, 80), random_table(30, 3, 300)),
+        (noise(9, 9), random_table(7, 2)),
     ]
     there = [labeller.label_on_device(*pair, 1) for pair in pairs * 2]
     for result, pair in zip(there, pairs * 2, strict=True):
-        wanted = _expected(host, *pair, SPEC)
+        wanted = host_labels(host, *pair, SPEC)
         found = result.to_host()
-        _same(found, wanted)
+        check_same(found, wanted)
         counts, latency_ms = result.tally()
         np.testing.assert_array_equal(counts, wanted.counts)
         assert set(latency_ms) == {"pre", "engine", "post"} == set(found.latency_ms)
@@ -367,7 +371,7 @@ def test_counts_alone_copy_no_maps_and_times_have_the_way_up(
 ) -> None:
     monkeypatch.setattr(result_pool, "MOST_BYTES", 0)
     fake.durations.update({"upload": 500, "dedos_resize": 200})
-    frame, table = _frame(60, 80), _table(4)
+    frame, table = noise(60, 80), random_table(4)
     there = labeller.label_on_device(frame, table, 1)
     held = [labeller.label(frame, table) for _ in range(result_pool.LEAST_LENT)]
     counts, latency_ms = there.tally()
@@ -381,7 +385,7 @@ def test_counts_alone_copy_no_maps_and_times_have_the_way_up(
 def test_broken_scores_show_with_the_first_wait(opened: Opened) -> None:
     engine = opened(poison=True)
     labeller = DeviceLabeller(engine, engine.cuda.kernels(b"a fat binary"))
-    there = labeller.label_on_device(_frame(60, 80), _table(4), 1)
+    there = labeller.label_on_device(noise(60, 80), random_table(4), 1)
     for wait in (there.tally, there.to_host):
         with pytest.raises(EngineError, match="slot 1 is not finite at row 2, column 3"):
             wait()
@@ -391,14 +395,14 @@ def test_broken_scores_show_with_the_first_wait(opened: Opened) -> None:
 def test_a_frame_is_held_until_it_was_read(
     labeller: DeviceLabeller, library: FakeLibrary, opened: Opened, fake: FakeCuda
 ) -> None:
-    block, table = library.put(_frame(60, 80)), _table(4)
+    block, table = library.put(noise(60, 80)), random_table(4)
     given: Any = block.dlpack()
     gone = weakref.finalize(given, fake.release, block.address, "device")
     there = labeller.label_on_device(_foreign(given), table, 1)
     del given, there
     gc.collect()
     assert gone.alive
-    other = library.put(_frame(60, 80)).interface()
+    other = library.put(noise(60, 80)).interface()
     for _ in range(MOST_LENT + 1):
         labeller.label_on_device(_foreign(other), table, 1)
         assert fake.last_error == 0  # or torch would raise it
@@ -410,9 +414,9 @@ def test_a_frame_is_held_until_it_was_read(
 def test_a_frame_is_let_go_of_once_it_was_read(
     labeller: DeviceLabeller, library: FakeLibrary, opened: Opened
 ) -> None:
-    table, other = _table(4), library.put(_frame(60, 80)).interface()
+    table, other = random_table(4), library.put(noise(60, 80)).interface()
     for wait in ("next frame", "result", "host"):
-        given: Any = library.put(_frame(60, 80)).dlpack()
+        given: Any = library.put(noise(60, 80)).dlpack()
         gone = weakref.finalize(given, int)
         if wait == "host":
             labeller.label(_foreign(given), table)
@@ -429,7 +433,7 @@ def test_a_frame_is_let_go_of_once_it_was_read(
 
 
 def test_a_result_refuses_what_it_cannot_do(labeller: DeviceLabeller) -> None:
-    there = labeller.label_on_device(_frame(60, 80), _table(4), 1)
+    there = labeller.label_on_device(noise(60, 80), random_table(4), 1)
     assert there.label_map.__dlpack_device__() == (2, 0)
     assert repr(there.label_map) == "DeviceImage(60x80 uint8, GPU 0)"
     for options in ({"copy": True}, {"dl_device": (1, 0)}):

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_cuda import DriverStatus, FakeCuda, Status
+from fake_cuda import FakeCuda, Status
+from fake_driver import DriverStatus
 from gpu_engines import SPEC, Opened
 
 from dedos_deploy.errors import EngineError, MissingExtraError

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from device_fakes import Block, FakeLibrary
 from device_labelling import check_same, host_labels, noise, random_table
-from fake_cuda import DriverStatus, FakeCuda, Status
+from fake_cuda import FakeCuda, Status
+from fake_driver import DriverStatus
 from fake_tensorrt import reference_pooled, reference_scores
 from gpu_engines import SPEC, Opened
 from pixel_host import PixelHost

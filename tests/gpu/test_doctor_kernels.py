@@ -6,7 +6,8 @@ import struct
 from pathlib import Path
 
 import pytest
-from fake_cuda import DriverStatus, FakeCuda
+from fake_cuda import FakeCuda
+from fake_driver import DriverStatus
 
 from dedos_deploy.runtime import doctor
 from dedos_deploy.runtime.findings import Finding, Machine

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from device_labelling import check_same, colour_segmenter, host_labels, noise, random_table
-from fake_cuda import SIGNATURES, FakeCuda, Status
+from fake_cuda import FakeCuda, Status
+from fake_driver import SIGNATURES
 from gpu_engines import SPEC, Opened
 from pixel_host import PixelHost
 from runtime_fakes import SyntheticSource

@@ -13,6 +13,7 @@ import fake_tensorrt
 import pytest
 import vendor_modules
 from fake_cuda import FakeCuda
+from fake_driver import DriverStatus, FakeDriver
 from gpu_engines import SPEC
 from module_api import Api, api_of, class_api, miscounts, misfits
 from vendor_modules import WHEELS, Vendor
@@ -220,7 +221,7 @@ def test_the_stand_ins_have_the_same_methods(protocol: type) -> None:
 
 
 def test_the_stand_in_for_cuda_offers_what_cuda_does(cuda_api: Api) -> None:
-    stand_in = api_of(fake_cuda._Runtime) | api_of(fake_cuda._Driver)
+    stand_in = api_of(fake_cuda._Runtime) | api_of(FakeDriver)
     functions = {name: calls[0] for name, calls in stand_in.items() if calls and "." not in name}
     assert {name for name, counts in cuda_uses().calls.items() if counts} <= functions.keys()
     for name, parameters in functions.items():
@@ -231,7 +232,7 @@ def test_the_stand_in_for_cuda_offers_what_cuda_does(cuda_api: Api) -> None:
     _, properties = runtime.cudaGetDeviceProperties(0)
     members = {
         "cudaError_t": fake_cuda.Status.__members__,
-        "CUresult": fake_cuda.DriverStatus.__members__,
+        "CUresult": DriverStatus.__members__,
         "cudaMemcpyKind": fake_cuda.Kind.__members__,
         "cudaDeviceProp": vars(properties),
     }

@@ -57,7 +57,11 @@ def test_no_option_takes_any_number(name: str) -> None:
         ("label_map", ["--threads", "0"], "--threads: '0' is no whole number from 1 on"),
         ("libdedos", ["--rounds", "1.5"], "--rounds: '1.5' is no whole number from 1 on"),
         ("overhead", ["--frames", "0"], "--frames: '0' is no whole number from 1 on"),
-        ("partial_lists", ["--data", "a", "--lists", "0"], "--lists: '0' is no whole number from 1"),
+        (
+            "partial_lists",
+            ["--data", "a", "--lists", "0"],
+            "--lists: '0' is no whole number from 1",
+        ),
         ("planner", ["--seed", "-1"], "--seed: '-1' is no whole number from 0 on"),
         ("soak", ["--frames", "0"], "--frames: '0' is no whole number from 1 on"),
         ("trust", ["--frames", "0"], "--frames: '0' is no whole number from 1 on"),

@@ -120,8 +120,7 @@ class ShardLabeller(Closing):
                     calibrated=False,
                 )
             )
-            tiling = tiling_of(bundle, job.tiles)
-            self._curves = curves_of(bundle, None, tiling) if job.confidence else None
+            self._curves = _curves_of(bundle, job) if job.confidence else None
             self._closing = opened.pop_all()
         self._least = _least_scores(self._segmenter.thresholds)
 
@@ -227,15 +226,20 @@ class ShardLabeller(Closing):
         """Return what the scores of a result are worth, or the scores of a bundle that was not calibrated."""
         if self._curves is None:
             return result.confidence
-        rows = self._curves.rows(result.classes, self._job.vocabulary.tuned_names)
         found: NDArray[np.uint8] = result.confidence.copy()
-        read_curves(result.label_map, found, rows)
+        read_curves(result.label_map, found, self._curves)
         return found
 
     def _leave_source(self) -> None:
         reader, self._reader = self._reader, None
         if reader is not None:
             reader.close()
+
+
+def _curves_of(bundle: Bundle, job: Job) -> NDArray[np.uint8] | None:
+    """Return the curves of a job's words as `read_curves` takes them, None for a bundle that was not calibrated."""
+    curves = curves_of(bundle, None, tiling_of(bundle, job.tiles))
+    return None if curves is None else curves.rows(job.vocabulary.names, job.vocabulary.tuned_names)
 
 
 def _error(source: str, frame: int, stop: int | None, text: str) -> dict[str, Any]:

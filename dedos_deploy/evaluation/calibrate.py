@@ -121,7 +121,8 @@ def calibrate_thresholds(
             "thresholds do nothing with the background 'none'; calibrate with 'threshold' or "
             "'negatives'"
         )
-    counting = _Counting(bundle, Path(data_root), split, vocabulary, background, threads, progress)
+    folder = LabelledFolder.open(data_root, split)
+    counting = _Counting(bundle, folder, vocabulary, background, threads, progress)
     asked, (counts,) = counting.counts(1, elsewhere=True)
     return counts.best(asked.names)
 
@@ -157,7 +158,7 @@ def calibrate_confidence(
     asked = _asked_of_each(folders, vocabulary)
     places = []
     for number, (folder, its) in enumerate(zip(folders, asked, strict=True), start=1):
-        counting = _Counting(bundle, folder.root, split, its, background, threads, progress)
+        counting = _Counting(bundle, folder, its, background, threads, progress)
         with progress.part(number, len(folders), f"scores of {folder.root}"):
             places.append(_Place.counted(counting))
     names = tuple(dict.fromkeys(name for place in places for name in place.names))
@@ -191,8 +192,7 @@ class _Counting:
     """A bundle that labels a split, to count what it got right at which score."""
 
     bundle: str | os.PathLike[str] | Bundle
-    root: Path
-    split: str
+    folder: LabelledFolder
     vocabulary: Vocabulary | None
     background: Background
     threads: int | None
@@ -205,7 +205,7 @@ class _Counting:
 
         Raises BadInputError where no pixel is labelled with one of them.
         """
-        folder = LabelledFolder.open(self.root, self.split)
+        folder = self.folder
         asked, table = match_classes(folder.classes, self.vocabulary)
         other = labelled_elsewhere(folder, table == ignore_id(asked)) & elsewhere
         counts = [ThresholdCounts(len(asked)) for _ in range(parts)]
@@ -219,7 +219,7 @@ class _Counting:
                 counts[stretch].add(table[labels], other[labels], winners, result.confidence)
         if not any(part.labelled.any() for part in counts):
             raise BadInputError(
-                f"no pixel of split {self.split!r} in {str(self.root)!r} is labelled with one of "
+                f"no pixel of split {folder.split!r} in {str(folder.root)!r} is labelled with one of "
                 f"{', '.join(asked.names)}; choose other classes or another split"
             )
         return asked, counts
@@ -251,14 +251,15 @@ class _Place:
     def counted(cls, counting: _Counting) -> _Place:
         """Count; raises BadInputError for too few pixels or images."""
         asked, counts = counting.counts(PARTS, elsewhere=False)
+        folder = counting.folder
         pixels = sum(int(one.right.sum() + one.wrong.sum()) for one in counts)
         if pixels < MIN_PIXELS or not all(one.images for one in counts):
             raise BadInputError(
-                f"split {counting.split!r} in {str(counting.root)!r} has {pixels} pixels of known label that got "
+                f"split {folder.split!r} in {str(folder.root)!r} has {pixels} pixels of known label that got "
                 f"a class, in {sum(one.images for one in counts)} images, but at least {MIN_PIXELS} in all and "
                 f"some in each of {PARTS} parts of the images are needed to say what a score is worth; label more"
             )
-        return cls(counting.root, asked.names, counts)
+        return cls(folder.root, asked.names, counts)
 
     def parts(self, names: Sequence[str]) -> list[Part]:
         """Return the counts of every stretch, by the classes called `names`, which hold this place's."""

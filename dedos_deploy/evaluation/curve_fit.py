@@ -115,11 +115,11 @@ def _by_place(
     places: Sequence[Sequence[Part]], held: Sequence[NDArray[np.uint8]], strength: float
 ) -> tuple[PlaceErrors, ...]:
     right, total = _sum([_sum(place) for place in places])
+    scores = np.broadcast_to(np.arange(LEVELS, dtype=np.uint8), total.shape)
     found, first = [], 0
     for place in places:
         drawn = held[first : first + len(place)]
         first += len(place)
-        scores = np.broadcast_to(np.arange(LEVELS, dtype=np.uint8), total.shape)
         before, after = (_of_all(place, one) for one in ([scores] * len(place), drawn))
         unseen = None
         if len(places) > 1:

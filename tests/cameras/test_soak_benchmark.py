@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -35,8 +35,10 @@ def test_a_short_soak_leaves_nothing_behind() -> None:
     assert set(report["stop_s"]) == {"nothing", "source", "sink", "both"}
 
 
-def test_it_notices_another_picture_and_other_words() -> None:
-    soak = load()
+def test_it_notices_another_picture_and_other_words(
+    benchmark_script: Callable[[str], ModuleType],
+) -> None:
+    soak = benchmark_script("soak")
     parser = soak.build_parser()
     run = soak.Soak(parser.parse_args([]))
     run.words = [{1: ("another",)}]
@@ -46,11 +48,3 @@ def test_it_notices_another_picture_and_other_words() -> None:
     assert len(run.mistakes) == 2
     assert "frame 5 is another picture" in run.mistakes[0]
     assert "{'a'} under version 1" in run.mistakes[1]
-
-
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("soak", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -16,17 +15,10 @@ from dedos_deploy.cli.eval import main as evaluate
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.evaluation.folder import LabelledFolder
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "partial_lists.py"
-
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("partial_lists", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def script(benchmark_script: Callable[[str], ModuleType]) -> ModuleType:
+    return benchmark_script("partial_lists")
 
 
 def test_parts_are_different_and_leave_something_out(script: ModuleType) -> None:

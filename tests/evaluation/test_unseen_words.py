@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -17,17 +16,10 @@ from dedos_deploy.evaluation import evaluate_bundle
 from dedos_deploy.evaluation.confusion import Confusion
 from dedos_deploy.scenes import class_names, render_image
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "unseen_words.py"
-
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("unseen_words", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+def script(benchmark_script: Callable[[str], ModuleType]) -> ModuleType:
+    return benchmark_script("unseen_words")
 
 
 def test_words_that_were_trained_on_are_not_asked(script: ModuleType) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -18,19 +17,12 @@ from dedos_deploy.runtime.gpu import build as build_module
 
 pytest.importorskip("tensorrt_rtx", reason="needs pip install 'dedos-deploy[rtx]'")
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "engine_census.py"
 TENSOR = "{{ Name: x, Dimensions: [{}], Strides: [1], StrideOrder: [0], Datatype: {}, Format: x }}"
 
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("engine_census", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # Dataclasses look their module up.
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def script(benchmark_script: Callable[[str], ModuleType]) -> ModuleType:
+    return benchmark_script("engine_census")
 
 
 def _line(name: str, outputs: str, metadata: str = "", kind: str = "kgen") -> str:

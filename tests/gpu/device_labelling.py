@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ def host_labels(
         dtype = np.dtype(spec.score_dtype)
         return {"scores": reference_scores(**{**inputs, "image": small[None]}, dtype=dtype)}
 
-    return HostLabeller(spec, infer, threads=1).label(frame, table)
+    return HostLabeller(replace(spec, batch=1), infer, threads=1).label(frame, table)
 
 
 def check_same(found: Labelled, wanted: Labelled) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from device_labelling import host_labels, noise
 from fake_cuda import FakeCuda, Status
 from fake_tensorrt import fake_module, reference_pooled, reference_scores
 from gpu_engines import SPEC, Opened
@@ -58,22 +59,6 @@ def table(text: NDArray[np.float32], seed: int, names: int = 5) -> SlotTable:
     )
 
 
-def picture(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-
-
-def expected(
-    host: PixelHost, frame: NDArray[np.uint8], own: SlotTable, spec: GraphSpec
-) -> Labelled:
-    small = host.resize(frame, (spec.height, spec.width))
-
-    def infer(inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        dtype = np.dtype(spec.score_dtype)
-        return {"scores": reference_scores(**{**inputs, "image": small[None]}, dtype=dtype)}
-
-    return HostLabeller(replace(spec, batch=1), infer, threads=1).label(frame, own)
-
-
 def same(found: Labelled | Exception, wanted: Labelled) -> None:
     assert isinstance(found, Labelled), found
     for name in ("label_map", "confidence", "counts"):
@@ -84,9 +69,7 @@ def same(found: Labelled | Exception, wanted: Labelled) -> None:
 def asked(count: int, slots: int) -> list[tuple[Any, SlotTable]]:
     """Frames of every size, each with thresholds and ids of its own, the last of them 16 bits wide."""
     names = [5] * (count - 1) + [300]
-    return [
-        (picture(*SIZES[n % 4], seed=n), table(words(slots), n, names[n])) for n in range(count)
-    ]
+    return [(noise(*SIZES[n % 4], seed=n), table(words(slots), n, names[n])) for n in range(count)]
 
 
 def as_asked(frames: Sequence[tuple[Any, SlotTable]]) -> list[Asked]:
@@ -95,7 +78,7 @@ def as_asked(frames: Sequence[tuple[Any, SlotTable]]) -> list[Asked]:
 
 def check(found: Sequence[Any], frames: Sequence[Any], host: PixelHost, spec: GraphSpec) -> None:
     for one, (frame, own) in zip(found, frames, strict=True):
-        same(one, expected(host, frame, own, spec))
+        same(one, host_labels(host, frame, own, spec))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -167,7 +150,7 @@ def test_a_frame_that_cannot_be_read_takes_nobody_with_it(
     huge = np.broadcast_to(np.zeros((1, 1, 3), np.uint8), (2**15, 2**14, 3))
     refused, found = labeller.label_all(as_asked([(huge, own), good]))
     assert isinstance(refused, BadInputError) and "more than 268435456 pixels" in str(refused)
-    same(found, expected(host, *good, spec))
+    same(found, host_labels(host, *good, spec))
     labeller.close()
 
 

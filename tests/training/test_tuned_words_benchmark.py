@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -12,16 +12,10 @@ from micro import Write
 from dedos_deploy.errors import BadInputError
 from dedos_deploy.label_files import split_items
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "tuned_words.py"
-
 
 @pytest.fixture(scope="module")
-def benchmark() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("tuned_words", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def benchmark(benchmark_script: Callable[[str], ModuleType]) -> ModuleType:
+    return benchmark_script("tuned_words")
 
 
 def names(items: object) -> list[str]:

@@ -23,6 +23,8 @@ Labels = NDArray[np.int64]
 Pixel = tuple[int, int]
 """Row and column."""
 AugmentRecipe = Literal["deployed", "mask2former", "mask2former-squashed"]
+MOST_STOPS = 8
+"""As many bits as a level has: with less light than that nothing is left."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,9 @@ class AugmentSettings:
     """Of `deployed` alone: largest relative change."""
     hue: float = 9.0
     """Of `deployed` alone: largest shift in degrees."""
+    darken: float = 0.0
+    """Of `deployed` alone: most stops (halvings of light) that are taken away, fewer ones more often. After 3
+    a hall is as dark as a camera shows it that is set for the bright door at its end."""
     recipe: AugmentRecipe = "deployed"
     category_area: float = 1.0
     """Of crops alone, not of `deployed`: largest part of a crop's labelled pixels that one class may have,
@@ -60,6 +65,10 @@ class AugmentSettings:
             raise BadInputError(
                 f"scale {self.scale} of the augmentation is no range; give two numbers above 0, "
                 "the smaller one first"
+            )
+        if not 0 <= self.darken <= MOST_STOPS:
+            raise BadInputError(
+                f"darken is {self.darken}, but stops of light to take away lie in [0, {MOST_STOPS}]"
             )
 
 
@@ -164,9 +173,12 @@ def crop_resize(
 def jitter_colour(
     image_bgr: Picture, settings: AugmentSettings, random: np.random.Generator
 ) -> Picture:
-    """Return the image with another brightness, contrast, saturation and hue, uint8 BGR."""
+    """Return the image with less light, another brightness, contrast, saturation and hue, uint8 BGR."""
     import cv2
 
+    if settings.darken:
+        stops = random.triangular(0.0, 0.0, settings.darken)
+        image_bgr = darkened(image_bgr, stops)
     gain, contrast, saturation = (
         1 + random.uniform(-amount, amount)
         for amount in (settings.brightness, settings.contrast, settings.saturation)
@@ -184,6 +196,15 @@ def jitter_colour(
     )
     hsv = cv2.LUT(hsv, np.stack(tables, axis=-1).astype(np.uint8)[None])
     return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR), dtype=np.uint8)
+
+
+def darkened(image_bgr: Picture, stops: float) -> Picture:
+    """Return the image as it would be with 2^-stops of its light (sRGB, IEC 61966-2-1), uint8 BGR."""
+    levels = np.arange(256) / 255
+    light = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
+    light *= 2.0**-stops
+    seen = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
+    return _map_levels(image_bgr, np.rint(seen * 255))
 
 
 _LONGEST = 4

@@ -116,6 +116,13 @@ TRAIN_OPTIONS = {
             "own aspect, as published, or at the network's, as it is deployed (the other presets)",
             choices=("deployed", "mask2former", "mask2former-squashed"),
         ),
+        Option(
+            "darken",
+            "take up to this many stops (halvings) of light from pictures, fewer ones more often: 3 or 4 for "
+            "places that are darker, or lit from behind, than those with labels (0: none)",
+            float,
+            metavar="STOPS",
+        ),
         Option("vocabulary", "most words in one step", int),
         Option(
             "drop_words",

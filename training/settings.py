@@ -264,6 +264,10 @@ class TrainSettings:
             found["balance"] = (
                 f"preset {self.preset} has no loss whose words it could weigh; take nano or miniature"
             )
+        if self.augmentation.recipe != "deployed":
+            found["darken"] = (
+                f"recipe {self.augmentation.recipe} has colours of its own; choose --recipe deployed"
+            )
         if not self.keep:
             found["keep_weight"] = "nothing is kept; name what to keep with --keep"
         if not self.diffusion:
@@ -322,7 +326,7 @@ class TrainSettings:
         """Raise BadInputError unless a run with settings `earlier` (JSON) can go on under these."""
         # What an earlier version did not know had the value that is the default now.
         defaults = TrainSettings(self.preset, self.data).to_json()
-        before: dict[str, Any] = {**json.loads(defaults), **_recorded(earlier)}
+        before = _completed(_recorded(earlier), json.loads(defaults))
         before["clip_tune"] = before["clip_tune"] or get_preset(self.preset).clip_tune
         for name, value in json.loads(replace(self, clip_tune=self.tuned).to_json()).items():
             if name not in FREE_FIELDS and before.get(name) != value:
@@ -330,6 +334,16 @@ class TrainSettings:
                     f"the run to resume has {name} {shown(before.get(name))}, not {shown(value)}; "
                     "repeat its options, or start a new run in another --output"
                 )
+
+
+def _completed(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Return `values` with what they lack of `defaults`, also inside of those that are groups of settings."""
+    inner = {
+        name: _completed(value, defaults[name])
+        for name, value in values.items()
+        if isinstance(value, dict) and isinstance(defaults.get(name), dict)
+    }
+    return {**defaults, **values, **inner}
 
 
 def _recorded(settings: str) -> dict[str, Any]:
@@ -359,11 +373,16 @@ _FLAGS = {"diffusion_hw": "--diffusion-size"}
 
 
 def settings_for(
-    preset: str, data: tuple[str, ...], *, recipe: AugmentRecipe | None = None, **given: Any
+    preset: str,
+    data: tuple[str, ...],
+    *,
+    recipe: AugmentRecipe | None = None,
+    darken: float | None = None,
+    **given: Any,
 ) -> TrainSettings:
     """Return the settings of a run: the preset's defaults under what was `given`.
 
-    recipe: that of the augmentation, None for the preset's. A run with minutes but no steps ends
+    recipe, darken: of the augmentation, None for the preset's. A run with minutes but no steps ends
     by the clock alone; one that keeps something has the rates of KEEPING.
 
     >>> settings_for("nano", ("street",), batch=2).batch, settings_for("nano", ("street",)).batch
@@ -376,10 +395,11 @@ def settings_for(
     if given.get("minutes") is not None and given.get("steps") is None:
         values["steps"] = None
     values.update({name: value for name, value in given.items() if value is not None})
-    if recipe is not None:
-        values["augmentation"] = replace(
-            values.get("augmentation", AugmentSettings()), recipe=recipe
-        )
+    of_augmentation = {"recipe": recipe, "darken": darken}
+    values["augmentation"] = replace(
+        values.get("augmentation", AugmentSettings()),
+        **{name: value for name, value in of_augmentation.items() if value is not None},
+    )
     settings = replace(TrainSettings(preset, data), **values)
-    settings.check_effects(given)
+    settings.check_effects({**given, "darken": darken})
     return settings

@@ -16,6 +16,7 @@ from dedos_deploy.training.augment import (
     Window,
     augment,
     crop_resize,
+    darkened,
     jitter_colour,
     resized_hw,
     ssd_colour,
@@ -78,6 +79,26 @@ def test_colour_changes_stay_within_their_range() -> None:
     ]
     assert 88 <= min(seen) < 105 and 135 < max(seen) <= 152
     assert np.array_equal(jitter_colour(grey, PLAIN, np.random.default_rng(0)), grey)
+
+
+def test_a_stop_less_is_half_the_light() -> None:
+    levels = np.array([[[255, 188, 10]]], np.uint8)
+    # sRGB by hand: 255 is 1, 188 is 0.503 of the light, and 10 lies where levels are proportional to it.
+    assert darkened(levels, 1.0).tolist() == [[[188, 137, 5]]]
+    assert darkened(levels, 3.0)[0, 0, 0] == 99
+    every = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 256, 3)
+    assert np.array_equal(darkened(every, 0.0), every)
+
+
+def test_darker_views_take_up_to_so_many_stops_and_fewer_ones_more_often() -> None:
+    white = np.full((2, 2, 3), 255, np.uint8)
+    darker = replace(PLAIN, darken=3.0)
+    random = np.random.default_rng(0)
+    seen = np.array([jitter_colour(white, darker, random)[0, 0, 0] for _ in range(2000)])
+    assert 99 <= seen.min() < 110 and seen.max() > 250
+    # A third of all draws lie below the 0.55 stops that leave 215, a half below the 0.88 that leave 195.
+    assert np.median(seen) == pytest.approx(195, abs=4)
+    assert np.quantile(seen, 2 / 3) == pytest.approx(215, abs=4)
 
 
 def test_a_shrunk_label_takes_the_middle_of_each_cell() -> None:
@@ -217,6 +238,9 @@ def test_unknown_recipes_and_ranges_are_refused() -> None:
         AugmentSettings(recipe="mask2fromer")  # type: ignore[arg-type]
     with pytest.raises(BadInputError, match="smaller one first"):
         AugmentSettings(scale=(2.0, 0.5))
+    for stops in (-1.0, 8.5, float("nan")):
+        with pytest.raises(BadInputError, match=r"darken is .* lie in \[0, 8\]"):
+            AugmentSettings(darken=stops)
 
 
 def test_each_preset_has_its_recipe() -> None:
@@ -233,3 +257,16 @@ def test_the_recipe_can_be_chosen_beside_what_the_preset_sets() -> None:
     chosen = settings_for("nano", ("data",), recipe="mask2former")
     assert chosen.augmentation == replace(nano.augmentation, recipe="mask2former")
     assert settings_for("edge-b", ("data",), recipe="deployed").augmentation == AugmentSettings()
+
+
+def test_darker_views_can_be_chosen_where_the_recipe_has_them() -> None:
+    nano = settings_for("nano", ("data",))
+    chosen = settings_for("nano", ("data",), darken=3.0)
+    assert chosen.augmentation == replace(nano.augmentation, darken=3.0)
+    assert (
+        settings_for("edge-b", ("data",), recipe="deployed", darken=3.0).augmentation.darken == 3.0
+    )
+    with pytest.raises(
+        BadInputError, match="darken 3.0 has no effect: recipe mask2former-squashed"
+    ):
+        settings_for("edge-b", ("data",), darken=3.0)

@@ -103,7 +103,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         (nano_recipe, "PSEUDO_SETS", sets),
         (nano_recipe, "LOOKED_AT_PX", 65),
         (nano_recipe, "run_text", text),
-        (nano_recipe, "TrunkSettings", lambda minutes: trunk),
+        (nano_recipe, "TrunkSettings", lambda minutes, darken: replace(trunk, darken=darken)),
         # Its detail branch takes the weights of one published net alone.
         (
             nano_recipe,
@@ -147,10 +147,38 @@ def test_the_embedded_model_is_made_from_raw_material_and_only_once(
     assert coarse["clip_weights"] == str(work / "trunk" / "start.safetensors")
     assert fine["init"] == str(work / "run" / "checkpoint.safetensors")
     assert coarse["diffusion"] == fine["diffusion"] == str(work / "diffusion")
+    assert coarse["component"] == fine["component"] == "V"
+    assert coarse["darken"] == fine["darken"] == nano_recipe.DARKEN > 0
+    assert fine["size_hw"] == (352, 480) and coarse["kinds"] == fine["kinds"] == ("cyclist=person",)
     first = made(work)
     with pytest.raises(SystemExit) as done:
         embedded_nano.main()
     assert done.value.code == 0 and made(work) == first
+
+
+def test_the_embedded_model_can_be_made_without_a_set_and_without_a_diffusion(
+    material: Path, tiny: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, assets = tmp_path / "work", tmp_path / "assets"
+    with_hall = {**SETS, "scenes_hall": 0.35}
+    monkeypatch.setattr(embedded_nano, "SHARES", with_hall)
+    scenes = {"scenes_street": ("street", 2), "scenes_hall": ("hall", 2)}
+    monkeypatch.setattr(nano_recipe, "SCENES", scenes)
+    command = ["recipe", "--material", str(material), "--work", str(work), "--assets", str(assets)]
+    left = ["--diffusion-minutes", "0", "--without", "walk"]
+    monkeypatch.setattr(sys, "argv", [*command, "--threads", "1", *left])
+    before = torch.get_num_threads()
+    with pytest.raises(SystemExit) as done:
+        embedded_nano.main()
+    torch.set_num_threads(before)
+    assert done.value.code == 0
+    assert not (work / "diffusion").exists()
+    _, record = load_checkpoint(assets / "nano.safetensors")
+    assert "Walk (CC0)" not in record["sources"] and "pillar" in record["words"]
+    coarse, fine = tiny
+    assert coarse["component"] == fine["component"] == "V0" and "diffusion" not in coarse
+    assert fine["init"] == str(work / "run_without_walk" / "checkpoint.safetensors")
+    assert set(embedded_nano.HALL_KINDS) < set(coarse["kinds"]) == set(fine["kinds"])
 
 
 def test_what_is_missing_is_one_sentence(

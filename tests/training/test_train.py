@@ -302,6 +302,16 @@ def test_runs_of_before_clip_could_be_tuned_go_on_with_their_options(write_folde
     replace(now, clip_tune=None).check_continues(now.to_json())  # The preset's own is the same.
 
 
+def test_runs_of_before_views_were_darkened_go_on_with_their_options(write_folder: Write) -> None:
+    now = settings_for("nano", (str(write_folder()),))
+    before = json.loads(now.to_json())
+    del before["augmentation"]["darken"]
+    now.check_continues(json.dumps(before))
+    darker = settings_for("nano", now.data, darken=3.0)
+    with pytest.raises(BadInputError, match="the run to resume has augmentation"):
+        darker.check_continues(json.dumps(before))
+
+
 def test_what_is_trained_of_clip_stands_in_the_checkpoint(
     micro: ModelConfig, write_folder: Write, tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -163,11 +164,27 @@ def test_crops_repeat_and_labels_move_with_the_picture(
     assert first.annotated.all() and first.annotated.shape == (3, 2)
 
 
+def test_crops_are_darkened_and_what_teachers_saw_is_not(
+    store: features.FeatureStore, folder: LabelFolder
+) -> None:
+    store.fill(patches.readers([folder], ITEMS))
+    plain = patches.TrunkSettings(minutes=None, steps=2, batch=1, sizes=((32, 48),))
+    seen, dark = (
+        patches.PatchStream([folder], ITEMS, store, settings, 16).batch(5)
+        for settings in (plain, replace(plain, darken=8.0))
+    )
+    assert dark.images.float().mean() < 0.8 * seen.images.float().mean()
+    assert torch.equal(dark.labels, seen.labels)
+    assert all(map(torch.equal, dark.targets, seen.targets))
+
+
 def test_settings_without_an_end_or_sense_are_refused() -> None:
     with pytest.raises(BadInputError, match="needs an end; give --minutes, --steps"):
         patches.TrunkSettings(minutes=None)
     with pytest.raises(BadInputError, match="batch is 0, but must be more than 0"):
         patches.TrunkSettings(batch=0)
+    with pytest.raises(BadInputError, match="darken is -1"):
+        patches.TrunkSettings(darken=-1)
     with pytest.raises(BadInputError, match="must rise from at least 1"):
         patches.TrunkSettings(zoom=(0.5, 2.0))
     for held_out in (1, -3):

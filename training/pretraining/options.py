@@ -46,6 +46,13 @@ TRUNK_OPTIONS = (
     Option("steps", "optimizer steps, at most", int),
     Option("batch", "crops in a step ({default})", int, default=8),
     Option("sizes", "network sizes, one drawn per step", size_hw, metavar="HxW", several=True),
+    Option(
+        "darken",
+        "take up to this many stops (halvings) of light from crops, fewer ones more often, while the teachers "
+        "see pictures as they are (0: none)",
+        float,
+        metavar="STOPS",
+    ),
     Option("lr", "peak learning rate ({default})", float, default=1e-3),
     Option("seed", "one seed for weights, crops and order", int),
     Option("amp", "bfloat16 where it is safe", switch="both"),

@@ -52,6 +52,9 @@ class TrunkSettings:
     """Peak learning rate of the blocks' matrices, whose steps are orthogonal (see muon.py; 0: AdamW
     with `lr` for them, too)."""
 
+    darken: float = 0.0
+    """Most stops of light taken from crops, see AugmentSettings; the teachers see pictures as they are."""
+
     weight_decay: float = 0.05
     warmup: int = 60
     features: float = 1.0
@@ -84,6 +87,12 @@ class TrunkSettings:
                 f"zoom {self.zoom} must rise from at least 1, aspect {self.aspect} be at least 1, "
                 "and one size be given"
             )
+        _ = self.colours
+
+    @property
+    def colours(self) -> AugmentSettings:
+        """How far the colours of crops are varied."""
+        return AugmentSettings(darken=self.darken)
 
 
 @dataclass(frozen=True)
@@ -188,7 +197,7 @@ class PatchStream:
             seen, labels = seen[:, ::-1], labels[:, ::-1]
         out = np.ascontiguousarray(seen, np.uint8)
         if random is not None:
-            out = jitter_colour(out, AugmentSettings(), random)
+            out = jitter_colour(out, self.settings.colours, random)
         grid = (size_hw[0] // self.patch, size_hw[1] // self.patch)
         maps = [
             sampled(code, layer, window, whole, grid, self.store.side_px)

@@ -15,11 +15,8 @@ import argparse
 from pathlib import Path
 
 from dedos_deploy.training.recipes.embedded_nano import SHARES, export
-from dedos_deploy.training.recipes.nano_recipe import CONTINUED, Recipe, run_recipe
+from dedos_deploy.training.recipes.nano_recipe import BALANCED, CONTINUED, Recipe, run_recipe
 from dedos_deploy.training.setup import EMBEDDED
-
-BALANCED = 0.8
-"""Exponent of the weights of rare words in the second part."""
 
 
 def main() -> None:

@@ -7,20 +7,28 @@ DIR holds, as published (see docs/nano.md for where each comes from):
   videos/ davis16/    videos, and DAVIS 2016 frames as images/<sequence>/*.jpg
   weights/            the teachers as .tflite, and tflite_to_onnx.py
 
-Only permissive material: nothing of it is non-commercial. With --without tqb_hall the model never
-sees that building, and can be scored on it. Needs the extras [train], [export] and [words].
+Only permissive material: nothing of it is non-commercial. With --without tqb_hall no part of the
+model sees that building, and it can be scored on it. The weights that ship began with an earlier version of this, without
+views in less light. Needs the extras [train], [export] and [words].
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from dedos_deploy.export import ExportOptions, WeightsSource, export_bundle
 from dedos_deploy.model import load_checkpoint, save_checkpoint
-from dedos_deploy.training.recipes.nano_recipe import Recipe, add_arguments, run_recipe
+from dedos_deploy.training.recipes.nano_recipe import (
+    BALANCED,
+    CONTINUED,
+    DARKEN,
+    Recipe,
+    add_arguments,
+    run_recipe,
+)
 from dedos_deploy.training.recipes.nano_sets import credited
 
 SHARES: dict[str, float] = {
@@ -38,13 +46,19 @@ SHARES: dict[str, float] = {
 }
 """How often an epoch shows each picture of a set."""
 
+HALL_SCENES = 1.0
+"""The share of scenes_hall in a run that starts from nothing, which has ceilings from nowhere else."""
+
+HALL_KINDS = ("pillar=wall", "lamp=ceiling")
+"""What the scenes' halls have words for and labels of real halls do not."""
+
 PRETRAINING = {
     name: share
     for name, share in SHARES.items()
     if name != "tqb_hall" and not name.startswith("scenes")
 }
-"""What trunk and diffusion see: real pictures, and never the hall that models are scored on with
-`--without tqb_hall`, so that one pretraining serves both."""
+"""What trunk and diffusion see, but for sets left out: real pictures, and never the hall that models are scored
+on with `--without tqb_hall`, so that one pretraining serves both."""
 
 TRUSTED = (
     "dhcn_hall",
@@ -81,19 +95,37 @@ def main() -> None:
 
 def make(args: argparse.Namespace) -> None:
     """Make the two files from the material."""
-    tag = "".join(f"_without_{name}" for name in sorted(args.without))
     recipe = Recipe(args.material, args.work, args.threads)
     args.assets.mkdir(parents=True, exist_ok=True)
-    shares = {name: share for name, share in SHARES.items() if name not in args.without}
+    shares = {
+        name: HALL_SCENES if name == "scenes_hall" else share
+        for name, share in SHARES.items()
+        if name not in args.without
+    }
     recipe.make_nets()
     recipe.make_scenes()
     recipe.make_pseudo_labels()
     recipe.make_text_tower(args.word_steps)
-    start = recipe.make_trunk(PRETRAINING, args.trunk_minutes)
-    diffusion = recipe.make_diffusion(PRETRAINING, start, args.diffusion_minutes)
-    minutes = (args.minutes, args.fine_minutes)
-    run = replace(recipe, tag=tag).train_twice("run", shares, start, diffusion, minutes=minutes)
+    pictures = {name: share for name, share in PRETRAINING.items() if name not in args.without}
+    before = replace(recipe, tag=_tag(set(PRETRAINING) & set(args.without)))
+    start = before.make_trunk(pictures, args.trunk_minutes, darken=DARKEN)
+    diffusion = before.make_diffusion(pictures, start, args.diffusion_minutes)
+    kinds = CONTINUED["kinds"] + (HALL_KINDS if "scenes_hall" in shares else ())
+    varied = {"darken": DARKEN, "kinds": kinds}
+    run = replace(recipe, tag=_tag(args.without)).train_twice(
+        "run",
+        shares,
+        start,
+        diffusion,
+        minutes=(args.minutes, args.fine_minutes),
+        coarse={**varied, "rare": CONTINUED["rare"], "paste": CONTINUED["paste"]},
+        fine={**CONTINUED, **varied, "balance": BALANCED},
+    )
     export(recipe, run, shares, args.assets)
+
+
+def _tag(without: Collection[str]) -> str:
+    return "".join(f"_without_{name}" for name in sorted(set(without)))
 
 
 def export(recipe: Recipe, run: Path, shares: Mapping[str, float], assets: Path) -> None:

@@ -103,6 +103,12 @@ CONTINUED: Mapping[str, Any] = {
 """How the embedded model goes on for hours: larger pictures again, half of them drawn by rare words, three
 in ten with a thing of another one."""
 
+BALANCED = 0.8
+"""Exponent of the weights of rare words in the last part."""
+
+DARKEN = 3.5
+"""Most stops of light that views lose, so that halls may be darker than those that were learned."""
+
 
 class Lines(Progress):
     """Says on the log what runs and how far training is."""
@@ -211,8 +217,8 @@ class Recipe:
                 resume=(self.work / "text_tower.state.safetensors").is_file(),
             )
 
-    def make_trunk(self, shares: dict[str, float], minutes: float) -> Path:
-        """Distil the teachers' features; returns the checkpoint to start from."""
+    def make_trunk(self, shares: dict[str, float], minutes: float, *, darken: float = 0.0) -> Path:
+        """Distil the teachers' features; returns the checkpoint to start from. darken: of TrunkSettings."""
         folder = self.work / f"trunk{self.tag}"
         if not (folder / "report.json").is_file():
             torch.set_num_threads(usable_threads(self.threads))
@@ -226,11 +232,14 @@ class Recipe:
                 threads=self.threads,
             )
             resume = (folder / "state.safetensors").is_file()
-            distil_trunk(asked, TrunkSettings(minutes=minutes), progress=Lines(), resume=resume)
+            settings = TrunkSettings(minutes=minutes, darken=darken)
+            distil_trunk(asked, settings, progress=Lines(), resume=resume)
         return folder / "start.safetensors"
 
-    def make_diffusion(self, shares: dict[str, float], start: Path, minutes: float) -> Path:
-        """Pretrain the nano latent diffusion on the same pictures."""
+    def make_diffusion(self, shares: dict[str, float], start: Path, minutes: float) -> Path | None:
+        """Pretrain the nano latent diffusion on the same pictures; None without minutes for it."""
+        if not minutes:
+            return None
         folder = self.work / f"diffusion{self.tag}"
         if not (folder / "report.json").is_file():
             parts = {name: min(share, 1.0) for name, share in shares.items()}
@@ -274,15 +283,30 @@ class Recipe:
         name: str,
         shares: dict[str, float],
         start: Path,
-        diffusion: Path,
+        diffusion: Path | None,
         *,
         minutes: tuple[float, float],
+        coarse: Mapping[str, Any] | None = None,
+        fine: Mapping[str, Any] = FINE,
     ) -> Path:
-        """Train from the trunk `start`, then on larger pictures; returns the second run's folder."""
-        coarse = self.train(
-            name, shares, diffusion=diffusion, clip_weights=str(start), minutes=minutes[0]
-        )
-        begin = {**FINE, "init": str(coarse / "checkpoint.safetensors"), "minutes": minutes[1]}
+        """Train from the trunk `start`, then on larger pictures; returns the second run's folder.
+
+        coarse, fine: options of the two runs. Without a diffusion both are of the control V0.
+        """
+        component = "V" if diffusion else "V0"
+        begin = {
+            "component": component,
+            **(coarse or {}),
+            "clip_weights": str(start),
+            "minutes": minutes[0],
+        }
+        first = self.train(name, shares, diffusion=diffusion, **begin)
+        begin = {
+            "component": component,
+            **fine,
+            "init": str(first / "checkpoint.safetensors"),
+            "minutes": minutes[1],
+        }
         return self.train(f"{name}_fine", shares, diffusion=diffusion, **begin)
 
 
@@ -320,7 +344,9 @@ def add_arguments(parser: argparse.ArgumentParser, *, minutes: float, fine_minut
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (2)")
     parser.add_argument("--word-steps", type=int, default=520, help="text tower steps (520)")
     parser.add_argument("--trunk-minutes", type=float, default=30, help="trunk distillation (30)")
-    parser.add_argument("--diffusion-minutes", type=float, default=12, help="diffusion (12)")
+    parser.add_argument(
+        "--diffusion-minutes", type=float, default=12, help="diffusion (12; 0: none)"
+    )
     for name, default, what in (
         ("--minutes", minutes, "training time"),
         ("--fine-minutes", fine_minutes, "of larger pictures and balanced words after that"),

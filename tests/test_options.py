@@ -83,7 +83,7 @@ TABLES = {
 }
 """The dataclass of every table, and those of its fields that no option of the table fills."""
 
-INSIDE = {("train", "recipe"), ("diffusion", "prediction")}
+INSIDE = {("train", "recipe"), ("train", "darken"), ("diffusion", "prediction")}
 """Options of what is inside a field."""
 
 CASES = [

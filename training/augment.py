@@ -24,7 +24,7 @@ Pixel = tuple[int, int]
 """Row and column."""
 AugmentRecipe = Literal["deployed", "mask2former", "mask2former-squashed"]
 MOST_STOPS = 8
-"""As many bits as a level has: with less light than that nothing is left."""
+"""So many stops leave level 13 of white."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class AugmentSettings:
     hue: float = 9.0
     """Of `deployed` alone: largest shift in degrees."""
     darken: float = 0.0
-    """Of `deployed` alone: most stops (halvings of light) that are taken away, fewer ones more often. After 3
-    a hall is as dark as a camera shows it that is set for the bright door at its end."""
+    """Of `deployed` alone: most stops (halvings of light) that are taken away before other colours change, fewer
+    ones more often."""
     recipe: AugmentRecipe = "deployed"
     category_area: float = 1.0
     """Of crops alone, not of `deployed`: largest part of a crop's labelled pixels that one class may have,

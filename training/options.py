@@ -288,7 +288,7 @@ TRAIN_OPTIONS = {
         Option("eval_minutes", "time between evaluations; 0: only at the end", float),
     ),
 }
-"""By the heading under which --help lists them. `recipe` is that of `augmentation`; what is left out
+"""By the heading under which --help lists them. `recipe` and `darken` are of `augmentation`; what is left out
 takes the preset's value."""
 
 CACHE_OPTIONS = (

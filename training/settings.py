@@ -325,10 +325,11 @@ class TrainSettings:
     def check_continues(self, earlier: str) -> None:
         """Raise BadInputError unless a run with settings `earlier` (JSON) can go on under these."""
         # What an earlier version did not know had the value that is the default now.
-        defaults = TrainSettings(self.preset, self.data).to_json()
-        before = _completed(_recorded(earlier), json.loads(defaults))
+        defaults = TrainSettings(self.preset, self.data)
+        before = {**_each(defaults.to_json()), **_each(earlier)}
         before["clip_tune"] = before["clip_tune"] or get_preset(self.preset).clip_tune
-        for name, value in json.loads(replace(self, clip_tune=self.tuned).to_json()).items():
+        now = _each(replace(self, clip_tune=self.tuned).to_json())
+        for name, value in now.items():
             if name not in FREE_FIELDS and before.get(name) != value:
                 raise BadInputError(
                     f"the run to resume has {name} {shown(before.get(name))}, not {shown(value)}; "
@@ -336,14 +337,13 @@ class TrainSettings:
                 )
 
 
-def _completed(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """Return `values` with what they lack of `defaults`, also inside of those that are groups of settings."""
-    inner = {
-        name: _completed(value, defaults[name])
-        for name, value in values.items()
-        if isinstance(value, dict) and isinstance(defaults.get(name), dict)
-    }
-    return {**defaults, **values, **inner}
+def _each(settings: str) -> dict[str, Any]:
+    """Return recorded settings, those of a group one by one, as `augmentation darken`."""
+    found: dict[str, Any] = {}
+    for name, value in _recorded(settings).items():
+        group = value if isinstance(value, dict) else {}
+        found |= {f"{name} {inner}": single for inner, single in group.items()} or {name: value}
+    return found
 
 
 def _recorded(settings: str) -> dict[str, Any]:

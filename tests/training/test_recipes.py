@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -103,7 +104,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         (nano_recipe, "PSEUDO_SETS", sets),
         (nano_recipe, "LOOKED_AT_PX", 65),
         (nano_recipe, "run_text", text),
-        (nano_recipe, "TrunkSettings", lambda minutes, darken: replace(trunk, darken=darken)),
+        (nano_recipe, "TrunkSettings", lambda minutes, **given: replace(trunk, **given)),
         # Its detail branch takes the weights of one published net alone.
         (
             nano_recipe,
@@ -148,16 +149,27 @@ def test_the_embedded_model_is_made_from_raw_material_and_only_once(
     assert fine["init"] == str(work / "run" / "checkpoint.safetensors")
     assert coarse["diffusion"] == fine["diffusion"] == str(work / "diffusion")
     assert coarse["component"] == fine["component"] == "V"
-    assert coarse["darken"] == fine["darken"] == nano_recipe.DARKEN > 0
+    report = json.loads((work / "trunk" / "report.json").read_bytes())
+    assert report["settings"]["darken"] == coarse["darken"] == fine["darken"] == nano_recipe.DARKEN
     assert fine["size_hw"] == (352, 480) and coarse["kinds"] == fine["kinds"] == ("cyclist=person",)
+    assert coarse["rare"] == 0.5 and coarse["paste"] == 0.3 and fine["balance"] == 0.8
     first = made(work)
     with pytest.raises(SystemExit) as done:
         embedded_nano.main()
     assert done.value.code == 0 and made(work) == first
+    monkeypatch.setattr(nano_recipe, "DARKEN", 2.0)
+    with pytest.raises(SystemExit) as done:
+        embedded_nano.main()
+    assert done.value.code == 2 and made(work) == first
+    assert f"{work / 'trunk'} was made by other rules than these" in capsys.readouterr().err
 
 
 def test_the_embedded_model_can_be_made_without_a_set_and_without_a_diffusion(
-    material: Path, tiny: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    material: Path,
+    tiny: list[dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     work, assets = tmp_path / "work", tmp_path / "assets"
     with_hall = {**SETS, "scenes_hall": 0.35}
@@ -177,8 +189,20 @@ def test_the_embedded_model_can_be_made_without_a_set_and_without_a_diffusion(
     assert "Walk (CC0)" not in record["sources"] and "pillar" in record["words"]
     coarse, fine = tiny
     assert coarse["component"] == fine["component"] == "V0" and "diffusion" not in coarse
+    assert coarse["clip_weights"] == str(work / "trunk_without_walk" / "start.safetensors")
     assert fine["init"] == str(work / "run_without_walk" / "checkpoint.safetensors")
+    shown = json.loads((work / "run_without_walk" / "settings.json").read_bytes())["data"]
+    assert f"{work / 'scenes_hall'}=1" in shown and not any("walk=" in name for name in shown)
     assert set(embedded_nano.HALL_KINDS) < set(coarse["kinds"]) == set(fine["kinds"])
+    # With a diffusion it is another run, which must not take this one's result for its own.
+    (work / "diffusion_without_walk").mkdir()
+    (work / "diffusion_without_walk" / "report.json").write_text("{}")
+    monkeypatch.setattr(sys, "argv", [*command, "--threads", "1", "--without", "walk"])
+    with pytest.raises(SystemExit) as done:
+        embedded_nano.main()
+    torch.set_num_threads(before)
+    assert done.value.code == 2
+    assert "run_without_walk was made by other rules than these" in capsys.readouterr().err
 
 
 def test_what_is_missing_is_one_sentence(
@@ -207,7 +231,7 @@ def test_pictures_that_were_labelled_by_other_rules_are_refused(
     walk, street = nano_recipe.PSEUDO_SETS
     monkeypatch.setattr(nano_recipe, "PSEUDO_SETS", (walk, replace(street, confidence=0.9)))
     assert nano_recipe.run_recipe(recipe.make_pseudo_labels) == 2
-    assert "street_completed was labelled by other rules" in capsys.readouterr().err
+    assert "street_completed was made by other rules" in capsys.readouterr().err
     assert made(tmp_path / "work") == before
 
 

@@ -308,7 +308,7 @@ def test_runs_of_before_views_were_darkened_go_on_with_their_options(write_folde
     del before["augmentation"]["darken"]
     now.check_continues(json.dumps(before))
     darker = settings_for("nano", now.data, darken=3.0)
-    with pytest.raises(BadInputError, match="the run to resume has augmentation"):
+    with pytest.raises(BadInputError, match="resume has augmentation darken 0.0, not 3.0"):
         darker.check_continues(json.dumps(before))
 
 

@@ -8,8 +8,8 @@ DIR holds, as published (see docs/nano.md for where each comes from):
   weights/            the teachers as .tflite, and tflite_to_onnx.py
 
 Only permissive material: nothing of it is non-commercial. With --without tqb_hall no part of the
-model sees that building, and it can be scored on it. The weights that ship began with an earlier version of this, without
-views in less light. Needs the extras [train], [export] and [words].
+model sees that building, and it can be scored on it. The weights that ship began with an earlier
+version of this, without views in less light. Needs the extras [train], [export] and [words].
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ SHARES: dict[str, float] = {
 """How often an epoch shows each picture of a set."""
 
 HALL_SCENES = 1.0
-"""The share of scenes_hall in a run that starts from nothing, which has ceilings from nowhere else."""
+"""The share of scenes_hall here, instead of that in SHARES: without tqb_hall hardly a ceiling comes from elsewhere."""
 
 HALL_KINDS = ("pillar=wall", "lamp=ceiling")
 """What the scenes' halls have words for and labels of real halls do not."""
@@ -108,7 +108,7 @@ def make(args: argparse.Namespace) -> None:
     recipe.make_text_tower(args.word_steps)
     pictures = {name: share for name, share in PRETRAINING.items() if name not in args.without}
     before = replace(recipe, tag=_tag(set(PRETRAINING) & set(args.without)))
-    start = before.make_trunk(pictures, args.trunk_minutes, darken=DARKEN)
+    start = before.make_trunk(pictures, args.trunk_minutes)
     diffusion = before.make_diffusion(pictures, start, args.diffusion_minutes)
     kinds = CONTINUED["kinds"] + (HALL_KINDS if "scenes_hall" in shares else ())
     varied = {"darken": DARKEN, "kinds": kinds}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import logging
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import torch
 
 from dedos_deploy.errors import BadInputError, DedosError
 from dedos_deploy.evaluation.result import EvaluationResult
+from dedos_deploy.files import write_atomically
 from dedos_deploy.interrupts import EXIT_INTERRUPTED
 from dedos_deploy.progress import Progress
 from dedos_deploy.scenes import class_names, render_image
@@ -50,7 +52,7 @@ from dedos_deploy.training.recipes.nano_sets import (
     PseudoSet,
 )
 from dedos_deploy.training.replay import SCENES_CREDIT
-from dedos_deploy.training.settings import settings_for
+from dedos_deploy.training.settings import TrainSettings, settings_for
 
 LOOKED_AT_PX, WRITTEN_PX, OVERLAYS = 641, 640, 12
 """The longest side that a teacher looks at unless a set says more, the longest one of pictures that are written,
@@ -58,6 +60,9 @@ and pictures in overlays.png."""
 
 RULES = "rules.txt"
 """File of a set that teachers labelled, with how."""
+
+ASKED = "settings.json"
+"""File of a training run with its settings."""
 
 VAL_SCENES = 40
 """Scenes of each kind that nothing learns from."""
@@ -107,7 +112,8 @@ BALANCED = 0.8
 """Exponent of the weights of rare words in the last part."""
 
 DARKEN = 3.5
-"""Most stops of light that views lose, so that halls may be darker than those that were learned."""
+"""Most stops of light that the trunk's and the embedded model's views lose: halls may be darker than those
+that were learned."""
 
 
 class Lines(Progress):
@@ -176,9 +182,7 @@ class Recipe:
                 _LOG.info("pseudo labels of %s", job.name)
                 self._label(job, folder)
             elif not (folder / RULES).is_file() or (folder / RULES).read_text() != f"{job}\n":
-                raise BadInputError(
-                    f"{folder} was labelled by other rules than these; remove it, and it is made again"
-                )
+                raise _made_otherwise(folder)
 
     def _label(self, job: PseudoSet, folder: Path) -> None:
         rules = LabelRules(job.confidence, job.words, job.without, WRITTEN_PX)
@@ -217,10 +221,15 @@ class Recipe:
                 resume=(self.work / "text_tower.state.safetensors").is_file(),
             )
 
-    def make_trunk(self, shares: dict[str, float], minutes: float, *, darken: float = 0.0) -> Path:
-        """Distil the teachers' features; returns the checkpoint to start from. darken: of TrunkSettings."""
+    def make_trunk(self, shares: dict[str, float], minutes: float) -> Path:
+        """Distil the teachers' features; returns the checkpoint to start from."""
         folder = self.work / f"trunk{self.tag}"
-        if not (folder / "report.json").is_file():
+        settings = TrunkSettings(minutes=minutes, darken=DARKEN)
+        report = folder / "report.json"
+        if report.is_file():
+            if json.loads(report.read_bytes())["settings"].get("darken") != settings.darken:
+                raise _made_otherwise(folder)
+        else:
             torch.set_num_threads(usable_threads(self.threads))
             asked = TrunkRun(
                 data=tuple(self.data(shares)),
@@ -232,7 +241,6 @@ class Recipe:
                 threads=self.threads,
             )
             resume = (folder / "state.safetensors").is_file()
-            settings = TrunkSettings(minutes=minutes, darken=darken)
             distil_trunk(asked, settings, progress=Lines(), resume=resume)
         return folder / "start.safetensors"
 
@@ -256,26 +264,31 @@ class Recipe:
         options: of TrainSettings, over RATES.
         """
         folder = self.work / f"{name}{self.tag}"
-        if not (folder / "evaluation.json").is_file():
-            reading: dict[str, Any] = {}
-            if diffusion is not None:
-                cache = self.work / f"diffusion_cache{self.tag}"
-                reading = {
-                    "diffusion": str(diffusion),
-                    "diffusion_cache": str(cache),
-                    "bank_drop": BANK_DROP,
-                }
-            given = {
-                "component": "V",
-                "threads": self.threads,
-                "eval_minutes": 0.0,
-                **reading,
-                **RATES,
-                **options,
+        reading: dict[str, Any] = {}
+        if diffusion is not None:
+            cache = self.work / f"diffusion_cache{self.tag}"
+            reading = {
+                "diffusion": str(diffusion),
+                "diffusion_cache": str(cache),
+                "bank_drop": BANK_DROP,
             }
-            settings = settings_for("nano", tuple(self.data(shares)), **given)
+        given = {
+            "component": "V",
+            "threads": self.threads,
+            "eval_minutes": 0.0,
+            **reading,
+            **RATES,
+            **options,
+        }
+        settings = settings_for("nano", tuple(self.data(shares)), **given)
+        asked = folder / ASKED
+        if not (folder / "evaluation.json").is_file():
             resume = (folder / "state.safetensors").is_file()
-            Trainer(settings, folder, resume=resume).train(Lines())
+            trainer = Trainer(settings, folder, resume=resume)
+            write_atomically(asked, settings.to_json().encode())
+            trainer.train(Lines())
+        elif not asked.is_file() or not _continues(settings, asked.read_text()):
+            raise _made_otherwise(folder)
         return folder
 
     def train_twice(
@@ -308,6 +321,20 @@ class Recipe:
             "minutes": minutes[1],
         }
         return self.train(f"{name}_fine", shares, diffusion=diffusion, **begin)
+
+
+def _continues(settings: TrainSettings, earlier: str) -> bool:
+    try:
+        settings.check_continues(earlier)
+    except BadInputError:
+        return False
+    return True
+
+
+def _made_otherwise(folder: Path) -> BadInputError:
+    return BadInputError(
+        f"{folder} was made by other rules than these; remove it, and it is made again"
+    )
 
 
 def write_scenes(kind: str, folder: Path, count: int) -> None:

@@ -325,10 +325,10 @@ class TrainSettings:
     def check_continues(self, earlier: str) -> None:
         """Raise BadInputError unless a run with settings `earlier` (JSON) can go on under these."""
         # What an earlier version did not know had the value that is the default now.
-        defaults = TrainSettings(self.preset, self.data)
-        before = {**_each(defaults.to_json()), **_each(earlier)}
+        defaults = json.loads(TrainSettings(self.preset, self.data).to_json())
+        before = {**_each(defaults, defaults), **_each(_recorded(earlier), defaults)}
         before["clip_tune"] = before["clip_tune"] or get_preset(self.preset).clip_tune
-        now = _each(replace(self, clip_tune=self.tuned).to_json())
+        now = _each(json.loads(replace(self, clip_tune=self.tuned).to_json()), defaults)
         for name, value in now.items():
             if name not in FREE_FIELDS and before.get(name) != value:
                 raise BadInputError(
@@ -337,12 +337,16 @@ class TrainSettings:
                 )
 
 
-def _each(settings: str) -> dict[str, Any]:
-    """Return recorded settings, those of a group one by one, as `augmentation darken`."""
+def _each(values: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `values` with those one by one that are groups in `like`, as `augmentation darken`."""
     found: dict[str, Any] = {}
-    for name, value in _recorded(settings).items():
-        group = value if isinstance(value, dict) else {}
-        found |= {f"{name} {inner}": single for inner, single in group.items()} or {name: value}
+    for name, value in values.items():
+        group = like.get(name)
+        if isinstance(group, dict):
+            inside = value if isinstance(value, dict) else dict.fromkeys(group, value)
+            found |= {f"{name} {inner}": single for inner, single in inside.items()}
+        else:
+            found[name] = value
     return found
 
 

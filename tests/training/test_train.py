@@ -310,6 +310,8 @@ def test_runs_of_before_views_were_darkened_go_on_with_their_options(write_folde
     darker = settings_for("nano", now.data, darken=3.0)
     with pytest.raises(BadInputError, match="resume has augmentation darken 0.0, not 3.0"):
         darker.check_continues(json.dumps(before))
+    with pytest.raises(BadInputError, match="resume has augmentation .*, not"):
+        now.check_continues(json.dumps({**before, "augmentation": 5}))
 
 
 def test_what_is_trained_of_clip_stands_in_the_checkpoint(

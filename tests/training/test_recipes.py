@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ pytest.importorskip("diffusers")
 
 from dedos_deploy.model import build_model, load_checkpoint  # noqa: E402
 from dedos_deploy.presets import get_preset  # noqa: E402
+from dedos_deploy.training.loop import STATE  # noqa: E402
 from dedos_deploy.training.pretraining.diffusion_settings import NanoSettings  # noqa: E402
 from dedos_deploy.training.pretraining.text import DistilSettings, write_text_tower  # noqa: E402
 from dedos_deploy.training.pretraining.trunk_patches import TrunkSettings  # noqa: E402
@@ -27,6 +29,7 @@ from dedos_deploy.training.pretraining.vae import VaeSettings  # noqa: E402
 from dedos_deploy.training.recipes import continued_nano, embedded_nano, nano_recipe  # noqa: E402
 from dedos_deploy.training.recipes.nano_sets import CITY_CREDIT, NETS, PseudoSet  # noqa: E402
 from dedos_deploy.training.settings import settings_for  # noqa: E402
+from dedos_deploy.training.state import saved_settings  # noqa: E402
 
 SETS = {"scenes_street": 0.5, "street_completed": 1.0, "walk": 2.0}
 CONVERTER = "import shutil, sys\nshutil.copy(sys.argv[1], sys.argv[2])\n"
@@ -121,25 +124,39 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return asked
 
 
+Recipe = Callable[..., object]
+
+
+@pytest.fixture
+def recipe(material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Recipe]:
+    """Runs the recipe of a module from `material`, in work/ and assets/, and returns its exit code."""
+    folders = {"material": material, "work": tmp_path / "work", "assets": tmp_path / "assets"}
+    command = [text for name, folder in folders.items() for text in (f"--{name}", str(folder))]
+
+    def run(module: ModuleType, *options: str) -> object:
+        monkeypatch.setattr(sys, "argv", ["recipe", *command, "--threads", "1", *options])
+        with pytest.raises(SystemExit) as done:
+            module.main()
+        return done.value.code
+
+    before = torch.get_num_threads()
+    yield run
+    torch.set_num_threads(before)
+
+
 def made(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
 def test_the_embedded_model_is_made_from_raw_material_and_only_once(
-    material: Path,
+    recipe: Recipe,
     tiny: list[dict[str, Any]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     work, assets = tmp_path / "work", tmp_path / "assets"
-    command = ["recipe", "--material", str(material), "--work", str(work), "--assets", str(assets)]
-    monkeypatch.setattr(sys, "argv", [*command, "--threads", "1"])
-    before = torch.get_num_threads()
-    with pytest.raises(SystemExit) as done:
-        embedded_nano.main()
-    torch.set_num_threads(before)
-    assert done.value.code == 0, capsys.readouterr().err
+    assert recipe(embedded_nano) == 0, capsys.readouterr().err
     _, record = load_checkpoint(assets / "nano.safetensors")
     assert {"road", "person"} <= set(record["words"]) and record["licence"] == embedded_nano.LICENCE
     assert {"Walk (CC0)", "Street", "Text teacher: a fake", CITY_CREDIT} <= set(record["sources"])
@@ -154,18 +171,14 @@ def test_the_embedded_model_is_made_from_raw_material_and_only_once(
     assert fine["size_hw"] == (352, 480) and coarse["kinds"] == fine["kinds"] == ("cyclist=person",)
     assert coarse["rare"] == 0.5 and coarse["paste"] == 0.3 and fine["balance"] == 0.8
     first = made(work)
-    with pytest.raises(SystemExit) as done:
-        embedded_nano.main()
-    assert done.value.code == 0 and made(work) == first
+    assert recipe(embedded_nano) == 0 and made(work) == first
     monkeypatch.setattr(nano_recipe, "DARKEN", 2.0)
-    with pytest.raises(SystemExit) as done:
-        embedded_nano.main()
-    assert done.value.code == 2 and made(work) == first
+    assert recipe(embedded_nano) == 2 and made(work) == first
     assert f"{work / 'trunk'} was made by other rules than these" in capsys.readouterr().err
 
 
 def test_the_embedded_model_can_be_made_without_a_set_and_without_a_diffusion(
-    material: Path,
+    recipe: Recipe,
     tiny: list[dict[str, Any]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -176,14 +189,7 @@ def test_the_embedded_model_can_be_made_without_a_set_and_without_a_diffusion(
     monkeypatch.setattr(embedded_nano, "SHARES", with_hall)
     scenes = {"scenes_street": ("street", 2), "scenes_hall": ("hall", 2)}
     monkeypatch.setattr(nano_recipe, "SCENES", scenes)
-    command = ["recipe", "--material", str(material), "--work", str(work), "--assets", str(assets)]
-    left = ["--diffusion-minutes", "0", "--without", "walk"]
-    monkeypatch.setattr(sys, "argv", [*command, "--threads", "1", *left])
-    before = torch.get_num_threads()
-    with pytest.raises(SystemExit) as done:
-        embedded_nano.main()
-    torch.set_num_threads(before)
-    assert done.value.code == 0
+    assert recipe(embedded_nano, "--diffusion-minutes", "0", "--without", "walk") == 0
     assert not (work / "diffusion").exists()
     _, record = load_checkpoint(assets / "nano.safetensors")
     assert "Walk (CC0)" not in record["sources"] and "pillar" in record["words"]
@@ -191,17 +197,13 @@ def test_the_embedded_model_can_be_made_without_a_set_and_without_a_diffusion(
     assert coarse["component"] == fine["component"] == "V0" and "diffusion" not in coarse
     assert coarse["clip_weights"] == str(work / "trunk_without_walk" / "start.safetensors")
     assert fine["init"] == str(work / "run_without_walk" / "checkpoint.safetensors")
-    shown = json.loads((work / "run_without_walk" / "settings.json").read_bytes())["data"]
+    shown = json.loads(saved_settings(work / "run_without_walk" / STATE))["data"]
     assert f"{work / 'scenes_hall'}=1" in shown and not any("walk=" in name for name in shown)
     assert set(embedded_nano.HALL_KINDS) < set(coarse["kinds"]) == set(fine["kinds"])
     # With a diffusion it is another run, which must not take this one's result for its own.
     (work / "diffusion_without_walk").mkdir()
     (work / "diffusion_without_walk" / "report.json").write_text("{}")
-    monkeypatch.setattr(sys, "argv", [*command, "--threads", "1", "--without", "walk"])
-    with pytest.raises(SystemExit) as done:
-        embedded_nano.main()
-    torch.set_num_threads(before)
-    assert done.value.code == 2
+    assert recipe(embedded_nano, "--without", "walk") == 2
     assert "run_without_walk was made by other rules than these" in capsys.readouterr().err
 
 
@@ -236,18 +238,12 @@ def test_pictures_that_were_labelled_by_other_rules_are_refused(
 
 
 def test_the_embedded_model_goes_on_without_trunk_and_diffusion(
-    material: Path, tiny: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Recipe, tiny: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work, assets = tmp_path / "work", tmp_path / "assets"
     monkeypatch.setattr(continued_nano, "SHARES", SETS)
-    command = ["recipe", "--material", str(material), "--work", str(work), "--assets", str(assets)]
-    steps = ["--steps", "7", "--balanced-steps", "9"]
-    monkeypatch.setattr(sys, "argv", [*command, "--threads", "1", *steps])
-    before = torch.get_num_threads()
-    with pytest.raises(SystemExit) as done:
-        continued_nano.main()
-    torch.set_num_threads(before)
-    assert done.value.code == 0 and {path.name for path in work.iterdir()} == {
+    assert recipe(continued_nano, "--steps", "7", "--balanced-steps", "9") == 0
+    assert {path.name for path in work.iterdir()} == {
         *("nets", "scenes_street", "street_completed", "walk", "continued", "continued_balanced")
     }
     _, record = load_checkpoint(assets / "nano.safetensors")

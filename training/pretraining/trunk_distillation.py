@@ -202,9 +202,7 @@ class TrunkDistillation:
 
     def _read_recipe(self) -> str:
         """Return what parts of a run have in common; more time or steps may be given to the last."""
-        settings = settings_record(self.stream.settings)
-        for name in ("minutes", "steps", "save_minutes"):
-            del settings[name]
+        settings = lasting(settings_record(self.stream.settings))
         start = hashlib.sha256()
         for part in (self.model.trunk, self.model.text_tower):
             for value in part.state_dict().values():
@@ -244,3 +242,9 @@ def settings_record(settings: TrunkSettings) -> Record:
     """Return the settings as JSON values."""
     record: Record = json.loads(json.dumps(asdict(settings)))
     return record
+
+
+def lasting(record: Record) -> Record:
+    """Return the settings of a record that may not change between a run and its continuation."""
+    free = ("minutes", "steps", "save_minutes")
+    return {name: value for name, value in record.items() if name not in free}

@@ -22,13 +22,12 @@ import torch
 
 from dedos_deploy.errors import BadInputError, DedosError
 from dedos_deploy.evaluation.result import EvaluationResult
-from dedos_deploy.files import write_atomically
 from dedos_deploy.interrupts import EXIT_INTERRUPTED
 from dedos_deploy.progress import Progress
 from dedos_deploy.scenes import class_names, render_image
 from dedos_deploy.threads import usable_threads
 from dedos_deploy.training.logs import StepReport
-from dedos_deploy.training.loop import Trainer
+from dedos_deploy.training.loop import RESULT, STATE, Trainer
 from dedos_deploy.training.pretraining.diffusion_settings import NanoSettings
 from dedos_deploy.training.pretraining.pseudo_labels import (
     LabelRules,
@@ -41,6 +40,7 @@ from dedos_deploy.training.pretraining.pseudo_labels import (
 from dedos_deploy.training.pretraining.small_diffusion import pretrain_diffusion
 from dedos_deploy.training.pretraining.teachers import WORD_LISTS, OnnxTeacher
 from dedos_deploy.training.pretraining.text import DistilSettings, run_text
+from dedos_deploy.training.pretraining.trunk_distillation import lasting, settings_record
 from dedos_deploy.training.pretraining.trunk_patches import TrunkSettings
 from dedos_deploy.training.pretraining.trunk_run import TrunkRun, distil_trunk
 from dedos_deploy.training.recipes.nano_sets import (
@@ -53,6 +53,7 @@ from dedos_deploy.training.recipes.nano_sets import (
 )
 from dedos_deploy.training.replay import SCENES_CREDIT
 from dedos_deploy.training.settings import TrainSettings, settings_for
+from dedos_deploy.training.state import saved_settings
 
 LOOKED_AT_PX, WRITTEN_PX, OVERLAYS = 641, 640, 12
 """The longest side that a teacher looks at unless a set says more, the longest one of pictures that are written,
@@ -60,9 +61,6 @@ and pictures in overlays.png."""
 
 RULES = "rules.txt"
 """File of a set that teachers labelled, with how."""
-
-ASKED = "settings.json"
-"""File of a training run with its settings."""
 
 VAL_SCENES = 40
 """Scenes of each kind that nothing learns from."""
@@ -227,7 +225,8 @@ class Recipe:
         settings = TrunkSettings(minutes=minutes, darken=DARKEN)
         report = folder / "report.json"
         if report.is_file():
-            if json.loads(report.read_bytes())["settings"].get("darken") != settings.darken:
+            made = json.loads(report.read_bytes())["settings"]
+            if lasting(made) != lasting(settings_record(settings)):
                 raise _made_otherwise(folder)
         else:
             torch.set_num_threads(usable_threads(self.threads))
@@ -281,13 +280,10 @@ class Recipe:
             **options,
         }
         settings = settings_for("nano", tuple(self.data(shares)), **given)
-        asked = folder / ASKED
-        if not (folder / "evaluation.json").is_file():
-            resume = (folder / "state.safetensors").is_file()
-            trainer = Trainer(settings, folder, resume=resume)
-            write_atomically(asked, settings.to_json().encode())
-            trainer.train(Lines())
-        elif not asked.is_file() or not _continues(settings, asked.read_text()):
+        state = folder / STATE
+        if not (folder / RESULT).is_file():
+            Trainer(settings, folder, resume=state.is_file()).train(Lines())
+        elif not _continues(settings, state):
             raise _made_otherwise(folder)
         return folder
 
@@ -306,26 +302,16 @@ class Recipe:
 
         coarse, fine: options of the two runs. Without a diffusion both are of the control V0.
         """
-        component = "V" if diffusion else "V0"
-        begin = {
-            "component": component,
-            **(coarse or {}),
-            "clip_weights": str(start),
-            "minutes": minutes[0],
-        }
-        first = self.train(name, shares, diffusion=diffusion, **begin)
-        begin = {
-            "component": component,
-            **fine,
-            "init": str(first / "checkpoint.safetensors"),
-            "minutes": minutes[1],
-        }
-        return self.train(f"{name}_fine", shares, diffusion=diffusion, **begin)
+        method = "V" if diffusion else "V0"
+        begin = {**(coarse or {}), "clip_weights": str(start), "minutes": minutes[0]}
+        first = self.train(name, shares, diffusion=diffusion, component=method, **begin)
+        begin = {**fine, "init": str(first / "checkpoint.safetensors"), "minutes": minutes[1]}
+        return self.train(f"{name}_fine", shares, diffusion=diffusion, component=method, **begin)
 
 
-def _continues(settings: TrainSettings, earlier: str) -> bool:
+def _continues(settings: TrainSettings, state: Path) -> bool:
     try:
-        settings.check_continues(earlier)
+        settings.check_continues(saved_settings(state))
     except BadInputError:
         return False
     return True
